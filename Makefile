@@ -1,0 +1,43 @@
+# Everything is written below this folder (.venv, .cache) or a temporary folder.
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(STAMP): constraints.txt constraints-build.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, found {v[0]}.{v[1]}. Say which: make PYTHON=/path/to/python3.12 ...")'
+	@echo "Setting up $(VENV) (once; one to three minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --require-hashes --no-deps -r constraints-build.txt
+	@$(PIP) install --quiet --require-hashes --no-deps --no-build-isolation -r constraints.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(STAMP) ## Create .venv from the pinned, hashed packages
+
+demo: $(STAMP) ## The main job, end to end, on this machine: no account, no key
+	@$(BIN)/rlm-agent demo
+
+test: $(STAMP) ## Lint, types, import contracts and all tests (under 12 minutes on 2 cores)
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff, mypy (strict), import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(STAMP) ## Measure, as ratios within one run
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove everything that make created
+	rm -rf $(VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
