@@ -1,0 +1,77 @@
+"""What a planner may decide: exactly one of these per iteration (design, section 7)."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from typing import Any
+
+from databricks_rlm_agent.errors import InvalidData
+
+MAX_CODE_BYTES = 256 * 1024
+MAX_TIMEOUT_S = 24 * 3600
+MAX_TEXT_CHARS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPython:
+    """Run a Python program on Spark as a job of its own. ``timeout_s`` None means the run's default."""
+
+    code: str
+    purpose: str
+    timeout_s: int | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """Ask the person who gave the task, and wait for the answer without cost."""
+
+    question: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """End the run with an answer. ``evidence`` says which results or tables support it."""
+
+    answer: str
+    evidence: str = ""
+
+
+Action = RunPython | Ask | Finish
+
+
+def check_python(code: str) -> str:
+    """Return ``code`` if it is a program that can be published; raise InvalidData with the reason otherwise."""
+    if not code.strip():
+        raise InvalidData("The program is empty.", fix="Send the whole program in 'code'.")
+    size = len(code.encode("utf-8", errors="replace"))
+    if size > MAX_CODE_BYTES:
+        raise InvalidData(
+            f"The program has {size:,} bytes; the limit is {MAX_CODE_BYTES:,}.",
+            fix="Keep data out of the program: read it from a table or a file.",
+        )
+    try:
+        code.encode("utf-8")
+        ast.parse(code)
+    except (SyntaxError, ValueError) as error:
+        line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise InvalidData(f"The program does not parse: {line}{reason}.", fix="Correct it and call again.") from None
+    return code
+
+
+def check_timeout(timeout_s: int | None) -> int | None:
+    """Return a time-out in seconds within its bounds; raise InvalidData otherwise."""
+    if timeout_s is not None and not 1 <= timeout_s <= MAX_TIMEOUT_S:
+        raise InvalidData(f"timeout_s is {timeout_s}; it must be between 1 and {MAX_TIMEOUT_S} seconds.")
+    return timeout_s
+
+
+def check_text(value: str, *, name: str) -> str:
+    """Return a non-empty text within its bounds; raise InvalidData otherwise."""
+    if not value.strip():
+        raise InvalidData(f"{name} is empty.", fix=f"Say it in '{name}'.")
+    if len(value) > MAX_TEXT_CHARS:
+        raise InvalidData(f"{name} has {len(value):,} characters; the limit is {MAX_TEXT_CHARS:,}.")
+    return value

@@ -1,0 +1,85 @@
+"""The manifest: the intent record of one attempt. Who finds one adopts it and never plans again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from databricks_rlm_agent.domain.ids import ID_PATTERN
+from databricks_rlm_agent.domain.run import AttemptKey
+from databricks_rlm_agent.errors import InvalidData
+from executor_harness import protocol
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Artifact(_Frozen):
+    """The program: where it lies, its SHA-256 (hex) and its size in bytes."""
+
+    path: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class Request(_Frozen):
+    """What the executor is asked to do. Its digest is an argument of the job, so nothing in it can change."""
+
+    run_id: str = Field(pattern=f"^{ID_PATTERN.pattern}$")
+    iter_n: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    task_type: Literal["python"] = "python"
+    purpose: str
+    artifact: Artifact
+    output_dir: str
+    codebase_dir: str
+    inputs: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    timeout_s: int = Field(ge=1)
+    results_table: str
+    catalog: str
+    # pydantic's own BaseModel.schema is in the way of the plain name
+    schema_name: str = Field(alias="schema")
+    limits: dict[str, int] = Field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request as it is hashed and stored."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the request's canonical JSON."""
+        return protocol.digest(self.to_dict())
+
+
+class Manifest(_Frozen):
+    """``manifest.json``: the frozen request and the exact payload of its submit."""
+
+    schema_version: Literal[1] = protocol.SCHEMA_VERSION
+    request: Request
+    submit_payload: dict[str, Any]
+
+    @property
+    def key(self) -> AttemptKey:
+        """The attempt that this is the manifest of."""
+        return AttemptKey(run_id=self.request.run_id, iter_n=self.request.iter_n, attempt=self.request.attempt)
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        document = {
+            "schema_version": self.schema_version,
+            "request": self.request.to_dict(),
+            "submit_payload": self.submit_payload,
+        }
+        return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False).encode()
+
+    @classmethod
+    def parse(cls, content: bytes, *, where: str) -> Self:
+        """Read a stored manifest; raise InvalidData if it is not one."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            raise InvalidData(f"The manifest does not parse: {problem['msg']} at {problem['loc']}.", where=where) from None

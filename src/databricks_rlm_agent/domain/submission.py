@@ -1,0 +1,74 @@
+"""The Jobs API request of an attempt: deterministic, so that any controller sends the same one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from databricks_rlm_agent.domain.layout import MANIFEST
+from databricks_rlm_agent.domain.manifest import Request
+from databricks_rlm_agent.domain.run import AttemptKey
+
+TASK_KEY = "execute"
+# The harness ends a program at its own time-out; the platform's is the net below it.
+PLATFORM_MARGIN_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where Job B runs: fields merged into the task and into the run of ``runs/submit``."""
+
+    task: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+def serverless(environment_version: str = "5") -> Compute:
+    """Serverless compute. ``environment_key`` is required for script tasks there."""
+    return Compute(
+        task={"environment_key": "executor"},
+        run={
+            "environments": [
+                {"environment_key": "executor", "spec": {"environment_version": environment_version}}
+            ]
+        },
+    )
+
+
+def existing_cluster(cluster_id: str) -> Compute:
+    """An all-purpose cluster that exists."""
+    return Compute(task={"existing_cluster_id": cluster_id})
+
+
+def idempotency_token(key: AttemptKey) -> str:
+    """The token of an attempt: 64 hex characters, the most that the Jobs API takes.
+
+    The attempt belongs in it: with a static token a retry would return the old run's outcome.
+    """
+    identity = f"databricks_rlm_agent/{key.run_id}/{key.iter_n}/{key.attempt}"
+    return hashlib.sha256(identity.encode("ascii")).hexdigest()
+
+
+def submit_payload(request: Request, *, harness_dir: str, compute: Compute) -> dict[str, Any]:
+    """Body of ``POST /api/2.2/jobs/runs/submit`` for a request. Parameters are ids, paths and hashes only."""
+    key = AttemptKey(run_id=request.run_id, iter_n=request.iter_n, attempt=request.attempt)
+    parameters = [
+        *("--run-id", request.run_id, "--iter", str(request.iter_n), "--attempt", str(request.attempt)),
+        *("--manifest", f"{request.output_dir}/{MANIFEST}", "--request-sha256", request.sha256()),
+        *("--harness", harness_dir),
+    ]
+    task = {
+        "task_key": TASK_KEY,
+        "spark_python_task": {"python_file": f"{harness_dir}/main.py", "parameters": parameters},
+        "max_retries": 0,  # a retry is a new attempt, with a manifest and a token of its own
+        "timeout_seconds": request.timeout_s + PLATFORM_MARGIN_S,
+        **compute.task,
+    }
+    return {
+        "run_name": f"rlm {request.run_id} iteration {request.iter_n} attempt {request.attempt}",
+        "idempotency_token": idempotency_token(key),
+        "timeout_seconds": request.timeout_s + PLATFORM_MARGIN_S,
+        "queue": {"enabled": True},
+        "tasks": [task],
+        **compute.run,
+    }

@@ -1,0 +1,65 @@
+"""What the Jobs API says of a run, and what that means for an attempt: the retry table of lessons.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from databricks_rlm_agent.domain.result import Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobVerdict:
+    """A job run as ``runs/get`` shows it. Unknown enum values arrive as None, never as success."""
+
+    run_id: int
+    state: str | None
+    code: str | None
+    type: str | None
+    message: str
+    run_page_url: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended. An unknown state means: keep waiting."""
+        return self.state == "TERMINATED"
+
+
+class Retry(StrEnum):
+    """Whether a failed attempt may have a successor."""
+
+    YES = "yes"
+    ONCE = "once"
+    NO = "no"
+
+
+_RETRY_TYPES = frozenset({"CLOUD_FAILURE", "INTERNAL_ERROR"})
+_RETRY_CODES = frozenset(
+    {
+        "DRIVER_ERROR",
+        "CLUSTER_ERROR",
+        "CLUSTER_REQUEST_LIMIT_EXCEEDED",
+        "WORKSPACE_RUN_LIMIT_EXCEEDED",
+        "STORAGE_ACCESS_ERROR",
+    }
+)
+
+
+def retry(verdict: JobVerdict) -> Retry:
+    """Whether a job run that ended without a result may be tried again."""
+    if verdict.code in _RETRY_CODES:
+        return Retry.YES
+    if verdict.code == "LIBRARY_INSTALLATION_ERROR":
+        return Retry.ONCE
+    if verdict.code != "RUN_EXECUTION_ERROR" and verdict.type in _RETRY_TYPES:
+        return Retry.YES
+    return Retry.NO
+
+
+def status_without_result(verdict: JobVerdict) -> Status:
+    """The status of an attempt whose job run has ended and left no result. Absence is not success."""
+    if verdict.code in {"USER_CANCELED", "CANCELED"}:
+        return Status.CANCELLED
+    if verdict.code in {"SUCCESS", "SUCCESS_WITH_FAILURES", None}:
+        return Status.LOST
+    return Status.LOST if retry(verdict) is not Retry.NO else Status.FAILED

@@ -1,0 +1,143 @@
+"""The few seams that the control plane needs. Implemented in stores/, remote/ and agent/; joined in app.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from databricks_rlm_agent.domain.actions import Action
+from databricks_rlm_agent.domain.budget import Budget, Usage
+from databricks_rlm_agent.domain.capsule import Capsule, CapsuleDelta
+from databricks_rlm_agent.domain.result import Result
+from databricks_rlm_agent.domain.verdict import JobVerdict
+
+Row = Mapping[str, Any]
+
+
+class SqlBackend(Protocol):
+    """Runs SQL on a warehouse. Parameters are bound as ``:name``; errors are RemoteErrors."""
+
+    def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
+        """Run a query and return its rows."""
+
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """Run a statement and return how many rows it changed (-1 where the warehouse does not say)."""
+
+
+class Volume(Protocol):
+    """Whole files under ``/Volumes``."""
+
+    def put(self, path: str, content: bytes, *, overwrite: bool) -> None:
+        """Write a whole file and the folders above it; raise AlreadyExists if it may not be overwritten."""
+
+    def get(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        """Read a file or a range of it; raise NotFound."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file."""
+
+    def list(self, path: str) -> Sequence[FileEntry]:
+        """The files and folders in a folder; raise NotFound."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """An entry of a Volume folder; ``size`` in bytes, None for folders."""
+
+    path: str
+    is_directory: bool
+    size: int | None = None
+
+
+class Jobs(Protocol):
+    """The Jobs API."""
+
+    def submit(self, payload: Mapping[str, Any]) -> int:
+        """Send ``runs/submit`` and return the run's id; the same idempotency token gives the same id."""
+
+    def verdict(self, databricks_run_id: int) -> JobVerdict:
+        """How a run stands; raise NotFound if the workspace knows no such run."""
+
+    def url(self, databricks_run_id: int) -> str | None:
+        """The run's page."""
+
+    def cancel(self, databricks_run_id: int) -> None:
+        """Ask for a run's cancellation (asynchronous)."""
+
+
+class Catalog(Protocol):
+    """Reads of Unity Catalog, for the planner's tools."""
+
+    def search(self, text: str, *, limit: int) -> Sequence[str]:
+        """Full names of tables whose name contains ``text`` (all tables for an empty text)."""
+
+    def describe(self, table: str) -> Sequence[tuple[str, str]]:
+        """The columns of a table: name and type; raise NotFound."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """All that the planner is told at one iteration."""
+
+    run_id: str
+    iter_n: int
+    mode: str
+    capsule: Capsule
+    budget: Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCall:
+    """One call of a model, for ``run_events``. ``purpose`` is planner or summarizer."""
+
+    model: str
+    purpose: str
+    usage: Usage
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """Something that happened while planning, for ``run_events``: a tool call, a refusal."""
+
+    kind: str
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What the planner decided, or why it could not (``failure``, a sentence); exactly one of the two."""
+
+    action: Action | None
+    failure: str | None = None
+    calls: tuple[ModelCall, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def usage(self) -> Usage:
+        """What all calls used together."""
+        return sum((call.usage for call in self.calls), Usage())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a summarizer made of a result; ``delta`` None means: take the deterministic digest."""
+
+    delta: CapsuleDelta | None
+    calls: tuple[ModelCall, ...] = field(default=())
+
+
+class Planner(Protocol):
+    """Decides the next step of a run. Safe to call from several threads at once."""
+
+    @property
+    def model(self) -> str:
+        """The name of the model (or chain), for reports."""
+
+    def plan(self, turn: Turn) -> Planned:
+        """Decide; never raises for a model's fault (that is ``failure``)."""
+
+    def summarize(self, turn: Turn, result: Result) -> Summary:
+        """Compress a long result."""
