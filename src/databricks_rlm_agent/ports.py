@@ -1,18 +1,30 @@
-"""The few seams that the control plane needs. Implemented in stores/, remote/ and agent/; joined in app.py."""
+"""The few seams that the control plane needs: implemented in stores/, remote/, agent/; joined in app.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from databricks_rlm_agent.domain.actions import Action
 from databricks_rlm_agent.domain.budget import Budget, Usage
 from databricks_rlm_agent.domain.capsule import Capsule, CapsuleDelta
+from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.domain.result import Result
+from databricks_rlm_agent.domain.run import Due, Run
 from databricks_rlm_agent.domain.verdict import JobVerdict
 
 Row = Mapping[str, Any]
+Sleep = Callable[[float], None]
+"""Waits for so many seconds; passed in, so that tests need not wait."""
+
+
+Clock = Callable[[], datetime]
+"""The time now, with a time zone: for the record, never for a decision about a lease."""
+
+NewId = Callable[[str], str]
+"""A new id that starts with the given letters."""
 
 
 class SqlBackend(Protocol):
@@ -23,6 +35,29 @@ class SqlBackend(Protocol):
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run a statement and return how many rows it changed (-1 where the warehouse does not say)."""
+
+
+class RunStore(Protocol):
+    """Compare-and-set on runs. A run that is missing from an answer was won by somebody else."""
+
+    def due(self, *, limit: int) -> Sequence[Due]:
+        """Runs that nobody holds and that may have something to do, oldest change first."""
+
+    def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:
+        """Take the leases that are still free, in one statement; return the runs that were won."""
+
+    def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
+        """Compare-and-set runs and release their leases; return the ids of those that were changed."""
+
+
+class Ledger(Protocol):
+    """The append-only ledgers. A repeat of the same key adds nothing."""
+
+    def append(self, rows: Sequence[RequestRow] | Sequence[ResultRow] | Sequence[EventRow]) -> None:
+        """Add rows of one table in one commit."""
+
+    def results(self, run_id: str) -> Sequence[Row]:
+        """One result per attempt of a run, in order."""
 
 
 class Volume(Protocol):

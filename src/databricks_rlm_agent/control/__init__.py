@@ -1,0 +1,1 @@
+"""The control plane: tick, loop, and the steps of one iteration."""

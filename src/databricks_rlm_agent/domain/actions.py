@@ -42,7 +42,7 @@ Action = RunPython | Ask | Finish
 
 
 def check_python(code: str) -> str:
-    """Return ``code`` if it is a program that can be published; raise InvalidData with the reason otherwise."""
+    """Return ``code`` if it is a program that can be published; raise InvalidData with the reason."""
     if not code.strip():
         raise InvalidData("The program is empty.", fix="Send the whole program in 'code'.")
     size = len(code.encode("utf-8", errors="replace"))
@@ -57,7 +57,9 @@ def check_python(code: str) -> str:
     except (SyntaxError, ValueError) as error:
         line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise InvalidData(f"The program does not parse: {line}{reason}.", fix="Correct it and call again.") from None
+        raise InvalidData(
+            f"The program does not parse: {line}{reason}.", fix="Correct it and call again."
+        ) from None
     return code
 
 

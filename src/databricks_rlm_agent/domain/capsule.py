@@ -71,12 +71,16 @@ class Capsule(BaseModel):
             return cls.model_validate_json(text)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
-            raise InvalidData(f"The capsule does not parse: {problem['msg']}.", where=str(problem["loc"])) from None
+            raise InvalidData(
+                f"The capsule does not parse: {problem['msg']}.", where=str(problem["loc"])
+            ) from None
 
     def fold(self, delta: CapsuleDelta) -> Self:
         """The capsule after one more iteration: newest items win, older ones are dropped and counted."""
         decisions, lost_a = _newest(self.decisions, [clip(x, ITEM_CHARS) for x in delta.decisions])
-        failed, lost_b = _newest(self.failed_approaches, [clip(x, ITEM_CHARS) for x in delta.failed_approaches])
+        failed, lost_b = _newest(
+            self.failed_approaches, [clip(x, ITEM_CHARS) for x in delta.failed_approaches]
+        )
         artifacts, lost_c = _newest(self.artifacts, [clip(x, ITEM_CHARS) for x in delta.artifacts])
         known = {table.name: table for table in self.tables}
         for table in delta.tables:

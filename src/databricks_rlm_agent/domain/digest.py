@@ -38,7 +38,9 @@ def digest(result: Result, *, purpose: str) -> CapsuleDelta:
 
 def _lines(result: Result, purpose: str) -> list[str]:
     took = f" in {result.seconds:.1f} s" if result.seconds is not None else ""
-    lines = [f"Iteration {result.iter_n}, attempt {result.attempt}: {result.status}{took}. Purpose: {purpose}"]
+    lines = [
+        f"Iteration {result.iter_n}, attempt {result.attempt}: {result.status}{took}. Purpose: {purpose}"
+    ]
     if result.error_type:
         lines.append(f"Error: {result.error_type}: {clip(result.error_summary or '', _VALUE_CHARS)}")
     if result.value is not None:
@@ -47,7 +49,11 @@ def _lines(result: Result, purpose: str) -> list[str]:
         lines.append(f"Metrics: {clip(_json(result.metrics), _VALUE_CHARS)}")
     for name, stream in (("stdout", result.stdout), ("stderr", result.stderr)):
         if stream.bytes:
-            shown = stream.head if not stream.tail or stream.tail == stream.head else f"{stream.head}\n…\n{stream.tail}"
+            shown = (
+                stream.head
+                if not stream.tail or stream.tail == stream.head
+                else f"{stream.head}\n…\n{stream.tail}"
+            )
             where = f", all of it in {stream.path}" if stream.path else ""
             lines.append(f"{name} ({stream.bytes:,} bytes{where}):\n{clip(shown, _OUTPUT_CHARS)}")
     if result.log:

@@ -64,7 +64,9 @@ class Manifest(_Frozen):
     @property
     def key(self) -> AttemptKey:
         """The attempt that this is the manifest of."""
-        return AttemptKey(run_id=self.request.run_id, iter_n=self.request.iter_n, attempt=self.request.attempt)
+        return AttemptKey(
+            run_id=self.request.run_id, iter_n=self.request.iter_n, attempt=self.request.attempt
+        )
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -82,4 +84,6 @@ class Manifest(_Frozen):
             return cls.model_validate_json(content)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
-            raise InvalidData(f"The manifest does not parse: {problem['msg']} at {problem['loc']}.", where=where) from None
+            raise InvalidData(
+                f"The manifest does not parse: {problem['msg']} at {problem['loc']}.", where=where
+            ) from None

@@ -97,7 +97,9 @@ class Result(_Loose):
             return cls.model_validate_json(content)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
-            raise InvalidData(f"The result does not parse: {problem['msg']} at {problem['loc']}.", where=where) from None
+            raise InvalidData(
+                f"The result does not parse: {problem['msg']} at {problem['loc']}.", where=where
+            ) from None
 
     @classmethod
     def without_report(cls, key: AttemptKey, *, status: Status, error_type: str, error_summary: str) -> Self:

@@ -67,3 +67,12 @@ class AttemptKey:
     run_id: str
     iter_n: int
     attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """A run that may have something to do: is its result in the ledger, and seconds since it changed."""
+
+    run: Run
+    reported: bool
+    age_s: float

@@ -1,0 +1,1 @@
+"""The only importers of databricks-sdk and databricks-sql-connector."""

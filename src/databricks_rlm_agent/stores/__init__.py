@@ -1,0 +1,1 @@
+"""State in Delta tables: typed rows, named SQL, migrations, compare-and-set."""

@@ -1,0 +1,90 @@
+"""Settings: read once at start-up, frozen, handed down. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.submission import Compute, existing_cluster, serverless
+from databricks_rlm_agent.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that can be configured. Times are in seconds."""
+
+    namespace: Namespace
+    secret_scope: str
+    model: str
+    warehouse_http_path: str | None
+    profile: str | None
+    compute: Compute
+    # A lease must outlive the slowest model call of a plan; a lapsed one costs time, never correctness.
+    lease_s: float = 900.0
+    program_timeout_s: int = 3600
+    # A job without a result is asked of the Jobs API only after this time; until then the ledger is enough.
+    suspect_after_s: float = 10.0
+    batch: int = 200
+    planners: int = 8
+
+
+def from_environment(
+    environ: Mapping[str, str], *, model: str | None = None, profile: str | None = None
+) -> Settings:
+    """The settings that an environment asks for; raise ConfigError or UsageError for nonsense.
+
+    Variables: ``ADK_DELTA_CATALOG``, ``ADK_DELTA_SCHEMA``, ``ADK_SECRET_SCOPE``, ``RLM_VOLUME``,
+    ``RLM_MODEL``, ``RLM_WAREHOUSE_HTTP_PATH``, ``RLM_COMPUTE``, ``RLM_TIMEOUT_S``, ``RLM_LEASE_S``, ``RLM_SUSPECT_AFTER_S``.
+    Host and credentials follow the SDK's own unified configuration.
+    """
+    return Settings(
+        namespace=Namespace(
+            catalog=environ.get("ADK_DELTA_CATALOG") or "main",
+            schema=environ.get("ADK_DELTA_SCHEMA") or "rlm",
+            volume=environ.get("RLM_VOLUME") or "artifacts",
+        ),
+        secret_scope=environ.get("ADK_SECRET_SCOPE") or "adk-secrets",
+        model=model or environ.get("RLM_MODEL") or "",
+        warehouse_http_path=environ.get("RLM_WAREHOUSE_HTTP_PATH") or None,
+        profile=profile,
+        compute=parse_compute(environ.get("RLM_COMPUTE") or "serverless"),
+        lease_s=_number(environ, "RLM_LEASE_S", 900.0),
+        program_timeout_s=int(_number(environ, "RLM_TIMEOUT_S", 3600)),
+        suspect_after_s=_number(environ, "RLM_SUSPECT_AFTER_S", 10.0),
+    )
+
+
+def parse_compute(text: str) -> Compute:
+    """``serverless``, ``cluster:<id>`` or ``@FILE`` with a JSON ``new_cluster``; else ConfigError."""
+    if text == "serverless":
+        return serverless()
+    if text.startswith("cluster:") and len(text) > len("cluster:"):
+        return existing_cluster(text.removeprefix("cluster:"))
+    if text.startswith("@"):
+        try:
+            cluster = json.loads(Path(text[1:]).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"RLM_COMPUTE names a file that is not readable JSON: {error}.", where=text[1:]
+            ) from None
+        return Compute(task={"new_cluster": cluster})
+    raise ConfigError(
+        f"RLM_COMPUTE is {text!r}.",
+        fix="Use 'serverless', 'cluster:<id>' or '@FILE' with a new_cluster in JSON.",
+    )
+
+
+def _number(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise ConfigError(f"{name} is {text!r}.", fix="Give a positive number of seconds.")
+    return value

@@ -1,0 +1,158 @@
+"""Take in the result of an attempt: from its file, from the ledger, or from the Jobs API's verdict."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from databricks_rlm_agent.control.journal import Journal
+from databricks_rlm_agent.domain.capsule import CapsuleDelta
+from databricks_rlm_agent.domain.digest import digest, is_long
+from databricks_rlm_agent.domain.fsm import Event
+from databricks_rlm_agent.domain.layout import RESULT
+from databricks_rlm_agent.domain.records import result_row
+from databricks_rlm_agent.domain.result import Result, Status
+from databricks_rlm_agent.domain.run import Run
+from databricks_rlm_agent.domain.verdict import JobVerdict, Retry, retry, status_without_result
+from databricks_rlm_agent.errors import InvalidData, NotFound
+from databricks_rlm_agent.ports import Jobs, Ledger, Planner, Row, Turn, Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingester:
+    """Finds results and folds them into capsules. Reading is pure: to do it twice changes nothing."""
+
+    volume: Volume
+    jobs: Jobs
+    ledger: Ledger
+    planner: Planner
+
+    def ingest(self, run: Run, journal: Journal, *, reported: bool) -> Run:
+        """The run after the result of its current attempt: PLANNING the next iteration or attempt."""
+        result = self._result(run, journal) or (self._from_ledger(run) if reported else None)
+        verdict = None
+        if result is None:
+            verdict = self.jobs.verdict(_job_run_id(run))
+            if not verdict.over:
+                return run  # INGESTING is not recorded: the run goes on waiting as it was
+            result = _concluded(run, verdict)
+        if not reported:
+            journal.results.append(
+                result_row(
+                    result,
+                    databricks_run_id=_job_run_id(run),
+                    run_url=(run.last_request or {}).get("run_url"),
+                )
+            )
+        if verdict is not None and _try_again(run, verdict):
+            return journal.transition(
+                run,
+                run.after(Event.RETRY, attempt=run.attempt + 1),
+                reason=verdict.message,
+                code=verdict.code,
+            )
+        return self._fold(run, result, journal)
+
+    def _fold(self, run: Run, result: Result, journal: Journal) -> Run:
+        purpose = str((run.last_request or {}).get("purpose", ""))
+        delta = digest(result, purpose=purpose)
+        if is_long(result):
+            turn = Turn(
+                run_id=run.run_id,
+                iter_n=run.iter_n,
+                mode=run.current_mode,
+                capsule=run.capsule,
+                budget=run.budget,
+            )
+            summary = self.planner.summarize(turn, result)
+            journal.model_calls(summary.calls, iter_n=run.iter_n)
+            for call in summary.calls:
+                run = run.spent(call.usage)
+            if summary.delta is not None:
+                delta = _merged(delta, summary.delta)
+        last_result = {
+            "iter_n": run.iter_n,
+            "attempt": run.attempt,
+            "status": str(result.status),
+            "error_type": result.error_type,
+            "error_summary": result.error_summary,
+            "value": result.value,
+            "seconds": result.seconds,
+        }
+        after = run.after(
+            Event.FOLDED,
+            iter_n=run.iter_n + 1,
+            attempt=1,
+            capsule=run.capsule.fold(delta),
+            last_result=last_result,
+        )
+        return journal.transition(run, after, status=result.status, error_type=result.error_type)
+
+    def _result(self, run: Run, journal: Journal) -> Result | None:
+        path = f"{(run.last_request or {}).get('output_dir')}/{RESULT}"
+        try:
+            result = Result.parse(self.volume.get(path), where=path)
+        except NotFound:
+            return None
+        except InvalidData as error:
+            journal.event("rejected_result", path=path, reason=str(error))
+            return None
+        expected = (run.last_request or {}).get("request_sha256")
+        if result.key != run.key or (result.request_sha256 or expected) != expected:
+            journal.event("rejected_result", path=path, reason="It belongs to another attempt or request.")
+            return None
+        return result
+
+    def _from_ledger(self, run: Run) -> Result | None:
+        for row in self.ledger.results(run.run_id):
+            if (row["iter_n"], row["attempt"]) == (run.iter_n, run.attempt):
+                return _from_row(row)
+        return None
+
+
+def _concluded(run: Run, verdict: JobVerdict) -> Result:
+    status = status_without_result(verdict)
+    return Result.without_report(
+        run.key,
+        status=status,
+        error_type=verdict.code or "UNKNOWN",
+        error_summary=f"The job run ended without a result: {verdict.message or 'no message'}",
+    )
+
+
+def _try_again(run: Run, verdict: JobVerdict) -> bool:
+    allowed = {Retry.YES: run.budget.max_attempts, Retry.ONCE: 2, Retry.NO: 1}[retry(verdict)]
+    return run.attempt < min(allowed, run.budget.max_attempts)
+
+
+def _merged(facts: CapsuleDelta, summary: CapsuleDelta) -> CapsuleDelta:
+    """The summarizer's words with the deterministic facts: it may add to them, never replace them."""
+    headline = facts.digest.splitlines()[0]
+    return facts.model_copy(
+        update={
+            "digest": f"{headline}\n{summary.digest}" if summary.digest else facts.digest,
+            "decisions": facts.decisions + summary.decisions,
+            "failed_approaches": facts.failed_approaches + summary.failed_approaches,
+        }
+    )
+
+
+def _from_row(row: Row) -> Result:
+    return Result(
+        run_id=row["run_id"],
+        iter_n=row["iter_n"],
+        attempt=row["attempt"],
+        status=Status(row["status"]),
+        error_type=row["error_type"],
+        error_summary=row["error_summary"],
+        metrics=json.loads(row["metrics"] or "{}"),
+        produced_artifacts=json.loads(row["produced_artifacts"] or "[]"),
+        produced_tables=json.loads(row["produced_tables"] or "[]"),
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        reported_by=row["reported_by"],
+    )
+
+
+def _job_run_id(run: Run) -> int:
+    return int((run.last_request or {})["databricks_run_id"])

@@ -1,0 +1,55 @@
+"""Turn a task into a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from databricks_rlm_agent.domain.budget import Budget
+from databricks_rlm_agent.domain.capsule import OBJECTIVE_CHARS, Capsule
+from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.domain.ids import check_id
+from databricks_rlm_agent.domain.run import Outcome, Run
+from databricks_rlm_agent.errors import UsageError
+from databricks_rlm_agent.ports import Clock
+
+
+def new_run(
+    task: str,
+    *,
+    run_id: str,
+    clock: Clock,
+    inputs: dict[str, Any] | None = None,
+    budget: Budget | None = None,
+    mode: str = "DEV",
+) -> Run:
+    """A run for a task, not yet stored; raise UsageError for a task that cannot be one."""
+    if not task.strip():
+        raise UsageError("The task is empty.", fix='Say what is to be done: rlm-agent run "…".')
+    if len(task) > OBJECTIVE_CHARS:
+        raise UsageError(
+            f"The task has {len(task):,} characters; the limit is {OBJECTIVE_CHARS:,}.",
+            fix="Put long material in a file of a Volume and give it as an input.",
+        )
+    now = clock()
+    return Run(
+        run_id=check_id(run_id, what="run id"),
+        item_id=None,
+        parent_run_id=None,
+        depth=0,
+        current_mode=mode,
+        fsm_state=State.PENDING,
+        iter_n=1,
+        attempt=1,
+        lease_owner=None,
+        lease_epoch=0,
+        lease_expiry=None,
+        version=0,
+        write_id=None,
+        capsule=Capsule.begin(task.strip(), inputs=inputs),
+        budget=budget or Budget(),
+        last_request=None,
+        last_result=None,
+        outcome=Outcome(),
+        created_at=now,
+        updated_at=now,
+    )

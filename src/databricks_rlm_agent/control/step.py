@@ -1,0 +1,102 @@
+"""Advance one claimed run as far as it goes without waiting: ingest, fold, plan, publish, submit."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from databricks_rlm_agent.control.ingest import Ingester
+from databricks_rlm_agent.control.journal import Journal
+from databricks_rlm_agent.control.publish import Publisher
+from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython
+from databricks_rlm_agent.domain.fsm import Event, State
+from databricks_rlm_agent.domain.manifest import Manifest
+from databricks_rlm_agent.domain.run import Outcome, Run
+from databricks_rlm_agent.errors import Conflict, InvalidData, RemoteError, RlmError, Throttled, Unreachable
+from databricks_rlm_agent.ports import Planner, Turn
+
+log = logging.getLogger(__name__)
+# What may be different the next time; anything else of ours ends the run with its reason.
+_PASSING = (Unreachable, Throttled, Conflict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepper:
+    """Advances runs. Safe to use from several threads: it holds no state of its own."""
+
+    planner: Planner
+    publisher: Publisher
+    ingester: Ingester
+
+    def advance(self, run: Run, journal: Journal, *, reported: bool, interrupted: bool) -> Run:
+        """The run after all that can be done now.
+
+        ``interrupted`` says that an earlier holder's lease lapsed: it may have published already. A passing
+        fault leaves the run at the last state that is whole, to be claimed again.
+        """
+        try:
+            if run.fsm_state is State.PENDING:
+                run = journal.transition(run, run.after(Event.CLAIM))
+            if run.fsm_state in {State.EXECUTING, State.INGESTING}:
+                waiting = run
+                run = run.after(Event.TERMINAL) if run.fsm_state is State.EXECUTING else run
+                run = self.ingester.ingest(run, journal, reported=reported)
+                if run.fsm_state is State.INGESTING:
+                    return waiting
+            if run.fsm_state is State.PLANNING:
+                run = self._plan(run, journal, interrupted=interrupted)
+        except _PASSING as error:
+            log.warning("run %s: %s; it is tried again", run.run_id, error)
+            journal.event("passing_error", error=type(error).__name__, message=str(error))
+        except (InvalidData, RemoteError) as error:
+            run = self._give_up(run, journal, error)
+        return run
+
+    def _plan(self, run: Run, journal: Journal, *, interrupted: bool) -> Run:
+        adopted = self.publisher.adopt(run.key) if interrupted else None
+        if adopted is not None:
+            journal.event("adopted_manifest", iter_n=run.iter_n, attempt=run.attempt)
+            return self._submit(run, adopted, journal)
+        if run.attempt > 1:
+            return self._submit(run, self.publisher.publish_again(run.key), journal)
+        if reason := run.budget.exhausted(run.iter_n):
+            return self._end(run, journal, Event.GIVE_UP, Outcome(reason=reason))
+        turn = Turn(
+            run_id=run.run_id,
+            iter_n=run.iter_n,
+            mode=run.current_mode,
+            capsule=run.capsule,
+            budget=run.budget,
+        )
+        planned = self.planner.plan(turn)
+        journal.model_calls(planned.calls, iter_n=run.iter_n)
+        journal.notes(planned.notes, iter_n=run.iter_n)
+        run = run.spent(planned.usage)
+        match planned.action:
+            case RunPython() as action:
+                return self._submit(run, self.publisher.publish(run, action), journal)
+            case Finish(answer=answer, evidence=evidence):
+                return self._end(run, journal, Event.FINISH, Outcome(answer=answer, evidence=evidence))
+            case Ask(question=question):
+                return self._end(run, journal, Event.ASK, Outcome(question=question))
+            case None:
+                reason = planned.failure or "The planner gave no action and no reason."
+                return self._end(run, journal, Event.GIVE_UP, Outcome(reason=reason))
+
+    def _submit(self, run: Run, manifest: Manifest, journal: Journal) -> Run:
+        row, last_request = self.publisher.submit(manifest)
+        journal.requests.append(row)
+        after = run.after(Event.SUBMITTED, last_request=last_request)
+        return journal.transition(
+            run, after, databricks_run_id=row.databricks_run_id, purpose=last_request["purpose"]
+        )
+
+    def _end(self, run: Run, journal: Journal, event: Event, outcome: Outcome) -> Run:
+        after = run.after(event, outcome=outcome)
+        return journal.transition(run, after, reason=outcome.reason, question=outcome.question)
+
+    def _give_up(self, run: Run, journal: Journal, error: RlmError) -> Run:
+        log.error("run %s: %s", run.run_id, error)
+        if run.fsm_state is State.EXECUTING:  # its job run is unreadable: nothing will ever come of it
+            run = replace(run, fsm_state=State.INGESTING)
+        return self._end(run, journal, Event.GIVE_UP, Outcome(reason=str(error)))

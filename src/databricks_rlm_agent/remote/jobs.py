@@ -1,0 +1,64 @@
+"""The Jobs API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from databricks_rlm_agent.domain.verdict import JobVerdict
+from databricks_rlm_agent.remote.errors import sdk_errors
+from databricks_rlm_agent.remote.workspace import Workspace
+
+
+class WorkspaceJobs:
+    """Implements ports.Jobs."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def submit(self, payload: Mapping[str, Any]) -> int:
+        """Send ``runs/submit``. The payload is sent as it was frozen in the manifest, not rebuilt."""
+        with sdk_errors("POST /api/2.2/jobs/runs/submit"):
+            reply: Any = self._workspace.client.api_client.do(
+                "POST", "/api/2.2/jobs/runs/submit", body=dict(payload)
+            )
+            return int(reply["run_id"])
+
+    def verdict(self, databricks_run_id: int) -> JobVerdict:
+        """How a run stands, by ``status`` (the run-level ``state`` alone misreports failures)."""
+        with sdk_errors(f"job run {databricks_run_id}"):
+            run = self._workspace.client.jobs.get_run(databricks_run_id)
+        status, details = run.status, run.status.termination_details if run.status else None
+        return JobVerdict(
+            run_id=databricks_run_id,
+            state=_value(status.state) if status else None,
+            code=_value(details.code) if details else None,
+            type=_value(details.type) if details else None,
+            message=(details.message if details else None)
+            or (run.state.state_message if run.state else None)
+            or "",
+            run_page_url=run.run_page_url,
+        )
+
+    def url(self, databricks_run_id: int) -> str | None:
+        """The run's page."""
+        return self.verdict(databricks_run_id).run_page_url
+
+    def cancel(self, databricks_run_id: int) -> None:
+        """Ask for a run's cancellation."""
+        with sdk_errors(f"job run {databricks_run_id}"):
+            self._workspace.client.jobs.cancel_run(databricks_run_id)
+
+    def output(self, databricks_run_id: int) -> str:
+        """The last of what a run's first task wrote (at most 5 MB, and only while the workspace keeps it)."""
+        with sdk_errors(f"job run {databricks_run_id}"):
+            run = self._workspace.client.jobs.get_run(databricks_run_id)
+            task_run_id = run.tasks[0].run_id if run.tasks else None
+            if task_run_id is None:
+                return ""
+            return self._workspace.client.jobs.get_run_output(task_run_id).logs or ""
+
+
+def _value(member: Enum | None) -> str | None:
+    return None if member is None else str(member.value)

@@ -1,0 +1,59 @@
+"""The databricks-sdk client: built once, late, with bounded patience."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from databricks_rlm_agent.remote.errors import sdk_errors
+
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+    from databricks.sdk.core import Config
+
+# The SDK's own default of 300 s would hide an unreachable host from a person at a terminal.
+RETRY_TIMEOUT_S = 30
+
+
+class Workspace:
+    """A workspace and the identity we have there. Auth follows the SDK's unified configuration."""
+
+    def __init__(
+        self, *, profile: str | None = None, host: str | None = None, token: str | None = None
+    ) -> None:
+        self._profile, self._host, self._token = profile, host, token
+
+    @cached_property
+    def config(self) -> Config:
+        """Host and credentials; raise Unauthorized if there are none."""
+        with sdk_errors("configuration of databricks-sdk"):
+            from databricks.sdk.core import Config
+
+            return Config(
+                profile=self._profile,
+                host=self._host,
+                token=self._token,
+                retry_timeout_seconds=RETRY_TIMEOUT_S,
+                http_timeout_seconds=60,
+                product="databricks-rlm-agent",
+                product_version="0.1.0",
+            )
+
+    @cached_property
+    def client(self) -> WorkspaceClient:
+        """The SDK's client."""
+        config = self.config
+        with sdk_errors(str(config.host)):
+            from databricks.sdk import WorkspaceClient
+
+            return WorkspaceClient(config=config)
+
+    @property
+    def host(self) -> str:
+        """The workspace's address."""
+        return str(self.config.host)
+
+    def identity(self) -> str:
+        """Who we are there; raise Unreachable or Unauthorized."""
+        with sdk_errors(self.host):
+            return self.client.current_user.me().user_name or "unknown"

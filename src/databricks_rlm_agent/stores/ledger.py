@@ -1,0 +1,64 @@
+"""The append-only ledgers: requests, results, events. A repeat of the same key adds nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
+from databricks_rlm_agent.domain.run import AttemptKey
+from databricks_rlm_agent.errors import Conflict, Unreachable
+from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
+from databricks_rlm_agent.stores import sql
+from databricks_rlm_agent.stores.schema import to_json
+
+# The executor's own word counts more than what the controller had to conclude without it.
+_PREFERENCE = {"executor": 0, "controller": 1}
+
+
+class Ledger:
+    """Appends to and reads the ledgers."""
+
+    def __init__(self, backend: SqlBackend, namespace: Namespace, *, sleep: Sleep) -> None:
+        self._backend, self._namespace, self._sleep = backend, namespace, sleep
+
+    def append(self, rows: Sequence[RequestRow] | Sequence[ResultRow] | Sequence[EventRow]) -> None:
+        """Add rows of one table in one commit; rows whose key is there already are left out."""
+        if not rows:
+            return
+        statement = sql.append(self._namespace, type(rows[0]))
+        for attempt in self._retrying():
+            with attempt:
+                self._backend.execute(statement, {"rows": to_json(rows)})
+
+    def requests(self, run_id: str) -> list[Row]:
+        """The submitted attempts of a run, in order."""
+        return list(self._backend.fetch(sql.by_key(self._namespace, RequestRow), {"value": run_id}))
+
+    def events(self, run_id: str) -> list[Row]:
+        """The events of a run, in order."""
+        return list(self._backend.fetch(sql.by_key(self._namespace, EventRow), {"value": run_id}))
+
+    def results(self, run_id: str) -> list[Row]:
+        """One result per attempt of a run, in order; of two, the executor's."""
+        best: dict[AttemptKey, Row] = {}
+        for row in self._backend.fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id}):
+            key = AttemptKey(run_id=row["run_id"], iter_n=row["iter_n"], attempt=row["attempt"])
+            if key not in best or _rank(row) < _rank(best[key]):
+                best[key] = row
+        return list(best.values())
+
+    def _retrying(self) -> Retrying:
+        return Retrying(
+            retry=retry_if_exception_type((Conflict, Unreachable)),
+            stop=stop_after_attempt(8),
+            wait=wait_random_exponential(multiplier=0.05, max=2),
+            sleep=self._sleep,
+            reraise=True,
+        )
+
+
+def _rank(row: Row) -> tuple[int, str]:
+    return _PREFERENCE.get(row["reported_by"], 2), str(row["status"])

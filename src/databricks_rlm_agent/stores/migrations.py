@@ -1,0 +1,57 @@
+"""Numbered changes of our tables, applied by ``rlm-agent init`` and never at the start of a tick.
+
+DDL on a Delta table fails every concurrent writer, so it has a command of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.ports import SqlBackend
+from databricks_rlm_agent.stores import sql
+from databricks_rlm_agent.stores.schema import ALL_TABLES
+
+_TABLE = "schema_migrations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Migration:
+    """One change: its number, what it does, and its statements. Each statement must be safe to repeat."""
+
+    number: int
+    summary: str
+    statements: Callable[[Namespace], Sequence[str]]
+
+
+MIGRATIONS = (
+    Migration(
+        number=1,
+        summary="the six tables of the design",
+        statements=lambda namespace: [sql.create_table(namespace, table) for table in ALL_TABLES],
+    ),
+)
+
+
+def migrate(backend: SqlBackend, namespace: Namespace) -> list[Migration]:
+    """Apply the migrations that the schema has not seen, and return them.
+
+    A crash between a statement and its record repeats the statement, which is safe; two at once may record
+    a number twice, which is read as once.
+    """
+    record = namespace.table(_TABLE)
+    backend.execute(
+        f"CREATE TABLE IF NOT EXISTS {record} "
+        "(number BIGINT, summary STRING, applied_at TIMESTAMP) USING DELTA"
+    )
+    applied = {int(row["number"]) for row in backend.fetch(f"SELECT number FROM {record}")}
+    pending = [migration for migration in MIGRATIONS if migration.number not in applied]
+    for migration in pending:
+        for statement in migration.statements(namespace):
+            backend.execute(statement)
+        backend.execute(
+            f"INSERT INTO {record} VALUES (:number, :summary, current_timestamp())",
+            {"number": migration.number, "summary": migration.summary},
+        )
+    return pending

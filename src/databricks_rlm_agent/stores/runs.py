@@ -1,0 +1,159 @@
+"""The run store: compare-and-set on ``run_state``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from databricks_rlm_agent.domain.budget import Budget
+from databricks_rlm_agent.domain.capsule import Capsule
+from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.run import Due, Outcome, Run
+from databricks_rlm_agent.errors import Conflict, RunNotFound, Unreachable
+from databricks_rlm_agent.ports import Sleep, SqlBackend
+from databricks_rlm_agent.stores import sql
+from databricks_rlm_agent.stores.schema import RunStateRow, columns, to_json
+
+_ATTEMPTS = 8
+
+
+class RunStore:
+    """Reads and changes runs. Every change names the version and the epoch that it was decided on."""
+
+    def __init__(self, backend: SqlBackend, namespace: Namespace, *, sleep: Sleep) -> None:
+        self._backend, self._namespace, self._sleep = backend, namespace, sleep
+
+    def insert(self, runs: Iterable[Run]) -> None:
+        """Add new runs; one that exists already is left as it is."""
+        rows = to_json(to_row(run) for run in runs)
+        for attempt in self._retrying():
+            with attempt:
+                self._backend.execute(sql.append(self._namespace, RunStateRow), {"rows": rows})
+
+    def get(self, run_id: str) -> Run:
+        """One run; raise RunNotFound."""
+        rows = self._backend.fetch(sql.by_key(self._namespace, RunStateRow), {"value": run_id})
+        if not rows:
+            raise RunNotFound(
+                f"There is no run {run_id!r}.",
+                where=self._namespace.table("run_state"),
+                fix="`rlm-agent status` lists the runs.",
+            )
+        return from_row(rows[0])
+
+    def newest(self, *, limit: int) -> list[Run]:
+        """The newest runs first."""
+        return [
+            from_row(row) for row in self._backend.fetch(sql.newest_runs(self._namespace), {"limit": limit})
+        ]
+
+    def unfinished(self) -> int:
+        """How many runs a controller still has work with."""
+        return int(self._backend.fetch(sql.unfinished(self._namespace))[0]["n"])
+
+    def due(self, *, limit: int) -> list[Due]:
+        """Runs that nobody holds and that may have something to do, oldest change first."""
+        rows = self._backend.fetch(sql.due(self._namespace), {"limit": limit})
+        return [
+            Due(run=from_row(row), reported=row["reported_status"] is not None, age_s=float(row["age_s"]))
+            for row in rows
+        ]
+
+    def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> list[Run]:
+        """Take the leases that are still free, in one statement; return the runs that were won."""
+        seen = json.dumps([{"run_id": run.run_id, "version": run.version} for run in runs])
+        values = {"rows": seen, "owner": owner, "lease_us": int(lease_s * 1_000_000), "write_id": write_id}
+        # Lost or unknown: the read below tells which, and what was lost is due again later.
+        with contextlib.suppress(Conflict, Unreachable):
+            self._backend.execute(sql.claim(self._namespace), values)
+        return self._written(write_id)
+
+    def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
+        """Compare-and-set runs and release their leases; return the ids of those that were changed.
+
+        A run that is missing from the answer was fenced: another epoch has taken it over.
+        """
+        rows = to_json(to_row(run) for run in runs)
+        landed: set[str] = set()
+        for attempt in self._retrying():
+            with attempt:
+                try:
+                    self._backend.execute(sql.save(self._namespace), {"rows": rows, "write_id": write_id})
+                except (Conflict, Unreachable):
+                    landed = {run.run_id for run in self._written(write_id)}
+                    if not landed:
+                        raise  # nothing of ours landed: the same statement is safe to send again
+                else:
+                    landed = {run.run_id for run in self._written(write_id)}
+        return landed
+
+    def _written(self, write_id: str) -> list[Run]:
+        for attempt in self._retrying():
+            with attempt:
+                rows = self._backend.fetch(sql.written(self._namespace), {"write_id": write_id})
+        return [from_row(row) for row in rows]
+
+    def _retrying(self) -> Retrying:
+        return Retrying(
+            retry=retry_if_exception_type((Conflict, Unreachable)),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.05, max=2),
+            sleep=self._sleep,
+            reraise=True,
+        )
+
+
+def to_row(run: Run) -> RunStateRow:
+    """The row of a run."""
+    return RunStateRow(
+        run_id=run.run_id,
+        item_id=run.item_id,
+        parent_run_id=run.parent_run_id,
+        depth=run.depth,
+        current_mode=run.current_mode,
+        fsm_state=str(run.fsm_state),
+        iter_n=run.iter_n,
+        attempt=run.attempt,
+        lease_owner=run.lease_owner,
+        lease_epoch=run.lease_epoch,
+        lease_expiry=run.lease_expiry,
+        version=run.version,
+        write_id=run.write_id,
+        capsule=run.capsule.model_dump_json(),
+        budget=run.budget.model_dump_json(),
+        last_request=_dump(run.last_request),
+        last_result=_dump(run.last_result),
+        outcome=_dump({k: v for k, v in asdict(run.outcome).items() if v is not None}),
+        created_at=run.created_at,
+        updated_at=run.updated_at,
+    )
+
+
+def from_row(row: Mapping[str, Any]) -> Run:
+    """The run of a row; raise InvalidData if its capsule does not parse."""
+    plain = {name: row[name] for name in columns(RunStateRow)}
+    return Run(
+        **plain
+        | {
+            "fsm_state": State(plain["fsm_state"]),
+            "capsule": Capsule.parse(plain["capsule"]),
+            "budget": Budget.model_validate_json(plain["budget"]),
+            "last_request": _load(plain["last_request"]),
+            "last_result": _load(plain["last_result"]),
+            "outcome": Outcome(**(_load(plain["outcome"]) or {})),
+        }
+    )
+
+
+def _dump(value: dict[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _load(text: str | None) -> dict[str, Any] | None:
+    return None if text is None else json.loads(text)
