@@ -1,0 +1,87 @@
+"""The embedded Spark engine of the local workspace, and the folder tree that is its catalog."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .catalog import CatalogTree, ColumnInfo, TableInfo
+from .errors import EngineError
+from .names import TableName
+from .session import CatalogSession, EngineSession, StatementResult, new_session_id
+from .wire import ConnectClient
+
+__all__ = [
+    "CatalogTree",
+    "ColumnInfo",
+    "Engine",
+    "EngineError",
+    "EngineOptions",
+    "EngineSession",
+    "StatementResult",
+    "TableInfo",
+    "TableName",
+    "create_engine",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What an engine needs: the workspace's root folder, the catalogs (the first is the default), the kind."""
+
+    root: Path
+    catalogs: tuple[str, ...] = ("main",)
+    kind: Literal["sail", "spark"] = "sail"
+    user: str = "local@workspace"
+
+
+class Engine:
+    """The engine of one workspace. `start` before use; `stop` ends every session."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        from .sail import SailBackend
+
+        self._options = options
+        self.catalog = CatalogTree(options.root, options.catalogs)
+        self._backend = SailBackend(self.catalog)
+        self._stub: Any = None
+        self._proxy: Any = None
+        self.connect_url = ""
+
+    def start(self) -> None:
+        """Start the engine, and the Spark Connect endpoint for job processes (`connect_url`)."""
+        from .proxy import ConnectProxy
+
+        self._stub = self._backend.start()
+        self._proxy = ConnectProxy(self.catalog, self._stub)
+        port = self._proxy.start()
+        self.connect_url = f"sc://127.0.0.1:{port}/;user_id={self._options.user}"
+
+    def stop(self) -> None:
+        """Stop the engine. Statements that run are lost; what they committed stays."""
+        if self._proxy is not None:
+            self._proxy.stop()
+        self._backend.stop()
+        self._proxy = self._stub = None
+
+    def session(self, *, catalog: str | None = None, schema: str | None = None) -> EngineSession:
+        """A new session; raises `EngineError` when the catalog or schema does not exist."""
+        client = ConnectClient(self._stub, session_id=new_session_id(), user_id=self._options.user)
+        session = CatalogSession(self.catalog, client)
+        session.begin()
+        if catalog or schema:
+            session.use(catalog, schema)
+        return EngineSession(session)
+
+
+def create_engine(options: EngineOptions) -> Engine:
+    """The engine for `options`, not started yet."""
+    if options.kind != "sail":
+        raise EngineError.of(
+            "UNSUPPORTED_FEATURE",
+            "The engine 'spark' is not built yet: it needs Java 17, pyspark 4 and delta-spark in an environment of "
+            "its own. Use `--engine sail`, the default.",
+            "0A000",
+        )
+    return Engine(options)

@@ -1,0 +1,117 @@
+"""What a Delta transaction log says, read cheaply: does the table exist, has its shape changed, who committed."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableShape:
+    """A table's metadata as of `version`. Two shapes with the same `signature` read and write alike."""
+
+    signature: str
+    version: int
+    schema: dict[str, Any]
+    partition_columns: tuple[str, ...]
+    properties: dict[str, str]
+    description: str | None
+    created_at_ms: int
+
+
+def _commit(log: Path, version: int) -> Path:
+    return log / f"{version:020d}.json"
+
+
+class DeltaLogs:
+    """Shapes of the tables under a root, remembered by path; one stat per look-up when nothing changed."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[Path, tuple[tuple[int, int], TableShape]] = {}
+        self._lock = threading.Lock()
+
+    def shape(self, table: Path) -> TableShape | None:
+        """The current shape of the Delta table in the folder `table`; None when there is no committed table."""
+        log = table / "_delta_log"
+        born = _birth(log)
+        if born is None:
+            self._shapes.pop(table, None)
+            return None
+        with self._lock:
+            known = self._shapes.get(table)
+            if known is None or known[0] != born:
+                shape = _load(table, born)
+            else:
+                shape = _advance(table, known[1], born)
+            self._shapes[table] = (born, shape)
+        return shape
+
+    def commits_after(self, table: Path, version: int) -> Iterator[tuple[int, str]]:
+        """The (version, text) of each commit later than `version`."""
+        log = table / "_delta_log"
+        while (path := _commit(log, version + 1)).exists():
+            version += 1
+            yield version, path.read_text(encoding="utf-8")
+
+
+def _birth(log: Path) -> tuple[int, int] | None:
+    """What tells this table from one that had the folder before; None without a table."""
+    for name in (f"{0:020d}.json", "_last_checkpoint"):
+        try:
+            stat = (log / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        # A checkpoint pointer is rewritten again and again, so it has no birth to go by.
+        return (stat.st_ino, stat.st_mtime_ns) if name.startswith("0") else (0, 0)
+    return None
+
+
+def _advance(table: Path, shape: TableShape, born: tuple[int, int]) -> TableShape:
+    log = table / "_delta_log"
+    version = shape.version
+    while (path := _commit(log, version + 1)).exists():
+        version += 1
+        if '"metaData"' in path.read_text(encoding="utf-8"):
+            return _load(table, born)
+    if version == shape.version:
+        return shape
+    return TableShape(**{**shape.__dict__, "version": version})
+
+
+def _load(table: Path, born: tuple[int, int]) -> TableShape:
+    from deltalake import DeltaTable
+
+    delta = DeltaTable(str(table), without_files=True)
+    meta = delta.metadata()
+    schema = delta.schema().to_json()
+    signature = json.dumps(
+        [born, meta.id, schema, list(meta.partition_columns), sorted(meta.configuration.items())]
+    )
+    return TableShape(
+        signature=signature,
+        version=delta.version(),
+        schema=json.loads(schema),
+        partition_columns=tuple(meta.partition_columns),
+        properties=dict(meta.configuration),
+        description=meta.description,
+        created_at_ms=int(meta.created_time or 0),
+    )
+
+
+_SQL_TYPES = {"long": "bigint", "integer": "int", "short": "smallint", "byte": "tinyint"}
+
+
+def sql_type(delta_type: Any) -> str:
+    """The SQL name of a type as the Delta schema writes it (Delta protocol, "Schema Serialization Format")."""
+    if isinstance(delta_type, str):
+        return _SQL_TYPES.get(delta_type, delta_type)
+    if delta_type["type"] == "array":
+        return f"array<{sql_type(delta_type['elementType'])}>"
+    if delta_type["type"] == "map":
+        return f"map<{sql_type(delta_type['keyType'])},{sql_type(delta_type['valueType'])}>"
+    fields = ",".join(f"{field['name']}:{sql_type(field['type'])}" for field in delta_type["fields"])
+    return f"struct<{fields}>"

@@ -1,0 +1,152 @@
+"""INSERT, UPDATE, DELETE, MERGE, TRUNCATE: run by the engine, counted from the Delta log.
+
+The engine reports how many rows it wrote, which includes rows it merely copied to a new file. How many it
+changed stands in the commit's operationMetrics. A marker in the predicate, which the commit records, tells our
+commit from one that another session made at the same moment.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from .catalog import TableInfo
+from .ddl import inserted
+from .errors import EngineError, table_not_found
+from .lexer import quote
+from .names import TableName
+from .statements import Handler, Reader, Statement
+
+if TYPE_CHECKING:
+    from .session import CatalogSession
+
+
+def update(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+    """UPDATE name [alias] SET … [WHERE …]."""
+    return _predicated(session, statement, Reader(statement, 1), "numUpdatedRows")
+
+
+def delete(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+    """DELETE FROM name [alias] [WHERE …]."""
+    return _predicated(session, statement, Reader(statement, 2), "numDeletedRows")
+
+
+def truncate(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+    """TRUNCATE TABLE name."""
+    name = session.namespace.table(Reader(statement, 2).name())
+    result = delete(session, Statement.parse(f"DELETE FROM {name.sql}"))
+    return result if isinstance(result, str) else {"table": result["table"].slice(0, 0).select([])}
+
+
+def _predicated(
+    session: CatalogSession, statement: Statement, reader: Reader, metric: str
+) -> str | dict[str, Any]:
+    import pyarrow as pa
+
+    name = session.namespace.table(reader.name())
+    marker = uuid.uuid4().hex
+    where = statement.find("WHERE", start=reader.at)
+    if where is None:
+        text = f"{statement.text} WHERE '{marker}' IS NOT NULL"
+    else:
+        head, predicate = statement.text[: statement.tokens[where].end], statement.source(where + 1)
+        # The new line keeps a comment at the end of the predicate from swallowing the parenthesis.
+        text = f"{head} ({predicate}\n) AND '{marker}' IS NOT NULL"
+    metrics = _run(session, name, text, marker)
+    count = int(metrics.get(metric, 0))
+    return {"table": pa.table({"num_affected_rows": [count]}), "affected_rows": count}
+
+
+def merge(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+    """MERGE INTO name USING … ON … WHEN …."""
+    import pyarrow as pa
+
+    reader = Reader(statement, 1)
+    reader.accept("WITH", "SCHEMA", "EVOLUTION")
+    reader.accept("INTO")
+    name = session.namespace.table(reader.name())
+    on = statement.find("ON", start=statement.find("USING", start=reader.at) or reader.at)
+    when = statement.find("WHEN", start=on or reader.at)
+    if on is None or when is None:
+        return statement.text  # the engine says what is wrong with it
+    marker = uuid.uuid4().hex
+    head = statement.text[: statement.tokens[on].end]
+    text = f"{head} ({statement.source(on + 1, when)}\n) AND '{marker}' IS NOT NULL {statement.source(when)}"
+    metrics = _run(session, name, text, marker)
+    parts = {
+        "num_updated_rows": int(metrics.get("numTargetRowsUpdated", 0)),
+        "num_deleted_rows": int(metrics.get("numTargetRowsDeleted", 0)),
+        "num_inserted_rows": int(metrics.get("numTargetRowsInserted", 0)),
+    }
+    total = sum(parts.values())
+    row = {"num_affected_rows": total, **parts}
+    return {"table": pa.table({key: [value] for key, value in row.items()}), "affected_rows": total}
+
+
+def _run(session: CatalogSession, name: TableName, text: str, marker: str) -> dict[str, Any]:
+    """Run the marked statement; the metrics of its commit, empty when it found nothing to commit."""
+    tree = session.tree
+    if tree.shape(name) is None:
+        if tree.view(name) is not None:
+            raise EngineError.of(
+                "EXPECT_TABLE_NOT_VIEW", f"{name.sql} is a view and cannot be changed.", "42809"
+            )
+        raise table_not_found(name.sql)
+    before = tree.require(name).version
+    session.client.sql(text)
+    for _, commit in tree.logs.commits_after(tree.location(name), before):
+        if marker not in commit:
+            continue
+        for line in commit.splitlines():
+            if marker in line and '"commitInfo"' in line:
+                metrics: dict[str, Any] = json.loads(line)["commitInfo"].get("operationMetrics", {})
+                return metrics
+    return {}
+
+
+def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+    """INSERT [INTO | OVERWRITE] [TABLE] name [(columns)] query."""
+    reader = Reader(statement, 1)
+    if not (reader.accept("INTO") or reader.accept("OVERWRITE")):
+        return statement.text
+    reader.accept("TABLE")
+    if reader.done or not statement.tokens[reader.at].is_name:
+        return statement.text
+    name = session.namespace.table(reader.name())
+    info = session.tree.info(name)
+    if info is None:
+        raise table_not_found(name.sql)
+    table = session.client.sql(_complete(statement, reader, info))
+    return inserted(table.column("count")[0].as_py() if "count" in table.column_names else 0)
+
+
+def _complete(statement: Statement, reader: Reader, info: TableInfo) -> str:
+    """The statement with a value for every column: the engine refuses what Databricks fills with defaults."""
+    at = reader.at
+    tokens = statement.tokens
+    if at >= len(tokens) or tokens[at].text != "(" or statement.starts("SELECT", at=at + 1):
+        return statement.text
+    end = next((index for index in range(at, len(tokens)) if tokens[index].text == ")"), None)
+    if end is None:
+        return statement.text
+    named = {token.name.lower() for token in tokens[at + 1 : end] if token.is_name}
+    missing = [column for column in info.columns if column.name.lower() not in named]
+    if not missing or statement.find("DEFAULT", start=end) is not None:
+        return statement.text
+    given = ", ".join(quote(token.name) for token in tokens[at + 1 : end] if token.is_name)
+    extra = ", ".join(quote(column.name) for column in missing)
+    values = ", ".join(f"CAST({column.default or 'NULL'} AS {column.type})" for column in missing)
+    head = statement.source(0, at)
+    aliases = ", ".join(f"_c{index}" for index in range(len(named)))
+    query = f"SELECT _q.*, {values} FROM ({statement.source(end + 1)}\n) AS _q ({aliases})"
+    return f"{head} ({given}, {extra}) {query}"
+
+
+HANDLERS: tuple[tuple[str, Handler], ...] = (
+    (r"UPDATE ", update),
+    (r"DELETE FROM ", delete),
+    (r"MERGE ", merge),
+    (r"INSERT ", insert),
+    (r"TRUNCATE TABLE ", truncate),
+)

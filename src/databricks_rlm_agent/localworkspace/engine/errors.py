@@ -1,0 +1,181 @@
+"""Engine errors, spelled as Databricks spells them: `[CONDITION] text SQLSTATE: xxxxx`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+class EngineError(Exception):
+    """A statement failed.
+
+    `condition` is the error condition (TABLE_OR_VIEW_NOT_FOUND …), `sqlstate` its five characters, `message`
+    the whole text with both, ready for a client.
+    """
+
+    def __init__(self, message: str, *, condition: str, sqlstate: str, java_class: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.condition = condition
+        self.sqlstate = sqlstate
+        self.java_class = java_class or _java_class(condition)
+
+    @classmethod
+    def of(cls, condition: str, text: str, sqlstate: str) -> EngineError:
+        """An error of our own making."""
+        return cls(f"[{condition}] {text} SQLSTATE: {sqlstate}", condition=condition, sqlstate=sqlstate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How one kind of engine message maps to a Databricks condition; `text` may use the pattern's groups."""
+
+    pattern: re.Pattern[str]
+    condition: str
+    sqlstate: str
+    text: str
+
+
+def _rule(pattern: str, condition: str, sqlstate: str, text: str) -> Rule:
+    return Rule(pattern=re.compile(pattern, re.DOTALL), condition=condition, sqlstate=sqlstate, text=text)
+
+
+# Conditions and SQLSTATEs: Apache Spark's error-conditions.json and the Delta error pages of the Databricks
+# documentation. The engine's own words always follow, in brackets, for they say more than the standard text.
+RULES: tuple[Rule, ...] = (
+    _rule(
+        r"Failed to commit transaction|concurrent|Transaction conflict|[Cc]ommit conflict",
+        "DELTA_CONCURRENT_APPEND",
+        "2D521",
+        "Transaction conflict detected: another transaction changed the table. Read again, then retry.",
+    ),
+    _rule(
+        r"(?:Table or view|View) not found: (?P<name>\S+)",
+        "TABLE_OR_VIEW_NOT_FOUND",
+        "42P01",
+        "The table or view `{name}` cannot be found. Verify the spelling and correctness of the schema and catalog.",
+    ),
+    _rule(r"(?:Table|View) already exists", "TABLE_OR_VIEW_ALREADY_EXISTS", "42P07", "The table or view exists."),
+    _rule(
+        r"(?:Database|Schema) (?:not found|does not exist)",
+        "SCHEMA_NOT_FOUND",
+        "42704",
+        "The schema cannot be found.",
+    ),
+    _rule(r"Catalog (?:not found|does not exist)", "CATALOG_NOT_FOUND", "42P08", "The catalog cannot be found."),
+    _rule(
+        r"attribute ObjectName\(\[(?P<name>[^\]]*)\]\)[^:]*: cannot resolve attribute"
+        r"|Cannot resolve (?:UPDATE target |source )?column `(?P<column>[^`]*)`"
+        r"|cannot resolve (?:attribute|column)|No field named|Column '[^']*' not found|[Ff]ield '[^']*' not found",
+        "UNRESOLVED_COLUMN.WITHOUT_SUGGESTION",
+        "42703",
+        "A column, variable, or function parameter with name {name} cannot be resolved.",
+    ),
+    _rule(
+        r"invalid argument: found .* at \d+:\d+ expected|expected one statement",
+        "PARSE_SYNTAX_ERROR",
+        "42601",
+        "Syntax error.",
+    ),
+    _rule(
+        r"unknown (?:table )?function: (?P<name>\S+)",
+        "UNRESOLVED_ROUTINE",
+        "42883",
+        "Cannot resolve routine `{name}` on the search path.",
+    ),
+    _rule(
+        r"input schema for INSERT has \d+ fields, but table schema has \d+",
+        "INSERT_COLUMN_ARITY_MISMATCH",
+        "21S01",
+        "Cannot write to the table: the number of data columns does not match the number of table columns.",
+    ),
+    _rule(r"divide by zero", "DIVIDE_BY_ZERO", "22012", "Division by zero. Use `try_divide` to tolerate it."),
+    _rule(
+        r"Cannot cast (?:string|value) ",
+        "CAST_INVALID_INPUT",
+        "22018",
+        "A value cannot be cast because it is malformed. Use `try_cast` to tolerate it.",
+    ),
+    _rule(
+        r"was not provided a value for execution",
+        "UNBOUND_SQL_PARAMETER",
+        "42P02",
+        "Found an unbound parameter. Give it a value.",
+    ),
+    _rule(r"PlanNode::|CommandNode::|not implemented|not supported|unsupported", "UNSUPPORTED_FEATURE", "0A000",
+          "The local workspace's engine does not support this."),
+)  # fmt: skip
+_CODED = re.compile(r"^\[[A-Z][A-Z_.]+\] .*SQLSTATE: \w{5}", re.DOTALL)
+_IDENTIFIER = re.compile(r'Identifier\("((?:[^"\\]|\\.)*)"\)')
+
+
+def from_engine(text: str, *, java_class: str = "") -> EngineError:
+    """The error for an engine message; its own words are kept. Texts that are coded already stay as they are."""
+    coded = re.match(r"\[([A-Z][A-Z_.]+)\]", text)
+    if coded and _CODED.match(text):
+        sqlstate = text.rsplit("SQLSTATE: ", 1)[1][:5]
+        return EngineError(text, condition=coded.group(1), sqlstate=sqlstate, java_class=java_class)
+    for rule in RULES:
+        match = rule.pattern.search(text)
+        if match:
+            groups = match.groupdict()
+            name = groups.get("name") or groups.get("column") or ""
+            names = _IDENTIFIER.findall(name)
+            shown = ".".join(f"`{part}`" for part in names) if names else name
+            message = f"[{rule.condition}] {rule.text.format(name=shown)} ({text}) SQLSTATE: {rule.sqlstate}"
+            return EngineError(
+                message, condition=rule.condition, sqlstate=rule.sqlstate, java_class=java_class
+            )
+    condition, state = ("INTERNAL_ERROR", "XX000") if not text else ("ENGINE_ERROR", "HY000")
+    return EngineError(
+        f"[{condition}] {text or 'The engine gave no reason.'} SQLSTATE: {state}",
+        condition=condition,
+        sqlstate=state,
+        java_class=java_class,
+    )
+
+
+_ANALYSIS = re.compile(r"NOT_FOUND|UNRESOLVED|ALREADY_EXISTS|UNBOUND")
+
+
+def _java_class(condition: str) -> str:
+    """The JVM class that pyspark turns into the right Python exception."""
+    if condition == "PARSE_SYNTAX_ERROR":
+        return "org.apache.spark.sql.catalyst.parser.ParseException"
+    if _ANALYSIS.search(condition):
+        return "org.apache.spark.sql.AnalysisException"
+    return "org.apache.spark.SparkException"
+
+
+def table_not_found(name: str) -> EngineError:
+    """The error for a table or view that is not in the catalog; `name` is quoted SQL."""
+    return EngineError.of(
+        "TABLE_OR_VIEW_NOT_FOUND",
+        f"The table or view {name} cannot be found. Verify the spelling and correctness of the schema and catalog.",
+        "42P01",
+    )
+
+
+def schema_not_found(catalog: str, schema: str) -> EngineError:
+    """The error for a schema that is not in the catalog."""
+    return EngineError.of(
+        "SCHEMA_NOT_FOUND",
+        f"The schema `{catalog}`.`{schema}` cannot be found. Verify the spelling, or create it with "
+        f"CREATE SCHEMA {catalog}.{schema}.",
+        "42704",
+    )
+
+
+def catalog_not_found(catalog: str) -> EngineError:
+    """The error for a catalog that the workspace was not started with."""
+    return EngineError.of(
+        "NO_SUCH_CATALOG_EXCEPTION",
+        f"Catalog '{catalog}' was not found. A local workspace has the catalogs it was started with: restart it "
+        f"with `--catalog {catalog}`.",
+        "42704",
+    )
+
+
+def unsupported(what: str) -> EngineError:
+    """The error for a statement that only Databricks has."""
+    return EngineError.of("UNSUPPORTED_FEATURE", f"{what} is not supported by the local workspace.", "0A000")

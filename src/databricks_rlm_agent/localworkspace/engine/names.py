@@ -1,0 +1,73 @@
+"""Names of tables in a three-level catalog."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .errors import EngineError
+from .lexer import quote
+
+# What may become a folder name. Unity Catalog forbids dots, spaces, slashes and control characters too.
+_FOLDER = re.compile(r"[^\s./\\\x00-\x1f\x7f]{1,255}")
+
+
+def folded(part: str) -> str:
+    """`part` as the catalog stores it: lower case, for names are case-insensitive on Databricks."""
+    if not _FOLDER.fullmatch(part):
+        raise EngineError.of(
+            "INVALID_PARAMETER_VALUE", f"{part!r} is not a valid name: no dots, slashes or spaces.", "22023"
+        )
+    return part.lower()
+
+
+@dataclass(frozen=True, order=True)
+class TableName:
+    """A full table name, folded to lower case."""
+
+    catalog: str
+    schema: str
+    name: str
+
+    @property
+    def sql(self) -> str:
+        """The name as SQL text."""
+        return f"{quote(self.catalog)}.{quote(self.schema)}.{quote(self.name)}"
+
+    def __str__(self) -> str:
+        return f"{self.catalog}.{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Namespace:
+    """A session's current catalog and schema."""
+
+    catalog: str
+    schema: str
+
+    def table(self, parts: tuple[str, ...]) -> TableName:
+        """The table that `parts` names in a place where a table must stand; raises on more than three parts."""
+        if len(parts) > 3 or not parts:
+            raise EngineError.of(
+                "REQUIRES_SINGLE_PART_NAMESPACE", f"{'.'.join(parts)!r} is not a table name.", "42K05"
+            )
+        full = (self.catalog, self.schema)[: 3 - len(parts)] + tuple(folded(part) for part in parts)
+        return TableName(*full)
+
+    def schema_of(self, parts: tuple[str, ...]) -> tuple[str, str]:
+        """The (catalog, schema) that one or two parts name."""
+        if len(parts) == 1:
+            return self.catalog, folded(parts[0])
+        if len(parts) != 2:
+            raise EngineError.of("SCHEMA_NOT_FOUND", f"{'.'.join(parts)!r} is not a schema name.", "42704")
+        return folded(parts[0]), folded(parts[1])
+
+    def candidates(self, parts: tuple[str, ...]) -> list[TableName]:
+        """Every table that `parts` may stand for where it is not known what the name is of."""
+        low = tuple(part.lower() for part in parts[:3])
+        found = [TableName(self.catalog, self.schema, low[0])]
+        if len(low) > 1:
+            found.append(TableName(self.catalog, low[0], low[1]))
+        if len(low) > 2:
+            found.append(TableName(*low))
+        return found
