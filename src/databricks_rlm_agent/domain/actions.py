@@ -54,9 +54,9 @@ def check_python(code: str) -> str:
     try:
         code.encode("utf-8")
         ast.parse(code)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
         line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
-        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "it is nested too deeply"
         raise InvalidData(
             f"The program does not parse: {line}{reason}.", fix="Correct it and call again."
         ) from None

@@ -1,0 +1,88 @@
+"""The planner's actions: how a model calls them, and what becomes of its arguments (design, section 7).
+
+The docstrings are what the model reads.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from databricks_rlm_agent.domain.actions import (
+    Ask,
+    Finish,
+    RunPython,
+    check_python,
+    check_text,
+    check_timeout,
+)
+from databricks_rlm_agent.domain.text import clip
+from databricks_rlm_agent.errors import InvalidData
+
+_PURPOSE_CHARS = 300
+_INPUTS_CHARS = 20_000
+
+
+def run_python(
+    code: str,
+    purpose: str,
+    task_type: Literal["python"] = "python",  # noqa: ARG001 - the one kind there is; others are refused by type
+    inputs: dict[str, Any] | None = None,
+    timeout_s: int | None = None,
+) -> RunPython:
+    """Run a whole Python program on Spark as a job of its own; its result comes at the next iteration.
+
+    Args:
+        code: The whole program. It has `spark` and `rlm`.
+        purpose: One sentence that says what the program is to find out or to make.
+        task_type: Always "python".
+        inputs: JSON values for the program, which it finds in rlm.parameters.
+        timeout_s: Seconds after which the program is stopped; leave it out for the default.
+    """
+    return RunPython(
+        code=check_python(code),
+        purpose=clip(check_text(purpose, name="purpose"), _PURPOSE_CHARS),
+        timeout_s=check_timeout(timeout_s),
+        inputs=_check_inputs(inputs or {}),
+    )
+
+
+def ask(question: str) -> Ask:
+    """Ask the person who gave the task, when only a person can know; the run waits for the answer.
+
+    Args:
+        question: One clear question with all that is needed to answer it.
+    """
+    return Ask(question=check_text(question, name="question"))
+
+
+def finish(answer: str, evidence: str = "") -> Finish:
+    """End the run with the answer to the objective.
+
+    Args:
+        answer: The complete answer, with the figures that were found.
+        evidence: The results and tables that the answer rests on.
+    """
+    return Finish(
+        answer=check_text(answer, name="answer"), evidence=_check_optional(evidence, name="evidence")
+    )
+
+
+ACTIONS = (run_python, ask, finish)
+
+
+def _check_optional(value: str, *, name: str) -> str:
+    return check_text(value, name=name) if value.strip() else ""
+
+
+def _check_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(json.dumps(inputs, allow_nan=False))
+    except (TypeError, ValueError):
+        raise InvalidData("inputs is not a JSON object.", fix="Use plain JSON values.") from None
+    if size > _INPUTS_CHARS:
+        raise InvalidData(
+            f"inputs has {size:,} characters; the limit is {_INPUTS_CHARS:,}.",
+            fix="Put data in a table or a file, and its name in inputs.",
+        )
+    return inputs

@@ -1,0 +1,110 @@
+"""From the model setting to models that can be asked."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from databricks_rlm_agent.agent.quiet import quiet_adk, quiet_litellm
+from databricks_rlm_agent.agent.script import Script
+from databricks_rlm_agent.domain.models import ModelSpec, parse_models
+from databricks_rlm_agent.domain.secret import Secret, redact
+from databricks_rlm_agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    from google.adk.models import BaseLlm
+
+    from databricks_rlm_agent.agent.chain import Meter
+
+_RETRIES = 2
+"""How often a provider's own client tries again after 429, 5xx or a dropped connection."""
+
+
+class Models:
+    """The models of one setting. Opened per invocation, so that a script knows where it is.
+
+    ``secrets`` (by key, as in domain/models.py) is read at each opening: a mapping that hands out fresh
+    tokens keeps a long-lived controller going. Raises ConfigError for an unknown form or a missing package,
+    UsageError for a script that cannot be used.
+    """
+
+    def __init__(self, setting: str, *, secrets: Mapping[str, Secret], retries: int = _RETRIES) -> None:
+        self.name = setting.strip()
+        self._specs = parse_models(setting)
+        self._secrets = secrets
+        self._retries = retries
+        self._gemini: dict[str, BaseLlm] = {}
+        self._script = Script.read(self._specs[0].name) if self._specs[0].provider == "scripted" else None
+        if any(spec.needs_litellm for spec in self._specs):
+            _need_litellm()
+
+    def knows(self, role: str, iter_n: int) -> bool:
+        """Whether there is anything to ask: a script may hold nothing for a role in an iteration."""
+        return self._script is None or self._script.has(role, iter_n)
+
+    def redact(self, text: str) -> str:
+        """``text`` without the models' keys."""
+        return redact(text, list(self._secrets.values()))
+
+    def open(self, *, role: str, iter_n: int, meter: Meter) -> BaseLlm:
+        """The chain for one invocation."""
+        quiet_adk()
+        from databricks_rlm_agent.agent.chain import ChainModel
+
+        links = [self._link(spec, role, iter_n) for spec in self._specs]
+        return ChainModel(model=self.name, links=links, meter=meter)
+
+    def _link(self, spec: ModelSpec, role: str, iter_n: int) -> BaseLlm:
+        if self._script is not None:
+            from databricks_rlm_agent.agent.scripted import ScriptedModel
+
+            return ScriptedModel(model=self.name, script=self._script, role=role, iter_n=iter_n)
+        return self._lite_llm(spec) if spec.needs_litellm else self._native(spec)
+
+    def _native(self, spec: ModelSpec) -> BaseLlm:
+        if spec.name not in self._gemini:  # its client is costly to make, and safe to share on one loop
+            from google.adk.models import Gemini
+            from google.genai import types
+
+            key = self._value(
+                "google-api-key"
+            )  # None: the client reads its environment, or says it is missing
+            self._gemini[spec.name] = Gemini(
+                model=spec.name,
+                client_kwargs={"api_key": key} if key else None,
+                retry_options=types.HttpRetryOptions(attempts=self._retries + 1),
+            )
+        return self._gemini[spec.name]
+
+    def _lite_llm(self, spec: ModelSpec) -> BaseLlm:
+        quiet_litellm()
+        from google.adk.models.lite_llm import LiteLlm
+
+        arguments: dict[str, object] = {"drop_params": True, "max_retries": self._retries}
+        if spec.provider == "databricks":
+            host, key = self._value("databricks-host"), self._value("databricks-token")
+            if host and key:
+                arguments["api_base"] = f"{_with_scheme(host)}/serving-endpoints"
+        else:
+            key = self._value(f"{spec.provider}-api-key")
+        if key:
+            arguments["api_key"] = key
+        return LiteLlm(model=spec.name, **arguments)
+
+    def _value(self, key: str) -> str | None:
+        secret = self._secrets.get(key)
+        return secret.reveal() if secret else None
+
+
+def _with_scheme(host: str) -> str:
+    return (host if "://" in host else f"https://{host}").rstrip("/")
+
+
+def _need_litellm() -> None:
+    if importlib.util.find_spec("litellm") is None:
+        raise ConfigError(
+            "Models of databricks/…, openai/… and anthropic/… need a package that is not installed.",
+            where="RLM_MODEL",
+            fix="Run: pip install 'databricks-rlm-agent[litellm]'",
+        )

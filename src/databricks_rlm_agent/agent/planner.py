@@ -1,0 +1,150 @@
+"""The planner: one conversation per iteration, without history, on ADK.
+
+google.adk is imported inside the functions that need it: it takes about a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from databricks_rlm_agent.agent.actions import ACTIONS
+from databricks_rlm_agent.agent.desk import Desk
+from databricks_rlm_agent.agent.loop import shared_loop
+from databricks_rlm_agent.agent.models import Models
+from databricks_rlm_agent.agent.prompt import OPENING, planner_prompt
+from databricks_rlm_agent.agent.summarizer import summarize
+from databricks_rlm_agent.agent.tools import Toolbox
+from databricks_rlm_agent.domain.actions import Action
+from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.result import Result
+from databricks_rlm_agent.domain.secret import Secret
+from databricks_rlm_agent.errors import UsageError
+from databricks_rlm_agent.ports import Catalog, Planned, Planner, SqlBackend, Summary, Turn, Volume
+
+if TYPE_CHECKING:
+    from databricks_rlm_agent.agent.chain import Meter
+
+MAX_MODEL_CALLS = 12
+MAX_REFUSALS = 3
+MODEL_TIMEOUT_S = 300.0
+
+
+class AdkPlanner:
+    """A Planner on google-adk. Safe to call from several threads at once.
+
+    ``policy`` may refuse an action with a reason, which goes back to the model. At most ``max_model_calls``
+    questions are asked in an iteration, each within ``timeout_s`` seconds; ``clock`` counts seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        secrets: Mapping[str, Secret],
+        toolbox: Toolbox,
+        namespace: Namespace,
+        policy: Callable[[Action], str | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        timeout_s: float = MODEL_TIMEOUT_S,
+        max_model_calls: int = MAX_MODEL_CALLS,
+        max_refusals: int = MAX_REFUSALS,
+    ) -> None:
+        self._secrets, self._toolbox, self._namespace = secrets, toolbox, namespace
+        self._own = Models(model, secrets=secrets)
+        self._others: dict[str, Models] = {}
+        self._policy, self._clock, self._timeout_s = policy, clock, timeout_s
+        self._max_model_calls, self._max_refusals = max_model_calls, max_refusals
+
+    @property
+    def model(self) -> str:
+        """The model setting."""
+        return self._own.name
+
+    def plan(self, turn: Turn) -> Planned:
+        """Decide; a model's fault is ``failure``, never an exception."""
+        try:
+            models = self._models(turn)
+        except UsageError as error:
+            return Planned(action=None, failure=str(error))
+        return shared_loop().run(self._plan(turn, models))
+
+    def summarize(self, turn: Turn, result: Result) -> Summary:
+        """Compress a long result; ``delta`` is None for a short one, and where the model failed."""
+        try:
+            models = self._models(turn)
+        except UsageError:
+            return Summary(delta=None)  # the next plan() says what is wrong with the run's model
+        meter = self._meter("summarizer", models)
+        return shared_loop().run(summarize(models, turn, result, meter=meter))
+
+    async def _plan(self, turn: Turn, models: Models) -> Planned:
+        from databricks_rlm_agent.agent.checked import ActionTool, ReadTool
+        from databricks_rlm_agent.agent.invocation import Conversation, converse
+
+        desk: Desk[Action] = Desk(max_refusals=self._max_refusals)
+        meter = self._meter("planner", models)
+        reads = [ReadTool(tool) for tool in self._toolbox.tools]
+        actions = [ActionTool(action, desk=desk, policy=self._policy) for action in ACTIONS]
+        conversation = Conversation(
+            role="planner",
+            instruction=planner_prompt(
+                turn,
+                self._namespace,
+                actions={tool.name: tool.description for tool in actions},
+                reads={tool.name: tool.description for tool in reads},
+            ),
+            opening=OPENING,
+            tools=[*reads, *actions],
+            endings=[tool.name for tool in actions],
+        )
+        model = models.open(role="planner", iter_n=turn.iter_n, meter=meter)
+        await converse(conversation, model=model, desk=desk, redact=models.redact)
+        return Planned(
+            action=desk.decision, failure=desk.failure, calls=tuple(meter.calls), notes=tuple(desk.notes)
+        )
+
+    def _models(self, turn: Turn) -> Models:
+        """The run's own models, or ours; raise UsageError if the run's setting is of no use."""
+        if turn.model is None or turn.model.strip() == self._own.name:
+            return self._own
+        if turn.model not in self._others:  # two threads may both make one: either will do
+            self._others[turn.model] = Models(turn.model, secrets=self._secrets)
+        return self._others[turn.model]
+
+    def _meter(self, purpose: str, models: Models) -> Meter:
+        from databricks_rlm_agent.agent.chain import Meter
+
+        return Meter(
+            purpose=purpose,
+            max_calls=self._max_model_calls,
+            timeout_s=self._timeout_s,
+            clock=self._clock,
+            redact=models.redact,
+        )
+
+
+def create_planner(
+    model_setting: str,
+    *,
+    volume: Volume,
+    catalog: Catalog,
+    sql: SqlBackend,
+    namespace: Namespace,
+    secrets: Mapping[str, Secret] | None = None,
+    policy: Callable[[Action], str | None] | None = None,
+    timeout_s: float = MODEL_TIMEOUT_S,
+) -> Planner:
+    """A planner for a model setting. ``secrets`` are by key, as ``load_secrets(…).values`` has them.
+
+    Raises ConfigError for an unknown form or a missing package, UsageError for a script that cannot be used.
+    """
+    return AdkPlanner(
+        model=model_setting,
+        secrets=secrets or {},
+        toolbox=Toolbox(volume=volume, catalog=catalog, sql=sql, namespace=namespace),
+        namespace=namespace,
+        policy=policy,
+        timeout_s=timeout_s,
+    )

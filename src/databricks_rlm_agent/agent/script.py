@@ -1,0 +1,88 @@
+"""Scripts of the scripted model (format fixed by issue 2): read and checked before any run starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from databricks_rlm_agent.errors import ScriptExhausted, UsageError
+
+_FORMAT = (
+    'Write {"planner": [[reply, …], …], "summarizer": [[reply, …], …], "sub": [reply, …], "latency_s": 0}, '
+    'where a reply is {"call": NAME, "args": {…}} or {"text": "…"}.'
+)
+
+
+class Reply(BaseModel):
+    """One reply of the model: a tool call with its arguments, or a text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    call: str | None = Field(default=None, min_length=1)
+    args: dict[str, Any] = Field(default_factory=dict)
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Reply:
+        if (self.call is None) == (self.text is None):
+            raise ValueError("a reply has either 'call' or 'text'")
+        return self
+
+
+class Script(BaseModel):
+    """Replies by role, iteration and call number; ``latency_s`` is waited before each of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    planner: list[list[Reply]] = Field(min_length=1)
+    summarizer: list[list[Reply]] = Field(default_factory=list)
+    sub: list[Reply] = Field(default_factory=list)
+    latency_s: float = Field(default=0, ge=0, strict=False, allow_inf_nan=False)
+    file: str = Field(default="script", exclude=True)
+
+    @classmethod
+    def read(cls, file: str) -> Script:
+        """Read a script; raise UsageError that names the file, the place in it, and the format."""
+        try:
+            data = json.loads(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(
+                f"The script cannot be read: {error.strerror}.", where=file, fix=_FORMAT
+            ) from None
+        except ValueError as error:  # not UTF-8, or not JSON
+            raise UsageError(f"The script is not JSON: {error}.", where=file, fix=_FORMAT) from None
+        if not isinstance(data, dict):
+            raise UsageError("The script is not a JSON object.", where=file, fix=_FORMAT)
+        if "file" in data:  # ours, not part of the format
+            raise UsageError("The script has an unknown key.", where=f"{file}: $.file", fix=_FORMAT)
+        try:
+            return cls.model_validate({**data, "file": file})
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            place = f"{file}: {_path(problem['loc'])}"
+            raise UsageError(
+                f"The script is malformed: {problem['msg']}.", where=place, fix=_FORMAT
+            ) from None
+
+    def reply(self, role: str, iter_n: int, call_n: int) -> Reply:
+        """The reply for a role, iteration and call (both from 1); raise ScriptExhausted past the end."""
+        iterations = self.planner if role == "planner" else self.summarizer
+        if iter_n <= len(iterations) and call_n <= len(iterations[iter_n - 1]):
+            return iterations[iter_n - 1][call_n - 1]
+        raise ScriptExhausted(
+            f"The script has no reply for {role}, iteration {iter_n}, call {call_n}.",
+            where=self.file,
+            fix=f'Add it at "{role}"[{iter_n - 1}][{call_n - 1}].',
+        )
+
+    def has(self, role: str, iter_n: int) -> bool:
+        """Whether there is any reply for a role in an iteration."""
+        iterations = self.planner if role == "planner" else self.summarizer
+        return 1 <= iter_n <= len(iterations) and bool(iterations[iter_n - 1])
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)

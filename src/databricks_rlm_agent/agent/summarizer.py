@@ -1,0 +1,66 @@
+"""The summarizer: what a long result means, in a few lines. Its failure costs nothing but itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from databricks_rlm_agent.agent.desk import Desk
+from databricks_rlm_agent.agent.models import Models
+from databricks_rlm_agent.agent.prompt import SUMMARIZER_OPENING, summarizer_prompt
+from databricks_rlm_agent.domain.actions import check_text
+from databricks_rlm_agent.domain.capsule import CapsuleDelta
+from databricks_rlm_agent.domain.digest import digest as plain_digest
+from databricks_rlm_agent.domain.digest import is_long
+from databricks_rlm_agent.domain.result import Result
+from databricks_rlm_agent.ports import Summary, Turn
+
+if TYPE_CHECKING:
+    from databricks_rlm_agent.agent.chain import Meter
+
+_MAX_REFUSALS = 2
+_MAX_LINES = 6
+
+
+def remember(
+    digest: str, decisions: list[str] | None = None, failed_approaches: list[str] | None = None
+) -> CapsuleDelta:
+    """Keep what matters of the result; this is all that the planner will know of it.
+
+    Args:
+        digest: What the program did and found: figures, names, the error and its cause.
+        decisions: What is now settled, one sentence each.
+        failed_approaches: What was tried and does not work, one sentence each.
+    """
+    return CapsuleDelta(
+        digest=check_text(digest, name="digest"),
+        decisions=[line for line in decisions or [] if line.strip()][:_MAX_LINES],
+        failed_approaches=[line for line in failed_approaches or [] if line.strip()][:_MAX_LINES],
+    )
+
+
+async def summarize(models: Models, turn: Turn, result: Result, *, meter: Meter) -> Summary:
+    """The summary of a long result; ``delta`` is None where the deterministic digest is to be taken."""
+    if not is_long(result) or not models.knows("summarizer", turn.iter_n):
+        return Summary(delta=None)
+    from databricks_rlm_agent.agent.checked import ActionTool
+    from databricks_rlm_agent.agent.invocation import Conversation, converse
+
+    desk: Desk[CapsuleDelta] = Desk(max_refusals=_MAX_REFUSALS)
+    tool = ActionTool(remember, desk=desk)
+    conversation = Conversation(
+        role="summarizer",
+        instruction=summarizer_prompt(turn, result),
+        opening=SUMMARIZER_OPENING,
+        tools=[tool],
+        endings=[tool.name],
+    )
+    model = models.open(role="summarizer", iter_n=turn.iter_n, meter=meter)
+    await converse(conversation, model=model, desk=desk, redact=models.redact)
+    delta = desk.decision and _with_facts(desk.decision, result)
+    return Summary(delta=delta, calls=tuple(meter.calls))
+
+
+def _with_facts(delta: CapsuleDelta, result: Result) -> CapsuleDelta:
+    """The model's words, and the tables and files as the executor reported them: those are no opinion."""
+    facts = plain_digest(result, purpose="")
+    return delta.model_copy(update={"tables": facts.tables, "artifacts": facts.artifacts})

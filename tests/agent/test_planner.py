@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from databricks_rlm_agent.agent.planner import create_planner
+from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython
+from databricks_rlm_agent.ports import Planned, Planner, Turn
+
+Make = Callable[..., Planner]
+RUN = {"call": "run_python", "args": {"code": "print(1)", "purpose": "to see"}}
+FINISH = {"call": "finish", "args": {"answer": "JFK", "evidence": "main.rlm.result"}}
+
+
+def refusals(planned: Planned) -> list[str]:
+    return [note.payload["reason"] for note in planned.notes if note.kind == "refusal"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "action"),
+    [
+        (RUN, RunPython(code="print(1)", purpose="to see")),
+        (
+            {
+                "call": "run_python",
+                "args": {
+                    "code": "x = {}",
+                    "purpose": "p",
+                    "task_type": "python",
+                    "inputs": {"a": [1]},
+                    "timeout_s": 60,
+                },
+            },
+            RunPython(code="x = {}", purpose="p", inputs={"a": [1]}, timeout_s=60),
+        ),
+        ({"call": "ask", "args": {"question": "Which year?"}}, Ask(question="Which year?")),
+        (FINISH, Finish(answer="JFK", evidence="main.rlm.result")),
+    ],
+)
+def test_an_action_ends_the_iteration(scripted: Make, turn: Turn, reply: Any, action: Any) -> None:
+    planned = scripted(reply).plan(turn)
+    assert (planned.action, planned.failure) == (action, None)
+    assert len(planned.calls) == 1
+    assert planned.usage.calls == 1
+    assert planned.usage.input_tokens > 100
+    assert planned.usage.output_tokens > 0
+    assert planned.calls[0].error is None
+    assert planned.calls[0].purpose == "planner"
+
+
+def test_tools_may_be_read_before_the_action(scripted: Make, turn: Turn) -> None:
+    planned = scripted(
+        {"call": "search_catalog", "args": {"text": "fli"}},
+        {"call": "describe_table", "args": {"table": "main.rlm.nothing"}},
+        {"text": "I know enough."},
+        RUN,
+    ).plan(turn)
+    assert isinstance(planned.action, RunPython)
+    assert len(planned.calls) == 4
+    tools = [note.payload for note in planned.notes if note.kind == "tool_call"]
+    assert [tool["tool"] for tool in tools] == ["search_catalog", "describe_table", "run_python"]
+    assert "There is no such table" in tools[1]["error"]
+
+
+def test_the_same_iteration_hears_the_same_reply(scripted: Make, make_turn: Callable[..., Turn]) -> None:
+    planner = scripted(script={"planner": [[RUN], [FINISH]]})
+    for _ in range(2):
+        assert isinstance(planner.plan(make_turn(1)).action, RunPython)
+        assert isinstance(planner.plan(make_turn(2)).action, Finish)
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        ({"code": "def f(:", "purpose": "p"}, "line 1"),
+        ({"code": "  ", "purpose": "p"}, "empty"),
+        ({"code": "x = 1\0", "purpose": "p"}, "does not parse"),
+        ({"code": "(" * 5000 + ")" * 5000, "purpose": "p"}, "does not parse"),
+        ({"code": "-" * 100_000 + "1", "purpose": "p"}, "does not parse"),
+        ({"code": "x = '\ud800'", "purpose": "p"}, "does not parse"),
+        ({"code": "#" * 300_000, "purpose": "p"}, "limit"),
+        ({"code": "x = 1"}, "purpose: Field required"),
+        ({"code": 5, "purpose": "p"}, "code: Input should be a valid string"),
+        ({"code": "x = 1", "purpose": "p", "timeout_s": "soon"}, "timeout_s"),
+        ({"code": "x = 1", "purpose": "p", "timeout_s": 0}, "between 1 and"),
+        ({"code": "x = 1", "purpose": "p", "task_type": "r"}, "task_type"),
+        ({"code": "x = 1", "purpose": "p", "cluster": "big"}, "cluster"),
+        ({"code": "x = 1", "purpose": "p", "inputs": [1]}, "inputs"),
+        ({"code": "x = 1", "purpose": "p", "inputs": {"a": "x" * 30_000}}, "limit"),
+        ({}, "Field required"),
+    ],
+)
+def test_a_refusal_goes_back_to_the_model(scripted: Make, turn: Turn, args: Any, reason: str) -> None:
+    planned = scripted({"call": "run_python", "args": args}, FINISH).plan(turn)
+    assert isinstance(planned.action, Finish)
+    assert planned.failure is None
+    assert len(refusals(planned)) == 1
+    assert reason in refusals(planned)[0]
+    assert len(refusals(planned)[0]) < 3_000
+
+
+def test_refusals_are_bounded(scripted: Make, turn: Turn) -> None:
+    bad = {"call": "finish", "args": {"answer": " "}}
+    planned = scripted(bad, bad, bad, FINISH).plan(turn)
+    assert planned.action is None
+    assert "refused 3 times" in (planned.failure or "")
+    assert "answer is empty" in (planned.failure or "")
+    assert len(planned.calls) == 3
+
+
+def test_an_unknown_tool_is_refused_by_name(scripted: Make, turn: Turn) -> None:
+    planned = scripted({"call": "spawn", "args": {"tasks": []}}, RUN).plan(turn)
+    assert isinstance(planned.action, RunPython)
+    assert "There is no tool 'spawn'" in refusals(planned)[0]
+    assert "run_python" in refusals(planned)[0]
+
+
+def test_unknown_tools_are_bounded(scripted: Make, turn: Turn) -> None:
+    planned = scripted(*[{"call": "rm_rf"}] * 4).plan(turn)
+    assert "There is no tool 'rm_rf'" in (planned.failure or "")
+    assert len(planned.calls) == 3
+
+
+def test_a_policy_may_refuse(scripted: Make, turn: Turn) -> None:
+    planner = scripted(
+        RUN, FINISH, policy=lambda a: "No programs today." if isinstance(a, RunPython) else None
+    )
+    planned = planner.plan(turn)
+    assert isinstance(planned.action, Finish)
+    assert refusals(planned) == ["No programs today."]
+
+
+def test_a_text_is_forgiven_once(scripted: Make, turn: Turn) -> None:
+    assert isinstance(scripted({"text": "Hm."}, RUN).plan(turn).action, RunPython)
+    planned = scripted({"text": "Hm."}, {"text": "Hm?"}, RUN).plan(turn)
+    assert planned.action is None
+    assert planned.failure == "The model gave no action."
+
+
+def test_model_calls_are_bounded(scripted: Make, turn: Turn) -> None:
+    planned = scripted(*[{"call": "search_catalog", "args": {"text": ""}}] * 20).plan(turn)
+    assert "asked 12 times" in (planned.failure or "")
+    assert len(planned.calls) == 12
+
+
+def test_the_end_of_the_script_is_a_clear_failure(scripted: Make, make_turn: Callable[..., Turn]) -> None:
+    planned = scripted({"call": "search_catalog"}).plan(make_turn(1))
+    assert "planner, iteration 1, call 2" in (planned.failure or "")
+    assert "script.json" in (planned.failure or "")
+    assert planned.calls[-1].error
+    assert "iteration 7, call 1" in (scripted(RUN).plan(make_turn(7)).failure or "")
+
+
+def test_many_threads_may_plan_at_once(scripted: Make, turn: Turn) -> None:
+    planner = scripted({"call": "search_catalog"}, RUN)
+    with ThreadPoolExecutor(8) as pool:
+        planned = list(pool.map(lambda _: planner.plan(turn), range(24)))
+    assert all(isinstance(one.action, RunPython) and len(one.calls) == 2 for one in planned)
+
+
+def test_importing_the_planner_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, databricks_rlm_agent.agent.planner; "
+        "print([m for m in ('google.adk', 'google.genai', 'litellm', 'pyspark') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_run_may_bring_its_own_model(scripted: Make, make_turn: Callable[..., Turn], tmp_path: Any) -> None:
+    planner = scripted(RUN)
+    own = tmp_path / "own.json"
+    own.write_text('{"planner": [[{"call": "ask", "args": {"question": "Why?"}}]]}')
+    turn = replace(make_turn(), model=f"scripted:{own}")
+    assert planner.plan(turn).action == Ask(question="Why?")
+    assert isinstance(planner.plan(make_turn()).action, RunPython)
+    for model, reason in (("gpt-9", "is not a model"), ("scripted:/nowhere.json", "cannot be read")):
+        planned = planner.plan(replace(turn, model=model))
+        assert planned.action is None
+        assert reason in (planned.failure or "")
+
+
+def test_two_actions_in_one_reply(tmp_path: Any, world: dict[str, Any], turn: Turn, monkeypatch: Any) -> None:
+    from google.adk.models.llm_response import LlmResponse
+    from google.genai import types
+
+    from databricks_rlm_agent.agent import scripted as module
+
+    async def both(self: Any, llm_request: Any, stream: bool = False) -> Any:
+        calls = [types.FunctionCall(name=one["call"], args=one["args"]) for one in (RUN, FINISH)]
+        parts = [types.Part(function_call=call) for call in calls]
+        yield LlmResponse(content=types.Content(role="model", parts=parts))
+
+    monkeypatch.setattr(module.ScriptedModel, "generate_content_async", both)
+    file = tmp_path / "s.json"
+    file.write_text('{"planner": [[{"text": "x"}]]}')
+    planned = create_planner(f"scripted:{file}", **world).plan(turn)
+    assert isinstance(planned.action, RunPython)
+    assert planned.failure is None
+    assert len(planned.calls) == 1
+    assert "one is taken already" in planned.notes[-1].payload["error"]
