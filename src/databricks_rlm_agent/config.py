@@ -11,6 +11,13 @@ from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.submission import Compute, existing_cluster, serverless
 from databricks_rlm_agent.errors import ConfigError
 
+# What ``auto`` means for each key.
+DEFAULT_MODELS = {
+    "GOOGLE_API_KEY": "gemini-2.5-pro",
+    "OPENAI_API_KEY": "openai/gpt-5",
+    "ANTHROPIC_API_KEY": "anthropic/claude-sonnet-4-5",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -37,7 +44,8 @@ def from_environment(
     """The settings that an environment asks for; raise ConfigError or UsageError for nonsense.
 
     Variables: ``ADK_DELTA_CATALOG``, ``ADK_DELTA_SCHEMA``, ``ADK_SECRET_SCOPE``, ``RLM_VOLUME``,
-    ``RLM_MODEL``, ``RLM_WAREHOUSE_HTTP_PATH``, ``RLM_COMPUTE``, ``RLM_TIMEOUT_S``, ``RLM_LEASE_S``, ``RLM_SUSPECT_AFTER_S``.
+    ``RLM_MODEL``, ``RLM_WAREHOUSE_HTTP_PATH``, ``RLM_COMPUTE``, ``RLM_TIMEOUT_S``, ``RLM_LEASE_S``,
+    ``RLM_SUSPECT_AFTER_S``.
     Host and credentials follow the SDK's own unified configuration.
     """
     return Settings(
@@ -54,6 +62,20 @@ def from_environment(
         lease_s=_number(environ, "RLM_LEASE_S", 900.0),
         program_timeout_s=int(_number(environ, "RLM_TIMEOUT_S", 3600)),
         suspect_after_s=_number(environ, "RLM_SUSPECT_AFTER_S", 10.0),
+    )
+
+
+def choose_model(setting: str, environ: Mapping[str, str]) -> str:
+    """The model setting itself; for ``auto`` or nothing, the first whose key is there; else ConfigError."""
+    if setting and setting != "auto":
+        return setting
+    for variable, model in DEFAULT_MODELS.items():
+        if environ.get(variable):
+            return model
+    raise ConfigError(
+        "No model is chosen, and there is no key to choose one by.",
+        where="RLM_MODEL or --model",
+        fix=f"Set RLM_MODEL, or one of {', '.join(DEFAULT_MODELS)}; --model scripted:FILE needs no key.",
     )
 
 

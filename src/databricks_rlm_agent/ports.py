@@ -113,13 +113,14 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """All that the planner is told at one iteration."""
+    """All that the planner is told at one iteration; ``model`` None means the controller's own."""
 
     run_id: str
     iter_n: int
     mode: str
     capsule: Capsule
     budget: Budget
+    model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,14 +57,7 @@ class Ingester:
         purpose = str((run.last_request or {}).get("purpose", ""))
         delta = digest(result, purpose=purpose)
         if is_long(result):
-            turn = Turn(
-                run_id=run.run_id,
-                iter_n=run.iter_n,
-                mode=run.current_mode,
-                capsule=run.capsule,
-                budget=run.budget,
-            )
-            summary = self.planner.summarize(turn, result)
+            summary = self.planner.summarize(turn_of(run), result)
             journal.model_calls(summary.calls, iter_n=run.iter_n)
             for call in summary.calls:
                 run = run.spent(call.usage)
@@ -108,6 +101,18 @@ class Ingester:
             if (row["iter_n"], row["attempt"]) == (run.iter_n, run.attempt):
                 return _from_row(row)
         return None
+
+
+def turn_of(run: Run) -> Turn:
+    """What the planner is told of a run."""
+    return Turn(
+        run_id=run.run_id,
+        iter_n=run.iter_n,
+        mode=run.current_mode,
+        capsule=run.capsule,
+        budget=run.budget,
+        model=run.model,
+    )
 
 
 def _concluded(run: Run, verdict: JobVerdict) -> Result:

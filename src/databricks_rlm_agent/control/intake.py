@@ -21,6 +21,7 @@ def new_run(
     inputs: dict[str, Any] | None = None,
     budget: Budget | None = None,
     mode: str = "DEV",
+    model: str | None = None,
 ) -> Run:
     """A run for a task, not yet stored; raise UsageError for a task that cannot be one."""
     if not task.strip():
@@ -50,6 +51,7 @@ def new_run(
         last_request=None,
         last_result=None,
         outcome=Outcome(),
+        model=model,
         created_at=now,
         updated_at=now,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-from databricks_rlm_agent.control.ingest import Ingester
+from databricks_rlm_agent.control.ingest import Ingester, turn_of
 from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython
@@ -13,7 +13,7 @@ from databricks_rlm_agent.domain.fsm import Event, State
 from databricks_rlm_agent.domain.manifest import Manifest
 from databricks_rlm_agent.domain.run import Outcome, Run
 from databricks_rlm_agent.errors import Conflict, InvalidData, RemoteError, RlmError, Throttled, Unreachable
-from databricks_rlm_agent.ports import Planner, Turn
+from databricks_rlm_agent.ports import Planner
 
 log = logging.getLogger(__name__)
 # What may be different the next time; anything else of ours ends the run with its reason.
@@ -61,14 +61,7 @@ class Stepper:
             return self._submit(run, self.publisher.publish_again(run.key), journal)
         if reason := run.budget.exhausted(run.iter_n):
             return self._end(run, journal, Event.GIVE_UP, Outcome(reason=reason))
-        turn = Turn(
-            run_id=run.run_id,
-            iter_n=run.iter_n,
-            mode=run.current_mode,
-            capsule=run.capsule,
-            budget=run.budget,
-        )
-        planned = self.planner.plan(turn)
+        planned = self.planner.plan(turn_of(run))
         journal.model_calls(planned.calls, iter_n=run.iter_n)
         journal.notes(planned.notes, iter_n=run.iter_n)
         run = run.spent(planned.usage)

@@ -75,6 +75,11 @@ class Capsule(BaseModel):
                 f"The capsule does not parse: {problem['msg']}.", where=str(problem["loc"])
             ) from None
 
+    def instructed(self, text: str) -> Self:
+        """The capsule after a person said something that the run must heed."""
+        constraints, lost = _newest(self.constraints, [clip(text, 2 * ITEM_CHARS)])
+        return self.model_copy(update={"constraints": constraints, "dropped": self.dropped + lost})
+
     def fold(self, delta: CapsuleDelta) -> Self:
         """The capsule after one more iteration: newest items win, older ones are dropped and counted."""
         decisions, lost_a = _newest(self.decisions, [clip(x, ITEM_CHARS) for x in delta.decisions])

@@ -57,7 +57,7 @@ class Request(_Frozen):
 class Manifest(_Frozen):
     """``manifest.json``: the frozen request and the exact payload of its submit."""
 
-    schema_version: Literal[1] = protocol.SCHEMA_VERSION
+    schema_version: Literal[1] = 1  # protocol.SCHEMA_VERSION; a test holds them in step
     request: Request
     submit_payload: dict[str, Any]
 

@@ -43,6 +43,7 @@ class Run:
     last_request: dict[str, Any] | None
     last_result: dict[str, Any] | None
     outcome: Outcome
+    model: str | None
     created_at: datetime
     updated_at: datetime
 

@@ -31,6 +31,7 @@ def sdk_errors(where: str) -> Iterator[None]:
     """Map what databricks-sdk raises; ``where`` names the call for the message."""
     import requests
     from databricks.sdk import errors as sdk
+    from databricks.sdk.errors.base import DatabricksError
 
     table: tuple[tuple[type[BaseException], type[RemoteError], str | None], ...] = (
         (sdk.Unauthenticated, Unauthorized, _FIX_AUTH),
@@ -42,7 +43,7 @@ def sdk_errors(where: str) -> Iterator[None]:
         (sdk.BadRequest, Rejected, None),
         # 5xx, cancelled, deadline: what was asked may have happened all the same
         (
-            sdk.DatabricksError,
+            DatabricksError,
             Unreachable,
             "The outcome is unknown; asking again with the same token is safe.",
         ),

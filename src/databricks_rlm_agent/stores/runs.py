@@ -130,6 +130,7 @@ def to_row(run: Run) -> RunStateRow:
         last_request=_dump(run.last_request),
         last_result=_dump(run.last_result),
         outcome=_dump({k: v for k, v in asdict(run.outcome).items() if v is not None}),
+        model=run.model,
         created_at=run.created_at,
         updated_at=run.updated_at,
     )

@@ -59,6 +59,7 @@ class RunStateRow:
     last_request: str | None
     last_result: str | None
     outcome: str | None
+    model: str | None
     created_at: datetime
     updated_at: datetime
 

@@ -1,0 +1,190 @@
+"""The composition root: the only place that knows which implementation stands behind which seam."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from databricks_rlm_agent.config import Settings, choose_model
+from databricks_rlm_agent.control import harness
+from databricks_rlm_agent.control.ingest import Ingester
+from databricks_rlm_agent.control.loop import Loop
+from databricks_rlm_agent.control.publish import Publisher
+from databricks_rlm_agent.control.step import Stepper
+from databricks_rlm_agent.control.tick import Tick
+from databricks_rlm_agent.remote.catalog import WorkspaceCatalog
+from databricks_rlm_agent.remote.jobs import WorkspaceJobs
+from databricks_rlm_agent.remote.secrets import WorkspaceSecrets
+from databricks_rlm_agent.remote.volumes import WorkspaceVolume
+from databricks_rlm_agent.remote.warehouse import Warehouse
+from databricks_rlm_agent.remote.workspace import Workspace
+from databricks_rlm_agent.secrets import LoadedSecrets, find_secrets
+from databricks_rlm_agent.stores.ledger import Ledger
+from databricks_rlm_agent.stores.migrations import Migration, migrate
+from databricks_rlm_agent.stores.runs import RunStore
+
+if TYPE_CHECKING:
+    from databricks_rlm_agent.domain.result import Result
+    from databricks_rlm_agent.ports import Planned, Planner, Summary, Turn
+
+
+@dataclass
+class App:
+    """Everything of one process, built when it is first asked for. ``environ`` holds the model keys."""
+
+    settings: Settings
+    environ: Mapping[str, str] = field(repr=False)
+    host: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """The workspace we talk to."""
+        return Workspace(profile=self.settings.profile, host=self.host, token=self.token)
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        """The SQL warehouse."""
+        return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path)
+
+    @cached_property
+    def volume(self) -> WorkspaceVolume:
+        """The Volume's files."""
+        return WorkspaceVolume(self.workspace)
+
+    @cached_property
+    def jobs(self) -> WorkspaceJobs:
+        """The Jobs API."""
+        return WorkspaceJobs(self.workspace)
+
+    @cached_property
+    def catalog(self) -> WorkspaceCatalog:
+        """Unity Catalog."""
+        return WorkspaceCatalog(self.workspace, catalog=self.settings.namespace.catalog)
+
+    @cached_property
+    def store(self) -> RunStore:
+        """The runs."""
+        return RunStore(self.warehouse, self.settings.namespace, sleep=time.sleep)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledgers."""
+        return Ledger(self.warehouse, self.settings.namespace, sleep=time.sleep)
+
+    @cached_property
+    def planner(self) -> Planner:
+        """The planners of all models that runs ask for."""
+        return _PlannerPool(self)
+
+    @cached_property
+    def tick(self) -> Tick:
+        """One pass of the control plane. Publishes the harness if this version is not there yet."""
+        settings, worker = self.settings, self.new_id("c")
+        publisher = Publisher(
+            volume=self.volume,
+            jobs=self.jobs,
+            namespace=settings.namespace,
+            harness_dir=harness.load().publish(self.volume, settings.namespace),
+            compute=settings.compute,
+            default_timeout_s=settings.program_timeout_s,
+            clock=self.clock,
+            worker=worker,
+        )
+        ingester = Ingester(volume=self.volume, jobs=self.jobs, ledger=self.ledger, planner=self.planner)
+        return Tick(
+            store=self.store,
+            ledger=self.ledger,
+            jobs=self.jobs,
+            stepper=Stepper(planner=self.planner, publisher=publisher, ingester=ingester),
+            clock=self.clock,
+            new_id=self.new_id,
+            worker=worker,
+            lease_s=settings.lease_s,
+            suspect_after_s=settings.suspect_after_s,
+            batch=settings.batch,
+            planners=settings.planners,
+        )
+
+    def loop(self, *, max_wait_s: float) -> Loop:
+        """The loop around the tick."""
+        return Loop(tick=self.tick, sleep=time.sleep, max_wait_s=max_wait_s)
+
+    def init(self) -> tuple[list[str], list[Migration], str]:
+        """Create the schema, Volume, tables and harness that are missing; return what was done."""
+        created = self.catalog.ensure(self.settings.namespace)
+        migrations = migrate(self.warehouse, self.settings.namespace)
+        return created, migrations, harness.load().publish(self.volume, self.settings.namespace)
+
+    def planner_for(self, model: str) -> Planner:
+        """A planner that asks ``model``; raise ConfigError where its keys or packages are missing."""
+        from databricks_rlm_agent.agent.planner import create_planner
+
+        return create_planner(
+            model,
+            volume=self.volume,
+            catalog=self.catalog,
+            sql=self.warehouse,
+            namespace=self.settings.namespace,
+            secrets=self.secrets(model).check().values if not model.startswith("scripted:") else {},
+        )
+
+    def secrets(self, model: str | None) -> LoadedSecrets:
+        """The secrets that can be found, for one model or for the default one."""
+        return find_secrets(
+            environ=self.environ,
+            scope=self.settings.secret_scope,
+            model=model,
+            fetch=WorkspaceSecrets(self.workspace).fetch,
+        )
+
+    @cached_property
+    def model(self) -> str:
+        """The model of runs that name none; raise ConfigError if none is configured."""
+        return choose_model(self.settings.model, self.environ)
+
+    @staticmethod
+    def clock() -> datetime:
+        """The time now."""
+        return datetime.now(UTC)
+
+    @staticmethod
+    def new_id(prefix: str) -> str:
+        """A new id."""
+        return f"{prefix}{uuid.uuid4().hex[:16]}"
+
+    def close(self) -> None:
+        """End the warehouse session."""
+        if "warehouse" in self.__dict__:
+            self.warehouse.close()
+
+
+class _PlannerPool:
+    """One planner per model, made when a run first asks for it."""
+
+    def __init__(self, app: App) -> None:
+        self._app, self._lock = app, threading.Lock()
+        self._planners: dict[str, Planner] = {}
+
+    @property
+    def model(self) -> str:
+        return self._app.model
+
+    def plan(self, turn: Turn) -> Planned:
+        return self._of(turn).plan(turn)
+
+    def summarize(self, turn: Turn, result: Result) -> Summary:
+        return self._of(turn).summarize(turn, result)
+
+    def _of(self, turn: Turn) -> Planner:
+        model = turn.model or self._app.model
+        with self._lock:
+            if model not in self._planners:
+                self._planners[model] = self._app.planner_for(model)
+            return self._planners[model]

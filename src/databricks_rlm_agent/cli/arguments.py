@@ -1,0 +1,160 @@
+"""The arguments of every command. Each names the function that runs it, so that no other one is imported."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def parser(version: str) -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="rlm-agent",
+        description="An autonomous, durable data agent for Databricks, and a local workspace to try it on.",
+        epilog="Start with: rlm-agent demo",
+    )
+    top.add_argument("--version", action="version", version=f"rlm-agent {version}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _demo(commands)
+    _work(commands)
+    _inspect(commands)
+    _operate(commands)
+    _workspace(commands)
+    return top
+
+
+def _add(
+    commands: Any, name: str, path: str, help_text: str, *, json: bool = True
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
+    command.set_defaults(command_path=path)
+    if json:
+        command.add_argument("--json", action="store_true", help="print one JSON document on standard output")
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.add_argument("--verbose", action="store_true", help="log what happens on standard error")
+    return command
+
+
+def _place(command: argparse.ArgumentParser) -> None:
+    where = command.add_argument_group("workspace (default: DATABRICKS_HOST and the SDK's own configuration)")
+    where.add_argument("--root", metavar="DIR", help="use the local workspace in DIR, started if need be")
+    where.add_argument("--profile", help="profile of ~/.databrickscfg")
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        help="gemini-…, databricks/ENDPOINT, openai/MODEL, anthropic/MODEL, a chain with commas, "
+        "scripted:FILE or auto (default: RLM_MODEL, then auto)",
+    )
+
+
+def _task(command: argparse.ArgumentParser) -> None:
+    command.add_argument("task", metavar="TASK", help="what is to be done, in your words")
+    command.add_argument(
+        "--run-id", help="id of the run (default: a new one); an id that exists is not run twice"
+    )
+    command.add_argument("--max-iterations", type=int, default=30, help="iterations before giving up (30)")
+    command.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a table (c.s.t), /Volumes/… path or text",
+    )
+
+
+def _demo(commands: Any) -> None:
+    command = _add(
+        commands, "demo", "demo:demo", "Answer a question about real flights, on this machine alone."
+    )
+    command.add_argument(
+        "--root", metavar="DIR", help="keep the workspace in DIR (default: a temporary folder)"
+    )
+    _model(command)
+
+
+def _work(commands: Any) -> None:
+    run = _add(commands, "run", "work:run", "Give a task and stay until it is done.")
+    _task(run)
+    _model(run)
+    _place(run)
+    submit = _add(commands, "submit", "work:submit", "Give a task and leave; orchestrate carries it out.")
+    _task(submit)
+    _model(submit)
+    _place(submit)
+    answer = _add(commands, "answer", "work:answer", "Answer the question that a run waits for.")
+    answer.add_argument("run_id", metavar="RUN")
+    answer.add_argument("text", metavar="TEXT")
+    _place(answer)
+
+
+def _inspect(commands: Any) -> None:
+    status = _add(commands, "status", "inspect:status", "List the newest runs, or show the state of one.")
+    status.add_argument("run_id", metavar="RUN", nargs="?")
+    status.add_argument("--limit", type=int, default=20, help="how many runs to list (20)")
+    _place(status)
+    show = _add(
+        commands, "show", "inspect:show", "Show all of one run: iterations, results, events, capsule."
+    )
+    show.add_argument("run_id", metavar="RUN")
+    _place(show)
+    logs = _add(commands, "logs", "inspect:logs", "Print what a run's programs wrote.")
+    logs.add_argument("run_id", metavar="RUN")
+    logs.add_argument("--iteration", type=int, help="only this iteration (default: the newest)")
+    logs.add_argument("--stderr", action="store_true", help="standard error in place of standard output")
+    _place(logs)
+
+
+def _operate(commands: Any) -> None:
+    init = _add(commands, "init", "operate:init", "Create or migrate the schema, the Volume and the tables.")
+    _place(init)
+    doctor = _add(commands, "doctor", "operate:doctor", "Check everything that a controller needs.")
+    _model(doctor)
+    _place(doctor)
+    tick = _add(commands, "tick", "operate:tick", "One bounded pass over all runs that have something to do.")
+    _model(tick)
+    _place(tick)
+    loop = _add(commands, "orchestrate", "operate:orchestrate", "Tick until told otherwise.")
+    _model(loop)
+    _place(loop)
+    mode = loop.add_mutually_exclusive_group()
+    mode.add_argument("--continuous", action="store_true", help="until stopped (default)")
+    mode.add_argument("--once", action="store_true", help="one tick")
+    mode.add_argument("--until-idle", action="store_true", help="until no run has anything to do")
+    mode.add_argument("--max-ticks", type=int, metavar="N", help="at most N ticks")
+    secrets = commands.add_parser("secrets", help="Check the secrets.").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    check = _add(
+        secrets,
+        "check",
+        "operate:secrets_check",
+        "Say which secrets are found, and where; never their values.",
+    )
+    _model(check)
+    _place(check)
+
+
+def _workspace(commands: Any) -> None:
+    actions = commands.add_parser("workspace", help="The local workspace.").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    start = _add(
+        actions,
+        "start",
+        "workspace:start",
+        "Serve a local workspace on loopback until interrupted.",
+        json=False,
+    )
+    start.add_argument(
+        "--root", metavar="DIR", required=True, help="folder of the workspace; made if missing"
+    )
+    start.add_argument("--port", type=int, default=0, help="port (default: any free one)")
+    start.add_argument(
+        "--catalog", action="append", default=[], help="catalog to offer (main); may be repeated"
+    )
+    start.add_argument("--engine", choices=("sail", "spark"), default="sail", help="SQL engine (sail)")
+    start.add_argument("--model", help="model behind /serving-endpoints: scripted:FILE")
+    start.add_argument("--allow-faults", action="store_true", help="serve the fault control under /_local")
+    start.add_argument("--json", action="store_true", help="print one JSON document when ready")

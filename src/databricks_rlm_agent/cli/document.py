@@ -1,0 +1,89 @@
+"""What commands print about a run: one JSON document, or the same as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from databricks_rlm_agent.app import App
+from databricks_rlm_agent.domain.run import Run
+
+
+def brief(run: Run) -> dict[str, Any]:
+    """A run in one line of a list."""
+    return {
+        "run_id": run.run_id,
+        "state": str(run.fsm_state),
+        "iteration": run.iter_n,
+        "attempt": run.attempt,
+        "task": run.capsule.objective,
+        "answer": run.outcome.answer,
+        "reason": run.outcome.reason,
+        "question": run.outcome.question,
+        "created_at": run.created_at.isoformat(),
+        "updated_at": run.updated_at.isoformat(),
+    }
+
+
+def outcome(app: App, run: Run) -> dict[str, Any]:
+    """How a run went: its end, its iterations, what it made and what it used."""
+    results = app.ledger.results(run.run_id)
+    tables = [table["name"] for row in results for table in json.loads(row["produced_tables"] or "[]")]
+    artifacts = [item["path"] for row in results for item in json.loads(row["produced_artifacts"] or "[]")]
+    failed = {row["iter_n"] for row in results} - {
+        row["iter_n"] for row in results if row["status"] == "SUCCESS"
+    }
+    return brief(run) | {
+        "iterations": run.iter_n,
+        "failed_iterations": len(failed),
+        "evidence": run.outcome.evidence,
+        "tables": list(dict.fromkeys(tables)),
+        "artifacts": list(dict.fromkeys(artifacts)),
+        "model": run.model or app.settings.model,
+        "usage": run.budget.usage.model_dump(),
+    }
+
+
+def whole(app: App, run: Run) -> dict[str, Any]:
+    """All that is known of a run."""
+    return outcome(app, run) | {
+        "capsule": run.capsule.model_dump(mode="json"),
+        "budget": run.budget.model_dump(mode="json"),
+        "last_request": run.last_request,
+        "last_result": run.last_result,
+        "requests": [plain(row) for row in app.ledger.requests(run.run_id)],
+        "results": [plain(row) for row in app.ledger.results(run.run_id)],
+        "events": [plain(row) for row in app.ledger.events(run.run_id)],
+    }
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its JSON columns opened."""
+    return {name: _opened(value) for name, value in row.items()}
+
+
+def emit(document: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: str) -> None:
+    """Print the document, or the text that says the same."""
+    print(json.dumps(document, ensure_ascii=False, default=str) if as_json else text, flush=True)
+
+
+def outcome_text(document: Mapping[str, Any]) -> str:
+    """An outcome for people."""
+    lines = [f"Run {document['run_id']}: {document['state']}"]
+    lines[0] += f" after {document['iterations']} iterations ({document['failed_iterations']} failed)"
+    words = {name: document[name] for name in ("answer", "evidence", "reason", "question")}
+    words |= {name: ", ".join(document[name]) for name in ("tables", "artifacts")}
+    lines += [f"{name.capitalize()}: {value}" for name, value in words.items() if value]
+    if document["question"]:
+        lines.append(f'Answer it with: rlm-agent answer {document["run_id"]} "…"')
+    return "\n".join(lines)
+
+
+def _opened(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in "{[":
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,15 @@
+"""Entry points of wheel tasks: what Job A calls."""
+
+from __future__ import annotations
+
+import sys
+
+from databricks_rlm_agent.cli.main import main
+
+
+def orchestrator() -> int:
+    """``rlm-orchestrator``: the continuous control plane. It takes the parameters of ``orchestrate``."""
+    code = main(["orchestrate", *sys.argv[1:]])
+    if code:
+        sys.exit(code)  # a wheel task counts as failed by its exit code only
+    return code

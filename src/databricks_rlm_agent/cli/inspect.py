@@ -1,0 +1,72 @@
+"""``status``, ``show``, ``logs``: look at runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from databricks_rlm_agent.cli.document import brief, emit, outcome, outcome_text, whole
+from databricks_rlm_agent.cli.place import app_at
+from databricks_rlm_agent.domain.ids import check_id
+from databricks_rlm_agent.domain.layout import STDERR, STDOUT
+from databricks_rlm_agent.errors import NotFound, UsageError
+
+
+def status(options: argparse.Namespace) -> int:
+    """List runs, or show one."""
+    with app_at(options) as app:
+        if options.run_id:
+            document = outcome(app, app.store.get(check_id(options.run_id, what="run id")))
+            emit(document, as_json=options.json, text=outcome_text(document))
+            return 0
+        if options.limit < 1:
+            raise UsageError(f"--limit is {options.limit}.", fix="Give 1 or more.")
+        runs = [brief(run) for run in app.store.newest(limit=options.limit)]
+        lines = [
+            f"{run['run_id']:<24} {run['state']:<20} {run['iteration']:>3}  {run['task'][:60]}"
+            for run in runs
+        ]
+        emit({"runs": runs}, as_json=options.json, text="\n".join(lines) or "There are no runs yet.")
+        return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """Everything about one run."""
+    with app_at(options) as app:
+        document = whole(app, app.store.get(check_id(options.run_id, what="run id")))
+        lines = [outcome_text(document), f"Task: {document['task']}", "Results:"]
+        for row in document["results"]:
+            error = f" {row['error_type']}: {row['error_summary']}" if row["error_type"] else ""
+            lines.append(f"  iteration {row['iter_n']} attempt {row['attempt']}: {row['status']}{error}")
+        lines.append("Events:")
+        lines += [f"  {row['at']:%H:%M:%S} {row['kind']:<16} {row['payload']}" for row in document["events"]]
+        emit(document, as_json=options.json, text="\n".join(lines))
+        return 0
+
+
+def logs(options: argparse.Namespace) -> int:
+    """What the programs of a run wrote, from the Volume."""
+    with app_at(options) as app:
+        run = app.store.get(check_id(options.run_id, what="run id"))
+        requests = app.ledger.requests(run.run_id)
+        wanted = options.iteration or max((row["iter_n"] for row in requests), default=0)
+        attempts = [row["attempt"] for row in requests if row["iter_n"] == wanted]
+        if not attempts:
+            known = sorted({row["iter_n"] for row in requests})
+            raise UsageError(
+                f"Run {run.run_id} has no iteration {wanted} that ran.", fix=f"It has: {known or 'none'}."
+            )
+        folder = app.settings.namespace.attempt_dir(run.run_id, wanted, max(attempts))
+        path = f"{folder}/{STDERR if options.stderr else STDOUT}"
+        try:
+            text = app.volume.get(path).decode(errors="replace")
+        except NotFound:
+            raise NotFound("The iteration has left no output yet.", where=path) from None
+        document = {
+            "run_id": run.run_id,
+            "iteration": wanted,
+            "attempt": max(attempts),
+            "path": path,
+            "text": text,
+        }
+        emit(document, as_json=options.json, text=text)
+        return 0

@@ -1,0 +1,120 @@
+"""``init``, ``doctor``, ``tick``, ``orchestrate``, ``secrets check``: keep it running."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from databricks_rlm_agent.app import App
+from databricks_rlm_agent.cli.document import emit
+from databricks_rlm_agent.cli.place import app_at
+from databricks_rlm_agent.control.tick import TickReport
+from databricks_rlm_agent.errors import RlmError, UsageError
+
+
+def init(options: argparse.Namespace) -> int:
+    """Create what is missing; to run it again changes nothing."""
+    with app_at(options) as app:
+        created, migrations, harness = app.init()
+        applied = [{"number": item.number, "summary": item.summary} for item in migrations]
+        document = {
+            "workspace": app.workspace.host,
+            "created": created,
+            "migrations": applied,
+            "harness": harness,
+        }
+        done = [*created, *(f"migration {item['number']} ({item['summary']})" for item in applied)]
+        emit(document, as_json=options.json, text=f"{', '.join(done) or 'Nothing to do'}. Harness: {harness}")
+        return 0
+
+
+def tick(options: argparse.Namespace) -> int:
+    """One pass."""
+    with app_at(options) as app:
+        report = app.tick()
+        emit(
+            asdict(report), as_json=options.json, text=f"{report.advanced} of {report.due} due runs went on."
+        )
+        return 0
+
+
+def orchestrate(options: argparse.Namespace) -> int:
+    """The loop."""
+    if options.max_ticks is not None and options.max_ticks < 1:
+        raise UsageError(f"--max-ticks is {options.max_ticks}.", fix="Give 1 or more.")
+    with app_at(options) as app:
+        patience = 1.0 if options.until_idle else 5.0
+        limit = 1 if options.once else options.max_ticks
+        ticks = app.loop(max_wait_s=patience).run(
+            done=_done(app, until_idle=options.until_idle), max_ticks=limit
+        )
+        left = app.store.unfinished()
+        emit(
+            {"ticks": ticks, "unfinished": left},
+            as_json=options.json,
+            text=f"{ticks} ticks; {left} runs unfinished.",
+        )
+        return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Check one thing after the other; say of each what is wrong and what to do."""
+    with app_at(options) as app:
+        checks = [_check(name, check) for name, check in _checks(app)]
+        lines = [f"{'✓' if check['ok'] else '✗'} {check['check']}: {check['detail']}" for check in checks]
+        emit(
+            {"ok": all(c["ok"] for c in checks), "checks": checks},
+            as_json=options.json,
+            text="\n".join(lines),
+        )
+        return max((check["exit_code"] for check in checks), default=0)
+
+
+def secrets_check(options: argparse.Namespace) -> int:
+    """Which secrets are found, and where."""
+    with app_at(options) as app:
+        found = app.secrets(app.model if options.model or app.settings.model else None)
+        document = {
+            "scope": found.scope,
+            "found": dict(found.sources),
+            "required": list(found.required),
+            "missing": list(found.missing),
+            "problems": list(found.problems),
+        }
+        lines = [f"✓ {key}: {source}" for key, source in found.sources.items()]
+        lines += [
+            f"✗ {key}: required, and found neither in the environment nor in scope {found.scope!r}"
+            for key in found.missing
+        ]
+        emit(
+            document, as_json=options.json, text="\n".join(lines) or "No secret is set, and none is required."
+        )
+        if not options.json:
+            found.check()
+        return 2 if found.missing else 0
+
+
+def _done(app: App, *, until_idle: bool) -> Callable[[TickReport], bool]:
+    if not until_idle:
+        return lambda _: False
+    return lambda report: not report.due and app.store.unfinished() == 0
+
+
+def _checks(app: App) -> list[tuple[str, Callable[[], Any]]]:
+    names = app.settings.namespace
+    return [
+        ("workspace", lambda: f"{app.workspace.host} as {app.workspace.identity()}"),
+        ("warehouse", lambda: app.warehouse.fetch("SELECT 1 AS one") and app.settings.warehouse_http_path),
+        ("tables", lambda: f"{names.catalog}.{names.schema}, {app.store.unfinished()} unfinished runs"),
+        ("volume", lambda: f"{names.volume_root}, {len(app.volume.list(names.volume_root))} entries"),
+        ("model", lambda: app.planner_for(app.model).model),
+    ]
+
+
+def _check(name: str, check: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"check": name, "ok": True, "detail": str(check()), "exit_code": 0}
+    except RlmError as error:
+        return {"check": name, "ok": False, "detail": str(error), "exit_code": error.exit_code}

@@ -1,0 +1,72 @@
+"""Which workspace a command works on: the one of the environment, or a local one in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from databricks_rlm_agent.app import App
+from databricks_rlm_agent.config import from_environment
+from databricks_rlm_agent.errors import ConfigError, RlmError, UsageError
+
+if TYPE_CHECKING:
+    from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
+
+
+@contextmanager
+def app_at(options: argparse.Namespace) -> Iterator[App]:
+    """The composition root for a command. A local workspace that had to be started ends with the command."""
+    environ = dict(os.environ)
+    with ExitStack() as stack:
+        host = token = None
+        if getattr(options, "root", None):
+            info = stack.enter_context(
+                local_workspace(options.root, catalog=environ.get("ADK_DELTA_CATALOG"))
+            )
+            host, token = info.host, info.token
+            environ["RLM_WAREHOUSE_HTTP_PATH"] = info.http_path
+        settings = from_environment(
+            environ, model=getattr(options, "model", None), profile=getattr(options, "profile", None)
+        )
+        app = App(settings=settings, environ=environ, host=host, token=token)
+        stack.callback(app.close)
+        yield app
+
+
+@contextmanager
+def local_workspace(root: str, *, catalog: str | None = None) -> Iterator[WorkspaceInfo]:
+    """The workspace that runs in a folder, or one that is started there for the time of the command."""
+    folder = Path(root).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{root} is not a folder.", fix="Name a folder for --root.")
+    try:
+        from databricks_rlm_agent.localworkspace.client import running, spawn
+        from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"The local workspace needs a package that is not installed: {error.name}.",
+            fix="pip install 'databricks-rlm-agent[local]'",
+        ) from None
+    info = running(folder)
+    if info is not None:
+        yield info
+        return
+    catalogs = tuple(dict.fromkeys(("main", catalog or "main")))
+    try:
+        started = spawn(WorkspaceOptions(root=folder, catalogs=catalogs))
+    except (OSError, RuntimeError) as error:
+        raise RlmError(f"The local workspace did not start: {error}.", where=str(folder)) from None
+    try:
+        yield started.info
+    finally:
+        started.stop()
+
+
+def say(text: str) -> None:
+    """Tell the person, on standard error, so that standard output stays the command's own."""
+    print(text, file=sys.stderr, flush=True)

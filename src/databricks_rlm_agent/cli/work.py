@@ -1,0 +1,124 @@
+"""``run``, ``submit``, ``answer``: give work to the agent."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from databricks_rlm_agent.app import App
+from databricks_rlm_agent.cli.document import brief, emit, outcome, outcome_text
+from databricks_rlm_agent.cli.place import app_at, say
+from databricks_rlm_agent.cli.progress import Follower
+from databricks_rlm_agent.config import choose_model
+from databricks_rlm_agent.control.intake import new_run
+from databricks_rlm_agent.domain.budget import Budget
+from databricks_rlm_agent.domain.fsm import Event, State
+from databricks_rlm_agent.domain.ids import check_id, check_table_name
+from databricks_rlm_agent.domain.models import parse_models
+from databricks_rlm_agent.domain.run import Outcome, Run
+from databricks_rlm_agent.errors import Conflict, NotFound, UsageError
+
+DONE, FAILED = 0, 1
+# Between two looks at a run that a person waits for.
+_MAX_WAIT_S = 1.0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Store a run, then tick until it is done."""
+    with app_at(options) as app:
+        model = resolved_model(app, options.model)
+        app.planner_for(model)  # a missing key or an unreadable script is known before anything is stored
+        stored = accept(app, options, model=model)
+        document = follow(app, stored.run_id, quiet=options.json)
+        emit(document, as_json=options.json, text=outcome_text(document))
+        return DONE if document["state"] == State.SUCCEEDED else FAILED
+
+
+def submit(options: argparse.Namespace) -> int:
+    """Store a run."""
+    with app_at(options) as app:
+        model = resolved_model(app, options.model) if options.model else None
+        stored = accept(app, options, model=model)
+        text = f"Run {stored.run_id} is {stored.fsm_state}. Carry it out with: rlm-agent orchestrate"
+        emit(brief(stored), as_json=options.json, text=text)
+        return DONE
+
+
+def answer(options: argparse.Namespace) -> int:
+    """Answer a waiting run."""
+    with app_at(options) as app:
+        waiting = app.store.get(check_id(options.run_id, what="run id"))
+        if waiting.fsm_state is not State.WAITING_FOR_INPUT:
+            raise UsageError(f"Run {waiting.run_id} is {waiting.fsm_state}: it waits for no answer.")
+        if not options.text.strip():
+            raise UsageError("The answer is empty.")
+        told = f"Asked: {waiting.outcome.question} Answered: {options.text.strip()}"
+        after = waiting.after(
+            Event.ANSWERED,
+            capsule=waiting.capsule.instructed(told),
+            outcome=Outcome(),
+            iter_n=waiting.iter_n + 1,
+        )
+        if not app.store.save([after], write_id=app.new_id("w")):
+            raise Conflict(
+                f"Run {waiting.run_id} was changed at the same time.", fix="Look at it and answer again."
+            )
+        changed = app.store.get(waiting.run_id)
+        emit(brief(changed), as_json=options.json, text=f"Run {changed.run_id} goes on: {changed.fsm_state}.")
+        return DONE
+
+
+def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
+    """Store a new run; make the schema first if this workspace has none yet."""
+    if options.max_iterations < 1:
+        raise UsageError(f"--max-iterations is {options.max_iterations}.", fix="Give 1 or more.")
+    run_id = options.run_id or app.new_id("r")
+    fresh = new_run(
+        options.task,
+        run_id=run_id,
+        clock=app.clock,
+        inputs=dict(parse_input(text) for text in options.input),
+        budget=Budget(max_iterations=options.max_iterations),
+        model=model,
+    )
+    try:
+        app.store.insert([fresh])
+    except NotFound:
+        say(
+            f"This workspace has no tables in {app.settings.namespace.catalog}.{app.settings.namespace.schema} yet:"
+        )
+        created, migrations, _ = app.init()
+        say(f"created {', '.join([*created, *(item.summary for item in migrations)])}")
+        app.store.insert([fresh])
+    return app.store.get(run_id)
+
+
+def follow(app: App, run_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Tick until a run has come to rest; return its outcome."""
+    follower = Follower(app=app, run_id=run_id, say=(lambda _: None) if quiet else say)
+    app.loop(max_wait_s=_MAX_WAIT_S).run(done=follower)
+    return outcome(app, app.store.get(run_id))
+
+
+def resolved_model(app: App, setting: str | None) -> str:
+    """The model that was asked for, in a form that means the same to every controller on this machine."""
+    model = choose_model(setting or app.settings.model, app.environ)
+    parse_models(model)
+    scheme, _, file = model.partition(":")
+    return f"{scheme}:{Path(file).absolute()}" if scheme == "scripted" else model
+
+
+def parse_input(text: str) -> tuple[str, dict[str, str]]:
+    """``NAME=VALUE`` as a handle: a Volume path, a three-level table name, or plain text."""
+    name, found, value = text.partition("=")
+    if not found or not name.isidentifier():
+        raise UsageError(
+            f"--input {text[:80]!r} is not NAME=VALUE.", fix="For example --input flights=main.nyc.flights"
+        )
+    if value.startswith("/Volumes/"):
+        return name, {"kind": "file", "path": value}
+    try:
+        return name, {"kind": "table", "name": check_table_name(value)}
+    except UsageError:
+        return name, {"kind": "text", "text": value}
