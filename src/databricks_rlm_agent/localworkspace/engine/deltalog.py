@@ -85,7 +85,7 @@ def _advance(table: Path, shape: TableShape, born: tuple[int, int]) -> TableShap
 def _load(table: Path, born: tuple[int, int]) -> TableShape:
     from deltalake import DeltaTable
 
-    delta = DeltaTable(str(table), without_files=True)
+    delta = DeltaTable(str(table))
     meta = delta.metadata()
     schema = delta.schema().to_json()
     signature = json.dumps(
