@@ -113,7 +113,10 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """All that the planner is told at one iteration; ``model`` None means the controller's own."""
+    """All that the planner is told at one iteration; ``model`` None means the controller's own.
+
+    ``last_value`` is what the last program gave to ``rlm.finish``: answers may quote it.
+    """
 
     run_id: str
     iter_n: int
@@ -121,6 +124,7 @@ class Turn:
     capsule: Capsule
     budget: Budget
     model: str | None = None
+    last_value: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

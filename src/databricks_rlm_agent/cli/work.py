@@ -85,9 +85,8 @@ def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
     try:
         app.store.insert([fresh])
     except NotFound:
-        say(
-            f"This workspace has no tables in {app.settings.namespace.catalog}.{app.settings.namespace.schema} yet:"
-        )
+        names = app.settings.namespace
+        say(f"This workspace has no tables in {names.catalog}.{names.schema} yet:")
         created, migrations, _ = app.init()
         say(f"created {', '.join([*created, *(item.summary for item in migrations)])}")
         app.store.insert([fresh])

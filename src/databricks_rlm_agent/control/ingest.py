@@ -112,6 +112,7 @@ def turn_of(run: Run) -> Turn:
         capsule=run.capsule,
         budget=run.budget,
         model=run.model,
+        last_value=(run.last_result or {}).get("value"),
     )
 
 

@@ -48,7 +48,7 @@ class WorkspaceCatalog:
             raise NotFound(
                 f"There is no catalog {namespace.catalog!r}, or it is not visible to you.",
                 where=self._workspace.host,
-                fix="Set ADK_DELTA_CATALOG to one that exists (local workspace: start it with --catalog NAME).",
+                fix="Set ADK_DELTA_CATALOG to one that exists (local workspace: start with --catalog NAME).",
             ) from None
         try:
             with sdk_errors(f"schema {namespace.catalog}.{namespace.schema}"):
