@@ -1,0 +1,3 @@
+"""Jobs of the local workspace: runs as operating-system processes."""
+
+from __future__ import annotations

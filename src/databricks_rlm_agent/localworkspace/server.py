@@ -1,0 +1,203 @@
+"""The server process of a local workspace: from options to a listening socket, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from databricks_rlm_agent.localworkspace.info import HTTP_PATH, WorkspaceInfo
+from databricks_rlm_agent.localworkspace.layout import Layout
+from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+from databricks_rlm_agent.localworkspace.problem import WorkspaceError
+
+if TYPE_CHECKING:
+    from databricks_rlm_agent.localworkspace.seam import Engine
+
+__all__ = ["WorkspaceInfo", "serve"]
+
+EngineFactory = Callable[[WorkspaceOptions], "Engine"]
+# A client that pauses in its work must not find its connection closed under the next request.
+_KEEP_ALIVE_S = 600
+_SHUTDOWN_S = 1
+
+
+def embedded_engine(options: WorkspaceOptions) -> Engine:
+    """The engine that the options name, not started. Raises WorkspaceError when it cannot be had."""
+    from databricks_rlm_agent.localworkspace.engine import EngineError, EngineOptions, create_engine
+
+    try:
+        engine: Engine = create_engine(
+            EngineOptions(root=options.root, catalogs=options.catalogs, kind=options.engine)
+        )
+    except EngineError as error:
+        raise WorkspaceError(error.message) from error
+    return engine
+
+
+def serve(
+    options: WorkspaceOptions,
+    on_ready: Callable[[WorkspaceInfo], None],
+    *,
+    engine_factory: EngineFactory = embedded_engine,
+) -> None:
+    """Serve the workspace in the foreground until SIGTERM or SIGINT; main thread only.
+
+    `on_ready` is called once, when requests are being answered. On the way out all job processes are ended.
+    Raises WorkspaceError when the workspace cannot start.
+    """
+    layout = Layout(root=options.root.resolve())
+    layout.create()
+    with contextlib.closing(layout.lock()):
+        layout.clear_uploads()
+        starting = _EngineStart(options, engine_factory)
+        try:
+            with contextlib.closing(_listen(options.port)) as listener:
+                _run(options, layout, listener, starting, on_ready)
+        finally:
+            layout.server_file.unlink(missing_ok=True)
+            starting.stop()
+
+
+class _EngineStart:
+    """Starts the engine in a thread, while the rest of the server is being imported and set up."""
+
+    def __init__(self, options: WorkspaceOptions, factory: EngineFactory) -> None:
+        self._options, self._factory = options, factory
+        self._engine: Engine | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._start, name="engine-start", daemon=True)
+        self._thread.start()
+
+    def _start(self) -> None:
+        try:
+            self._engine = self._factory(self._options)
+            self._engine.start()
+        except Exception as error:  # noqa: BLE001 - raised again, with its reason, by engine()
+            self._error = error
+
+    def engine(self) -> Engine:
+        """The running engine. Raises WorkspaceError when it did not start."""
+        self._thread.join()
+        if isinstance(self._error, WorkspaceError):
+            raise self._error
+        if self._error is not None or self._engine is None:
+            raise WorkspaceError(f"the engine did not start: {self._error}") from self._error
+        return self._engine
+
+    def stop(self) -> None:
+        """Stop it, if it runs."""
+        self._thread.join()
+        if self._engine is not None and self._error is None:
+            self._engine.stop()
+
+
+def _listen(port: int) -> socket.socket:
+    """A listening socket on loopback; nothing outside this machine can reach it."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        listener.close()
+        raise WorkspaceError(
+            f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another --port, or none"
+        ) from error
+    listener.listen(512)
+    return listener
+
+
+def _run(
+    options: WorkspaceOptions,
+    layout: Layout,
+    listener: socket.socket,
+    starting: _EngineStart,
+    on_ready: Callable[[WorkspaceInfo], None],
+) -> None:
+    import uvicorn
+
+    from databricks_rlm_agent.localworkspace.application import Parts, build
+    from databricks_rlm_agent.localworkspace.services.serving import script_of
+    from databricks_rlm_agent.localworkspace.state import Database
+    from databricks_rlm_agent.localworkspace.wire import WorkspaceProtocol
+
+    script = script_of(options.model)
+    host, token = f"http://127.0.0.1:{listener.getsockname()[1]}", layout.token()
+    with contextlib.closing(Database(layout.private / "state.db")) as database:
+        engine = starting.engine()
+        app, scheduler = build(
+            Parts(
+                options=options,
+                layout=layout,
+                database=database,
+                engine=engine,
+                script=script,
+                host=host,
+                token=token,
+            )
+        )
+        config = uvicorn.Config(
+            app,
+            http=WorkspaceProtocol,
+            ws="none",
+            lifespan="off",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+        )
+        info = WorkspaceInfo(
+            host=host,
+            token=token,
+            http_path=HTTP_PATH,
+            root=str(layout.root),
+            pid=os.getpid(),
+            spark_connect=engine.connect_url,
+        )
+        scheduler.start()
+        try:
+            asyncio.run(_Server(config, lambda: _announce(layout, info, on_ready)).serve([listener]))
+        finally:
+            scheduler.close()
+
+
+def _announce(layout: Layout, info: WorkspaceInfo, on_ready: Callable[[WorkspaceInfo], None]) -> None:
+    layout.write_server_file(info.to_json())
+    on_ready(info)
+
+
+def _server_class() -> Any:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """uvicorn's server, with signals that end it quietly (its own raises them again at the end)."""
+
+        def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+            super().__init__(config)
+            self._on_ready = on_ready
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            self._on_ready()
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._end)
+            yield
+
+        def _end(self) -> None:
+            self.should_exit = True
+
+    return Server
+
+
+def _Server(config: Any, on_ready: Callable[[], None]) -> Any:  # noqa: N802 - reads as the class that it makes
+    return _server_class()(config, on_ready)
