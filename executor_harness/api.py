@@ -1,0 +1,179 @@
+"""The object `rlm` that a program sees."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from datetime import date, datetime, time
+from decimal import Decimal
+from numbers import Real
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from executor_harness import protocol
+from executor_harness.inputs import Inputs
+from executor_harness.protocol import ProducedArtifact, ProducedTable, Request
+from executor_harness.report import bounded
+from executor_harness.volumes import PREFIX, Volumes
+
+_TABLE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,254}")
+_HASHED_BYTES = 64 * 1024 * 1024  # larger files are recorded by size only
+
+
+class Rlm:
+    """What a program is given beside `spark`, and what it reports. Every method raises at once when
+    misused.
+    """
+
+    def __init__(self, request: Request, volumes: Volumes, session: Callable[[], Any]) -> None:
+        self._request = request
+        self._volumes = volumes
+        self._session = session
+        self._value: Any = None
+        self._metrics: dict[str, float] = {}
+        self._artifacts: dict[str, ProducedArtifact] = {}
+        self._tables: dict[str, ProducedTable] = {}
+        self._log: list[str] = []
+        self._unlogged = 0
+        self.inputs = Inputs(request["inputs"], volumes, session)
+        self.parameters = MappingProxyType(request["parameters"])
+
+    def __getattr__(self, name: str) -> Any:
+        known = ", ".join(
+            sorted(entry for entry in {*dir(type(self)), *vars(self)} if not entry.startswith("_"))
+        )
+        raise AttributeError(f"rlm has no {name!r}; it has: {known}")
+
+    @property
+    def spark(self) -> Any:
+        """The Spark session."""
+        return self._session()
+
+    def path(self, path: str) -> str:
+        """Where a Volume path can be opened by Python and read by Spark; a relative one is below the run's
+        folder.
+        """
+        full = str(path) if str(path).startswith(PREFIX + "/") else f"{self._request['output_dir']}/{path}"
+        return str(self._volumes.local(full))
+
+    def metric(self, name: str, value: object) -> None:
+        """Report a number; the last value of a name counts."""
+        if not isinstance(name, str) or not name:
+            raise TypeError("rlm.metric: the name must be a text")
+        if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
+            raise TypeError(f"rlm.metric: {name} must be a number, not {type(value).__name__}")
+        whole = int_or_none(value)
+        number = float(value) if whole is None else whole
+        if not math.isfinite(number):
+            raise ValueError(f"rlm.metric: {name} is {value}, which JSON cannot hold")
+        if name not in self._metrics and len(self._metrics) >= protocol.METRICS:
+            raise ValueError(f"rlm.metric: more than {protocol.METRICS} metrics")
+        self._metrics[bounded(name, 200)] = number
+
+    def table(self, name: str) -> str:
+        """Report a table that the program made, and return its full name `catalog.schema.table`."""
+        parts = str(name).replace("`", "").split(".")
+        if not 1 <= len(parts) <= 3 or not all(_TABLE_PART.fullmatch(part) for part in parts):
+            raise ValueError(f"rlm.table: {name!r} is not a table name ([catalog.][schema.]table)")
+        full = ".".join([self._request["catalog"], self._request["schema"]][: 3 - len(parts)] + parts)
+        self._room("table", self._tables, full)
+        self._tables[full] = {"name": full}
+        return full
+
+    def artifact(self, path: str | Path) -> str:
+        """Report a file that the program made, and return its Volume path. A local file is copied into the
+        run's folder.
+        """
+        source = Path(path)
+        volume_path = self._volumes.logical(str(path))
+        if volume_path is not None:
+            source = self._volumes.local(volume_path)
+        if not source.is_file():
+            raise FileNotFoundError(f"rlm.artifact: {path} is not a file")
+        if volume_path is None:
+            if source.name in protocol.RESERVED_FILES:
+                raise ValueError(f"rlm.artifact: {source.name} is a name of the run itself; choose another")
+            volume_path = f"{self._request['output_dir']}/{source.name}"
+            target = self._volumes.local(volume_path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        self._room("artifact", self._artifacts, volume_path)
+        self._artifacts[volume_path] = _described(volume_path, source)
+        return volume_path
+
+    def log(self, message: object) -> None:
+        """Add a line to the run's log, which the planner reads."""
+        if len(self._log) < protocol.LOG_LINES:
+            self._log.append(bounded(str(message), protocol.LOG_LINE_CHARS))
+        else:
+            self._unlogged += 1
+
+    def finish(self, value: Any) -> None:
+        """Report the run's value, as JSON of at most 64 KB; the last call counts. The program goes on."""
+        try:
+            text = json.dumps(value, allow_nan=False, default=_plain)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise type(error)(
+                f"rlm.finish: the value is not JSON: {error}; for data use rlm.table or rlm.artifact"
+            ) from None
+        if len(text) > protocol.VALUE_BYTES:
+            raise ValueError(
+                f"rlm.finish: the value is {len(text)} bytes of JSON, at most {protocol.VALUE_BYTES} are "
+                "kept; for data use rlm.table or rlm.artifact"
+            )
+        self._value = json.loads(text)
+
+    def _room(self, kind: str, known: dict[str, Any], name: str) -> None:
+        if name not in known and len(known) >= protocol.PRODUCED:
+            raise ValueError(f"rlm.{kind}: more than {protocol.PRODUCED} are not recorded")
+
+    def _reported(self) -> dict[str, Any]:
+        """Everything that the program reported, as fields of a report; copies, for threads may go on
+        reporting.
+        """
+        more = [f"({self._unlogged} more lines were not kept)"] if self._unlogged else []
+        return {
+            "value": self._value,
+            "metrics": dict(self._metrics),
+            "produced_artifacts": list(self._artifacts.values()),
+            "produced_tables": [table.copy() for table in self._tables.values()],
+            "log": [*self._log, *more],
+        }
+
+
+def reported(rlm: Rlm) -> dict[str, Any]:
+    """What the program reported (not a method: the program sees only what it may use)."""
+    return rlm._reported()
+
+
+def int_or_none(value: Any) -> int | None:
+    """The integer that a number is, if it is an integer type or a Decimal without fraction."""
+    if isinstance(value, int) or (hasattr(value, "__index__")):
+        return int(value)
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+        return int(value)
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """JSON for the values that engines and array libraries hand out."""
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        whole = int_or_none(value)
+        return float(value) if whole is None else whole
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON serialisable")
+
+
+def _described(path: str, source: Path) -> ProducedArtifact:
+    size = source.stat().st_size
+    if size > _HASHED_BYTES:
+        return {"path": path, "size": size}
+    return {"path": path, "size": size, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}

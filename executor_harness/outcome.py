@@ -1,0 +1,154 @@
+"""From the way a program ended to what is said about it: exceptions are turned into data."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from executor_harness import protocol
+from executor_harness.protocol import Status
+from executor_harness.report import Report, bounded
+
+_OURS = str(Path(__file__).parent)
+_FRAMES = 60
+
+
+class ProcessExit(SystemExit):
+    """`os._exit` in the program, made into an exit that still reports."""
+
+
+def success() -> Report:
+    """The program ran to its end."""
+    return Report(status=protocol.SUCCESS, exit_code=protocol.EXIT_OK)
+
+
+def of_exception(error: BaseException, program: str) -> Report:
+    """A program that ended by an exception; `program` is the name of its file in tracebacks."""
+    if isinstance(error, SystemExit):
+        return _of_exit(error, program)
+    kind = type(error).__name__
+    summary = f"{_place(error, program)}{kind}: {_message(error)}"
+    return Report(
+        status=protocol.FAILED,
+        exit_code=protocol.EXIT_FAILED,
+        error_type=kind,
+        error_summary=bounded(summary, protocol.SUMMARY_CHARS),
+        traceback=formatted(error),
+    )
+
+
+def _of_exit(error: SystemExit, program: str) -> Report:
+    """As the interpreter reads it: None and 0 are success, a number is the code, anything else a message
+    and 1.
+    """
+    code = error.code
+    if code is None or code == 0:
+        return success()
+    number = (code & 0xFF) or protocol.EXIT_FAILED if isinstance(code, int) else protocol.EXIT_FAILED
+    call = "os._exit" if isinstance(error, ProcessExit) else "sys.exit"
+    said = f"{call}({code})" if isinstance(code, int) else f"{call}: {_safe(code)}"
+    return Report(
+        status=protocol.FAILED,
+        exit_code=number,
+        error_type="SystemExit",
+        error_summary=bounded(f"{_place(error, program)}{said}", protocol.SUMMARY_CHARS),
+        traceback=formatted(error),
+    )
+
+
+def of_interruption(reason: Status, timeout_s: float, where: str, trace: str | None) -> Report:
+    """A program that was ended from outside. `where` names the line it was at, if known."""
+    at = f" at {where}" if where else ""
+    if reason == protocol.CANCELLED:
+        kind, code, said = (
+            protocol.CANCELLED_ERROR,
+            protocol.EXIT_CANCELLED,
+            "the platform cancelled the run (SIGTERM)",
+        )
+    else:
+        kind, code = protocol.TIMEOUT_ERROR, protocol.EXIT_TIMEOUT
+        said = f"stopped after {timeout_s:g} s (timeout_s)"
+    return Report(
+        status=reason, exit_code=code, error_type=kind, error_summary=f"{said}{at}", traceback=trace
+    )
+
+
+def formatted(error: BaseException) -> str:
+    """The traceback without our own frames; the end of it when it is very long."""
+    described = traceback.TracebackException(
+        type(error), error, error.__traceback__, limit=-_FRAMES, compact=True
+    )
+    _drop_ours(described, set())
+    return _tail("".join(described.format()))
+
+
+def current(thread: int, program: str) -> tuple[str, str | None]:
+    """Where a running thread is: the program's line, and the whole stack."""
+    frame = sys._current_frames().get(thread)
+    if frame is None:
+        return "", None
+    stack = traceback.StackSummary.from_list(
+        [entry for entry in traceback.extract_stack(frame, limit=-_FRAMES) if not _is_ours(entry.filename)]
+    )
+    return _line_in(frame, program), _tail("Stack when time was up:\n" + "".join(stack.format()))
+
+
+def _line_in(frame: FrameType | None, program: str) -> str:
+    while frame is not None:
+        if frame.f_code.co_filename == program:
+            return f"line {frame.f_lineno} of {protocol.ENTRYPOINT_FILE}"
+        frame = frame.f_back
+    return ""
+
+
+def place(error: BaseException, program: str) -> str:
+    """The innermost line of the program on the way to the error: `line 3 of entrypoint.py`, or nothing."""
+    if isinstance(error, SyntaxError) and error.filename == program and error.lineno:
+        return f"line {error.lineno} of {protocol.ENTRYPOINT_FILE}"
+    found = 0
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == program:
+            found = trace.tb_lineno
+        trace = trace.tb_next
+    return f"line {found} of {protocol.ENTRYPOINT_FILE}" if found else ""
+
+
+def _place(error: BaseException, program: str) -> str:
+    found = place(error, program)
+    return f"{found}: " if found else ""
+
+
+def _message(error: BaseException) -> str:
+    return error.msg if isinstance(error, SyntaxError) else _safe(error)
+
+
+def _safe(value: object) -> str:
+    try:
+        return str(value)
+    except BaseException as error:  # noqa: BLE001 -- an exception class of the program may raise anything here
+        return f"<its text could not be made: {type(error).__name__}>"
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_OURS)
+
+
+def _drop_ours(described: traceback.TracebackException, seen: set[int]) -> None:
+    if id(described) in seen:
+        return
+    seen.add(id(described))
+    described.stack[:] = [entry for entry in described.stack if not _is_ours(entry.filename)]
+    related = [described.__cause__, described.__context__, *(getattr(described, "exceptions", None) or [])]
+    for other in related:
+        if other is not None:
+            _drop_ours(other, seen)
+
+
+def _tail(text: str) -> str:
+    if len(text) <= protocol.TRACEBACK_CHARS:
+        return text
+    note = "… (start left out)\n"
+    return note + text[-(protocol.TRACEBACK_CHARS - len(note)) :]

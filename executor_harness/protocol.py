@@ -1,0 +1,236 @@
+"""The wire format between the control plane and the harness: names, versions, shapes and the request digest.
+
+Both sides import this module, so that neither can spell a name differently. Nothing here does any I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, TypedDict, Union
+
+SCHEMA_VERSION = 1
+HARNESS_VERSION = "0.1.0"
+
+ID_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
+
+ENTRYPOINT_FILE = "entrypoint.py"
+MANIFEST_FILE = "manifest.json"
+RESULT_FILE = "result.json"
+STDOUT_FILE = "stdout.txt"
+STDERR_FILE = "stderr.txt"
+RESERVED_FILES = frozenset(
+    {
+        ENTRYPOINT_FILE,
+        MANIFEST_FILE,
+        RESULT_FILE,
+        STDOUT_FILE,
+        STDERR_FILE,
+        "transcript.jsonl",
+        "notebook.ipynb",
+    }
+)
+
+Status = Literal["SUCCESS", "FAILED", "TIMEOUT", "CANCELLED"]
+SUCCESS: Status = "SUCCESS"
+FAILED: Status = "FAILED"
+TIMEOUT: Status = "TIMEOUT"
+CANCELLED: Status = "CANCELLED"
+STATUSES: tuple[Status, ...] = (SUCCESS, FAILED, TIMEOUT, CANCELLED)
+
+REPORTED_BY = "executor"
+
+# Error types that the harness itself gives; every other error_type is the name of the program's exception
+# class.
+TIMEOUT_ERROR = "Timeout"
+CANCELLED_ERROR = "Cancelled"
+PROCESS_DIED = "ProcessDied"
+ARTIFACT_MISMATCH = "ArtifactMismatch"
+MANIFEST_MISMATCH = "ManifestMismatch"
+MANIFEST_UNREADABLE = "ManifestUnreadable"
+UNSUPPORTED_SCHEMA = "UnsupportedSchema"
+UNSUPPORTED_TASK = "UnsupportedTask"
+RESULT_CONFLICT = "ResultConflict"
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_TIMEOUT = 124
+EXIT_CANCELLED = 143
+
+# Bounds on what a result carries, so that a program cannot make its own result unreadable.
+SUMMARY_CHARS = 2_000
+TRACEBACK_CHARS = 8_000
+PREVIEW_CHARS = 4_000
+VALUE_BYTES = 64 * 1024
+LOG_LINES = 200
+LOG_LINE_CHARS = 1_000
+METRICS = 1_000
+PRODUCED = 1_000
+DEFAULT_STDOUT_BYTES = 8 * 1024 * 1024
+DEFAULT_GRACE_S = 5.0
+
+
+class Artifact(TypedDict):
+    """The published program: Volume path, SHA-256 (hex) and size in bytes of its content."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+class TableInput(TypedDict):
+    """An input that is a table, by its full name."""
+
+    kind: Literal["table"]
+    name: str
+
+
+class FileInput(TypedDict):
+    """An input that is a file in a Volume."""
+
+    kind: Literal["file"]
+    path: str
+
+
+class TextInput(TypedDict):
+    """An input that is a text in the manifest itself."""
+
+    kind: Literal["text"]
+    text: str
+
+
+Input = Union[TableInput, FileInput, TextInput]  # noqa: UP007 -- evaluated at run time, on Python 3.10 too
+
+
+class Limits(TypedDict, total=False):
+    """Bounds for one run: bytes kept of each output stream; seconds of grace after time-out or cancel."""
+
+    stdout_bytes: int
+    grace_s: float
+
+
+class _RequestBase(TypedDict):
+    run_id: str
+    iter_n: int
+    attempt: int
+    task_type: str
+    purpose: str
+    artifact: Artifact
+    output_dir: str
+    inputs: dict[str, Input]
+    parameters: dict[str, Any]
+    timeout_s: float
+    results_table: str
+    catalog: str
+    schema: str
+
+
+class Request(_RequestBase, total=False):
+    """The frozen request of one attempt. `codebase_dir` and `limits` may be absent; `timeout_s` is in
+    seconds.
+    """
+
+    codebase_dir: str | None
+    limits: Limits
+
+
+class Manifest(TypedDict):
+    """manifest.json: the request, and the exact payload with which it was submitted."""
+
+    schema_version: int
+    request: Request
+    submit_payload: dict[str, Any]
+
+
+class _ArtifactBase(TypedDict):
+    path: str
+    size: int
+
+
+class ProducedArtifact(_ArtifactBase, total=False):
+    """A file that the program left: Volume path, size in bytes, SHA-256 (hex) unless it is very large."""
+
+    sha256: str
+
+
+class _TableBase(TypedDict):
+    name: str
+
+
+class ProducedTable(_TableBase, total=False):
+    """A table that the program left; rows and columns only where counting them was quick."""
+
+    rows: int
+    columns: list[str]
+
+
+class Stream(TypedDict):
+    """One output stream: Volume path of the text kept, bytes written in all, and its first and last characters.
+
+    `truncated` says that `path` holds only head and tail. `tail` starts after `head`: for a short output it
+    is empty. `path` is null when the stream could not be kept.
+    """
+
+    path: str | None
+    bytes: int
+    truncated: bool
+    head: str
+    tail: str
+
+
+class Result(TypedDict):
+    """result.json. Times are UTC, ISO 8601 with milliseconds; `duration_s` in seconds."""
+
+    schema_version: int
+    run_id: str
+    iter_n: int
+    attempt: int
+    databricks_run_id: int | None
+    request_sha256: str
+    artifact_sha256: str | None
+    status: Status
+    error_type: str | None
+    error_summary: str | None
+    traceback: str | None
+    exit_code: int
+    value: Any
+    metrics: dict[str, float]
+    produced_artifacts: list[ProducedArtifact]
+    produced_tables: list[ProducedTable]
+    log: list[str]
+    stdout: Stream
+    stderr: Stream
+    started_at: str
+    finished_at: str
+    duration_s: float
+    reported_by: str
+    harness_version: str
+    python_version: str
+
+
+def canonical_json(value: object) -> str:
+    """The one spelling of a JSON value over which digests are taken.
+
+    Raises ValueError for NaN and infinities, TypeError for what is not JSON.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: object) -> str:
+    """SHA-256 (64 hex characters) of the canonical JSON of `value` in UTF-8; of the bytes themselves for
+    bytes.
+    """
+    data = value if isinstance(value, bytes) else canonical_json(value).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()
+
+
+def folder_of(run_id: str, iter_n: int, attempt: int) -> str:
+    """The folder of one attempt, relative to `scratchpad/`: attempts from 2 have one of their own."""
+    folder = f"run_{run_id}/iter_{iter_n}"
+    return folder if attempt == 1 else f"{folder}/attempt_{attempt}"
+
+
+def empty_stream(path: str | None = None) -> Stream:
+    """A stream of which nothing was kept."""
+    return {"path": path, "bytes": 0, "truncated": False, "head": "", "tail": ""}
