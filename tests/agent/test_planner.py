@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,19 +170,6 @@ def test_importing_the_planner_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_a_run_may_bring_its_own_model(scripted: Make, make_turn: Callable[..., Turn], tmp_path: Any) -> None:
-    planner = scripted(RUN)
-    own = tmp_path / "own.json"
-    own.write_text('{"planner": [[{"call": "ask", "args": {"question": "Why?"}}]]}')
-    turn = replace(make_turn(), model=f"scripted:{own}")
-    assert planner.plan(turn).action == Ask(question="Why?")
-    assert isinstance(planner.plan(make_turn()).action, RunPython)
-    for model, reason in (("gpt-9", "is not a model"), ("scripted:/nowhere.json", "cannot be read")):
-        planned = planner.plan(replace(turn, model=model))
-        assert planned.action is None
-        assert reason in (planned.failure or "")
 
 
 def test_two_actions_in_one_reply(tmp_path: Any, world: dict[str, Any], turn: Turn, monkeypatch: Any) -> None:

@@ -36,7 +36,9 @@ def run_python(
         code: The whole program. It has `spark` and `rlm`.
         purpose: One sentence that says what the program is to find out or to make.
         task_type: Always "python".
-        inputs: JSON values for the program, which it finds in rlm.parameters.
+        inputs: Handles by name, which the program finds in rlm.inputs; most programs need none. A handle is
+            {"kind": "table", "name": FULL_NAME}, {"kind": "file", "path": VOLUME_PATH} or
+            {"kind": "text", "text": TEXT}.
         timeout_s: Seconds after which the program is stopped; leave it out for the default.
     """
     return RunPython(

@@ -81,7 +81,13 @@ class Models:
         quiet_litellm()
         from google.adk.models.lite_llm import LiteLlm
 
-        arguments: dict[str, object] = {"drop_params": True, "max_retries": self._retries}
+        arguments: dict[str, object] = {
+            "drop_params": True,
+            "max_retries": self._retries,
+            # Without this LiteLLM 1.106 imports its MCP gateway for every request that has tools, and fails
+            # where the package mcp is not installed (litellm/main.py, completion).
+            "_skip_mcp_handler": True,
+        }
         if spec.provider == "databricks":
             host, key = self._value("databricks-host"), self._value("databricks-token")
             if host and key:

@@ -20,7 +20,6 @@ from databricks_rlm_agent.domain.actions import Action
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.result import Result
 from databricks_rlm_agent.domain.secret import Secret
-from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.ports import Catalog, Planned, Planner, SqlBackend, Summary, Turn, Volume
 
 if TYPE_CHECKING:
@@ -41,8 +40,7 @@ class AdkPlanner:
     def __init__(
         self,
         *,
-        model: str,
-        secrets: Mapping[str, Secret],
+        models: Models,
         toolbox: Toolbox,
         namespace: Namespace,
         policy: Callable[[Action], str | None] | None = None,
@@ -51,40 +49,29 @@ class AdkPlanner:
         max_model_calls: int = MAX_MODEL_CALLS,
         max_refusals: int = MAX_REFUSALS,
     ) -> None:
-        self._secrets, self._toolbox, self._namespace = secrets, toolbox, namespace
-        self._own = Models(model, secrets=secrets)
-        self._others: dict[str, Models] = {}
+        self._models, self._toolbox, self._namespace = models, toolbox, namespace
         self._policy, self._clock, self._timeout_s = policy, clock, timeout_s
         self._max_model_calls, self._max_refusals = max_model_calls, max_refusals
 
     @property
     def model(self) -> str:
         """The model setting."""
-        return self._own.name
+        return self._models.name
 
     def plan(self, turn: Turn) -> Planned:
         """Decide; a model's fault is ``failure``, never an exception."""
-        try:
-            models = self._models(turn)
-        except UsageError as error:
-            return Planned(action=None, failure=str(error))
-        return shared_loop().run(self._plan(turn, models))
+        return shared_loop().run(self._plan(turn))
 
     def summarize(self, turn: Turn, result: Result) -> Summary:
         """Compress a long result; ``delta`` is None for a short one, and where the model failed."""
-        try:
-            models = self._models(turn)
-        except UsageError:
-            return Summary(delta=None)  # the next plan() says what is wrong with the run's model
-        meter = self._meter("summarizer", models)
-        return shared_loop().run(summarize(models, turn, result, meter=meter))
+        return shared_loop().run(summarize(self._models, turn, result, meter=self._meter("summarizer")))
 
-    async def _plan(self, turn: Turn, models: Models) -> Planned:
+    async def _plan(self, turn: Turn) -> Planned:
         from databricks_rlm_agent.agent.checked import ActionTool, ReadTool
         from databricks_rlm_agent.agent.invocation import Conversation, converse
 
         desk: Desk[Action] = Desk(max_refusals=self._max_refusals)
-        meter = self._meter("planner", models)
+        meter = self._meter("planner")
         reads = [ReadTool(tool) for tool in self._toolbox.tools]
         actions = [ActionTool(action, desk=desk, policy=self._policy) for action in ACTIONS]
         conversation = Conversation(
@@ -99,21 +86,13 @@ class AdkPlanner:
             tools=[*reads, *actions],
             endings=[tool.name for tool in actions],
         )
-        model = models.open(role="planner", iter_n=turn.iter_n, meter=meter)
-        await converse(conversation, model=model, desk=desk, redact=models.redact)
+        model = self._models.open(role="planner", iter_n=turn.iter_n, meter=meter)
+        await converse(conversation, model=model, desk=desk, redact=self._models.redact)
         return Planned(
             action=desk.decision, failure=desk.failure, calls=tuple(meter.calls), notes=tuple(desk.notes)
         )
 
-    def _models(self, turn: Turn) -> Models:
-        """The run's own models, or ours; raise UsageError if the run's setting is of no use."""
-        if turn.model is None or turn.model.strip() == self._own.name:
-            return self._own
-        if turn.model not in self._others:  # two threads may both make one: either will do
-            self._others[turn.model] = Models(turn.model, secrets=self._secrets)
-        return self._others[turn.model]
-
-    def _meter(self, purpose: str, models: Models) -> Meter:
+    def _meter(self, purpose: str) -> Meter:
         from databricks_rlm_agent.agent.chain import Meter
 
         return Meter(
@@ -121,7 +100,7 @@ class AdkPlanner:
             max_calls=self._max_model_calls,
             timeout_s=self._timeout_s,
             clock=self._clock,
-            redact=models.redact,
+            redact=self._models.redact,
         )
 
 
@@ -141,8 +120,7 @@ def create_planner(
     Raises ConfigError for an unknown form or a missing package, UsageError for a script that cannot be used.
     """
     return AdkPlanner(
-        model=model_setting,
-        secrets=secrets or {},
+        models=Models(model_setting, secrets=secrets or {}),
         toolbox=Toolbox(volume=volume, catalog=catalog, sql=sql, namespace=namespace),
         namespace=namespace,
         policy=policy,

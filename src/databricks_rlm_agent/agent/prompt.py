@@ -20,14 +20,15 @@ SUMMARIZER_OPENING = "Say what is to be remembered of the result."
 
 # What a program finds in `rlm`; a test holds it against the executor harness's own object.
 RLM_CAPABILITIES: dict[str, str] = {
-    "rlm.inputs": "the run's inputs",
-    "rlm.parameters": "the `inputs` of this run_python call",
-    "rlm.path(name)": "a path in this iteration's folder of the Volume",
-    "rlm.metric(name, value)": "report a number",
-    "rlm.table(name)": "the full name of a table to write; reports it as produced",
-    "rlm.artifact(path)": "report a file as produced",
+    "rlm.inputs[name]": "an input as a handle: .df() of a table, .text() of a text or file, .path of a file",
+    "rlm.parameters": "the run's parameters, a dict",
+    "rlm.path(volume_path)": "a Volume path that Python can open; files are written whole, never appended to",
+    "rlm.metric(name, number)": "report a number",
+    "rlm.table(name)": "report a table that the program wrote, by its full name",
+    "rlm.artifact(path)": "report a file that the program wrote",
     "rlm.log(text)": "one line for the next iteration",
-    "rlm.finish(value)": "end the program with a JSON value as its result",
+    "rlm.finish(value)": "give the program's result, a JSON value; the last one counts",
+    "rlm.spark": "the same as `spark`",
 }
 
 _PLANNER_ROLE = """\

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from databricks_rlm_agent.agent.planner import create_planner
+from databricks_rlm_agent.agent.script import Script
+from databricks_rlm_agent.errors import ScriptExhausted, UsageError
+
+GOOD = '{"planner": [[{"call": "finish", "args": {"answer": "x"}}], [{"text": "t"}]], "latency_s": 0.5}'
+
+
+def test_a_script_answers_by_role_iteration_and_call(tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    file.write_text(GOOD)
+    script = Script.read(str(file))
+    assert script.reply("planner", 2, 1).text == "t"
+    assert script.reply("planner", 1, 1).args == {"answer": "x"}
+    assert script.latency_s == 0.5
+    assert script.has("planner", 2)
+    assert not script.has("summarizer", 1)
+    with pytest.raises(
+        ScriptExhausted, match=r"planner, iteration 2, call 2.*s\.json.*\"planner\"\[1\]\[1\]"
+    ):
+        script.reply("planner", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("", "not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", r"\$\.planner"),
+        ('{"planner": []}', r"\$\.planner"),
+        ('{"planner": [], "file": "x"}', r"\$\.file"),
+        ('{"planner": {}}', r"\$\.planner"),
+        ('{"planner": [[{"call": "a", "text": "b"}]]}', r"\$\.planner\[0\]\[0\]"),
+        ('{"planner": [[{"text": "b"}, {}]]}', r"\$\.planner\[0\]\[1\]"),
+        ('{"planner": [[{"call": "a", "args": []}]]}', r"\$\.planner\[0\]\[0\]\.args"),
+        ('{"planner": [[{"call": ""}]]}', r"\$\.planner\[0\]\[0\]\.call"),
+        ('{"planner": [[{"call": "a", "arg": {}}]]}', r"\$\.planner\[0\]\[0\]\.arg"),
+        ('{"planner": [[{"text": "b"}]], "latency": 1}', r"\$\.latency"),
+        ('{"planner": [[{"text": "b"}]], "latency_s": -1}', r"\$\.latency_s"),
+        ('{"planner": [[{"text": "b"}]], "latency_s": NaN}', r"\$\.latency_s"),
+        ('{"planner": [[{"text": "b"}]], "sub": [[]]}', r"\$\.sub\[0\]"),
+    ],
+)
+def test_a_bad_script_is_refused_before_anything_starts(
+    tmp_path: Path, world: dict[str, Any], text: str, place: str
+) -> None:
+    file = tmp_path / "bad.json"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=place) as caught:
+        create_planner(f"scripted:{file}", **world)
+    assert "bad.json" in str(caught.value)
+    assert '{"planner": [[reply' in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_script(tmp_path: Path, world: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        create_planner(f"scripted:{tmp_path / 'none.json'}", **world)
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not JSON"):
+        create_planner(f"scripted:{tmp_path / 'bytes'}", **world)
