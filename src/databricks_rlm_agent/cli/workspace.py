@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ def start(options: argparse.Namespace) -> int:
     from databricks_rlm_agent.localworkspace.server import serve
 
     def ready(info: WorkspaceInfo) -> None:
-        print(json.dumps(info.to_json()) if options.json else _text(info), flush=True)
+        print(info.to_json() if options.json else _text(info), flush=True)
 
     try:
         serve(

@@ -27,7 +27,7 @@ def _part(value: Any, path: str) -> Any:
             known = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
             raise InvalidData(
                 f"{{{{value{path}}}}} names nothing: there is no {step!r} in the last result's value.",
-                fix=f"What is there: {known[:500]}. The value is what the last program gave to rlm.finish(…).",
+                fix=f"There is: {known[:500]}. The value is what the last program gave to rlm.finish(…).",
             ) from None
     return value
 
