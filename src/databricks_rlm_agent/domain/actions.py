@@ -6,6 +6,7 @@ import ast
 from dataclasses import dataclass, field
 from typing import Any
 
+from databricks_rlm_agent.domain.text import storable
 from databricks_rlm_agent.errors import InvalidData
 
 MAX_CODE_BYTES = 256 * 1024
@@ -71,9 +72,11 @@ def check_timeout(timeout_s: int | None) -> int | None:
 
 
 def check_text(value: str, *, name: str) -> str:
-    """Return a non-empty text within its bounds; raise InvalidData otherwise."""
+    """Return a non-empty text within its bounds and in Unicode; raise InvalidData otherwise."""
     if not value.strip():
         raise InvalidData(f"{name} is empty.", fix=f"Say it in '{name}'.")
     if len(value) > MAX_TEXT_CHARS:
         raise InvalidData(f"{name} has {len(value):,} characters; the limit is {MAX_TEXT_CHARS:,}.")
+    if storable(value) != value:
+        raise InvalidData(f"{name} holds lone surrogates.", fix="Send whole characters.")
     return value

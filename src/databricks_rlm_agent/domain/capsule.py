@@ -88,9 +88,9 @@ class Capsule(BaseModel):
         )
         artifacts, lost_c = _newest(self.artifacts, [clip(x, ITEM_CHARS) for x in delta.artifacts])
         known = {table.name: table for table in self.tables}
-        for table in delta.tables:
+        for table in map(_clipped, delta.tables):
             known.pop(table.name, None)  # re-inserted, so that the newest knowledge is last
-            known[table.name] = _clipped(table)
+            known[table.name] = table
         tables = list(known.values())[-MAX_ITEMS:]
         return self.model_copy(
             update={

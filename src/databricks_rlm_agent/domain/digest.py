@@ -13,6 +13,7 @@ from databricks_rlm_agent.domain.text import clip
 LONG_OUTPUT_BYTES = 6_000
 _OUTPUT_CHARS = 1_200
 _VALUE_CHARS = 800
+_NAME_CHARS = 200  # of purposes, error types and paths: leaves the reason its place in the capsule
 
 
 def is_long(result: Result) -> bool:
@@ -23,6 +24,7 @@ def is_long(result: Result) -> bool:
 def digest(result: Result, *, purpose: str) -> CapsuleDelta:
     """What one result adds to the capsule."""
     failed = result.status is not Status.SUCCESS
+    purpose = clip(purpose, _NAME_CHARS)
     summary = f"{result.error_type or result.status}: {result.error_summary or 'no further word'}"
     return CapsuleDelta(
         digest="\n".join(_lines(result, purpose)),
@@ -42,7 +44,8 @@ def _lines(result: Result, purpose: str) -> list[str]:
         f"Iteration {result.iter_n}, attempt {result.attempt}: {result.status}{took}. Purpose: {purpose}"
     ]
     if result.error_type:
-        lines.append(f"Error: {result.error_type}: {clip(result.error_summary or '', _VALUE_CHARS)}")
+        kind = clip(result.error_type, _NAME_CHARS)
+        lines.append(f"Error: {kind}: {clip(result.error_summary or '', _VALUE_CHARS)}")
     if result.value is not None:
         lines.append(f"Value: {clip(_json(result.value), _VALUE_CHARS)}")
     if result.metrics:
@@ -54,7 +57,7 @@ def _lines(result: Result, purpose: str) -> list[str]:
                 if not stream.tail or stream.tail == stream.head
                 else f"{stream.head}\n…\n{stream.tail}"
             )
-            where = f", all of it in {stream.path}" if stream.path else ""
+            where = f", all of it in {clip(stream.path, _NAME_CHARS)}" if stream.path else ""
             lines.append(f"{name} ({stream.bytes:,} bytes{where}):\n{clip(shown, _OUTPUT_CHARS)}")
     if result.log:
         lines.append("Log: " + clip(" | ".join(result.log), _VALUE_CHARS))

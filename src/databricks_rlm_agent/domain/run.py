@@ -53,7 +53,9 @@ class Run:
         return AttemptKey(run_id=self.run_id, iter_n=self.iter_n, attempt=self.attempt)
 
     def after(self, event: Event, **changes: Any) -> Run:
-        """This run after ``event``, with further fields changed."""
+        """This run after ``event``, with further fields changed. Nothing changes a run that has ended."""
+        if self.fsm_state.terminal:
+            return self
         return replace(self, fsm_state=next_state(self.fsm_state, event), **changes)
 
     def spent(self, usage: Usage) -> Run:

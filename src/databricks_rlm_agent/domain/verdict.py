@@ -24,6 +24,11 @@ class JobVerdict:
         """Whether the run has ended. An unknown state means: keep waiting."""
         return self.state == "TERMINATED"
 
+    @property
+    def understood(self) -> bool:
+        """Whether the state is one that we know. If not, somebody should be told while we wait."""
+        return self.state in _STATES
+
 
 class Retry(StrEnum):
     """Whether a failed attempt may have a successor."""
@@ -43,6 +48,18 @@ _RETRY_CODES = frozenset(
         "STORAGE_ACCESS_ERROR",
     }
 )
+# Trying again cannot help, whatever type the platform gives them.
+_FINAL_CODES = frozenset(
+    {
+        "RUN_EXECUTION_ERROR",
+        "UNAUTHORIZED_ERROR",
+        "RESOURCE_NOT_FOUND",
+        "FEATURE_DISABLED",
+        "BUDGET_POLICY_LIMIT_EXCEEDED",
+        "USER_CANCELED",
+    }
+)
+_STATES = frozenset({"BLOCKED", "PENDING", "QUEUED", "RUNNING", "TERMINATING", "TERMINATED", "WAITING"})
 
 
 def retry(verdict: JobVerdict) -> Retry:
@@ -51,9 +68,9 @@ def retry(verdict: JobVerdict) -> Retry:
         return Retry.YES
     if verdict.code == "LIBRARY_INSTALLATION_ERROR":
         return Retry.ONCE
-    if verdict.code != "RUN_EXECUTION_ERROR" and verdict.type in _RETRY_TYPES:
-        return Retry.YES
-    return Retry.NO
+    if verdict.code in _FINAL_CODES or (verdict.code or "").startswith("INVALID_"):
+        return Retry.NO
+    return Retry.YES if verdict.type in _RETRY_TYPES else Retry.NO
 
 
 def status_without_result(verdict: JobVerdict) -> Status:

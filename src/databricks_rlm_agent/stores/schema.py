@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, get_type_hints
 
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SQL_TYPES = {str: "STRING", int: "BIGINT", datetime: "TIMESTAMP"}
 
 
@@ -112,8 +113,7 @@ def _travel(value: Any) -> Any:
         return value
     if value.tzinfo is None:
         raise ValueError("a timestamp without a time zone")
-    # int(timestamp() * 1e6) would lose microseconds to floating point
-    return int(value.timestamp()) * 1_000_000 + value.microsecond
+    return (value - _EPOCH) // timedelta(microseconds=1)  # timestamp() would lose some to floating point
 
 
 def _plain(hint: Any) -> type:
