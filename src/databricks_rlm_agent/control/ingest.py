@@ -13,7 +13,7 @@ from databricks_rlm_agent.domain.layout import RESULT
 from databricks_rlm_agent.domain.records import result_row
 from databricks_rlm_agent.domain.result import Result, Status
 from databricks_rlm_agent.domain.run import Run
-from databricks_rlm_agent.domain.verdict import JobVerdict, Retry, retry, status_without_result
+from databricks_rlm_agent.domain.verdict import GONE, JobVerdict, Retry, retry, status_without_result
 from databricks_rlm_agent.errors import InvalidData, NotFound
 from databricks_rlm_agent.ports import Jobs, Ledger, Planner, Row, Turn, Volume
 
@@ -29,10 +29,10 @@ class Ingester:
 
     def ingest(self, run: Run, journal: Journal, *, reported: bool) -> Run:
         """The run after the result of its current attempt: PLANNING the next iteration or attempt."""
-        result = self._result(run, journal) or (self._from_ledger(run) if reported else None)
+        result = self._result(run, journal) or (self._from_ledger(run, journal) if reported else None)
         verdict = None
         if result is None:
-            verdict = self.jobs.verdict(_job_run_id(run))
+            verdict = self._verdict(run)
             if not verdict.over:
                 return run  # INGESTING is not recorded: the run goes on waiting as it was
             result = _concluded(run, verdict)
@@ -96,11 +96,25 @@ class Ingester:
             return None
         return result
 
-    def _from_ledger(self, run: Run) -> Result | None:
+    def _from_ledger(self, run: Run, journal: Journal) -> Result | None:
+        """The executor's row. A controller's is concluded again: a retry hangs on the verdict."""
         for row in self.ledger.results(run.run_id):
-            if (row["iter_n"], row["attempt"]) == (run.iter_n, run.attempt):
+            if (row["iter_n"], row["attempt"]) != (run.iter_n, run.attempt):
+                continue
+            if row["reported_by"] == "controller":
+                return None
+            try:
                 return _from_row(row)
+            except (ValueError, TypeError) as error:
+                journal.event("rejected_result", path="execution_results", reason=str(error))
         return None
+
+    def _verdict(self, run: Run) -> JobVerdict:
+        job_run_id = _job_run_id(run)
+        try:
+            return self.jobs.verdict(job_run_id)
+        except NotFound as error:  # deleted, or older than the workspace remembers: over, and never run again
+            return JobVerdict(run_id=job_run_id, state="TERMINATED", code=GONE, type=None, message=str(error))
 
 
 def turn_of(run: Run) -> Turn:

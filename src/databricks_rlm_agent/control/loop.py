@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from databricks_rlm_agent.control.tick import TickReport
-from databricks_rlm_agent.errors import Throttled, Unreachable
+from databricks_rlm_agent.errors import Conflict, Throttled, Unreachable
 from databricks_rlm_agent.ports import Sleep
 
 log = logging.getLogger(__name__)
@@ -29,19 +29,17 @@ class Loop:
         wait, ticks = FIRST_WAIT_S, 0
         while max_ticks is None or ticks < max_ticks:
             pause = 0.0
+            report = TickReport()
+            ticks += 1
             try:
                 report = self.tick()
-            except Throttled as error:
-                log.warning("%s", error)
-                report, pause = TickReport(), error.retry_after or self.max_wait_s
-            except Unreachable as error:
-                if ticks == 0:
+                if done(report):
+                    break
+            except (Throttled, Conflict, Unreachable) as error:
+                if ticks == 1 and isinstance(error, Unreachable):
                     raise  # never reached it: that is a wrong address rather than a passing fault
                 log.warning("%s", error)
-                report, pause = TickReport(), self.max_wait_s
-            ticks += 1
-            if done(report):
-                break
+                pause = getattr(error, "retry_after", None) or self.max_wait_s
             wait = FIRST_WAIT_S if report.advanced else min(wait * GROWTH, self.max_wait_s)
             self.sleep(max(wait, pause))
         return ticks

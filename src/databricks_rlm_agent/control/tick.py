@@ -11,7 +11,7 @@ from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.run import Due, Run
-from databricks_rlm_agent.errors import RemoteError
+from databricks_rlm_agent.errors import NotFound, RemoteError
 from databricks_rlm_agent.ports import Clock, Jobs, Ledger, NewId, RunStore
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TickReport:
-    """What a tick did: runs that had something to do, runs that changed, and runs lost to another epoch."""
+    """What a tick did: runs that had something to do, runs that went on, and runs lost to another epoch.
+
+    A run that a passing fault held up did not go on, so that the loop waits longer before it tries again.
+    """
 
     due: int = 0
     advanced: int = 0
@@ -56,12 +59,14 @@ class Tick:
         with ThreadPoolExecutor(max_workers=max(1, min(self.planners, len(claimed)))) as pool:
             steps = list(pool.map(lambda run: self._advance(run, due[run.run_id]), claimed))
         won = self._record(steps)
+        before = {run.run_id: (run.fsm_state, run.key) for run in claimed}
+        advanced = {run.run_id for run, _ in steps if before[run.run_id] != (run.fsm_state, run.key)}
         fenced = len(claimed) - len(won)
         if fenced:
             log.warning(
                 "%d runs were taken over by another controller; their changes here were dropped", fenced
             )
-        return TickReport(due=len(due), advanced=len(won), fenced=fenced)
+        return TickReport(due=len(due), advanced=len(advanced & won), fenced=fenced)
 
     def _actionable(self, due: Sequence[Due]) -> list[Due]:
         return [item for item in due if item.run.fsm_state is not State.EXECUTING or self._has_ended(item)]
@@ -73,10 +78,15 @@ class Tick:
         if item.age_s < self.suspect_after_s or job_run_id is None:
             return False
         try:
-            return self.jobs.verdict(job_run_id).over
+            verdict = self.jobs.verdict(job_run_id)
+        except NotFound:
+            return True  # nothing will ever come of it: ingesting says so
         except RemoteError as error:  # a failing poll must not fail a healthy run
             log.warning("run %s: job run %s could not be asked: %s", item.run.run_id, job_run_id, error)
             return False
+        if not verdict.understood:
+            log.warning("run %s: job run %s is in an unknown state; waiting", item.run.run_id, job_run_id)
+        return verdict.over
 
     def _advance(self, run: Run, due: Due) -> tuple[Run, Journal]:
         journal = Journal(run_id=run.run_id, epoch=run.lease_epoch, actor=self.worker, clock=self.clock)

@@ -38,6 +38,8 @@ class Retry(StrEnum):
     NO = "no"
 
 
+# Our own code for a job run that the workspace does not know any more.
+GONE = "JOB_RUN_NOT_FOUND"
 _RETRY_TYPES = frozenset({"CLOUD_FAILURE", "INTERNAL_ERROR"})
 _RETRY_CODES = frozenset(
     {
@@ -77,6 +79,6 @@ def status_without_result(verdict: JobVerdict) -> Status:
     """The status of an attempt whose job run has ended and left no result. Absence is not success."""
     if verdict.code in {"USER_CANCELED", "CANCELED"}:
         return Status.CANCELLED
-    if verdict.code in {"SUCCESS", "SUCCESS_WITH_FAILURES", None}:
+    if verdict.code in {"SUCCESS", "SUCCESS_WITH_FAILURES", GONE, None}:
         return Status.LOST
     return Status.LOST if retry(verdict) is not Retry.NO else Status.FAILED
