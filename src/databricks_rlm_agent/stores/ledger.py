@@ -8,11 +8,10 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
-from databricks_rlm_agent.domain.run import AttemptKey
 from databricks_rlm_agent.errors import Conflict, Unreachable
 from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
 from databricks_rlm_agent.stores import sql
-from databricks_rlm_agent.stores.schema import to_json
+from databricks_rlm_agent.stores.schema import one_per_key, to_json
 
 # The executor's own word counts more than what the controller had to conclude without it.
 _PREFERENCE = {"executor": 0, "controller": 1}
@@ -35,20 +34,18 @@ class Ledger:
 
     def requests(self, run_id: str) -> list[Row]:
         """The submitted attempts of a run, in order."""
-        return list(self._backend.fetch(sql.by_key(self._namespace, RequestRow), {"value": run_id}))
+        rows = self._backend.fetch(sql.by_key(self._namespace, RequestRow), {"value": run_id})
+        return one_per_key(rows, RequestRow)
 
     def events(self, run_id: str) -> list[Row]:
         """The events of a run, in order."""
-        return list(self._backend.fetch(sql.by_key(self._namespace, EventRow), {"value": run_id}))
+        rows = self._backend.fetch(sql.by_key(self._namespace, EventRow), {"value": run_id})
+        return one_per_key(rows, EventRow)
 
     def results(self, run_id: str) -> list[Row]:
         """One result per attempt of a run, in order; of two, the executor's."""
-        best: dict[AttemptKey, Row] = {}
-        for row in self._backend.fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id}):
-            key = AttemptKey(run_id=row["run_id"], iter_n=row["iter_n"], attempt=row["attempt"])
-            if key not in best or _rank(row) < _rank(best[key]):
-                best[key] = row
-        return list(best.values())
+        rows = self._backend.fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id})
+        return one_per_key(sorted(rows, key=_rank), ResultRow)
 
     def _retrying(self) -> Retrying:
         return Retrying(
@@ -60,5 +57,5 @@ class Ledger:
         )
 
 
-def _rank(row: Row) -> tuple[int, str]:
-    return _PREFERENCE.get(row["reported_by"], 2), str(row["status"])
+def _rank(row: Row) -> tuple[int, int, int, str]:
+    return row["iter_n"], row["attempt"], _PREFERENCE.get(row["reported_by"], 2), str(row["status"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,11 +16,12 @@ from databricks_rlm_agent.domain.capsule import Capsule
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.run import Due, Outcome, Run
-from databricks_rlm_agent.errors import Conflict, RunNotFound, Unreachable
+from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Unreachable
 from databricks_rlm_agent.ports import Sleep, SqlBackend
 from databricks_rlm_agent.stores import sql
-from databricks_rlm_agent.stores.schema import RunStateRow, columns, to_json
+from databricks_rlm_agent.stores.schema import RunStateRow, columns, one_per_key, to_json
 
+log = logging.getLogger(__name__)
 _ATTEMPTS = 8
 
 
@@ -45,13 +47,11 @@ class RunStore:
                 where=self._namespace.table("run_state"),
                 fix="`rlm-agent status` lists the runs.",
             )
-        return from_row(rows[0])
+        return from_row(one_per_key(rows, RunStateRow)[0])
 
     def newest(self, *, limit: int) -> list[Run]:
         """The newest runs first."""
-        return [
-            from_row(row) for row in self._backend.fetch(sql.newest_runs(self._namespace), {"limit": limit})
-        ]
+        return _readable(self._backend.fetch(sql.newest_runs(self._namespace), {"limit": limit}))
 
     def unfinished(self) -> int:
         """How many runs a controller still has work with."""
@@ -60,9 +60,9 @@ class RunStore:
     def due(self, *, limit: int) -> list[Due]:
         """Runs that nobody holds and that may have something to do, oldest change first."""
         rows = self._backend.fetch(sql.due(self._namespace), {"limit": limit})
+        more = {row["run_id"]: (row["reported_status"] is not None, float(row["age_s"])) for row in rows}
         return [
-            Due(run=from_row(row), reported=row["reported_status"] is not None, age_s=float(row["age_s"]))
-            for row in rows
+            Due(run=run, reported=more[run.run_id][0], age_s=more[run.run_id][1]) for run in _readable(rows)
         ]
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> list[Run]:
@@ -97,7 +97,7 @@ class RunStore:
         for attempt in self._retrying():
             with attempt:
                 rows = self._backend.fetch(sql.written(self._namespace), {"write_id": write_id})
-        return [from_row(row) for row in rows]
+        return _readable(rows)
 
     def _retrying(self) -> Retrying:
         return Retrying(
@@ -137,19 +137,33 @@ def to_row(run: Run) -> RunStateRow:
 
 
 def from_row(row: Mapping[str, Any]) -> Run:
-    """The run of a row; raise InvalidData if its capsule does not parse."""
+    """The run of a row; raise InvalidData if a part of it does not parse."""
     plain = {name: row[name] for name in columns(RunStateRow)}
-    return Run(
-        **plain
-        | {
-            "fsm_state": State(plain["fsm_state"]),
-            "capsule": Capsule.parse(plain["capsule"]),
-            "budget": Budget.model_validate_json(plain["budget"]),
-            "last_request": _load(plain["last_request"]),
-            "last_result": _load(plain["last_result"]),
-            "outcome": Outcome(**(_load(plain["outcome"]) or {})),
-        }
-    )
+    try:
+        return Run(
+            **plain
+            | {
+                "fsm_state": State(plain["fsm_state"]),
+                "capsule": Capsule.parse(plain["capsule"]),
+                "budget": Budget.model_validate_json(plain["budget"]),
+                "last_request": _load(plain["last_request"]),
+                "last_result": _load(plain["last_result"]),
+                "outcome": Outcome(**(_load(plain["outcome"]) or {})),
+            }
+        )
+    except (ValueError, TypeError) as error:
+        raise InvalidData(f"The run's row does not parse: {error}", where=f"run {plain['run_id']}") from None
+
+
+def _readable(rows: Sequence[Mapping[str, Any]]) -> list[Run]:
+    """The runs of those rows that parse: one that does not must not stop all the others."""
+    runs = []
+    for row in one_per_key(rows, RunStateRow):
+        try:
+            runs.append(from_row(row))
+        except InvalidData as error:
+            log.error("run %s is left alone: %s", row["run_id"], error)
+    return runs
 
 
 def _dump(value: dict[str, Any] | None) -> str | None:

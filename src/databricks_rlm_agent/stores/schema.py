@@ -7,7 +7,7 @@ Column names and kinds are fixed by the design, section 5. A batch of rows trave
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, get_type_hints
@@ -106,6 +106,14 @@ def json_shape(row_type: RowType) -> str:
 def to_json(rows: Iterable[AnyRow]) -> str:
     """A batch of rows as the parameter that ``json_shape`` describes."""
     return json.dumps([{k: _travel(v) for k, v in asdict(row).items()} for row in rows], ensure_ascii=True)
+
+
+def one_per_key(rows: Iterable[Mapping[str, Any]], row_type: RowType) -> list[Mapping[str, Any]]:
+    """The first row of every key, in order. A platform may let two MERGEs create the same row."""
+    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in row_type.KEY), row)
+    return list(found.values())
 
 
 def _travel(value: Any) -> Any:

@@ -54,7 +54,9 @@ def due(namespace: Namespace) -> str:
         f"LEFT JOIN (SELECT run_id AS x_run, iter_n AS x_iter, attempt AS x_attempt, max(status) AS status "
         f"FROM {namespace.table('execution_results')} GROUP BY run_id, iter_n, attempt) x "
         f"ON r.run_id = x.x_run AND r.iter_n = x.x_iter AND r.attempt = x.x_attempt "
-        f"ORDER BY r.updated_at, r.run_id LIMIT :limit"
+        # First those that surely have something to do: many waiting jobs must not crowd them out.
+        f"ORDER BY CASE WHEN r.fsm_state = 'EXECUTING' AND x.status IS NULL THEN 1 ELSE 0 END, "
+        f"r.updated_at, r.run_id LIMIT :limit"
     )
 
 
@@ -107,7 +109,8 @@ def newest_runs(namespace: Namespace) -> str:
 
 def unfinished(namespace: Namespace) -> str:
     """How many runs a controller still has work with."""
-    return f"SELECT count(*) AS n FROM {namespace.table('run_state')} WHERE fsm_state IN {_CLAIMABLE}"
+    table = namespace.table("run_state")
+    return f"SELECT count(DISTINCT run_id) AS n FROM {table} WHERE fsm_state IN {_CLAIMABLE}"
 
 
 def _batch(row_type: RowType) -> str:
