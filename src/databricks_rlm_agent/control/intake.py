@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from databricks_rlm_agent.domain.budget import Budget
-from databricks_rlm_agent.domain.capsule import OBJECTIVE_CHARS, Capsule
+from databricks_rlm_agent.domain.capsule import INPUT_CHARS, OBJECTIVE_CHARS, Capsule
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.ids import check_id
 from databricks_rlm_agent.domain.run import Outcome, Run
@@ -30,6 +31,11 @@ def new_run(
         raise UsageError(
             f"The task has {len(task):,} characters; the limit is {OBJECTIVE_CHARS:,}.",
             fix="Put long material in a file of a Volume and give it as an input.",
+        )
+    if len(json.dumps(inputs or {})) > INPUT_CHARS:
+        raise UsageError(
+            f"The inputs have more than {INPUT_CHARS:,} characters.",
+            fix="Inputs are handles: name a table or a file of a Volume in place of the text itself.",
         )
     now = clock()
     return Run(

@@ -18,6 +18,7 @@ MAX_ITEMS = 12
 ITEM_CHARS = 300
 DIGEST_CHARS = 3_000
 OBJECTIVE_CHARS = 4_000
+INPUT_CHARS = 20_000  # of the inputs' JSON; intake refuses more
 
 
 class TableNote(BaseModel):
