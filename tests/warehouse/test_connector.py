@@ -125,7 +125,7 @@ def test_cancel_from_another_thread(connect: Connect) -> None:
         canceller = threading.Thread(target=cursor.cancel)
         canceller.start()
         canceller.join()
-        with pytest.raises(exc.DatabaseError, match="OPERATION_CANCELED"):
+        with pytest.raises(exc.DatabaseError, match="CANCELLED"):
             cursor.get_async_execution_result()
         cursor.execute("SELECT 1")
         assert cursor.fetchone()[0] == 1

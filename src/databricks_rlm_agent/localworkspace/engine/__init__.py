@@ -54,7 +54,7 @@ class Engine:
         from .proxy import ConnectProxy
 
         self._stub = self._backend.start()
-        self._proxy = ConnectProxy(self.catalog, self._stub)
+        self._proxy = ConnectProxy(self.catalog, self._backend.channel)
         port = self._proxy.start()
         self.connect_url = f"sc://127.0.0.1:{port}/;user_id={self._options.user}"
 

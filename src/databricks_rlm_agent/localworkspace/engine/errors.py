@@ -89,7 +89,7 @@ RULES: tuple[Rule, ...] = (
         "21S01",
         "Cannot write to the table: the number of data columns does not match the number of table columns.",
     ),
-    _rule(r"divide by zero", "DIVIDE_BY_ZERO", "22012", "Division by zero. Use `try_divide` to tolerate it."),
+    _rule(r"(?i)divi(?:de|sion) by zero", "DIVIDE_BY_ZERO", "22012", "Division by zero. Use `try_divide` to tolerate it."),
     _rule(
         r"Cannot cast (?:string|value) ",
         "CAST_INVALID_INPUT",

@@ -38,6 +38,11 @@ class SailBackend:
         self._channel = grpc.insecure_channel(f"{host}:{port}", options=CHANNEL_OPTIONS)
         return connect_stub(self._channel)
 
+    @property
+    def channel(self) -> Any:
+        """The gRPC channel to the server."""
+        return self._channel
+
     def stop(self) -> None:
         """Stop the server; sessions end."""
         if self._channel is not None:

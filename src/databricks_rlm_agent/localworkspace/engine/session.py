@@ -193,7 +193,8 @@ class EngineSession:
             raise EngineError.of(
                 "PARSE_EMPTY_STATEMENT", "Syntax error, unexpected empty statement.", "42617"
             )
-        return self._session.run(text)
+        with self._session.client.statement():
+            return self._session.run(text)
 
     def cancel(self) -> None:
         """Interrupt the statement that runs now; it raises OPERATION_CANCELED in its own thread."""

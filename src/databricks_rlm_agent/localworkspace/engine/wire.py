@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .errors import EngineError, from_engine
 
 # The engine streams batches of a few megabytes; the limit guards against nothing here, and results may be large.
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+class _Statement:
+    """A statement on its way, and whether somebody wants it stopped."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.operation = ""
+        self.call: Any = None
+
+    def raise_if_cancelled(self) -> None:
+        if self.cancelled:
+            raise EngineError.of("OPERATION_CANCELED", "The operation was cancelled.", "HY008")
 
 
 class ConnectClient:
@@ -23,9 +38,26 @@ class ConnectClient:
         self._stub = stub
         self._session_id = session_id
         self._user_id = user_id
-        self._running: dict[str, Any] = {}
-        self._cancelled: set[str] = set()
+        self._statements: set[_Statement] = set()
+        self._current = threading.local()
         self._guard = threading.Lock()
+
+    @contextmanager
+    def statement(self) -> Iterator[None]:
+        """Everything that this thread runs inside is one statement: `interrupt` stops all of it."""
+        if getattr(self._current, "statement", None) is not None:
+            yield
+            return
+        statement = _Statement()
+        self._current.statement = statement
+        with self._guard:
+            self._statements.add(statement)
+        try:
+            yield
+        finally:
+            self._current.statement = None
+            with self._guard:
+                self._statements.discard(statement)
 
     def sql(self, text: str) -> Any:
         """Run one statement; its result as a pyarrow.Table. Raises `EngineError`."""
@@ -38,24 +70,30 @@ class ConnectClient:
         import grpc
         import pyspark.sql.connect.proto as pb
 
-        operation = str(uuid.uuid4())
         request = pb.ExecutePlanRequest(
-            session_id=self._session_id, user_context=self._user(), operation_id=operation, plan=plan
+            session_id=self._session_id,
+            user_context=self._user(),
+            operation_id=str(uuid.uuid4()),
+            plan=plan,
         )
-        try:
-            call = self._stub.ExecutePlan(request)
-            with self._guard:
-                self._running[operation] = call
-            buffers = [response.arrow_batch.data for response in call if response.HasField("arrow_batch")]
-        except grpc.RpcError as error:
-            self._raise_if_cancelled(operation)
-            raise error_of(error) from error
-        finally:
-            with self._guard:
-                self._running.pop(operation, None)
-        # An interrupted statement ends its stream early and without an error.
-        self._raise_if_cancelled(operation)
+        with self.statement():
+            statement = self._current.statement
+            try:
+                call = self._begin(statement, request)
+                buffers = [response.arrow_batch.data for response in call if response.HasField("arrow_batch")]
+            except grpc.RpcError as error:
+                statement.raise_if_cancelled()
+                raise error_of(error) from error
+            # An interrupted statement ends its stream early and without an error.
+            statement.raise_if_cancelled()
         return _table(buffers)
+
+    def _begin(self, statement: _Statement, request: Any) -> Any:
+        with self._guard:  # an interrupt comes either before, and is seen here, or finds the call
+            statement.raise_if_cancelled()
+            statement.operation = request.operation_id
+            statement.call = self._stub.ExecutePlan(request)
+            return statement.call
 
     def write_table(self, query: str, *, table: str, options: dict[str, str], partitions: list[str]) -> None:
         """Overwrite a Delta table by a query's rows (and schema, with `overwriteSchema` in `options`)."""
@@ -87,17 +125,20 @@ class ConnectClient:
         import pyspark.sql.connect.proto as pb
 
         with self._guard:
-            running = dict(self._running)
-            self._cancelled.update(running)
-        for operation, call in running.items():
+            running = [statement for statement in self._statements if not statement.cancelled]
+            for statement in running:
+                statement.cancelled = True
+        for statement in running:
+            if statement.call is None:
+                continue
             request = pb.InterruptRequest(
                 session_id=self._session_id,
                 user_context=self._user(),
                 interrupt_type=pb.InterruptRequest.INTERRUPT_TYPE_OPERATION_ID,
-                operation_id=operation,
+                operation_id=statement.operation,
             )
             self._call("Interrupt", request)
-            call.cancel()
+            statement.call.cancel()
 
     def release(self) -> None:
         """End the session; its temporary views go with it."""
@@ -119,13 +160,6 @@ class ConnectClient:
         import pyspark.sql.connect.proto as pb
 
         return pb.UserContext(user_id=self._user_id)
-
-    def _raise_if_cancelled(self, operation: str) -> None:
-        with self._guard:
-            cancelled = operation in self._cancelled
-            self._cancelled.discard(operation)
-        if cancelled:
-            raise EngineError.of("OPERATION_CANCELED", "The operation was cancelled.", "HY008")
 
 
 def connect_stub(channel: Any) -> Any:

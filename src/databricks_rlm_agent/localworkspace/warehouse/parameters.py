@@ -27,8 +27,7 @@ def _literal(parameter: Any) -> RawLiteral:
     if kind.startswith("ARRAY"):
         return RawLiteral(f"array({', '.join(_literal(item) for item in parameter.arguments or [])})")
     if kind.startswith("MAP"):
-        items = [_literal(item) for entry in parameter.arguments or [] for item in entry.arguments or []]
-        return RawLiteral(f"map({', '.join(items)})")
+        return RawLiteral(f"map({', '.join(_literal(item) for item in parameter.arguments or [])})")
     text = _text(parameter.value)
     if text is None or kind == "VOID":
         return RawLiteral("NULL")
