@@ -50,9 +50,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.requests.append(
-            {"path": self.path, "key": self.headers.get("authorization"), "body": body}
+            {
+                "path": self.path,
+                "key": self.headers.get("x-api-key") or self.headers.get("authorization"),
+                "body": body,
+            }
         )
         answer = self.server.answers.pop(0) if self.server.answers else 500
+        if isinstance(answer, dict) and "type" in answer:  # an Anthropic message
+            return self._send(200, answer)
         if isinstance(answer, int):
             return self._send(
                 answer, {"error": {"message": f"no, {self.headers.get('authorization')}", "code": "x"}}
@@ -222,3 +228,24 @@ def test_a_missing_package_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'databricks-rlm-agent\[litellm\]'"):
         create_planner("openai/gpt-x", **world)
+
+
+def test_an_anthropic_model(
+    server: ModelServer, world: dict[str, Any], turn: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_BASE", server.url)
+    use = {"type": "tool_use", "id": "t1", "name": "finish", "input": {"answer": "JFK"}}
+    message = {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-x",
+        "stop_reason": "tool_use",
+    }
+    server.answers = [{**message, "content": [use], "usage": {"input_tokens": 9, "output_tokens": 2}}]
+    models = Models("anthropic/claude-x", secrets={"anthropic-api-key": Secret(CANARY)}, retries=0)
+    planned = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"]).plan(turn)
+    assert planned.action == Finish(answer="JFK")
+    assert (planned.usage.input_tokens, planned.usage.output_tokens) == (9, 2)
+    assert server.requests[0]["path"] == "/v1/messages"
+    assert server.requests[0]["key"] == CANARY

@@ -4,12 +4,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from databricks_rlm_agent.agent.planner import create_planner
 from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython
+from databricks_rlm_agent.domain.budget import Budget, Usage
 from databricks_rlm_agent.ports import Planned, Planner, Turn
 
 Make = Callable[..., Planner]
@@ -32,11 +34,13 @@ def refusals(planned: Planned) -> list[str]:
                     "code": "x = {}",
                     "purpose": "p",
                     "task_type": "python",
-                    "inputs": {"a": [1]},
+                    "inputs": {"t": {"kind": "table", "name": "a.b.c"}},
                     "timeout_s": 60,
                 },
             },
-            RunPython(code="x = {}", purpose="p", inputs={"a": [1]}, timeout_s=60),
+            RunPython(
+                code="x = {}", purpose="p", inputs={"t": {"kind": "table", "name": "a.b.c"}}, timeout_s=60
+            ),
         ),
         ({"call": "ask", "args": {"question": "Which year?"}}, Ask(question="Which year?")),
         (FINISH, Finish(answer="JFK", evidence="main.rlm.result")),
@@ -91,7 +95,18 @@ def test_the_same_iteration_hears_the_same_reply(scripted: Make, make_turn: Call
         ({"code": "x = 1", "purpose": "p", "task_type": "r"}, "task_type"),
         ({"code": "x = 1", "purpose": "p", "cluster": "big"}, "cluster"),
         ({"code": "x = 1", "purpose": "p", "inputs": [1]}, "inputs"),
-        ({"code": "x = 1", "purpose": "p", "inputs": {"a": "x" * 30_000}}, "limit"),
+        ({"code": "x = 1", "purpose": "p", "inputs": {"a": {"kind": "text", "text": "x" * 30_000}}}, "limit"),
+        ({"code": "x = 1", "purpose": "p", "inputs": {"a": 1}}, "not a handle"),
+        ({"code": "x = 1", "purpose": "p", "inputs": {"a": {"kind": []}}}, "not a handle"),
+        (
+            {"code": "x = 1", "purpose": "p", "inputs": {"a": {"kind": "table", "name": "t"}}},
+            "full table name",
+        ),
+        (
+            {"code": "x = 1", "purpose": "p", "inputs": {"a": {"kind": "file", "path": "/etc/x"}}},
+            "in a Volume",
+        ),
+        ({"code": "x = 1", "purpose": "\ud800"}, "surrogates"),
         ({}, "Field required"),
     ],
 )
@@ -191,3 +206,33 @@ def test_two_actions_in_one_reply(tmp_path: Any, world: dict[str, Any], turn: Tu
     assert planned.failure is None
     assert len(planned.calls) == 1
     assert "one is taken already" in planned.notes[-1].payload["error"]
+
+
+def test_a_finish_may_quote_the_last_result(scripted: Make, make_turn: Callable[..., Turn]) -> None:
+    wrong = {"call": "finish", "args": {"answer": "It is {{value.airport}}."}}
+    right = {
+        "call": "finish",
+        "args": {"answer": "It is {{value.worst.0}}.", "evidence": "{{ value.worst }}"},
+    }
+    turn = replace(make_turn(), last_value={"worst": ["JFK"]})
+    planned = scripted(wrong, right).plan(turn)
+    assert planned.action == Finish(answer="It is JFK.", evidence='["JFK"]')
+    assert "worst" in refusals(planned)[0]
+
+
+def test_the_runs_own_budget_of_model_calls_is_kept(scripted: Make, turn: Turn) -> None:
+    budget = Budget(max_model_calls=10, usage=Usage(calls=8))
+    planned = scripted(*[{"call": "search_catalog"}] * 5).plan(replace(turn, budget=budget))
+    assert "asked 2 times" in (planned.failure or "")
+
+
+def test_a_tools_own_defect_is_told_to_the_model(scripted: Make, turn: Turn, world: dict[str, Any]) -> None:
+    world["sql"].rows = None
+    planned = scripted({"call": "sample_table", "args": {"table": "a.b.c"}}, RUN).plan(turn)
+    assert isinstance(planned.action, RunPython)
+    assert "sample_table failed: TypeError" in refusals(planned)[0]
+
+
+def test_an_odd_escape_is_no_error(scripted: Make, turn: Turn) -> None:
+    code = "x = '\\d'"
+    assert scripted({"call": "run_python", "args": {"code": code, "purpose": "p"}}).plan(turn).failure is None

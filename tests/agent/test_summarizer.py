@@ -34,7 +34,7 @@ REMEMBER = {
 def test_a_long_result_is_summarized(scripted: Make, turn: Turn) -> None:
     summary = play(scripted, REMEMBER).summarize(turn, a_result())
     assert summary.delta is not None
-    assert summary.delta.digest == "3 rows"
+    assert summary.delta.digest == "Iteration 1: SUCCESS\n3 rows"
     assert summary.delta.decisions == ["use t"]
     assert [table.name for table in summary.delta.tables] == ["main.rlm.t"]
     assert [call.purpose for call in summary.calls] == ["summarizer"]

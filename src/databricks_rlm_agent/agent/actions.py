@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+from databricks_rlm_agent.agent.paths import check_volume_path
 from databricks_rlm_agent.domain.actions import (
+    Action,
     Ask,
     Finish,
     RunPython,
@@ -16,11 +18,14 @@ from databricks_rlm_agent.domain.actions import (
     check_text,
     check_timeout,
 )
-from databricks_rlm_agent.domain.text import clip
+from databricks_rlm_agent.domain.answer import resolve
+from databricks_rlm_agent.domain.ids import check_table_name
+from databricks_rlm_agent.domain.text import clip, storable
 from databricks_rlm_agent.errors import InvalidData
 
 _PURPOSE_CHARS = 300
 _INPUTS_CHARS = 20_000
+_HANDLES = {"table": "name", "file": "path", "text": "text"}
 
 
 def run_python(
@@ -62,7 +67,8 @@ def finish(answer: str, evidence: str = "") -> Finish:
     """End the run with the answer to the objective.
 
     Args:
-        answer: The complete answer, with the figures that were found.
+        answer: The complete answer, with the figures that were found. Quote them rather than copy them:
+            {{value.NAME}} stands for that part of what the last program gave to rlm.finish.
         evidence: The results and tables that the answer rests on.
     """
     return Finish(
@@ -77,14 +83,38 @@ def _check_optional(value: str, *, name: str) -> str:
     return check_text(value, name=name) if value.strip() else ""
 
 
+def quoting(action: Action, value: Any) -> Action:
+    """``action`` with what a finish quotes of the last program's result put in; raise InvalidData."""
+    if not isinstance(action, Finish):
+        return action
+    answer = check_text(resolve(action.answer, value), name="answer")
+    return Finish(answer=answer, evidence=_check_optional(resolve(action.evidence, value), name="evidence"))
+
+
 def _check_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
-    try:
-        size = len(json.dumps(inputs, allow_nan=False))
-    except (TypeError, ValueError):
-        raise InvalidData("inputs is not a JSON object.", fix="Use plain JSON values.") from None
+    for name, handle in inputs.items():
+        _check_handle(clip(name, 80), handle)
+    size = len(json.dumps(inputs))
     if size > _INPUTS_CHARS:
         raise InvalidData(
             f"inputs has {size:,} characters; the limit is {_INPUTS_CHARS:,}.",
             fix="Put data in a table or a file, and its name in inputs.",
         )
     return inputs
+
+
+def _check_handle(name: str, handle: Any) -> None:
+    """Raise RlmError for a handle that the executor harness would refuse with the whole manifest."""
+    kind = handle.get("kind") if isinstance(handle, dict) else None
+    field = _HANDLES.get(kind) if isinstance(kind, str) else None
+    if field is None or set(handle) != {"kind", field} or not isinstance(handle[field], str):
+        raise InvalidData(
+            f"The input {name!r} is not a handle.",
+            fix='Use {"kind": "table", "name": …}, or the kinds "file" with "path", and "text" with "text".',
+        )
+    if kind == "table":
+        check_table_name(handle["name"])
+    elif kind == "file":
+        check_volume_path(handle["path"])
+    elif storable(handle["text"]) != handle["text"]:
+        raise InvalidData(f"The input {name!r} holds lone surrogates.", fix="Send whole characters.")

@@ -20,8 +20,8 @@ from databricks_rlm_agent.agent.desk import Desk
 from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.errors import InvalidData, RlmError
 
-Policy = Callable[[Any], str | None]
-"""Why a decision may not be carried out, or None."""
+Review = Callable[[Any], Any]
+"""The decision as it is to be carried out; raises an RlmError with the reason where it may not be."""
 _ACCEPTED = {"status": "accepted"}
 
 
@@ -40,10 +40,10 @@ class ReadTool(FunctionTool):
 class ActionTool(FunctionTool):
     """A tool that ends the invocation: its function makes a decision of the arguments, or refuses them."""
 
-    def __init__(self, func: Callable[..., Any], *, desk: Desk[Any], policy: Policy | None = None) -> None:
+    def __init__(self, func: Callable[..., Any], *, desk: Desk[Any], review: Review | None = None) -> None:
         super().__init__(func)
         self._desk = desk
-        self._policy = policy
+        self._review = review
 
     async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> Any:
         """``{"status": "accepted"}``, or ``{"error": reason}``, after which the model may try again."""
@@ -51,17 +51,15 @@ class ActionTool(FunctionTool):
             return {"error": "Only one action is taken in an iteration, and one is taken already."}
         try:
             decision = self.func(**_checked(self.func, args))
-            reason = self._policy(decision) if self._policy else None
+            self._desk.accept(self._review(decision) if self._review else decision)
+            answer = _ACCEPTED
         except RlmError as error:
-            reason = clip(str(error), MAX_CHARS // 2)
-        if reason is None:
-            self._desk.accept(decision)
-        else:
-            self._desk.refuse(reason, tool=self.name)
+            answer = {"error": clip(str(error), MAX_CHARS // 2)}
+            self._desk.refuse(answer["error"], tool=self.name)
         if self._desk.closed:
             # Without this the model would be asked to comment on what the tool said.
             tool_context.actions.skip_summarization = True
-        return _ACCEPTED if reason is None else {"error": reason}
+        return answer
 
 
 def _checked(func: Callable[..., Any], args: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.agent.actions import ACTIONS
+from databricks_rlm_agent.agent.actions import ACTIONS, quoting
 from databricks_rlm_agent.agent.desk import Desk
 from databricks_rlm_agent.agent.loop import shared_loop
 from databricks_rlm_agent.agent.models import Models
@@ -20,6 +21,7 @@ from databricks_rlm_agent.domain.actions import Action
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.result import Result
 from databricks_rlm_agent.domain.secret import Secret
+from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.ports import Catalog, Planned, Planner, SqlBackend, Summary, Turn, Volume
 
 if TYPE_CHECKING:
@@ -64,16 +66,16 @@ class AdkPlanner:
 
     def summarize(self, turn: Turn, result: Result) -> Summary:
         """Compress a long result; ``delta`` is None for a short one, and where the model failed."""
-        return shared_loop().run(summarize(self._models, turn, result, meter=self._meter("summarizer")))
+        return shared_loop().run(summarize(self._models, turn, result, meter=self._meter("summarizer", turn)))
 
     async def _plan(self, turn: Turn) -> Planned:
         from databricks_rlm_agent.agent.checked import ActionTool, ReadTool
         from databricks_rlm_agent.agent.invocation import Conversation, converse
 
         desk: Desk[Action] = Desk(max_refusals=self._max_refusals)
-        meter = self._meter("planner")
+        meter = self._meter("planner", turn)
         reads = [ReadTool(tool) for tool in self._toolbox.tools]
-        actions = [ActionTool(action, desk=desk, policy=self._policy) for action in ACTIONS]
+        actions = [ActionTool(action, desk=desk, review=partial(self._review, turn)) for action in ACTIONS]
         conversation = Conversation(
             role="planner",
             instruction=planner_prompt(
@@ -92,12 +94,19 @@ class AdkPlanner:
             action=desk.decision, failure=desk.failure, calls=tuple(meter.calls), notes=tuple(desk.notes)
         )
 
-    def _meter(self, purpose: str) -> Meter:
+    def _review(self, turn: Turn, action: Action) -> Action:
+        reason = self._policy(action) if self._policy else None
+        if reason is not None:
+            raise InvalidData(reason)
+        return quoting(action, turn.last_value)
+
+    def _meter(self, purpose: str, turn: Turn) -> Meter:
         from databricks_rlm_agent.agent.chain import Meter
 
+        left = turn.budget.max_model_calls - turn.budget.usage.calls
         return Meter(
             purpose=purpose,
-            max_calls=self._max_model_calls,
+            max_calls=max(1, min(self._max_model_calls, left)),
             timeout_s=self._timeout_s,
             clock=self._clock,
             redact=self._models.redact,

@@ -22,9 +22,9 @@ SUMMARIZER_OPENING = "Say what is to be remembered of the result."
 RLM_CAPABILITIES: dict[str, str] = {
     "rlm.inputs[name]": "an input as a handle: .df() of a table, .text() of a text or file, .path of a file",
     "rlm.parameters": "the run's parameters, a dict",
-    "rlm.path(volume_path)": "a Volume path that Python can open; files are written whole, never appended to",
+    "rlm.path(path)": "where to open a Volume path, or a name in the run's folder; write files whole",
     "rlm.metric(name, number)": "report a number",
-    "rlm.table(name)": "report a table that the program wrote, by its full name",
+    "rlm.table(name)": "report a table that the program wrote; returns its full name",
     "rlm.artifact(path)": "report a file that the program wrote",
     "rlm.log(text)": "one line for the next iteration",
     "rlm.finish(value)": "give the program's result, a JSON value; the last one counts",

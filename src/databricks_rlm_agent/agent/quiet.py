@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 
 
 def quiet_adk() -> None:
@@ -13,6 +14,12 @@ def quiet_adk() -> None:
     run. Who wants its log adds a handler to ``google_adk``.
     """
     _own_handler("google_adk")
+    # google-genai makes such a class at its first call (_api_client.py), which would fail under -W error.
+    warnings.filterwarnings(
+        "ignore",
+        message="Inheritance class AiohttpClientSession from ClientSession is discouraged",
+        category=DeprecationWarning,
+    )
 
 
 def quiet_litellm() -> None:

@@ -52,7 +52,7 @@ class Script(BaseModel):
             raise UsageError(
                 f"The script cannot be read: {error.strerror}.", where=file, fix=_FORMAT
             ) from None
-        except ValueError as error:  # not UTF-8, or not JSON
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
             raise UsageError(f"The script is not JSON: {error}.", where=file, fix=_FORMAT) from None
         if not isinstance(data, dict):
             raise UsageError("The script is not a JSON object.", where=file, fix=_FORMAT)

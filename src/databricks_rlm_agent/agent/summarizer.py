@@ -12,6 +12,7 @@ from databricks_rlm_agent.domain.capsule import CapsuleDelta
 from databricks_rlm_agent.domain.digest import digest as plain_digest
 from databricks_rlm_agent.domain.digest import is_long
 from databricks_rlm_agent.domain.result import Result
+from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.ports import Summary, Turn
 
 if TYPE_CHECKING:
@@ -61,6 +62,13 @@ async def summarize(models: Models, turn: Turn, result: Result, *, meter: Meter)
 
 
 def _with_facts(delta: CapsuleDelta, result: Result) -> CapsuleDelta:
-    """The model's words, and the tables and files as the executor reported them: those are no opinion."""
+    """The model's words under the executor's facts: status, error, tables and files are no opinion."""
     facts = plain_digest(result, purpose="")
-    return delta.model_copy(update={"tables": facts.tables, "artifacts": facts.artifacts})
+    error = f": {result.error_type}: {clip(result.error_summary or '', 400)}" if result.error_type else ""
+    return CapsuleDelta(
+        digest=f"Iteration {result.iter_n}: {result.status}{error}\n{delta.digest}",
+        decisions=delta.decisions,
+        failed_approaches=delta.failed_approaches or facts.failed_approaches,
+        tables=facts.tables,
+        artifacts=facts.artifacts,
+    )

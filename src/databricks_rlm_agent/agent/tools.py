@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import posixpath
 from typing import Any
 
 from databricks_rlm_agent.agent.bounded import cell, take, take_text
+from databricks_rlm_agent.agent.paths import check_volume_path
 from databricks_rlm_agent.domain.ids import check_table_name
 from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.ports import Catalog, SqlBackend, Volume
 
 _MAX_ROWS = 20
@@ -69,7 +68,7 @@ class Toolbox:
         Args:
             path: A folder under /Volumes; the run's own Volume if it is empty.
         """
-        folder = _check_path(path or self._namespace.volume_root)
+        folder = check_volume_path(path or self._namespace.volume_root)
         entries = (
             {"path": entry.path, "folder": True}
             if entry.is_directory
@@ -87,21 +86,10 @@ class Toolbox:
             offset: The byte to start at.
             length: How many bytes, at most 4000.
         """
-        file = _check_path(path)
+        file = check_volume_path(path)
         wanted = max(1, min(length, _MAX_LENGTH))
         content = self._volume.get(file, offset=max(0, offset), length=wanted)
         text, used = take_text(content)
         # A short answer to the question for `wanted` bytes means the end of the file.
         more = used < len(content) or len(content) == wanted
         return {"path": file, "text": text, "next_offset": max(0, offset) + used if more else None}
-
-
-def _check_path(path: str) -> str:
-    clean = posixpath.normpath(path)
-    whole = len(path) <= 1_000 and "\0" not in path and ".." not in path.split("/")
-    if not whole or not clean.startswith("/Volumes/"):
-        raise UsageError(
-            f"{path[:200]!r} is not a path in a Volume.",
-            fix="Give /Volumes/<catalog>/<schema>/<volume>/… without '..'.",
-        )
-    return clean

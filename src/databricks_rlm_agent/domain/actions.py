@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,9 @@ def check_python(code: str) -> str:
         )
     try:
         code.encode("utf-8")
-        ast.parse(code)
+        with warnings.catch_warnings():  # an odd escape such as "\d" is the program's affair, not our log's
+            warnings.simplefilter("ignore")
+            ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
         line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "it is nested too deeply"
