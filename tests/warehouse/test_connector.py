@@ -38,7 +38,9 @@ def test_rows_types_and_description(connect: Connect) -> None:
 
 def test_affected_rows(connect: Connect, schema: str) -> None:
     with connect(catalog="main", schema=schema.split(".")[1]) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE t (id BIGINT, v INT) TBLPROPERTIES ('delta.enableDeletionVectors'='true')")
+        cursor.execute(
+            "CREATE TABLE t (id BIGINT, v INT) TBLPROPERTIES ('delta.enableDeletionVectors'='true')"
+        )
         assert cursor.fetchall() == []
         cursor.execute("INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)")
         assert cursor.rowcount == 3

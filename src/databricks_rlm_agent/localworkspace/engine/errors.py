@@ -55,7 +55,7 @@ RULES: tuple[Rule, ...] = (
         "42P01",
         "The table or view `{name}` cannot be found. Verify the spelling and correctness of the schema and catalog.",
     ),
-    _rule(r"(?:Table|View) already exists", "TABLE_OR_VIEW_ALREADY_EXISTS", "42P07", "The table or view exists."),
+    _rule(r"(?:Table|View|Delta table) already exists", "TABLE_OR_VIEW_ALREADY_EXISTS", "42P07", "The table or view exists."),
     _rule(
         r"(?:Database|Schema) (?:not found|does not exist)",
         "SCHEMA_NOT_FOUND",
@@ -124,7 +124,10 @@ def from_engine(text: str, *, java_class: str = "") -> EngineError:
             shown = ".".join(f"`{part}`" for part in names) if names else name
             message = f"[{rule.condition}] {rule.text.format(name=shown)} ({text}) SQLSTATE: {rule.sqlstate}"
             return EngineError(
-                message, condition=rule.condition, sqlstate=rule.sqlstate, java_class=java_class
+                message,
+                condition=rule.condition,
+                sqlstate=rule.sqlstate,
+                java_class=_java_class(rule.condition, java_class),
             )
     condition, state = ("INTERNAL_ERROR", "XX000") if not text else ("ENGINE_ERROR", "HY000")
     return EngineError(
@@ -138,13 +141,13 @@ def from_engine(text: str, *, java_class: str = "") -> EngineError:
 _ANALYSIS = re.compile(r"NOT_FOUND|UNRESOLVED|ALREADY_EXISTS|UNBOUND")
 
 
-def _java_class(condition: str) -> str:
+def _java_class(condition: str, otherwise: str = "") -> str:
     """The JVM class that pyspark turns into the right Python exception."""
     if condition == "PARSE_SYNTAX_ERROR":
         return "org.apache.spark.sql.catalyst.parser.ParseException"
     if _ANALYSIS.search(condition):
         return "org.apache.spark.sql.AnalysisException"
-    return "org.apache.spark.SparkException"
+    return otherwise or "org.apache.spark.SparkException"
 
 
 def table_not_found(name: str) -> EngineError:

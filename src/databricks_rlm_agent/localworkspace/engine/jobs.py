@@ -77,6 +77,10 @@ class JobRequest:
             target = session.namespace.schema_of(split_name(root.catalog.set_current_database.db_name))
             session.use(*target)
             root.catalog.set_current_database.db_name = target[1]
+        elif kind in {"cache_table", "uncache_table", "refresh_table", "clear_cache"}:
+            # Nothing is cached, so there is nothing to do; the engine would refuse.
+            root.Clear()
+            root.sql.query = "SELECT 1 WHERE false"
         elif kind == "list_databases":
             session.learn_all(session.namespace.catalog)
         elif kind == "list_tables":
@@ -129,6 +133,8 @@ def _value(expression: Any) -> Any:
 
     if not expression.HasField("literal"):
         raise EngineError.of(
-            "UNSUPPORTED_FEATURE", "In the local workspace a parameter of a command is a plain value.", "0A000"
+            "UNSUPPORTED_FEATURE",
+            "In the local workspace a parameter of a command is a plain value.",
+            "0A000",
         )
     return LiteralExpression._to_value(expression.literal)

@@ -44,9 +44,7 @@ class ConnectProxy:
 
         threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="connect")
         server = grpc.server(threads, options=CHANNEL_OPTIONS)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(_SERVICE, self._handlers()),)
-        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, self._handlers()),))
         port: int = server.add_insecure_port("127.0.0.1:0")
         server.start()
         self._server = server
@@ -177,9 +175,12 @@ def _responses(request: Any, result: StatementResult) -> Iterator[bytes]:
     import pyarrow as pa
     import pyspark.sql.connect.proto as pb
 
+    # The engine refuses a relation without columns, so what has no result gets an empty one.
+    table = result.table if result.table.column_names else pa.table({"result": pa.array([], pa.string())})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, result.table.schema) as writer:
-        writer.write_table(result.table)
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        for batch in table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]:
+            writer.write_batch(batch)
     relation = pb.Relation(local_relation=pb.LocalRelation(data=sink.getvalue().to_pybytes()))
     envelope = {
         "session_id": request.session_id,

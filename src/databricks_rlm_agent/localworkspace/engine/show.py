@@ -218,13 +218,13 @@ def _history(session: CatalogSession, info: TableInfo, reader: Reader) -> dict[s
     entries = DeltaTable(info.location).history(limit)
     strings = pa.map_(pa.string(), pa.string())
     types = {
-        "version": pa.int64(), "timestamp": pa.timestamp("ms", "UTC"), "userId": pa.string(), "userName": pa.string(),
+        "version": pa.int64(), "timestamp": pa.timestamp("us", "UTC"), "userId": pa.string(), "userName": pa.string(),
         "operation": pa.string(), "operationParameters": strings, "isBlindAppend": pa.bool_(),
         "operationMetrics": strings, "userMetadata": pa.string(), "engineInfo": pa.string(),
     }  # fmt: skip
     rows = [
         (
-            entry["version"], entry.get("timestamp"), None, None, entry.get("operation"),
+            entry["version"], entry.get("timestamp", 0) * 1000, None, None, entry.get("operation"),
             _texts(entry.get("operationParameters")), entry.get("isBlindAppend"), _texts(entry.get("operationMetrics")),
             entry.get("userMetadata"), entry.get("engineInfo"),
         )

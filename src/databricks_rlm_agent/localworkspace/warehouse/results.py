@@ -13,9 +13,7 @@ def presentable(table: Any) -> Any:
     schema = pa.schema(fields)
     if schema.types == table.schema.types:
         return table
-    columns = [
-        _cast(column, field.type) for column, field in zip(table.itercolumns(), fields, strict=True)
-    ]
+    columns = [_cast(column, field.type) for column, field in zip(table.itercolumns(), fields, strict=True)]
     return pa.Table.from_arrays(columns, schema=schema)
 
 

@@ -86,7 +86,9 @@ class ThriftService:
                 session, lambda: _limited(session.engine.execute(req.statement, literals), req.resultRowLimit)
             )
 
-        return self._started(req, start, _ttypes().TExecuteStatementResp, lz4=bool(req.canDecompressLZ4Result))
+        return self._started(
+            req, start, _ttypes().TExecuteStatementResp, lz4=bool(req.canDecompressLZ4Result)
+        )
 
     def GetOperationStatus(self, req: Any) -> Any:  # noqa: N802
         """How a statement is doing."""
@@ -258,7 +260,11 @@ def _status(operation: Operation) -> Any:
     error, result = operation.error, operation.result
     if error is not None:
         status.operationState = states.CANCELED_STATE if operation.cancelled else states.ERROR_STATE
-        status.sqlState, status.errorMessage, status.displayMessage = error.sqlstate, error.message, error.message
+        status.sqlState, status.errorMessage, status.displayMessage = (
+            error.sqlstate,
+            error.message,
+            error.message,
+        )
         status.diagnosticInfo = error.message
     elif result is not None:
         status.operationState = states.FINISHED_STATE

@@ -1,0 +1,142 @@
+"""Plain pyspark, as a job process runs it, against the Spark Connect endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from databricks_rlm_agent.localworkspace.engine import Engine, EngineSession
+
+
+@pytest.fixture(scope="module")
+def remote(engine: Engine) -> Iterator[Any]:
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.builder.remote(engine.connect_url).getOrCreate()
+    yield spark
+    spark.stop()
+
+
+@pytest.fixture
+def spark(remote: Any, schema: str) -> Any:
+    remote.sql(f"USE {schema}").collect()
+    return remote
+
+
+def test_sees_what_the_warehouse_made_and_the_other_way_round(spark: Any, session: EngineSession) -> None:
+    session.execute("CREATE TABLE t AS SELECT 1 AS id, 'a' AS name")
+    assert spark.table("t").collect()[0].asDict() == {"id": 1, "name": "a"}
+    spark.sql("INSERT INTO t VALUES (2, 'b')").collect()
+    session.execute("CREATE VIEW v AS SELECT id FROM t WHERE id > 1")
+    assert [row.id for row in spark.sql("SELECT * FROM v").collect()] == [2]
+    spark.createDataFrame([(1, "x")], ["a", "b"]).write.saveAsTable("made")
+    assert session.execute("SELECT * FROM made").table.to_pylist() == [{"a": 1, "b": "x"}]
+
+
+def test_follows_tables_that_change_under_it(spark: Any, session: EngineSession) -> None:
+    session.execute("CREATE TABLE t AS SELECT 1 AS id")
+    assert spark.table("t").columns == ["id"]
+    session.execute("CREATE OR REPLACE TABLE t AS SELECT 'x' AS other, 2 AS n")
+    assert spark.sql("SELECT other FROM t").collect()[0].other == "x"
+    session.execute("DROP TABLE t")
+    with pytest.raises(Exception, match="TABLE_OR_VIEW_NOT_FOUND"):
+        spark.sql("SELECT * FROM t").collect()
+    session.execute("CREATE TABLE t (z STRING)")
+    assert spark.table("t").columns == ["z"]
+    session.execute("ALTER TABLE t ADD COLUMNS (y INT)")
+    assert spark.table("t").columns == ["z", "y"]
+
+
+def test_dml_through_spark_sql(spark: Any) -> None:
+    spark.sql("CREATE TABLE t (id INT, name STRING)").collect()
+    assert spark.sql("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')").collect()[0].num_affected_rows == 3
+    update = spark.sql("UPDATE t SET name = :n WHERE id = :i", args={"n": "o'x", "i": 2})
+    assert update.collect()[0].asDict() == {"num_affected_rows": 1}
+    merged = spark.sql(
+        "MERGE INTO t USING (SELECT 3 AS id) s ON t.id = s.id WHEN MATCHED THEN UPDATE SET name = 'm'"
+    ).collect()[0]
+    assert merged.num_updated_rows == 1
+    assert spark.sql("DELETE FROM t WHERE id = ?", args=[1]).collect()[0].num_affected_rows == 1
+    assert {row.name for row in spark.sql("SELECT name FROM t").collect()} == {"o'x", "m"}
+
+
+def test_writers(spark: Any) -> None:
+    frame = spark.createDataFrame([(1, "x"), (2, "y")], ["a", "b"])
+    frame.write.saveAsTable("w")
+    with pytest.raises(Exception, match="TABLE_OR_VIEW_ALREADY_EXISTS"):
+        frame.write.saveAsTable("w")
+    frame.write.mode("append").saveAsTable("w")
+    assert spark.table("w").count() == 4
+    frame.select("a").write.mode("overwrite").option("overwriteSchema", "true").saveAsTable("w")
+    assert spark.table("w").columns == ["a"]
+    frame.select("a").write.insertInto("w")
+    assert spark.table("w").count() == 4
+    frame.writeTo("v2").create()
+    frame.writeTo("v2").append()
+    assert spark.table("v2").count() == 4
+    frame.select("b").writeTo("v2").createOrReplace()
+    assert spark.table("v2").columns == ["b"]
+    with pytest.raises(Exception, match="TABLE_OR_VIEW_NOT_FOUND"):
+        frame.writeTo("missing").append()
+    with pytest.raises(Exception, match="SCHEMA_NOT_FOUND"):
+        frame.write.saveAsTable("main.no_such.t")
+
+
+def test_temporary_views_and_python_functions(spark: Any) -> None:
+    from pyspark.sql import functions
+
+    frame = spark.createDataFrame([(1, "x"), (2, "y")], ["a", "b"])
+    frame.createOrReplaceTempView("tv")
+    spark.sql("CREATE TABLE t AS SELECT * FROM tv").collect()
+    assert spark.sql("SELECT sum(a) AS s FROM t").collect()[0].s == 3
+    shout = functions.udf(lambda text: text + "!", "string")
+    assert [row.s for row in frame.select(shout("b").alias("s")).collect()] == ["x!", "y!"]
+
+
+def test_catalog_functions(spark: Any, schema: str, session: EngineSession) -> None:
+    session.execute("CREATE TABLE t (id INT)")
+    assert spark.catalog.tableExists(f"{schema}.t")
+    assert not spark.catalog.tableExists(f"{schema}.nope")
+    assert "t" in [table.name for table in spark.catalog.listTables()]
+    assert schema.split(".")[1] in [found.name for found in spark.catalog.listDatabases()]
+    assert spark.catalog.currentDatabase() == schema.split(".")[1]
+    spark.catalog.setCurrentDatabase("default")
+    assert spark.catalog.currentDatabase() == "default"
+    spark.catalog.cacheTable(f"{schema}.t")
+
+
+def test_volume_paths(spark: Any, root: Path) -> None:
+    (root / "Volumes/main/s/vol").mkdir(parents=True, exist_ok=True)
+    frame = spark.createDataFrame([(1, "x")], ["a", "b"])
+    frame.write.mode("overwrite").option("header", True).csv("/Volumes/main/s/vol/csv")
+    assert spark.read.option("header", True).csv("/Volumes/main/s/vol/csv").collect()[0].b == "x"
+    frame.write.format("delta").mode("overwrite").save("dbfs:/Volumes/main/s/vol/delta")
+    assert (root / "Volumes/main/s/vol/delta/_delta_log").is_dir()
+    assert spark.sql("SELECT count(*) AS n FROM delta.`/Volumes/main/s/vol/delta`").collect()[0].n == 1
+    spark.sql("CREATE TABLE texts AS SELECT '/Volumes/main/s/vol' AS path").collect()
+    assert spark.table("texts").collect()[0].path == "/Volumes/main/s/vol"
+    spark.sql("CREATE TABLE ext USING DELTA LOCATION '/Volumes/main/s/vol/delta'").collect()
+    assert spark.table("ext").count() == 1
+    spark.sql("DROP TABLE ext").collect()
+    assert (root / "Volumes/main/s/vol/delta/_delta_log").is_dir()
+
+
+def test_errors_are_sparks(spark: Any) -> None:
+    from pyspark.errors import AnalysisException, ArithmeticException, ParseException
+
+    for sql, kind, condition in (
+        ("SELECT * FROM nope", AnalysisException, "TABLE_OR_VIEW_NOT_FOUND"),
+        ("SELECT nope", AnalysisException, "UNRESOLVED_COLUMN.WITHOUT_SUGGESTION"),
+        ("SELEKT 1", ParseException, "PARSE_SYNTAX_ERROR"),
+        ("SELECT 1 / 0", ArithmeticException, "DIVIDE_BY_ZERO"),
+    ):
+        with pytest.raises(kind) as caught:
+            spark.sql(sql).collect()
+        assert caught.value.getCondition() == condition
+
+
+def test_large_results_stream(spark: Any) -> None:
+    assert spark.range(200_000).toPandas().shape == (200_000, 1)
