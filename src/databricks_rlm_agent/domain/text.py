@@ -8,11 +8,6 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def encodable(text: str) -> str:
-    """``text`` with lone surrogates, which no file, table or request can hold, replaced by ``?``."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
-
-
 def clip(text: str, limit: int) -> str:
     """``text``, or its head and tail with a mark that says how many characters were left out.
 
