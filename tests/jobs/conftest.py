@@ -47,7 +47,8 @@ def _resolved(target: str, **given: str) -> Bundle:
     _overlay(whole, {key: value for key, value in chosen.items() if key not in {"variables", "default"}})
     whole["bundle"]["target"] = target
     del whole["targets"]
-    return _filled(whole, {"var": values, **whole})
+    resolved: Bundle = _filled(whole, {"var": values, **whole})
+    return resolved
 
 
 def _merged() -> Bundle:
