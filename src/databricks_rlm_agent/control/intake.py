@@ -10,6 +10,7 @@ from databricks_rlm_agent.domain.capsule import INPUT_CHARS, OBJECTIVE_CHARS, Ca
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.ids import check_id
 from databricks_rlm_agent.domain.run import Outcome, Run
+from databricks_rlm_agent.domain.text import storable
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.ports import Clock
 
@@ -32,7 +33,12 @@ def new_run(
             f"The task has {len(task):,} characters; the limit is {OBJECTIVE_CHARS:,}.",
             fix="Put long material in a file of a Volume and give it as an input.",
         )
-    if len(json.dumps(inputs or {})) > INPUT_CHARS:
+    given = json.dumps(inputs or {}, ensure_ascii=False)
+    if storable(task + given) != task + given:
+        raise UsageError(
+            "The task or an input is not valid UTF-8.", fix="Check the encoding of what was typed."
+        )
+    if len(given) > INPUT_CHARS:
         raise UsageError(
             f"The inputs have more than {INPUT_CHARS:,} characters.",
             fix="Inputs are handles: name a table or a file of a Volume in place of the text itself.",
