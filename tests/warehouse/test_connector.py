@@ -23,9 +23,21 @@ def test_rows_types_and_description(connect: Connect) -> None:
         )
         kinds = {column[0]: column[1] for column in cursor.description}
         assert kinds == {
-            "i": "int", "l": "bigint", "d": "double", "s": "string", "b": "boolean", "dt": "date", "m": "decimal",
-            "ts": "timestamp", "bin": "binary", "a": "array", "st": "struct", "mp": "map", "n": "null", "iv": "string",
-        }  # fmt: skip
+            "i": "int",
+            "l": "bigint",
+            "d": "double",
+            "s": "string",
+            "b": "boolean",
+            "dt": "date",
+            "m": "decimal",
+            "ts": "timestamp",
+            "bin": "binary",
+            "a": "array",
+            "st": "struct",
+            "mp": "map",
+            "n": "null",
+            "iv": "string",
+        }
         row = cursor.fetchone().asDict()
     assert row["i"] == 1
     assert row["m"] == decimal.Decimal("1.25")

@@ -47,8 +47,8 @@ def test_state_survives_a_restart(tmp_path: Path) -> None:
     "claim",
     [
         "UPDATE t SET version = version + 1, who = :me WHERE id = 1 AND version = :seen",
-        "MERGE INTO t USING (SELECT 1 AS id, :seen AS seen) s ON t.id = s.id AND t.version = s.seen "
-        "WHEN MATCHED THEN UPDATE SET version = t.version + 1, who = :me",
+        "MERGE INTO t USING (SELECT 1 AS id, :seen AS seen) s ON t.id = s.id AND version = seen "
+         "WHEN MATCHED THEN UPDATE SET version = t.version + 1, who = :me",
     ],
 )
 def test_one_winner_per_version(engine: Engine, schema: str, properties: str, claim: str) -> None:

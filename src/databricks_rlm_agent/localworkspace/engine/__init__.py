@@ -28,7 +28,9 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What an engine needs: the workspace's root folder, the catalogs (the first is the default), the kind."""
+    """What an engine needs: the workspace's root folder, the catalogs (the first is the default), the
+    kind.
+    """
 
     root: Path
     catalogs: tuple[str, ...] = ("main",)
@@ -80,8 +82,8 @@ def create_engine(options: EngineOptions) -> Engine:
     if options.kind != "sail":
         raise EngineError.of(
             "UNSUPPORTED_FEATURE",
-            "The engine 'spark' is not built yet: it needs Java 17, pyspark 4 and delta-spark in an environment of "
-            "its own. Use `--engine sail`, the default.",
+            "The engine 'spark' is not built yet: it needs Java 17, pyspark 4 and delta-spark in an "
+            "environment of its own. Use `--engine sail`, the default.",
             "0A000",
         )
     return Engine(options)

@@ -5,11 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 _SIMPLE = {
-    "int8": "tinyint", "int16": "smallint", "int32": "int", "int64": "bigint", "uint8": "smallint", "uint16": "int",
-    "uint32": "bigint", "uint64": "decimal(20,0)", "float": "float", "double": "double", "bool": "boolean",
-    "string": "string", "large_string": "string", "string_view": "string", "binary": "binary",
-    "large_binary": "binary", "binary_view": "binary", "date32[day]": "date", "null": "void",
-}  # fmt: skip
+    "int8": "tinyint",
+    "int16": "smallint",
+    "int32": "int",
+    "int64": "bigint",
+    "uint8": "smallint",
+    "uint16": "int",
+    "uint32": "bigint",
+    "uint64": "decimal(20,0)",
+    "float": "float",
+    "double": "double",
+    "bool": "boolean",
+    "string": "string",
+    "large_string": "string",
+    "string_view": "string",
+    "binary": "binary",
+    "large_binary": "binary",
+    "binary_view": "binary",
+    "date32[day]": "date",
+    "null": "void",
+}
 
 
 def arrow_sql_type(kind: Any) -> str:

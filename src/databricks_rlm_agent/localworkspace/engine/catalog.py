@@ -33,7 +33,9 @@ class ColumnInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class TableInfo:
-    """A table or view; `created_at_ms` in milliseconds since the epoch, `location` a folder (empty for a view)."""
+    """A table or view; `created_at_ms` in milliseconds since the epoch, `location` a folder (empty for a
+    view).
+    """
 
     name: TableName
     kind: str
@@ -111,8 +113,8 @@ class CatalogTree:
         self.require_schema(catalog, schema)
         if not cascade and self.tables(catalog, schema):
             raise EngineError.of(
-                "SCHEMA_NOT_EMPTY", f"Cannot drop a schema `{catalog}`.`{schema}` because it contains objects. "
-                "Use DROP SCHEMA … CASCADE.", "2BP01",
+                "SCHEMA_NOT_EMPTY", f"Cannot drop a schema `{catalog}`.`{schema}` because it contains "
+                "objects. Use DROP SCHEMA … CASCADE.", "2BP01",
             )  # fmt: skip
         self._remove(self.schema_path(catalog, schema))
 
@@ -158,7 +160,9 @@ class CatalogTree:
         )  # fmt: skip
 
     def signature(self, name: TableName) -> str | None:
-        """A text that changes whenever a session must learn the table or view anew; None when there is none."""
+        """A text that changes whenever a session must learn the table or view anew; None when there is
+        none.
+        """
         if name.name.startswith(".") or "/" in name.name or not self.has_catalog(name.catalog):
             return None
         shape = self.shape(name)

@@ -54,8 +54,9 @@ def create_schema(session: CatalogSession, statement: Statement) -> dict[str, An
     if statement.find("LOCATION", start=reader.at) is not None:
         raise unsupported("CREATE SCHEMA … LOCATION")
     if not session.tree.create_schema(catalog, schema) and not lenient:
-        raise EngineError.of("SCHEMA_ALREADY_EXISTS", f"Cannot create schema `{schema}` because it already exists.",
-                             "42P06")  # fmt: skip
+        raise EngineError.of(
+            "SCHEMA_ALREADY_EXISTS", f"Cannot create schema `{schema}` because it already exists.", "42P06"
+        )
     return done()
 
 
@@ -83,8 +84,23 @@ def create_catalog(_session: CatalogSession, statement: Statement) -> dict[str, 
     raise catalog_not_found(name)
 
 
-_CLAUSES = ("USING", "PARTITIONED", "CLUSTER", "COMMENT", "TBLPROPERTIES", "LOCATION", "OPTIONS", "AS", "SELECT",
-            "WITH", "DEFAULT", "LIKE", "DEEP", "SHALLOW", "CLONE")  # fmt: skip
+_CLAUSES = (
+    "USING",
+    "PARTITIONED",
+    "CLUSTER",
+    "COMMENT",
+    "TBLPROPERTIES",
+    "LOCATION",
+    "OPTIONS",
+    "AS",
+    "SELECT",
+    "WITH",
+    "DEFAULT",
+    "LIKE",
+    "DEEP",
+    "SHALLOW",
+    "CLONE",
+)
 
 
 def create_table(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
@@ -170,7 +186,9 @@ class _Create:
         return done()
 
     def _replace_empty(self) -> None:
-        """Replace by an empty table: let the engine read the definition, then commit that over the old one."""
+        """Replace by an empty table: let the engine read the definition, then commit that over the old
+        one.
+        """
         from deltalake import DeltaTable
 
         draft = replace(self.name, name=f"{DRAFT}{uuid.uuid4().hex}")
@@ -179,9 +197,13 @@ class _Create:
         shape = tree.require(draft)
         schema = DeltaTable(str(tree.location(draft))).schema()
         DeltaTable.create(
-            str(tree.location(self.name)), schema, mode="overwrite", partition_by=list(shape.partition_columns),
-            configuration=dict(shape.properties), description=shape.description,
-        )  # fmt: skip
+            str(tree.location(self.name)),
+            schema,
+            mode="overwrite",
+            partition_by=list(shape.partition_columns),
+            configuration=dict(shape.properties),
+            description=shape.description,
+        )
         tree.drop_table(draft)
         self.session.forget(draft)
 
@@ -289,12 +311,12 @@ def _named_columns(query: str, statement: Statement, start: int, body: int) -> s
         expecting = depth == 1 and token.text in {"(", ","}
         if depth == 0:
             break
-    return f"SELECT * FROM ({query}) AS _v ({', '.join(names)})"
+    return f"SELECT * FROM ({query}) AS _v ({', '.join(names)})"  # noqa: S608 - names are quoted
 
 
 def _view_columns(session: CatalogSession, query: str) -> tuple[ColumnInfo, ...]:
     """The columns of a query; this is also where a view that cannot work is refused."""
-    schema = session.client.sql(f"SELECT * FROM ({query}\n) LIMIT 0").schema
+    schema = session.client.sql(f"SELECT * FROM ({query}\n) LIMIT 0").schema  # noqa: S608 - names are quoted
     return tuple(ColumnInfo(name=field.name, type=arrow_sql_type(field.type)) for field in schema)
 
 

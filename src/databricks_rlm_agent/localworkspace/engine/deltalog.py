@@ -1,4 +1,6 @@
-"""What a Delta transaction log says, read cheaply: does the table exist, has its shape changed, who committed."""
+"""What a Delta transaction log says, read cheaply: does the table exist, has its shape changed, who
+committed.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class DeltaLogs:
         self._lock = threading.Lock()
 
     def shape(self, table: Path) -> TableShape | None:
-        """The current shape of the Delta table in the folder `table`; None when there is no committed table."""
+        """The current shape of the Delta table in the folder `table`; None when there is no committed
+        table.
+        """
         log = table / "_delta_log"
         born = _birth(log)
         if born is None:
@@ -106,7 +110,9 @@ _SQL_TYPES = {"long": "bigint", "integer": "int", "short": "smallint", "byte": "
 
 
 def sql_type(delta_type: Any) -> str:
-    """The SQL name of a type as the Delta schema writes it (Delta protocol, "Schema Serialization Format")."""
+    """The SQL name of a type as the Delta schema writes it (Delta protocol, "Schema Serialization
+    Format").
+    """
     if isinstance(delta_type, str):
         return _SQL_TYPES.get(delta_type, delta_type)
     if delta_type["type"] == "array":

@@ -1,8 +1,8 @@
 """INSERT, UPDATE, DELETE, MERGE, TRUNCATE: run by the engine, counted from the Delta log.
 
 The engine reports how many rows it wrote, which includes rows it merely copied to a new file. How many it
-changed stands in the commit's operationMetrics. A marker in the predicate, which the commit records, tells our
-commit from one that another session made at the same moment.
+changed stands in the commit's operationMetrics. A marker in the predicate, which the commit records, tells
+our commit from one that another session made at the same moment.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def delete(session: CatalogSession, statement: Statement) -> str | dict[str, Any
 def truncate(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
     """TRUNCATE TABLE name."""
     name = session.namespace.table(Reader(statement, 2).name())
-    result = delete(session, Statement.parse(f"DELETE FROM {name.sql}"))
+    result = delete(session, Statement.parse(f"DELETE FROM {name.sql}"))  # noqa: S608 - names are quoted
     return result if isinstance(result, str) else {"table": result["table"].slice(0, 0).select([])}
 
 
@@ -139,7 +139,7 @@ def _complete(statement: Statement, reader: Reader, info: TableInfo) -> str:
     values = ", ".join(f"CAST({column.default or 'NULL'} AS {column.type})" for column in missing)
     head = statement.source(0, at)
     aliases = ", ".join(f"_c{index}" for index in range(len(named)))
-    query = f"SELECT _q.*, {values} FROM ({statement.source(end + 1)}\n) AS _q ({aliases})"
+    query = f"SELECT _q.*, {values} FROM ({statement.source(end + 1)}\n) AS _q ({aliases})"  # noqa: S608 - names are quoted
     return f"{head} ({given}, {extra}) {query}"
 
 

@@ -53,26 +53,35 @@ RULES: tuple[Rule, ...] = (
         r"(?:Table or view|View) not found: (?P<name>\S+)",
         "TABLE_OR_VIEW_NOT_FOUND",
         "42P01",
-        "The table or view `{name}` cannot be found. Verify the spelling and correctness of the schema and catalog.",
+        "The table or view `{name}` cannot be found. Verify the spelling and correctness of the schema and "
+        "catalog.",
     ),
-    _rule(r"(?:Table|View|Delta table) already exists", "TABLE_OR_VIEW_ALREADY_EXISTS", "42P07", "The table or view exists."),
+    _rule(
+        r"(?:Table|View|Delta table) already exists",
+        "TABLE_OR_VIEW_ALREADY_EXISTS",
+        "42P07",
+        "The table or view exists.",
+    ),
     _rule(
         r"(?:Database|Schema) (?:not found|does not exist)",
         "SCHEMA_NOT_FOUND",
         "42704",
         "The schema cannot be found.",
     ),
-    _rule(r"Catalog (?:not found|does not exist)", "CATALOG_NOT_FOUND", "42P08", "The catalog cannot be found."),
+    _rule(
+        r"Catalog (?:not found|does not exist)", "CATALOG_NOT_FOUND", "42P08", "The catalog cannot be found."
+    ),
     _rule(
         r"attribute ObjectName\(\[(?P<name>[^\]]*)\]\)[^:]*: cannot resolve attribute"
         r"|Cannot resolve (?:UPDATE target |source )?column `(?P<column>[^`]*)`"
-        r"|cannot resolve (?:attribute|column)|No field named|Column '[^']*' not found|[Ff]ield '[^']*' not found",
+        r"|cannot resolve (?:attribute|column)|No field named|Column '[^']*' not found"
+        r"|[Ff]ield '[^']*' not found",
         "UNRESOLVED_COLUMN.WITHOUT_SUGGESTION",
         "42703",
         "A column, variable, or function parameter with name {name} cannot be resolved.",
     ),
     _rule(
-        r"invalid argument: found .* at \d+:\d+ expected|expected one statement",
+        r"invalid argument: found .*? expected |expected one statement",
         "PARSE_SYNTAX_ERROR",
         "42601",
         "Syntax error.",
@@ -89,7 +98,12 @@ RULES: tuple[Rule, ...] = (
         "21S01",
         "Cannot write to the table: the number of data columns does not match the number of table columns.",
     ),
-    _rule(r"(?i)divi(?:de|sion) by zero", "DIVIDE_BY_ZERO", "22012", "Division by zero. Use `try_divide` to tolerate it."),
+    _rule(
+        r"(?i)divi(?:de|sion) by zero",
+        "DIVIDE_BY_ZERO",
+        "22012",
+        "Division by zero. Use `try_divide` to tolerate it.",
+    ),
     _rule(
         r"Cannot cast (?:string|value) ",
         "CAST_INVALID_INPUT",
@@ -102,15 +116,21 @@ RULES: tuple[Rule, ...] = (
         "42P02",
         "Found an unbound parameter. Give it a value.",
     ),
-    _rule(r"PlanNode::|CommandNode::|not implemented|not supported|unsupported", "UNSUPPORTED_FEATURE", "0A000",
-          "The local workspace's engine does not support this."),
-)  # fmt: skip
+    _rule(
+        r"PlanNode::|CommandNode::|not implemented|not supported|unsupported",
+        "UNSUPPORTED_FEATURE",
+        "0A000",
+        "The local workspace's engine does not support this.",
+    ),
+)
 _CODED = re.compile(r"^\[[A-Z][A-Z_.]+\] .*SQLSTATE: \w{5}", re.DOTALL)
 _IDENTIFIER = re.compile(r'Identifier\("((?:[^"\\]|\\.)*)"\)')
 
 
 def from_engine(text: str, *, java_class: str = "") -> EngineError:
-    """The error for an engine message; its own words are kept. Texts that are coded already stay as they are."""
+    """The error for an engine message; its own words are kept. Texts that are coded already stay as they
+    are.
+    """
     coded = re.match(r"\[([A-Z][A-Z_.]+)\]", text)
     if coded and _CODED.match(text):
         sqlstate = text.rsplit("SQLSTATE: ", 1)[1][:5]
@@ -154,7 +174,8 @@ def table_not_found(name: str) -> EngineError:
     """The error for a table or view that is not in the catalog; `name` is quoted SQL."""
     return EngineError.of(
         "TABLE_OR_VIEW_NOT_FOUND",
-        f"The table or view {name} cannot be found. Verify the spelling and correctness of the schema and catalog.",
+        f"The table or view {name} cannot be found. Verify the spelling and correctness of the schema and "
+        "catalog.",
         "42P01",
     )
 
@@ -173,8 +194,8 @@ def catalog_not_found(catalog: str) -> EngineError:
     """The error for a catalog that the workspace was not started with."""
     return EngineError.of(
         "NO_SUCH_CATALOG_EXCEPTION",
-        f"Catalog '{catalog}' was not found. A local workspace has the catalogs it was started with: restart it "
-        f"with `--catalog {catalog}`.",
+        f"Catalog '{catalog}' was not found. A local workspace has the catalogs it was started with: restart "
+        f"it with `--catalog {catalog}`.",
         "42704",
     )
 

@@ -1,4 +1,6 @@
-"""A lexer for Spark SQL text: enough to know what is code and what is a string, a comment or a quoted name."""
+"""A lexer for Spark SQL text: enough to know what is code and what is a string, a comment or a quoted
+name.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _UNQUOTED = re.compile(r"[^\W\d]\w*")
 
 
 class Token(NamedTuple):
-    """One lexical unit; `kind` is string, quoted, number, word, param or symbol; `start:end` slices the text."""
+    """One lexical unit; `kind` is string, quoted, number, word, param or symbol; `start:end` slices the
+    text.
+    """
 
     kind: str
     text: str

@@ -28,7 +28,8 @@ def literal(value: Any) -> str:
         return "NULL"
     for kind, spell in _SPELLINGS:
         if isinstance(value, kind):
-            return spell(value)
+            text: str = spell(value)
+            return text
     raise EngineError.of(
         "INVALID_PARAMETER_VALUE", f"A parameter of type {type(value).__name__} has no SQL literal.", "22023"
     )

@@ -75,7 +75,9 @@ def restore(session: CatalogSession, statement: Statement) -> dict[str, Any]:
 
 
 def alter_table(session: CatalogSession, statement: Statement) -> dict[str, Any]:
-    """ALTER TABLE: RENAME TO, ADD COLUMNS, SET TBLPROPERTIES, column comments, CLUSTER BY (noted, no effect)."""
+    """ALTER TABLE: RENAME TO, ADD COLUMNS, SET TBLPROPERTIES, column comments, CLUSTER BY (noted, no
+    effect).
+    """
     reader = Reader(statement, 2)
     name = session.namespace.table(reader.name())
     session.tree.require(name)

@@ -9,7 +9,7 @@ from .errors import EngineError
 from .lexer import quote
 
 # What may become a folder name. Unity Catalog forbids dots, spaces, slashes and control characters too.
-_FOLDER = re.compile(r"[^\s./\\\x00-\x1f\x7f]{1,255}")
+_FOLDER = re.compile(r"[^\s./\\\x00-\x1f\x7f]{1,200}")
 
 
 def folded(part: str) -> str:
@@ -46,7 +46,9 @@ class Namespace:
     schema: str
 
     def table(self, parts: tuple[str, ...]) -> TableName:
-        """The table that `parts` names in a place where a table must stand; raises on more than three parts."""
+        """The table that `parts` names in a place where a table must stand; raises on more than three
+        parts.
+        """
         if len(parts) > 3 or not parts:
             raise EngineError.of(
                 "REQUIRES_SINGLE_PART_NAMESPACE", f"{'.'.join(parts)!r} is not a table name.", "42K05"

@@ -1,6 +1,7 @@
 """Reading and rewriting Spark Connect plans: which names they hold, where they hold paths.
 
-The walk is generic over the protobuf messages: a name too many does no harm, so no dialect knowledge is needed.
+The walk is generic over the protobuf messages: a name too many does no harm, so no dialect knowledge is
+needed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Spark Connect endpoint of job processes: a gRPC server in front of the engine.
 
-Every request passes through as bytes, except plans: those first bring their session up to date with the catalog
-tree, and SQL commands that the engine lacks are carried out here.
+Every request passes through as bytes, except plans: those first bring their session up to date with the
+catalog tree, and SQL commands that the engine lacks are carried out here.
 """
 
 from __future__ import annotations
@@ -204,7 +204,9 @@ def _relay(context: Any, error: Any) -> None:
 
 
 def _abort(context: Any, error: EngineError) -> None:
-    """End the call with an error that pyspark turns into its own exception, condition and SQLSTATE included."""
+    """End the call with an error that pyspark turns into its own exception, condition and SQLSTATE
+    included.
+    """
     import grpc
 
     message = error.message[:_MAX_MESSAGE]

@@ -103,7 +103,9 @@ class CatalogSession:
         self._known[name] = self.tree.signature(name)
 
     def doubt(self, name: TableName) -> None:
-        """Note that the engine may have an entry for a table that is not in the tree (a CREATE that failed)."""
+        """Note that the engine may have an entry for a table that is not in the tree (a CREATE that
+        failed).
+        """
         self._known[name] = None
 
     def forget(self, name: TableName) -> None:
@@ -144,7 +146,9 @@ class CatalogSession:
         return StatementResult(table=self.client.sql(outcome))
 
     def translate(self, sql: str) -> StatementResult | str:
-        """Carry out `sql` if it needs more than the engine can do; otherwise the text for the engine to run."""
+        """Carry out `sql` if it needs more than the engine can do; otherwise the text for the engine to
+        run.
+        """
         statement = statements.Statement.parse(sql)
         self.prepare(statement.names())
         handler = statements.handler_of(statement)

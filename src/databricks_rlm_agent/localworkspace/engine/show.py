@@ -144,7 +144,7 @@ def describe(session: CatalogSession, statement: Statement) -> str | dict[str, A
     if reader.accept("DETAIL"):
         return _detail(session, _info(session, reader.name()))
     if reader.accept("HISTORY"):
-        return _history(session, _info(session, reader.name()), reader)
+        return _history(_info(session, reader.name()), reader)
     if not reader.done and statement.tokens[reader.at].upper in _OF_THE_ENGINE:
         return statement.text
     reader.accept("TABLE")
@@ -210,26 +210,35 @@ def _detail(session: CatalogSession, info: TableInfo) -> dict[str, Any]:
     return _rows({key: kind for key, (kind, _) in row.items()}, [tuple(value for _, value in row.values())])
 
 
-def _history(session: CatalogSession, info: TableInfo, reader: Reader) -> dict[str, Any]:
+def _history(info: TableInfo, reader: Reader) -> dict[str, Any]:
     import pyarrow as pa
     from deltalake import DeltaTable
 
-    limit = int(session_limit.text) if (session_limit := _limit(reader)) else None
+    asked = _limit(reader)
+    limit = int(asked.text) if asked else None
     entries = DeltaTable(info.location).history(limit)
     strings = pa.map_(pa.string(), pa.string())
     types = {
-        "version": pa.int64(), "timestamp": pa.timestamp("us", "UTC"), "userId": pa.string(), "userName": pa.string(),
+        "version": pa.int64(), "timestamp": pa.timestamp("us", "UTC"), "userId": pa.string(),
+        "userName": pa.string(),
         "operation": pa.string(), "operationParameters": strings, "isBlindAppend": pa.bool_(),
         "operationMetrics": strings, "userMetadata": pa.string(), "engineInfo": pa.string(),
     }  # fmt: skip
     rows = [
         (
-            entry["version"], entry.get("timestamp", 0) * 1000, None, None, entry.get("operation"),
-            _texts(entry.get("operationParameters")), entry.get("isBlindAppend"), _texts(entry.get("operationMetrics")),
-            entry.get("userMetadata"), entry.get("engineInfo"),
+            entry["version"],
+            entry.get("timestamp", 0) * 1000,
+            None,
+            None,
+            entry.get("operation"),
+            _texts(entry.get("operationParameters")),
+            entry.get("isBlindAppend"),
+            _texts(entry.get("operationMetrics")),
+            entry.get("userMetadata"),
+            entry.get("engineInfo"),
         )
         for entry in entries
-    ]  # fmt: skip
+    ]
     return _rows(types, rows)
 
 

@@ -12,12 +12,29 @@ if TYPE_CHECKING:
 
 _AFTER = {"FROM", "JOIN", "TABLE"}
 # Words that end the list of tables after FROM.
-_ENDS = {"WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "UNION", "EXCEPT", "INTERSECT", "WINDOW", "QUALIFY", "SELECT",
-         "ON", "SORT", "CLUSTER", "DISTRIBUTE"}  # fmt: skip
+_ENDS = {
+    "WHERE",
+    "GROUP",
+    "ORDER",
+    "HAVING",
+    "LIMIT",
+    "UNION",
+    "EXCEPT",
+    "INTERSECT",
+    "WINDOW",
+    "QUALIFY",
+    "SELECT",
+    "ON",
+    "SORT",
+    "CLUSTER",
+    "DISTRIBUTE",
+}
 
 
 def table_positions(statement: Statement) -> list[tuple[int, int, tuple[str, ...]]]:
-    """Where tables are named: (first token, token after the last, parts), common table expressions left out."""
+    """Where tables are named: (first token, token after the last, parts), common table expressions left
+    out.
+    """
     tokens = statement.tokens
     local = {
         tokens[i].name.lower()

@@ -14,7 +14,8 @@ from typing import Any
 
 from .errors import EngineError, from_engine
 
-# The engine streams batches of a few megabytes; the limit guards against nothing here, and results may be large.
+# The engine streams batches of a few megabytes; the limit guards against nothing here, and results may be
+# large.
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -180,7 +181,7 @@ def error_of(error: Any) -> EngineError:
 
 def _java_class(error: Any) -> str:
     """The exception class that the engine names in its error details (google.rpc.ErrorInfo.reason)."""
-    from grpc_status import rpc_status
+    from grpc_status import rpc_status  # type: ignore[import-untyped] # ships no types
 
     status = rpc_status.from_call(error)
     for detail in status.details if status else ():

@@ -1,4 +1,6 @@
-"""The SQL warehouse of the local workspace: Databricks' Thrift service over HTTP, for unmodified connectors."""
+"""The SQL warehouse of the local workspace: Databricks' Thrift service over HTTP, for unmodified
+connectors.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..engine import Engine
-from .protocol import Gone, answer, sql_of
+from databricks_rlm_agent.localworkspace.engine import Engine
+
+from .protocol import GoneError, answer, sql_of
 from .service import ThriftService
 
 __all__ = ["ThriftService", "routes", "sql_of"]
@@ -29,7 +32,7 @@ def routes(engine: Engine, warehouse_id: str = "local") -> list[Any]:
         body = await request.body()
         try:
             reply = await asyncio.get_running_loop().run_in_executor(threads, answer, service, body)
-        except Gone as gone:
+        except GoneError as gone:
             # The connector takes a 404 on a close as "closed already".
             return Response(status_code=404, headers={"x-thriftserver-error-message": str(gone)})
         except (EOFError, ValueError) as error:

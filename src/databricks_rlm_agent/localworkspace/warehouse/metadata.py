@@ -6,12 +6,27 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..engine import CatalogTree, TableInfo
+from databricks_rlm_agent.localworkspace.engine import CatalogTree, TableInfo
 
 # java.sql.Types, by SQL type name.
-_JDBC = {"tinyint": -6, "smallint": 5, "int": 4, "bigint": -5, "float": 6, "double": 8, "decimal": 3, "string": 12,
-         "boolean": 16, "date": 91, "timestamp": 93, "timestamp_ntz": 93, "binary": -2, "array": 2003,
-         "struct": 2002, "map": 2000}  # fmt: skip
+_JDBC = {
+    "tinyint": -6,
+    "smallint": 5,
+    "int": 4,
+    "bigint": -5,
+    "float": 6,
+    "double": 8,
+    "decimal": 3,
+    "string": 12,
+    "boolean": 16,
+    "date": 91,
+    "timestamp": 93,
+    "timestamp_ntz": 93,
+    "binary": -2,
+    "array": 2003,
+    "struct": 2002,
+    "map": 2000,
+}
 
 
 def catalogs(tree: CatalogTree) -> Any:
@@ -34,8 +49,18 @@ def tables(
         for info in _tables(tree, catalog, schema, table)
         if not kinds or info.kind in kinds
     ]
-    names = ["TABLE_CAT", "TABLE_SCHEM", "TABLE_NAME", "TABLE_TYPE", "REMARKS", "TYPE_CAT", "TYPE_SCHEM", "TYPE_NAME",
-             "SELF_REFERENCING_COL_NAME", "REF_GENERATION"]  # fmt: skip
+    names = [
+        "TABLE_CAT",
+        "TABLE_SCHEM",
+        "TABLE_NAME",
+        "TABLE_TYPE",
+        "REMARKS",
+        "TYPE_CAT",
+        "TYPE_SCHEM",
+        "TYPE_NAME",
+        "SELF_REFERENCING_COL_NAME",
+        "REF_GENERATION",
+    ]
     return _table(names, rows)
 
 
@@ -53,8 +78,19 @@ def columns(
                      int(each.nullable), each.comment or "", each.default, position,
                      "YES" if each.nullable else "NO")
                 )  # fmt: skip
-    names = ["TABLE_CAT", "TABLE_SCHEM", "TABLE_NAME", "COLUMN_NAME", "DATA_TYPE", "TYPE_NAME", "NULLABLE", "REMARKS",
-             "COLUMN_DEF", "ORDINAL_POSITION", "IS_NULLABLE"]  # fmt: skip
+    names = [
+        "TABLE_CAT",
+        "TABLE_SCHEM",
+        "TABLE_NAME",
+        "COLUMN_NAME",
+        "DATA_TYPE",
+        "TYPE_NAME",
+        "NULLABLE",
+        "REMARKS",
+        "COLUMN_DEF",
+        "ORDINAL_POSITION",
+        "IS_NULLABLE",
+    ]
     return _table(names, rows, integers={"DATA_TYPE", "NULLABLE", "ORDINAL_POSITION"})
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..engine import EngineError
-from ..engine.literals import RawLiteral, string_literal
+from databricks_rlm_agent.localworkspace.engine import EngineError
+from databricks_rlm_agent.localworkspace.engine.literals import RawLiteral, string_literal
 
 _TYPE = re.compile(r"[A-Za-z_ ]+(\(\s*\d+\s*(,\s*\d+\s*)?\))?")
 _INTEGER = re.compile(r"[+-]?\d+")
@@ -35,7 +35,8 @@ def _literal(parameter: Any) -> RawLiteral:
         return RawLiteral(string_literal(text))
     if not _TYPE.fullmatch(kind):
         raise EngineError.of("INVALID_PARAMETER_VALUE", f"{kind!r} is not a SQL type.", "22023")
-    # A plain number may stand where a cast may not (LIMIT); -2147483648 is not a literal, its absolute overflows.
+    # A plain number may stand where a cast may not (LIMIT); -2147483648 is not a literal, its
+    # absolute overflows.
     if kind == "INT" and _INTEGER.fullmatch(text) and abs(int(text)) < 2**31:
         return RawLiteral(str(int(text)))
     return RawLiteral(f"CAST({string_literal(text)} AS {kind})")

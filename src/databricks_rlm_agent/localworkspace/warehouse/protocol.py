@@ -10,7 +10,7 @@ _CALL = 0x80010001
 _EXECUTE = b"ExecuteStatement"
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """A session or operation to close that is not there; travels as HTTP 404."""
 
 
@@ -30,7 +30,9 @@ def answer(service: Any, body: bytes) -> bytes:
 
 
 def sql_of(body: bytes) -> str | None:
-    """The SQL text in the body of an ExecuteStatement call; None for any other call, or for no call at all."""
+    """The SQL text in the body of an ExecuteStatement call; None for any other call, or for no call at
+    all.
+    """
     if len(body) < 8 or not body.startswith(struct.pack("!I", _CALL)):
         return None
     if body[4:8] != struct.pack("!I", len(_EXECUTE)) or not body.startswith(_EXECUTE, 8):

@@ -1,4 +1,6 @@
-"""Arrow tables as the connector wants them: a Hive schema for the description, LZ4 frames of Arrow batches."""
+"""Arrow tables as the connector wants them: a Hive schema for the description, LZ4 frames of Arrow
+batches.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def hive_type(kind: Any) -> str:
 
 
 def page_rows(table: Any, offset: int, max_rows: int | None, max_bytes: int | None) -> int:
-    """How many rows from `offset` on fit a page of so many rows and (about) bytes; at least one if any is left."""
+    """How many rows from `offset` on fit a page of so many rows and (about) bytes; at least one if any is
+    left.
+    """
     left: int = table.num_rows - offset
     if max_rows and max_rows > 0:
         left = min(left, max_rows)
@@ -101,7 +105,7 @@ def page_rows(table: Any, offset: int, max_rows: int | None, max_bytes: int | No
 
 def row_set(table: Any, offset: int, rows: int, *, lz4: bool) -> Any:
     """A Thrift TRowSet of `rows` rows from `offset` on."""
-    import lz4.frame as frames
+    import lz4.frame as frames  # type: ignore[import-untyped] # ships no types
     from databricks.sql.thrift_api.TCLIService import ttypes
 
     batches = []

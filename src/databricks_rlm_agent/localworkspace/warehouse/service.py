@@ -11,13 +11,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..engine import Engine, EngineError, StatementResult
+from databricks_rlm_agent.localworkspace.engine import Engine, EngineError, StatementResult
+
 from . import metadata, results
 from .parameters import values_of
-from .protocol import Gone
-from .sessions import Operation, Sessions, UnknownHandle
+from .protocol import GoneError
+from .sessions import Operation, Sessions, UnknownHandleError
 
-# A statement shorter than this comes back in the first answer; a longer one is polled for. The connector polls
+# A statement shorter than this comes back in the first answer; a longer one is polled for. The connector
+# polls
 # without a pause and holds its lock meanwhile, so the wait at a poll is short enough for a cancel to slip in.
 FIRST_WAIT_SECONDS = 1.0
 POLL_WAIT_SECONDS = 0.2
@@ -55,11 +57,11 @@ class ThriftService:
         )
 
     def CloseSession(self, req: Any) -> Any:  # noqa: N802
-        """End a session; raises `Gone` when there is none."""
+        """End a session; raises `GoneError` when there is none."""
         try:
             self._sessions.close(req.sessionHandle)
-        except UnknownHandle as error:
-            raise Gone(str(error)) from error
+        except UnknownHandleError as error:
+            raise GoneError(str(error)) from error
         return _ttypes().TCloseSessionResp(status=_success())
 
     def GetInfo(self, req: Any) -> Any:  # noqa: N802
@@ -94,7 +96,7 @@ class ThriftService:
         """How a statement is doing."""
         try:
             operation = self._sessions.operation(req.operationHandle)
-        except UnknownHandle as error:
+        except UnknownHandleError as error:
             return _ttypes().TGetOperationStatusResp(status=_invalid(error))
         operation.wait(POLL_WAIT_SECONDS)
         return _status(operation)
@@ -104,35 +106,34 @@ class ThriftService:
         t = _ttypes()
         try:
             self._sessions.operation(req.operationHandle).cancel()
-        except UnknownHandle as error:
+        except UnknownHandleError as error:
             return t.TCancelOperationResp(status=_invalid(error))
         return t.TCancelOperationResp(status=_success())
 
     def CloseOperation(self, req: Any) -> Any:  # noqa: N802
-        """Forget a statement and its result; raises `Gone` when there is none."""
+        """Forget a statement and its result; raises `GoneError` when there is none."""
         try:
             self._sessions.close_operation(self._sessions.operation(req.operationHandle))
-        except UnknownHandle as error:
-            raise Gone(str(error)) from error
+        except UnknownHandleError as error:
+            raise GoneError(str(error)) from error
         return _ttypes().TCloseOperationResp(status=_success())
 
     def GetResultSetMetadata(self, req: Any) -> Any:  # noqa: N802
         """The columns of a result."""
         try:
             return _metadata(self._sessions.operation(req.operationHandle))
-        except UnknownHandle as error:
+        except UnknownHandleError as error:
             return _ttypes().TGetResultSetMetadataResp(status=_invalid(error))
 
     def FetchResults(self, req: Any) -> Any:  # noqa: N802
         """The next rows of a result."""
         try:
             operation = self._sessions.operation(req.operationHandle)
-        except UnknownHandle as error:
+        except UnknownHandleError as error:
             return _ttypes().TFetchResultsResp(status=_invalid(error))
         operation.wait(FIRST_WAIT_SECONDS)
-        error = operation.error
-        if error is not None or operation.result is None:
-            return _ttypes().TFetchResultsResp(status=_failed(error or _not_ready()))
+        if operation.result is None:
+            return _ttypes().TFetchResultsResp(status=_failed(operation.error or _not_ready()))
         page = _page(operation, req.maxRows, req.maxBytes)
         if req.includeResultSetMetadata:
             page.resultSetMetadata = _metadata(operation)
@@ -183,7 +184,7 @@ class ThriftService:
         """Start an operation, and answer with as much of its result as is asked for and there already."""
         try:
             operation = start()
-        except UnknownHandle as error:
+        except UnknownHandleError as error:
             return response(status=_invalid(error))
         except EngineError as error:
             return response(status=_failed(error))
@@ -232,7 +233,7 @@ def _failed(error: EngineError) -> Any:
     )
 
 
-def _invalid(error: UnknownHandle) -> Any:
+def _invalid(error: UnknownHandleError) -> Any:
     t = _ttypes()
     return t.TStatus(statusCode=t.TStatusCode.INVALID_HANDLE_STATUS, errorMessage=str(error))
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, TimeoutError
+from concurrent.futures import Executor, Future
 from typing import Any
 
-from ..engine import Engine, EngineError, EngineSession, StatementResult
+from databricks_rlm_agent.localworkspace.engine import Engine, EngineError, EngineSession, StatementResult
 
 # A Databricks SQL warehouse ends a session that nobody used for so long; nothing here is billed by the hour.
 IDLE_SECONDS = 8 * 3600.0
 
 
-class UnknownHandle(Exception):
+class UnknownHandleError(Exception):
     """A session or operation handle that this server never gave out, or has closed."""
 
 
@@ -87,11 +87,11 @@ class Sessions:
         return session
 
     def get(self, handle: Any) -> WarehouseSession:
-        """The session of a Thrift handle; raises `UnknownHandle`."""
+        """The session of a Thrift handle; raises `UnknownHandleError`."""
         guid = handle.sessionId.guid
         session = self._sessions.get(guid)
         if session is None:
-            raise UnknownHandle(f"Invalid SessionHandle: SessionHandle [{_text(guid)}]")
+            raise UnknownHandleError(f"Invalid SessionHandle: SessionHandle [{_text(guid)}]")
         session.used = self._clock()
         return session
 
@@ -109,13 +109,13 @@ class Sessions:
         return operation
 
     def operation(self, handle: Any) -> Operation:
-        """The operation of a Thrift handle; raises `UnknownHandle`."""
+        """The operation of a Thrift handle; raises `UnknownHandleError`."""
         guid = handle.operationId.guid
         for session in list(self._sessions.values()):
             if guid in session.operations:
                 session.used = self._clock()
                 return session.operations[guid]
-        raise UnknownHandle(f"Invalid OperationHandle: OperationHandle [{_text(guid)}]")
+        raise UnknownHandleError(f"Invalid OperationHandle: OperationHandle [{_text(guid)}]")
 
     def close_operation(self, operation: Operation) -> None:
         """Forget an operation; stops it when it still runs."""
