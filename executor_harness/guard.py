@@ -125,7 +125,7 @@ class Guard:
     def _run(self) -> None:
         reason = self._await_reason()
         with self._lock:
-            if not self._armed:
+            if not self._running():
                 return
             self.reason = reason
         threading.Thread(target=self._interrupt, name="rlm-interrupt", daemon=True).start()
@@ -134,14 +134,14 @@ class Guard:
         if self._over.wait(first):
             return
         with self._lock:
-            if self._armed:
+            if self._running():
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._main), ctypes.py_object(Interruption)
                 )
         if self._over.wait(self._grace_s - first):
             return
         with self._lock:
-            if not self._armed:
+            if not self._running():
                 return
             self._armed, self._taken_over = False, True
         self._overrun(reason)
@@ -165,6 +165,9 @@ class Guard:
             if signal.SIGTERM in data:
                 return protocol.CANCELLED
         return protocol.TIMEOUT
+
+    def _running(self) -> bool:
+        return self._armed
 
     def _nudge(self) -> None:
         """Interrupt what the program's thread sleeps in, unless the program put a handler of its own

@@ -171,7 +171,8 @@ def _read_artifact(request: Request, volumes: Volumes) -> bytes:
         raise Refused(
             protocol.ARTIFACT_MISMATCH,
             f"{artifact['path']} has {len(source)} bytes with SHA-256 {found}; published were "
-            f"{artifact['size']} bytes with {artifact['sha256']}: it was changed after publishing; nothing was run",
+            f"{artifact['size']} bytes with {artifact['sha256']}: "
+            "it was changed after publishing; nothing was run",
             request,
         )
     return source

@@ -26,7 +26,9 @@ def _parents() -> dict[int, int]:
 
 
 def descendants(pid: int) -> set[int]:
-    """Ids of all processes that descend from `pid`, without itself."""
+    """Ids of all processes that descend from `pid`, without itself. The system's first has none."""
+    if pid <= 1:
+        return set()
     children: dict[int, list[int]] = {}
     for child, parent in _parents().items():
         children.setdefault(parent, []).append(child)
@@ -41,6 +43,8 @@ def descendants(pid: int) -> set[int]:
 
 
 def kill(pid: int) -> None:
-    """End a process at once; one that is gone already is fine."""
+    """End a process at once; one that is gone already is fine. Never the system's first, nor a group."""
+    if pid <= 1:
+        return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)

@@ -80,7 +80,7 @@ def _surroundings(program: Program) -> Iterator[ModuleType]:
     text = program.source.decode("utf-8", "replace")
     linecache.cache[program.name] = (len(text), None, text.splitlines(True), program.name)
     old = (sys.modules["__main__"], sys.argv, list(sys.path), sys.getrecursionlimit(), _cwd())
-    home = os.getpid()
+    interval, home = sys.getswitchinterval(), os.getpid()
     folder = tempfile.mkdtemp(prefix="rlm-")
     os.chdir(folder)
     sys.modules["__main__"], sys.argv = module, [str(program.file)]
@@ -92,6 +92,8 @@ def _surroundings(program: Program) -> Iterator[ModuleType]:
     finally:
         if os.getpid() == home:
             sys.modules["__main__"], sys.argv, sys.path[:] = old[:3]
+            sys.settrace(None)
+            sys.setswitchinterval(interval)
             with suppress(RecursionError):  # too deep to lower it just now: then it is high enough for us
                 sys.setrecursionlimit(max(old[3], 1000))
             os.chdir(old[4])

@@ -166,7 +166,7 @@ class ProducedTable(_TableBase, total=False):
 
 
 class Stream(TypedDict):
-    """One output stream: Volume path of the text kept, bytes written in all, and its first and last characters.
+    """One output stream: Volume path of the text kept, bytes written, its first and last characters.
 
     `truncated` says that `path` holds only head and tail. `tail` starts after `head`: for a short output it
     is empty. `path` is null when the stream could not be kept.

@@ -5,6 +5,7 @@ reads them.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import io
 import json
@@ -54,6 +55,7 @@ class Recorder:
         out, err = _pipe(), _pipe()
         passed = [self._passed_to(stream, fd) for stream, fd in zip(self._streams, (1, 2), strict=True)]
         orders: Orders = {
+            "harness": os.getpid(),
             "volumes_root": self._volumes_root,
             "ticket": ticket,
             "secrets": self._secrets,
@@ -72,6 +74,10 @@ class Recorder:
         # Replaced even where they do write to 1 and 2 already: a notebook's streams do not, and the encoding
         # of a job's log must not make a program fail.
         sys.stdout, sys.stderr = self._ours = _text(1), _text(2)
+        if (
+            not faulthandler.is_enabled()
+        ):  # a crash in native code then says where, and the watcher reports it
+            faulthandler.enable(2)
 
     def _spawn(self, orders: Orders, fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
         # Bytecode must not appear as files in a Volume; elsewhere it is welcome.

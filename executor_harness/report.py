@@ -29,8 +29,10 @@ class Ticket(TypedDict):
 
 
 class Orders(TypedDict):
-    """What the watcher is told at its start. `deadline` is seconds from now; fds are open in the watcher."""
+    """What the watcher is told at its start. `harness` is
+    its process id; `deadline` is seconds from now; fds are open in the watcher."""
 
+    harness: int
     volumes_root: str
     ticket: Ticket
     secrets: list[str]
@@ -84,8 +86,11 @@ class Report:
     @classmethod
     def died(cls, stderr: str) -> Report:
         """The process ended without a word; the end of its standard error is the best witness."""
-        lines = [line for line in stderr.splitlines() if line.strip()][-8:]
-        said = " Last lines of stderr: " + " | ".join(lines) if lines else ""
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+        # What `faulthandler` says of a crash, most recent call first; else whatever was said last.
+        crash = next((at for at, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+        kept = lines[-8:] if crash is None else lines[crash : crash + 8]
+        said = " From stderr: " + " | ".join(kept) if kept else ""
         return cls.failed(
             protocol.PROCESS_DIED,
             "the process that ran the program ended without a result: killed, out of memory, "

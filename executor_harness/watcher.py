@@ -19,6 +19,7 @@ import select
 import signal
 import sys
 import time
+
 from executor_harness import processes, protocol
 from executor_harness.capture import Recording, writer
 from executor_harness.redaction import Redactor
@@ -32,9 +33,8 @@ _TICK_S = 0.25
 class Watcher:
     """Records until told to stop, or until the harness is gone."""
 
-    def __init__(self, orders: Orders, parent: int) -> None:
+    def __init__(self, orders: Orders) -> None:
         self._orders = orders
-        self._parent = parent
         self._volumes = Volumes(root=orders["volumes_root"])
         self._streams = {
             orders["stdout"]: self._recording(orders["pass_stdout"]),
@@ -53,9 +53,7 @@ class Watcher:
         """The whole life of the watcher."""
         reason = self._record_until_over()
         if reason == "deadline":
-            for child in processes.descendants(self._parent) - {os.getpid()}:
-                processes.kill(child)
-            processes.kill(self._parent)
+            self._kill_harness()
         streams = self._close_streams()
         if reason == "stop":
             with contextlib.suppress(OSError):  # nobody listens any more: the next check will see the death
@@ -102,7 +100,15 @@ class Watcher:
         self._listening = bool(data)
 
     def _harness_alive(self) -> bool:
-        return os.getppid() == self._parent
+        # Our parent as long as it lives; afterwards the system gives us another one.
+        return os.getppid() == self._orders["harness"]
+
+    def _kill_harness(self) -> None:
+        harness = self._orders["harness"]
+        children = processes.descendants(harness) - {os.getpid()}
+        # Only while it is surely ours: the number of a process that ended may be another one's by now.
+        for pid in (*children, harness) if self._harness_alive() else ():
+            processes.kill(pid)
 
     def _await_done(self) -> bool:
         while b"done\n" not in self._commands:
@@ -155,11 +161,10 @@ def main() -> None:
     """Entry point of the watcher process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    parent = os.getppid()
     line = b""
     while not line.endswith(b"\n"):  # byte by byte: what follows the line belongs to `Watcher`
         byte = os.read(0, 1)
         if not byte:
             return
         line += byte
-    Watcher(json.loads(line), parent).run()
+    Watcher(json.loads(line)).run()
