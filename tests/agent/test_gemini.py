@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from databricks_rlm_agent.agent.models import Models
-from databricks_rlm_agent.agent.planner import AdkPlanner
+from databricks_rlm_agent.agent.planner import AdkPlanner, create_planner
 from databricks_rlm_agent.agent.tools import Toolbox
 from databricks_rlm_agent.domain.actions import Ask
 from databricks_rlm_agent.domain.secret import Secret
+from databricks_rlm_agent.errors import SecretsMissing
 from databricks_rlm_agent.ports import Turn
 
 CANARY = "AIza-canary-0123456789abcdef"
@@ -102,3 +103,23 @@ def test_a_failing_model(
         planned = planner.plan(turn)
     assert "No model answered. gemini-3.5-flash: ServerError" in (planned.failure or "")
     assert CANARY not in f"{planned!r} {caplog.text}"
+    assert "no, ***" in (planned.failure or "")
+
+
+def test_a_missing_key_is_said_at_once(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    with pytest.raises(SecretsMissing, match=r"google-api-key \(GOOGLE_API_KEY\)"):
+        create_planner("gemini-3.5-flash", **world)
+    monkeypatch.setenv("GOOGLE_API_KEY", CANARY)
+    planner = create_planner("gemini-3.5-flash", **world)
+    assert planner.model == "gemini-3.5-flash"
+
+
+def test_a_key_of_the_environment_is_hidden_too(
+    server: GeminiServer, world: dict[str, Any], turn: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_API_KEY", CANARY)
+    models = Models("gemini-3.5-flash", secrets={}, retries=0)
+    planned = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"]).plan(turn)
+    assert server.requests[0]["key"] == CANARY
+    assert "no, ***" in (planned.failure or "")

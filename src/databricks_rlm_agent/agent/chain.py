@@ -90,7 +90,9 @@ class ChainModel(BaseLlm):
     def _reason(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self.meter.timeout_s:g} s"
-        return clip(self.meter.redact(f"{type(error).__name__}: {error}"), _REASON_CHARS)
+        # The first line says it; LiteLLM adds pages of links and of the request.
+        said = str(error).strip().partition("\n")[0]
+        return clip(self.meter.redact(f"{type(error).__name__}: {said}"), _REASON_CHARS)
 
 
 async def _ask(link: BaseLlm, request: LlmRequest) -> LlmResponse:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.agent.quiet import quiet_adk, quiet_litellm
 from databricks_rlm_agent.agent.script import Script
-from databricks_rlm_agent.domain.models import ModelSpec, parse_models
+from databricks_rlm_agent.domain.models import VARIABLES, ModelSpec, parse_models, required_secrets
 from databricks_rlm_agent.domain.secret import Secret, redact
-from databricks_rlm_agent.errors import ConfigError
+from databricks_rlm_agent.errors import ConfigError, SecretsMissing
 
 if TYPE_CHECKING:
     from google.adk.models import BaseLlm
@@ -26,7 +27,7 @@ class Models:
 
     ``secrets`` (by key, as in domain/models.py) is read at each opening: a mapping that hands out fresh
     tokens keeps a long-lived controller going. Raises ConfigError for an unknown form or a missing package,
-    UsageError for a script that cannot be used.
+    SecretsMissing for a missing key, UsageError for a script that cannot be used.
     """
 
     def __init__(self, setting: str, *, secrets: Mapping[str, Secret], retries: int = _RETRIES) -> None:
@@ -38,14 +39,19 @@ class Models:
         self._script = Script.read(self._specs[0].name) if self._specs[0].provider == "scripted" else None
         if any(spec.needs_litellm for spec in self._specs):
             _need_litellm()
+        _need_keys(setting, secrets)
 
     def knows(self, role: str, iter_n: int) -> bool:
         """Whether there is anything to ask: a script may hold nothing for a role in an iteration."""
         return self._script is None or self._script.has(role, iter_n)
 
     def redact(self, text: str) -> str:
-        """``text`` without the models' keys."""
-        return redact(text, list(self._secrets.values()))
+        """``text`` without the models' keys, whether they were given or stand in the environment."""
+        keys = [
+            key for key in VARIABLES if key != "databricks-host"
+        ]  # a host is no secret, and worth reading
+        given = [self._secrets[key] for key in keys if key in self._secrets]
+        return redact(text, given + [Secret(os.environ.get(VARIABLES[key], "")) for key in keys])
 
     def open(self, *, role: str, iter_n: int, meter: Meter) -> BaseLlm:
         """The chain for one invocation."""
@@ -105,6 +111,17 @@ class Models:
 
 def _with_scheme(host: str) -> str:
     return (host if "://" in host else f"https://{host}").rstrip("/")
+
+
+def _need_keys(setting: str, secrets: Mapping[str, Secret]) -> None:
+    # The variables too, since the libraries read them when they are given no key.
+    missing = [k for k in required_secrets(setting) if k not in secrets and not os.environ.get(VARIABLES[k])]
+    if missing:
+        names = ", ".join(f"{key} ({VARIABLES[key]})" for key in missing)
+        raise SecretsMissing(
+            f"The model {setting!r} needs secrets that are missing: {names}.",
+            fix="Set the variable, or see: rlm-agent secrets check",
+        )
 
 
 def _need_litellm() -> None:

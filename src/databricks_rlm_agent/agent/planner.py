@@ -126,7 +126,8 @@ def create_planner(
 ) -> Planner:
     """A planner for a model setting. ``secrets`` are by key, as ``load_secrets(…).values`` has them.
 
-    Raises ConfigError for an unknown form or a missing package, UsageError for a script that cannot be used.
+    Raises ConfigError for an unknown form, a missing package or a missing key, and UsageError for a script
+    that cannot be used.
     """
     return AdkPlanner(
         models=Models(model_setting, secrets=secrets or {}),
