@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,17 @@ Bundle = dict[str, Any]
 @pytest.fixture
 def root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from the tree. Takes some seconds."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-build-isolation"]
+    command += ["--no-index", "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*command, "--wheel-dir", str(folder)], check=True, capture_output=True, timeout=150)
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 @pytest.fixture
