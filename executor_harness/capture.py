@@ -36,7 +36,7 @@ class Keep:
         if data:
             self._tail.append(data)
             self._tail_size += len(data)
-            while self._tail_size - len(self._tail[0]) >= self._tail_cap:
+            while self._tail and self._tail_size - len(self._tail[0]) >= self._tail_cap:
                 self._tail_size -= len(self._tail.popleft())
 
     @property

@@ -35,6 +35,7 @@ class Recorder:
         self._volumes_root = volumes_root
         self._secrets = list(secrets)
         self._streams = (sys.stdout, sys.stderr)
+        self._faults = False
         self._ours: tuple[TextIO, ...] = ()
         self._saved: list[int] = []
         self._forwarders: list[threading.Thread] = []
@@ -112,6 +113,8 @@ class Recorder:
     def stop(self) -> dict[str, Stream]:
         """Give the output back, have the texts written, and say what was recorded. Twice is harmless."""
         if self._stopped is None:
+            if self._faults:
+                faulthandler.disable()
             _bounded_flush(sys.stdout, sys.stderr, *self._ours)
             for saved, fd in zip(self._saved, (1, 2), strict=True):
                 with contextlib.suppress(OSError):  # the program closed our descriptor

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,17 @@ from executor_harness import protocol
 
 PACKAGE = Path(protocol.__file__).parent
 VOLUME = "/Volumes/main/rlm/work"
+
+
+_SERVER = """
+import os, sys
+from pysail.spark import SparkConnectServer
+server = SparkConnectServer(ip="127.0.0.1", port=0)
+server.start(background=True)
+print(server.listening_address[1], flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +55,7 @@ class Bench:
     """One attempt on a Volume of its own."""
 
     root: Path
+    cache: Path
     python: str = sys.executable
     env: dict[str, str] = field(default_factory=dict)
     run_id: str = "r1"
@@ -114,7 +125,7 @@ class Bench:
                 **keep,
                 "RLM_VOLUMES_ROOT": str(self.root),
                 "TMPDIR": str(self.root / "tmp"),
-                "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir(), "rlm-test-pycache")),
+                "PYTHONPYCACHEPREFIX": str(self.cache),
                 **self.env,
                 **env,
             },
@@ -165,12 +176,14 @@ def eventually(look: Callable[[], Any], seconds: float = 30) -> Any:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     harness = tmp_path / "harness"
-    shutil.copytree(PACKAGE, harness / "executor_harness", ignore=shutil.ignore_patterns("__pycache__", "main.py"))
+    shutil.copytree(
+        PACKAGE, harness / "executor_harness", ignore=shutil.ignore_patterns("__pycache__", "main.py")
+    )
     shutil.copy(PACKAGE / "main.py", harness / "main.py")
     (tmp_path / "tmp").mkdir()
-    return Bench(root=tmp_path)
+    return Bench(root=tmp_path, cache=tmp_path_factory.getbasetemp() / "pycache")
 
 
 @pytest.fixture(scope="session")
@@ -180,9 +193,7 @@ def sail() -> Iterator[str]:
         [
             sys.executable,
             "-c",
-            "import sys\nfrom pysail.spark import SparkConnectServer\n"
-            "s = SparkConnectServer(ip='127.0.0.1', port=0)\ns.start(background=True)\n"
-            "print(s.listening_address[1], flush=True)\nsys.stdin.read()\nimport os; os._exit(0)",
+            _SERVER,
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from conftest import Bench, Ended, eventually
@@ -35,7 +36,8 @@ def test_success_reports_everything(bench: Bench) -> None:
     assert (ended.folder / "stdout.txt").read_text() == "hello\n" == ended.out
     assert (ended.folder / "stderr.txt").read_text() == "oops\n"
     assert report["stdout"] == {
-        "path": f"{bench.output_dir}/stdout.txt", "bytes": 6, "truncated": False, "head": "hello\n", "tail": ""
+        "path": f"{bench.output_dir}/stdout.txt", "bytes": 6, "truncated": False,
+        "head": "hello\n", "tail": ""
     }  # fmt: skip
     assert report["error_type"] is report["traceback"] is None
     assert report["started_at"] <= report["finished_at"]
@@ -156,10 +158,17 @@ class TestTimeout:
         [
             ("import time\nprint('a')\ntime.sleep(100)\n", "line 3"),
             ("while True:\n    pass\n", "line"),
-            ("import time\nwhile True:\n    try:\n        time.sleep(100)\n    except BaseException: pass\n", "line"),
+            (
+                "import time\nwhile True:\n    try:\n        time.sleep(100)\n"
+                "    except BaseException: pass\n",
+                "line",
+            ),
             ("import threading\nthreading.Event().wait()\n", "line 2"),
             ("import subprocess\nsubprocess.run(['sleep', '100'])\n", "line 2"),
-            ("import signal, time\nsignal.signal(signal.SIGUSR2, signal.SIG_IGN)\ntime.sleep(100)\n", "line 3"),
+            (
+                "import signal, time\nsignal.signal(signal.SIGUSR2, signal.SIG_IGN)\ntime.sleep(100)\n",
+                "line 3",
+            ),
             ("import ctypes\nctypes.CDLL(None).sleep(100)\nctypes.CDLL(None).sleep(100)\n", ""),
             ("import os\nos.closerange(3, 200)\nwhile True: pass\n", "line"),
         ],
@@ -171,7 +180,9 @@ class TestTimeout:
 
     def test_program_that_holds_the_interpreter_is_killed(self, bench: Bench) -> None:
         bench.publish(
-            "import ctypes\nprint('in')\nctypes.PyDLL(None).sleep(600)\n", timeout_s=0.5, limits={"grace_s": 0.1}
+            "import ctypes\nprint('in')\nctypes.PyDLL(None).sleep(600)\n",
+            timeout_s=0.5,
+            limits={"grace_s": 0.1},
         )
         process = bench.start()
         ended = bench.wait(process)
@@ -208,8 +219,8 @@ def assert_gone(pid: int) -> None:
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
-        with open(f"/proc/{pid}/stat") as stat:  # a zombie has ended; nobody has collected it yet
-            return stat.read().rpartition(")")[2].split()[0] == "Z"
+        # A zombie has ended; nobody has collected it yet.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
     eventually(gone)
 
@@ -217,7 +228,10 @@ def assert_gone(pid: int) -> None:
 @pytest.mark.parametrize("group", [True, False])
 @pytest.mark.parametrize(
     "program",
-    ["import time\ntime.sleep(100)", "while True:\n    try:\n        while True: pass\n    except BaseException: pass"],
+    [
+        "import time\ntime.sleep(100)",
+        "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+    ],
 )
 def test_sigterm_is_cancelled(bench: Bench, program: str, group: bool) -> None:
     bench.publish("open(rlm.path('ready'), 'w').close()\n" + program)
@@ -233,8 +247,10 @@ def test_terminating_a_worker_does_not_cancel_the_run(bench: Bench) -> None:
     ended = bench.run(
         "import multiprocessing as m, time\n"
         "ctx = m.get_context('fork')\n"
-        "p = ctx.Process(target=time.sleep, args=(100,))\np.start()\ntime.sleep(0.2)\np.terminate()\np.join()\n"
-        "q = ctx.Pool(2)\nrlm.finish(q.map(abs, [-1, 2]))\nq.terminate()\nq.join()\nassert p.exitcode == -15, p.exitcode\n"
+        "p = ctx.Process(target=time.sleep, args=(100,))\np.start()\ntime.sleep(0.2)\n"
+        "p.terminate()\np.join()\n"
+        "q = ctx.Pool(2)\nrlm.finish(q.map(abs, [-1, 2]))\nq.terminate()\nq.join()\n"
+        "assert p.exitcode == -15, p.exitcode\n"
     )
     assert (ended.code, ended.report["value"]) == (0, [1, 2]), ended.err
 
@@ -252,7 +268,8 @@ def test_a_fork_that_runs_off_the_end_does_not_report(bench: Bench) -> None:
 def test_leftovers_do_not_keep_the_job_alive(bench: Bench) -> None:
     ended = bench.run(
         "import threading, time, atexit, subprocess\n"
-        "for daemon in (True, False):\n    threading.Thread(target=time.sleep, args=(300,), daemon=daemon).start()\n"
+        "for daemon in (True, False):\n"
+        "    threading.Thread(target=time.sleep, args=(300,), daemon=daemon).start()\n"
         "atexit.register(time.sleep, 300)\n"
         "open(rlm.path('pid'), 'w').write(str(subprocess.Popen(['sleep', '300']).pid))\nprint('end')\n"
     )
@@ -273,7 +290,8 @@ def test_leftovers_do_not_keep_the_job_alive(bench: Bench) -> None:
         "import os, shutil; d = os.getcwd(); os.chdir('/'); shutil.rmtree(d)",
         "import os; os.rmdir(os.getcwd())",
         "import shutil; shutil.rmtree(rlm.path('x').rsplit('/', 1)[0])",
-        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGUSR2, signal.SIG_DFL)",
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "signal.signal(signal.SIGUSR2, signal.SIG_DFL)",
         "import sys; sys.setrecursionlimit(40)",
         "import sys; sys.path.clear(); sys.argv.clear()",
         "import os; os.environ.clear()",
