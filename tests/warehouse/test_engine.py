@@ -47,8 +47,10 @@ def test_state_survives_a_restart(tmp_path: Path) -> None:
     "claim",
     [
         "UPDATE t SET version = version + 1, who = :me WHERE id = 1 AND version = :seen",
-        "MERGE INTO t USING (SELECT 1 AS id, :seen AS seen) s ON t.id = s.id AND version = seen "
-         "WHEN MATCHED THEN UPDATE SET version = t.version + 1, who = :me",
+        (
+            "MERGE INTO t USING (SELECT 1 AS id, :seen AS seen) s ON t.id = s.id AND version = seen "
+            "WHEN MATCHED THEN UPDATE SET version = t.version + 1, who = :me"
+        ),
     ],
 )
 def test_one_winner_per_version(engine: Engine, schema: str, properties: str, claim: str) -> None:
@@ -81,6 +83,43 @@ def test_one_winner_per_version(engine: Engine, schema: str, properties: str, cl
     assert strange == []
     assert sorted(wins) == list(range(final))
     assert final >= 5
+    setup.close()
+
+
+@pytest.mark.parametrize("properties", ["", "TBLPROPERTIES ('delta.enableDeletionVectors'='true')"])
+def test_one_row_per_key_by_insert_only_merge(engine: Engine, schema: str, properties: str) -> None:
+    catalog, name = schema.split(".")
+    setup = engine.session(catalog=catalog, schema=name)
+    setup.execute(f"CREATE TABLE t (k INT, who STRING) {properties}")
+    barrier = threading.Barrier(6)
+    strange: list[str] = []
+    inserted: list[int] = []
+
+    def race(me: str) -> None:
+        session = engine.session(catalog=catalog, schema=name)
+        for key in range(5):
+            barrier.wait()
+            try:
+                result = session.execute(
+                    "MERGE INTO t USING (SELECT :k AS k, :me AS who) s ON t.k = s.k "
+                    "WHEN NOT MATCHED THEN INSERT (k, who) VALUES (s.k, s.who)",
+                    {"k": key, "me": me},
+                )
+            except EngineError as error:
+                if "DELTA_CONCURRENT_" not in error.message:
+                    strange.append(error.message)
+            else:
+                inserted.extend([key] * (result.affected_rows or 0))
+        session.close()
+
+    threads = [threading.Thread(target=race, args=(f"w{i}",)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert strange == []
+    assert sorted(inserted) == list(range(5))
+    assert sorted(row["k"] for row in rows(setup, "SELECT k FROM t")) == list(range(5))
     setup.close()
 
 
@@ -135,6 +174,20 @@ def test_failed_create_leaves_nothing(session: EngineSession) -> None:
     assert rows(session, "SHOW TABLES") == []
     session.execute("CREATE TABLE t AS SELECT 1 AS a")
     assert rows(session, "SELECT a FROM t") == [{"a": 1}]
+
+
+def test_insert_leaves_nested_columns_empty(session: EngineSession) -> None:
+    session.execute(
+        "CREATE TABLE t (a INT, m MAP<STRING, INT>, s STRUCT<k: INT, d: DECIMAL(10, 2)>, ts TIMESTAMP)"
+    )
+    session.execute("INSERT INTO t (a) VALUES (1)")
+    assert rows(session, "SELECT * FROM t") == [{"a": 1, "m": None, "s": None, "ts": None}]
+
+
+def test_columns_with_odd_names(session: EngineSession) -> None:
+    session.execute("CREATE TABLE t AS SELECT 1 AS a")
+    found = rows(session, "SELECT t.a AS `../x (€) ' y`, `t`.`a` FROM t")
+    assert found == [{"../x (€) ' y": 1, "a": 1}]
 
 
 def test_insert_fills_missing_columns(session: EngineSession) -> None:

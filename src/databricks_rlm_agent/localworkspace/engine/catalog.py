@@ -14,7 +14,7 @@ from typing import Any
 
 from .deltalog import DeltaLogs, TableShape, sql_type
 from .errors import EngineError, catalog_not_found, schema_not_found, table_not_found
-from .names import TableName, folded
+from .names import TableName, folded, is_name
 
 # Tables on their way to be something else; nobody shall see them listed.
 DRAFT = "_draft_"
@@ -93,7 +93,7 @@ class CatalogTree:
 
     def has_schema(self, catalog: str, schema: str) -> bool:
         """Whether the schema exists."""
-        return self.has_catalog(catalog) and schema[:1] != "." and self.schema_path(catalog, schema).is_dir()
+        return self.has_catalog(catalog) and is_name(schema) and self.schema_path(catalog, schema).is_dir()
 
     def schema_path(self, catalog: str, schema: str) -> Path:
         """The folder of a schema."""
@@ -163,7 +163,7 @@ class CatalogTree:
         """A text that changes whenever a session must learn the table or view anew; None when there is
         none.
         """
-        if name.name.startswith(".") or "/" in name.name or not self.has_catalog(name.catalog):
+        if not is_name(name.name) or not self.has_catalog(name.catalog):
             return None
         shape = self.shape(name)
         if shape is not None:

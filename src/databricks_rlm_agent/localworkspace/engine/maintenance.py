@@ -105,7 +105,8 @@ def _in_schema(old: TableName, parts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _rename(session: CatalogSession, old: TableName, new: TableName) -> None:
-    with session.tree.lock(old), session.tree.lock(new), session.lock:
+    first, second = sorted((old, new))  # one order for all, so that two renames never wait for each other
+    with session.tree.lock(first), session.tree.lock(second), session.lock:
         if session.tree.signature(new) is not None:
             raise EngineError.of("TABLE_OR_VIEW_ALREADY_EXISTS", f"{new.sql} exists already.", "42P07")
         session.tree.rename(old, new)

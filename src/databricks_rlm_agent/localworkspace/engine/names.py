@@ -12,6 +12,11 @@ from .lexer import quote
 _FOLDER = re.compile(r"[^\s./\\\x00-\x1f\x7f]{1,200}")
 
 
+def is_name(part: str) -> bool:
+    """Whether `part` can be the name of anything in the catalog; what cannot never reaches a path."""
+    return _FOLDER.fullmatch(part) is not None
+
+
 def folded(part: str) -> str:
     """`part` as the catalog stores it: lower case, for names are case-insensitive on Databricks."""
     if not _FOLDER.fullmatch(part):
@@ -67,6 +72,8 @@ class Namespace:
     def candidates(self, parts: tuple[str, ...]) -> list[TableName]:
         """Every table that `parts` may stand for where it is not known what the name is of."""
         low = tuple(part.lower() for part in parts[:3])
+        if not all(map(is_name, low)):  # a column, perhaps; what stands before it may still be a table
+            return self.candidates(parts[:1]) if is_name(low[0]) else []
         found = [TableName(self.catalog, self.schema, low[0])]
         if len(low) > 1:
             found.append(TableName(self.catalog, low[0], low[1]))

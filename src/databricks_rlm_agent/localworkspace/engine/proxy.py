@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from .catalog import CatalogTree
@@ -84,12 +85,28 @@ class ConnectProxy:
                 return
             with job.writing():
                 call = self._channel.unary_stream(f"/{_SERVICE}/ExecutePlan")(request.SerializeToString())
-                context.add_callback(call.cancel)
+                # A job that is killed leaves its statement running, unless somebody stops it.
+                context.add_callback(lambda: self._stop(request, call))
                 yield from call
         except EngineError as error:
             _abort(context, error)
         except grpc.RpcError as error:
             _abort(context, error_of(error))
+
+    def _stop(self, request: Any, call: Any) -> None:
+        import pyspark.sql.connect.proto as pb
+
+        if call.done() or not call.is_active():
+            return
+        interrupt = pb.InterruptRequest(
+            session_id=request.session_id,
+            user_context=request.user_context,
+            interrupt_type=pb.InterruptRequest.INTERRUPT_TYPE_OPERATION_ID,
+            operation_id=request.operation_id,
+        )
+        # In a thread: the callback runs on the one that serves every job.
+        threading.Thread(target=_quietly, args=(self._stub.Interrupt, interrupt), daemon=True).start()
+        call.cancel()
 
     def _analyze(self, body: bytes, context: Any) -> Any:
         import grpc
@@ -168,6 +185,14 @@ class ConnectProxy:
         with self._guard:
             self._sessions.pop((request.user_context.user_id, request.session_id), None)
         return self._unary("ReleaseSession")(body, context)
+
+
+def _quietly(method: Any, request: Any) -> None:
+    import grpc
+
+    # An engine that has stopped in the meantime runs nothing any more, and nobody waits for an answer.
+    with suppress(grpc.RpcError, ValueError):
+        method(request)
 
 
 def _responses(request: Any, result: StatementResult) -> Iterator[bytes]:

@@ -174,7 +174,8 @@ def error_of(error: Any) -> EngineError:
     """The engine error in a gRPC failure."""
     import grpc
 
-    if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+    gone = "Channel closed" in (error.details() or "")
+    if gone or error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return EngineError.of("ENGINE_UNAVAILABLE", f"The engine does not answer: {error.details()}", "08006")
     return from_engine(error.details() or "", java_class=_java_class(error))
 
