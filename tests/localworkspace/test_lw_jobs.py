@@ -413,3 +413,19 @@ def test_a_child_left_behind_does_not_keep_the_run_open(programs: Programs) -> N
     child = int((programs.output(run).logs or "").strip())
     eventually(lambda: _state(child), lambda state: state == "Z")
     assert os.getpid() != child
+
+
+def test_a_job_has_spark_over_the_tables_of_the_workspace(
+    client: WorkspaceClient, programs: Programs
+) -> None:
+    code = (
+        "from pyspark.sql import SparkSession\n"
+        "spark = SparkSession.builder.getOrCreate()\n"
+        "spark.sql('CREATE TABLE main.default.by_job AS SELECT id FROM range(10)')\n"
+        "print(spark.table('main.default.by_job').count())\n"
+    )
+    run = programs.finish(programs.submit(code))
+    assert (programs.output(run).logs or "").splitlines()[-1:] == ["10"]
+    answer = client.statement_execution.execute_statement("SELECT sum(id) FROM main.default.by_job", "local")
+    assert answer.result
+    assert answer.result.data_array == [["45"]]

@@ -33,9 +33,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_state_survives_a_restart(tmp_path: Path, how: signal.Signals) -> None:
     options = WorkspaceOptions(root=tmp_path / "w")
-    sleeper = (
-        "import subprocess, time; p = subprocess.Popen(['sleep', '300']); print(p.pid, flush=True); p.wait()"
-    )
+    sleeper = "import subprocess as s; p = s.Popen(['sleep', '300']); print(p.pid, flush=True); p.wait()"
     with spawn(options) as first:
         client = sdk(first.info)
         client.volumes.create("main", "default", "files", VolumeType.MANAGED, comment="kept")

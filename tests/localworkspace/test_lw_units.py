@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -16,6 +19,7 @@ from databricks_rlm_agent.localworkspace.jobs.process import started_at
 from databricks_rlm_agent.localworkspace.jobs.records import Ending, Run, TaskRun
 from databricks_rlm_agent.localworkspace.layout import inside
 from databricks_rlm_agent.localworkspace.problem import ApiError
+from databricks_rlm_agent.localworkspace.server import _listen
 
 
 @settings(deadline=None)
@@ -105,8 +109,12 @@ def test_no_path_leaves_its_folder(tmp_path_factory: pytest.TempPathFactory, pat
     assert ".." not in found.parts
 
 
-def test_a_process_is_told_from_another_of_its_number() -> None:
-    import os
+def test_replies_are_not_held_back_by_the_system() -> None:
+    with closing(_listen(0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP  # what asyncio asks before it sets TCP_NODELAY
+        assert listener.getsockname()[0] == "127.0.0.1"
 
+
+def test_a_process_is_told_from_another_of_its_number() -> None:
     assert started_at(os.getpid()) == started_at(os.getpid()) is not None
     assert started_at(2**22 + 1) is None
