@@ -83,6 +83,19 @@ def test_the_ending_of_a_run() -> None:
     assert Run.from_json(run.to_json()) == run
 
 
+def test_a_task_that_its_condition_excludes_does_no_harm() -> None:
+    first, second = run_of("SUCCESS", "SUCCESS").tasks
+    handler = replace(
+        second, life="BLOCKED", ending=None, spec={**second.spec, "run_if": "AT_LEAST_ONE_FAILED"}
+    )
+    fate = verdict.unblocked(handler, {"0": first})
+    assert fate == verdict.EXCLUDED
+    run = replace(run_of("SUCCESS"), tasks=(first, replace(handler, life="SKIPPED", ending=fate)))
+    assert verdict.run_ending(run) == verdict.SUCCESS
+    third = replace(second, life="BLOCKED", ending=None, spec={"depends_on": [{"task_key": "1"}]})
+    assert verdict.unblocked(third, {"1": run.tasks[1]}) == verdict.EXCLUDED
+
+
 def test_rules_match_by_every_field() -> None:
     rule = Rule(action="drop", method="post", path="^/a", sql="UPDATE .* x")
     assert rule.matches("POST", "/a/b", "UPDATE t\n SET x")

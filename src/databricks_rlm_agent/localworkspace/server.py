@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.localworkspace.info import HTTP_PATH, WorkspaceInfo
 from databricks_rlm_agent.localworkspace.layout import Layout
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["WorkspaceInfo", "serve"]
 
 EngineFactory = Callable[[WorkspaceOptions], "Engine"]
-# A client that pauses in its work must not find its connection closed under the next request.
-_KEEP_ALIVE_S = 600
-_SHUTDOWN_S = 1
 
 
 def embedded_engine(options: WorkspaceOptions) -> Engine:
@@ -120,50 +116,35 @@ def _run(
     starting: _EngineStart,
     on_ready: Callable[[WorkspaceInfo], None],
 ) -> None:
-    import uvicorn
-
     from databricks_rlm_agent.localworkspace.application import Parts, build
     from databricks_rlm_agent.localworkspace.services.serving import script_of
     from databricks_rlm_agent.localworkspace.state import Database
-    from databricks_rlm_agent.localworkspace.wire import WorkspaceProtocol
+    from databricks_rlm_agent.localworkspace.wire import server
 
     script = script_of(options.model)
-    host, token = f"http://127.0.0.1:{listener.getsockname()[1]}", layout.token()
     with contextlib.closing(Database(layout.private / "state.db")) as database:
         engine = starting.engine()
-        app, scheduler = build(
-            Parts(
-                options=options,
-                layout=layout,
-                database=database,
-                engine=engine,
-                script=script,
-                host=host,
-                token=token,
-            )
-        )
-        config = uvicorn.Config(
-            app,
-            http=WorkspaceProtocol,
-            ws="none",
-            lifespan="off",
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_SHUTDOWN_S,
-        )
         info = WorkspaceInfo(
-            host=host,
-            token=token,
+            host=f"http://127.0.0.1:{listener.getsockname()[1]}",
+            token=layout.token(),
             http_path=HTTP_PATH,
             root=str(layout.root),
             pid=os.getpid(),
             spark_connect=engine.connect_url,
         )
+        parts = Parts(
+            options=options,
+            layout=layout,
+            database=database,
+            engine=engine,
+            script=script,
+            host=info.host,
+            token=info.token,
+        )
+        app, scheduler = build(parts)
         scheduler.start()
         try:
-            asyncio.run(_Server(config, lambda: _announce(layout, info, on_ready)).serve([listener]))
+            asyncio.run(server(app, lambda: _announce(layout, info, on_ready)).serve([listener]))
         finally:
             scheduler.close()
 
@@ -171,34 +152,3 @@ def _run(
 def _announce(layout: Layout, info: WorkspaceInfo, on_ready: Callable[[WorkspaceInfo], None]) -> None:
     layout.write_server_file(info.to_json())
     on_ready(info)
-
-
-def _server_class() -> Any:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        """uvicorn's server, with signals that end it quietly (its own raises them again at the end)."""
-
-        def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-            super().__init__(config)
-            self._on_ready = on_ready
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            self._on_ready()
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._end)
-            yield
-
-        def _end(self) -> None:
-            self.should_exit = True
-
-    return Server
-
-
-def _Server(config: Any, on_ready: Callable[[], None]) -> Any:  # noqa: N802 - reads as the class that it makes
-    return _server_class()(config, on_ready)

@@ -37,5 +37,24 @@ class LogWriter:
 
 def read_log(folder: Path, keep: int = KEEP) -> tuple[str, bool]:
     """The last `keep` bytes as text, and whether there were more. Bytes that are not UTF-8 become U+FFFD."""
-    whole = b"".join(path.read_bytes() for path in (folder / "log.0", folder / "log.1") if path.exists())
+    whole = b""
+    for _ in range(5):
+        before = _identity(folder)
+        whole = _content(folder / "log.0") + _content(folder / "log.1")
+        if _identity(folder) == before:  # else the segments changed places meanwhile
+            break
     return whole[-keep:].decode("utf-8", "replace"), len(whole) > keep
+
+
+def _identity(folder: Path) -> int | None:
+    try:
+        return (folder / "log.1").stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

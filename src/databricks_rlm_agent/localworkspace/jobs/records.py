@@ -49,11 +49,6 @@ class TaskRun:
         """Keys of the tasks that must end first."""
         return tuple(item["task_key"] for item in self.spec.get("depends_on") or ())
 
-    @property
-    def succeeded(self) -> bool:
-        """Ended well."""
-        return self.ending is not None and self.ending.result == "SUCCESS"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Run:

@@ -108,8 +108,17 @@ class Scheduler:
         with self._changed:
             while not self._closing:
                 for run in list(self._runs.values()):
-                    self._advance(run)
+                    self._advance_safely(run)
                 self._changed.wait(_TICK_S if self._timed() else None)
+
+    def _advance_safely(self, run: Run) -> None:
+        """One run's defect must not stop all others."""
+        try:
+            self._advance(run)
+        except Exception as error:  # noqa: BLE001 - the reason becomes the run's
+            message = f"{type(error).__name__}: {error}"
+            ending = verdict.failed("INTERNAL_ERROR", message, kind="INTERNAL_ERROR")
+            self._put(replace(self._runs[run.run_id], ending=ending, end_time=_now()))
 
     def _timed(self) -> bool:
         return any(run.timeout_seconds for run in self._runs.values())

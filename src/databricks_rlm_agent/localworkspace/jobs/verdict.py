@@ -70,13 +70,14 @@ def failed(
     )
 
 
-_RUN_IF: Mapping[str, Callable[[Sequence[bool]], bool]] = {
-    "ALL_SUCCESS": all,
-    "ALL_DONE": lambda _good: True,
-    "NONE_FAILED": all,
-    "AT_LEAST_ONE_SUCCESS": any,
-    "AT_LEAST_ONE_FAILED": lambda good: not all(good),
-    "ALL_FAILED": lambda good: not any(good),
+_FAILURES = frozenset({"FAILED", "TIMEDOUT", "CANCELED", "UPSTREAM_FAILED"})
+_RUN_IF: Mapping[str, Callable[[Sequence[str]], bool]] = {
+    "ALL_SUCCESS": lambda results: all(result == "SUCCESS" for result in results),
+    "ALL_DONE": lambda _results: True,
+    "NONE_FAILED": lambda results: not _FAILURES.intersection(results),
+    "AT_LEAST_ONE_SUCCESS": lambda results: "SUCCESS" in results,
+    "AT_LEAST_ONE_FAILED": lambda results: bool(_FAILURES.intersection(results)),
+    "ALL_FAILED": lambda results: all(result in _FAILURES for result in results),
 }
 RUN_IF = frozenset(_RUN_IF)
 
@@ -87,9 +88,11 @@ def unblocked(task: TaskRun, by_key: Mapping[str, TaskRun]) -> Ending | Life | N
     if any(item.life not in FINAL for item in upstream):
         return None
     condition = task.spec.get("run_if") or "ALL_SUCCESS"
-    if _RUN_IF[condition]([item.succeeded for item in upstream]):
+    results = [item.ending.result for item in upstream if item.ending]
+    if _RUN_IF[condition](results):
         return "PENDING"
-    return UPSTREAM_FAILED if condition == "ALL_SUCCESS" else EXCLUDED
+    spread = condition == "ALL_SUCCESS" and _FAILURES.intersection(results)
+    return UPSTREAM_FAILED if spread else EXCLUDED
 
 
 def run_life(run: Run) -> Life:
@@ -113,7 +116,7 @@ def run_ending(run: Run) -> Ending:
     """
     endings = [task.ending for task in run.tasks if task.ending]
     upstream = {key for task in run.tasks for key in task.depends_on}
-    if all(task.succeeded for task in run.tasks):
+    if all(_fine(task) for task in run.tasks):
         return SUCCESS
     if run.stop == "cancel" and CANCELED in endings:
         return CANCELED
@@ -122,7 +125,7 @@ def run_ending(run: Run) -> Ending:
     lost = next((ending for ending in endings if ending.kind == LOST.kind), None)
     if lost is not None:
         return lost
-    if all(task.succeeded for task in run.tasks if task.task_key not in upstream):
+    if all(_fine(task) for task in run.tasks if task.task_key not in upstream):
         return Ending(
             life="TERMINATED", result="SUCCESS_WITH_FAILURES", code="SUCCESS_WITH_FAILURES", kind="SUCCESS"
         )
@@ -135,3 +138,8 @@ def run_ending(run: Run) -> Ending:
         kind=first.ending.kind,
         message=f"Task {first.task_key} failed with message: {first.ending.message.rstrip('.')}.",
     )
+
+
+def _fine(task: TaskRun) -> bool:
+    """Ended without harm to its run: a task that its run_if excludes does none."""
+    return task.ending is not None and task.ending.result in {"SUCCESS", "EXCLUDED"}
