@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,6 +18,10 @@ from databricks_rlm_agent.control.loop import Loop
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.tick import Tick
+from databricks_rlm_agent.domain.models import parse_models
+from databricks_rlm_agent.domain.secret import Secret
+from databricks_rlm_agent.errors import ConfigError
+from databricks_rlm_agent.ports import Planned
 from databricks_rlm_agent.remote.catalog import WorkspaceCatalog
 from databricks_rlm_agent.remote.jobs import WorkspaceJobs
 from databricks_rlm_agent.remote.secrets import WorkspaceSecrets
@@ -31,7 +35,7 @@ from databricks_rlm_agent.stores.runs import RunStore
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.domain.result import Result
-    from databricks_rlm_agent.ports import Planned, Planner, Summary, Turn
+    from databricks_rlm_agent.ports import Planner, Summary, Turn
 
 
 @dataclass
@@ -132,8 +136,15 @@ class App:
             catalog=self.catalog,
             sql=self.warehouse,
             namespace=self.settings.namespace,
-            secrets=self.secrets(model).check().values if not model.startswith("scripted:") else {},
+            secrets=self._model_keys(model),
         )
+
+    def _model_keys(self, model: str) -> Mapping[str, Secret]:
+        providers = {spec.provider for spec in parse_models(model)}
+        if providers == {"scripted"}:
+            return {}
+        found = self.secrets(model).check().values
+        return _WithWorkspace(found, self.workspace) if "databricks" in providers else found
 
     def secrets(self, model: str | None) -> LoadedSecrets:
         """The secrets that can be found, for one model or for the default one."""
@@ -165,6 +176,29 @@ class App:
             self.warehouse.close()
 
 
+class _WithWorkspace(Mapping[str, Secret]):
+    """Model keys, with the workspace's own host and a token that is valid at the time of asking."""
+
+    def __init__(self, found: Mapping[str, Secret], workspace: Workspace) -> None:
+        self._found, self._workspace = found, workspace
+
+    def __getitem__(self, key: str) -> Secret:
+        if key in self._found:
+            return self._found[key]
+        value = {"databricks-host": lambda: self._workspace.host, "databricks-token": self._workspace.bearer}[
+            key
+        ]()
+        if value is None:
+            raise KeyError(key)
+        return Secret(value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._found, "databricks-host", "databricks-token")))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
 class _PlannerPool:
     """One planner per model, made when a run first asks for it."""
 
@@ -177,12 +211,17 @@ class _PlannerPool:
         return self._app.model
 
     def plan(self, turn: Turn) -> Planned:
-        return self._of(turn).plan(turn)
+        try:
+            planner = self._of(turn)
+        except ConfigError as error:  # this run's model is unusable; other runs' models may be fine
+            return Planned(action=None, failure=str(error))
+        return planner.plan(turn)
 
     def summarize(self, turn: Turn, result: Result) -> Summary:
         return self._of(turn).summarize(turn, result)
 
     def _of(self, turn: Turn) -> Planner:
+        """The planner of a turn's model; raise ConfigError where the model cannot be used."""
         model = turn.model or self._app.model
         with self._lock:
             if model not in self._planners:

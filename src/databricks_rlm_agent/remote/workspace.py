@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.core import Config
 
-# The SDK's own default of 300 s would hide an unreachable host from a person at a terminal.
-RETRY_TIMEOUT_S = 30
+# The SDK's own default of 300 s would hide an unreachable host from a person at a terminal; the loop
+# waits out longer faults by ticking again.
+RETRY_TIMEOUT_S = 15
 
 
 class Workspace:
@@ -52,6 +53,12 @@ class Workspace:
     def host(self) -> str:
         """The workspace's address."""
         return str(self.config.host)
+
+    def bearer(self) -> str | None:
+        """A token that is valid now, or None where the configuration authenticates in another way."""
+        with sdk_errors(self.host):
+            scheme, _, token = self.config.authenticate().get("Authorization", "").partition(" ")
+        return token if scheme == "Bearer" else None
 
     def identity(self) -> str:
         """Who we are there; raise Unreachable or Unauthorized."""

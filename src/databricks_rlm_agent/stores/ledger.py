@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
-from databricks_rlm_agent.errors import Conflict, Unreachable
 from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
 from databricks_rlm_agent.stores import sql
+from databricks_rlm_agent.stores.retry import retrying
 from databricks_rlm_agent.stores.schema import one_per_key, to_json
 
 # The executor's own word counts more than what the controller had to conclude without it.
@@ -28,7 +26,7 @@ class Ledger:
         if not rows:
             return
         statement = sql.append(self._namespace, type(rows[0]))
-        for attempt in self._retrying():
+        for attempt in retrying(self._sleep):
             with attempt:
                 self._backend.execute(statement, {"rows": to_json(rows)})
 
@@ -46,15 +44,6 @@ class Ledger:
         """One result per attempt of a run, in order; of two, the executor's."""
         rows = self._backend.fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id})
         return one_per_key(sorted(rows, key=_rank), ResultRow)
-
-    def _retrying(self) -> Retrying:
-        return Retrying(
-            retry=retry_if_exception_type((Conflict, Unreachable)),
-            stop=stop_after_attempt(8),
-            wait=wait_random_exponential(multiplier=0.05, max=2),
-            sleep=self._sleep,
-            reraise=True,
-        )
 
 
 def _rank(row: Row) -> tuple[int, int, int, str]:

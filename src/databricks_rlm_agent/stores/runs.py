@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
 from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.capsule import Capsule
 from databricks_rlm_agent.domain.fsm import State
@@ -19,10 +17,10 @@ from databricks_rlm_agent.domain.run import Due, Outcome, Run
 from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Unreachable
 from databricks_rlm_agent.ports import Sleep, SqlBackend
 from databricks_rlm_agent.stores import sql
+from databricks_rlm_agent.stores.retry import retrying
 from databricks_rlm_agent.stores.schema import RunStateRow, columns, one_per_key, to_json
 
 log = logging.getLogger(__name__)
-_ATTEMPTS = 8
 
 
 class RunStore:
@@ -34,7 +32,7 @@ class RunStore:
     def insert(self, runs: Iterable[Run]) -> None:
         """Add new runs; one that exists already is left as it is."""
         rows = to_json(to_row(run) for run in runs)
-        for attempt in self._retrying():
+        for attempt in retrying(self._sleep):
             with attempt:
                 self._backend.execute(sql.append(self._namespace, RunStateRow), {"rows": rows})
 
@@ -81,7 +79,7 @@ class RunStore:
         """
         rows = to_json(to_row(run) for run in runs)
         landed: set[str] = set()
-        for attempt in self._retrying():
+        for attempt in retrying(self._sleep):
             with attempt:
                 try:
                     self._backend.execute(sql.save(self._namespace), {"rows": rows, "write_id": write_id})
@@ -94,19 +92,10 @@ class RunStore:
         return landed
 
     def _written(self, write_id: str) -> list[Run]:
-        for attempt in self._retrying():
+        for attempt in retrying(self._sleep):
             with attempt:
                 rows = self._backend.fetch(sql.written(self._namespace), {"write_id": write_id})
         return _readable(rows)
-
-    def _retrying(self) -> Retrying:
-        return Retrying(
-            retry=retry_if_exception_type((Conflict, Unreachable)),
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.05, max=2),
-            sleep=self._sleep,
-            reraise=True,
-        )
 
 
 def to_row(run: Run) -> RunStateRow:

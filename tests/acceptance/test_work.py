@@ -1,0 +1,173 @@
+"""Give work through the command line, in each of the ways there are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import finish, program  # type: ignore[import-not-found]
+
+TWO_STEPS = [
+    [program("total = 1 +\nprint(total)"), program("raise ValueError('no such shop')")],
+    [program("print('hello'); rlm.metric('n', 3); rlm.finish({'total': 42})")],
+    [finish("The total is {{value.total}}.")],
+]
+
+
+def check(document: dict) -> None:
+    assert document["state"] == "SUCCEEDED"
+    assert document["answer"] == "The total is 42."
+    assert (document["iterations"], document["failed_iterations"]) == (3, 1)
+    assert document["usage"]["calls"] == 4
+
+
+def test_run_on_a_workspace_of_its_own(agent, script, tmp_path: Path) -> None:
+    done = agent("run", "Count it", "--model", script(*TWO_STEPS), "--root", str(tmp_path / "ws"), "--json")
+    assert done.code == 0, done.err
+    check(done.document)
+
+
+def test_run_on_a_workspace_that_is_running(agent, script, serving) -> None:
+    done = agent("run", "Count it", "--model", script(*TWO_STEPS), "--json", env=serving.environment)
+    assert done.code == 0, done.err
+    check(done.document)
+
+
+def test_submit_then_orchestrate(agent, script, serving) -> None:
+    model = script(*TWO_STEPS)
+    submitted = agent("submit", "Count it", "--run-id", "later", "--json", env=serving.environment)
+    assert submitted.code == 0, submitted.err
+    assert submitted.document["state"] == "PENDING"
+    done = agent("orchestrate", "--until-idle", "--model", model, "--json", env=serving.environment)
+    assert done.code == 0, done.err
+    check(agent("status", "later", "--json", env=serving.environment).document)
+
+
+def test_a_run_id_is_not_run_twice(agent, script, serving) -> None:
+    arguments = ("run", "Once", "--run-id", "once", "--json")
+    first = agent(*arguments, "--model", script([finish("one")]), env=serving.environment)
+    second = agent(*arguments, "--model", script([finish("two")], name="b.json"), env=serving.environment)
+    assert (first.document["answer"], second.document["answer"]) == ("one", "one")
+
+
+def test_ask_and_answer(agent, script, serving) -> None:
+    model = script([{"call": "ask", "args": {"question": "Which shop?"}}], [finish("Noted.")])
+    asked = agent("run", "Ask me", "--run-id", "asks", "--model", model, "--json", env=serving.environment)
+    assert (asked.code, asked.document["state"]) == (1, "WAITING_FOR_INPUT")
+    assert asked.document["question"] == "Which shop?"
+    answered = agent("answer", "asks", "The blue one", "--json", env=serving.environment)
+    assert answered.document["state"] == "PLANNING"
+    assert agent("orchestrate", "--until-idle", env=serving.environment).code == 0
+    shown = agent("show", "asks", "--json", env=serving.environment).document
+    assert shown["answer"] == "Noted."
+    assert "The blue one" in json.dumps(shown["capsule"]["constraints"])
+
+
+def test_inputs_reach_the_program(agent, script, serving) -> None:
+    code = "rlm.finish({'word': rlm.inputs['word'].text()})"
+    done = agent(
+        *("run", "Say it", "--model", script([program(code)], [finish("{{value.word}}")])),
+        *("--input", "word=hello = world", "--json"),
+        env=serving.environment,
+    )
+    assert done.document["answer"] == "hello = world"
+
+
+def test_init_twice_changes_nothing(agent, serving) -> None:
+    environment = serving.environment | {"ADK_DELTA_SCHEMA": "other"}
+    first = agent("init", "--json", env=environment)
+    second = agent("init", "--json", env=environment)
+    assert first.code == second.code == 0, first.err + second.err
+    assert [item["number"] for item in first.document["migrations"]] == [1]
+    assert (second.document["created"], second.document["migrations"]) == ([], [])
+
+
+def test_doctor_and_status_and_logs(agent, script, serving) -> None:
+    model = script([program("print('grüße')")], [finish()])
+    ran = agent("run", "Greet", "--model", model, "--json", env=serving.environment).document
+    doctor = agent("doctor", "--model", model, "--json", env=serving.environment)
+    assert (doctor.code, doctor.document["ok"]) == (0, True), doctor.out
+    listed = agent("status", "--json", env=serving.environment).document["runs"]
+    assert ran["run_id"] in [run["run_id"] for run in listed]
+    assert agent("logs", ran["run_id"], env=serving.environment).out.strip() == "grüße"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("run", "  "), 2, "empty"),
+        (("run", "x", "--run-id", "../etc"), 2, "not a valid run id"),
+        (("run", "x", "--model", "scripted:/nowhere.json"), 2, "/nowhere.json"),
+        (("run", "x", "--model", "llama"), 2, "RLM_MODEL"),
+        (("run", "x", "--input", "novalue"), 2, "NAME=VALUE"),
+        (("run", "x", "--max-iterations", "0"), 2, "--max-iterations"),
+        (("run",), 2, "TASK"),
+        (("status", "no-such-run"), 2, "no-such-run"),
+        (("show", "no-such-run"), 2, "no-such-run"),
+        (("logs", "UPPER"), 2, "not a valid run id"),
+        (("answer", "no-such-run", "x"), 2, "no-such-run"),
+        (("frobnicate",), 2, "frobnicate"),
+    ],
+)
+def test_wrong_input_gets_one_clear_message(agent, serving, script, arguments, code, said) -> None:
+    environment = serving.environment | {"RLM_MODEL": script([finish()])}
+    agent("init", env=environment)
+    done = agent(*arguments, env=environment)
+    assert done.code == code, done.err
+    assert said in done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"ADK_DELTA_CATALOG": "nowhere"}, 2, "nowhere"),
+        ({"ADK_DELTA_CATALOG": "a b"}, 2, "'a b'"),
+        ({"DATABRICKS_HOST": "http://127.0.0.1:9"}, 3, "127.0.0.1"),
+        ({"DATABRICKS_TOKEN": "dapi-wrong"}, 3, "DATABRICKS_TOKEN"),
+        ({"DATABRICKS_TOKEN": ""}, 3, "auth"),
+        ({"RLM_WAREHOUSE_HTTP_PATH": ""}, 2, "RLM_WAREHOUSE_HTTP_PATH"),
+        ({"RLM_LEASE_S": "soon"}, 2, "RLM_LEASE_S"),
+        ({"RLM_COMPUTE": "abacus"}, 2, "RLM_COMPUTE"),
+    ],
+)
+def test_wrong_configuration_gets_one_clear_message(agent, serving, script, change, code, said) -> None:
+    for command in (("init",), ("run", "x", "--model", script([finish()]))):
+        done = agent(*command, env=serving.environment | change)
+        assert done.code == code, (command, done.err)
+        assert said in done.err
+        assert "Traceback" not in done.err
+        if change.get("DATABRICKS_TOKEN"):
+            assert change["DATABRICKS_TOKEN"] not in done.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "script"),
+        ("{", "JSON"),
+        ('{"planner": []}', "planner"),
+        ('{"planner": [[{"call": "fly", "args": {}}]]}', "fly"),
+        ('{"planner": [[{"text": "Well."}]]}', ""),
+        ('{"planner": [[{"call": "run_python", "args": {"purpose": "no code"}}]]}', ""),
+    ],
+)
+def test_a_bad_script_or_reply_ends_clearly(agent, serving, tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    done = agent("run", "x", "--model", f"scripted:{path}", "--json", env=serving.environment)
+    assert done.code in (1, 2), done.err
+    assert "Traceback" not in done.err
+    document = done.document
+    assert said in json.dumps(document) + done.err
+    if "state" in document:
+        assert document["state"] == "FAILED"
+        assert document["reason"]
+
+
+def test_json_errors_are_one_document(agent, serving) -> None:
+    done = agent("status", "no-such-run", "--json", env=serving.environment)
+    assert done.document["error"] == "RunNotFound"
+    assert done.document["exit_code"] == done.code == 2
