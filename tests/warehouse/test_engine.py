@@ -123,6 +123,17 @@ def test_one_row_per_key_by_insert_only_merge(engine: Engine, schema: str, prope
     setup.close()
 
 
+def test_merge_of_values(session: EngineSession) -> None:
+    session.execute("CREATE TABLE t (id STRING, v INT)")
+    merge = (
+        "MERGE INTO t USING (VALUES (:a, 5), (:b, 6)) AS s(id, v) ON t.id = s.id "
+        "WHEN MATCHED THEN UPDATE SET v = s.v + 1 WHEN NOT MATCHED THEN INSERT (id, v) VALUES (s.id, s.v)"
+    )
+    assert session.execute(merge, {"a": "x", "b": "y"}).affected_rows == 2
+    assert session.execute(merge, {"a": "x", "b": "z"}).table.to_pylist()[0]["num_updated_rows"] == 1
+    assert {row["id"]: row["v"] for row in rows(session, "SELECT * FROM t")} == {"x": 6, "y": 6, "z": 6}
+
+
 def test_two_sessions_creating_one_table(engine: Engine, schema: str) -> None:
     outcomes: list[str] = []
 
@@ -163,6 +174,7 @@ def test_create_table_forms(session: EngineSession, engine: Engine, schema: str)
     session.execute("CREATE OR REPLACE TABLE t (n DECIMAL(10, 2), a ARRAY<STRUCT<k: INT>>)")
     assert rows(session, "SELECT * FROM t") == []
     assert [row["version"] for row in rows(session, "DESCRIBE HISTORY t")] == [2, 1, 0]
+    assert [row["version"] for row in rows(session, "DESCRIBE HISTORY t LIMIT 1")] == [2]
     session.execute("CREATE TABLE p PARTITIONED BY (k) AS SELECT 1 AS v, 'a' AS k")
     assert rows(session, "SELECT v FROM p WHERE k = 'a'") == [{"v": 1}]
     assert {row["tableName"] for row in rows(session, "SHOW TABLES")} == {"t", "p"}

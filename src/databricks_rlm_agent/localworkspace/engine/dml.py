@@ -62,6 +62,7 @@ def merge(session: CatalogSession, statement: Statement) -> str | dict[str, Any]
     """MERGE INTO name USING … ON … WHEN …."""
     import pyarrow as pa
 
+    statement = _plain_source(statement)
     reader = Reader(statement, 1)
     reader.accept("WITH", "SCHEMA", "EVOLUTION")
     reader.accept("INTO")
@@ -82,6 +83,26 @@ def merge(session: CatalogSession, statement: Statement) -> str | dict[str, Any]
     total = sum(parts.values())
     row = {"num_affected_rows": total, **parts}
     return {"table": pa.table({key: [value] for key, value in row.items()}), "affected_rows": total}
+
+
+def _plain_source(statement: Statement) -> Statement:
+    """`USING (query) AS s (a, b)` as `USING (SELECT * FROM (query) AS s (a, b)) AS s`: it takes that."""
+    tokens = statement.tokens
+    using, on = statement.find("USING"), statement.find("ON")
+    if using is None or on is None or tokens[using + 1].text != "(" or tokens[on - 1].text != ")":
+        return statement
+    depth, end = 0, using + 1
+    while end < on:
+        depth += (tokens[end].text == "(") - (tokens[end].text == ")")
+        end += 1
+        if depth == 0:
+            break
+    alias = end + (tokens[end].upper == "AS")
+    if alias + 1 >= on or not tokens[alias].is_name or tokens[alias + 1].text != "(":
+        return statement
+    head, source = statement.text[: tokens[using].end], statement.source(using + 1, on)
+    rest = statement.text[tokens[on].start :]
+    return Statement.parse(f"{head} (SELECT * FROM {source}) AS {quote(tokens[alias].name)} {rest}")  # noqa: S608 - as it was
 
 
 def _run(session: CatalogSession, name: TableName, text: str, marker: str) -> dict[str, Any]:

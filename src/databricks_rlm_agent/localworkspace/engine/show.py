@@ -214,9 +214,7 @@ def _history(info: TableInfo, reader: Reader) -> dict[str, Any]:
     import pyarrow as pa
     from deltalake import DeltaTable
 
-    asked = _limit(reader)
-    limit = int(asked.text) if asked else None
-    entries = DeltaTable(info.location).history(limit)
+    entries = DeltaTable(info.location).history(_limit(reader))
     strings = pa.map_(pa.string(), pa.string())
     types = {
         "version": pa.int64(), "timestamp": pa.timestamp("us", "UTC"), "userId": pa.string(),
@@ -242,9 +240,9 @@ def _history(info: TableInfo, reader: Reader) -> dict[str, Any]:
     return _rows(types, rows)
 
 
-def _limit(reader: Reader) -> Any:
-    tokens = reader.statement.tokens
-    return tokens[reader.at + 1] if reader.accept("LIMIT") and reader.at < len(tokens) else None
+def _limit(reader: Reader) -> int | None:
+    text = reader.rest() if reader.accept("LIMIT") else ""
+    return int(text) if text.isdecimal() else None
 
 
 def _texts(values: dict[str, Any] | None) -> list[tuple[str, str]]:
