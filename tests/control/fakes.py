@@ -1,0 +1,420 @@
+"""A workspace in memory: durable state, faults before or after any effect, and controllers that share it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from databricks_rlm_agent.control.ingest import Ingester
+from databricks_rlm_agent.control.intake import new_run
+from databricks_rlm_agent.control.publish import Publisher
+from databricks_rlm_agent.control.step import Stepper
+from databricks_rlm_agent.control.tick import Tick, TickReport
+from databricks_rlm_agent.domain.actions import Action, RunPython
+from databricks_rlm_agent.domain.budget import Budget, Usage
+from databricks_rlm_agent.domain.capsule import CapsuleDelta
+from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.domain.layout import MANIFEST, RESULT, Namespace
+from databricks_rlm_agent.domain.manifest import Manifest
+from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow, result_row
+from databricks_rlm_agent.domain.result import ProducedTable, Result, Status, Stream
+from databricks_rlm_agent.domain.run import AttemptKey, Due, Run
+from databricks_rlm_agent.domain.submission import serverless
+from databricks_rlm_agent.domain.verdict import JobVerdict
+from databricks_rlm_agent.errors import AlreadyExists, NotFound
+from databricks_rlm_agent.ports import FileEntry, ModelCall, Planned, Row, Summary, Turn
+
+T = TypeVar("T")
+NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
+CLAIMABLE = {State.PENDING, State.PLANNING, State.EXECUTING, State.INGESTING}
+START = datetime(2026, 1, 1, tzinfo=UTC)
+LEASE_S = 10.0
+
+
+class Killed(BaseException):
+    """The controller's process is gone: nothing of it runs any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a program's job ends: its result's status, who reports it, and the Jobs API's last word."""
+
+    status: Status = Status.SUCCESS
+    error_type: str | None = None
+    file: bool = True
+    row: bool = True
+    code: str = "SUCCESS"
+    type: str = "SUCCESS"
+    stdout_bytes: int = 0
+
+
+GOOD = Ending()
+RAISED = Ending(status=Status.FAILED, error_type="KeyError", code="RUN_EXECUTION_ERROR", type="CLIENT_ERROR")
+LOST = Ending(file=False, row=False, code="DRIVER_ERROR", type="CLIENT_ERROR")
+NO_ROW = Ending(row=False)
+NO_FILE = Ending(file=False)
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One job run that was really launched."""
+
+    run_id: int
+    key: AttemptKey
+    manifest_path: str
+    verdict: JobVerdict
+
+
+@dataclass(kw_only=True)
+class World:
+    """Everything that outlives a controller. ``endings`` are by (iteration, attempt), GOOD by default."""
+
+    endings: Mapping[tuple[int, int], Ending] = field(default_factory=dict)
+    now_s: float = 0.0
+    runs: dict[str, Run] = field(default_factory=dict)
+    rows: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    launches: Counter[AttemptKey] = field(default_factory=Counter)
+    plans: list[tuple[str, int]] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    commits: int = 0
+    ids: int = 0
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.now_s)
+
+    def new_id(self, prefix: str) -> str:
+        self.ids += 1
+        return f"{prefix}{self.ids}"
+
+    def add(self, run_id: str = "r1", *, task: str = "count", budget: Budget | None = None) -> Run:
+        self.runs[run_id] = new_run(task, run_id=run_id, clock=self.now, budget=budget)
+        return self.runs[run_id]
+
+    def change(self, run: Run, **changes: Any) -> None:
+        """Write a run's row. What must never happen to a row is noted."""
+        before = self.runs[run.run_id]
+        after = replace(run, version=before.version + 1, **changes)
+        if before.fsm_state.terminal:
+            self.violations.append(f"{run.run_id} changed after {before.fsm_state}")
+        if (after.iter_n, after.attempt) < (before.iter_n, before.attempt):
+            self.violations.append(f"{run.run_id} went back to {after.key}")
+        self.runs[run.run_id] = after
+
+    def table(self, kind: type[T]) -> list[T]:
+        return [row for row in self.rows.values() if isinstance(row, kind)]
+
+    def run_jobs(self) -> None:
+        """Let every job run come to its end."""
+        for job in self.jobs.values():
+            if not job.verdict.over:
+                self._end(job, self.endings.get((job.key.iter_n, job.key.attempt), GOOD))
+
+    def _end(self, job: Job, ending: Ending) -> None:
+        job.verdict = replace(
+            job.verdict, state="TERMINATED", code=ending.code, type=ending.type, message=f"was {ending.code}"
+        )
+        manifest = Manifest.parse(self.files[job.manifest_path], where=job.manifest_path)
+        stream = Stream(bytes=ending.stdout_bytes, head="x" * min(ending.stdout_bytes, 100))
+        result = Result(
+            **asdict(job.key),
+            request_sha256=manifest.request.sha256(),
+            status=ending.status,
+            error_type=ending.error_type,
+            stdout=stream,
+            produced_tables=[ProducedTable(name=f"main.rlm.t{job.key.iter_n}", rows=1)],
+        )
+        if ending.file:
+            self.files[f"{manifest.request.output_dir}/{RESULT}"] = result.model_dump_json().encode()
+        if ending.row:
+            row = result_row(result, databricks_run_id=job.run_id, run_url=None)
+            self.rows.setdefault(_key(row), replace(row, reported_by="executor"))
+
+
+def _key(row: RequestRow | ResultRow | EventRow) -> tuple[Any, ...]:
+    return (row.TABLE, *(getattr(row, name) for name in row.KEY))
+
+
+@dataclass(kw_only=True)
+class Gate:
+    """Every call of a controller passes here, where ``fault`` may do something before or after the effect."""
+
+    fault: Callable[[str, bool], None] = lambda _name, _after: None
+    dead: bool = False
+
+    def __call__(self, name: str, act: Callable[[], T]) -> T:
+        if self.dead:
+            raise Killed
+        try:
+            self.fault(name, False)
+            try:
+                value = act()
+            finally:
+                self.fault(name, True)
+        except Killed:
+            self.dead = True
+            raise
+        return value
+
+
+@dataclass(kw_only=True)
+class FakeStore:
+    """ports.RunStore: compare-and-set by version and epoch, leases by the world's clock."""
+
+    world: World
+    gate: Gate
+
+    def due(self, *, limit: int) -> Sequence[Due]:
+        return self.gate("due", lambda: self._due(limit))
+
+    def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:
+        return self.gate("claim", lambda: self._claim(runs, owner, lease_s, write_id))
+
+    def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
+        return self.gate("save", lambda: self._save(runs, write_id))
+
+    def _due(self, limit: int) -> list[Due]:
+        reported = {(row.run_id, row.iter_n, row.attempt) for row in self.world.table(ResultRow)}
+        found = [
+            Due(
+                run=run,
+                reported=(run.run_id, run.iter_n, run.attempt) in reported,
+                age_s=(self.world.now() - run.updated_at).total_seconds(),
+            )
+            for run in self.world.runs.values()
+            if self._free(run)
+        ]
+        return sorted(found, key=lambda due: due.run.updated_at)[:limit]
+
+    def _free(self, run: Run) -> bool:
+        lapsed = run.lease_expiry is None or run.lease_expiry < self.world.now()
+        return run.fsm_state in CLAIMABLE and lapsed
+
+    def _claim(self, runs: Sequence[Run], owner: str, lease_s: float, write_id: str) -> list[Run]:
+        self.world.commits += 1
+        expiry = self.world.now() + timedelta(seconds=lease_s)
+        won = []
+        for seen in runs:
+            row = self.world.runs[seen.run_id]
+            if row.version == seen.version and self._free(row):
+                lease = {"lease_owner": owner, "lease_expiry": expiry, "lease_epoch": row.lease_epoch + 1}
+                self.world.change(row, write_id=write_id, **lease)
+                won.append(self.world.runs[seen.run_id])
+        return won
+
+    def _save(self, runs: Sequence[Run], write_id: str) -> set[str]:
+        self.world.commits += 1
+        landed = set()
+        for run in runs:
+            row = self.world.runs[run.run_id]
+            if (row.version, row.lease_epoch) == (run.version, run.lease_epoch):
+                free = {"lease_owner": None, "lease_expiry": None}
+                self.world.change(run, write_id=write_id, updated_at=self.world.now(), **free)
+                landed.add(run.run_id)
+        return landed
+
+
+@dataclass(kw_only=True)
+class FakeLedger:
+    """ports.Ledger."""
+
+    world: World
+    gate: Gate
+
+    def append(self, rows: Sequence[RequestRow] | Sequence[ResultRow] | Sequence[EventRow]) -> None:
+        if rows:
+            self.gate(f"append {rows[0].TABLE}", lambda: self._append(rows))
+
+    def results(self, run_id: str) -> Sequence[Row]:
+        found = [asdict(row) for row in self.world.table(ResultRow) if row.run_id == run_id]
+        return self.gate("results", lambda: found)
+
+    def _append(self, rows: Sequence[Any]) -> None:
+        self.world.commits += 1
+        for row in rows:
+            self.world.rows.setdefault(_key(row), row)
+
+
+@dataclass(kw_only=True)
+class FakeVolume:
+    """ports.Volume over a dict."""
+
+    world: World
+    gate: Gate
+
+    def put(self, path: str, content: bytes, *, overwrite: bool) -> None:
+        def act() -> None:
+            if path in self.world.files and not overwrite:
+                raise AlreadyExists("There is such a file.", where=path)
+            self.world.files[path] = content
+
+        self.gate(f"put {path.rpartition('/')[2]}", act)
+
+    def get(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        def act() -> bytes:
+            if path not in self.world.files:
+                raise NotFound("There is no such file.", where=path)
+            return self.world.files[path][offset : None if length is None else offset + length]
+
+        return self.gate(f"get {path.rpartition('/')[2]}", act)
+
+    def exists(self, path: str) -> bool:
+        return self.gate("exists", lambda: path in self.world.files)
+
+    def list(self, path: str) -> Sequence[FileEntry]:
+        files = [
+            FileEntry(path=name, is_directory=False) for name in self.world.files if name.startswith(path)
+        ]
+        return self.gate("list", lambda: files)
+
+
+@dataclass(kw_only=True)
+class FakeJobs:
+    """ports.Jobs: one job run per idempotency token."""
+
+    world: World
+    gate: Gate
+
+    def submit(self, payload: Mapping[str, Any]) -> int:
+        return self.gate("submit", lambda: self._submit(payload))
+
+    def verdict(self, databricks_run_id: int) -> JobVerdict:
+        return self.gate("verdict", lambda: self._job(databricks_run_id).verdict)
+
+    def url(self, databricks_run_id: int) -> str | None:
+        return self.gate("url", lambda: f"https://workspace/jobs/{databricks_run_id}")
+
+    def cancel(self, databricks_run_id: int) -> None:
+        self.gate("cancel", lambda: None)
+
+    def _submit(self, payload: Mapping[str, Any]) -> int:
+        payload = json.loads(json.dumps(payload))
+        if payload["idempotency_token"] not in self.world.jobs:
+            words = payload["tasks"][0]["spark_python_task"]["parameters"]
+            given = dict(zip(words[::2], words[1::2], strict=True))
+            key = AttemptKey(
+                run_id=given["--run-id"], iter_n=int(given["--iter"]), attempt=int(given["--attempt"])
+            )
+            number = 100 + len(self.world.jobs)
+            self.world.launches[key] += 1
+            self.world.jobs[payload["idempotency_token"]] = Job(
+                run_id=number,
+                key=key,
+                manifest_path=given["--manifest"],
+                verdict=JobVerdict(run_id=number, state="RUNNING", code=None, type=None, message=""),
+            )
+        return self.world.jobs[payload["idempotency_token"]].run_id
+
+    def _job(self, number: int) -> Job:
+        for job in self.world.jobs.values():
+            if job.run_id == number:
+                return job
+        raise NotFound(f"Run {number} does not exist.")
+
+
+@dataclass(kw_only=True)
+class ScriptedPlanner:
+    """ports.Planner: the action depends on the iteration only, as with a scripted model."""
+
+    world: World
+    gate: Gate
+    script: Sequence[Action | str | Exception]
+    model: str = "scripted"
+
+    def plan(self, turn: Turn) -> Planned:
+        return self.gate("plan", lambda: self._plan(turn))
+
+    def summarize(self, turn: Turn, result: Result) -> Summary:
+        call = ModelCall(model=self.model, purpose="summarizer", usage=Usage(calls=1), seconds=0.0)
+        return self.gate("summarize", lambda: Summary(delta=CapsuleDelta(digest="short"), calls=(call,)))
+
+    def _plan(self, turn: Turn) -> Planned:
+        self.world.plans.append((turn.run_id, turn.iter_n))
+        if f"{NAMESPACE.attempt_dir(turn.run_id, turn.iter_n, 1)}/{MANIFEST}" in self.world.files:
+            self.world.violations.append(f"planned again after a manifest: {turn.run_id} {turn.iter_n}")
+        call = ModelCall(
+            model=self.model, purpose="planner", usage=Usage(calls=1, input_tokens=10), seconds=0.0
+        )
+        reply = self.script[turn.iter_n - 1]
+        if isinstance(reply, Exception):
+            raise reply
+        if isinstance(reply, str):
+            return Planned(action=None, failure=reply, calls=(call,))
+        return Planned(action=reply, calls=(call,))
+
+
+@dataclass(kw_only=True)
+class Controller:
+    """One control plane process over a world."""
+
+    world: World
+    script: Sequence[Action | str | Exception]
+    name: str = "c1"
+    planners: int = 1
+    gate: Gate = field(default_factory=Gate)
+    tick: Tick = field(init=False)
+
+    def __post_init__(self) -> None:
+        world, gate = self.world, self.gate
+        volume, jobs = FakeVolume(world=world, gate=gate), FakeJobs(world=world, gate=gate)
+        ledger = FakeLedger(world=world, gate=gate)
+        planner = ScriptedPlanner(world=world, gate=gate, script=self.script)
+        publisher = Publisher(
+            volume=volume,
+            jobs=jobs,
+            namespace=NAMESPACE,
+            harness_dir="/Volumes/main/rlm/artifacts/harness/0",
+            compute=serverless(),
+            default_timeout_s=60,
+            clock=world.now,
+            worker=self.name,
+        )
+        ingester = Ingester(volume=volume, jobs=jobs, ledger=ledger, planner=planner)
+        self.tick = Tick(
+            store=FakeStore(world=world, gate=gate),
+            ledger=ledger,
+            jobs=jobs,
+            stepper=Stepper(planner=planner, publisher=publisher, ingester=ingester),
+            clock=world.now,
+            new_id=world.new_id,
+            worker=self.name,
+            lease_s=LEASE_S,
+            suspect_after_s=2.0,
+            batch=200,
+            planners=self.planners,
+        )
+
+    def __call__(self) -> TickReport:
+        return self.tick()
+
+
+def settle(world: World, *controllers: Callable[[], object], steps: int = 60) -> None:
+    """Tick the controllers in turn, a second apart, with all jobs running to their end, until all is done."""
+    for step in range(steps):
+        if all(run.fsm_state not in CLAIMABLE for run in world.runs.values()):
+            return
+        controllers[step % len(controllers)]()
+        world.run_jobs()
+        world.now_s += 1
+    raise AssertionError(f"not done after {steps} ticks: {[str(r.fsm_state) for r in world.runs.values()]}")
+
+
+def program(text: str = "print(1)", **changes: Any) -> RunPython:
+    return RunPython(code=text, purpose=changes.pop("purpose", "look"), **changes)
+
+
+def check_invariants(world: World) -> None:
+    """What must hold at every moment (design, section 4)."""
+    assert world.violations == []
+    assert all(count == 1 for count in world.launches.values()), world.launches
+    for job in world.jobs.values():  # what runs is what was frozen
+        manifest = Manifest.parse(world.files[job.manifest_path], where=job.manifest_path)
+        assert manifest.key == job.key
+        assert manifest.request.artifact.path in world.files
+    for row in world.table(RequestRow):
+        assert world.launches[AttemptKey(run_id=row.run_id, iter_n=row.iter_n, attempt=row.attempt)] == 1
