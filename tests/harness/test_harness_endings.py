@@ -159,8 +159,10 @@ class TestTimeout:
             ("import time\nprint('a')\ntime.sleep(100)\n", "line 3"),
             ("while True:\n    pass\n", "line"),
             (
-                "import time\nwhile True:\n    try:\n        time.sleep(100)\n"
-                "    except BaseException: pass\n",
+                (
+                    "import time\nwhile True:\n    try:\n        time.sleep(100)\n"
+                    "    except BaseException: pass\n"
+                ),
                 "line",
             ),
             ("import threading\nthreading.Event().wait()\n", "line 2"),
@@ -290,8 +292,10 @@ def test_leftovers_do_not_keep_the_job_alive(bench: Bench) -> None:
         "import os, shutil; d = os.getcwd(); os.chdir('/'); shutil.rmtree(d)",
         "import os; os.rmdir(os.getcwd())",
         "import shutil; shutil.rmtree(rlm.path('x').rsplit('/', 1)[0])",
-        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-        "signal.signal(signal.SIGUSR2, signal.SIG_DFL)",
+        (
+            "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            "signal.signal(signal.SIGUSR2, signal.SIG_DFL)"
+        ),
         "import sys; sys.setrecursionlimit(40)",
         "import sys; sys.path.clear(); sys.argv.clear()",
         "import os; os.environ.clear()",
