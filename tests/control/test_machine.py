@@ -30,7 +30,7 @@ from databricks_rlm_agent.domain.records import ResultRow
 from databricks_rlm_agent.errors import Conflict, RemoteError, Throttled, Unreachable
 
 SCRIPT = [program("one()"), program("two()"), Finish(answer="42")]
-ENDINGS = st.sampled_from([GOOD, RAISED, NO_ROW, NO_FILE, LOST])
+ENDINGS = st.sampled_from([LOST, GOOD, RAISED, NO_ROW, NO_FILE, LOST])
 FAULTS = st.sampled_from(["kill", "unreachable", "throttled", "conflict", "overtaken"])
 WRITES = ("append", "save", "claim")
 
@@ -46,9 +46,10 @@ class TwoControllers(RuleBasedStateMachine):
         self.results: dict[tuple[Any, ...], Any] = {}
         self.ended: dict[str, Any] = {}
 
-    @initialize(endings=st.dictionaries(st.tuples(st.integers(1, 2), st.integers(1, 2)), ENDINGS))
+    @initialize(endings=st.fixed_dictionaries({(n, k): ENDINGS for n in (1, 2) for k in (1, 2)}))
     def begin(self, endings: dict[tuple[int, int], Any]) -> None:
         self.world.endings = endings
+        self.world.add("r0")
         self.controllers = [self.fresh(), self.fresh()]
 
     def fresh(self) -> Controller:
@@ -85,9 +86,17 @@ class TwoControllers(RuleBasedStateMachine):
     def submit(self) -> None:
         self.world.add(f"r{len(self.world.runs)}")
 
-    @rule(kind=FAULTS, calls=st.integers(0, 24), after=st.booleans())
+    @rule(kind=FAULTS, calls=st.integers(0, 17), after=st.booleans())
     def arm(self, kind: str, calls: int, after: bool) -> None:
         self.fault = (kind, calls, after)
+
+    @rule(index=st.integers(0, 1), kind=FAULTS, calls=st.integers(0, 17), after=st.booleans())
+    def tick_with_a_fault(self, index: int, kind: str, calls: int, after: bool) -> None:
+        self.world.run_jobs()
+        self.world.now_s += 3
+        self.fault = (kind, calls, after)
+        self.tick(index)
+        self.fault = None
 
     @rule(index=st.integers(0, 1))
     def tick(self, index: int) -> None:
