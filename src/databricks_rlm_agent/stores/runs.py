@@ -140,7 +140,7 @@ def from_row(row: Mapping[str, Any]) -> Run:
                 "outcome": Outcome(**(_load(plain["outcome"]) or {})),
             }
         )
-    except (ValueError, TypeError) as error:
+    except (InvalidData, ValueError, TypeError) as error:
         raise InvalidData(f"The run's row does not parse: {error}", where=f"run {plain['run_id']}") from None
 
 
