@@ -20,7 +20,7 @@ from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.tick import Tick
 from databricks_rlm_agent.domain.models import parse_models
 from databricks_rlm_agent.domain.secret import Secret
-from databricks_rlm_agent.errors import ConfigError
+from databricks_rlm_agent.errors import ConfigError, NotFound
 from databricks_rlm_agent.ports import Planned
 from databricks_rlm_agent.remote.catalog import WorkspaceCatalog
 from databricks_rlm_agent.remote.jobs import WorkspaceJobs
@@ -95,7 +95,7 @@ class App:
             volume=self.volume,
             jobs=self.jobs,
             namespace=settings.namespace,
-            harness_dir=harness.load().publish(self.volume, settings.namespace),
+            harness_dir=self._publish_harness(),
             compute=settings.compute,
             default_timeout_s=settings.program_timeout_s,
             clock=self.clock,
@@ -124,7 +124,13 @@ class App:
         """Create the schema, Volume, tables and harness that are missing; return what was done."""
         created = self.catalog.ensure(self.settings.namespace)
         migrations = migrate(self.warehouse, self.settings.namespace)
-        return created, migrations, harness.load().publish(self.volume, self.settings.namespace)
+        return created, migrations, self._publish_harness()
+
+    def _publish_harness(self) -> str:
+        try:
+            return harness.load().publish(self.volume, self.settings.namespace)
+        except NotFound as error:
+            raise NotFound(error.what, where=error.where, fix="Run `rlm-agent init` first.") from None
 
     def planner_for(self, model: str) -> Planner:
         """A planner that asks ``model``; raise ConfigError where its keys or packages are missing."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from databricks_rlm_agent.localworkspace.options import add_arguments
+
 
 def parser(version: str) -> argparse.ArgumentParser:
     """The whole command line."""
@@ -147,14 +149,5 @@ def _workspace(commands: Any) -> None:
         "Serve a local workspace on loopback until interrupted.",
         json=False,
     )
-    start.add_argument(
-        "--root", metavar="DIR", required=True, help="folder of the workspace; made if missing"
-    )
-    start.add_argument("--port", type=int, default=0, help="port (default: any free one)")
-    start.add_argument(
-        "--catalog", action="append", default=[], help="catalog to offer (main); may be repeated"
-    )
-    start.add_argument("--engine", choices=("sail", "spark"), default="sail", help="SQL engine (sail)")
-    start.add_argument("--model", help="model behind /serving-endpoints: scripted:FILE")
-    start.add_argument("--allow-faults", action="store_true", help="serve the fault control under /_local")
+    add_arguments(start)
     start.add_argument("--json", action="store_true", help="print one JSON document when ready")

@@ -47,6 +47,7 @@ def local_workspace(root: str, *, catalog: str | None = None) -> Iterator[Worksp
     try:
         from databricks_rlm_agent.localworkspace.client import running, spawn
         from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+        from databricks_rlm_agent.localworkspace.problem import WorkspaceError
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"The local workspace needs a package that is not installed: {error.name}.",
@@ -59,7 +60,7 @@ def local_workspace(root: str, *, catalog: str | None = None) -> Iterator[Worksp
     catalogs = tuple(dict.fromkeys(("main", catalog or "main")))
     try:
         started = spawn(WorkspaceOptions(root=folder, catalogs=catalogs))
-    except (OSError, RuntimeError) as error:
+    except (OSError, WorkspaceError) as error:
         raise RlmError(f"The local workspace did not start: {error}.", where=str(folder)) from None
     try:
         yield started.info

@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.errors import RlmError
-
-if TYPE_CHECKING:
-    from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
+from databricks_rlm_agent.errors import ConfigError, RlmError, UsageError
+from databricks_rlm_agent.localworkspace.options import options_from
+from databricks_rlm_agent.localworkspace.problem import WorkspaceError
 
 
-def start(options: argparse.Namespace) -> int:
+def start(arguments: argparse.Namespace) -> int:
     """Serve until interrupted; print how to reach it when ready."""
-    from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
-    from databricks_rlm_agent.localworkspace.server import serve
-
-    def ready(info: WorkspaceInfo) -> None:
-        print(info.to_json() if options.json else _text(info), flush=True)
-
     try:
-        serve(
-            WorkspaceOptions(
-                root=Path(options.root).absolute(),
-                port=options.port,
-                allow_faults=options.allow_faults,
-                engine=options.engine,
-                catalogs=tuple(dict.fromkeys(("main", *options.catalog))),
-                model=options.model,
-            ),
-            ready,
-        )
-    except (OSError, RuntimeError) as error:
-        raise RlmError(f"The local workspace did not start: {error}", where=options.root) from None
+        from databricks_rlm_agent.localworkspace.__main__ import follow_parent, print_json, print_text
+        from databricks_rlm_agent.localworkspace.server import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"The local workspace needs a package that is not installed: {error.name}.",
+            fix="pip install 'databricks-rlm-agent[local]'",
+        ) from None
+    try:
+        options = options_from(arguments)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None
+    if arguments.exit_with_parent:
+        follow_parent()
+    try:
+        serve(options, print_json if arguments.json else print_text)
+    except (OSError, WorkspaceError) as error:
+        raise RlmError(f"The local workspace did not start: {error}", where=str(arguments.root)) from None
     return 0
-
-
-def _text(info: WorkspaceInfo) -> str:
-    return (
-        f"Local workspace at {info.root}, ready. Point any Databricks client at it:\n"
-        f"  export DATABRICKS_HOST={info.host}\n"
-        f"  export DATABRICKS_TOKEN={info.token}\n"
-        f"  export RLM_WAREHOUSE_HTTP_PATH={info.http_path}\n"
-        "Stop it with Ctrl-C."
-    )

@@ -56,11 +56,16 @@ def submit_payload(request: Request, *, harness_dir: str, compute: Compute) -> d
         *("--run-id", request.run_id, "--iter", str(request.iter_n), "--attempt", str(request.attempt)),
         *("--manifest", f"{request.output_dir}/{MANIFEST}", "--request-sha256", request.sha256()),
         *("--harness", harness_dir),
+        # The platform fills it in; the harness takes anything else than a number for "not told".
+        *("--databricks-run-id", "{{job.run_id}}"),
     ]
     task = {
         "task_key": TASK_KEY,
         "spark_python_task": {"python_file": f"{harness_dir}/main.py", "parameters": parameters},
-        "max_retries": 0,  # a retry is a new attempt, with a manifest and a token of its own
+        # A retry is a new attempt, with a manifest and a token of its own: the platform must not make one,
+        # which serverless compute does on its own unless told not to.
+        "max_retries": 0,
+        "disable_auto_optimization": True,
         "timeout_seconds": request.timeout_s + PLATFORM_MARGIN_S,
         **compute.task,
     }

@@ -104,8 +104,9 @@ class Launcher:
             "DATABRICKS_HOST": self.host,
             "DATABRICKS_TOKEN": self.token,
             "RLM_VOLUMES_ROOT": str(self.layout.volumes),
-            # Bytecode of modules that lie in a Volume must not appear as files there.
-            "PYTHONPYCACHEPREFIX": str(self.layout.private / "pycache"),
+            # Bytecode of modules that lie in a Volume must not appear as files there; what is installed has
+            # its bytecode already, which a cache folder of our own would make Python compile again.
+            "PYTHONDONTWRITEBYTECODE": "1",
         }
         # The SDK and others take this variable for proof of being on Databricks, dbutils and all.
         env.pop("DATABRICKS_RUNTIME_VERSION", None)

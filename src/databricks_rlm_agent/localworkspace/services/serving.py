@@ -77,7 +77,7 @@ def routes(script: Script | None) -> list[Route]:
     async def invoke(request: Request) -> Response:
         try:
             call = await parse(request)
-            name = call.text("name")
+            name = str(call.path.get("name") or call.body.get("model") or "")
             if script is None:
                 raise _no_model(name)
             messages = call.body.get("messages")
@@ -97,6 +97,8 @@ def routes(script: Script | None) -> list[Route]:
 
     return [
         Route("/serving-endpoints/{name}/invocations", invoke, methods=["POST"]),
+        # The OpenAI client's way to the same endpoints: the name is the "model" of the body.
+        Route("/serving-endpoints/chat/completions", invoke, methods=["POST"]),
         route("GET", "/api/2.0/serving-endpoints/{name}", describe),
     ]
 
