@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from fakes import NAMESPACE, FakeVolume, Gate, Killed, World
+
+from databricks_rlm_agent.control import harness
+from databricks_rlm_agent.control.journal import Journal
+from databricks_rlm_agent.control.loop import FIRST_WAIT_S, Loop
+from databricks_rlm_agent.control.tick import TickReport
+from databricks_rlm_agent.errors import Conflict, Rejected, RemoteError, Throttled, Unreachable
+
+IDLE, BUSY = TickReport(), TickReport(due=1, advanced=1)
+
+
+@dataclass(kw_only=True)
+class Scripted:
+    """Ticks as told, and records how long the loop waited."""
+
+    ticks: list[TickReport | RemoteError]
+    slept: list[float] = field(default_factory=list)
+    seen: list[TickReport] = field(default_factory=list)
+
+    def tick(self) -> TickReport:
+        step = self.ticks.pop(0)
+        if isinstance(step, RemoteError):
+            raise step
+        return step
+
+    def done(self, report: TickReport) -> bool:
+        self.seen.append(report)
+        return not self.ticks
+
+    def run(self, max_ticks: int | None = None) -> int:
+        loop = Loop(tick=self.tick, sleep=self.slept.append, max_wait_s=2.0)
+        return loop.run(done=self.done, max_ticks=max_ticks)
+
+
+def test_it_waits_longer_while_nothing_happens_and_at_once_less_when_something_does() -> None:
+    script = Scripted(ticks=[BUSY, *[IDLE] * 20, BUSY, IDLE, IDLE])
+    assert script.run() == 24
+    assert script.slept[0] == FIRST_WAIT_S
+    assert script.slept[1:21] == sorted(script.slept[1:21])
+    assert max(script.slept) == 2.0
+    assert script.slept[21] == FIRST_WAIT_S
+
+
+@pytest.mark.parametrize("error", [Unreachable("x"), Conflict("x"), Throttled("x")])
+def test_a_passing_fault_is_waited_out_and_nobody_is_asked_meanwhile(error: RemoteError) -> None:
+    script = Scripted(ticks=[BUSY, error, error, BUSY])
+    assert script.run() == 4
+    assert script.slept == [FIRST_WAIT_S, 2.0, 2.0]
+    assert script.seen == [BUSY, BUSY]
+
+
+def test_the_server_says_how_long_to_wait() -> None:
+    script = Scripted(ticks=[Throttled("x", retry_after=30), BUSY])
+    script.run()
+    assert script.slept == [30]
+
+
+def test_a_fault_while_asking_whether_all_is_done_is_waited_out_too() -> None:
+    answers: list[bool | RemoteError] = [Unreachable("x"), Unreachable("y"), True]
+
+    def done(_report: TickReport) -> bool:
+        answer = answers.pop(0)
+        if isinstance(answer, RemoteError):
+            raise answer
+        return answer
+
+    slept: list[float] = []
+    ticks = Loop(tick=lambda: BUSY, sleep=slept.append).run(done=lambda r: len(slept) > 0 and done(r))
+    assert (ticks, len(slept)) == (4, 3)
+
+
+def test_a_workspace_that_was_never_reached_is_a_wrong_address() -> None:
+    with pytest.raises(Unreachable):
+        Scripted(ticks=[Unreachable("x"), BUSY]).run()
+
+
+def test_what_is_refused_ends_the_loop() -> None:
+    with pytest.raises(Rejected):
+        Scripted(ticks=[BUSY, Rejected("x"), BUSY]).run()
+
+
+def test_the_number_of_ticks_can_be_bounded() -> None:
+    script = Scripted(ticks=[IDLE] * 9)
+    assert script.run(max_ticks=3) == 3
+
+
+# The harness in the Volume
+
+HARNESS = harness.Harness(
+    files=(("executor_harness/a.py", b"1"), ("executor_harness/b.py", b"2"), ("main.py", b"3"))
+)
+
+
+def test_the_harness_is_published_once_under_its_hash() -> None:
+    world = World()
+    volume = FakeVolume(world=world, gate=Gate())
+    folder = HARNESS.publish(volume, NAMESPACE)
+    assert folder == f"/Volumes/main/rlm/artifacts/harness/{HARNESS.content_hash}"
+    assert {path.removeprefix(f"{folder}/"): content for path, content in world.files.items()} == dict(
+        HARNESS.files
+    )
+    before = dict(world.files)
+    assert HARNESS.publish(volume, NAMESPACE) == folder
+    assert world.files == before
+
+
+def test_another_content_is_another_folder() -> None:
+    moved = harness.Harness(files=(("executor_harness/a.p", b"y1"), *HARNESS.files[1:]))
+    changed = harness.Harness(files=(("executor_harness/a.py", b"2"), *HARNESS.files[1:]))
+    assert len({HARNESS.content_hash, moved.content_hash, changed.content_hash}) == 3
+
+
+def test_a_publication_that_was_cut_short_is_completed() -> None:
+    for stop in range(3):
+        world = World()
+        calls: list[str] = []
+
+        def fault(name: str, after: bool, calls: list[str] = calls, stop: int = stop) -> None:
+            calls.append(name)
+            if not after and len([c for c in calls if c.startswith("put")]) == 2 * stop + 1:
+                raise Killed
+
+        with pytest.raises(Killed):
+            HARNESS.publish(FakeVolume(world=world, gate=Gate(fault=fault)), NAMESPACE)
+        assert len(world.files) == stop
+        HARNESS.publish(FakeVolume(world=world, gate=Gate()), NAMESPACE)
+        assert len(world.files) == 3
+
+
+def test_the_installed_harness_is_whole() -> None:
+    found = harness.load()
+    names = [path for path, _ in found.files]
+    assert names[-1] == "main.py"  # put last: where it is, everything is
+    assert {"executor_harness/__init__.py", "executor_harness/protocol.py"} <= set(names)
+    assert found.content_hash == harness.load().content_hash
+
+
+def test_a_journal_numbers_its_events_within_its_epoch() -> None:
+    journal = Journal(run_id="r1", epoch=3, actor="c", clock=World().now)
+    for _ in range(3):
+        journal.event("x", when=World().now())
+    assert [row.seq for row in journal.events] == [30_000, 30_001, 30_002]
