@@ -61,6 +61,7 @@ def test_the_payload() -> None:
         "--manifest": "/Volumes/a/b/c/manifest.json",
         "--request-sha256": request().sha256(),
         "--harness": HARNESS,
+        "--databricks-run-id": "{{job.run_id}}",  # the platform puts the run's own id there
     }
     assert all(isinstance(item, str) for item in parameters)
     assert task["max_retries"] == 0

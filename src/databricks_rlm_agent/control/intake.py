@@ -26,23 +26,7 @@ def new_run(
     model: str | None = None,
 ) -> Run:
     """A run for a task, not yet stored; raise UsageError for a task that cannot be one."""
-    if not task.strip():
-        raise UsageError("The task is empty.", fix='Say what is to be done: rlm-agent run "…".')
-    if len(task) > OBJECTIVE_CHARS:
-        raise UsageError(
-            f"The task has {len(task):,} characters; the limit is {OBJECTIVE_CHARS:,}.",
-            fix="Put long material in a file of a Volume and give it as an input.",
-        )
-    given = json.dumps(inputs or {}, ensure_ascii=False)
-    if storable(task + given) != task + given:
-        raise UsageError(
-            "The task or an input is not valid UTF-8.", fix="Check the encoding of what was typed."
-        )
-    if len(given) > INPUT_CHARS:
-        raise UsageError(
-            f"The inputs have more than {INPUT_CHARS:,} characters.",
-            fix="Inputs are handles: name a table or a file of a Volume in place of the text itself.",
-        )
+    _check(task, json.dumps(inputs or {}, ensure_ascii=False))
     now = clock()
     return Run(
         run_id=check_id(run_id, what="run id"),
@@ -67,3 +51,22 @@ def new_run(
         created_at=now,
         updated_at=now,
     )
+
+
+def _check(task: str, inputs: str) -> None:
+    if not task.strip():
+        raise UsageError("The task is empty.", fix='Say what is to be done: rlm-agent run "…".')
+    if len(task) > OBJECTIVE_CHARS:
+        raise UsageError(
+            f"The task has {len(task):,} characters; the limit is {OBJECTIVE_CHARS:,}.",
+            fix="Put long material in a file of a Volume and give it as an input.",
+        )
+    if storable(task + inputs) != task + inputs:
+        raise UsageError(
+            "The task or an input is not valid UTF-8.", fix="Check the encoding of what was typed."
+        )
+    if len(inputs) > INPUT_CHARS:
+        raise UsageError(
+            f"The inputs have more than {INPUT_CHARS:,} characters.",
+            fix="Inputs are handles: name a table or a file of a Volume in place of the text itself.",
+        )
