@@ -67,7 +67,9 @@ class Guard:
                 self._handlers[number] = signal.signal(number, self._on_signal)
             # Written in C as the signal arrives: works while the program sits in native code.
             self._old_wakeup = signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=self._forget)
+        os.register_at_fork(
+            before=self._hold_cancel, after_in_parent=self._let_cancel, after_in_child=self._forget
+        )
         self._armed = True
         self._thread.start()
 
@@ -104,6 +106,16 @@ class Guard:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._handlers.clear()
 
+    def _hold_cancel(self) -> None:
+        # Else a worker that is ended while it starts would still write to the wake-up pipe, which is ours
+        # too.
+        if self._handlers:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _let_cancel(self) -> None:
+        if self._handlers:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
     def _forget(self) -> None:
         """In a fork of the program: its signals are its own; `terminate` on a worker must not cancel the
         run.
@@ -113,6 +125,7 @@ class Guard:
         for number in self._handlers:
             if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, signal.SIG_DFL)
+        self._let_cancel()
         self._handlers.clear()
         self._armed = False
 

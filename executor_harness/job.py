@@ -28,6 +28,9 @@ from executor_harness.volumes import Volumes
 
 _EXIT = os._exit  # the real one: while a program runs there is a softer one in its place
 _APPEND_S = 120.0
+_APPEND_STOPPED_S = (
+    20.0  # after a time-out or cancel: the platform will not wait long, and the engine may be busy
+)
 _BACKSTOP_S = 5.0  # how much later than the guard the watcher acts
 
 
@@ -225,8 +228,9 @@ class Job:
             except BaseException as error:  # noqa: BLE001 -- said below; engines raise anything
                 said.append(f"{table}: {type(error).__name__}: {str(error)[:500]}")
 
-        if not _within(_APPEND_S, work):
-            said.append(f"{table}: no answer from the engine within {_APPEND_S:g} s")
+        seconds = _APPEND_S if result["status"] in (protocol.SUCCESS, protocol.FAILED) else _APPEND_STOPPED_S
+        if not _within(seconds, work):
+            said.append(f"{table}: no answer from the engine within {seconds:g} s")
         if said:
             _say(self._redactor.text(note.format(said[0])))
 
