@@ -13,6 +13,7 @@
     │   └── ModelUnavailable       1   every model of the chain failed
     └── RemoteError                1   a workspace answered with an error
         ├── Unreachable            3   no answer: host, network or time-out
+        │   └── NeverReached       3   not one answer since we started: a wrong address, not a passing fault
         ├── Unauthorized           3   the credentials were refused
         ├── NotFound               2   a catalog, schema, file, table or run does not exist
         ├── AlreadyExists          1   a file or object is there already
@@ -84,6 +85,10 @@ class Unreachable(RemoteError):
     """No answer: host, network or time-out. The outcome of a write is unknown."""
 
     exit_code = 3
+
+
+class NeverReached(Unreachable):
+    """Not one answer since we started: a wrong address rather than a passing fault. Nothing has happened."""
 
 
 class Unauthorized(RemoteError):

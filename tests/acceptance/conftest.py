@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+USER = dict(os.environ)
 CANARY = "canary-8c1f-do-not-show"
 
 
@@ -47,7 +48,7 @@ class Serving:
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """A user's environment without anything of the developer's own."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    kept = {name: USER[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in USER}
     return kept | dict(extra)
 
 
@@ -63,6 +64,28 @@ def agent() -> Callable[..., Finished]:
             check=False,
         )
         return Finished(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """The same in this process: for the many small cases that need no process of their own."""
+    from databricks_rlm_agent.cli.main import main
+
+    def call(*arguments: str, env: Mapping[str, str] | None = None) -> Finished:
+        with monkeypatch.context() as patch:
+            for name in [*os.environ]:
+                patch.delenv(name)
+            for name, value in environment(env or {}).items():
+                patch.setenv(name, value)
+            capsys.readouterr()
+            try:
+                code = main(arguments)
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return Finished(code=code, out=said.out, err=said.err)
 
     return call
 

@@ -44,29 +44,29 @@ def test_submit_then_orchestrate(agent, script, serving) -> None:
     check(agent("status", "later", "--json", env=serving.environment).document)
 
 
-def test_a_run_id_is_not_run_twice(agent, script, serving) -> None:
+def test_a_run_id_is_not_run_twice(here, script, serving) -> None:
     arguments = ("run", "Once", "--run-id", "once", "--json")
-    first = agent(*arguments, "--model", script([finish("one")]), env=serving.environment)
-    second = agent(*arguments, "--model", script([finish("two")], name="b.json"), env=serving.environment)
+    first = here(*arguments, "--model", script([finish("one")]), env=serving.environment)
+    second = here(*arguments, "--model", script([finish("two")], name="b.json"), env=serving.environment)
     assert (first.document["answer"], second.document["answer"]) == ("one", "one")
 
 
-def test_ask_and_answer(agent, script, serving) -> None:
+def test_ask_and_answer(here, script, serving) -> None:
     model = script([{"call": "ask", "args": {"question": "Which shop?"}}], [finish("Noted.")])
-    asked = agent("run", "Ask me", "--run-id", "asks", "--model", model, "--json", env=serving.environment)
+    asked = here("run", "Ask me", "--run-id", "asks", "--model", model, "--json", env=serving.environment)
     assert (asked.code, asked.document["state"]) == (1, "WAITING_FOR_INPUT")
     assert asked.document["question"] == "Which shop?"
-    answered = agent("answer", "asks", "The blue one", "--json", env=serving.environment)
+    answered = here("answer", "asks", "The blue one", "--json", env=serving.environment)
     assert answered.document["state"] == "PLANNING"
-    assert agent("orchestrate", "--until-idle", env=serving.environment).code == 0
-    shown = agent("show", "asks", "--json", env=serving.environment).document
+    assert here("orchestrate", "--until-idle", env=serving.environment).code == 0
+    shown = here("show", "asks", "--json", env=serving.environment).document
     assert shown["answer"] == "Noted."
     assert "The blue one" in json.dumps(shown["capsule"]["constraints"])
 
 
-def test_inputs_reach_the_program(agent, script, serving) -> None:
+def test_inputs_reach_the_program(here, script, serving) -> None:
     code = "rlm.finish({'word': rlm.inputs['word'].text()})"
-    done = agent(
+    done = here(
         *("run", "Say it", "--model", script([program(code)], [finish("{{value.word}}")])),
         *("--input", "word=hello = world", "--json"),
         env=serving.environment,
@@ -74,23 +74,23 @@ def test_inputs_reach_the_program(agent, script, serving) -> None:
     assert done.document["answer"] == "hello = world"
 
 
-def test_init_twice_changes_nothing(agent, serving) -> None:
+def test_init_twice_changes_nothing(here, serving) -> None:
     environment = serving.environment | {"ADK_DELTA_SCHEMA": "other"}
-    first = agent("init", "--json", env=environment)
-    second = agent("init", "--json", env=environment)
+    first = here("init", "--json", env=environment)
+    second = here("init", "--json", env=environment)
     assert first.code == second.code == 0, first.err + second.err
     assert [item["number"] for item in first.document["migrations"]] == [1]
     assert (second.document["created"], second.document["migrations"]) == ([], [])
 
 
-def test_doctor_and_status_and_logs(agent, script, serving) -> None:
+def test_doctor_and_status_and_logs(here, script, serving) -> None:
     model = script([program("print('grüße')")], [finish()])
-    ran = agent("run", "Greet", "--model", model, "--json", env=serving.environment).document
-    doctor = agent("doctor", "--model", model, "--json", env=serving.environment)
+    ran = here("run", "Greet", "--model", model, "--json", env=serving.environment).document
+    doctor = here("doctor", "--model", model, "--json", env=serving.environment)
     assert (doctor.code, doctor.document["ok"]) == (0, True), doctor.out
-    listed = agent("status", "--json", env=serving.environment).document["runs"]
+    listed = here("status", "--json", env=serving.environment).document["runs"]
     assert ran["run_id"] in [run["run_id"] for run in listed]
-    assert agent("logs", ran["run_id"], env=serving.environment).out.strip() == "grüße"
+    assert here("logs", ran["run_id"], env=serving.environment).out.strip() == "grüße"
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,10 @@ def test_doctor_and_status_and_logs(agent, script, serving) -> None:
         (("frobnicate",), 2, "frobnicate"),
     ],
 )
-def test_wrong_input_gets_one_clear_message(agent, serving, script, arguments, code, said) -> None:
+def test_wrong_input_gets_one_clear_message(here, serving, script, arguments, code, said) -> None:
     environment = serving.environment | {"RLM_MODEL": script([finish()])}
-    agent("init", env=environment)
-    done = agent(*arguments, env=environment)
+    here("init", env=environment)
+    done = here(*arguments, env=environment)
     assert done.code == code, done.err
     assert said in done.err
     assert "Traceback" not in done.err
@@ -133,9 +133,9 @@ def test_wrong_input_gets_one_clear_message(agent, serving, script, arguments, c
         ({"RLM_COMPUTE": "abacus"}, 2, "RLM_COMPUTE"),
     ],
 )
-def test_wrong_configuration_gets_one_clear_message(agent, serving, script, change, code, said) -> None:
+def test_wrong_configuration_gets_one_clear_message(here, serving, script, change, code, said) -> None:
     for command in (("init",), ("run", "x", "--model", script([finish()]))):
-        done = agent(*command, env=serving.environment | change)
+        done = here(*command, env=serving.environment | change)
         assert done.code == code, (command, done.err)
         assert said in done.err
         assert "Traceback" not in done.err
@@ -154,10 +154,10 @@ def test_wrong_configuration_gets_one_clear_message(agent, serving, script, chan
         ('{"planner": [[{"call": "run_python", "args": {"purpose": "no code"}}]]}', ""),
     ],
 )
-def test_a_bad_script_or_reply_ends_clearly(agent, serving, tmp_path: Path, content: str, said: str) -> None:
+def test_a_bad_script_or_reply_ends_clearly(here, serving, tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(content)
-    done = agent("run", "x", "--model", f"scripted:{path}", "--json", env=serving.environment)
+    done = here("run", "x", "--model", f"scripted:{path}", "--json", env=serving.environment)
     assert done.code in (1, 2), done.err
     assert "Traceback" not in done.err
     document = done.document
@@ -167,7 +167,7 @@ def test_a_bad_script_or_reply_ends_clearly(agent, serving, tmp_path: Path, cont
         assert document["reason"]
 
 
-def test_json_errors_are_one_document(agent, serving) -> None:
-    done = agent("status", "no-such-run", "--json", env=serving.environment)
+def test_json_errors_are_one_document(here, serving) -> None:
+    done = here("status", "no-such-run", "--json", env=serving.environment)
     assert done.document["error"] == "RunNotFound"
     assert done.document["exit_code"] == done.code == 2

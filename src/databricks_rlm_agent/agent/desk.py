@@ -39,6 +39,12 @@ class Desk(Generic[T]):
                 f"The model's actions were refused {self._refusals} times; the last reason: {reason}"
             )
 
+    def explain(self) -> None:
+        """Add the last refusal to a failure that came after it: most often it is the cause."""
+        reasons = [str(note.payload["reason"]) for note in self.notes if note.kind == "refusal"]
+        if reasons and self.failure is not None and reasons[-1] not in self.failure:
+            self.failure = f"{self.failure} Before that, an action was refused: {reasons[-1]}"
+
     def silence(self) -> None:
         """Count a reply without any action: the first one is forgiven."""
         self._silences += 1

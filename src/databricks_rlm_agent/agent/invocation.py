@@ -50,6 +50,8 @@ async def converse(
         desk.failure = clip(redact(f"{type(error).__name__}: {error}"), _REASON_CHARS)
     if desk.decision is not None:
         desk.failure = None
+    elif desk.failure is not None:
+        desk.explain()
 
 
 async def _talk(

@@ -19,6 +19,7 @@ from databricks_rlm_agent.cli import arguments
 from databricks_rlm_agent.errors import RlmError
 
 INTERRUPTED = 130
+_VENDORS = ("databricks.sql", "databricks.sdk", "google_adk", "google_genai", "LiteLLM", "urllib3")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    if not options.verbose:
+        for vendor in _VENDORS:  # they log what our own errors say better
+            logging.getLogger(vendor).setLevel(logging.CRITICAL)
     try:
         module, _, function = options.command_path.partition(":")
         command = getattr(importlib.import_module(f"databricks_rlm_agent.cli.{module}"), function)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
-from databricks_rlm_agent.remote.errors import sdk_errors
 from databricks_rlm_agent.remote.workspace import Workspace
 
 _HIDDEN_SCHEMAS = frozenset({"information_schema"})
@@ -21,7 +20,7 @@ class WorkspaceCatalog:
     def search(self, text: str, *, limit: int) -> Sequence[str]:
         """Full names of tables whose name contains ``text``, without regard to case."""
         found: list[str] = []
-        with sdk_errors(f"catalog {self._catalog}"):
+        with self._workspace.calling(f"catalog {self._catalog}"):
             for name in self._tables():
                 if text.lower() in name.lower():
                     found.append(name)
@@ -31,7 +30,7 @@ class WorkspaceCatalog:
 
     def describe(self, table: str) -> Sequence[tuple[str, str]]:
         """The columns of a table: name and type."""
-        with sdk_errors(f"table {table}"):
+        with self._workspace.calling(f"table {table}"):
             info = self._workspace.client.tables.get(table)
         return [(column.name or "", column.type_text or "") for column in info.columns or ()]
 
@@ -42,7 +41,7 @@ class WorkspaceCatalog:
         """
         client, created = self._workspace.client, []
         try:
-            with sdk_errors(f"catalog {namespace.catalog}"):
+            with self._workspace.calling(f"catalog {namespace.catalog}"):
                 client.catalogs.get(namespace.catalog)
         except NotFound:
             raise NotFound(
@@ -51,13 +50,13 @@ class WorkspaceCatalog:
                 fix="Set ADK_DELTA_CATALOG to one that exists (local workspace: start with --catalog NAME).",
             ) from None
         try:
-            with sdk_errors(f"schema {namespace.catalog}.{namespace.schema}"):
+            with self._workspace.calling(f"schema {namespace.catalog}.{namespace.schema}"):
                 client.schemas.create(name=namespace.schema, catalog_name=namespace.catalog)
             created.append(f"schema {namespace.catalog}.{namespace.schema}")
         except AlreadyExists:
             pass
         try:
-            with sdk_errors(f"volume {namespace.volume_root}"):
+            with self._workspace.calling(f"volume {namespace.volume_root}"):
                 from databricks.sdk.service.catalog import VolumeType
 
                 client.volumes.create(

@@ -70,8 +70,9 @@ def sql_errors(where: str) -> Iterator[None]:
     try:
         yield
     except (exc.RequestError, urllib3.exceptions.HTTPError, OSError) as error:
-        text = _first_line(error)
-        if _AUTH.search(text):
+        context = getattr(error, "context", {})  # the connector keeps the cause there, out of its message
+        text = _first_line(f"{error} {context.get('original-exception') or ''}")
+        if context.get("http-code") in (401, 403) or _AUTH.search(text):
             raise Unauthorized(text, where=where, fix=_FIX_AUTH) from None
         raise Unreachable(text, where=where, fix=_FIX_NET) from None
     except exc.Error as error:

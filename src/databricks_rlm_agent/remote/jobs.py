@@ -7,7 +7,6 @@ from enum import Enum
 from typing import Any
 
 from databricks_rlm_agent.domain.verdict import JobVerdict
-from databricks_rlm_agent.remote.errors import sdk_errors
 from databricks_rlm_agent.remote.workspace import Workspace
 
 
@@ -19,7 +18,7 @@ class WorkspaceJobs:
 
     def submit(self, payload: Mapping[str, Any]) -> int:
         """Send ``runs/submit``. The payload is sent as it was frozen in the manifest, not rebuilt."""
-        with sdk_errors("POST /api/2.2/jobs/runs/submit"):
+        with self._workspace.calling("POST /api/2.2/jobs/runs/submit"):
             reply: Any = self._workspace.client.api_client.do(
                 "POST", "/api/2.2/jobs/runs/submit", body=dict(payload)
             )
@@ -27,7 +26,7 @@ class WorkspaceJobs:
 
     def verdict(self, databricks_run_id: int) -> JobVerdict:
         """How a run stands, by ``status`` (the run-level ``state`` alone misreports failures)."""
-        with sdk_errors(f"job run {databricks_run_id}"):
+        with self._workspace.calling(f"job run {databricks_run_id}"):
             run = self._workspace.client.jobs.get_run(databricks_run_id)
         status, details = run.status, run.status.termination_details if run.status else None
         return JobVerdict(
@@ -47,12 +46,12 @@ class WorkspaceJobs:
 
     def cancel(self, databricks_run_id: int) -> None:
         """Ask for a run's cancellation."""
-        with sdk_errors(f"job run {databricks_run_id}"):
+        with self._workspace.calling(f"job run {databricks_run_id}"):
             self._workspace.client.jobs.cancel_run(databricks_run_id)
 
     def output(self, databricks_run_id: int) -> str:
         """The last of what a run's first task wrote (at most 5 MB, and only while the workspace keeps it)."""
-        with sdk_errors(f"job run {databricks_run_id}"):
+        with self._workspace.calling(f"job run {databricks_run_id}"):
             run = self._workspace.client.jobs.get_run(databricks_run_id)
             task_run_id = run.tasks[0].run_id if run.tasks else None
             if task_run_id is None:

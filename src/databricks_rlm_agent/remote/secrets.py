@@ -6,7 +6,6 @@ import base64
 import binascii
 
 from databricks_rlm_agent.errors import NotFound
-from databricks_rlm_agent.remote.errors import sdk_errors
 from databricks_rlm_agent.remote.workspace import Workspace
 
 
@@ -19,7 +18,7 @@ class WorkspaceSecrets:
     def fetch(self, scope: str, key: str) -> str | None:
         """The value of a secret, or None if there is no such scope or key."""
         try:
-            with sdk_errors(f"secret scope {scope}"):
+            with self._workspace.calling(f"secret scope {scope}"):
                 value = self._workspace.client.secrets.get_secret(scope, key).value
         except NotFound:
             return None

@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from databricks_rlm_agent.errors import NotFound, Rejected
 from databricks_rlm_agent.ports import FileEntry
-from databricks_rlm_agent.remote.errors import sdk_errors
 from databricks_rlm_agent.remote.workspace import Workspace
 
 
@@ -24,14 +23,14 @@ class WorkspaceVolume:
         try:
             self._upload(path, content, overwrite=overwrite)
         except NotFound:
-            with sdk_errors(path):
+            with self._workspace.calling(path):
                 self._workspace.client.files.create_directory(path.rpartition("/")[0])
             self._upload(path, content, overwrite=overwrite)
 
     def get(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """Read a file, or a range of it in bytes."""
         if offset == 0 and length is None:
-            with sdk_errors(path):
+            with self._workspace.calling(path):
                 body = self._workspace.client.files.download(path).contents
                 return body.read() if body else b""
         if length == 0:
@@ -39,7 +38,7 @@ class WorkspaceVolume:
         last = "" if length is None else str(offset + length - 1)
         headers = {"Accept": "application/octet-stream", "Range": f"bytes={offset}-{last}"}
         try:
-            with sdk_errors(path):
+            with self._workspace.calling(path):
                 reply: Any = self._workspace.client.api_client.do(
                     "GET", f"/api/2.0/fs/files{quote(path)}", headers=headers, raw=True
                 )
@@ -53,7 +52,7 @@ class WorkspaceVolume:
     def exists(self, path: str) -> bool:
         """Whether there is a file."""
         try:
-            with sdk_errors(path):
+            with self._workspace.calling(path):
                 self._workspace.client.files.get_metadata(path)
         except NotFound:
             return False
@@ -61,12 +60,12 @@ class WorkspaceVolume:
 
     def list(self, path: str) -> Sequence[FileEntry]:
         """The entries of a folder, in the workspace's order."""
-        with sdk_errors(path):
+        with self._workspace.calling(path):
             return [
                 FileEntry(path=entry.path or "", is_directory=bool(entry.is_directory), size=entry.file_size)
                 for entry in self._workspace.client.files.list_directory_contents(path)
             ]
 
     def _upload(self, path: str, content: bytes, *, overwrite: bool) -> None:
-        with sdk_errors(path):
+        with self._workspace.calling(path):
             self._workspace.client.files.upload(path, io.BytesIO(content), overwrite=overwrite)

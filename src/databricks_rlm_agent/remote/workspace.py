@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -53,6 +55,12 @@ class Workspace:
     def host(self) -> str:
         """The workspace's address."""
         return str(self.config.host)
+
+    @contextmanager
+    def calling(self, what: str) -> Iterator[None]:
+        """Name a call and the workspace in the errors of what is done inside."""
+        with sdk_errors(f"{what} at {self.host}"):
+            yield
 
     def bearer(self) -> str | None:
         """A token that is valid now, or None where the configuration authenticates in another way."""
