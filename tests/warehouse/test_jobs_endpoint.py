@@ -140,3 +140,15 @@ def test_errors_are_sparks(spark: Any) -> None:
 
 def test_large_results_stream(spark: Any) -> None:
     assert spark.range(200_000).toPandas().shape == (200_000, 1)
+
+
+def test_writers_leave_deletion_vectors_out(spark: Any, root: Path, schema: str) -> None:
+    from deltalake import DeltaTable
+
+    frame = spark.createDataFrame([(1, "x"), (2, "y")], ["a", "b"])
+    frame.write.option("delta.enableDeletionVectors", "true").saveAsTable("w")
+    frame.writeTo("v2").option("delta.enableDeletionVectors", "true").create()
+    for table in ("w", "v2"):
+        spark.sql(f"DELETE FROM {table} WHERE a = 1").collect()
+        delta = DeltaTable(str(root / "tables" / Path(*schema.split(".")) / table))
+        assert delta.to_pyarrow_table().to_pylist() == [{"a": 2, "b": "y"}]

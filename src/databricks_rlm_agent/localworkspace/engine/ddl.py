@@ -12,6 +12,7 @@ from .catalog import DRAFT, ColumnInfo, ViewDefinition
 from .errors import EngineError, catalog_not_found, table_not_found, unsupported
 from .lexer import quote
 from .names import TableName
+from .properties import readable_by_all
 from .statements import Handler, Reader, Statement
 from .views import qualify
 
@@ -141,6 +142,8 @@ class _Create:
     def __init__(
         self, session: CatalogSession, statement: Statement, name: TableName, after_name: int
     ) -> None:
+        body = statement.find("AS", "SELECT", "WITH", start=after_name)
+        statement = readable_by_all(statement, start=after_name, end=body)
         self.session = session
         self.statement = statement
         self.name = name

@@ -11,6 +11,7 @@ from .errors import EngineError, table_not_found
 from .lexer import split_name
 from .literals import inline
 from .names import TableName
+from .properties import drop_left_out
 from .session import CatalogSession, StatementResult
 
 
@@ -103,6 +104,7 @@ class JobRequest:
             return None
         write = command.write_operation
         write.source = write.source or "delta"
+        drop_left_out(write.options)
         return self._named(write.table.table_name)
 
     def _named(self, text: str) -> TableName:

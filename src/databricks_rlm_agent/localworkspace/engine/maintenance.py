@@ -11,6 +11,7 @@ from .ddl import done
 from .errors import EngineError, from_engine, unsupported
 from .lexer import quote
 from .names import TableName
+from .properties import drop_left_out, pairs_of
 from .statements import Handler, Reader, Statement
 
 if TYPE_CHECKING:
@@ -86,12 +87,7 @@ def alter_table(session: CatalogSession, statement: Statement) -> dict[str, Any]
     elif reader.accept("ADD", "COLUMNS") or reader.accept("ADD", "COLUMN"):
         _add_columns(session, name, reader)
     elif reader.accept("SET", "TBLPROPERTIES"):
-        strings = [token for token in statement.tokens[reader.at :] if token.kind == "string"]
-        values = [token.text[1:-1] for token in strings]
-        properties = dict(zip(values[::2], values[1::2], strict=True))
-        _with_delta(
-            session, name, lambda d: d.alter.set_table_properties(properties, raise_if_not_exists=False)
-        )
+        _set_properties(session, name, pairs_of(statement, reader.at))
     elif reader.accept("ALTER", "COLUMN") or reader.accept("CHANGE", "COLUMN"):
         _comment_column(session, name, reader)
     elif not reader.accept("CLUSTER", "BY"):
@@ -126,6 +122,14 @@ def _add_columns(session: CatalogSession, name: TableName, reader: Reader) -> No
     finally:
         session.run(f"DROP TABLE {draft.sql}")
     _with_delta(session, name, lambda d: d.alter.add_columns(fields))
+
+
+def _set_properties(session: CatalogSession, name: TableName, properties: dict[str, str]) -> None:
+    drop_left_out(properties)
+    if properties:
+        _with_delta(
+            session, name, lambda d: d.alter.set_table_properties(properties, raise_if_not_exists=False)
+        )
 
 
 def _comment_column(session: CatalogSession, name: TableName, reader: Reader) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from .catalog import CatalogTree
 from .lexer import chains, split_name, tokenize
+from .properties import drop_left_out
 from .statements import Statement, map_paths
 
 _NAME_FIELDS = {"unparsed_identifier", "table_name", "db_name"}
@@ -82,6 +83,7 @@ def plain_write(command: Any, *, exists: bool) -> Any:
     if mode is None:
         return command
     options = dict(v2.options)
+    drop_left_out(options)
     if mode == write.SAVE_MODE_OVERWRITE and exists:
         options["overwriteSchema"] = "true"
     target = write.SaveTable(
