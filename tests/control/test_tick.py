@@ -24,10 +24,10 @@ from fakes import (
 
 from databricks_rlm_agent.domain.actions import Ask, Finish
 from databricks_rlm_agent.domain.budget import Budget
-from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.domain.fsm import Event, State
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.domain.result import Status
-from databricks_rlm_agent.domain.run import AttemptKey
+from databricks_rlm_agent.domain.run import AttemptKey, Outcome
 from databricks_rlm_agent.errors import ConfigError, Conflict, NotFound, Rejected, Throttled, Unreachable
 
 DONE = Finish(answer="42", evidence="main.rlm.t1")
@@ -198,6 +198,20 @@ def test_a_question_waits_without_cost() -> None:
     assert world.runs["r1"].outcome.question == "Which year?"
     world.now_s += 1_000
     assert controller().due == 0
+
+
+def test_an_answered_question_goes_on_with_the_next_iteration() -> None:
+    world = World()
+    world.add()
+    controller = Controller(world=world, script=[Ask(question="Which year?"), program(), DONE])
+    controller()
+    asked = world.runs["r1"]
+    told = asked.capsule.instructed("2013")
+    world.change(asked.after(Event.ANSWERED, capsule=told, outcome=Outcome(), iter_n=asked.iter_n + 1))
+    settle(world, controller)
+    run = world.runs["r1"]
+    assert (run.fsm_state, run.iter_n, run.capsule.constraints) == (State.SUCCEEDED, 3, ["2013"])
+    check_invariants(world)
 
 
 def test_a_planner_that_gives_up_and_a_spent_budget_end_the_run_with_the_reason() -> None:

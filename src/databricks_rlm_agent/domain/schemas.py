@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from databricks_rlm_agent.domain.manifest import Manifest
 from databricks_rlm_agent.domain.result import Result
 
-_MODELS = {"manifest": Manifest, "result": Result}
+_MODELS: dict[str, type[BaseModel]] = {"manifest": Manifest, "result": Result}
 
 
 def schemas() -> dict[str, dict[str, Any]]:
