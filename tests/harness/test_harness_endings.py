@@ -259,7 +259,8 @@ def test_terminating_a_worker_does_not_cancel_the_run(bench: Bench) -> None:
 
 def test_ending_workers_as_they_start_does_not_cancel_the_run(bench: Bench) -> None:
     ended = bench.run(
-        "import os, signal, time\nfor _ in range(300):\n    pid = os.fork()\n    if not pid:\n        time.sleep(50)\n"
+        "import os, signal, time\nfor _ in range(300):\n    pid = os.fork()\n"
+        "    if not pid:\n        time.sleep(50)\n"
         "    os.kill(pid, signal.SIGTERM)\n    os.waitpid(pid, 0)\nrlm.finish('done')\n"
     )
     assert (ended.code, ended.report["value"]) == (0, "done"), ended.err
