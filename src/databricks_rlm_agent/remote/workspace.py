@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from databricks_rlm_agent import __version__
+from databricks_rlm_agent.errors import NeverReached
 from databricks_rlm_agent.remote.errors import sdk_errors
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 # The SDK's own default of 300 s would hide an unreachable host from a person at a terminal; the loop
 # waits out longer faults by ticking again.
 RETRY_TIMEOUT_S = 15
+# The SDK looks for the host's metadata while it is built, and says nothing when there is no answer.
+_FIRST_CONTACT_S = 2
 
 
 class Workspace:
@@ -32,15 +36,18 @@ class Workspace:
         with sdk_errors("configuration of databricks-sdk"):
             from databricks.sdk.core import Config
 
-            return Config(
+            config = Config(
                 profile=self._profile,
                 host=self._host,
                 token=self._token,
-                retry_timeout_seconds=RETRY_TIMEOUT_S,
+                retry_timeout_seconds=_FIRST_CONTACT_S,
                 http_timeout_seconds=60,
                 product="databricks-rlm-agent",
-                product_version="0.1.0",
+                product_version=__version__,
             )
+        _reach(str(config.host))
+        config.retry_timeout_seconds = RETRY_TIMEOUT_S
+        return config
 
     @cached_property
     def client(self) -> WorkspaceClient:
@@ -72,3 +79,27 @@ class Workspace:
         """Who we are there; raise Unreachable or Unauthorized."""
         with sdk_errors(self.host):
             return self.client.current_user.me().user_name or "unknown"
+
+
+def _reach(host: str) -> None:
+    """Raise NeverReached if nothing answers at an address, whatever it would answer."""
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3 import Retry
+
+    with requests.Session() as session:
+        session.mount(host, HTTPAdapter(max_retries=Retry(total=3, backoff_factor=0.2, status=0)))
+        try:
+            session.get(f"{host}/.well-known/databricks-config", timeout=10, allow_redirects=False)
+        except requests.RequestException as error:
+            raise NeverReached(
+                f"Nothing answers at {host}: {_cause(error)}.",
+                where="DATABRICKS_HOST or --profile",
+                fix="Check the address and the network.",
+            ) from None
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason: the layers above it only repeat each other."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return str(reason or error).rpartition(": ")[2] or type(error).__name__
