@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import manifest, request, result
 
 from databricks_rlm_agent.domain.digest import digest, is_long
-from databricks_rlm_agent.domain.manifest import Artifact, Manifest, Request
+from databricks_rlm_agent.domain.manifest import Artifact, Manifest
 from databricks_rlm_agent.domain.records import result_row
 from databricks_rlm_agent.domain.result import Result, Status
 from databricks_rlm_agent.domain.run import AttemptKey
@@ -21,31 +22,6 @@ JSON = st.recursive(
     max_leaves=12,
 )
 KEY = AttemptKey(run_id="r1", iter_n=2, attempt=1)
-
-
-def request(**changes: Any) -> Request:
-    values: dict[str, Any] = {
-        "run_id": "r1",
-        "iter_n": 2,
-        "attempt": 1,
-        "purpose": "count",
-        "artifact": Artifact(path="/Volumes/a/b/c/entrypoint.py", sha256="0" * 64, size=3),
-        "output_dir": "/Volumes/a/b/c",
-        "codebase_dir": "/Volumes/a/b/company_codebase",
-        "timeout_s": 60,
-        "results_table": "a.b.execution_results",
-        "catalog": "a",
-        "schema": "b",
-    }
-    return Request(**(values | changes))
-
-
-def manifest() -> dict[str, Any]:
-    return json.loads(Manifest(request=request(), submit_payload={"tasks": []}).to_bytes())
-
-
-def result() -> dict[str, Any]:
-    return json.loads(Result(run_id="r1", iter_n=2, attempt=1, status=Status.SUCCESS).model_dump_json())
 
 
 def mutations(document: dict[str, Any]) -> st.SearchStrategy[bytes]:

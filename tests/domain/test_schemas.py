@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
-from test_manifest_and_result import manifest, result
+from samples import manifest, result
 
 from databricks_rlm_agent.domain import layout, schemas
 from databricks_rlm_agent.domain import manifest as manifests

@@ -5,7 +5,7 @@ import re
 
 from hypothesis import given
 from hypothesis import strategies as st
-from test_manifest_and_result import request
+from samples import request
 
 from databricks_rlm_agent.domain.run import AttemptKey
 from databricks_rlm_agent.domain.submission import (
