@@ -101,7 +101,9 @@ class App:
             clock=self.clock,
             worker=worker,
         )
-        ingester = Ingester(volume=self.volume, jobs=self.jobs, ledger=self.ledger, planner=self.planner)
+        ingester = Ingester(
+            volume=self.volume, jobs=self.jobs, ledger=self.ledger, planner=self.planner, sleep=time.sleep
+        )
         return Tick(
             store=self.store,
             ledger=self.ledger,

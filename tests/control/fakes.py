@@ -374,7 +374,7 @@ class Controller:
             clock=world.now,
             worker=self.name,
         )
-        ingester = Ingester(volume=volume, jobs=jobs, ledger=ledger, planner=planner)
+        ingester = Ingester(volume=volume, jobs=jobs, ledger=ledger, planner=planner, sleep=lambda _: None)
         self.tick = Tick(
             store=FakeStore(world=world, gate=gate),
             ledger=ledger,

@@ -15,7 +15,9 @@ from databricks_rlm_agent.domain.result import Result, Status
 from databricks_rlm_agent.domain.run import Run
 from databricks_rlm_agent.domain.verdict import GONE, JobVerdict, Retry, retry, status_without_result
 from databricks_rlm_agent.errors import InvalidData, NotFound
-from databricks_rlm_agent.ports import Jobs, Ledger, Planner, Row, Turn, Volume
+from databricks_rlm_agent.ports import Jobs, Ledger, Planner, Row, Sleep, Turn, Volume
+
+GRACE_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +28,15 @@ class Ingester:
     jobs: Jobs
     ledger: Ledger
     planner: Planner
+    sleep: Sleep
 
     def ingest(self, run: Run, journal: Journal, *, reported: bool) -> Run:
         """The run after the result of its current attempt: PLANNING the next iteration or attempt."""
-        result = self._result(run, journal) or (self._from_ledger(run, journal) if reported else None)
-        verdict = None
+        result, verdict = self._found(run, journal, reported=reported)
+        if result is None and verdict is None:
+            return run  # INGESTING is not recorded: the run goes on waiting as it was
         if result is None:
-            verdict = self._verdict(run)
-            if not verdict.over:
-                return run  # INGESTING is not recorded: the run goes on waiting as it was
+            assert verdict is not None
             result = _concluded(run, verdict)
         if not reported:
             journal.results.append(
@@ -52,6 +54,21 @@ class Ingester:
                 code=verdict.code,
             )
         return self._fold(run, result, journal)
+
+    def _found(
+        self, run: Run, journal: Journal, *, reported: bool
+    ) -> tuple[Result | None, JobVerdict | None]:
+        """The result, or else the verdict of a job run that is over and has left none, or neither."""
+        result = self._result(run, journal) or (self._from_ledger(run, journal) if reported else None)
+        if result is not None:
+            return result, None
+        verdict = self._verdict(run)
+        if not verdict.over:
+            return None, None
+        # The harness's watcher writes for a process that was killed, up to half a second after its end.
+        self.sleep(GRACE_S)
+        result = self._result(run, journal)
+        return result, None if result else verdict
 
     def _fold(self, run: Run, result: Result, journal: Journal) -> Run:
         purpose = str((run.last_request or {}).get("purpose", ""))
