@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -187,6 +188,23 @@ def test_a_long_output_is_summarized_and_the_facts_stay() -> None:
     assert run.capsule.tables[0].name == "main.rlm.t1"
     assert run.budget.usage.calls == 3
     assert [event["purpose"] for event in events(world, "model_call")] == ["planner", "summarizer", "planner"]
+
+
+def test_a_result_that_comes_late_is_waited_for() -> None:
+    """The watcher of a killed process writes its result after the job run has ended."""
+    world = World(endings={(1, 1): Ending(row=False, code="DRIVER_ERROR", type="CLIENT_ERROR")})
+    world.add()
+    controller = Controller(world=world, script=[program(), DONE])
+    controller()
+    world.run_jobs()
+    path = f"{NAMESPACE.attempt_dir('r1', 1, 1)}/result.json"
+    late = {path: world.files.pop(path)}
+    ingester = replace(controller.tick.stepper.ingester, sleep=lambda _seconds: world.files.update(late))
+    tick = replace(controller.tick, stepper=replace(controller.tick.stepper, ingester=ingester))
+    world.now_s += 5
+    settle(world, tick)
+    assert statuses(world) == {(1, 1): "SUCCESS"}
+    assert sum(world.launches.values()) == 1
 
 
 def test_a_question_waits_without_cost() -> None:
