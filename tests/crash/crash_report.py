@@ -1,0 +1,63 @@
+"""The report of the matrices: a table on the terminal, a page for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+HEADINGS = {
+    "controller killed": "A controller is killed between any two effects",
+    "harness killed": "The executor is killed",
+    "network": "One fault on one request",
+    "noise": "15 % of all requests go wrong",
+}
+SECTIONS = tuple(HEADINGS)
+_COLUMNS = ("cases", "recovered", "duplicates", "lost", "restarts", "worst s")
+
+
+def rows(report: dict[str, Any], section: str) -> list[tuple[str, list[str]]]:
+    """One row of figures per group of a section, and their sum."""
+    cases = [case for case in report["cases"] if case["section"] == section]
+    groups = dict.fromkeys(case["group"] for case in cases)
+    found = [(group, [case for case in cases if case["group"] == group]) for group in groups]
+    return [(name, _figures(each)) for name, each in ([*found, ("all", cases)] if cases else [])]
+
+
+def _figures(cases: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        str(len(cases)),
+        str(sum(case["good"] for case in cases)),
+        str(sum(case["audit"]["duplicates"] for case in cases)),
+        str(sum(case["audit"]["lost"] for case in cases)),
+        str(sum(case["restarts"] for case in cases)),
+        f"{max(case['recovery_s'] for case in cases):.1f}",
+    ]
+
+
+def table(report: dict[str, Any]) -> str:
+    """For the terminal."""
+    lines = []
+    for section, heading in HEADINGS.items():
+        body = rows(report, section)
+        if body:
+            lines += ["", heading, f"{'':24}" + "".join(f"{name:>12}" for name in _COLUMNS)]
+            lines += [f"{name:24}" + "".join(f"{value:>12}" for value in values) for name, values in body]
+    bad = [case for case in report["cases"] if not case["good"]]
+    lines += [
+        "",
+        f"{len(report['cases'])} cases in {report['seconds']} s, seed {report['seed']}; {len(bad)} not good",
+    ]
+    lines += [f"- {case['section']}: {case['name']}: {case['audit']['problems']}" for case in bad]
+    return "\n".join(lines)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The figures as Markdown tables; what they mean is written by hand around them."""
+    lines: list[str] = []
+    for section, heading in HEADINGS.items():
+        body = rows(report, section)
+        if body:
+            lines += ["", f"### {heading}", "", "| request | " + " | ".join(_COLUMNS) + " |"]
+            lines += ["|---|" + "---:|" * len(_COLUMNS)]
+            lines += [f"| {name} | " + " | ".join(values) + " |" for name, values in body]
+    return "\n".join(lines).lstrip() + "\n"
