@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from databricks_rlm_agent.config import Settings, choose_model
 from databricks_rlm_agent.control import harness
 from databricks_rlm_agent.control.ingest import Ingester
+from databricks_rlm_agent.control.lease import Leases
 from databricks_rlm_agent.control.loop import Loop
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
@@ -21,7 +22,7 @@ from databricks_rlm_agent.control.tick import Tick
 from databricks_rlm_agent.domain.models import parse_models
 from databricks_rlm_agent.domain.secret import Secret
 from databricks_rlm_agent.errors import ConfigError, NotFound
-from databricks_rlm_agent.ports import Planned
+from databricks_rlm_agent.ports import Planned, Sleep
 from databricks_rlm_agent.remote.catalog import WorkspaceCatalog
 from databricks_rlm_agent.remote.jobs import WorkspaceJobs
 from databricks_rlm_agent.remote.secrets import WorkspaceSecrets
@@ -111,16 +112,15 @@ class App:
             stepper=Stepper(planner=self.planner, publisher=publisher, ingester=ingester),
             clock=self.clock,
             new_id=self.new_id,
-            worker=worker,
-            lease_s=settings.lease_s,
+            leases=Leases(store=self.store, owner=worker, lease_s=settings.lease_s),
             suspect_after_s=settings.suspect_after_s,
             batch=settings.batch,
             planners=settings.planners,
         )
 
-    def loop(self, *, max_wait_s: float) -> Loop:
+    def loop(self, *, max_wait_s: float, sleep: Sleep = time.sleep) -> Loop:
         """The loop around the tick."""
-        return Loop(tick=self.tick, sleep=time.sleep, max_wait_s=max_wait_s)
+        return Loop(tick=self.tick, sleep=sleep, max_wait_s=max_wait_s)
 
     def init(self) -> tuple[list[str], list[Migration], str]:
         """Create the schema, Volume, tables and harness that are missing; return what was done."""

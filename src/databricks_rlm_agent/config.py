@@ -29,8 +29,8 @@ class Settings:
     warehouse_http_path: str | None
     profile: str | None
     compute: Compute
-    # A lease must outlive the slowest model call of a plan; a lapsed one costs time, never correctness.
-    lease_s: float = 900.0
+    # Renewed while its holder works: how long the runs of a controller that died lie still.
+    lease_s: float = 60.0
     program_timeout_s: int = 3600
     # A job without a result is asked of the Jobs API only after this time; until then the ledger is enough.
     suspect_after_s: float = 10.0
@@ -59,8 +59,8 @@ def from_environment(
         warehouse_http_path=environ.get("RLM_WAREHOUSE_HTTP_PATH") or None,
         profile=profile,
         compute=parse_compute(environ.get("RLM_COMPUTE") or "serverless"),
-        lease_s=_number(environ, "RLM_LEASE_S", 900.0),
-        program_timeout_s=int(_number(environ, "RLM_TIMEOUT_S", 3600)),
+        lease_s=_number(environ, "RLM_LEASE_S", 60.0),
+        program_timeout_s=max(1, int(_number(environ, "RLM_TIMEOUT_S", 3600))),
         suspect_after_s=_number(environ, "RLM_SUSPECT_AFTER_S", 10.0),
     )
 

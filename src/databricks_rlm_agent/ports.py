@@ -46,6 +46,12 @@ class RunStore(Protocol):
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:
         """Take the leases that are still free, in one statement; return the runs that were won."""
 
+    def renew(self, *, owner: str, lease_s: float) -> None:
+        """Prolong all leases of an owner, in one statement."""
+
+    def release(self, *, owner: str) -> None:
+        """End all leases of an owner; the runs stay marked as interrupted."""
+
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         """Compare-and-set runs and release their leases; return the ids of those that were changed."""
 

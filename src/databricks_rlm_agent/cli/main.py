@@ -48,6 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone; there is nobody left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if options.debug:
+            raise
+        print(
+            f"rlm-agent: internal error: {type(error).__name__}: {error}. Show it with --debug.",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def _report(error: RlmError, options: argparse.Namespace) -> int:

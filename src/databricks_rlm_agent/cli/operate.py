@@ -10,6 +10,7 @@ from typing import Any
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.cli.document import emit
 from databricks_rlm_agent.cli.place import app_at
+from databricks_rlm_agent.cli.stopping import INTERRUPTED, Stopping
 from databricks_rlm_agent.control.tick import TickReport
 from databricks_rlm_agent.errors import RlmError, UsageError
 
@@ -47,16 +48,19 @@ def orchestrate(options: argparse.Namespace) -> int:
     with app_at(options) as app:
         patience = 1.0 if options.until_idle else 5.0
         limit = 1 if options.once else options.max_ticks
-        ticks = app.loop(max_wait_s=patience).run(
-            done=_done(app, until_idle=options.until_idle), max_ticks=limit
-        )
+        stopping = Stopping(abandon=app.tick.leases.release)
+        idle = _done(app, until_idle=options.until_idle)
+        with stopping.on_signals():
+            ticks = app.loop(max_wait_s=patience, sleep=stopping.sleep).run(
+                done=lambda report: stopping.asked or idle(report), max_ticks=limit
+            )
         left = app.store.unfinished()
         emit(
             {"ticks": ticks, "unfinished": left},
             as_json=options.json,
             text=f"{ticks} ticks; {left} runs unfinished.",
         )
-        return 0
+        return INTERRUPTED if stopping.asked else 0
 
 
 def doctor(options: argparse.Namespace) -> int:

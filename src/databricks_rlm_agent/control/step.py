@@ -60,7 +60,7 @@ class Stepper:
             log.error("run %s: %s", run.run_id, error)
             run = self._give_up(run, journal, str(error))
         except Exception as error:  # a fault of our own: the run ends with it as its reason
-            log.exception("run %s", run.run_id)
+            log.error("run %s: %r", run.run_id, error, exc_info=log.isEnabledFor(logging.INFO))
             run = self._give_up(run, journal, f"Internal error: {type(error).__name__}: {error}")
         return run
 

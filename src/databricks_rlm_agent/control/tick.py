@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from databricks_rlm_agent.control.journal import Journal
+from databricks_rlm_agent.control.lease import Leases
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.run import Due, Run
@@ -39,8 +40,7 @@ class Tick:
     stepper: Stepper
     clock: Clock
     new_id: NewId
-    worker: str
-    lease_s: float
+    leases: Leases
     suspect_after_s: float
     batch: int
     planners: int
@@ -50,15 +50,16 @@ class Tick:
         due = {item.run.run_id: item for item in self._actionable(self.store.due(limit=self.batch))}
         if not due:
             return TickReport()
-        claimed = self.store.claim(
-            [item.run for item in due.values()],
-            owner=self.worker,
-            lease_s=self.lease_s,
-            write_id=self.new_id("w"),
-        )
-        with ThreadPoolExecutor(max_workers=max(1, min(self.planners, len(claimed)))) as pool:
-            steps = list(pool.map(lambda run: self._advance(run, due[run.run_id]), claimed))
-        won = self._record(steps)
+        with self.leases.held():
+            claimed = self.store.claim(
+                [item.run for item in due.values()],
+                owner=self.leases.owner,
+                lease_s=self.leases.lease_s,
+                write_id=self.new_id("w"),
+            )
+            with ThreadPoolExecutor(max_workers=max(1, min(self.planners, len(claimed)))) as pool:
+                steps = list(pool.map(lambda run: self._advance(run, due[run.run_id]), claimed))
+            won = self._record(steps)
         before = {run.run_id: (run.fsm_state, run.key) for run in claimed}
         advanced = {run.run_id for run, _ in steps if before[run.run_id] != (run.fsm_state, run.key)}
         fenced = len(claimed) - len(won)
@@ -89,7 +90,7 @@ class Tick:
         return verdict.over
 
     def _advance(self, run: Run, due: Due) -> tuple[Run, Journal]:
-        journal = Journal(run_id=run.run_id, epoch=run.lease_epoch, actor=self.worker, clock=self.clock)
+        journal = Journal(run_id=run.run_id, epoch=run.lease_epoch, actor=self.leases.owner, clock=self.clock)
         interrupted = due.run.lease_owner is not None
         if interrupted:
             journal.event("lease_lapsed", former_owner=due.run.lease_owner, former_epoch=due.run.lease_epoch)

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=("sail", "spark"), default="sail", help="the embedded Spark engine"
     )
     parser.add_argument(
-        "--catalog", action="append", metavar="NAME", help="a catalog (repeatable; default main)"
+        "--catalog", action="append", metavar="NAME", help="a catalog besides main (repeatable)"
     )
     parser.add_argument("--model", metavar="scripted:FILE", help="what serving endpoints answer from")
     parser.add_argument(
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def options_from(namespace: argparse.Namespace) -> WorkspaceOptions:
     """The options that parsed arguments stand for. Raises ValueError as WorkspaceOptions does."""
-    catalogs: Sequence[str] = namespace.catalog or ("main",)
+    catalogs: Sequence[str] = ("main", *(namespace.catalog or ()))
     return WorkspaceOptions(
         root=namespace.root.resolve(),
         port=namespace.port,

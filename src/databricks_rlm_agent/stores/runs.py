@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from databricks_rlm_agent.domain.budget import Budget
@@ -69,8 +69,23 @@ class RunStore:
         values = {"rows": seen, "owner": owner, "lease_us": int(lease_s * 1_000_000), "write_id": write_id}
         # Lost or unknown: the read below tells which, and what was lost is due again later.
         with contextlib.suppress(Conflict, Unreachable):
-            self._backend.execute(sql.claim(self._namespace), values)
+            changed = self._backend.execute(sql.claim(self._namespace), values)
+            if changed == len(runs):  # all of them as they were seen: nothing is left to read
+                return [_claimed(run, owner, write_id) for run in runs]
         return self._written(write_id)
+
+    def renew(self, *, owner: str, lease_s: float) -> None:
+        """Prolong all leases of an owner, in one statement."""
+        values = {"owner": owner, "lease_us": int(lease_s * 1_000_000)}
+        for attempt in retrying(self._sleep):
+            with attempt:
+                self._backend.execute(sql.renew(self._namespace), values)
+
+    def release(self, *, owner: str) -> None:
+        """End all leases of an owner; the runs stay marked as interrupted."""
+        for attempt in retrying(self._sleep):
+            with attempt:
+                self._backend.execute(sql.release(self._namespace), {"owner": owner})
 
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         """Compare-and-set runs and release their leases; return the ids of those that were changed.
@@ -82,13 +97,18 @@ class RunStore:
         for attempt in retrying(self._sleep):
             with attempt:
                 try:
-                    self._backend.execute(sql.save(self._namespace), {"rows": rows, "write_id": write_id})
+                    values = {"rows": rows, "write_id": write_id}
+                    changed = self._backend.execute(sql.save(self._namespace), values)
                 except (Conflict, Unreachable):
                     landed = {run.run_id for run in self._written(write_id)}
                     if not landed:
                         raise  # nothing of ours landed: the same statement is safe to send again
                 else:
-                    landed = {run.run_id for run in self._written(write_id)}
+                    every = {run.run_id for run in runs}
+                    # The count spares a read, and a run that was claimed again before the read is not missed.
+                    landed = (
+                        every if changed == len(runs) else {run.run_id for run in self._written(write_id)}
+                    )
         return landed
 
     def _written(self, write_id: str) -> list[Run]:
@@ -142,6 +162,18 @@ def from_row(row: Mapping[str, Any]) -> Run:
         )
     except (InvalidData, ValueError, TypeError) as error:
         raise InvalidData(f"The run's row does not parse: {error}", where=f"run {plain['run_id']}") from None
+
+
+def _claimed(run: Run, owner: str, write_id: str) -> Run:
+    """A run as a claim leaves it. The expiry is the warehouse's own and of no concern to the owner."""
+    return replace(
+        run,
+        lease_owner=owner,
+        lease_epoch=run.lease_epoch + 1,
+        lease_expiry=None,
+        version=run.version + 1,
+        write_id=write_id,
+    )
 
 
 def _readable(rows: Sequence[Mapping[str, Any]]) -> list[Run]:

@@ -76,6 +76,22 @@ def claim(namespace: Namespace) -> str:
     )
 
 
+def renew(namespace: Namespace) -> str:
+    """Prolong the leases of ``:owner``. The version stays: a renewal is no change of a run."""
+    return (
+        f"UPDATE {namespace.table('run_state')} "
+        f"SET lease_expiry = timestamp_micros({_NOW_US} + :lease_us) WHERE lease_owner = :owner"
+    )
+
+
+def release(namespace: Namespace) -> str:
+    """End the leases of ``:owner``. The owner stays in the row: the next one must look for a manifest."""
+    return (
+        f"UPDATE {namespace.table('run_state')} "
+        f"SET lease_expiry = timestamp_micros({_NOW_US} - 1) WHERE lease_owner = :owner"
+    )
+
+
 def save(namespace: Namespace) -> str:
     """Compare-and-set the runs in ``:rows`` and release their leases in the same statement."""
     sets = ", ".join(

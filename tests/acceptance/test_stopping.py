@@ -1,0 +1,83 @@
+"""A controller that is asked to stop finishes its tick, or gives its leases up."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from conftest import environment, finish  # type: ignore[import-not-found]
+
+
+def orchestrator(serving, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "databricks_rlm_agent.cli.main", "orchestrate", "--verbose", *arguments],
+        env=environment(serving.environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def slow_script(tmp_path: Path, latency_s: float) -> str:
+    path = tmp_path / "slow.json"
+    path.write_text(json.dumps({"planner": [[finish("slowly")]], "latency_s": latency_s}))
+    return f"scripted:{path}"
+
+
+def held(here, serving, run_id: str) -> bool:
+    from databricks import sql
+
+    with (
+        sql.connect(
+            server_hostname="127.0.0.1",
+            http_path=serving.http_path,
+            access_token=serving.token,
+            _connection_uri=f"{serving.host}{serving.http_path}",
+            enable_telemetry=False,
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(
+            "SELECT count(*) FROM main.rlm.run_state"
+            " WHERE run_id = :run AND lease_expiry > current_timestamp()",
+            {"run": run_id},
+        )
+        row = cursor.fetchone()
+        return bool(row and row[0])
+
+
+def test_the_tick_at_hand_is_finished(here, serving, tmp_path: Path) -> None:
+    submitted = ("submit", "x", "--run-id", "finished", "--model", slow_script(tmp_path, 3))
+    assert here(*submitted, env=serving.environment).code == 0
+    process = orchestrator(serving)
+    until(lambda: held(here, serving, "finished"))
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopping after this tick" in said
+    assert here("status", "finished", "--json", env=serving.environment).document["answer"] == "slowly"
+
+
+def test_the_second_signal_ends_it_and_gives_the_lease_up(here, serving, tmp_path: Path) -> None:
+    submitted = ("submit", "x", "--run-id", "given-up", "--model", slow_script(tmp_path, 600))
+    assert here(*submitted, env=serving.environment).code == 0
+    process = orchestrator(serving)
+    until(lambda: held(here, serving, "given-up"))
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    until(lambda: "Stopping" in process.stderr.readline())
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not held(here, serving, "given-up")
