@@ -67,7 +67,7 @@ def claim(namespace: Namespace) -> str:
     """
     return (
         f"MERGE INTO {namespace.table('run_state')} t USING "
-        f"(SELECT inline(from_json(:rows, 'array<struct<run_id:string,version:bigint>>'))) s "
+        f"{_rows('array<struct<run_id:string,version:bigint>>')} s "
         f"ON t.run_id = s.run_id AND t.version = s.version AND t.fsm_state IN {_CLAIMABLE} "
         f"AND (t.lease_expiry IS NULL OR t.lease_expiry < current_timestamp()) "
         f"WHEN MATCHED THEN UPDATE SET lease_owner = :owner, lease_epoch = t.lease_epoch + 1, "
@@ -130,7 +130,13 @@ def unfinished(namespace: Namespace) -> str:
 
 
 def _batch(row_type: RowType) -> str:
-    return f"(SELECT inline(from_json(:rows, '{json_shape(row_type)}')))"
+    return _rows(json_shape(row_type))
+
+
+def _rows(shape: str) -> str:
+    # Not inline(…): the embedded engine then parses the text again for every column that is used, which
+    # makes a save more than twice as slow.
+    return f"(SELECT c.* FROM (SELECT explode(from_json(:rows, '{shape}')) AS c))"
 
 
 def _landed(name: str, kind: str) -> str:
