@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
 from databricks_rlm_agent.stores import sql
-from databricks_rlm_agent.stores.retry import retrying
+from databricks_rlm_agent.stores.retry import fetch, retrying
 from databricks_rlm_agent.stores.schema import one_per_key, to_json
 
 # The executor's own word counts more than what the controller had to conclude without it.
@@ -32,18 +33,21 @@ class Ledger:
 
     def requests(self, run_id: str) -> list[Row]:
         """The submitted attempts of a run, in order."""
-        rows = self._backend.fetch(sql.by_key(self._namespace, RequestRow), {"value": run_id})
+        rows = self._fetch(sql.by_key(self._namespace, RequestRow), {"value": run_id})
         return one_per_key(rows, RequestRow)
 
     def events(self, run_id: str) -> list[Row]:
         """The events of a run, in order."""
-        rows = self._backend.fetch(sql.by_key(self._namespace, EventRow), {"value": run_id})
+        rows = self._fetch(sql.by_key(self._namespace, EventRow), {"value": run_id})
         return one_per_key(rows, EventRow)
 
     def results(self, run_id: str) -> list[Row]:
         """One result per attempt of a run, in order; of two, the executor's."""
-        rows = self._backend.fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id})
+        rows = self._fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id})
         return one_per_key(sorted(rows, key=_rank), ResultRow)
+
+    def _fetch(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
+        return fetch(self._backend, statement, parameters, sleep=self._sleep)
 
 
 def _rank(row: Row) -> tuple[int, int, int, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from tenacity import (
     Retrying,
     retry_if_exception_type,
@@ -12,7 +15,7 @@ from tenacity import (
 )
 
 from databricks_rlm_agent.errors import Conflict, NeverReached, Unreachable
-from databricks_rlm_agent.ports import Sleep
+from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
 
 # A lost race is over in milliseconds; an unreachable warehouse is the loop's business after PATIENCE_S.
 ATTEMPTS = 8
@@ -28,3 +31,17 @@ def retrying(sleep: Sleep) -> Retrying:
         sleep=sleep,
         reraise=True,
     )
+
+
+def fetch(
+    backend: SqlBackend, sql: str, parameters: Mapping[str, Any] | None = None, *, sleep: Sleep
+) -> Sequence[Row]:
+    """The rows of a query, asked again on passing faults.
+
+    The connector is no help there: 4.9 waits ``max(Retry-After, _retry_delay_max)``, never less than five
+    seconds, after any 429 or 503, and gives up at once where that is longer than it may take.
+    """
+    for attempt in retrying(sleep):
+        with attempt:
+            rows = backend.fetch(sql, parameters)
+    return rows

@@ -15,9 +15,9 @@ from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.run import Due, Outcome, Run
 from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Unreachable
-from databricks_rlm_agent.ports import Sleep, SqlBackend
+from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
 from databricks_rlm_agent.stores import sql
-from databricks_rlm_agent.stores.retry import retrying
+from databricks_rlm_agent.stores.retry import fetch, retrying
 from databricks_rlm_agent.stores.schema import RunStateRow, columns, one_per_key, to_json
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class RunStore:
 
     def get(self, run_id: str) -> Run:
         """One run; raise RunNotFound."""
-        rows = self._backend.fetch(sql.by_key(self._namespace, RunStateRow), {"value": run_id})
+        rows = self._fetch(sql.by_key(self._namespace, RunStateRow), {"value": run_id})
         if not rows:
             raise RunNotFound(
                 f"There is no run {run_id!r}.",
@@ -49,15 +49,15 @@ class RunStore:
 
     def newest(self, *, limit: int) -> list[Run]:
         """The newest runs first."""
-        return _readable(self._backend.fetch(sql.newest_runs(self._namespace), {"limit": limit}))
+        return _readable(self._fetch(sql.newest_runs(self._namespace), {"limit": limit}))
 
     def unfinished(self) -> int:
         """How many runs a controller still has work with."""
-        return int(self._backend.fetch(sql.unfinished(self._namespace))[0]["n"])
+        return int(self._fetch(sql.unfinished(self._namespace))[0]["n"])
 
     def due(self, *, limit: int) -> list[Due]:
         """Runs that nobody holds and that may have something to do, oldest change first."""
-        rows = self._backend.fetch(sql.due(self._namespace), {"limit": limit})
+        rows = self._fetch(sql.due(self._namespace), {"limit": limit})
         more = {row["run_id"]: (row["reported_status"] is not None, float(row["age_s"])) for row in rows}
         return [
             Due(run=run, reported=more[run.run_id][0], age_s=more[run.run_id][1]) for run in _readable(rows)
@@ -112,10 +112,10 @@ class RunStore:
         return landed
 
     def _written(self, write_id: str) -> list[Run]:
-        for attempt in retrying(self._sleep):
-            with attempt:
-                rows = self._backend.fetch(sql.written(self._namespace), {"write_id": write_id})
-        return _readable(rows)
+        return _readable(self._fetch(sql.written(self._namespace), {"write_id": write_id}))
+
+    def _fetch(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
+        return fetch(self._backend, statement, parameters, sleep=self._sleep)
 
 
 def to_row(run: Run) -> RunStateRow:

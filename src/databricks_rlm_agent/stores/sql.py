@@ -93,7 +93,10 @@ def release(namespace: Namespace) -> str:
 
 
 def save(namespace: Namespace) -> str:
-    """Compare-and-set the runs in ``:rows`` and release their leases in the same statement."""
+    """Compare-and-set the runs in ``:rows`` and release their leases in the same statement.
+
+    The owner is compared too: who wrongly thinks that a claim was won has the winner's version and epoch.
+    """
     sets = ", ".join(
         f"{name} = {_landed(name, kind)}"
         for name, kind in columns(RunStateRow).items()
@@ -102,6 +105,7 @@ def save(namespace: Namespace) -> str:
     return (
         f"MERGE INTO {namespace.table('run_state')} t USING {_batch(RunStateRow)} s "
         f"ON t.run_id = s.run_id AND t.version = s.version AND t.lease_epoch = s.lease_epoch "
+        f"AND t.lease_owner <=> s.lease_owner "
         f"WHEN MATCHED THEN UPDATE SET {sets}, lease_owner = NULL, lease_expiry = NULL, "
         f"version = t.version + 1, write_id = :write_id, updated_at = current_timestamp()"
     )
