@@ -9,8 +9,8 @@ from typing import Any
 
 from crash_audit import Expected, audit
 from crash_kinds import INSERT, Kind
-from crash_points import Case
-from crash_programs import DYING, TASK, WRITING, write_script
+from crash_points import Case, submitting
+from crash_programs import DYING, WRITING, write_script
 from crash_rig import ORCHESTRATE, Rig
 
 PATIENCE_S = 60.0
@@ -58,8 +58,7 @@ def fault_at(rig: Rig, kind: Kind, fault: Fault, run_id: str, *, dying: bool) ->
     expected = _DIED if dying else _ONE
     if kind is INSERT:
         rig.fault(kind.rule(**fault.fields()))
-        arguments = ("submit", TASK, "--run-id", run_id, "--input", f"tag={run_id}")
-        starts = _until_done(rig, *arguments, "--model", f"scripted:{script}")
+        starts = _until_done(rig, *submitting(rig, run_id, script))
     else:
         rig.submit(run_id, script=script)
         rig.fault(kind.rule(**fault.fields()))
@@ -103,11 +102,13 @@ def _finish(rig: Rig, run_id: str, expected: Expected, *, name: str, group: str,
 
 def _until_done(rig: Rig, *arguments: str) -> int:
     """Start it again until it ends well, as a continuous job is; return the number of starts."""
-    for number in range(1, STARTS + 1):
+    starts = 0
+    while starts < STARTS:
+        starts += 1
         controller = rig.controller(*arguments)
         if controller.wait(PATIENCE_S) and controller.exit_code == 0:
             break
-    return number
+    return starts
 
 
 def cases(recorded: list[Kind]) -> list[tuple[Kind, Fault]]:

@@ -80,7 +80,7 @@ def kill_at(
 ) -> Case:
     """Kill the first controller at ``point`` and let a second one finish the run."""
     inserting = point.kind is INSERT
-    first_command = ("submit", TASK, "--run-id", run_id) if inserting else ORCHESTRATE
+    first_command = submitting(rig, run_id) if inserting else ORCHESTRATE
     if not inserting:
         rig.submit(run_id, script=script)
     after = point.mode == "after"
@@ -108,6 +108,12 @@ def kill_at(
         recovery_s=recovery(log, killed),
         audit=audit(rig, run_id, expected),
     )
+
+
+def submitting(rig: Rig, run_id: str, script: Path | None = None) -> tuple[str, ...]:
+    """The command line that gives the task."""
+    given = ("--input", f"tag={run_id}", "--model", f"scripted:{script or rig.script}")
+    return ("submit", TASK, "--run-id", run_id, *given)
 
 
 def recovery(log: list[Mapping[str, Any]] | list[dict[str, Any]], since: float) -> float:

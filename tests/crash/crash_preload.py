@@ -1,10 +1,21 @@
 """What the forking process imports, so that its children need not."""
 
+from importlib import import_module
 
-import databricks_rlm_agent.agent.chain
-import databricks_rlm_agent.agent.checked
-import databricks_rlm_agent.agent.invocation
-import databricks_rlm_agent.agent.plugins
-import databricks_rlm_agent.agent.scripted
-import databricks_rlm_agent.cli.operate
-import databricks_rlm_agent.cli.work  # noqa: F401
+for name in (
+    "databricks.sdk",
+    "databricks.sql",
+    "google.adk.agents",
+    "google.adk.apps",
+    "google.adk.runners",
+    "google.adk.tools",
+    "pyarrow",
+    "databricks_rlm_agent.agent.chain",
+    "databricks_rlm_agent.agent.checked",
+    "databricks_rlm_agent.agent.invocation",
+    "databricks_rlm_agent.agent.plugins",
+    "databricks_rlm_agent.agent.scripted",
+    "databricks_rlm_agent.cli.operate",
+    "databricks_rlm_agent.cli.work",
+):
+    import_module(name)

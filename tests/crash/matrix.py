@@ -1,4 +1,4 @@
-"""The crash matrix and the network matrix, as one command: ``python tests/crash/matrix.py [--json] [--only TEXT]``.
+"""The crash matrix and the network matrix: ``python tests/crash/matrix.py [--json] [--only TEXT]``.
 
 Everything happens on local workspaces in a temporary folder, through their fault control.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from crash_audit import Audit
 from crash_controller import warm_up
+from crash_harness import STAGES, Stage, Victim, kill_harness
 from crash_kinds import INSERT, Kind
 from crash_network import cases, fault_at, noise
 from crash_points import MODES, Case, Point, kill_at, record
@@ -74,10 +75,11 @@ def plan(folder: Path, seed: int) -> tuple[int, list[Job]]:
         log, points, found = record(made, "base")
         assert not found.problems, found.problems
         script = write_script(folder / "dying.json", DYING, WRITING)
-        dying_log, dying_points, found = record(made, "dying", script=script)
+        _, dying_points, found = record(made, "dying", script=script)
         assert not found.problems, found.problems
     extra = [(kind, n) for kind, n in dying_points if kind not in {kind for kind, _ in points}]
     jobs = [*_kills([(INSERT, 1), *points], dying=False), *_kills(extra, dying=True)]
+    jobs += [_harness(stage, victim) for stage, victims in STAGES for victim in victims]
     kinds = list(dict.fromkeys(kind for kind, _ in [(INSERT, 1), *points]))
     jobs += _faults(kinds, dying=False) + _faults(list(dict.fromkeys(kind for kind, _ in extra)), dying=True)
     jobs += [_noise(seed + number) for number in range(5)]
@@ -106,6 +108,14 @@ def _faults(kinds: Sequence[Kind], *, dying: bool) -> list[Job]:
 
     pairs = cases(list(kinds))
     return [job(kind, number) for number, (kind, _) in enumerate(pairs)]
+
+
+def _harness(stage: Stage, victim: Victim) -> Job:
+    return Job(
+        section="harness killed",
+        name=f"{stage}: {victim}",
+        work=lambda made, run_id: kill_harness(made, stage, victim, run_id),
+    )
 
 
 def _noise(seed: int) -> Job:

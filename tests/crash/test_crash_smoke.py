@@ -1,0 +1,47 @@
+"""The most telling points of the crash matrix. All of them: ``make crash-matrix``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from crash_controller import warm_up
+from crash_kinds import BY_NAME
+from crash_network import FAULTS, fault_at
+from crash_points import Mode, Point, kill_at
+from crash_rig import Rig, rig
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    warm_up()
+    with rig(tmp_path_factory.mktemp("crash")) as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "mode"),
+    [
+        ("claim", 1, "after"),
+        ("put manifest", 1, "after"),
+        ("submit", 1, "before"),
+        ("submit", 1, "after"),
+        ("submit", 1, "late"),
+        ("save", 2, "after"),
+    ],
+)
+def test_a_killed_controller_changes_nothing(made: Rig, kind: str, n: int, mode: Mode) -> None:
+    point = Point(kind=BY_NAME[kind], n=n, mode=mode)
+    case = kill_at(made, point, point.slug)
+    assert case.reached
+    assert case.finished
+    assert case.audit.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"), [("submit", "500 after the effect"), ("claim", "dropped after the effect")]
+)
+def test_a_lost_reply_changes_nothing(made: Rig, kind: str, fault: str) -> None:
+    (chosen,) = [each for each in FAULTS if each.name == fault]
+    case = fault_at(made, BY_NAME[kind], chosen, f"net-{kind}", dying=False)
+    assert case.good, case
