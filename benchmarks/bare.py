@@ -27,10 +27,6 @@ class Step:
     manifest: Manifest
     result_path: str | None
 
-    def parameters(self, statement: str) -> list[Mapping[str, Any]]:
-        """What the tick bound to a statement, each time that it sent it."""
-        return [values for text, values in self.said if text == statement]
-
 
 class Bare:
     """Sends a step again, in a schema of its own that goes through the same states."""
@@ -68,14 +64,11 @@ class Bare:
     def iterate(self, step: Step) -> int:
         """All that an iteration cannot do without; return the job run. In the order of the tick."""
         like, own = self._like, self._own
-        owned = iter(step.parameters(sql.written(like)))
         self._same(step.said, sql.due(like), sql.due(own))
         self._same(step.said, sql.claim(like), sql.claim(own))
-        self._sql(sql.written(own), next(owned))
         if step.result_path is not None:
             self._download(step.result_path)
         folder = step.manifest.request.output_dir.replace(like.volume_root, own.volume_root)
-        self.client.files.create_directory(folder)
         self._upload(f"{folder}/{ENTRYPOINT}", step.program)
         self._upload(f"{folder}/{MANIFEST}", step.manifest.to_bytes())
         job_run = self._submit(step.manifest)
@@ -83,7 +76,6 @@ class Bare:
         self._same(step.said, sql.append(like, RequestRow), sql.append(own, RequestRow))
         self._same(step.said, sql.append(like, EventRow), sql.append(own, EventRow))
         self._same(step.said, sql.save(like), sql.save(own))
-        self._sql(sql.written(own), next(owned))
         return job_run
 
     def close(self) -> None:

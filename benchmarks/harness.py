@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import Line, Report, in_turn, median
 from benchmarks.places import connect
@@ -138,27 +139,21 @@ def _stage(root: Path, **variables: str) -> Stage:
 def _compared(
     what: str, stage: Stage, programs: tuple[str, str], rounds: int, *, targets: bool = False
 ) -> list[Line]:
-    ours = partial(stage.ours, programs[0])
-    bare = partial(stage.bare, programs[1])
+    def pair(rounds: int, *, look: bool) -> list[list[Spent]]:
+        ours, bare = partial(stage.ours, programs[0]), partial(stage.bare, programs[1])
+        return in_turn(rounds, partial(ours, look=look), partial(bare, look=look))
 
-    def pair(rounds: int, take: Callable[[Spent], float], *, look: bool) -> tuple[float, float]:
-        contenders = (lambda: take(ours(look=look)), lambda: take(bare(look=look)))
-        first, second = in_turn(rounds, *contenders)
-        return median(first), median(second)
-
-    took = pair(rounds, lambda spent: spent.seconds, look=False)
-    held = pair(LOOKS, lambda spent: spent.peak_mb, look=True)
-    kinds = (("time", took, "s", TARGET_S, rounds), ("peak memory", held, "MB", TARGET_MB, LOOKS))
-    return [
-        Line(
-            bench="harness",
-            what=f"{what}, {kind}",
-            ours=values[0],
-            floor=values[1],
-            unit=unit,
-            compare="extra",
-            target=target if targets else None,
-            samples=samples,
+    def line(kind: str, sides: list[list[Spent]], take: Callable[[Spent], float], **rest: Any) -> Line:
+        ours, floor = (median([take(spent) for spent in side]) for side in sides)
+        name = f"{what}, {kind}"
+        return Line(
+            bench="harness", what=name, ours=ours, floor=floor, compare="extra", samples=len(sides[0]), **rest
         )
-        for kind, values, unit, target, samples in kinds
+
+    timed, looked_at = pair(rounds, look=False), pair(LOOKS, look=True)
+    goals = (TARGET_S, TARGET_MB) if targets else (None, None)
+    return [
+        line("time", timed, lambda spent: spent.seconds, unit="s", target=goals[0]),
+        line("CPU time", timed, lambda spent: spent.cpu_seconds, unit="s"),
+        line("peak memory", looked_at, lambda spent: spent.peak_mb, unit="MB", target=goals[1]),
     ]

@@ -6,8 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+T = TypeVar("T")
 Compare = Literal["ratio", "extra", "value"]
 
 
@@ -56,12 +57,12 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - before
 
 
-def in_turn(rounds: int, *contenders: Callable[[], float], warm_up: int = 1) -> list[list[float]]:
+def in_turn(rounds: int, *contenders: Callable[[], T], warm_up: int = 1) -> list[list[T]]:
     """What each contender reports, round by round (A B A B …): a slow moment of the machine hits all alike.
 
     The first ``warm_up`` rounds are not counted.
     """
-    found: list[list[float]] = [[] for _ in contenders]
+    found: list[list[T]] = [[] for _ in contenders]
     for number in range(warm_up + rounds):
         for samples, contender in zip(found, contenders, strict=True):
             value = contender()

@@ -41,15 +41,20 @@ if not done:
     _, status, usage = os.wait4(pid, 0)
 took = time.perf_counter() - before
 print(json.dumps({"code": os.waitstatus_to_exitcode(status), "seconds": took,
+                  "cpu": usage.ru_utime + usage.ru_stime,
                   "own_kb": usage.ru_maxrss, "children_kb": sum(peaks.values())}))
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What a process cost. ``peak_mb`` adds the peaks of descendants, where they were looked at."""
+    """What a process cost. ``peak_mb`` adds the peaks of descendants, where they were looked at.
+
+    ``cpu_seconds``, its own and its children's, depend far less on what else the machine does.
+    """
 
     seconds: float
+    cpu_seconds: float
     peak_mb: float
 
 
@@ -67,4 +72,8 @@ def spend(argv: Sequence[str], environment: Mapping[str, str], *, look: bool = F
     if found["code"] != 0:
         output = "\n".join([*printed, done.stderr])[-2000:]
         raise RuntimeError(f"{' '.join(argv)} ended with {found['code']}:\n{output}")
-    return Spent(seconds=found["seconds"], peak_mb=(found["own_kb"] + found["children_kb"]) / 1024)
+    return Spent(
+        seconds=found["seconds"],
+        cpu_seconds=found["cpu"],
+        peak_mb=(found["own_kb"] + found["children_kb"]) / 1024,
+    )
