@@ -39,7 +39,12 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(_document(reports, options.repeat), indent=1))
     else:
         print(table(lines))
-        print(*(f"\n{name}: {note}" for name, report in reports.items() for note in report.notes), sep="")
+        print(f"\n{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the end")
+        print(
+            *(f"{name}: {note}\n" for name, report in reports.items() for note in report.notes),
+            sep="",
+            end="",
+        )
     return 0
 
 
