@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from databricks_rlm_agent.control.journal import Journal
-from databricks_rlm_agent.control.lease import Leases
+from databricks_rlm_agent.control.lease import Leases, controller_of
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.run import Due, Run
@@ -50,10 +50,10 @@ class Tick:
         due = {item.run.run_id: item for item in self._actionable(self.store.due(limit=self.batch))}
         if not due:
             return TickReport()
-        with self.leases.held():
+        with self.leases.held() as holder:
             claimed = self.store.claim(
                 [item.run for item in due.values()],
-                owner=self.leases.owner,
+                owner=holder,
                 lease_s=self.leases.lease_s,
                 write_id=self.new_id("w"),
             )
@@ -91,9 +91,12 @@ class Tick:
 
     def _advance(self, run: Run, due: Due) -> tuple[Run, Journal]:
         journal = Journal(run_id=run.run_id, epoch=run.lease_epoch, actor=self.leases.owner, clock=self.clock)
-        interrupted = due.run.lease_owner is not None
-        if interrupted:
-            journal.event("lease_lapsed", former_owner=due.run.lease_owner, former_epoch=due.run.lease_epoch)
+        former = due.run.lease_owner
+        interrupted = former is not None
+        if former is not None:
+            journal.event(
+                "lease_lapsed", former_owner=controller_of(former), former_epoch=due.run.lease_epoch
+            )
         return self.stepper.advance(run, journal, reported=due.reported, interrupted=interrupted), journal
 
     def _record(self, steps: Sequence[tuple[Run, Journal]]) -> set[str]:
