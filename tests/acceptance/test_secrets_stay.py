@@ -1,0 +1,82 @@
+"""Plant secrets everywhere, have a program print all it can see, and search every byte that is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import CANARY, finish, program  # type: ignore[import-not-found]
+
+KEYS = {
+    "GOOGLE_API_KEY": f"{CANARY}-google",
+    "OPENAI_API_KEY": f"{CANARY}-openai",
+    "ANTHROPIC_API_KEY": f"{CANARY}-anthropic",
+}
+NOSY = """
+import os, sys
+for name, value in os.environ.items():
+    print(name, value)
+    print(name, value, file=sys.stderr)
+rlm.log(os.environ["DATABRICKS_TOKEN"])
+rlm.finish({"all": dict(os.environ)})
+"""
+RAISES = "import os\nraise ValueError('the token is ' + os.environ['DATABRICKS_TOKEN'])"
+# The workspace's own keeping of its token: what a real workspace holds on its side of the wire.
+OWN = (".workspace/token", ".workspace/server.json")
+
+
+@pytest.fixture(scope="module")
+def scope(serving) -> None:
+    from databricks.sdk import WorkspaceClient
+
+    client = WorkspaceClient(host=serving.host, token=serving.token)
+    client.secrets.create_scope("adk-secrets")
+    client.secrets.put_secret("adk-secrets", "google-api-key", string_value=f"{CANARY}-stored")
+
+
+@pytest.fixture
+def said(here, serving, script, scope) -> str:
+    """All that the commands print while programs try to give secrets away."""
+    model = script([program(NOSY)], [program(RAISES)], [finish("It was {{value.all}}.")], [finish()])
+    environment = serving.environment | KEYS
+    outputs = []
+    for arguments in (
+        ("run", "Tell me everything", "--run-id", "nosy", "--model", model, "--json", "--verbose"),
+        ("show", "nosy"),
+        ("show", "nosy", "--json"),
+        ("logs", "nosy", "--iteration", "1"),
+        ("logs", "nosy", "--iteration", "1", "--stderr"),
+        ("doctor", "--model", model),
+        ("secrets", "check", "--model", "gemini-2.5-pro"),
+        ("secrets", "check", "--model", "gemini-2.5-pro", "--json"),
+    ):
+        done = here(*arguments, env=environment)
+        outputs += [done.out, done.err]
+    environment.pop("GOOGLE_API_KEY")
+    found = here("secrets", "check", "--model", "gemini-2.5-pro", "--json", env=environment)
+    assert found.document["found"]["google-api-key"] == "secrets API"
+    return "\n".join([*outputs, found.out, found.err])
+
+
+def test_no_secret_is_anywhere(said: str, serving) -> None:
+    shown = [secret for secret in (CANARY, serving.token) if secret in said]
+    assert not shown
+    assert "***" in said  # the programs did print them
+    for path in serving.root.rglob("*"):
+        name = str(path.relative_to(serving.root))
+        if path.is_file() and name not in OWN:
+            content = path.read_bytes()
+            assert CANARY.encode() not in content, name
+            assert serving.token.encode() not in content, name
+
+
+def test_no_secret_is_in_a_table(said: str, serving) -> None:
+    """Data files are compressed, so that a search of their bytes would find nothing: read the rows."""
+    from deltalake import DeltaTable
+
+    tables = [log.parent for log in (serving.root / "tables").rglob("_delta_log")]
+    assert len(tables) >= 7
+    for path in tables:
+        text = str(DeltaTable(str(path)).to_pyarrow_table().to_pylist())
+        assert CANARY not in text, Path(path).name
+        assert serving.token not in text, Path(path).name
