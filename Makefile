@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench crash-matrix pins clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,16 @@ lint: $(STAMP) ## ruff, mypy (strict), import-linter
 
 bench: $(STAMP) ## Measure, as ratios within one run
 	@$(BIN)/python -m benchmarks
+
+crash-matrix: $(STAMP) ## Kill controllers and executors before and after every effect; takes a while
+	@$(BIN)/python tests/crash/matrix.py
+
+UV ?= uv
+PINS := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header --upgrade --cache-dir .cache/uv
+
+pins: ## Renew constraints.txt and constraints-build.txt (needs uv)
+	@printf 'hatchling\npip\nsetuptools\nwheel\n' | $(PINS) --extra test --extra litellm -o constraints.txt pyproject.toml -
+	@printf 'hatchling\nsetuptools\nwheel\neditables\n' | $(PINS) -o constraints-build.txt -
 
 clean: ## Remove everything that make created
 	rm -rf $(VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from databricks_rlm_agent.cli.document import brief, emit, outcome, outcome_text, whole
 from databricks_rlm_agent.cli.place import app_at
 from databricks_rlm_agent.domain.ids import check_id
 from databricks_rlm_agent.domain.layout import STDERR, STDOUT
+from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.errors import NotFound, UsageError
 
 
@@ -38,9 +40,21 @@ def show(options: argparse.Namespace) -> int:
             error = f" {row['error_type']}: {row['error_summary']}" if row["error_type"] else ""
             lines.append(f"  iteration {row['iter_n']} attempt {row['attempt']}: {row['status']}{error}")
         lines.append("Events:")
-        lines += [f"  {row['at']:%H:%M:%S} {row['kind']:<16} {row['payload']}" for row in document["events"]]
+        lines += [_event(row) for row in document["events"]]
         emit(document, as_json=options.json, text="\n".join(lines))
         return 0
+
+
+def _event(row: dict[str, Any]) -> str:
+    said = {name: value for name, value in row["payload"].items() if value is not None}
+    if row["kind"] == "transition":
+        change = f"{said.pop('from_state')} → {said.pop('to_state')}"
+        return f"  {row['at']:%H:%M:%S} {change:<30} {_words(said)}"
+    return f"  {row['at']:%H:%M:%S} {row['kind']:<30} {_words(said)}"
+
+
+def _words(said: dict[str, Any]) -> str:
+    return " ".join(f"{name}={clip(str(value), 120)!r}" for name, value in said.items())
 
 
 def logs(options: argparse.Namespace) -> int:
