@@ -49,6 +49,10 @@ class Attempt:
     def started(self) -> bool:
         return any(self.folder.glob("ran-*"))
 
+    def flagged(self) -> bool:
+        """Whether a program that sleeps the first time has come to that."""
+        return (self.rig.volume / f"flag-{self.run_id}").exists()
+
     def reported(self) -> bool:
         return (self.folder / "result.json").exists()
 
@@ -70,7 +74,7 @@ def kill_harness(rig: Rig, stage: Stage, victim: Victim, run_id: str) -> Case:
         "during the program": attempt.started() and not attempt.reported(),
         "after result.json": attempt.reported() and not attempt.row(),
     }[stage]
-    killed = _kill(pid, victim)
+    killed = kill(pid, victim)
     finished = controller.wait(GIVE_UP_S) and controller.exit_code == 0
     log = rig.log()
     reported = stage == "after result.json"
@@ -103,7 +107,8 @@ def _stopped(attempt: Attempt, stage: Stage) -> int:
     return pid
 
 
-def _kill(pid: int, victim: Victim) -> float:
+def kill(pid: int, victim: Victim) -> float:
+    """SIGKILL for the harness and what goes with it; the time of the kill."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     watchers = [int(child) for child in children if os.getpgid(int(child)) != os.getpgid(pid)]
     if victim == "all":

@@ -72,6 +72,8 @@ KINDS = (
     Kind(name="warehouse call", method="POST", path=_SQL, polled=True),
     Kind(name="discovery", method="GET", path=r"^/\.well-known/", polled=True),
 )
+# The points of an attempt that follows a lost one, from the end of the lost one on.
+OF_NEXT_ATTEMPT = (CLAIM, ENTRYPOINT, MANIFEST, SUBMIT, REQUESTS, RESULTS, EVENTS, SAVE)
 BY_NAME = {kind.name: kind for kind in KINDS}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crash_audit import Audit, Expected, audit
+from crash_controller import Controller
 from crash_kinds import INSERT, SAVE, Kind, kind_of, points
 from crash_programs import TASK
 from crash_rig import GIVE_UP_S, ORCHESTRATE, Rig, eventually
@@ -86,6 +87,13 @@ def kill_at(
     after = point.mode == "after"
     rig.fault(point.kind.rule(skip=point.n - 1, action="hold", after_effect=after))
     first = rig.controller(*first_command)
+    return take_over(rig, point, run_id, first, expected, inserting=inserting)
+
+
+def take_over(
+    rig: Rig, point: Point, run_id: str, first: Controller, expected: Expected, *, inserting: bool = False
+) -> Case:
+    """Kill ``first`` where it is held, and let a second controller finish the run."""
     held = rig.held(first)
     killed = first.kill()
     if held is not None and point.mode != "late":

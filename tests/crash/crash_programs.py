@@ -21,6 +21,14 @@ spark.sql(f"CREATE OR REPLACE TABLE {{name}} AS SELECT 42 AS total")
 rlm.table(name)
 rlm.finish({{"total": 42}})
 """
+# Sleeps when it is run for the first time: the second attempt of the same program writes the table.
+FIRST_SLEEPING = f"""{WRITING}
+import time
+flag = pathlib.Path(rlm.path("/Volumes/main/rlm/artifacts/flag-" + rlm.inputs["tag"].text()))
+first = not flag.exists()
+flag.touch()
+time.sleep(300 * first)
+"""
 
 
 def program(code: str) -> list[dict[str, Any]]:

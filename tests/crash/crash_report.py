@@ -8,10 +8,11 @@ from typing import Any
 HEADINGS = {
     "controller killed": "A controller is killed between any two effects",
     "harness killed": "The executor is killed",
+    "workspace killed": "The workspace is killed during a program, and the controller in the next attempt",
     "network": "One fault on one request",
     "noise": "15 % of all requests go wrong",
 }
-SECTIONS = tuple(HEADINGS)
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 _COLUMNS = ("cases", "recovered", "duplicates", "lost", "restarts", "worst s")
 
 
@@ -51,13 +52,26 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def with_figures(page: str, report: dict[str, Any]) -> str:
+    """The page with the report's figures between its two marks; what they mean is written around them."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{markdown(report)}{END}{rest.partition(END)[2]}"
+
+
 def markdown(report: dict[str, Any]) -> str:
-    """The figures as Markdown tables; what they mean is written by hand around them."""
-    lines: list[str] = []
+    """The figures as Markdown tables."""
+    cases = report["cases"]
+    bad = [case for case in cases if not case["good"]]
+    summary = (
+        f"{report['date']}: {len(cases)} cases in {report['seconds']:.0f} s on {report['lanes']} workspaces, "
+        f"seed {report['seed']}; {len(cases) - len(bad)} ended as without the fault, {len(bad)} did not."
+    )
+    lines = [summary]
     for section, heading in HEADINGS.items():
         body = rows(report, section)
         if body:
             lines += ["", f"### {heading}", "", "| request | " + " | ".join(_COLUMNS) + " |"]
             lines += ["|---|" + "---:|" * len(_COLUMNS)]
             lines += [f"| {name} | " + " | ".join(values) + " |" for name, values in body]
-    return "\n".join(lines).lstrip() + "\n"
+    lines += ["", *(f"- Not good: {case['section']}: {case['name']}" for case in bad)] if bad else []
+    return "\n".join(lines) + "\n"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 from crash_controller import Controller
@@ -19,7 +19,7 @@ from crash_programs import TASK, write_script
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.config import from_environment
 from databricks_rlm_agent.control.intake import new_run
-from databricks_rlm_agent.localworkspace.client import spawn
+from databricks_rlm_agent.localworkspace.client import Spawned, spawn
 from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
 from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 
@@ -33,13 +33,17 @@ ORCHESTRATE = ("orchestrate", "--until-idle")
 class Rig:
     """A workspace of its own, one run at a time."""
 
-    info: WorkspaceInfo
+    spawned: Spawned
     app: App
     environ: dict[str, str]
     script: Path
     http: requests.Session = field(default_factory=requests.Session)
     numbers: Iterator[int] = field(default_factory=itertools.count)
     since_ms: int = 0  # when the run of now was stored
+
+    @property
+    def info(self) -> WorkspaceInfo:
+        return self.spawned.info
 
     @property
     def root(self) -> Path:
@@ -80,6 +84,15 @@ class Rig:
         log = self.root.parent / f"controller-{next(self.numbers)}.log"
         return Controller(arguments or ORCHESTRATE, self.environ | environ, log)
 
+    def kill_workspace(self) -> float:
+        """SIGKILL for the workspace, and another one in its place; the time of the kill."""
+        port = urlsplit(self.info.host).port or 0
+        self.spawned.process.kill()
+        killed = time.time()
+        self.spawned.stop()
+        self.spawned = spawn(_options(self.root, port=port))
+        return killed
+
     def held(self, controller: Controller) -> int | None:
         """The id of the request that is held; None if the controller ended before there was one."""
 
@@ -107,11 +120,12 @@ def eventually(look: Callable[[], T | None], timeout_s: float = 20.0) -> T:
     return found
 
 
-@contextmanager
+@contextlib.contextmanager
 def rig(folder: Path) -> Iterator[Rig]:
     """Start a workspace below ``folder``, create our tables, and stop it at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    with spawn(WorkspaceOptions(root=folder / "workspace", allow_faults=True)) as spawned:
+    with contextlib.ExitStack() as stack:
+        spawned = spawn(_options(folder / "workspace"))
         info = spawned.info
         environ = {
             name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ
@@ -125,20 +139,19 @@ def rig(folder: Path) -> Iterator[Rig]:
         }
         app = App(settings=from_environment(environ), environ=environ, host=info.host, token=info.token)
         made = Rig(
-            info=info,
+            spawned=spawned,
             app=app,
             environ=environ,
             script=write_script(folder / "script.json"),
         )
+        stack.callback(lambda: made.spawned.stop())
+        stack.callback(app.close)
+        stack.callback(made.http.close)
         made.http.trust_env = False
         made.http.headers["Authorization"] = f"Bearer {info.token}"
         app.init()
-        try:
-            yield made
-        finally:
-            made.http.close()
-            app.close()
+        yield made
 
 
-def as_json(value: Any) -> str:
-    return json.dumps(value, indent=1, default=str)
+def _options(root: Path, *, port: int = 0) -> WorkspaceOptions:
+    return WorkspaceOptions(root=root, port=port, allow_faults=True)

@@ -16,17 +16,19 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from crash_audit import Audit
 from crash_controller import warm_up
 from crash_harness import STAGES, Stage, Victim, kill_harness
-from crash_kinds import INSERT, Kind
+from crash_kinds import INSERT, OF_NEXT_ATTEMPT, Kind
 from crash_network import cases, fault_at, noise
 from crash_points import MODES, Case, Point, kill_at, record
 from crash_programs import DYING, WRITING, write_script
-from crash_report import markdown, table
+from crash_report import table, with_figures
 from crash_rig import Rig, rig
+from crash_workspace import kill_workspace
 
 Work = Callable[[Rig, str], Case]
 
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--lanes", type=int, default=2, help="workspaces at the same time (default 2)")
     parser.add_argument("--seed", type=int, default=1, help="of the noise (default 1)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the report as Markdown")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the figures into this page")
     options = parser.parse_args(argv)
     warm_up()
     started = time.monotonic()
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = [job for job in jobs if options.only in f"{job.section} {job.name}"]
         done = run(wanted, Path(folder), options.lanes)
     report = {
+        "date": datetime.now(UTC).date().isoformat(),
         "baseline_requests": baseline,
         "seed": options.seed,
         "lanes": options.lanes,
@@ -64,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "cases": [{"section": job.section, **asdict(case), "good": case.good} for job, case in done],
     }
     if options.write:
-        options.write.write_text(markdown(report), encoding="utf-8")
+        page = options.write.read_text(encoding="utf-8")
+        options.write.write_text(with_figures(page, report), encoding="utf-8")
     print(json.dumps(report) if options.json else table(report))
     return 0 if all(case.good for _, case in done) else 1
 
@@ -80,6 +84,7 @@ def plan(folder: Path, seed: int) -> tuple[int, list[Job]]:
     extra = [(kind, n) for kind, n in dying_points if kind not in {kind for kind, _ in points}]
     jobs = [*_kills([(INSERT, 1), *points], dying=False), *_kills(extra, dying=True)]
     jobs += [_harness(stage, victim) for stage, victims in STAGES for victim in victims]
+    jobs += [_workspace(None), *(_workspace(point) for point in _points([(k, 1) for k in OF_NEXT_ATTEMPT]))]
     kinds = list(dict.fromkeys(kind for kind, _ in [(INSERT, 1), *points]))
     jobs += _faults(kinds, dying=False) + _faults(list(dict.fromkeys(kind for kind, _ in extra)), dying=True)
     jobs += [_noise(seed + number) for number in range(5)]
@@ -94,7 +99,19 @@ def _kills(points: Sequence[tuple[Kind, int]], *, dying: bool) -> list[Job]:
 
         return Job(section="controller killed", name=point.name, work=work)
 
-    return [job(Point(kind=kind, n=n, mode=mode)) for kind, n in points for mode in MODES]
+    return [job(point) for point in _points(points)]
+
+
+def _points(points: Sequence[tuple[Kind, int]]) -> list[Point]:
+    return [Point(kind=kind, n=n, mode=mode) for kind, n in points for mode in MODES]
+
+
+def _workspace(point: Point | None) -> Job:
+    return Job(
+        section="workspace killed",
+        name=point.name if point else "during the program",
+        work=lambda made, run_id: kill_workspace(made, point, run_id),
+    )
 
 
 def _faults(kinds: Sequence[Kind], *, dying: bool) -> list[Job]:
