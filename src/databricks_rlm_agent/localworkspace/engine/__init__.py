@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .backend import Backend
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError
 from .names import TableName
-from .session import CatalogSession, EngineSession, StatementResult, new_session_id
+from .session import EngineSession, StatementResult, new_session_id
 from .wire import ConnectClient
 
 __all__ = [
@@ -29,24 +30,23 @@ __all__ = [
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """What an engine needs: the workspace's root folder, the catalogs (the first is the default), the
-    kind.
+    kind. `jars` is the folder where Spark's engine keeps what it downloads (default: in its environment).
     """
 
     root: Path
     catalogs: tuple[str, ...] = ("main",)
     kind: Literal["sail", "spark"] = "sail"
     user: str = "local@workspace"
+    jars: Path | None = None
 
 
 class Engine:
     """The engine of one workspace. `start` before use; `stop` ends every session."""
 
-    def __init__(self, options: EngineOptions) -> None:
-        from .sail import SailBackend
-
+    def __init__(self, options: EngineOptions, catalog: CatalogTree, backend: Backend) -> None:
         self._options = options
-        self.catalog = CatalogTree(options.root, options.catalogs)
-        self._backend = SailBackend(self.catalog)
+        self.catalog = catalog
+        self._backend = backend
         self._stub: Any = None
         self._proxy: Any = None
         self.connect_url = ""
@@ -56,7 +56,7 @@ class Engine:
         from .proxy import ConnectProxy
 
         self._stub = self._backend.start()
-        self._proxy = ConnectProxy(self.catalog, self._backend.channel)
+        self._proxy = ConnectProxy(self._backend)
         port = self._proxy.start()
         self.connect_url = f"sc://127.0.0.1:{port}/;user_id={self._options.user}"
 
@@ -70,7 +70,7 @@ class Engine:
     def session(self, *, catalog: str | None = None, schema: str | None = None) -> EngineSession:
         """A new session; raises `EngineError` when the catalog or schema does not exist."""
         client = ConnectClient(self._stub, session_id=new_session_id(), user_id=self._options.user)
-        session = CatalogSession(self.catalog, client)
+        session = self._backend.session(client)
         session.begin()
         if catalog or schema:
             session.use(catalog, schema)
@@ -78,12 +78,12 @@ class Engine:
 
 
 def create_engine(options: EngineOptions) -> Engine:
-    """The engine for `options`, not started yet."""
-    if options.kind != "sail":
-        raise EngineError.of(
-            "UNSUPPORTED_FEATURE",
-            "The engine 'spark' is not built yet: it needs Java 17, pyspark 4 and delta-spark in an "
-            "environment of its own. Use `--engine sail`, the default.",
-            "0A000",
-        )
-    return Engine(options)
+    """The engine for `options`, not started yet. Raises `EngineError` when this environment cannot run it."""
+    tree = CatalogTree(options.root, options.catalogs)
+    if options.kind == "spark":
+        from .spark import SparkBackend
+
+        return Engine(options, tree, SparkBackend(tree, options.jars))
+    from .sail import SailBackend
+
+    return Engine(options, tree, SailBackend(tree))

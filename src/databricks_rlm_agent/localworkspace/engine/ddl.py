@@ -114,20 +114,21 @@ def create_table(session: CatalogSession, statement: Statement) -> str | dict[st
     lenient = reader.accept("IF", "NOT", "EXISTS")
     name = session.namespace.table(reader.name())
     session.tree.require_schema(name.catalog, name.schema)
-    create = _Create(session, statement, name, reader.at)
+    create = session.create(statement, name, reader.at)
     with session.tree.lock(name), session.lock:
         if session.tree.view(name) is not None:
-            raise _exists(name)
+            raise already_exists(name)
         if session.tree.shape(name) is None:
             return create.fresh(name)
         if replacing:
             return create.replace()
         if lenient:
             return done()
-        raise _exists(name)
+        raise already_exists(name)
 
 
-def _exists(name: TableName) -> EngineError:
+def already_exists(name: TableName) -> EngineError:
+    """The error for making what is there."""
     return EngineError.of(
         "TABLE_OR_VIEW_ALREADY_EXISTS",
         f"Cannot create table or view {name.sql} because it already exists. Choose another name, drop it, "
@@ -136,7 +137,7 @@ def _exists(name: TableName) -> EngineError:
     )
 
 
-class _Create:
+class Create:
     """The making of one table; the caller holds the table's lock."""
 
     def __init__(
@@ -212,22 +213,31 @@ class _Create:
 
     def _text(self, name: TableName) -> str:
         """The CREATE TABLE statement for the engine: with USING DELTA, without CLUSTER BY."""
-        statement = self.statement
-        columns = statement.source(self.after_name, self.clauses) if self.clauses > self.after_name else ""
-        using = statement.find("USING", start=self.clauses)
-        clauses = ""
-        if using is None or (self.body is not None and using > self.body):
-            clauses = "USING DELTA"
-        elif statement.tokens[using + 1].upper != "DELTA":
+        return f"CREATE TABLE {name.sql} {self._columns()} {self._using()} {self._without_cluster_by()}"
+
+    def _columns(self) -> str:
+        return self.statement.source(self.after_name, self.clauses) if self.clauses > self.after_name else ""
+
+    def _using(self) -> str:
+        """`USING DELTA`, unless the statement says so itself; raises when it wants another format."""
+        using = self._clause("USING")
+        if using is None:
+            return "USING DELTA"
+        if self.statement.tokens[using + 1].upper != "DELTA":
             raise unsupported(
-                f"CREATE TABLE USING {statement.tokens[using + 1].text}: only Delta tables, which it"
+                f"CREATE TABLE USING {self.statement.tokens[using + 1].text}: only Delta tables, which it"
             )
-        return f"CREATE TABLE {name.sql} {columns} {clauses} {self._without_cluster_by()}"
+        return ""
+
+    def _clause(self, word: str) -> int | None:
+        """The token at which a clause begins; None when the statement has none."""
+        at = self.statement.find(word, start=self.clauses)
+        return None if at is None or (self.body is not None and at > self.body) else at
 
     def _without_cluster_by(self) -> str:
         statement = self.statement
-        at = statement.find("CLUSTER", start=self.clauses)
-        if at is None or (self.body is not None and at > self.body):
+        at = self._clause("CLUSTER")
+        if at is None:
             return statement.source(self.clauses)
         after = at + 3  # CLUSTER BY AUTO, or CLUSTER BY ( …
         if statement.tokens[at + 2].text == "(":
@@ -237,15 +247,15 @@ class _Create:
         return f"{head} {statement.source(after)}"
 
     def _location(self) -> Path | None:
-        at = self.statement.find("LOCATION", start=self.clauses)
-        if at is None or (self.body is not None and at > self.body):
+        at = self._clause("LOCATION")
+        if at is None:
             return None
         path = Reader(self.statement, at + 1).string()
         return Path(path) if path else None
 
     def _words_in_parentheses(self, clause: str) -> list[str]:
-        at = self.statement.find(clause, start=self.clauses)
-        if at is None or (self.body is not None and at > self.body):
+        at = self._clause(clause)
+        if at is None:
             return []
         end = self.statement.tokens.index(next(t for t in self.statement.tokens[at:] if t.text == ")"))
         return [token.name for token in self.statement.tokens[at + 2 : end] if token.is_name]
@@ -290,7 +300,7 @@ def create_view(session: CatalogSession, statement: Statement) -> dict[str, Any]
         raise EngineError.of("PARSE_SYNTAX_ERROR", "Syntax error: CREATE VIEW needs AS and a query.", "42601")
     with session.tree.lock(name), session.lock:
         if session.tree.shape(name) is not None or (session.tree.view(name) and not (replacing or lenient)):
-            raise _exists(name)
+            raise already_exists(name)
         if lenient and session.tree.view(name) is not None:
             return done()
         text = statement.source(body + 1)

@@ -116,7 +116,13 @@ def _run(session: CatalogSession, name: TableName, text: str, marker: str) -> di
         raise table_not_found(name.sql)
     before = tree.require(name).version
     session.client.sql(text)
-    for _, commit in tree.logs.commits_after(tree.location(name), before):
+    return metrics_after(session, name, before, marker)
+
+
+def metrics_after(session: CatalogSession, name: TableName, version: int, marker: str) -> dict[str, Any]:
+    """The operationMetrics of the commit after `version` whose commitInfo holds `marker`, or none."""
+    tree = session.tree
+    for _, commit in tree.logs.commits_after(tree.location(name), version):
         if marker not in commit:
             continue
         for line in commit.splitlines():

@@ -158,6 +158,16 @@ def from_engine(text: str, *, java_class: str = "") -> EngineError:
     )
 
 
+def from_spark(text: str, *, condition: str, sqlstate: str, java_class: str) -> EngineError:
+    """The error for a message of Spark itself, which names condition and SQLSTATE beside the text."""
+    text = text.strip()
+    if not text.startswith(f"[{condition}"):
+        text = f"[{condition}] {text}"
+    if "SQLSTATE:" not in text:
+        text = f"{text} SQLSTATE: {sqlstate}"
+    return EngineError(text, condition=condition, sqlstate=sqlstate, java_class=java_class)
+
+
 _ANALYSIS = re.compile(r"NOT_FOUND|UNRESOLVED|ALREADY_EXISTS|UNBOUND")
 
 

@@ -59,7 +59,7 @@ class JobRequest:
         """Run a SQL command by the warehouse's translator; queries go to the engine as they are."""
         sql = command.input.sql if command.input.HasField("sql") else None
         text = sql.query if sql is not None else command.sql
-        if not text or statements.handler_of(statements.Statement.parse(text)) is None:
+        if not text or self._session.handler_of(statements.Statement.parse(text)) is None:
             return None
         outcome = self._session.translate(inline(text, _arguments(command if sql is None else sql)))
         if isinstance(outcome, StatementResult):
@@ -78,7 +78,7 @@ class JobRequest:
             target = session.namespace.schema_of(split_name(root.catalog.set_current_database.db_name))
             session.use(*target)
             root.catalog.set_current_database.db_name = target[1]
-        elif kind in {"cache_table", "uncache_table", "refresh_table", "clear_cache"}:
+        elif kind in {"cache_table", "uncache_table", "refresh_table", "clear_cache"} and not session.caches:
             # Nothing is cached, so there is nothing to do; the engine would refuse.
             root.Clear()
             root.sql.query = "SELECT 1 WHERE false"
@@ -99,13 +99,17 @@ class JobRequest:
             self._require(name, command.write_operation_v2.mode)
             exists = self._session.tree.shape(name) is not None
             command.CopyFrom(plans.plain_write(command, exists=exists))
+            if command.WhichOneof("command_type") == "write_operation":
+                self._session.adapt_write(command.write_operation, name)
             return name
         if kind != "write_operation" or not command.write_operation.HasField("table"):
             return None
         write = command.write_operation
         write.source = write.source or "delta"
         drop_left_out(write.options)
-        return self._named(write.table.table_name)
+        name = self._named(write.table.table_name)
+        self._session.adapt_write(write, name)
+        return name
 
     def _named(self, text: str) -> TableName:
         name = self._session.namespace.table(split_name(text))

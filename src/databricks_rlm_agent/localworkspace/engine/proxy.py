@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from .catalog import CatalogTree
+from .backend import Backend
 from .errors import EngineError
 from .jobs import JobRequest
 from .session import CatalogSession, StatementResult
@@ -30,10 +30,10 @@ _MAX_MESSAGE = 2048  # gRPC carries an error's message in a header, whose size i
 class ConnectProxy:
     """Serves Spark Connect on loopback for one engine."""
 
-    def __init__(self, tree: CatalogTree, channel: Any) -> None:
-        self._tree = tree
-        self._channel = channel
-        self._stub = connect_stub(channel)
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._channel = backend.channel
+        self._stub = connect_stub(backend.channel)
         self._sessions: dict[tuple[str, str], CatalogSession] = {}
         self._answered: set[str] = set()
         self._guard = threading.Lock()
@@ -76,12 +76,13 @@ class ConnectProxy:
         request = pb.ExecutePlanRequest.FromString(body)
         request.operation_id = request.operation_id or str(uuid.uuid4())
         try:
-            job = JobRequest(self._session(request), request)
+            session = self._session(request)
+            job = JobRequest(session, request)
             result = job.prepare()
             if result is not None:
                 with self._guard:
                     self._answered.add(request.operation_id)
-                yield from _responses(request, result)
+                yield from _responses(request, result, session.client.server_session_id)
                 return
             with job.writing():
                 call = self._channel.unary_stream(f"/{_SERVICE}/ExecutePlan")(request.SerializeToString())
@@ -127,7 +128,7 @@ class ConnectProxy:
             session = self._sessions.get(key)
             if session is None:
                 client = ConnectClient(self._stub, session_id=key[1], user_id=key[0])
-                session = self._sessions[key] = CatalogSession(self._tree, client)
+                session = self._sessions[key] = self._backend.session(client)
         return session
 
     # --- the rest, as bytes
@@ -174,7 +175,7 @@ class ConnectProxy:
             return self._unary("ReleaseExecute")(body, context)
         return pb.ReleaseExecuteResponse(
             session_id=request.session_id,
-            server_side_session_id=request.session_id,
+            server_side_session_id=self._session(request).client.server_session_id,
             operation_id=request.operation_id,
         ).SerializeToString()
 
@@ -195,7 +196,7 @@ def _quietly(method: Any, request: Any) -> None:
         method(request)
 
 
-def _responses(request: Any, result: StatementResult) -> Iterator[bytes]:
+def _responses(request: Any, result: StatementResult, server_session: str) -> Iterator[bytes]:
     """The answer to a SQL command carried out here: its rows as a local relation, then the end."""
     import pyarrow as pa
     import pyspark.sql.connect.proto as pb
@@ -209,7 +210,7 @@ def _responses(request: Any, result: StatementResult) -> Iterator[bytes]:
     relation = pb.Relation(local_relation=pb.LocalRelation(data=sink.getvalue().to_pybytes()))
     envelope = {
         "session_id": request.session_id,
-        "server_side_session_id": request.session_id,
+        "server_side_session_id": server_session,
         "operation_id": request.operation_id,
     }
     answer = pb.ExecutePlanResponse(response_id=str(uuid.uuid4()), **envelope)

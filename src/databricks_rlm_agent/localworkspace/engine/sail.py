@@ -7,7 +7,8 @@ import threading
 from typing import Any
 
 from .catalog import CatalogTree
-from .wire import CHANNEL_OPTIONS, connect_stub
+from .session import CatalogSession
+from .wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
 
 # A job may compute for hours in pandas between two statements; its session must still be there.
 _SESSION_SECONDS = 30 * 24 * 3600
@@ -42,6 +43,10 @@ class SailBackend:
     def channel(self) -> Any:
         """The gRPC channel to the server."""
         return self._channel
+
+    def session(self, client: ConnectClient) -> CatalogSession:
+        """The session of a client: Sail's catalogs live in it, so it is taught each table."""
+        return CatalogSession(self._tree, client)
 
     def stop(self) -> None:
         """Stop the server; sessions end."""

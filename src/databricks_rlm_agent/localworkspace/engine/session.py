@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import statements
 from .catalog import CatalogTree
@@ -19,6 +19,9 @@ from .lexer import chains, quote, tokenize
 from .literals import inline, string_literal
 from .names import Namespace, TableName
 from .wire import ConnectClient
+
+if TYPE_CHECKING:
+    from .ddl import Create
 
 # Sail makes parquet tables unless told otherwise; Databricks makes Delta ones and runs in UTC.
 SESSION_CONF = {"spark.sql.sources.default": "delta", "spark.sql.session.timeZone": "UTC"}
@@ -33,7 +36,13 @@ class StatementResult:
 
 
 class CatalogSession:
-    """One engine session kept in step with the catalog tree. Safe for threads."""
+    """One engine session kept in step with the catalog tree. Safe for threads.
+
+    Written for an engine whose catalogs live in the session (Sail); another overrides what it need not be told.
+    """
+
+    # Whether the engine keeps tables in memory when asked.
+    caches = False
 
     def __init__(self, tree: CatalogTree, client: ConnectClient) -> None:
         self.tree = tree
@@ -48,9 +57,9 @@ class CatalogSession:
         """Prepare the engine's side of the session; later calls do nothing."""
         with self.lock:
             if not self._ready:
-                self.client.configure(SESSION_CONF)
+                self.configure()
                 self._ready = True
-                self._learn_schema(self.namespace.catalog, self.namespace.schema)
+                self.learn_schema(self.namespace.catalog, self.namespace.schema)
 
     def use(self, catalog: str | None = None, schema: str | None = None) -> None:
         """Make a catalog or schema the current one; raises when it does not exist."""
@@ -62,10 +71,31 @@ class CatalogSession:
             raise schema_not_found(catalog, schema)
         with self.lock:
             self.begin()
-            self._learn_schema(catalog, schema)
-            self.client.sql(f"USE CATALOG {quote(catalog)}")
-            self.client.sql(f"USE SCHEMA {quote(schema)}")
+            self.learn_schema(catalog, schema)
+            self.switch(catalog, schema)
             self.namespace = Namespace(catalog=catalog, schema=schema)
+
+    def switch(self, catalog: str, schema: str) -> None:
+        """Make the engine resolve names in a schema that it knows."""
+        self.client.sql(f"USE CATALOG {quote(catalog)}")
+        self.client.sql(f"USE SCHEMA {quote(schema)}")
+
+    def configure(self) -> None:
+        """Set what a new session of the engine needs."""
+        self.client.configure(SESSION_CONF)
+
+    def handler_of(self, statement: statements.Statement) -> statements.Handler | None:
+        """Who carries out a statement; None when the engine runs it as it is."""
+        return statements.handler_of(statement)
+
+    def create(self, statement: statements.Statement, name: TableName, after_name: int) -> Create:
+        """The making of the table `name` by a CREATE TABLE statement; its name ends before `after_name`."""
+        from .ddl import Create
+
+        return Create(self, statement, name, after_name)
+
+    def adapt_write(self, write: Any, name: TableName) -> None:
+        """Bring a DataFrame's write into the table `name` into the form that the engine takes."""
 
     def prepare(self, names: Iterable[tuple[str, ...]]) -> None:
         """Teach the engine every table that `names` may mean. Names that mean none do no harm."""
@@ -85,7 +115,7 @@ class CatalogSession:
             return
         if current is None and name not in self._known:
             return
-        self._learn_schema(name.catalog, name.schema)
+        self.learn_schema(name.catalog, name.schema)
         self.forget(name)
         if current is None:
             return
@@ -132,9 +162,9 @@ class CatalogSession:
             self.begin()
             if schema is None:
                 for each in self.tree.schemas(catalog):
-                    self._learn_schema(catalog, each)
+                    self.learn_schema(catalog, each)
             elif self.tree.has_schema(catalog, schema):
-                self._learn_schema(catalog, schema)
+                self.learn_schema(catalog, schema)
                 for table in self.tree.tables(catalog, schema):
                     self.learn(TableName(catalog, schema, table))
 
@@ -151,7 +181,7 @@ class CatalogSession:
         """
         statement = statements.Statement.parse(sql)
         self.prepare(statement.names())
-        handler = statements.handler_of(statement)
+        handler = self.handler_of(statement)
         text = statements.map_paths(statement, self.tree)
         if handler is None:
             return text
@@ -161,11 +191,12 @@ class CatalogSession:
     def _learn_schemas_of(self, parts: tuple[str, ...]) -> None:
         low = tuple(part.lower() for part in parts)
         if len(low) > 1 and self.tree.has_schema(low[0], low[1]):
-            self._learn_schema(low[0], low[1])
+            self.learn_schema(low[0], low[1])
         if low and self.tree.has_schema(self.namespace.catalog, low[0]):
-            self._learn_schema(self.namespace.catalog, low[0])
+            self.learn_schema(self.namespace.catalog, low[0])
 
-    def _learn_schema(self, catalog: str, schema: str) -> None:
+    def learn_schema(self, catalog: str, schema: str) -> None:
+        """Teach the engine a schema that exists."""
         if (catalog, schema) in self._schemas:
             return
         name = f"{quote(catalog)}.{quote(schema)}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .errors import EngineError, from_engine
+from .errors import EngineError, from_engine, from_spark
 
 # The engine streams batches of a few megabytes; the limit guards against nothing here, and results may be
 # large.
@@ -42,6 +42,8 @@ class ConnectClient:
         self._statements: set[_Statement] = set()
         self._current = threading.local()
         self._guard = threading.Lock()
+        # Clients compare it between answers; known after `configure`.
+        self.server_session_id = session_id
 
     @contextmanager
     def statement(self) -> Iterator[None]:
@@ -115,11 +117,22 @@ class ConnectClient:
         import pyspark.sql.connect.proto as pb
 
         pairs = [pb.KeyValue(key=key, value=value) for key, value in settings.items()]
-        operation = pb.ConfigRequest.Operation(set=pb.ConfigRequest.Set(pairs=pairs))
+        self._config(pb.ConfigRequest.Operation(set=pb.ConfigRequest.Set(pairs=pairs)))
+
+    def unset(self, key: str) -> None:
+        """Take a session configuration back."""
+        import pyspark.sql.connect.proto as pb
+
+        self._config(pb.ConfigRequest.Operation(unset=pb.ConfigRequest.Unset(keys=[key])))
+
+    def _config(self, operation: Any) -> None:
+        import pyspark.sql.connect.proto as pb
+
         request = pb.ConfigRequest(
             session_id=self._session_id, user_context=self._user(), operation=operation
         )
-        self._call("Config", request)
+        answer = self._call("Config", request)
+        self.server_session_id = answer.server_side_session_id or self.server_session_id
 
     def interrupt(self) -> None:
         """Stop what runs now. The statement's own thread sees OPERATION_CANCELED."""
@@ -177,20 +190,24 @@ def error_of(error: Any) -> EngineError:
     gone = "Channel closed" in (error.details() or "")
     if gone or error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return EngineError.of("ENGINE_UNAVAILABLE", f"The engine does not answer: {error.details()}", "08006")
-    return from_engine(error.details() or "", java_class=_java_class(error))
+    java_class, condition, sqlstate = _info(error)
+    text = error.details() or ""
+    if condition and sqlstate:
+        return from_spark(text, condition=condition, sqlstate=sqlstate, java_class=java_class)
+    return from_engine(text, java_class=java_class)
 
 
-def _java_class(error: Any) -> str:
-    """The exception class that the engine names in its error details (google.rpc.ErrorInfo.reason)."""
+def _info(error: Any) -> tuple[str, str, str]:
+    """Exception class, condition and SQLSTATE that the engine names in its error details, or empty texts."""
+    from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped] # ships no types
     from grpc_status import rpc_status  # type: ignore[import-untyped] # ships no types
 
     status = rpc_status.from_call(error)
     for detail in status.details if status else ():
-        # ErrorInfo's first field is the reason; read as text, for the message class is not ours to import.
-        text = detail.value
-        if detail.type_url.endswith("/google.rpc.ErrorInfo") and text[:1] == b"\n":
-            return bytes(text[2 : 2 + text[1]]).decode("utf-8", "replace")
-    return ""
+        info = ErrorInfo()
+        if detail.Unpack(info):
+            return info.reason, info.metadata.get("errorClass", ""), info.metadata.get("sqlState", "")
+    return "", "", ""
 
 
 def _table(buffers: list[bytes]) -> Any:

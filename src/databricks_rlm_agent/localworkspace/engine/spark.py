@@ -1,0 +1,167 @@
+"""The other engine: a real Spark with Delta, a Spark Connect server in a child process. Needs Java 17.
+
+`pyspark` and the default engine's `pyspark-client` install the same package, so it needs an environment of
+its own. Checked with Spark 4.2.0, Delta 4.4.0 and OpenJDK 17 on 22 November 2026.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .catalog import CatalogTree
+from .errors import EngineError
+from .session import CatalogSession
+from .sparkhome import SparkHome
+from .sparksql import SparkCatalogSession
+from .wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
+
+_START_SECONDS = 180
+_STOP_SECONDS = 15
+_LISTENING = re.compile(r"Spark Connect server started at: 127\.0\.0\.1:(\d+)")
+# Quiet, but for the line that names the port.
+_LOGGING = """\
+rootLogger.level = warn
+rootLogger.appenderRef.console.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{yyyy-MM-dd HH:mm:ss} %p %c{1}: %m%n%ex
+logger.port.name = org.apache.spark.sql.connect.service.SparkConnectServer
+logger.port.level = info
+"""
+_DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+
+
+class SparkBackend:
+    """Starts and stops the Spark server of one workspace. Raises `EngineError` where Spark cannot be had."""
+
+    def __init__(self, tree: CatalogTree, jars: Path | None) -> None:
+        self._tree = tree
+        self._home = SparkHome.find(jars)
+        self._folder = tree.root / ".workspace" / "spark"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Any = None
+
+    @property
+    def channel(self) -> Any:
+        """The gRPC channel to the server."""
+        return self._channel
+
+    def start(self) -> Any:
+        """Start the server; the stub to talk to it. The first start downloads Delta, compiles the catalog."""
+        import grpc
+
+        class_path = self._home.class_path()
+        self._prepare_folder()
+        try:
+            port = self._launch(class_path)
+        except BaseException:
+            self.stop()
+            raise
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS)
+        return connect_stub(self._channel)
+
+    def session(self, client: ConnectClient) -> CatalogSession:
+        """The session of a client."""
+        return SparkCatalogSession(self._tree, client)
+
+    def stop(self) -> None:
+        """Stop the server; sessions end."""
+        if self._channel is not None:
+            self._channel.close()
+        process, self._channel, self._process = self._process, None, None
+        if process is None or process.stdin is None:
+            return
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # it ends when its standard input does
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _prepare_folder(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        (self._folder / "conf").mkdir(parents=True)
+        (self._folder / "tmp").mkdir()
+        (self._folder / "conf" / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+
+    def _launch(self, class_path: str) -> int:
+        """Start the process and wait until it listens; the port."""
+        environment = self._home.environment() | {
+            "SPARK_CONF_DIR": str(self._folder / "conf"),  # nobody else's settings
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "PYSPARK_PYTHON": sys.executable,  # for Python functions in queries
+        }
+        settings = [part for key, value in self._settings().items() for part in ("--conf", f"{key}={value}")]
+        command = [
+            str(self._home.submit), "--master", f"local[{max(2, os.cpu_count() or 2)}]",
+            "--class", "org.apache.spark.sql.rlm.Server", "--driver-class-path", class_path,
+            "--driver-memory", "2g", "--driver-java-options", self._java_options(), *settings,
+            "spark-internal",
+        ]  # fmt: skip
+        log = self._folder / "server.log"
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command line
+                command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment,
+                start_new_session=True, cwd=self._folder,
+            )  # fmt: skip
+        return _port(self._process, log)
+
+    def _java_options(self) -> str:
+        logging = (self._folder / "conf" / "log4j2.properties").as_uri()
+        # Without the former, the JVM leaves a folder in /tmp.
+        return (
+            f"-XX:-UsePerfData -Djava.io.tmpdir={self._folder / 'tmp'} -Dlog4j2.configurationFile={logging}"
+        )
+
+    def _settings(self) -> dict[str, str]:
+        catalogs = self._tree.catalogs()
+        settings = {
+            "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+            "spark.sql.catalog.spark_catalog": _DELTA_CATALOG,
+            "spark.sql.defaultCatalog": catalogs[0],
+            "spark.sql.sources.default": "delta",
+            "spark.sql.catalogImplementation": "in-memory",
+            "spark.sql.warehouse.dir": str(self._folder / "warehouse"),
+            "spark.local.dir": str(self._folder / "tmp"),
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.ui.enabled": "false",
+            "spark.connect.grpc.binding.address": "127.0.0.1",
+            "spark.connect.grpc.binding.port": "0",
+            # A job may compute for hours between two statements; its session must still be there.
+            "spark.connect.session.manager.defaultSessionTimeout": "30d",
+            # Small tables on few cores: Spark's defaults make 50 to 200 tasks of one row each.
+            "spark.sql.shuffle.partitions": "2",
+            "spark.databricks.delta.snapshotPartitions": "1",
+            "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
+        }
+        for name in catalogs:
+            settings[f"spark.sql.catalog.{name}"] = "org.apache.spark.sql.rlm.FolderCatalog"
+            settings[f"spark.sql.catalog.{name}.root"] = str(self._tree.root / "tables")
+        return settings
+
+
+def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+    """The port on which the server listens, as soon as it does."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        found = _LISTENING.search(log.read_text(encoding="utf-8", errors="replace"))
+        if found:
+            return int(found.group(1))
+        if ended:
+            break
+        time.sleep(0.05)
+    tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+    raise EngineError.of("ENGINE_UNAVAILABLE", f"Spark did not start. {log} ends with:\n{tail}", "08006")

@@ -1,0 +1,182 @@
+"""Sessions of a real Spark with Delta: it sees the folder tree itself, and lacks less of Databricks' SQL."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from . import ddl, dml, maintenance, statements
+from .lexer import quote
+from .names import TableName
+from .properties import readable_by_all
+from .session import CatalogSession, StatementResult
+from .statements import Handler, Reader, Statement
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Delta writes this setting into a commit's commitInfo, where it tells our commit from others'.
+_MARK = "spark.databricks.delta.commitInfo.userMetadata"
+
+
+class SparkCatalogSession(CatalogSession):
+    """One Spark session. Its catalogs read the folder tree, so it is never taught a table."""
+
+    caches = True
+
+    def configure(self) -> None:
+        """Databricks runs in UTC; the rest is set at the server's start."""
+        self.client.configure({"spark.sql.session.timeZone": "UTC"})
+
+    def switch(self, catalog: str, schema: str) -> None:
+        """Spark has no USE CATALOG, and takes both at once."""
+        self.client.sql(f"USE {quote(catalog)}.{quote(schema)}")
+
+    def handler_of(self, statement: Statement) -> Handler | None:
+        """Spark's own table of handlers first: it may say that Spark needs none."""
+        words = " ".join(token.upper for token in statement.tokens[:8])
+        for pattern, handler in HANDLERS:
+            if re.match(pattern, words):
+                return handler
+        return statements.handler_of(statement)
+
+    def run(self, sql: str) -> StatementResult:
+        """As everywhere, with the rows that Spark says it changed."""
+        outcome = super().run(sql)
+        if outcome.affected_rows is None and outcome.table.column_names[:1] == ["num_affected_rows"]:
+            count = outcome.table.column(0)[0].as_py()
+            return StatementResult(table=outcome.table, affected_rows=count)
+        return outcome
+
+    def create(self, statement: Statement, name: TableName, after_name: int) -> ddl.Create:
+        """Tables are made by path: Delta registers what is made by name in Spark's own catalog."""
+        return CreateByPath(self, statement, name, after_name)
+
+    def adapt_write(self, write: Any, name: TableName) -> None:
+        """`saveAsTable` as `save`, for the same reason."""
+        by_name = write.SaveTable.TABLE_SAVE_METHOD_SAVE_AS_TABLE
+        if write.table.save_method != by_name:
+            return
+        exists = self.tree.signature(name) is not None
+        if exists and write.mode in {write.SAVE_MODE_ERROR_IF_EXISTS, write.SAVE_MODE_UNSPECIFIED}:
+            raise ddl.already_exists(name)
+        write.path = str(self.tree.location(name))
+
+    def learn(self, name: TableName) -> None:
+        """Nothing to learn."""
+
+    def learned(self, name: TableName) -> None:
+        """Nothing to note."""
+
+    def doubt(self, name: TableName) -> None:
+        """Nothing to note."""
+
+    def forget(self, name: TableName) -> None:
+        """Nothing to forget."""
+
+    def learn_schema(self, catalog: str, schema: str) -> None:
+        """Nothing to learn."""
+
+
+class CreateByPath(ddl.Create):
+    """CREATE [OR REPLACE] TABLE, as Delta does it for a path."""
+
+    def fresh(self, name: TableName) -> dict[str, Any]:
+        """Create the table in its folder, or where LOCATION says; a table that is there already is taken."""
+        tree = self.session.tree
+        tree.discard_unborn(name)
+        location = self._location()
+        if location is not None:
+            tree.register_external(name, location)
+            if tree.shape(name) is not None:
+                return ddl.done()
+        try:
+            return self._make("CREATE TABLE", tree.location(name), before=-1)
+        except BaseException:
+            if location is not None:
+                tree.drop_table(name)
+            tree.discard_unborn(name)
+            raise
+
+    def replace(self) -> dict[str, Any]:
+        """Replace the table in one commit, so that its history stays."""
+        tree = self.session.tree
+        before = tree.require(self.name).version
+        return self._make("REPLACE TABLE", tree.location(self.name), before=before)
+
+    def _make(self, verb: str, folder: Path, *, before: int) -> dict[str, Any]:
+        target = f"delta.{quote(str(folder))}"
+        mark = uuid.uuid4().hex
+        text = f"{verb} {target} {self._columns()} {self._using()} {self._without_location()}"
+        _marked(self.session, text, mark)
+        if self.body is None:
+            return ddl.done()
+        metrics = dml.metrics_after(self.session, self.name, before, mark)
+        return ddl.inserted(int(metrics.get("numOutputRows", 0)))
+
+    def _without_location(self) -> str:
+        statement, at = self.statement, self._clause("LOCATION")
+        if at is None:
+            return statement.source(self.clauses)
+        head = statement.source(self.clauses, at) if at > self.clauses else ""
+        return f"{head} {statement.source(at + 2)}"
+
+
+def _marked(session: CatalogSession, text: str, mark: str) -> None:
+    """Run a statement whose commit shall carry `mark`. One at a time, for the setting is the session's."""
+    with session.lock:
+        session.client.configure({_MARK: mark})
+        try:
+            session.client.sql(text)
+        finally:
+            session.client.unset(_MARK)
+
+
+def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+    """INSERT …: Delta's own returns no count."""
+    reader = Reader(statement, 1)
+    if not (reader.accept("INTO") or reader.accept("OVERWRITE")):
+        return statement.text
+    reader.accept("TABLE")
+    if reader.done or not statement.tokens[reader.at].is_name:
+        return statement.text
+    name = session.namespace.table(reader.name())
+    shape = session.tree.shape(name)
+    if shape is None:
+        return statement.text  # Spark says what is wrong
+    mark = uuid.uuid4().hex
+    _marked(session, statement.text, mark)
+    metrics = dml.metrics_after(session, name, shape.version, mark)
+    return ddl.inserted(int(metrics.get("numOutputRows", 0)))
+
+
+def truncate(session: CatalogSession, statement: Statement) -> dict[str, Any]:
+    """TRUNCATE TABLE name."""
+    name = session.namespace.table(Reader(statement, 2).name())
+    session.client.sql(f"DELETE FROM {name.sql}")  # noqa: S608 - names are quoted
+    return ddl.done()
+
+
+def alter_table(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+    """ALTER TABLE: Spark's own, but for names and for what would keep readers out."""
+    reader = Reader(statement, 2)
+    session.namespace.table(reader.name())
+    if reader.accept("RENAME", "TO"):
+        return maintenance.alter_table(session, statement)
+    if statement.starts("SET", "TBLPROPERTIES", at=reader.at):
+        kept = readable_by_all(statement, start=reader.at)
+        return kept.text if kept.find("TBLPROPERTIES", start=reader.at) is not None else ddl.done()
+    return statement.text
+
+
+# None: Spark runs it as it is. What is not in here goes by the table of all engines.
+HANDLERS: tuple[tuple[str, Handler | None], ...] = (
+    (r"(UPDATE|DELETE|MERGE) ", None),
+    (r"INSERT ", insert),
+    (r"TRUNCATE TABLE ", truncate),
+    (r"ALTER TABLE ", alter_table),
+    (r"(OPTIMIZE|VACUUM|RESTORE|COMMENT ON|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", None),
+    (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", None),
+    (r"SET (?!CATALOG )", None),
+)

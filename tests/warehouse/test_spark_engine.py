@@ -1,0 +1,349 @@
+"""`--engine spark`: the same workspace over a real Spark with Delta, in an environment of its own.
+
+RLM_TEST_SPARK_PYTHON names the interpreter of such an environment; `make test-spark` makes one and runs this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from databricks.sql import exc
+
+PYTHON = os.environ.get("RLM_TEST_SPARK_PYTHON", "")
+
+pytestmark = [
+    pytest.mark.skipif(
+        not PYTHON, reason="needs Java 17 and an environment with Spark: `make test-spark` makes one"
+    ),
+    pytest.mark.timeout(900),  # the first start downloads Delta
+    pytest.mark.xdist_group("spark"),  # one server for all
+]
+
+
+def start(root: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    command = [PYTHON, "-m", "databricks_rlm_agent.localworkspace", "--root", str(root), "--json"]
+    command += ["--engine", "spark", "--catalog", "main", "--catalog", "lake"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    assert line, "the server ended without a word"
+    return server, json.loads(line)
+
+
+def stop(server: subprocess.Popen[str]) -> None:
+    server.terminate()
+    server.wait(60)
+    assert server.stdout is not None
+    server.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    server, info = start(tmp_path_factory.mktemp("spark-ws"))
+    yield info
+    stop(server)
+
+
+@contextlib.contextmanager
+def connected(info: dict[str, Any], **options: Any) -> Iterator[Any]:
+    from databricks import sql
+
+    with (
+        sql.connect(
+            server_hostname="127.0.0.1",
+            http_path=info["http_path"],
+            access_token=info["token"],
+            _connection_uri=info["host"] + info["http_path"],
+            enable_telemetry=False,
+            **options,
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        yield cursor
+
+
+@pytest.fixture
+def schema(workspace: dict[str, Any], request: pytest.FixtureRequest) -> str:
+    name = request.node.originalname[5:40]
+    with connected(workspace) as cursor:
+        cursor.execute(f"CREATE SCHEMA main.{name}")
+    return name
+
+
+@pytest.fixture
+def cursor(workspace: dict[str, Any], schema: str) -> Iterator[Any]:
+    with connected(workspace, catalog="main", schema=schema) as cursor:
+        yield cursor
+
+
+def rows(cursor: Any, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+    cursor.execute(sql, parameters)
+    return [row.asDict() for row in cursor.fetchall()]
+
+
+def read(workspace: dict[str, Any], schema: str, table: str) -> list[dict[str, Any]]:
+    from deltalake import DeltaTable
+
+    found = DeltaTable(str(Path(workspace["root"], "tables/main", schema, table))).to_pyarrow_table()
+    return sorted(found.to_pylist(), key=str)
+
+
+def test_changes_and_their_counts(cursor: Any, schema: str, workspace: dict[str, Any]) -> None:
+    cursor.execute(
+        "CREATE TABLE t (id BIGINT NOT NULL COMMENT 'key', v INT) CLUSTER BY (id) "
+        "TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')"
+    )
+    assert rows(cursor, "INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)") == [
+        {"num_affected_rows": 3, "num_inserted_rows": 3}
+    ]
+    assert cursor.rowcount == 3
+    assert rows(cursor, f"INSERT INTO main.{schema}.t (id) SELECT 4")[0]["num_inserted_rows"] == 1
+    update = "UPDATE t SET v = v + 1 WHERE id = :id AND v = :seen"
+    assert rows(cursor, update, {"id": 2, "seen": 2}) == [{"num_affected_rows": 1}]
+    assert cursor.rowcount == 1
+    assert rows(cursor, update, {"id": 2, "seen": 2}) == [{"num_affected_rows": 0}]
+    assert cursor.rowcount == 0
+    merge = (
+        "MERGE INTO t USING (VALUES (2, 7), (9, 8)) AS s(id, v) ON t.id = s.id "
+        "WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT (id, v) VALUES (s.id, s.v)"
+    )
+    assert rows(cursor, merge) == [
+        {"num_affected_rows": 2, "num_updated_rows": 0, "num_deleted_rows": 1, "num_inserted_rows": 1}
+    ]
+    assert cursor.rowcount == 2
+    assert rows(cursor, "DELETE FROM t WHERE id = 3") == [{"num_affected_rows": 1}]
+    assert [row["id"] for row in read(workspace, schema, "t")] == [1, 4, 9]
+    cursor.execute("TRUNCATE TABLE t")
+    assert rows(cursor, f"SELECT count(main.{schema}.t.id) AS n FROM main.{schema}.t") == [{"n": 0}]
+
+
+def test_tables_made_and_replaced(cursor: Any, schema: str, workspace: dict[str, Any]) -> None:
+    made = rows(cursor, "CREATE TABLE t AS SELECT id, 'é' AS s FROM range(5)")
+    assert made == [{"num_affected_rows": 5, "num_inserted_rows": 5}]
+    cursor.execute("CREATE TABLE IF NOT EXISTS t (other INT)")
+    with pytest.raises(exc.ServerOperationError, match="TABLE_OR_VIEW_ALREADY_EXISTS"):
+        cursor.execute("CREATE TABLE t (other INT)")
+    cursor.execute(
+        "CREATE OR REPLACE TABLE t PARTITIONED BY (y) AS WITH q AS (SELECT 1 AS z) SELECT z, 'x' AS y FROM q"
+    )
+    assert rows(cursor, "SELECT * FROM t") == [{"z": 1, "y": "x"}]
+    cursor.execute("CREATE OR REPLACE TABLE t (n DECIMAL(10, 2) COMMENT 'amount', a ARRAY<STRUCT<k: INT>>)")
+    assert [row["version"] for row in rows(cursor, "DESCRIBE HISTORY t")] == [2, 1, 0]
+    assert rows(cursor, "DESCRIBE TABLE t")[0] == {
+        "col_name": "n", "data_type": "decimal(10,2)", "comment": "amount",
+    }  # fmt: skip
+    with pytest.raises(exc.ServerOperationError, match="CAST_INVALID_INPUT"):
+        cursor.execute("CREATE TABLE bad AS SELECT cast('x' AS INT) AS a")
+    assert {row["tableName"] for row in rows(cursor, "SHOW TABLES")} == {"t"}
+    cursor.execute("DROP TABLE t")
+    assert not Path(workspace["root"], "tables/main", schema, "t").exists()
+    cursor.execute("CREATE TABLE t AS SELECT 'new' AS s")
+    assert rows(cursor, "SELECT * FROM t") == [{"s": "new"}]
+    with pytest.raises(exc.ServerOperationError, match="only Delta tables"):
+        cursor.execute("CREATE TABLE c (a INT) USING CSV")
+
+
+def test_what_the_other_engine_lacks(cursor: Any, schema: str) -> None:
+    cursor.execute("CREATE TABLE t (id INT, v INT) TBLPROPERTIES (delta.enableChangeDataFeed = true)")
+    cursor.execute("INSERT INTO t VALUES (1, 1), (2, 2)")
+    cursor.execute("UPDATE t SET v = 5 WHERE id = 2")
+    changes = rows(cursor, f"SELECT * FROM table_changes('main.{schema}.t', 2) ORDER BY _change_type")
+    assert [(row["_change_type"], row["v"], row["_commit_version"]) for row in changes] == [
+        ("update_postimage", 5, 2),
+        ("update_preimage", 2, 2),
+    ]
+    with pytest.raises(exc.ServerOperationError, match="DELTA_CDC_START_VERSION_AFTER_LATEST.*SQLSTATE"):
+        cursor.execute(f"SELECT * FROM table_changes('main.{schema}.t', 99)")
+    assert rows(cursor, "SELECT v FROM t VERSION AS OF 1 WHERE id = 2") == [{"v": 2}]
+
+
+def test_maintenance(cursor: Any, schema: str) -> None:
+    cursor.execute("CREATE TABLE t (id INT)")
+    for value in range(3):
+        cursor.execute("INSERT INTO t VALUES (:v)", {"v": value})
+    assert rows(cursor, "OPTIMIZE t")[0]["path"]
+    assert rows(cursor, "DESCRIBE DETAIL t")[0]["numFiles"] == 1
+    cursor.execute("ALTER TABLE t ADD COLUMNS (note STRING COMMENT 'why')")
+    cursor.execute("ALTER TABLE t SET TBLPROPERTIES ('owner' = 'me', 'delta.enableDeletionVectors' = 'true')")
+    cursor.execute("ALTER TABLE t SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')")
+    shown = {row["key"]: row["value"] for row in rows(cursor, "SHOW TBLPROPERTIES t")}
+    assert shown["owner"] == "me"
+    assert "delta.enableDeletionVectors" not in shown
+    cursor.execute("COMMENT ON TABLE t IS 'numbers'")
+    cursor.execute("ALTER TABLE t RENAME TO t2")
+    assert {row["tableName"] for row in rows(cursor, "SHOW TABLES")} == {"t2"}
+    cursor.execute(f"RESTORE TABLE main.{schema}.t2 TO VERSION AS OF 1")
+    assert rows(cursor, "SELECT count(*) AS n FROM t2") == [{"n": 1}]
+    operations = [row["operation"] for row in rows(cursor, "DESCRIBE HISTORY t2 LIMIT 2")]
+    assert operations[0] == "RESTORE"
+    assert rows(cursor, "VACUUM t2")[0]["path"]
+
+
+def test_views_and_namespaces(cursor: Any, schema: str, workspace: dict[str, Any]) -> None:
+    cursor.execute("CREATE TABLE t AS SELECT 1 AS id, 'a' AS name")
+    cursor.execute("CREATE VIEW v (k, label) AS WITH q AS (SELECT id, name FROM t) SELECT id, name FROM q")
+    cursor.execute("CREATE VIEW w AS SELECT v.k + 1 AS k FROM v")
+    with connected(workspace) as other:
+        assert rows(other, f"SELECT * FROM main.{schema}.v") == [{"k": 1, "label": "a"}]
+        assert rows(other, f"SELECT k FROM main.{schema}.w") == [{"k": 2}]
+        assert rows(other, "SELECT current_catalog() AS c, current_schema() AS s") == [
+            {"c": "main", "s": "default"}
+        ]
+        other.execute(f"USE main.{schema}")
+        assert rows(other, "SELECT * FROM t") == [{"id": 1, "name": "a"}]
+        other.execute("USE CATALOG lake")
+        other.execute("CREATE TABLE there AS SELECT 1 AS a")
+        assert rows(other, f"SELECT count(*) AS n FROM there JOIN main.{schema}.t ON a = id") == [{"n": 1}]
+    cursor.execute("CREATE OR REPLACE VIEW v AS SELECT 5 AS k")
+    assert rows(cursor, "SELECT k FROM w") == [{"k": 6}]
+    with pytest.raises(exc.ServerOperationError, match="UNRESOLVED_COLUMN"):
+        cursor.execute("CREATE VIEW bad AS SELECT nope FROM t")
+    cursor.execute(f"DROP SCHEMA main.{schema} CASCADE")
+    with pytest.raises(exc.ServerOperationError, match="TABLE_OR_VIEW_NOT_FOUND"):
+        cursor.execute(f"SELECT * FROM main.{schema}.t")
+
+
+@pytest.mark.parametrize(
+    ("sql", "text", "state"),
+    [
+        ("SELECT * FROM nope", "[TABLE_OR_VIEW_NOT_FOUND]", "42P01"),
+        ("SELEKT 1", "[PARSE_SYNTAX_ERROR]", "42601"),
+        ("SELECT 1 / 0", "[DIVIDE_BY_ZERO]", "22012"),
+        ("CREATE TABLE main.no_such.t (a INT)", "[SCHEMA_NOT_FOUND]", "42704"),
+        ("CREATE CATALOG other", "--catalog other", "42704"),
+        ("GRANT SELECT ON t TO x", "not supported by the local workspace", "0A000"),
+        ("SELECT * FROM main.`../x`.t", "NOT_FOUND", "42"),
+    ],
+)
+def test_errors(workspace: dict[str, Any], sql: str, text: str, state: str) -> None:
+    with connected(workspace) as cursor:
+        with pytest.raises(exc.ServerOperationError) as caught:
+            cursor.execute(sql)
+        assert text in str(caught.value)
+        assert f"SQLSTATE: {state}" in str(caught.value)
+
+
+def test_one_winner_per_version(cursor: Any, schema: str, workspace: dict[str, Any]) -> None:
+    cursor.execute("CREATE TABLE t AS SELECT 1 AS id, 0 AS version UNION ALL SELECT 2, 0")
+    wins: list[int] = []
+    strange: list[str] = []
+
+    def race() -> None:
+        with connected(workspace, catalog="main", schema=schema) as mine:
+            for _ in range(3):
+                seen = rows(mine, "SELECT version FROM t WHERE id = 1")[0]["version"]
+                try:
+                    mine.execute(
+                        "UPDATE t SET version = version + 1 WHERE id = 1 AND version = :v", {"v": seen}
+                    )
+                except exc.ServerOperationError as error:
+                    if "DELTA_CONCURRENT_" not in str(error):
+                        strange.append(str(error))
+                else:
+                    wins.extend([seen] * mine.rowcount)
+
+    threads = [threading.Thread(target=race) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    final = rows(cursor, "SELECT version FROM t WHERE id = 1")[0]["version"]
+    assert strange == []
+    assert sorted(wins) == list(range(final))
+    assert final >= 1
+
+
+PROGRAM = """
+import sys
+from pyspark.sql import SparkSession, functions
+
+schema = sys.argv[1]
+spark = SparkSession.builder.getOrCreate()
+spark.sql(f"USE main.{schema}")
+frame = spark.createDataFrame([(1, "x"), (2, "y")], ["a", "b"])
+frame.write.saveAsTable("w")
+try:
+    frame.write.saveAsTable("w")
+except Exception as error:
+    assert error.getCondition() == "TABLE_OR_VIEW_ALREADY_EXISTS", error
+frame.write.mode("append").saveAsTable(f"main.{schema}.w")
+frame.write.insertInto("w")
+assert spark.table("w").count() == 6
+frame.select("a").write.mode("overwrite").option("overwriteSchema", "true").saveAsTable("w")
+assert spark.table("w").columns == ["a"]
+frame.writeTo("v2").partitionedBy(functions.col("b")).create()
+frame.writeTo("v2").append()
+frame.writeTo("v2").overwritePartitions()
+assert spark.table("v2").count() == 2
+frame.select("b").writeTo("v2").createOrReplace()
+assert spark.table(f"main.{schema}.v2").columns == ["b"]
+made = spark.sql("CREATE TABLE c AS SELECT * FROM w").collect()[0]
+assert made.num_inserted_rows == 2
+assert spark.sql("INSERT INTO c VALUES (:v)", args={"v": 3}).collect()[0].num_affected_rows == 1
+assert spark.sql("UPDATE c SET a = 0 WHERE a = ?", args=[3]).collect()[0].num_affected_rows == 1
+frame.createOrReplaceTempView("tv")
+assert spark.sql("SELECT sum(a) AS s FROM tv").collect()[0].s == 3
+shout = functions.udf(lambda text: text + "!", "string")
+assert sorted(row.s for row in frame.select(shout("b").alias("s")).collect()) == ["x!", "y!"]
+assert spark.catalog.tableExists(f"main.{schema}.c")
+assert "c" in [table.name for table in spark.catalog.listTables()]
+spark.catalog.cacheTable("c")
+frame.write.format("delta").save(f"/Volumes/main/{schema}/files/d")
+assert spark.sql(f"SELECT count(*) AS n FROM delta.`/Volumes/main/{schema}/files/d`").collect()[0].n == 2
+try:
+    spark.sql("SELECT * FROM nope").collect()
+except Exception as error:
+    print(type(error).__name__, error.getCondition())
+print("answer", spark.table("c").agg({"a": "sum"}).collect()[0][0])
+"""
+
+
+def test_jobs(workspace: dict[str, Any], schema: str) -> None:
+    from databricks.sdk import WorkspaceClient
+    from databricks.sdk.service import catalog, compute, jobs
+
+    client = WorkspaceClient(host=workspace["host"], token=workspace["token"], auth_type="pat")
+    client.volumes.create("main", schema, "files", catalog.VolumeType.MANAGED)
+    path = f"/Volumes/main/{schema}/files/program.py"
+    client.files.upload(path, io.BytesIO(PROGRAM.encode()))
+    task = jobs.SubmitTask(
+        task_key="main",
+        spark_python_task=jobs.SparkPythonTask(python_file=path, parameters=[schema]),
+        new_cluster=compute.ClusterSpec(spark_version="17.3.x-scala2.13", num_workers=0),
+    )
+    run = client.jobs.submit(tasks=[task])
+    with contextlib.suppress(Exception):  # the output says why
+        run.result()
+    done = client.jobs.get_run(run.run_id)
+    output = client.jobs.get_run_output(done.tasks[0].run_id)
+    assert output.error is None, f"{output.error}\n{output.error_trace}"
+    assert "AnalysisException TABLE_OR_VIEW_NOT_FOUND" in str(output.logs)
+    assert "answer 3" in str(output.logs)
+    assert [row["a"] for row in read(workspace, schema, "c")] == [0, 1, 2]
+
+
+def test_it_survives_a_restart_and_leaves_no_process(tmp_path: Path) -> None:
+    server, info = start(tmp_path)
+    with connected(info) as cursor:
+        cursor.execute("CREATE TABLE main.default.t AS SELECT 7 AS id")
+        cursor.execute("CREATE VIEW main.default.v AS SELECT id + 1 AS next FROM main.default.t")
+    stop(server)
+    server, info = start(tmp_path)
+    with connected(info) as cursor:
+        assert rows(cursor, "SELECT next FROM main.default.v") == [{"next": 8}]
+    server.kill()  # not the orderly way: Spark has to notice by itself
+    stop(server)
+    # A new server clears the old one's folder and works; two Sparks never share a root.
+    server, info = start(tmp_path)
+    with connected(info) as cursor:
+        assert rows(cursor, "SELECT id FROM main.default.t") == [{"id": 7}]
+    stop(server)
