@@ -24,7 +24,7 @@ from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 from databricks_rlm_agent.stores import sql
 
 TARGET_S, TARGET_MB = 0.3, 50.0
-ROUNDS, LOOKS, SPARK_ROUNDS = 10, 3, 4
+ROUNDS, LOOKS, SPARK_ROUNDS = 10, 2, 4
 _NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
 
 _PLAIN = "total = sum(range(1_000_000))\nfor n in range(100):\n    print(n, total)\n"
@@ -139,9 +139,9 @@ def _stage(root: Path, **variables: str) -> Stage:
 def _compared(
     what: str, stage: Stage, programs: tuple[str, str], rounds: int, *, targets: bool = False
 ) -> list[Line]:
-    def pair(rounds: int, *, look: bool) -> list[list[Spent]]:
+    def pair(rounds: int, *, look: bool, warm_up: int) -> list[list[Spent]]:
         ours, bare = partial(stage.ours, programs[0]), partial(stage.bare, programs[1])
-        return in_turn(rounds, partial(ours, look=look), partial(bare, look=look))
+        return in_turn(rounds, partial(ours, look=look), partial(bare, look=look), warm_up=warm_up)
 
     def line(kind: str, sides: list[list[Spent]], take: Callable[[Spent], float], **rest: Any) -> Line:
         ours, floor = (median([take(spent) for spent in side]) for side in sides)
@@ -150,7 +150,7 @@ def _compared(
             bench="harness", what=name, ours=ours, floor=floor, compare="extra", samples=len(sides[0]), **rest
         )
 
-    timed, looked_at = pair(rounds, look=False), pair(LOOKS, look=True)
+    timed, looked_at = pair(rounds, look=False, warm_up=1), pair(LOOKS, look=True, warm_up=0)
     goals = (TARGET_S, TARGET_MB) if targets else (None, None)
     return [
         line("time", timed, lambda spent: spent.seconds, unit="s", target=goals[0]),
