@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from databricks.sql import exc
 
+from databricks_rlm_agent.localworkspace.engine import EngineOptions, create_engine
+
 PYTHON = os.environ.get("RLM_TEST_SPARK_PYTHON", "")
 
 pytestmark = [
@@ -113,7 +115,7 @@ def test_changes_and_their_counts(cursor: Any, schema: str, workspace: dict[str,
     assert rows(cursor, update, {"id": 2, "seen": 2}) == [{"num_affected_rows": 0}]
     assert cursor.rowcount == 0
     merge = (
-        "MERGE INTO t USING (VALUES (2, 7), (9, 8)) AS s(id, v) ON t.id = s.id "
+        "MERGE INTO t USING (SELECT col1 AS id, col2 AS v FROM VALUES (2, 7), (9, 8)) s ON t.id = s.id "
         "WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT (id, v) VALUES (s.id, s.v)"
     )
     assert rows(cursor, merge) == [
@@ -161,7 +163,7 @@ def test_what_the_other_engine_lacks(cursor: Any, schema: str) -> None:
         ("update_postimage", 5, 2),
         ("update_preimage", 2, 2),
     ]
-    with pytest.raises(exc.ServerOperationError, match="DELTA_CDC_START_VERSION_AFTER_LATEST.*SQLSTATE"):
+    with pytest.raises(exc.ServerOperationError, match=r"DELTA_CDC_START_VERSION_AFTER_LATEST.*SQLSTATE"):
         cursor.execute(f"SELECT * FROM table_changes('main.{schema}.t', 99)")
     assert rows(cursor, "SELECT v FROM t VERSION AS OF 1 WHERE id = 2") == [{"v": 2}]
 
@@ -173,10 +175,10 @@ def test_maintenance(cursor: Any, schema: str) -> None:
     assert rows(cursor, "OPTIMIZE t")[0]["path"]
     assert rows(cursor, "DESCRIBE DETAIL t")[0]["numFiles"] == 1
     cursor.execute("ALTER TABLE t ADD COLUMNS (note STRING COMMENT 'why')")
-    cursor.execute("ALTER TABLE t SET TBLPROPERTIES ('owner' = 'me', 'delta.enableDeletionVectors' = 'true')")
+    cursor.execute("ALTER TABLE t SET TBLPROPERTIES ('team' = 'me', 'delta.enableDeletionVectors' = 'true')")
     cursor.execute("ALTER TABLE t SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')")
     shown = {row["key"]: row["value"] for row in rows(cursor, "SHOW TBLPROPERTIES t")}
-    assert shown["owner"] == "me"
+    assert shown["team"] == "me"
     assert "delta.enableDeletionVectors" not in shown
     cursor.execute("COMMENT ON TABLE t IS 'numbers'")
     cursor.execute("ALTER TABLE t RENAME TO t2")
@@ -331,7 +333,7 @@ def test_jobs(workspace: dict[str, Any], schema: str) -> None:
     assert [row["a"] for row in read(workspace, schema, "c")] == [0, 1, 2]
 
 
-def test_it_survives_a_restart_and_leaves_no_process(tmp_path: Path) -> None:
+def test_it_survives_restarts_and_kills_and_shares_its_tables(tmp_path: Path) -> None:
     server, info = start(tmp_path)
     with connected(info) as cursor:
         cursor.execute("CREATE TABLE main.default.t AS SELECT 7 AS id")
@@ -342,8 +344,28 @@ def test_it_survives_a_restart_and_leaves_no_process(tmp_path: Path) -> None:
         assert rows(cursor, "SELECT next FROM main.default.v") == [{"next": 8}]
     server.kill()  # not the orderly way: Spark has to notice by itself
     stop(server)
-    # A new server clears the old one's folder and works; two Sparks never share a root.
     server, info = start(tmp_path)
     with connected(info) as cursor:
         assert rows(cursor, "SELECT id FROM main.default.t") == [{"id": 7}]
+        cursor.execute("CREATE TABLE main.default.c (id INT) CLUSTER BY (id)")
+        cursor.execute("INSERT INTO main.default.c VALUES (1), (2)")
     stop(server)
+    other_engine_goes_on(tmp_path)
+    server, info = start(tmp_path)
+    with connected(info) as cursor:
+        assert rows(cursor, "SELECT * FROM main.default.c ORDER BY id") == [{"id": 1}, {"id": 30}]
+        assert rows(cursor, "SELECT * FROM main.default.made") == [{"a": 1}]
+        assert rows(cursor, "UPDATE main.default.made SET a = 2")[0]["num_affected_rows"] == 1
+    stop(server)
+
+
+def other_engine_goes_on(root: Path) -> None:
+    engine = create_engine(EngineOptions(root=root))
+    engine.start()
+    session = engine.session()
+    assert session.execute("SELECT next FROM v").table.to_pylist() == [{"next": 8}]
+    assert session.execute("INSERT INTO c VALUES (3)").affected_rows == 1
+    assert session.execute("UPDATE c SET id = 30 WHERE id = 3").affected_rows == 1
+    assert session.execute("DELETE FROM c WHERE id = 2").affected_rows == 1
+    session.execute("CREATE TABLE made AS SELECT 1 AS a")
+    engine.stop()

@@ -19,6 +19,7 @@ class EngineError(Exception):
         self.condition = condition
         self.sqlstate = sqlstate
         self.java_class = java_class or _java_class(condition)
+        self.classes = [self.java_class]  # pyspark raises by the first one that it knows
 
     @classmethod
     def of(cls, condition: str, text: str, sqlstate: str) -> EngineError:
@@ -158,14 +159,16 @@ def from_engine(text: str, *, java_class: str = "") -> EngineError:
     )
 
 
-def from_spark(text: str, *, condition: str, sqlstate: str, java_class: str) -> EngineError:
-    """The error for a message of Spark itself, which names condition and SQLSTATE beside the text."""
+def from_spark(text: str, *, condition: str, sqlstate: str, classes: list[str]) -> EngineError:
+    """The error for a message of Spark itself, which names condition, SQLSTATE and its classes beside it."""
     text = text.strip()
     if not text.startswith(f"[{condition}"):
         text = f"[{condition}] {text}"
     if "SQLSTATE:" not in text:
         text = f"{text} SQLSTATE: {sqlstate}"
-    return EngineError(text, condition=condition, sqlstate=sqlstate, java_class=java_class)
+    error = EngineError(text, condition=condition, sqlstate=sqlstate, java_class=classes[0])
+    error.classes = classes
+    return error
 
 
 _ANALYSIS = re.compile(r"NOT_FOUND|UNRESOLVED|ALREADY_EXISTS|UNBOUND")

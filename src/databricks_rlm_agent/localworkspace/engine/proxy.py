@@ -237,7 +237,7 @@ def _abort(context: Any, error: EngineError) -> None:
 
     message = error.message[:_MAX_MESSAGE]
     metadata = {
-        "classes": json.dumps([error.java_class]),
+        "classes": json.dumps(error.classes),
         "errorClass": error.condition,
         "sqlState": error.sqlstate,
     }

@@ -38,7 +38,7 @@ class StatementResult:
 class CatalogSession:
     """One engine session kept in step with the catalog tree. Safe for threads.
 
-    Written for an engine whose catalogs live in the session (Sail); another overrides what it need not be told.
+    Written for an engine whose catalogs live in the session (Sail); another overrides what it knows already.
     """
 
     # Whether the engine keeps tables in memory when asked.

@@ -34,7 +34,7 @@ class SparkCatalogSession(CatalogSession):
         self.client.sql(f"USE {quote(catalog)}.{quote(schema)}")
 
     def handler_of(self, statement: Statement) -> Handler | None:
-        """Spark's own table of handlers first: it may say that Spark needs none."""
+        """Spark's own table of handlers first."""
         words = " ".join(token.upper for token in statement.tokens[:8])
         for pattern, handler in HANDLERS:
             if re.match(pattern, words):
@@ -170,13 +170,18 @@ def alter_table(session: CatalogSession, statement: Statement) -> str | dict[str
     return statement.text
 
 
-# None: Spark runs it as it is. What is not in here goes by the table of all engines.
-HANDLERS: tuple[tuple[str, Handler | None], ...] = (
-    (r"(UPDATE|DELETE|MERGE) ", None),
+def as_it_is(_session: CatalogSession, statement: Statement) -> str:
+    """Spark does this itself (but for parameters, which it binds in queries only)."""
+    return statement.text
+
+
+# What is not in here goes by the table of all engines.
+HANDLERS: tuple[tuple[str, Handler], ...] = (
+    (r"(UPDATE|DELETE|MERGE) ", as_it_is),
     (r"INSERT ", insert),
     (r"TRUNCATE TABLE ", truncate),
     (r"ALTER TABLE ", alter_table),
-    (r"(OPTIMIZE|VACUUM|RESTORE|COMMENT ON|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", None),
-    (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", None),
-    (r"SET (?!CATALOG )", None),
+    (r"(OPTIMIZE|VACUUM|RESTORE|COMMENT ON|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", as_it_is),
+    (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", as_it_is),
+    (r"SET (?!CATALOG )", as_it_is),
 )

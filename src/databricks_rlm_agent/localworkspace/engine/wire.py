@@ -6,6 +6,7 @@ first), so it would cost more than the engine itself.
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -190,15 +191,18 @@ def error_of(error: Any) -> EngineError:
     gone = "Channel closed" in (error.details() or "")
     if gone or error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return EngineError.of("ENGINE_UNAVAILABLE", f"The engine does not answer: {error.details()}", "08006")
-    java_class, condition, sqlstate = _info(error)
-    text = error.details() or ""
-    if condition and sqlstate:
-        return from_spark(text, condition=condition, sqlstate=sqlstate, java_class=java_class)
-    return from_engine(text, java_class=java_class)
+    text, info = error.details() or "", _info(error)
+    if info is None:
+        return from_engine(text)
+    condition, sqlstate = info.metadata.get("errorClass", ""), info.metadata.get("sqlState", "")
+    if not condition or not sqlstate:
+        return from_engine(text, java_class=info.reason)
+    classes = json.loads(info.metadata.get("classes") or "[]")
+    return from_spark(text, condition=condition, sqlstate=sqlstate, classes=classes or [info.reason])
 
 
-def _info(error: Any) -> tuple[str, str, str]:
-    """Exception class, condition and SQLSTATE that the engine names in its error details, or empty texts."""
+def _info(error: Any) -> Any:
+    """What the engine says of an error besides its text (google.rpc.ErrorInfo), if anything."""
     from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped] # ships no types
     from grpc_status import rpc_status  # type: ignore[import-untyped] # ships no types
 
@@ -206,8 +210,8 @@ def _info(error: Any) -> tuple[str, str, str]:
     for detail in status.details if status else ():
         info = ErrorInfo()
         if detail.Unpack(info):
-            return info.reason, info.metadata.get("errorClass", ""), info.metadata.get("sqlState", "")
-    return "", "", ""
+            return info
+    return None
 
 
 def _table(buffers: list[bytes]) -> Any:
