@@ -15,6 +15,7 @@ _MARK = "import pathlib, uuid\npathlib.Path(rlm.path('ran-' + uuid.uuid4().hex))
 FAILING = f"{_MARK}raise ValueError('no such shop')\n"
 # Ends its own process, so that no row is written: the controller has to.
 DYING = f"{_MARK}import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+SHORT = f"{_MARK}rlm.finish({{'total': 42}})\n"
 SLEEPING = f"{_MARK}import time\ntime.sleep(300)\n"
 WRITING = f"""{_MARK}name = "main.rlm.t_" + rlm.inputs["tag"].text().replace("-", "_")
 spark.sql(f"CREATE OR REPLACE TABLE {{name}} AS SELECT 42 AS total")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from crash_audit import Expected
 from crash_controller import warm_up
 from crash_kinds import BY_NAME
 from crash_network import FAULTS, fault_at
 from crash_points import Mode, Point, kill_at
+from crash_programs import SHORT, write_script
 from crash_rig import Rig, rig
 
 
@@ -27,12 +30,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         ("submit", 1, "before"),
         ("submit", 1, "after"),
         ("submit", 1, "late"),
-        ("save", 2, "after"),
+        ("save", 1, "after"),
     ],
 )
-def test_a_killed_controller_changes_nothing(made: Rig, kind: str, n: int, mode: Mode) -> None:
+def test_a_killed_controller_changes_nothing(
+    made: Rig, tmp_path: Path, kind: str, n: int, mode: Mode
+) -> None:
     point = Point(kind=BY_NAME[kind], n=n, mode=mode)
-    case = kill_at(made, point, point.slug)
+    script = write_script(tmp_path / "script.json", SHORT)
+    expected = Expected(attempts=((1, 1, "SUCCESS"),), tables=False)
+    case = kill_at(made, point, point.slug, script=script, expected=expected)
     assert case.reached
     assert case.finished
     assert case.audit.problems == ()
