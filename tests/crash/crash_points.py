@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from crash_audit import Audit, Expected, audit
 from crash_controller import Controller
-from crash_kinds import INSERT, SAVE, Kind, kind_of, points
+from crash_kinds import CLAIM, INSERT, SAVE, Kind, kind_of, points
 from crash_programs import TASK
 from crash_rig import GIVE_UP_S, ORCHESTRATE, Rig, eventually
 
@@ -124,8 +125,9 @@ def submitting(rig: Rig, run_id: str, script: Path | None = None) -> tuple[str, 
     return ("submit", TASK, "--run-id", run_id, *given)
 
 
-def recovery(log: list[Mapping[str, Any]] | list[dict[str, Any]], since: float) -> float:
-    """Seconds from a kill to the end of the next save; 0 if none was needed any more."""
-    saves = [entry for entry in log if kind_of(entry) is SAVE and entry["time"] >= since * 1000]
-    ends = [(entry["time"] + entry["duration_ms"]) / 1000 - since for entry in saves]
-    return max(0.0, min(ends, default=0.0))
+def recovery(log: Sequence[Mapping[str, Any]], since: float) -> float:
+    """Seconds from a kill to the end of the next save after a claim; 0 if none was needed any more."""
+    rest = sorted((entry for entry in log if entry["time"] >= since * 1000), key=lambda entry: entry["time"])
+    claimed = itertools.dropwhile(lambda entry: kind_of(entry) is not CLAIM, rest)
+    saved = next((entry for entry in claimed if kind_of(entry) is SAVE), None)
+    return max(0.0, (saved["time"] + saved["duration_ms"]) / 1000 - since) if saved else 0.0
