@@ -141,6 +141,8 @@ class SparkBackend:
             "spark.connect.grpc.binding.port": "0",
             # A job may compute for hours between two statements; its session must still be there.
             "spark.connect.session.manager.defaultSessionTimeout": "30d",
+            # Else compiling a query asks for each class over the network first, some seconds a statement.
+            "spark.sql.artifact.isolation.alwaysApplyClassloader": "false",
             # Small tables on few cores: Spark's defaults make 50 to 200 tasks of one row each.
             "spark.sql.shuffle.partitions": "2",
             "spark.databricks.delta.snapshotPartitions": "1",

@@ -191,27 +191,45 @@ def error_of(error: Any) -> EngineError:
     gone = "Channel closed" in (error.details() or "")
     if gone or error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return EngineError.of("ENGINE_UNAVAILABLE", f"The engine does not answer: {error.details()}", "08006")
-    text, info = error.details() or "", _info(error)
-    if info is None:
-        return from_engine(text)
-    condition, sqlstate = info.metadata.get("errorClass", ""), info.metadata.get("sqlState", "")
+    text, (reason, metadata) = error.details() or "", _info(error)
+    condition, sqlstate = metadata.get("errorClass", ""), metadata.get("sqlState", "")
     if not condition or not sqlstate:
-        return from_engine(text, java_class=info.reason)
-    classes = json.loads(info.metadata.get("classes") or "[]")
-    return from_spark(text, condition=condition, sqlstate=sqlstate, classes=classes or [info.reason])
+        return from_engine(text, java_class=reason)
+    classes = json.loads(metadata.get("classes") or "[]")
+    return from_spark(text, condition=condition, sqlstate=sqlstate, classes=classes or [reason])
 
 
-def _info(error: Any) -> Any:
-    """What the engine says of an error besides its text (google.rpc.ErrorInfo), if anything."""
-    from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped] # ships no types
+def _info(error: Any) -> tuple[str, dict[str, str]]:
+    """Reason (the exception's class) and metadata of an error (google.rpc.ErrorInfo), or nothing."""
     from grpc_status import rpc_status  # type: ignore[import-untyped] # ships no types
 
     status = rpc_status.from_call(error)
     for detail in status.details if status else ():
-        info = ErrorInfo()
-        if detail.Unpack(info):
-            return info
-    return None
+        if detail.type_url.endswith("/google.rpc.ErrorInfo"):
+            # Read as bytes, for the message class is not ours to import.
+            found = list(_fields(detail.value))
+            entries = [dict(_fields(value)) for number, value in found if number == 3]
+            texts = {number: value.decode("utf-8", "replace") for number, value in found if number == 1}
+            return texts.get(1, ""), {
+                entry.get(1, b"").decode(): entry.get(2, b"").decode("utf-8", "replace") for entry in entries
+            }
+    return "", {}
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The fields of a protobuf message that has texts and messages only: (number, content)."""
+    at = 0
+    while at < len(data):
+        number, size, shift = data[at] >> 3, 0, 0
+        at += 1
+        while True:
+            size |= (data[at] & 127) << shift
+            shift += 7
+            at += 1
+            if data[at - 1] < 128:
+                break
+        yield number, data[at : at + size]
+        at += size
 
 
 def _table(buffers: list[bytes]) -> Any:
