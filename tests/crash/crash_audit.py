@@ -119,7 +119,9 @@ def _programs(rig: Rig, run_id: str, expected: Expected) -> list[tuple[str, int]
 
 def _epochs(rig: Rig, run_id: str) -> list[str]:
     """Epochs rise with the sequence of events, and one controller acts in each."""
-    problems, actors, last = [], {}, 0
+    problems: list[str] = []
+    actors: dict[int, str] = {}
+    last = 0
     for row in rig.app.ledger.events(run_id):
         if row["epoch"] < last:
             problems.append(f"event {row['seq']} is of epoch {row['epoch']}, after {last}")
