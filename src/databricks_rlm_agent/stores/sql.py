@@ -77,10 +77,13 @@ def claim(namespace: Namespace) -> str:
 
 
 def renew(namespace: Namespace) -> str:
-    """Prolong the leases of ``:owner``. The version stays: a renewal is no change of a run."""
+    """Prolong the leases of ``:owner``. The version stays: a renewal is no change of a run.
+
+    Not those that have lapsed: a renewal that was on its way must not undo a release.
+    """
     return (
-        f"UPDATE {namespace.table('run_state')} "
-        f"SET lease_expiry = timestamp_micros({_NOW_US} + :lease_us) WHERE lease_owner = :owner"
+        f"UPDATE {namespace.table('run_state')} SET lease_expiry = timestamp_micros({_NOW_US} + :lease_us) "
+        f"WHERE lease_owner = :owner AND lease_expiry >= current_timestamp()"
     )
 
 
