@@ -349,6 +349,7 @@ def test_it_survives_restarts_and_kills_and_shares_its_tables(tmp_path: Path) ->
         assert rows(cursor, "SELECT id FROM main.default.t") == [{"id": 7}]
         cursor.execute("CREATE TABLE main.default.c (id INT) CLUSTER BY (id)")
         cursor.execute("INSERT INTO main.default.c VALUES (1), (2)")
+        cursor.execute("ALTER TABLE main.default.c CLUSTER BY (id)")
     stop(server)
     other_engine_goes_on(tmp_path)
     server, info = start(tmp_path)

@@ -108,19 +108,20 @@ class CreateByPath(ddl.Create):
     def _make(self, verb: str, folder: Path, *, before: int) -> dict[str, Any]:
         target = f"delta.{quote(str(folder))}"
         mark = uuid.uuid4().hex
-        text = f"{verb} {target} {self._columns()} {self._using()} {self._without_location()}"
+        text = f"{verb} {target} {self._columns()} {self._using()} {self._rest()}"
         _marked(self.session, text, mark)
         if self.body is None:
             return ddl.done()
         metrics = dml.metrics_after(self.session, self.name, before, mark)
         return ddl.inserted(int(metrics.get("numOutputRows", 0)))
 
-    def _without_location(self) -> str:
-        statement, at = self.statement, self._clause("LOCATION")
-        if at is None:
-            return statement.source(self.clauses)
-        head = statement.source(self.clauses, at) if at > self.clauses else ""
-        return f"{head} {statement.source(at + 2)}"
+    def _rest(self) -> str:
+        """The clauses without LOCATION, and without CLUSTER BY: the other engine refuses clustered tables."""
+        rest = Statement.parse(self._without_cluster_by())
+        at = rest.find("LOCATION", "AS", "SELECT", "WITH")
+        if at is None or rest.tokens[at].upper != "LOCATION":
+            return rest.text
+        return f"{rest.text[: rest.tokens[at].start]} {rest.source(at + 2)}"
 
 
 def _marked(session: CatalogSession, text: str, mark: str) -> None:
@@ -162,7 +163,7 @@ def alter_table(session: CatalogSession, statement: Statement) -> str | dict[str
     """ALTER TABLE: Spark's own, but for names and for what would keep readers out."""
     reader = Reader(statement, 2)
     session.namespace.table(reader.name())
-    if reader.accept("RENAME", "TO"):
+    if statement.starts("RENAME", at=reader.at) or statement.starts("CLUSTER", at=reader.at):
         return maintenance.alter_table(session, statement)
     if statement.starts("SET", "TBLPROPERTIES", at=reader.at):
         kept = readable_by_all(statement, start=reader.at)
