@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench crash-matrix pins clean
+.PHONY: help setup demo test lint bench crash-matrix setup-spark test-spark pins clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,22 @@ bench: $(STAMP) ## Measure, as ratios within one run
 crash-matrix: $(STAMP) ## Kill controllers and executors before and after every effect; takes a while
 	@$(BIN)/python tests/crash/matrix.py
 
+SPARK_VENV := .venv-spark
+SPARK_PIP := $(SPARK_VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir
+
+$(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spark.txt pyproject.toml
+	@$(PYTHON) -m venv $(SPARK_VENV) && mkdir -p .cache
+	@awk '/^[A-Za-z0-9]/ {drop = /^(pysail|pyspark-client)==/} !drop' constraints.txt > .cache/constraints-without-sail.txt
+	@$(SPARK_PIP) install --quiet --require-hashes --no-deps -r constraints-build.txt
+	@$(SPARK_PIP) install --quiet --require-hashes --no-deps --no-build-isolation -r .cache/constraints-without-sail.txt -r constraints-spark.txt
+	@$(SPARK_PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark (needs Java 17)
+
+test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Tests of --engine spark (about 7 minutes)
+	@RLM_TEST_SPARK_PYTHON=$(CURDIR)/$(SPARK_VENV)/bin/python $(BIN)/python -m pytest -n0 tests/warehouse/test_spark_engine.py
+
 UV ?= uv
 PINS := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header --upgrade --cache-dir .cache/uv
 
@@ -50,5 +66,5 @@ pins: ## Renew constraints.txt and constraints-build.txt (needs uv)
 	@printf 'hatchling\nsetuptools\nwheel\neditables\n' | $(PINS) -o constraints-build.txt -
 
 clean: ## Remove everything that make created
-	rm -rf $(VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(SPARK_VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

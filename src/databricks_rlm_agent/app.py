@@ -32,6 +32,7 @@ from databricks_rlm_agent.remote.workspace import Workspace
 from databricks_rlm_agent.secrets import LoadedSecrets, find_secrets
 from databricks_rlm_agent.stores.ledger import Ledger
 from databricks_rlm_agent.stores.migrations import Migration, migrate
+from databricks_rlm_agent.stores.retry import retrying
 from databricks_rlm_agent.stores.runs import RunStore
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class App:
 
     def _publish_harness(self) -> str:
         try:
-            return harness.load().publish(self.volume, self.settings.namespace)
+            return retrying(time.sleep)(harness.load().publish, self.volume, self.settings.namespace)
         except NotFound as error:
             raise NotFound(error.what, where=error.where, fix="Run `rlm-agent init` first.") from None
 

@@ -57,7 +57,7 @@ ENDINGS = [
         60,
         "FAILED",
         "ProcessDied",
-        None,
+        1,
         "",
     ),
 ]

@@ -9,7 +9,7 @@ from databricks_rlm_agent.control import harness
 from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.loop import FIRST_WAIT_S, Loop
 from databricks_rlm_agent.control.tick import TickReport
-from databricks_rlm_agent.errors import Conflict, Rejected, RemoteError, Throttled, Unreachable
+from databricks_rlm_agent.errors import Conflict, NeverReached, Rejected, RemoteError, Throttled, Unreachable
 
 IDLE, BUSY = TickReport(), TickReport(due=1, advanced=1)
 
@@ -75,8 +75,8 @@ def test_a_fault_while_asking_whether_all_is_done_is_waited_out_too() -> None:
 
 
 def test_a_workspace_that_was_never_reached_is_a_wrong_address() -> None:
-    with pytest.raises(Unreachable):
-        Scripted(ticks=[Unreachable("x"), BUSY]).run()
+    with pytest.raises(NeverReached):
+        Scripted(ticks=[NeverReached("x"), BUSY]).run()
 
 
 def test_what_is_refused_ends_the_loop() -> None:

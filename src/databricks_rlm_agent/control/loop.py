@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from databricks_rlm_agent.control.tick import TickReport
-from databricks_rlm_agent.errors import Conflict, Throttled, Unreachable
+from databricks_rlm_agent.errors import Conflict, NeverReached, Throttled, Unreachable
 from databricks_rlm_agent.ports import Sleep
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ class Loop:
                 if done(report):
                     break
             except (Throttled, Conflict, Unreachable) as error:
-                if ticks == 1 and isinstance(error, Unreachable):
-                    raise  # never reached it: that is a wrong address rather than a passing fault
+                if isinstance(error, NeverReached):
+                    raise
                 log.warning("%s", error)
                 pause = getattr(error, "retry_after", None) or self.max_wait_s
             wait = FIRST_WAIT_S if report.advanced else min(wait * GROWTH, self.max_wait_s)

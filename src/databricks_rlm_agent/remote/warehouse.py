@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
-from databricks_rlm_agent.errors import ConfigError, NeverReached, Unreachable
+from databricks_rlm_agent.errors import ConfigError, Unreachable
 from databricks_rlm_agent.ports import Row
 from databricks_rlm_agent.remote.errors import sql_errors
 from databricks_rlm_agent.remote.workspace import RETRY_TIMEOUT_S, Workspace
@@ -23,7 +22,6 @@ class Warehouse:
         self._workspace, self._http_path = workspace, http_path
         self._lock = threading.Lock()
         self._connection: Any = None
-        self._reached = False
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
         """Run a query and return its rows."""
@@ -76,8 +74,7 @@ class Warehouse:
         from databricks import sql
 
         # The URI, not the host name, decides between http and https; telemetry would phone home.
-        connect = partial(
-            sql.connect,
+        return sql.connect(
             server_hostname=str(config.host).split("://")[-1].rstrip("/"),
             http_path=self._http_path,
             credentials_provider=lambda: config.authenticate,
@@ -88,15 +85,6 @@ class Warehouse:
             _retry_stop_after_attempts_duration=RETRY_TIMEOUT_S,
             user_agent_entry="databricks-rlm-agent",
         )
-        try:
-            with sql_errors(self._where):
-                connection = connect()
-        except Unreachable as error:
-            if self._reached:
-                raise
-            raise NeverReached(error.what, where=error.where, fix=error.fix) from None
-        self._reached = True
-        return connection
 
 
 def _session_is_gone(error: Exception) -> bool:

@@ -29,9 +29,11 @@ _UNSUPPORTED = (
 )  # fmt: skip
 
 # Databricks calls the entry point of the package's metadata, else the function of that name in the package.
+# The file: pyspark takes a main module without one for its own doctests, which need a whole Spark.
 _WHEEL_MAIN = """
 import importlib, importlib.metadata, sys
 package, name = sys.argv[1:3]
+__file__ = name
 sys.argv = [name, *sys.argv[3:]]
 try:
     found = [p for p in importlib.metadata.distribution(package).entry_points if p.name == name]
