@@ -61,7 +61,7 @@ def test_which_variables_are_secret() -> None:
         "MY_TOKEN": "x" * 8,
         "db_password": "y" * 9,
         "S3_SECRET": "short",
-        "HOME": "/root/home",
+        "HOME": "/home/somebody",
         "ADK_SECRET_SCOPE": "adk-secrets",
     }
     assert secrets_of(env) == ("y" * 9, "x" * 8)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.text import clip
-from databricks_rlm_agent.errors import InvalidData
 
 CAPSULE_VERSION = 1
 MAX_ITEMS = 12
@@ -68,13 +68,7 @@ class Capsule(BaseModel):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a stored capsule; raise InvalidData if it does not parse."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            raise InvalidData(
-                f"The capsule does not parse: {problem['msg']}.", where=str(problem["loc"])
-            ) from None
+        return parse(cls, text, what="The capsule")
 
     def instructed(self, text: str) -> Self:
         """The capsule after a person said something that the run must heed."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from databricks_rlm_agent.domain.ids import ID_PATTERN
+from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.run import AttemptKey
-from databricks_rlm_agent.errors import InvalidData
 from executor_harness import protocol
 
 
@@ -80,10 +80,4 @@ class Manifest(_Frozen):
     @classmethod
     def parse(cls, content: bytes, *, where: str) -> Self:
         """Read a stored manifest; raise InvalidData if it is not one."""
-        try:
-            return cls.model_validate_json(content)
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            raise InvalidData(
-                f"The manifest does not parse: {problem['msg']} at {problem['loc']}.", where=where
-            ) from None
+        return parse(cls, content, what="The manifest", where=where)

@@ -6,11 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from databricks_rlm_agent.domain.ids import ID_PATTERN
+from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.run import AttemptKey
-from databricks_rlm_agent.errors import InvalidData
 
 
 class Status(StrEnum):
@@ -93,13 +93,7 @@ class Result(_Loose):
     @classmethod
     def parse(cls, content: bytes, *, where: str) -> Self:
         """Read ``result.json``; raise InvalidData if it is not a whole and valid one."""
-        try:
-            return cls.model_validate_json(content)
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            raise InvalidData(
-                f"The result does not parse: {problem['msg']} at {problem['loc']}.", where=where
-            ) from None
+        return parse(cls, content, what="The result", where=where)
 
     @classmethod
     def without_report(cls, key: AttemptKey, *, status: Status, error_type: str, error_summary: str) -> Self:
