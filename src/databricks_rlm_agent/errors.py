@@ -14,7 +14,8 @@
     └── RemoteError                1   a workspace answered with an error
         ├── Unreachable            3   no answer: host, network or time-out
         │   └── NeverReached       3   not one answer since we started: a wrong address, not a passing fault
-        ├── Unauthorized           3   the credentials were refused
+        ├── Unauthorized           3   the credentials were refused, or have expired
+        │   └── Forbidden          3   the credentials are good, and what was asked is not allowed
         ├── NotFound               2   a catalog, schema, file, table or run does not exist
         ├── AlreadyExists          1   a file or object is there already
         ├── Conflict               1   a concurrent writer won; read again and decide again
@@ -92,9 +93,13 @@ class NeverReached(Unreachable):
 
 
 class Unauthorized(RemoteError):
-    """The credentials were refused."""
+    """The credentials were refused, or have expired: new ones may be accepted."""
 
     exit_code = 3
+
+
+class Forbidden(Unauthorized):
+    """The credentials are good, but what was asked is not allowed: asking again is no use."""
 
 
 class NotFound(RemoteError):

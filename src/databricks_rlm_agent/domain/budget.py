@@ -8,19 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Usage(BaseModel):
-    """Model usage: calls and tokens as the models reported them (0 where a model reports none)."""
+    """Model usage: calls, tokens as the models reported them, cost in US dollars (0 where nothing is known)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     calls: int = Field(default=0, ge=0)
     input_tokens: int = Field(default=0, ge=0)
     output_tokens: int = Field(default=0, ge=0)
+    cost_usd: float = Field(default=0.0, ge=0)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             calls=self.calls + other.calls,
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
+            cost_usd=self.cost_usd + other.cost_usd,
         )
 
 
