@@ -6,12 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from crash_programs import ANSWER, ITERATIONS
 from crash_rig import Rig
 
 from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.domain.layout import RESULT
 from databricks_rlm_agent.errors import NotFound
+
+if TYPE_CHECKING:
+    from databricks.sdk.service.jobs import BaseRun
 
 KEYS = {
     "run_state": "run_id",
@@ -23,11 +28,14 @@ KEYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """How the run ends without a fault: the statuses of its attempts, and its answer."""
+    """How the run ends without a fault: its state, its answer, the statuses and values of its attempts."""
 
     attempts: Sequence[tuple[int, int, str]] = ((1, 1, "FAILED"), (2, 1, "SUCCESS"))
+    state: State = State.SUCCEEDED
     answer: str | None = ANSWER
     tables: bool = True
+    calls: int = ITERATIONS  # of the model, if none had to be repeated
+    values: dict[int, Any] | None = None  # what the programs finished with, by iteration; None: not compared
     # Programs that really ran, by iteration; where an attempt was killed on purpose it may have none.
     ran: dict[int, int] | None = None
 
@@ -43,10 +51,19 @@ class Audit:
     unspent: int = 0
 
 
-def audit(rig: Rig, run_id: str, expected: Expected = Expected()) -> Audit:
-    """Compare the tables, the Jobs API and the files with what is expected."""
+def audit(
+    rig: Rig,
+    run_id: str,
+    expected: Expected = Expected(),
+    *,
+    listed: Sequence[BaseRun] | None = None,
+) -> Audit:
+    """Compare the tables, the Jobs API and the files with what is expected.
+
+    ``listed``: all job runs of the Jobs API, where many runs are looked at; else they are asked for.
+    """
     problems = [*_end(rig, run_id, expected), *_epochs(rig, run_id)]
-    twice = [*_ledgers(rig, run_id, expected), *_job_runs(rig, run_id, expected)]
+    twice = [*_ledgers(rig, run_id, expected), *_job_runs(rig, run_id, expected, listed)]
     twice += _programs(rig, run_id, expected)
     duplicates = sum(number for _, number in twice if number > 0)
     lost = -sum(number for _, number in twice if number < 0)
@@ -54,20 +71,26 @@ def audit(rig: Rig, run_id: str, expected: Expected = Expected()) -> Audit:
         duplicates=duplicates,
         lost=lost + bool(problems),
         problems=(*problems, *(text for text, number in twice if number)),
-        unspent=ITERATIONS - rig.app.store.get(run_id).budget.usage.calls,
+        unspent=expected.calls - rig.app.store.get(run_id).budget.usage.calls,
     )
 
 
 def _end(rig: Rig, run_id: str, expected: Expected) -> list[str]:
     run, problems = rig.app.store.get(run_id), []
     iterations = max(iter_n for iter_n, _, _ in expected.attempts) + 1
-    if (run.fsm_state, run.outcome.answer, run.iter_n) != (State.SUCCEEDED, expected.answer, iterations):
+    if (run.fsm_state, run.outcome.answer, run.iter_n) != (expected.state, expected.answer, iterations):
         problems.append(f"ended as {run.fsm_state}, {run.outcome}, iteration {run.iter_n}")
     if run.lease_owner is not None:
         problems.append("a lease is left")
     found = [(row["iter_n"], row["attempt"], row["status"]) for row in rig.app.ledger.results(run_id)]
     if found != list(expected.attempts):
         problems.append(f"results are {found}")
+    if expected.values is not None:
+        files = {
+            n: f"{rig.app.settings.namespace.attempt_dir(run_id, n, 1)}/{RESULT}" for n in expected.values
+        }
+        values = {n: json.loads(rig.app.volume.get(path))["value"] for n, path in files.items()}
+        problems += [] if values == expected.values else [f"the values are {values}"]
     if expected.tables:
         name = f"main.rlm.t_{run_id.replace('-', '_')}"
         try:
@@ -93,11 +116,14 @@ def _ledgers(rig: Rig, run_id: str, expected: Expected) -> list[tuple[str, int]]
     return found
 
 
-def _job_runs(rig: Rig, run_id: str, expected: Expected) -> list[tuple[str, int]]:
+def _job_runs(
+    rig: Rig, run_id: str, expected: Expected, every: Sequence[BaseRun] | None
+) -> list[tuple[str, int]]:
     """Exactly one job run per attempt, and the ledger names it."""
     names = {f"rlm {run_id} iteration {n} attempt {k}" for n, k, _ in expected.attempts}
-    recent = rig.app.workspace.client.jobs.list_runs(start_time_from=rig.since_ms)
-    listed = [run for run in recent if f" {run_id} " in (run.run_name or "")]
+    if every is None:
+        every = list(rig.app.workspace.client.jobs.list_runs(start_time_from=rig.since_ms))
+    listed = [run for run in every if f" {run_id} " in (run.run_name or "")]
     count = Counter(run.run_name for run in listed)
     found = [(f"job runs {name!r}: {count[name]}", count[name] - 1) for name in names]
     found += [(f"unexpected job runs {name!r}: {n}", n) for name, n in count.items() if name not in names]

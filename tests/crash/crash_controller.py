@@ -15,14 +15,18 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 
-def _main(arguments: Sequence[str], environ: Mapping[str, str], log: str) -> None:
+def _main(arguments: Sequence[str], environ: Mapping[str, str], log: str, name: str | None) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.clear()
     os.environ.update(environ)
+    from databricks_rlm_agent.app import App
     from databricks_rlm_agent.cli.main import main
 
+    if name is not None:  # so that its leases and events can be told from those of the others
+        new_id = App.new_id
+        App.new_id = staticmethod(lambda prefix: name if prefix == "c" else new_id(prefix))  # type: ignore[method-assign]
     sys.exit(main(list(arguments)))
 
 
@@ -41,12 +45,14 @@ def warm_up() -> None:
 
 
 class Controller:
-    """One controller process: start, wait, kill."""
+    """One controller process: start, wait, stop, kill. ``name``: its own, in place of a random one."""
 
-    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environ: Mapping[str, str], log: Path, *, name: str | None = None
+    ) -> None:
         self.log = log
         self._process: ForkServerProcess = multiprocessing.get_context("forkserver").Process(
-            target=_main, args=(tuple(arguments), dict(environ), str(log)), daemon=True
+            target=_main, args=(tuple(arguments), dict(environ), str(log), name), daemon=True
         )
         self._process.start()
 
@@ -57,6 +63,11 @@ class Controller:
     @property
     def exit_code(self) -> int | None:
         return self._process.exitcode
+
+    def signal(self, number: int) -> None:
+        """Send a signal; nothing is sent to a process that has ended."""
+        if self._process.is_alive() and self._process.pid is not None:
+            os.kill(self._process.pid, number)
 
     def kill(self) -> float:
         """SIGKILL, unless it has ended; the time at which it was dead."""

@@ -54,8 +54,13 @@ def table(report: dict[str, Any]) -> str:
 
 def with_figures(page: str, report: dict[str, Any]) -> str:
     """The page with the report's figures between its two marks; what they mean is written around them."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{markdown(report)}{END}{rest.partition(END)[2]}"
+    return replaced(page, markdown(report), BEGIN, END)
+
+
+def replaced(page: str, figures: str, begin: str, end: str) -> str:
+    """The page with other figures between two marks; where they are missing, at its end."""
+    before, found, rest = page.partition(begin)
+    return f"{before}{begin}\n{figures}{end}{rest.partition(end)[2] if found else chr(10)}"
 
 
 def markdown(report: dict[str, Any]) -> str:

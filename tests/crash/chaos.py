@@ -1,0 +1,264 @@
+"""Several controllers under fire: ``python tests/crash/chaos.py [--seed N] [--minutes M] [--noise]``.
+
+Four controllers carry out 60 runs on one local workspace while they are killed, stopped past their lease and
+asked to end, at random. Then they finish, and every run must have ended as it would have in peace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from crash_aftermath import CAUSES, Aftermath, aftermath
+from crash_audit import Audit, audit
+from crash_chaosreport import BEGIN, END, markdown, text
+from crash_controller import warm_up
+from crash_fleet import ASKED, BY_ITSELF, KILLED, Fleet
+from crash_load import Load, draw
+from crash_network import FAULTS
+from crash_report import replaced
+from crash_rig import Rig, rig
+
+from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.errors import RlmError
+
+LEASE_S = 3.0
+ENVIRON = {"RLM_LEASE_S": str(LEASE_S), "RLM_SUSPECT_AFTER_S": "1"}
+PEACE_S = 300.0  # without any progress after the last fault: then what is unfinished is lost
+NOISE = 0.1
+
+
+@dataclass(kw_only=True)
+class Chaos:
+    """One round: the load is given bit by bit while the controllers are tormented."""
+
+    rig: Rig
+    fleet: Fleet
+    loads: Sequence[Load]
+    dice: random.Random
+    minutes: float
+    noise: bool
+    faults: int = 0
+    seconds: float = 0.0
+    _said: float = 0.0
+    _given: int = 0
+    _ended: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, controllers: int) -> None:
+        """Torment, then wait until all is done or nothing moves any more."""
+        began = time.monotonic()
+        self.fleet.start(controllers)
+        self._torment(began + 60 * self.minutes)
+        self._quiet()
+        self._wait()
+        self.fleet.finish()
+        self.seconds = time.monotonic() - began
+
+    def _torment(self, until: float) -> None:
+        began = time.monotonic()
+        # The work lasts as long as the torment: what is given at once would be done long before its end.
+        pace = 0.7 * (until - began) / len(self.loads)
+        torment_at = noise_at = began + 1.0
+        while (now := time.monotonic()) < until:
+            while self._given < len(self.loads) and now >= began + pace * self._given:
+                self._give()
+            if now >= torment_at:
+                self.fleet.torment()
+                torment_at = now + self.dice.uniform(0.5, 3.0)
+            if self.noise and now >= noise_at:
+                self._noise()
+                noise_at = now + 4.0
+            self.fleet.turn()
+            self._progress()
+            time.sleep(0.05)
+
+    def _wait(self) -> None:
+        """Until every run has ended."""
+        seen, since = "", time.monotonic()
+        while time.monotonic() - since < PEACE_S:
+            while self._given < len(self.loads):
+                self._give()
+            self.fleet.turn()
+            self._progress()
+            if sum(self._ended.values()) == len(self.loads) and not set(self._ended) - _TERMINAL:
+                return
+            if (now := str(self._look())) != seen:
+                seen, since = now, time.monotonic()
+            time.sleep(0.5)
+
+    def _give(self) -> None:
+        load = self.loads[self._given]
+        run = load.run(self.rig, self.rig.root.parent)
+        with contextlib.suppress(RlmError):  # noise: given again at the next turn, under the same id
+            self.rig.app.store.insert([run])
+            self._given += 1
+
+    def _noise(self) -> None:
+        """New faults in the place of the old ones, on one request in ten of the next ones."""
+        self._quiet()
+        rules = [
+            {"skip": number, **self.dice.choice(FAULTS).fields(), "delay_s": 2 * self.dice.random()}
+            for number in range(400)
+            if self.dice.random() < NOISE / (1 - NOISE)
+        ]
+        self.rig.control("POST", "faults", {"rules": rules})
+
+    def _quiet(self) -> None:
+        self.faults += self.rig.fired()
+        self.rig.fault()
+
+    def _look(self) -> list[tuple[Any, ...]]:
+        statement = (
+            "SELECT fsm_state, count(*) AS n, sum(iter_n) AS i FROM main.rlm.run_state GROUP BY fsm_state"
+        )
+        rows = self.rig.app.warehouse.fetch(statement)
+        return sorted((row["fsm_state"], row["n"], row["i"]) for row in rows)
+
+    def _progress(self) -> None:
+        if time.monotonic() < self._said + 5.0:
+            return
+        self._said = time.monotonic()
+        with contextlib.suppress(RlmError):  # noise hits this look too
+            self._ended = {state: n for state, n, _ in self._look()}
+        ends = Counter(life.end for life in self.fleet.lives)
+        stops = sum(len(life.stops) for life in self.fleet.lives)
+        done = f"{ends[KILLED]} kills, {stops} stops, {ends[ASKED]} asked"
+        say(f"{self._ended} of {len(self.loads)} runs; {done}")
+
+
+_TERMINAL = {str(state) for state in State if state.terminal}
+
+
+def say(line: str) -> None:
+    """A line for the person who waits."""
+    print(f"{datetime.now(UTC):%H:%M:%S} {line}", file=sys.stderr, flush=True)
+
+
+def chaos(
+    folder: Path,
+    *,
+    seed: int,
+    minutes: float,
+    controllers: int,
+    runs: int,
+    noise: bool = False,
+    iterations: tuple[int, int] = (3, 5),
+) -> dict[str, Any]:
+    """Do one round below ``folder`` and return the report."""
+    dice = random.Random(seed)
+    with rig(folder) as made:
+        loads = draw(dice, runs, iterations)
+        fleet = Fleet(rig=made, dice=dice, lease_s=LEASE_S, environ=ENVIRON, say=say)
+        round_ = Chaos(rig=made, fleet=fleet, loads=loads, dice=dice, minutes=minutes, noise=noise)
+        before = os.getloadavg()[0]
+        round_(controllers)
+        say("auditing")
+        listed = list(made.app.workspace.client.jobs.list_runs())
+        audits = {load.run_id: _audit(made, load, listed) for load in loads}
+        active = [run.run_id for run in made.app.workspace.client.jobs.list_runs(active_only=True)]
+        names = made.app.settings.namespace
+        found = aftermath(made.root / "tables" / names.catalog / names.schema, fleet.lives)
+        setting: dict[str, Any] = {
+            "seed": seed,
+            "minutes": minutes,
+            "controllers": controllers,
+            "runs": runs,
+            "noise": noise,
+        }
+        setting |= {"date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count()}
+        setting |= {"load": [round(before, 1), round(os.getloadavg()[0], 1)]}
+        return setting | _report(round_, audits, active, found) | {"job_runs": len(listed)}
+
+
+def _audit(made: Rig, load: Load, listed: Sequence[Any]) -> Audit:
+    try:
+        return audit(made, load.run_id, load.expected, listed=listed)
+    except RlmError as error:  # a run or a file that is not there is a finding
+        return Audit(duplicates=0, lost=1, problems=(str(error),))
+
+
+def _report(round_: Chaos, audits: dict[str, Audit], active: list[Any], found: Aftermath) -> dict[str, Any]:
+    lives = round_.fleet.lives
+    problems = {run_id: [*each.problems, *found.problems.get(run_id, ())] for run_id, each in audits.items()}
+    problems |= {run_id: list(texts) for run_id, texts in found.problems.items() if run_id not in problems}
+    by_itself = Counter(life.exit_code for life in lives if life.end == BY_ITSELF)
+    hung = sum(life.end == KILLED and life.asked is not None for life in lives)
+    recoveries = {
+        cause: sorted(each.seconds for each in found.lost if each.cause == cause) for cause in CAUSES
+    }
+    report = {
+        "seconds": round(round_.seconds, 1),
+        "kills": sum(life.end == KILLED for life in lives) - hung,
+        "stops": sum(len(life.stops) for life in lives),
+        "asked": sum(life.asked is not None for life in lives),
+        "hung": hung,
+        "ended_by_itself": dict(by_itself),
+        "faults": round_.faults,
+        "iterations": sum(len(load.steps) for load in round_.loads),
+        "claims": found.claims,
+        "commits": found.commits,
+        "events": found.events,
+        "fenced_events": found.fenced_events,
+        "late_events": found.late_events,
+        "lost_leases": {
+            cause: {
+                "number": len(each),
+                "median_s": round(each[len(each) // 2], 2),
+                "worst_s": round(each[-1], 2),
+            }
+            for cause, each in recoveries.items()
+            if each
+        },
+        "lost": sum(each.lost for each in audits.values()),
+        "doubled": sum(each.duplicates for each in audits.values()),
+        "unspent": sum(max(0, each.unspent) for each in audits.values()),
+        "active_job_runs": active,
+        "problems": {run_id: texts for run_id, texts in problems.items() if texts},
+    }
+    # A continuous job's own restarts are no fault of the network's; without noise there is no reason for one.
+    good = not (report["lost"] or report["doubled"] or active or report["problems"] or hung)
+    return report | {"good": good and (round_.noise or not by_itself)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 0 if nothing was lost and nothing happened twice."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of torment (5)")
+    parser.add_argument("--controllers", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--noise", action="store_true", help="one request in ten goes wrong, too")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the figures into this page")
+    options = parser.parse_args(argv)
+    warm_up()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        report = chaos(
+            Path(folder) / "round",
+            seed=options.seed,
+            minutes=options.minutes,
+            controllers=options.controllers,
+            runs=options.runs,
+            noise=options.noise,
+        )
+    if options.write:
+        page = options.write.read_text(encoding="utf-8")
+        options.write.write_text(replaced(page, markdown(report), BEGIN, END), encoding="utf-8")
+    print(json.dumps(report) if options.json else text(report))
+    return 0 if report["good"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
