@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.remote.workspace import Workspace
+
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
 
 _HIDDEN_SCHEMAS = frozenset({"information_schema"})
 
@@ -19,19 +25,16 @@ class WorkspaceCatalog:
 
     def search(self, text: str, *, limit: int) -> Sequence[str]:
         """Full names of tables whose name contains ``text``, without regard to case."""
-        found: list[str] = []
-        with self._workspace.calling(f"catalog {self._catalog}"):
-            for name in self._tables():
-                if text.lower() in name.lower():
-                    found.append(name)
-                if len(found) >= limit:
-                    break
-        return found
+
+        def matching(client: WorkspaceClient) -> list[str]:
+            names = self._tables(client, self._catalog)
+            return list(islice((name for name in names if text.lower() in name.lower()), limit))
+
+        return self._workspace.call(f"catalog {self._catalog}", matching)
 
     def describe(self, table: str) -> Sequence[tuple[str, str]]:
         """The columns of a table: name and type."""
-        with self._workspace.calling(f"table {table}"):
-            info = self._workspace.client.tables.get(table)
+        info = self._workspace.call(f"table {table}", lambda client: client.tables.get(table))
         return [(column.name or "", column.type_text or "") for column in info.columns or ()]
 
     def ensure(self, namespace: Namespace) -> list[str]:
@@ -39,40 +42,40 @@ class WorkspaceCatalog:
 
         Raise NotFound if there is no such catalog: to create one takes rights that we should not have.
         """
-        client, created = self._workspace.client, []
+        from databricks.sdk.service.catalog import VolumeType
+
+        call, catalog, schema, volume = (
+            self._workspace.call,
+            namespace.catalog,
+            namespace.schema,
+            namespace.volume,
+        )
         try:
-            with self._workspace.calling(f"catalog {namespace.catalog}"):
-                client.catalogs.get(namespace.catalog)
+            call(f"catalog {catalog}", lambda client: client.catalogs.get(catalog))
         except NotFound:
             raise NotFound(
-                f"There is no catalog {namespace.catalog!r}, or it is not visible to you.",
+                f"There is no catalog {catalog!r}, or it is not visible to you.",
                 where=self._workspace.host,
                 fix="Set ADK_DELTA_CATALOG to one that exists (local workspace: start with --catalog NAME).",
             ) from None
-        try:
-            with self._workspace.calling(f"schema {namespace.catalog}.{namespace.schema}"):
-                client.schemas.create(name=namespace.schema, catalog_name=namespace.catalog)
-            created.append(f"schema {namespace.catalog}.{namespace.schema}")
-        except AlreadyExists:
-            pass
-        try:
-            with self._workspace.calling(f"volume {namespace.volume_root}"):
-                from databricks.sdk.service.catalog import VolumeType
-
-                client.volumes.create(
-                    catalog_name=namespace.catalog,
-                    schema_name=namespace.schema,
-                    name=namespace.volume,
-                    volume_type=VolumeType.MANAGED,
-                )
-            created.append(f"volume {namespace.volume_root}")
-        except AlreadyExists:
-            pass
+        makers: dict[str, Callable[[WorkspaceClient], object]] = {
+            f"schema {catalog}.{schema}": lambda client: client.schemas.create(
+                name=schema, catalog_name=catalog
+            ),
+            f"volume {namespace.volume_root}": lambda client: client.volumes.create(
+                catalog_name=catalog, schema_name=schema, name=volume, volume_type=VolumeType.MANAGED
+            ),
+        }
+        created = []
+        for what, make in makers.items():
+            with suppress(AlreadyExists):
+                call(what, make)
+                created.append(what)
         return created
 
-    def _tables(self) -> Iterator[str]:
-        client = self._workspace.client
-        for schema in client.schemas.list(catalog_name=self._catalog):
+    @staticmethod
+    def _tables(client: WorkspaceClient, catalog: str) -> Iterator[str]:
+        for schema in client.schemas.list(catalog_name=catalog):
             if schema.name and schema.name not in _HIDDEN_SCHEMAS:
-                for table in client.tables.list(catalog_name=self._catalog, schema_name=schema.name):
+                for table in client.tables.list(catalog_name=catalog, schema_name=schema.name):
                     yield table.full_name or ""

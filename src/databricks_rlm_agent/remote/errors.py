@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from databricks_rlm_agent.errors import (
     AlreadyExists,
     Conflict,
+    Forbidden,
     NotFound,
     Rejected,
     RemoteError,
@@ -16,54 +17,98 @@ from databricks_rlm_agent.errors import (
     Unauthorized,
     Unreachable,
 )
+from databricks_rlm_agent.remote.patience import WouldWaitError
 
 _CONFLICT = re.compile(r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED")
 _MISSING = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|CATALOG_NOT_FOUND|NO_SUCH_CATALOG")
-_AUTH = re.compile(
-    r"\b(401|403)\b|Unauthorized|Forbidden|invalid access token|PERMISSION_DENIED", re.IGNORECASE
+# Databricks answers a personal token that is expired or unknown with 403 and "Invalid access token."
+_TOKEN = re.compile(
+    r"\b(invalid|expired|revoked|unknown)\b.{0,30}\b(token|jwt|credentials?)\b"
+    r"|\b(token|jwt|credentials?)\b.{0,30}\b(invalid|expired|revoked|not valid|not sent)\b"
+    r"|UNAUTHENTICATED",
+    re.IGNORECASE,
 )
-_FIX_AUTH = "Check the token or profile (DATABRICKS_TOKEN, --profile) and its permissions."
+_DENIED = re.compile(
+    r"PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS|INSUFFICIENT_PRIVILEGES"
+    r"|\b(does not have|no permission|not authorized|not allowed|requires)\b",
+    re.IGNORECASE,
+)
+# Of the statuses that the SDK has no class for, those that a proxy or a tired server gives.
+_PASSING = re.compile(r"BAD_GATEWAY|REQUEST_TIMEOUT|UNKNOWN|5\d\d")
+_FIX_AUTH = "Check the token or profile (DATABRICKS_TOKEN, --profile)."
+_FIX_DENIED = "Ask for the permission, or use an identity that has it."
 _FIX_NET = "Check DATABRICKS_HOST, RLM_WAREHOUSE_HTTP_PATH and the network, then try again."
+_FIX_UNKNOWN = "The outcome is unknown; asking again with the same token is safe."
+_FIX_LATER = "Try again later."
+# What the SDK puts in where a 429 or 503 names no Retry-After (databricks-sdk 0.156, errors/customizer.py).
+_SDK_DEFAULT_S = 1
 
 
 @contextmanager
 def sdk_errors(where: str) -> Iterator[None]:
     """Map what databricks-sdk raises; ``where`` names the call for the message."""
-    import requests
-    from databricks.sdk import errors as sdk
-    from databricks.sdk.errors.base import DatabricksError
-
-    table: tuple[tuple[type[BaseException], type[RemoteError], str | None], ...] = (
-        (sdk.Unauthenticated, Unauthorized, _FIX_AUTH),
-        (sdk.PermissionDenied, Unauthorized, _FIX_AUTH),
-        (sdk.NotFound, NotFound, None),
-        (sdk.AlreadyExists, AlreadyExists, None),
-        (sdk.ResourceConflict, AlreadyExists, None),
-        (sdk.TooManyRequests, Throttled, "Try again later."),
-        (sdk.BadRequest, Rejected, None),
-        # 5xx, cancelled, deadline: what was asked may have happened all the same
-        (
-            DatabricksError,
-            Unreachable,
-            "The outcome is unknown; asking again with the same token is safe.",
-        ),
-        (TimeoutError, Unreachable, _FIX_NET),
-        (requests.RequestException, Unreachable, _FIX_NET),
-    )
     try:
         yield
     except Exception as error:
-        for kind, ours, fix in table:
-            if isinstance(error, kind):
-                raise ours(_first_line(error), where=where, fix=fix) from None
-        if isinstance(error, ValueError):  # the SDK's word for unusable credentials or configuration
-            raise Unauthorized(_first_line(error), where=where, fix=_FIX_AUTH) from None
-        raise
+        seen = error.__context__ if isinstance(error, WouldWaitError) and error.__context__ else error
+        mapped = classify_sdk(seen, where=where)
+        if mapped is None:
+            raise
+        raise mapped from None
+
+
+def classify_sdk(error: BaseException, *, where: str) -> RemoteError | None:
+    """Our error for one that came out of the SDK; None for what is no answer of a workspace."""
+    import requests
+    import urllib3
+    from databricks.sdk import errors as sdk
+    from databricks.sdk.errors.base import DatabricksError
+
+    if isinstance(error, RemoteError):
+        return None
+    text = _first_line(error)
+    if isinstance(error, sdk.PermissionDenied):
+        return refused(text, where=where)
+    pause = getattr(error, "retry_after_secs", None)
+    if isinstance(error, sdk.TooManyRequests) or (pause or 0) > _SDK_DEFAULT_S:
+        return Throttled(text, where=where, fix=_FIX_LATER, retry_after=pause)
+    table: tuple[tuple[type[BaseException], type[RemoteError], str | None], ...] = (
+        (sdk.Unauthenticated, Unauthorized, _FIX_AUTH),
+        (sdk.NotFound, NotFound, None),
+        (sdk.AlreadyExists, AlreadyExists, None),
+        (sdk.ResourceConflict, AlreadyExists, None),
+        (sdk.BadRequest, Rejected, None),
+        (sdk.NotImplemented, Rejected, None),
+        (TimeoutError, Unreachable, _FIX_NET),
+        (requests.RequestException, Unreachable, _FIX_NET),
+        (urllib3.exceptions.HTTPError, Unreachable, _FIX_NET),  # while a body is read
+    )
+    for kind, ours, fix in table:
+        if isinstance(error, kind):
+            return ours(text, where=where, fix=fix)
+    if isinstance(error, DatabricksError):
+        # 5xx, cancelled, deadline: what was asked may have happened all the same
+        if type(error) is not DatabricksError or _PASSING.match(str(error.error_code or "UNKNOWN")):
+            return Unreachable(text, where=where, fix=_FIX_UNKNOWN)
+        return Rejected(text, where=where)
+    if isinstance(error, ValueError):  # the SDK's word for unusable credentials or configuration
+        return Unauthorized(text, where=where, fix=_FIX_AUTH)
+    return None
+
+
+def refused(text: str, *, where: str) -> RemoteError:
+    """A 403: Unauthorized for a token that is no good, or where nothing is said; else Forbidden."""
+    if _TOKEN.search(text) or text == "Forbidden.":  # a reply to HEAD has no words of its own
+        return Unauthorized(text, where=where, fix=_FIX_AUTH)
+    return Forbidden(text, where=where, fix=_FIX_DENIED)
 
 
 @contextmanager
-def sql_errors(where: str) -> Iterator[None]:
-    """Map what databricks-sql-connector raises; ``where`` names the warehouse for the message."""
+def sql_errors(where: str, pause: Callable[[], float | None] = lambda: None) -> Iterator[None]:
+    """Map what databricks-sql-connector raises; ``where`` names the warehouse for the message.
+
+    ``pause`` tells the ``Retry-After`` of the last reply in seconds, which the connector's errors leave out.
+    """
     import urllib3
     from databricks.sql import exc
 
@@ -71,12 +116,20 @@ def sql_errors(where: str) -> Iterator[None]:
         yield
     except (exc.RequestError, urllib3.exceptions.HTTPError, OSError) as error:
         context = getattr(error, "context", {})  # the connector keeps the cause there, out of its message
-        text = _first_line(f"{error} {context.get('original-exception') or ''}")
-        if context.get("http-code") in (401, 403) or _AUTH.search(text):
-            raise Unauthorized(text, where=where, fix=_FIX_AUTH) from None
-        raise Unreachable(text, where=where, fix=_FIX_NET) from None
+        code = context.get("http-code") if isinstance(error, exc.RequestError) else None
+        raise _of_status(code, _request_text(error, context, code), where, pause()) from None
     except exc.Error as error:
         raise classify_sql(str(error), where=where) from None
+
+
+def _of_status(code: int | None, text: str, where: str, pause: float | None) -> RemoteError:
+    if code == 401 or (code == 403 and not _DENIED.search(text)) or (code is None and _TOKEN.search(text)):
+        return Unauthorized(text, where=where, fix=_FIX_AUTH)
+    if code == 403:
+        return Forbidden(text, where=where, fix=_FIX_DENIED)
+    if code == 429 or (code == 503 and pause is not None):
+        return Throttled(text, where=where, fix=_FIX_LATER, retry_after=pause)
+    return Unreachable(text, where=where, fix=_FIX_NET)
 
 
 def classify_sql(text: str, *, where: str) -> RemoteError:
@@ -86,11 +139,25 @@ def classify_sql(text: str, *, where: str) -> RemoteError:
         return Conflict(line, where=where)
     if _MISSING.search(text):
         return NotFound(line, where=where)
-    if _AUTH.search(line):
+    if _DENIED_SQL.search(line):
+        return Forbidden(line, where=where, fix=_FIX_DENIED)
+    if _TOKEN_SQL.search(line):
         return Unauthorized(line, where=where, fix=_FIX_AUTH)
     return Rejected(line, where=where)
 
 
+# A statement's own words, quoted in its error, must not pass for a refusal: conditions only.
+_DENIED_SQL = re.compile(r"PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS|INSUFFICIENT_PRIVILEGES")
+_TOKEN_SQL = re.compile(r"invalid access token|UNAUTHENTICATED", re.IGNORECASE)
+
+
+def _request_text(error: BaseException, context: dict[str, object], code: int | None) -> str:
+    cause = context.get("original-exception")
+    words = [str(error).rstrip(": ."), f"HTTP {code}" if code not in {None, 200} else "", str(cause or "")]
+    return _first_line(", ".join(word for word in words if word and word != "None"))
+
+
 def _first_line(error: BaseException | str) -> str:
-    text = str(error).strip() or type(error).__name__
+    # The SDK adds its configuration to refusals: it says nothing of the reason, and has "token" in it.
+    text = str(error).strip().partition(". Config: ")[0] or type(error).__name__
     return text.splitlines()[0][:600].rstrip(".") + "."

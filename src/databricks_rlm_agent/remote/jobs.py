@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from databricks_rlm_agent.domain.verdict import JobVerdict
 from databricks_rlm_agent.remote.workspace import Workspace
+
+if TYPE_CHECKING:
+    from databricks.sdk.service.jobs import Run
 
 
 class WorkspaceJobs:
@@ -18,16 +21,15 @@ class WorkspaceJobs:
 
     def submit(self, payload: Mapping[str, Any]) -> int:
         """Send ``runs/submit``. The payload is sent as it was frozen in the manifest, not rebuilt."""
-        with self._workspace.calling("POST /api/2.2/jobs/runs/submit"):
-            reply: Any = self._workspace.client.api_client.do(
-                "POST", "/api/2.2/jobs/runs/submit", body=dict(payload)
-            )
-            return int(reply["run_id"])
+        path = "/api/2.2/jobs/runs/submit"
+        reply: Any = self._workspace.call(
+            f"POST {path}", lambda client: client.api_client.do("POST", path, body=dict(payload))
+        )
+        return int(reply["run_id"])
 
     def verdict(self, databricks_run_id: int) -> JobVerdict:
         """How a run stands, by ``status`` (the run-level ``state`` alone misreports failures)."""
-        with self._workspace.calling(f"job run {databricks_run_id}"):
-            run = self._workspace.client.jobs.get_run(databricks_run_id)
+        run = self._get(databricks_run_id)
         status, details = run.status, run.status.termination_details if run.status else None
         return JobVerdict(
             run_id=databricks_run_id,
@@ -46,17 +48,25 @@ class WorkspaceJobs:
 
     def cancel(self, databricks_run_id: int) -> None:
         """Ask for a run's cancellation."""
-        with self._workspace.calling(f"job run {databricks_run_id}"):
-            self._workspace.client.jobs.cancel_run(databricks_run_id)
+        self._workspace.call(
+            f"job run {databricks_run_id}", lambda client: client.jobs.cancel_run(databricks_run_id)
+        )
 
     def output(self, databricks_run_id: int) -> str:
         """The last of what a run's first task wrote (at most 5 MB, and only while the workspace keeps it)."""
-        with self._workspace.calling(f"job run {databricks_run_id}"):
-            run = self._workspace.client.jobs.get_run(databricks_run_id)
-            task_run_id = run.tasks[0].run_id if run.tasks else None
-            if task_run_id is None:
-                return ""
-            return self._workspace.client.jobs.get_run_output(task_run_id).logs or ""
+        tasks = self._get(databricks_run_id).tasks
+        task_run_id = tasks[0].run_id if tasks else None
+        if task_run_id is None:
+            return ""
+        output = self._workspace.call(
+            f"job run {task_run_id}", lambda client: client.jobs.get_run_output(task_run_id)
+        )
+        return output.logs or ""
+
+    def _get(self, databricks_run_id: int) -> Run:
+        return self._workspace.call(
+            f"job run {databricks_run_id}", lambda client: client.jobs.get_run(databricks_run_id)
+        )
 
 
 def _value(member: Enum | None) -> str | None:

@@ -18,8 +18,9 @@ class WorkspaceSecrets:
     def fetch(self, scope: str, key: str) -> str | None:
         """The value of a secret, or None if there is no such scope or key."""
         try:
-            with self._workspace.calling(f"secret scope {scope}"):
-                value = self._workspace.client.secrets.get_secret(scope, key).value
+            value = self._workspace.call(
+                f"secret scope {scope}", lambda client: client.secrets.get_secret(scope, key).value
+            )
         except NotFound:
             return None
         try:

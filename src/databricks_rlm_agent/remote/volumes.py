@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from databricks_rlm_agent.errors import NotFound, Rejected
 from databricks_rlm_agent.ports import FileEntry
 from databricks_rlm_agent.remote.workspace import Workspace
+
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
 
 
 class WorkspaceVolume:
@@ -23,8 +26,8 @@ class WorkspaceVolume:
         try:
             self._upload(path, content, overwrite=overwrite)
         except NotFound:
-            with self._workspace.calling(path):
-                self._workspace.client.files.create_directory(path.rpartition("/")[0])
+            folder = path.rpartition("/")[0]
+            self._workspace.call(folder, lambda client: client.files.create_directory(folder))
             self._upload(path, content, overwrite=overwrite)
 
     def get(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
@@ -36,13 +39,16 @@ class WorkspaceVolume:
         if offset or length is not None:
             last = "" if length is None else str(offset + length - 1)
             headers["Range"] = f"bytes={offset}-{last}"
+
+        def download(client: WorkspaceClient) -> bytes:
+            reply: Any = client.api_client.do(
+                "GET", f"/api/2.0/fs/files{quote(path)}", headers=dict(headers), raw=True
+            )
+            content: bytes = reply["contents"].read()
+            return content
+
         try:
-            with self._workspace.calling(path):
-                reply: Any = self._workspace.client.api_client.do(
-                    "GET", f"/api/2.0/fs/files{quote(path)}", headers=headers, raw=True
-                )
-                content: bytes = reply["contents"].read()
-                return content
+            return self._workspace.call(path, download)
         except Rejected as error:
             if "range" in error.what.lower():  # past the end of the file
                 return b""
@@ -51,20 +57,21 @@ class WorkspaceVolume:
     def exists(self, path: str) -> bool:
         """Whether there is a file."""
         try:
-            with self._workspace.calling(path):
-                self._workspace.client.files.get_metadata(path)
+            self._workspace.call(path, lambda client: client.files.get_metadata(path))
         except NotFound:
             return False
         return True
 
     def list(self, path: str) -> Sequence[FileEntry]:
         """The entries of a folder, in the workspace's order."""
-        with self._workspace.calling(path):
-            return [
-                FileEntry(path=entry.path or "", is_directory=bool(entry.is_directory), size=entry.file_size)
-                for entry in self._workspace.client.files.list_directory_contents(path)
-            ]
+        entries = self._workspace.call(path, lambda client: [*client.files.list_directory_contents(path)])
+        return [
+            FileEntry(path=entry.path or "", is_directory=bool(entry.is_directory), size=entry.file_size)
+            for entry in entries
+        ]
 
     def _upload(self, path: str, content: bytes, *, overwrite: bool) -> None:
-        with self._workspace.calling(path):
-            self._workspace.client.files.upload(path, io.BytesIO(content), overwrite=overwrite)
+        # A stream of its own for every try: one that was sent has been read.
+        self._workspace.call(
+            path, lambda client: client.files.upload(path, io.BytesIO(content), overwrite=overwrite)
+        )

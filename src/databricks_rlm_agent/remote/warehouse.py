@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from databricks_rlm_agent.errors import ConfigError, Unreachable
 from databricks_rlm_agent.ports import Row
 from databricks_rlm_agent.remote.errors import sql_errors
-from databricks_rlm_agent.remote.workspace import RETRY_TIMEOUT_S, Workspace
+from databricks_rlm_agent.remote.patience import connector_options
+from databricks_rlm_agent.remote.workspace import Access, Workspace
 
 T = TypeVar("T")
 
 
 class Warehouse:
-    """Implements ports.SqlBackend. The connection takes one statement at a time (threadsafety 1)."""
+    """Implements ports.SqlBackend. The connection takes one statement at a time (threadsafety 1).
+
+    A statement is sent once: whether it may be repeated is for the caller to know (``stores/retry.py``). Only
+    where the credentials are refused, and so nothing has happened, it is sent again with ones read anew.
+    """
 
     def __init__(self, workspace: Workspace, *, http_path: str | None) -> None:
         self._workspace, self._http_path = workspace, http_path
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._access: Access | None = None
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
         """Run a query and return its rows."""
-        with self._lock, sql_errors(self._where), self._cursor() as cursor:
-            cursor.execute(sql, dict(parameters) if parameters else None)
-            rows: list[Row] = cursor.fetchall_arrow().to_pylist()
-            return rows
+        rows: list[Row] = self._run(sql, parameters, lambda cursor: cursor.fetchall_arrow().to_pylist())
+        return rows
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run a statement and return how many rows it changed (-1 where the warehouse does not say)."""
-        with self._lock, sql_errors(self._where), self._cursor() as cursor:
-            cursor.execute(sql, dict(parameters) if parameters else None)
-            return int(cursor.rowcount)
+        return self._run(sql, parameters, lambda cursor: int(cursor.rowcount))
 
     def close(self) -> None:
         """End the session."""
@@ -45,14 +47,35 @@ class Warehouse:
             ):  # the session ends by itself if this does not reach the server
                 connection.close()
 
+    def _run(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        def once(access: Access) -> T:
+            with sql_errors(self._where, self._pause), self._cursor(access) as cursor:
+                cursor.execute(sql, dict(parameters) if parameters else None)
+                return read(cursor)
+
+        with self._lock:
+            return self._workspace.renewing(once)
+
     @property
     def _where(self) -> str:
         return f"warehouse {self._http_path} at {self._workspace.host}"
 
+    def _pause(self) -> float | None:
+        """The Retry-After of the last reply. The connector has no word for it, so its transport is asked."""
+        headers = self._connection
+        for name in ("session", "backend", "_transport", "headers"):
+            headers = getattr(headers, name, None)
+        try:
+            return float(headers["Retry-After"]) if headers is not None else None
+        except (KeyError, TypeError, ValueError):
+            return None
+
     @contextlib.contextmanager
-    def _cursor(self) -> Any:
+    def _cursor(self, access: Access) -> Any:
+        if self._access is not access:  # a session that was opened with other credentials may end with them
+            self.close()
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection, self._access = self._connect(access), access
         try:
             with self._connection.cursor() as cursor:
                 yield cursor
@@ -63,27 +86,26 @@ class Warehouse:
                 raise Unreachable(f"The warehouse session is gone: {error}.", where=self._where) from None
             raise
 
-    def _connect(self) -> Any:
+    def _connect(self, access: Access) -> Any:
         if not self._http_path:
             raise ConfigError(
                 "No SQL warehouse is configured.",
                 where="RLM_WAREHOUSE_HTTP_PATH",
                 fix="Set it to the warehouse's HTTP path, such as /sql/1.0/warehouses/<id>.",
             )
-        config = self._workspace.config
         from databricks import sql
 
+        host = str(access.config.host).rstrip("/")
         # The URI, not the host name, decides between http and https; telemetry would phone home.
         return sql.connect(
-            server_hostname=str(config.host).split("://")[-1].rstrip("/"),
+            server_hostname=host.split("://")[-1],
             http_path=self._http_path,
-            credentials_provider=lambda: config.authenticate,
-            _connection_uri=f"{str(config.host).rstrip('/')}{self._http_path}",
+            credentials_provider=lambda: access.config.authenticate,
+            _connection_uri=f"{host}{self._http_path}",
             enable_telemetry=False,
             use_cloud_fetch=False,
-            _retry_delay_min=0.2,
-            _retry_stop_after_attempts_duration=RETRY_TIMEOUT_S,
             user_agent_entry="databricks-rlm-agent",
+            **connector_options(),
         )
 
 

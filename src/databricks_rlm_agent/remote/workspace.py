@@ -1,84 +1,143 @@
-"""The databricks-sdk client: built once, late, with bounded patience."""
+"""The databricks-sdk client: built once, late, without retries of its own, renewed when it is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
-from typing import TYPE_CHECKING
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from databricks_rlm_agent import __version__
-from databricks_rlm_agent.errors import NeverReached
+from databricks_rlm_agent.errors import Forbidden, NeverReached, RemoteError, Unauthorized
+from databricks_rlm_agent.ports import Sleep
 from databricks_rlm_agent.remote.errors import sdk_errors
+from databricks_rlm_agent.remote.patience import CONNECTIONS, HTTP_TIMEOUT_S, NoRetries
+from databricks_rlm_agent.retries import REQUESTS
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
+    from databricks.sdk.clock import Clock
     from databricks.sdk.core import Config
 
-# The SDK's own default of 300 s would hide an unreachable host from a person at a terminal; the loop
-# waits out longer faults by ticking again.
-RETRY_TIMEOUT_S = 15
-# The SDK looks for the host's metadata while it is built, and says nothing when there is no answer.
-_FIRST_CONTACT_S = 2
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """A configuration that was read once, and the client made of it."""
+
+    config: Config
+    client: WorkspaceClient
 
 
 class Workspace:
-    """A workspace and the identity we have there. Auth follows the SDK's unified configuration."""
+    """A workspace and the identity we have there. Auth follows the SDK's unified configuration.
+
+    Safe to use from several threads at once.
+    """
 
     def __init__(
-        self, *, profile: str | None = None, host: str | None = None, token: str | None = None
+        self,
+        *,
+        profile: str | None = None,
+        host: str | None = None,
+        token: str | None = None,
+        sleep: Sleep = time.sleep,
     ) -> None:
-        self._profile, self._host, self._token = profile, host, token
+        self._profile, self._host, self._token, self._sleep = profile, host, token, sleep
+        self._lock = threading.Lock()
+        self._access: Access | None = None
 
-    @cached_property
-    def config(self) -> Config:
-        """Host and credentials; raise Unauthorized if there are none."""
+    @property
+    def access(self) -> Access:
+        """The credentials in force; raise Unauthorized if there are none, NeverReached if nobody answers."""
+        if self._access is None:
+            with self._lock:
+                if self._access is None:
+                    self._access = self._read(first=True)
+        return self._access
+
+    @property
+    def host(self) -> str:
+        """The workspace's address."""
+        return str(self.access.config.host)
+
+    def call(self, what: str, ask: Callable[[WorkspaceClient], T]) -> T:
+        """The answer of a request that is safe to repeat; ``what`` names it in errors.
+
+        It is repeated as ``retries.REQUESTS`` says. Where the credentials are refused, they are read anew
+        and it is sent once more.
+        """
+        result: T = REQUESTS.retrying(self._sleep)(self.renewing, lambda access: self._ask(what, ask, access))
+        return result
+
+    def renewing(self, work: Callable[[Access], T]) -> T:
+        """Do some work; where the credentials are refused, do it once more with ones read anew."""
+        access = self.access
+        try:
+            return work(access)
+        except Forbidden:
+            raise
+        except Unauthorized as error:
+            renewed = self._renewed(access, error)
+        return work(renewed)
+
+    def headers(self) -> dict[str, str]:
+        """What authenticates a request now. OAuth tokens are refreshed by the SDK before they expire."""
+        with sdk_errors(self.host):
+            return self.access.config.authenticate()
+
+    def bearer(self) -> str | None:
+        """A token that is valid now, or None where the configuration authenticates in another way."""
+        scheme, _, token = self.headers().get("Authorization", "").partition(" ")
+        return token if scheme == "Bearer" else None
+
+    def identity(self) -> str:
+        """Who we are there; raise Unreachable or Unauthorized."""
+        return self.call("identity", lambda client: client.current_user.me().user_name or "unknown")
+
+    def _ask(self, what: str, ask: Callable[[WorkspaceClient], T], access: Access) -> T:
+        with sdk_errors(f"{what} at {access.config.host}"):
+            return ask(access.client)
+
+    def _renewed(self, refused: Access, error: Unauthorized) -> Access:
+        """New access in place of one that was refused; of several threads, the first one reads it."""
+        if self._token is not None:  # given by hand: there is nowhere to read another one
+            raise error
+        with self._lock:
+            if self._access is refused:
+                try:
+                    self._access = self._read(first=False)
+                except RemoteError as failure:
+                    log.warning("the credentials were refused, and could not be read anew: %s", failure)
+                    raise error from None
+                log.info("the credentials were refused and have been read anew")
+            assert self._access is not None
+            return self._access
+
+    def _read(self, *, first: bool) -> Access:
         with sdk_errors("configuration of databricks-sdk"):
+            from databricks.sdk import WorkspaceClient
             from databricks.sdk.core import Config
 
             config = Config(
                 profile=self._profile,
                 host=self._host,
                 token=self._token,
-                retry_timeout_seconds=_FIRST_CONTACT_S,
-                http_timeout_seconds=60,
+                http_timeout_seconds=HTTP_TIMEOUT_S,
+                max_connection_pools=CONNECTIONS,
+                max_connections_per_pool=CONNECTIONS,
+                clock=cast("Clock", NoRetries()),
                 product="databricks-rlm-agent",
                 product_version=__version__,
             )
-        _reach(str(config.host))
-        config.retry_timeout_seconds = RETRY_TIMEOUT_S
-        return config
-
-    @cached_property
-    def client(self) -> WorkspaceClient:
-        """The SDK's client."""
-        config = self.config
+        if first:
+            _reach(str(config.host))
         with sdk_errors(str(config.host)):
-            from databricks.sdk import WorkspaceClient
-
-            return WorkspaceClient(config=config)
-
-    @property
-    def host(self) -> str:
-        """The workspace's address."""
-        return str(self.config.host)
-
-    @contextmanager
-    def calling(self, what: str) -> Iterator[None]:
-        """Name a call and the workspace in the errors of what is done inside."""
-        with sdk_errors(f"{what} at {self.host}"):
-            yield
-
-    def bearer(self) -> str | None:
-        """A token that is valid now, or None where the configuration authenticates in another way."""
-        with sdk_errors(self.host):
-            scheme, _, token = self.config.authenticate().get("Authorization", "").partition(" ")
-        return token if scheme == "Bearer" else None
-
-    def identity(self) -> str:
-        """Who we are there; raise Unreachable or Unauthorized."""
-        with sdk_errors(self.host):
-            return self.client.current_user.me().user_name or "unknown"
+            return Access(config=config, client=WorkspaceClient(config=config))
 
 
 def _reach(host: str) -> None:
