@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.prices import Price, parse_prices
 from databricks_rlm_agent.domain.submission import Compute, existing_cluster, serverless
 from databricks_rlm_agent.errors import ConfigError
 
@@ -29,13 +30,15 @@ class Settings:
     warehouse_http_path: str | None
     profile: str | None
     compute: Compute
+    prices: Mapping[str, Price] = field(default_factory=dict)
     # Renewed while its holder works: how long the runs of a controller that died lie still.
     lease_s: float = 60.0
     program_timeout_s: int = 3600
     # A job without a result is asked of the Jobs API only after this time; until then the ledger is enough.
     suspect_after_s: float = 10.0
-    batch: int = 200
-    planners: int = 8
+    # Runs that a controller holds at a time, and those of them that it works on at once.
+    batch: int = 100
+    planners: int = 16
 
 
 def from_environment(
@@ -45,7 +48,7 @@ def from_environment(
 
     Variables: ``ADK_DELTA_CATALOG``, ``ADK_DELTA_SCHEMA``, ``ADK_SECRET_SCOPE``, ``RLM_VOLUME``,
     ``RLM_MODEL``, ``RLM_WAREHOUSE_HTTP_PATH``, ``RLM_COMPUTE``, ``RLM_TIMEOUT_S``, ``RLM_LEASE_S``,
-    ``RLM_SUSPECT_AFTER_S``.
+    ``RLM_SUSPECT_AFTER_S``, ``RLM_MODEL_PRICES``.
     Host and credentials follow the SDK's own unified configuration.
     """
     return Settings(
@@ -59,6 +62,7 @@ def from_environment(
         warehouse_http_path=environ.get("RLM_WAREHOUSE_HTTP_PATH") or None,
         profile=profile,
         compute=parse_compute(environ.get("RLM_COMPUTE") or "serverless"),
+        prices=_prices(environ.get("RLM_MODEL_PRICES") or "{}"),
         lease_s=_number(environ, "RLM_LEASE_S", 60.0),
         program_timeout_s=max(1, int(_number(environ, "RLM_TIMEOUT_S", 3600))),
         suspect_after_s=_number(environ, "RLM_SUSPECT_AFTER_S", 10.0),
@@ -97,6 +101,18 @@ def parse_compute(text: str) -> Compute:
         f"RLM_COMPUTE is {text!r}.",
         fix="Use 'serverless', 'cluster:<id>' or '@FILE' with a new_cluster in JSON.",
     )
+
+
+def _prices(text: str) -> Mapping[str, Price]:
+    """Model prices, inline in JSON or ``@FILE``."""
+    if not text.startswith("@"):
+        return parse_prices(text)
+    try:
+        return parse_prices(Path(text[1:]).read_text(encoding="utf-8"), where=text[1:])
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"RLM_MODEL_PRICES names a file that is not readable: {error}.", where=text[1:]
+        ) from None
 
 
 def _number(environ: Mapping[str, str], name: str, default: float) -> float:

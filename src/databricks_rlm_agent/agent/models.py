@@ -7,11 +7,14 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from databricks_rlm_agent.agent.prices import Prices
 from databricks_rlm_agent.agent.quiet import quiet_adk, quiet_litellm
 from databricks_rlm_agent.agent.script import Script
 from databricks_rlm_agent.domain.models import VARIABLES, ModelSpec, parse_models, required_secrets
+from databricks_rlm_agent.domain.prices import Price
 from databricks_rlm_agent.domain.secret import Secret, redact
 from databricks_rlm_agent.errors import ConfigError, SecretsMissing
+from databricks_rlm_agent.logs import hide
 
 if TYPE_CHECKING:
     from google.adk.models import BaseLlm
@@ -26,12 +29,21 @@ class Models:
     """The models of one setting. Opened per invocation, so that a script knows where it is.
 
     ``secrets`` (by key, as in domain/models.py) is read at each opening: a mapping that hands out fresh
-    tokens keeps a long-lived controller going. Raises ConfigError for an unknown form or a missing package,
-    SecretsMissing for a missing key, UsageError for a script that cannot be used.
+    tokens keeps a long-lived controller going. ``prices`` are by model name. Raises ConfigError for an
+    unknown form or a missing package, SecretsMissing for a missing key, UsageError for a script that cannot
+    be used.
     """
 
-    def __init__(self, setting: str, *, secrets: Mapping[str, Secret], retries: int = _RETRIES) -> None:
+    def __init__(
+        self,
+        setting: str,
+        *,
+        secrets: Mapping[str, Secret],
+        retries: int = _RETRIES,
+        prices: Mapping[str, Price] | None = None,
+    ) -> None:
         self.name = setting.strip()
+        self.prices = Prices(prices)
         self._specs = parse_models(setting)
         self._secrets = secrets
         self._retries = retries
@@ -52,6 +64,11 @@ class Models:
         ]  # a host is no secret, and worth reading
         given = [self._secrets[key] for key in keys if key in self._secrets]
         return redact(text, given + [Secret(os.environ.get(VARIABLES[key], "")) for key in keys])
+
+    def unpriced(self) -> list[str]:
+        """The models whose price nobody has told."""
+        names = [self.name] if self._script else [spec.name for spec in self._specs]
+        return [name for name in names if self.prices.of(name) is None]
 
     def open(self, *, role: str, iter_n: int, meter: Meter) -> BaseLlm:
         """The chain for one invocation."""
@@ -106,7 +123,11 @@ class Models:
 
     def _value(self, key: str) -> str | None:
         secret = self._secrets.get(key)
-        return secret.reveal() if secret else None
+        if secret is None:
+            return None
+        if key != "databricks-host":
+            hide(secret)  # from here on a library has it, and may log it
+        return secret.reveal()
 
 
 def _with_scheme(host: str) -> str:

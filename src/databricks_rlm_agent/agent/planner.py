@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.agent.actions import ACTIONS, quoting
+from databricks_rlm_agent.agent.allowance import Allowance, unpriced
 from databricks_rlm_agent.agent.desk import Desk
 from databricks_rlm_agent.agent.loop import shared_loop
 from databricks_rlm_agent.agent.models import Models
@@ -19,6 +20,7 @@ from databricks_rlm_agent.agent.summarizer import summarize
 from databricks_rlm_agent.agent.tools import Toolbox
 from databricks_rlm_agent.domain.actions import Action
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.prices import Price
 from databricks_rlm_agent.domain.result import Result
 from databricks_rlm_agent.domain.secret import Secret
 from databricks_rlm_agent.errors import InvalidData
@@ -36,7 +38,9 @@ class AdkPlanner:
     """A Planner on google-adk. Safe to call from several threads at once.
 
     ``policy`` may refuse an action with a reason, which goes back to the model. At most ``max_model_calls``
-    questions are asked in an iteration, each within ``timeout_s`` seconds; ``clock`` counts seconds.
+    questions are asked in an iteration, each within ``timeout_s`` seconds; ``clock`` counts seconds. What is
+    left of the turn's budget is looked at before every call: a turn that would pass it ends with a failure
+    that begins with ``budget:``, and with the calls it has made.
     """
 
     def __init__(
@@ -62,10 +66,14 @@ class AdkPlanner:
 
     def plan(self, turn: Turn) -> Planned:
         """Decide; a model's fault is ``failure``, never an exception."""
+        if reason := self._unpriced(turn):
+            return Planned(action=None, failure=reason)
         return shared_loop().run(self._plan(turn))
 
     def summarize(self, turn: Turn, result: Result) -> Summary:
-        """Compress a long result; ``delta`` is None for a short one, and where the model failed."""
+        """Compress a long result; ``delta`` is None for a short one, and where the model or budget failed."""
+        if self._unpriced(turn):
+            return Summary(delta=None)
         return shared_loop().run(summarize(self._models, turn, result, meter=self._meter("summarizer", turn)))
 
     async def _plan(self, turn: Turn) -> Planned:
@@ -100,16 +108,23 @@ class AdkPlanner:
             raise InvalidData(reason)
         return quoting(action, turn.last_value)
 
+    def _unpriced(self, turn: Turn) -> str | None:
+        if turn.budget.max_cost_usd is None:
+            return None
+        unknown = self._models.unpriced()
+        return unpriced(unknown) if unknown else None
+
     def _meter(self, purpose: str, turn: Turn) -> Meter:
         from databricks_rlm_agent.agent.chain import Meter
 
-        left = turn.budget.max_model_calls - turn.budget.usage.calls
         return Meter(
             purpose=purpose,
-            max_calls=max(1, min(self._max_model_calls, left)),
+            max_calls=self._max_model_calls,
             timeout_s=self._timeout_s,
             clock=self._clock,
             redact=self._models.redact,
+            allowance=Allowance.left(turn.budget),
+            prices=self._models.prices,
         )
 
 
@@ -123,14 +138,18 @@ def create_planner(
     secrets: Mapping[str, Secret] | None = None,
     policy: Callable[[Action], str | None] | None = None,
     timeout_s: float = MODEL_TIMEOUT_S,
+    prices: Mapping[str, Price] | None = None,
 ) -> Planner:
-    """A planner for a model setting. ``secrets`` are by key, as ``load_secrets(…).values`` has them.
+    """A planner for a model setting.
+
+    ``secrets`` are by key, as ``load_secrets(…).values`` has them; ``prices`` by model name, as
+    ``Settings.prices`` has them.
 
     Raises ConfigError for an unknown form, a missing package or a missing key, and UsageError for a script
     that cannot be used.
     """
     return AdkPlanner(
-        models=Models(model_setting, secrets=secrets or {}),
+        models=Models(model_setting, secrets=secrets or {}, prices=prices),
         toolbox=Toolbox(volume=volume, catalog=catalog, sql=sql, namespace=namespace),
         namespace=namespace,
         policy=policy,

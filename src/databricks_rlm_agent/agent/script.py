@@ -12,18 +12,30 @@ from databricks_rlm_agent.errors import ScriptExhausted, UsageError
 
 _FORMAT = (
     'Write {"planner": [[reply, …], …], "summarizer": [[reply, …], …], "sub": [reply, …], "latency_s": 0}, '
-    'where a reply is {"call": NAME, "args": {…}} or {"text": "…"}.'
+    'where a reply is {"call": NAME, "args": {…}} or {"text": "…"}, and may have "usage": '
+    '{"input_tokens": N, "output_tokens": N, "cost_usd": N}.'
 )
 
 
+class Told(BaseModel):
+    """What a reply claims to have used; what is left out is estimated (tokens) or priced (cost)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    input_tokens: int | None = Field(default=None, ge=0)
+    output_tokens: int | None = Field(default=None, ge=0)
+    cost_usd: float | None = Field(default=None, ge=0, strict=False, allow_inf_nan=False)
+
+
 class Reply(BaseModel):
-    """One reply of the model: a tool call with its arguments, or a text."""
+    """One reply of the model: a tool call with its arguments, or a text; and what it used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     call: str | None = Field(default=None, min_length=1)
     args: dict[str, Any] = Field(default_factory=dict)
     text: str | None = None
+    usage: Told = Told()
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Reply:

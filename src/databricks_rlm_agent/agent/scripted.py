@@ -14,6 +14,7 @@ from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 from pydantic import PrivateAttr
 
+from databricks_rlm_agent.agent.chain import COST
 from databricks_rlm_agent.agent.script import Reply, Script
 
 
@@ -38,7 +39,7 @@ class ScriptedModel(BaseLlm):
         yield LlmResponse(
             content=types.Content(role="model", parts=[_part(reply)]),
             usage_metadata=_usage(llm_request, reply),
-            custom_metadata={"usage": "estimated as characters / 4"},
+            custom_metadata={COST: reply.usage.cost_usd},
         )
 
 
@@ -52,8 +53,9 @@ def _usage(request: LlmRequest, reply: Reply) -> types.GenerateContentResponseUs
     asked = str(request.config.system_instruction or "")
     told = len(asked) + sum(len(str(part)) for content in request.contents for part in content.parts or [])
     said = len(reply.text or "") + len(str(reply.args or ""))
+    # Where the script does not say: characters / 4.
+    read = told // 4 if reply.usage.input_tokens is None else reply.usage.input_tokens
+    written = said // 4 if reply.usage.output_tokens is None else reply.usage.output_tokens
     return types.GenerateContentResponseUsageMetadata(
-        prompt_token_count=told // 4,
-        candidates_token_count=said // 4,
-        total_token_count=told // 4 + said // 4,
+        prompt_token_count=read, candidates_token_count=written, total_token_count=read + written
     )

@@ -16,25 +16,21 @@ from collections.abc import Sequence
 
 from databricks_rlm_agent import __version__
 from databricks_rlm_agent.cli import arguments
+from databricks_rlm_agent.cli.logoptions import set_up_logs
 from databricks_rlm_agent.errors import RlmError
 
 INTERRUPTED = 130
-_VENDORS = ("databricks.sql", "databricks.sdk", "google_adk", "google_genai", "LiteLLM", "urllib3")
+log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+def main(
+    argv: Sequence[str] | None = None, *, log_format: str = "text", log_level: int = logging.WARNING
+) -> int:
+    """Run one command and return its exit code; log as given where options and environment do not say."""
     parser = arguments.parser(__version__)
     options = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    if not options.verbose:
-        for vendor in _VENDORS:  # they log what our own errors say better
-            logging.getLogger(vendor).setLevel(logging.CRITICAL)
     try:
+        set_up_logs(options, log_format=log_format, level=log_level)
         module, _, function = options.command_path.partition(":")
         command = getattr(importlib.import_module(f"databricks_rlm_agent.cli.{module}"), function)
         return int(command(options))
@@ -43,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _report(error, options)
     except KeyboardInterrupt:
-        print("Interrupted. What was accepted is kept: run the same command again to go on.", file=sys.stderr)
+        _tell(options, "Interrupted. What was accepted is kept: run the same command again to go on.")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone; there is nobody left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,10 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # a defect of ours: one line for the user, all of it with --debug
         if options.debug:
             raise
-        print(
-            f"rlm-agent: internal error: {type(error).__name__}: {error}. Show it with --debug.",
-            file=sys.stderr,
-        )
+        said = f"{type(error).__name__}: {error}"
+        _tell(options, f"rlm-agent: internal error: {said}. Show it with --debug.", error)
         return 1
 
 
@@ -68,8 +62,19 @@ def _report(error: RlmError, options: argparse.Namespace) -> int:
             "exit_code": error.exit_code,
         }
         print(json.dumps(document))
-    print(f"rlm-agent: {error}", file=sys.stderr)
+    _tell(options, f"rlm-agent: {error}")
     return error.exit_code
+
+
+def _tell(options: argparse.Namespace, text: str, error: Exception | None = None) -> None:
+    """The last line, in the form of the log: who reads JSON should not stumble over the line that counts.
+
+    A defect's traceback goes into the JSON line as well: the process that could show it again is gone.
+    """
+    if options.log_format == "json":
+        log.error("%s", text, exc_info=error)
+    else:
+        print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":
