@@ -1,0 +1,46 @@
+"""One local workspace for the folder; every test has a schema with our tables and a Jira-like table."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from intake_support import JIRA, Desk
+
+from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.work import WorkMapping
+from databricks_rlm_agent.localworkspace.client import spawn
+from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+from databricks_rlm_agent.remote.warehouse import Warehouse
+from databricks_rlm_agent.remote.workspace import Workspace
+from databricks_rlm_agent.stores.migrations import migrate
+
+# Deterministic and without a database on disk: the same examples on every machine.
+settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
+settings.load_profile("rlm")
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("intake") / "root")) as spawned:
+        workspace = Workspace(profile=None, host=spawned.info.host, token=spawned.info.token)
+        warehouse = Warehouse(workspace, http_path=spawned.info.http_path)
+        yield warehouse
+        warehouse.close()
+
+
+@pytest.fixture
+def desk(warehouse: Warehouse) -> Desk:
+    schema = f"desk{next(_numbers)}"
+    warehouse.execute(f"CREATE SCHEMA main.{schema}")
+    namespace = Namespace(catalog="main", schema=schema, volume="artifacts")
+    migrate(warehouse, namespace)
+    table = f"main.{schema}.jira"
+    warehouse.execute(
+        f"CREATE TABLE {table} (issue_key STRING, summary STRING, details STRING, prio STRING, state STRING, "
+        "owner STRING, changed TIMESTAMP, agent_note STRING, reply STRING) USING DELTA"
+    )
+    return Desk(warehouse, namespace, WorkMapping.model_validate(JIRA | {"table": table}))
