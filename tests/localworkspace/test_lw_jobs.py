@@ -230,7 +230,7 @@ def test_the_environment_of_a_job_is_clean(
     assert env["PLAIN"] == "p"
     assert env["DATABRICKS_HOST"] == info.host
     assert env["DATABRICKS_TOKEN"] == info.token
-    assert env["SPARK_REMOTE"] == info.spark_connect
+    assert env["SPARK_REMOTE"].startswith(f"{info.spark_connect};")
     assert env["RLM_VOLUMES_ROOT"] == f"{info.root}/Volumes"
     assert "DATABRICKS_RUNTIME_VERSION" not in env
     assert not {name for name in env if name.startswith(("PYTEST", "GOOGLE", "OPENAI"))}

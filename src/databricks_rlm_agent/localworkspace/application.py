@@ -79,13 +79,13 @@ def _jobs(parts: Parts) -> JobsApi:
         secret=parts.database.secret,
         host=parts.host,
         token=parts.token,
-        spark_remote=parts.engine.connect_url,
+        spark_remote=parts.engine.connect_url_of,
     )
     limits = Limits(processes=parts.options.max_processes)
     return JobsApi(
         database=parts.database,
         store=store,
-        scheduler=Scheduler(store, parts.layout.runs, launcher.prepare, limits),
+        scheduler=Scheduler(store, parts.layout.runs, launcher.prepare, limits, parts.engine.end_job),
         definitions=JobDefinitions(database=parts.database, user=identity.USER, now=now_ms),
         views=RunViews(host=parts.host, user=identity.USER),
         folder=parts.layout.runs,

@@ -114,5 +114,11 @@ class Engine(Protocol):
     def stop(self) -> None:
         """Stop it."""
 
+    def connect_url_of(self, job: str) -> str:
+        """The Spark Connect URL for one job."""
+
+    def end_job(self, job: str) -> None:
+        """End the Spark sessions of a job."""
+
     def session(self, *, catalog: str | None = None, schema: str | None = None) -> Any:
         """A new session; see Session."""

@@ -10,8 +10,10 @@ from .backend import Backend
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError
 from .names import TableName
+from .sail import RENEW_AFTER, SailBackend
+from .servers import Servers
 from .session import EngineSession, StatementResult, new_session_id
-from .wire import ConnectClient
+from .wire import JOB_HEADER, ConnectClient
 
 __all__ = [
     "CatalogTree",
@@ -30,7 +32,8 @@ __all__ = [
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """What an engine needs: the workspace's root folder, the catalogs (the first is the default), the
-    kind. `jars` is the folder where Spark's engine keeps what it downloads (default: in its environment).
+    kind. `jars` is the folder where Spark's engine keeps what it downloads (default: in its environment),
+    `renew_after` the number of statements after which Sail's server is replaced (default: its own).
     """
 
     root: Path
@@ -38,6 +41,7 @@ class EngineOptions:
     kind: Literal["sail", "spark"] = "sail"
     user: str = "local@workspace"
     jars: Path | None = None
+    renew_after: int = RENEW_AFTER
 
 
 class Engine:
@@ -47,7 +51,7 @@ class Engine:
         self._options = options
         self.catalog = catalog
         self._backend = backend
-        self._stub: Any = None
+        self.servers = Servers(backend.launch, backend.renew_after)
         self._proxy: Any = None
         self.connect_url = ""
 
@@ -55,26 +59,41 @@ class Engine:
         """Start the engine, and the Spark Connect endpoint for job processes (`connect_url`)."""
         from .proxy import ConnectProxy
 
-        self._stub = self._backend.start()
-        self._proxy = ConnectProxy(self._backend)
-        port = self._proxy.start()
+        self.servers.start()
+        self._proxy = ConnectProxy(self._backend, self.servers)
+        try:
+            port = self._proxy.start()
+        except BaseException:
+            self.servers.stop()
+            raise
         self.connect_url = f"sc://127.0.0.1:{port}/;user_id={self._options.user}"
 
     def stop(self) -> None:
         """Stop the engine. Statements that run are lost; what they committed stays."""
         if self._proxy is not None:
             self._proxy.stop()
-        self._backend.stop()
-        self._proxy = self._stub = None
+        self.servers.stop()
+        self._proxy = None
+
+    def connect_url_of(self, job: str) -> str:
+        """The Spark Connect URL for one job; `end_job` ends whatever sessions it begins with it."""
+        return f"{self.connect_url};{JOB_HEADER}={job}" if self.connect_url else ""
+
+    def end_job(self, job: str) -> None:
+        """End the sessions of a job and what still runs in them. Harmless when the engine is gone already."""
+        if self._proxy is not None:
+            self._proxy.end_job(job)
 
     def session(self, *, catalog: str | None = None, schema: str | None = None) -> EngineSession:
         """A new session; raises `EngineError` when the catalog or schema does not exist."""
-        client = ConnectClient(self._stub, session_id=new_session_id(), user_id=self._options.user)
-        session = self._backend.session(client)
-        session.begin()
-        if catalog or schema:
-            session.use(catalog, schema)
-        return EngineSession(session)
+        client = ConnectClient(self.servers, session_id=new_session_id(), user_id=self._options.user)
+        session = EngineSession(self._backend.session(client))
+        try:
+            session.begin(catalog, schema)
+        except BaseException:
+            session.close()
+            raise
+        return session
 
 
 def create_engine(options: EngineOptions) -> Engine:
@@ -84,6 +103,4 @@ def create_engine(options: EngineOptions) -> Engine:
         from .spark import SparkBackend
 
         return Engine(options, tree, SparkBackend(tree, options.jars))
-    from .sail import SailBackend
-
-    return Engine(options, tree, SailBackend(tree))
+    return Engine(options, tree, SailBackend(tree, options.renew_after))

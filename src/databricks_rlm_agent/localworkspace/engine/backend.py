@@ -1,9 +1,10 @@
-"""What an engine is to the rest of the workspace: a Spark Connect server, and sessions that know it."""
+"""What an engine is to the rest of the workspace: Spark Connect servers, and sessions that know them."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
+from .servers import EngineServer
 from .session import CatalogSession
 from .wire import ConnectClient
 
@@ -12,14 +13,11 @@ class Backend(Protocol):
     """One engine of one workspace. The folder tree is its catalog, by whatever means."""
 
     @property
-    def channel(self) -> Any:
-        """The gRPC channel to the server, once it is started."""
+    def renew_after(self) -> int | None:
+        """After how many statements a server should be replaced; None is never."""
 
-    def start(self) -> Any:
-        """Start the server; the Spark Connect stub to talk to it. Raises `EngineError`."""
+    def launch(self) -> EngineServer:
+        """Start a server. Raises `EngineError`."""
 
     def session(self, client: ConnectClient) -> CatalogSession:
         """The session of a client, with the translations that this engine needs."""
-
-    def stop(self) -> None:
-        """Stop the server; sessions end."""

@@ -6,10 +6,12 @@ catalog tree, and SQL commands that the engine lacks are carried out here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -17,11 +19,22 @@ from typing import Any
 from .backend import Backend
 from .errors import EngineError
 from .jobs import JobRequest
+from .servers import Servers
 from .session import CatalogSession, StatementResult
-from .wire import CHANNEL_OPTIONS, ConnectClient, connect_stub, error_of
+from .wire import CHANNEL_OPTIONS, JOB_HEADER, ConnectClient, error_of
 
 _SERVICE = "spark.connect.SparkConnectService"
-_UNARY = ("Config", "ArtifactStatus", "Interrupt", "FetchErrorDetails", "CloneSession", "GetStatus")
+_UNARY = {
+    "Config": "ConfigRequest",
+    "ArtifactStatus": "ArtifactStatusesRequest",
+    "Interrupt": "InterruptRequest",
+    "FetchErrorDetails": "FetchErrorDetailsRequest",
+    "CloneSession": "CloneSessionRequest",
+    "GetStatus": "GetStatusRequest",
+    "ReleaseExecute": "ReleaseExecuteRequest",
+}
+# A session of no job of ours (a notebook on this machine) ends when nobody used it for so long, in seconds.
+_IDLE_S = 8 * 3600.0
 # A job's long query holds a thread, and so does each of its reattached streams.
 _THREADS = 128
 _MAX_MESSAGE = 2048  # gRPC carries an error's message in a header, whose size is limited
@@ -30,11 +43,11 @@ _MAX_MESSAGE = 2048  # gRPC carries an error's message in a header, whose size i
 class ConnectProxy:
     """Serves Spark Connect on loopback for one engine."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._channel = backend.channel
-        self._stub = connect_stub(backend.channel)
-        self._sessions: dict[tuple[str, str], CatalogSession] = {}
+    def __init__(
+        self, backend: Backend, servers: Servers, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._backend, self._servers, self._clock = backend, servers, clock
+        self._sessions: dict[tuple[str, str], _Entry] = {}
         self._answered: set[str] = set()
         self._guard = threading.Lock()
         self._server: Any = None
@@ -54,6 +67,18 @@ class ConnectProxy:
     def stop(self) -> None:
         """Stop serving; streams that run are cut."""
         self._server.stop(grace=0).wait()
+
+    def end_job(self, job: str) -> None:
+        """End the sessions of a job, and what still runs in them."""
+        self._end(lambda entry: entry.job == job)
+
+    def _end(self, chosen: Callable[[_Entry], bool]) -> None:
+        with self._guard:
+            over = [key for key, entry in self._sessions.items() if chosen(entry)]
+            entries = [self._sessions.pop(key) for key in over]
+        for entry in entries:
+            with suppress(EngineError):  # an engine that has gone has taken its sessions along
+                entry.session.client.release()
 
     def _handlers(self) -> dict[str, Any]:
         import grpc
@@ -76,38 +101,25 @@ class ConnectProxy:
         request = pb.ExecutePlanRequest.FromString(body)
         request.operation_id = request.operation_id or str(uuid.uuid4())
         try:
-            session = self._session(request)
+            session = self._session(request, context)
+            client = session.client
             job = JobRequest(session, request)
             result = job.prepare()
             if result is not None:
                 with self._guard:
                     self._answered.add(request.operation_id)
-                yield from _responses(request, result, session.client.server_session_id)
+                yield from _responses(request, result, client.server_session_id)
                 return
+            client.counted()
             with job.writing():
-                call = self._channel.unary_stream(f"/{_SERVICE}/ExecutePlan")(request.SerializeToString())
+                call = _stream(client, "ExecutePlan")(request.SerializeToString())
                 # A job that is killed leaves its statement running, unless somebody stops it.
-                context.add_callback(lambda: self._stop(request, call))
+                context.add_callback(lambda: _stop(client.server.stub, request, call))
                 yield from call
         except EngineError as error:
             _abort(context, error)
         except grpc.RpcError as error:
             _abort(context, error_of(error))
-
-    def _stop(self, request: Any, call: Any) -> None:
-        import pyspark.sql.connect.proto as pb
-
-        if call.done() or not call.is_active():
-            return
-        interrupt = pb.InterruptRequest(
-            session_id=request.session_id,
-            user_context=request.user_context,
-            interrupt_type=pb.InterruptRequest.INTERRUPT_TYPE_OPERATION_ID,
-            operation_id=request.operation_id,
-        )
-        # In a thread: the callback runs on the one that serves every job.
-        threading.Thread(target=_quietly, args=(self._stub.Interrupt, interrupt), daemon=True).start()
-        call.cancel()
 
     def _analyze(self, body: bytes, context: Any) -> Any:
         import grpc
@@ -115,30 +127,48 @@ class ConnectProxy:
 
         request = pb.AnalyzePlanRequest.FromString(body)
         try:
-            JobRequest(self._session(request), request).prepare()
-            return self._channel.unary_unary(f"/{_SERVICE}/AnalyzePlan")(request.SerializeToString())
+            session = self._session(request, context)
+            JobRequest(session, request).prepare()
+            session.client.counted()
+            return _call(session.client, "AnalyzePlan")(request.SerializeToString())
         except EngineError as error:
             return _abort(context, error)
         except grpc.RpcError as error:
             return _abort(context, error_of(error))
 
-    def _session(self, request: Any) -> CatalogSession:
-        key = (request.user_context.user_id, request.session_id)
+    def _session(self, request: Any, context: Any) -> CatalogSession:
+        """The session of a request, new if need be. Raises `EngineError`."""
+        key = _key(request)
+        now = self._clock()
         with self._guard:
-            session = self._sessions.get(key)
-            if session is None:
-                client = ConnectClient(self._stub, session_id=key[1], user_id=key[0])
-                session = self._sessions[key] = self._backend.session(client)
-        return session
+            entry = self._sessions.get(key)
+            if entry is None:
+                client = ConnectClient(self._servers, session_id=key[1], user_id=key[0])
+                job = dict(context.invocation_metadata()).get(JOB_HEADER)
+                entry = self._sessions[key] = _Entry(self._backend.session(client), job)
+                fresh = True
+            else:
+                fresh = False
+            entry.used = now
+        if fresh:
+            self._end(lambda each: each.job is None and each.used < now - _IDLE_S)
+        return entry.session
 
     # --- the rest, as bytes
 
     def _unary(self, method: str) -> Any:
+        import pyspark.sql.connect.proto as pb
+
+        message = getattr(pb, _UNARY[method])
+
         def forward(body: bytes, context: Any) -> Any:
             import grpc
 
             try:
-                return self._channel.unary_unary(f"/{_SERVICE}/{method}")(body)
+                client = self._session(message.FromString(body), context).client
+                return _call(client, method)(body)
+            except EngineError as error:
+                return _abort(context, error)
             except grpc.RpcError as error:
                 return _relay(context, error)
 
@@ -146,19 +176,29 @@ class ConnectProxy:
 
     def _reattach(self, body: bytes, context: Any) -> Iterator[bytes]:
         import grpc
+        import pyspark.sql.connect.proto as pb
 
         try:
-            call = self._channel.unary_stream(f"/{_SERVICE}/ReattachExecute")(body)
+            client = self._session(pb.ReattachExecuteRequest.FromString(body), context).client
+            call = _stream(client, "ReattachExecute")(body)
             context.add_callback(call.cancel)
             yield from call
+        except EngineError as error:
+            _abort(context, error)
         except grpc.RpcError as error:
             _relay(context, error)
 
     def _add_artifacts(self, bodies: Iterator[bytes], context: Any) -> Any:
         import grpc
+        import pyspark.sql.connect.proto as pb
 
         try:
-            return self._channel.stream_unary(f"/{_SERVICE}/AddArtifacts")(bodies)
+            first = next(bodies)  # each part names the session
+            client = self._session(pb.AddArtifactsRequest.FromString(first), context).client
+            channel = client.server.channel
+            return channel.stream_unary(f"/{_SERVICE}/AddArtifacts")(itertools.chain([first], bodies))
+        except EngineError as error:
+            return _abort(context, error)
         except grpc.RpcError as error:
             return _relay(context, error)
 
@@ -175,17 +215,64 @@ class ConnectProxy:
             return self._unary("ReleaseExecute")(body, context)
         return pb.ReleaseExecuteResponse(
             session_id=request.session_id,
-            server_side_session_id=self._session(request).client.server_session_id,
+            server_side_session_id=self._session(request, context).client.server_session_id,
             operation_id=request.operation_id,
         ).SerializeToString()
 
     def _release_session(self, body: bytes, context: Any) -> Any:
+        import grpc
         import pyspark.sql.connect.proto as pb
 
         request = pb.ReleaseSessionRequest.FromString(body)
         with self._guard:
-            self._sessions.pop((request.user_context.user_id, request.session_id), None)
-        return self._unary("ReleaseSession")(body, context)
+            entry = self._sessions.pop(_key(request), None)
+        if entry is None:  # it never did anything, or has been ended already
+            return pb.ReleaseSessionResponse(session_id=request.session_id).SerializeToString()
+        client = entry.session.client
+        try:
+            return _call(client, "ReleaseSession")(body)
+        except grpc.RpcError as error:
+            return _relay(context, error)
+        finally:
+            client.leave()
+
+
+class _Entry:
+    """A session of the endpoint: whose it is (None: no job's), and when it was last used."""
+
+    def __init__(self, session: CatalogSession, job: str | None) -> None:
+        self.session, self.job, self.used = session, job, 0.0
+
+
+def _key(request: Any) -> tuple[str, str]:
+    return request.user_context.user_id, request.session_id
+
+
+def _call(client: ConnectClient, method: str) -> Any:
+    """A call with one answer, as bytes."""
+    return client.server.channel.unary_unary(f"/{_SERVICE}/{method}")
+
+
+def _stream(client: ConnectClient, method: str) -> Any:
+    """A call with a stream of answers, as bytes."""
+    return client.server.channel.unary_stream(f"/{_SERVICE}/{method}")
+
+
+def _stop(stub: Any, request: Any, call: Any) -> None:
+    """Stop a statement whose client has gone."""
+    import pyspark.sql.connect.proto as pb
+
+    if call.done() or not call.is_active():
+        return
+    interrupt = pb.InterruptRequest(
+        session_id=request.session_id,
+        user_context=request.user_context,
+        interrupt_type=pb.InterruptRequest.INTERRUPT_TYPE_OPERATION_ID,
+        operation_id=request.operation_id,
+    )
+    # In a thread: the callback runs on the one that serves every job.
+    threading.Thread(target=_quietly, args=(stub.Interrupt, interrupt), daemon=True).start()
+    call.cancel()
 
 
 def _quietly(method: Any, request: Any) -> None:

@@ -6,9 +6,11 @@ names it, and again when the table's shape has changed in the meantime.
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 
 # Sail makes parquet tables unless told otherwise; Databricks makes Delta ones and runs in UTC.
 SESSION_CONF = {"spark.sql.sources.default": "delta", "spark.sql.session.timeZone": "UTC"}
+
+# Statements whose effects are all in the folder tree, and in the session's namespace.
+_LEAVES_NOTHING = re.compile(
+    r"\s*(SELECT|WITH|VALUES|SHOW|DESCRIBE|DESC|EXPLAIN|INSERT|UPDATE|DELETE|MERGE|TRUNCATE|DROP|ALTER|"
+    r"OPTIMIZE|VACUUM|RESTORE|COMMENT|USE|CREATE\s+(OR\s+REPLACE\s+)?(TABLE|VIEW|SCHEMA|DATABASE))\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,25 @@ class CatalogSession:
             self.learn_schema(catalog, schema)
             self.switch(catalog, schema)
             self.namespace = Namespace(catalog=catalog, schema=schema)
+
+    def move(self) -> None:
+        """Go on in a new session on the server where sessions begin now, or, where that fails, stay.
+
+        Nothing may run in the session meanwhile.
+        """
+        with self.lock:
+            before = self.client, self._known, self._schemas
+            self.client, self._known, self._schemas = self.client.successor(), {}, set()
+            self._ready = False
+            try:
+                self.use(self.namespace.catalog, self.namespace.schema)
+                given_up = before[0]
+            except EngineError:  # such as: somebody has dropped the current schema
+                given_up = self.client
+                self.client, self._known, self._schemas = before
+                self._ready = True
+        with suppress(EngineError):  # its server may be gone; the session then is, too
+            given_up.release()
 
     def switch(self, catalog: str, schema: str) -> None:
         """Make the engine resolve names in a schema that it knows."""
@@ -213,6 +241,13 @@ class EngineSession:
 
     def __init__(self, catalog_session: CatalogSession) -> None:
         self._session = catalog_session
+        self._movable = True
+
+    def begin(self, catalog: str | None, schema: str | None) -> None:
+        """Begin in a catalog and schema; raises `EngineError` when they do not exist."""
+        self._session.begin()
+        if catalog or schema:
+            self._session.use(catalog, schema)
 
     @property
     def namespace(self) -> Namespace:
@@ -228,6 +263,10 @@ class EngineSession:
             raise EngineError.of(
                 "PARSE_EMPTY_STATEMENT", "Syntax error, unexpected empty statement.", "42617"
             )
+        if self._movable and not self._session.client.is_current:
+            self._session.move()
+        # What lives in the engine's session only, such as a temporary view, keeps it where it is.
+        self._movable = self._movable and _LEAVES_NOTHING.match(text) is not None
         with self._session.client.statement():
             return self._session.run(text)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from .catalog import CatalogTree
 from .errors import EngineError
+from .servers import EngineServer
 from .session import CatalogSession
 from .sparkhome import SparkHome
 from .sparksql import SparkCatalogSession
@@ -50,14 +51,10 @@ class SparkBackend:
         self._folder = tree.root / ".workspace" / "spark"
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Any = None
+        self.renew_after: int | None = None  # the JVM collects its garbage
 
-    @property
-    def channel(self) -> Any:
-        """The gRPC channel to the server."""
-        return self._channel
-
-    def start(self) -> Any:
-        """Start the server; the stub to talk to it. The first start downloads Delta, compiles the catalog."""
+    def launch(self) -> EngineServer:
+        """Start the server. The first start downloads Delta, compiles the catalog. Raises `EngineError`."""
         import grpc
 
         class_path = self._home.class_path()
@@ -65,16 +62,16 @@ class SparkBackend:
         try:
             port = self._launch(class_path)
         except BaseException:
-            self.stop()
+            self._stop()
             raise
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS)
-        return connect_stub(self._channel)
+        return EngineServer(channel=self._channel, stub=connect_stub(self._channel), stop=self._stop)
 
     def session(self, client: ConnectClient) -> CatalogSession:
         """The session of a client."""
         return SparkCatalogSession(self._tree, client)
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """Stop the server; sessions end."""
         if self._channel is not None:
             self._channel.close()

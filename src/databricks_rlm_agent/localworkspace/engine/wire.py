@@ -14,10 +14,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from .errors import EngineError, from_engine, from_spark
+from .servers import Servers
 
 # The engine streams batches of a few megabytes; the limit guards against nothing here, and results may be
 # large.
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+# Says in every request of a job process whose it is: parameters of the URL that Spark Connect does not know
+# become headers.
+JOB_HEADER = "x-local-job"
 
 
 class _Statement:
@@ -36,8 +42,11 @@ class _Statement:
 class ConnectClient:
     """One Spark Connect session, as bare messages."""
 
-    def __init__(self, stub: Any, *, session_id: str, user_id: str) -> None:
-        self._stub = stub
+    def __init__(self, servers: Servers, *, session_id: str, user_id: str) -> None:
+        self._servers = servers
+        self.server = servers.enter()
+        self._stub = self.server.stub
+        self._left = False
         self._session_id = session_id
         self._user_id = user_id
         self._statements: set[_Statement] = set()
@@ -45,6 +54,19 @@ class ConnectClient:
         self._guard = threading.Lock()
         # Clients compare it between answers; known after `configure`.
         self.server_session_id = session_id
+
+    @property
+    def is_current(self) -> bool:
+        """Whether new sessions begin on this one's server."""
+        return self._servers.is_newest(self.server)
+
+    def successor(self) -> ConnectClient:
+        """A session of the same name on the server for new sessions."""
+        return ConnectClient(self._servers, session_id=self._session_id, user_id=self._user_id)
+
+    def counted(self) -> None:
+        """Note that a statement goes to the server."""
+        self._servers.count(self.server)
 
     @contextmanager
     def statement(self) -> Iterator[None]:
@@ -80,6 +102,7 @@ class ConnectClient:
             operation_id=str(uuid.uuid4()),
             plan=plan,
         )
+        self.counted()
         with self.statement():
             statement = self._current.statement
             try:
@@ -156,12 +179,23 @@ class ConnectClient:
             statement.call.cancel()
 
     def release(self) -> None:
-        """End the session; its temporary views go with it."""
+        """End the session and what runs in it; its temporary views go with it. Raises `EngineError`."""
         import pyspark.sql.connect.proto as pb
 
-        self._call(
-            "ReleaseSession", pb.ReleaseSessionRequest(session_id=self._session_id, user_context=self._user())
-        )
+        who = {"session_id": self._session_id, "user_context": self._user()}
+        try:
+            everything = pb.InterruptRequest.INTERRUPT_TYPE_ALL
+            self._call("Interrupt", pb.InterruptRequest(interrupt_type=everything, **who))
+            self._call("ReleaseSession", pb.ReleaseSessionRequest(**who))
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Note that the session is over; later calls do nothing."""
+        with self._guard:
+            left, self._left = self._left, True
+        if not left:
+            self._servers.leave(self.server)
 
     def _call(self, method: str, request: Any) -> Any:
         import grpc
@@ -170,6 +204,8 @@ class ConnectClient:
             return getattr(self._stub, method)(request)
         except grpc.RpcError as error:
             raise error_of(error) from error
+        except ValueError as error:  # the channel is closed: the engine was stopped
+            raise EngineError.of("ENGINE_UNAVAILABLE", f"The engine is gone: {error}", "08006") from error
 
     def _user(self) -> Any:
         import pyspark.sql.connect.proto as pb

@@ -49,13 +49,15 @@ function()
 
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """Prepares job processes. `host` and `spark_remote` are known once the server listens."""
+    """Prepares job processes. `host` is known once the server listens; `spark_remote` makes a task run's own
+    Spark Connect URL.
+    """
 
     layout: Layout
     secret: Callable[[str, str], bytes | None]
     host: str
     token: str
-    spark_remote: str
+    spark_remote: Callable[[str], str]
 
     def prepare(self, run: Run, task: TaskRun, cwd: Path) -> Launch:
         """The process for a task. Raises TaskRefusedError when there is nothing that could run."""
@@ -102,7 +104,7 @@ class Launcher:
         if wheels:
             env["PYTHONPATH"] = os.pathsep.join([*wheels, *filter(None, [env.get("PYTHONPATH")])])
         env |= {
-            "SPARK_REMOTE": self.spark_remote,
+            "SPARK_REMOTE": self.spark_remote(str(task.run_id)),
             "DATABRICKS_HOST": self.host,
             "DATABRICKS_TOKEN": self.token,
             "RLM_VOLUMES_ROOT": str(self.layout.volumes),

@@ -53,8 +53,16 @@ class Limits:
 class Scheduler:
     """Owns all active runs. Whatever it decides is saved before it is acted on or seen."""
 
-    def __init__(self, store: RunStore, folder: Path, prepare: Prepare, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        folder: Path,
+        prepare: Prepare,
+        limits: Limits,
+        end_sessions: Callable[[str], None],
+    ) -> None:
         self._store, self._folder, self._prepare, self._limits = store, folder, prepare, limits
+        self._end_sessions = end_sessions
         self._changed = threading.Condition()
         self._runs: dict[int, Run] = {}
         self._switches: dict[int, StopSwitch] = {}
@@ -215,7 +223,11 @@ class Scheduler:
     def _work(self, run_id: int, task_run_id: int, switch: StopSwitch) -> None:
         """One task run, from the start of its process to its end."""
         try:
-            ending = self._execute(run_id, task_run_id, switch)
+            try:
+                ending = self._execute(run_id, task_run_id, switch)
+            finally:
+                # Before the run is seen to be over: nothing of it shall change a table after that.
+                self._end_sessions(str(task_run_id))
         except TaskRefusedError as refused:
             ending = refused.ending
         except Exception as error:  # noqa: BLE001 - a defect of ours must end the run, with its reason
