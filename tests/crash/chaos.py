@@ -49,6 +49,7 @@ class Chaos:
     loads: Sequence[Load]
     dice: random.Random
     minutes: float
+    every_s: float
     noise: bool
     faults: int = 0
     seconds: float = 0.0
@@ -76,7 +77,7 @@ class Chaos:
                 self._give()
             if now >= torment_at:
                 self.fleet.torment()
-                torment_at = now + self.dice.uniform(0.5, 3.0)
+                torment_at = now + self.every_s * self.dice.uniform(0.2, 1.8)
             if self.noise and now >= noise_at:
                 self._noise()
                 noise_at = now + 4.0
@@ -153,6 +154,7 @@ def chaos(
     minutes: float,
     controllers: int,
     runs: int,
+    every_s: float = 4.0,
     noise: bool = False,
     iterations: tuple[int, int] = (3, 5),
 ) -> dict[str, Any]:
@@ -161,13 +163,15 @@ def chaos(
     with rig(folder) as made:
         loads = draw(dice, runs, iterations)
         fleet = Fleet(rig=made, dice=dice, lease_s=LEASE_S, environ=ENVIRON, say=say)
-        round_ = Chaos(rig=made, fleet=fleet, loads=loads, dice=dice, minutes=minutes, noise=noise)
+        round_ = Chaos(
+            rig=made, fleet=fleet, loads=loads, dice=dice, minutes=minutes, every_s=every_s, noise=noise
+        )
         before = os.getloadavg()[0]
         round_(controllers)
         say("auditing")
-        listed = list(made.app.workspace.client.jobs.list_runs())
+        listed = made.job_runs()
         audits = {load.run_id: _audit(made, load, listed) for load in loads}
-        active = [run.run_id for run in made.app.workspace.client.jobs.list_runs(active_only=True)]
+        active = [run.run_id for run in made.job_runs(active_only=True)]
         names = made.app.settings.namespace
         found = aftermath(made.root / "tables" / names.catalog / names.schema, fleet.lives)
         setting: dict[str, Any] = {
@@ -193,7 +197,7 @@ def _report(round_: Chaos, audits: dict[str, Audit], active: list[Any], found: A
     lives = round_.fleet.lives
     problems = {run_id: [*each.problems, *found.problems.get(run_id, ())] for run_id, each in audits.items()}
     problems |= {run_id: list(texts) for run_id, texts in found.problems.items() if run_id not in problems}
-    by_itself = Counter(life.exit_code for life in lives if life.end == BY_ITSELF)
+    by_itself = [life for life in lives if life.end == BY_ITSELF]
     hung = sum(life.end == KILLED and life.asked is not None for life in lives)
     recoveries = {
         cause: sorted(each.seconds for each in found.lost if each.cause == cause) for cause in CAUSES
@@ -204,7 +208,10 @@ def _report(round_: Chaos, audits: dict[str, Audit], active: list[Any], found: A
         "stops": sum(len(life.stops) for life in lives),
         "asked": sum(life.asked is not None for life in lives),
         "hung": hung,
-        "ended_by_itself": dict(by_itself),
+        "ended_by_itself": [
+            f"{life.name}, exit code {life.exit_code}: {life.controller.log.read_text()[-500:]}"
+            for life in by_itself
+        ],
         "faults": round_.faults,
         "iterations": sum(len(load.steps) for load in round_.loads),
         "claims": found.claims,
@@ -239,6 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="of torment (5)")
     parser.add_argument("--controllers", type=int, default=4)
     parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--every", type=float, default=4.0, metavar="S", help="mean time between blows (4)")
     parser.add_argument("--noise", action="store_true", help="one request in ten goes wrong, too")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the figures into this page")
@@ -251,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             minutes=options.minutes,
             controllers=options.controllers,
             runs=options.runs,
+            every_s=options.every,
             noise=options.noise,
         )
     if options.write:

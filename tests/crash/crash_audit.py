@@ -77,7 +77,7 @@ def audit(
 
 def _end(rig: Rig, run_id: str, expected: Expected) -> list[str]:
     run, problems = rig.app.store.get(run_id), []
-    iterations = max(iter_n for iter_n, _, _ in expected.attempts) + 1
+    iterations = max((iter_n for iter_n, _, _ in expected.attempts), default=0) + 1
     if (run.fsm_state, run.outcome.answer, run.iter_n) != (expected.state, expected.answer, iterations):
         problems.append(f"ended as {run.fsm_state}, {run.outcome}, iteration {run.iter_n}")
     if run.lease_owner is not None:
@@ -122,7 +122,7 @@ def _job_runs(
     """Exactly one job run per attempt, and the ledger names it."""
     names = {f"rlm {run_id} iteration {n} attempt {k}" for n, k, _ in expected.attempts}
     if every is None:
-        every = list(rig.app.workspace.client.jobs.list_runs(start_time_from=rig.since_ms))
+        every = rig.job_runs(start_time_from=rig.since_ms)
     listed = [run for run in every if f" {run_id} " in (run.run_name or "")]
     count = Counter(run.run_name for run in listed)
     found = [(f"job runs {name!r}: {count[name]}", count[name] - 1) for name in names]

@@ -9,14 +9,13 @@ BEGIN, END = "<!-- chaos -->", "<!-- end of chaos -->"
 
 def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and figures."""
-    itself = report["ended_by_itself"]
     return [
         ("runs, programs, job runs", f"{report['runs']}, {report['iterations']}, {report['job_runs']}"),
         ("SIGKILL", str(report["kills"])),
         ("SIGSTOP past the lease, then SIGCONT", str(report["stops"])),
         ("SIGTERM", str(report["asked"])),
         ("requests that went wrong", str(report["faults"])),
-        ("controllers that ended by themselves", str(sum(itself.values()))),
+        ("controllers that ended by themselves", str(len(report["ended_by_itself"]))),
         ("controllers that hung after SIGTERM", str(report["hung"])),
         ("claims; commits of run_state", f"{report['claims']}; {report['commits']}"),
         (
@@ -50,6 +49,7 @@ def text(report: dict[str, Any]) -> str:
     """For the terminal."""
     lines = [summary(report), *(f"{name:80} {value:>16}" for name, value in rows(report))]
     lines += [f"- {run_id}: {problem}" for run_id, each in report["problems"].items() for problem in each]
+    lines += [f"- {said}" for said in report["ended_by_itself"]]
     return "\n".join([*lines, "good" if report["good"] else "NOT GOOD"])
 
 

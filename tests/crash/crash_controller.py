@@ -76,10 +76,11 @@ class Controller:
         self._process.join()
         return time.time()
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait(self, timeout_s: float, *, kill: bool = True) -> bool:
         """Whether it ended by itself in time; if not, it is killed."""
         self._process.join(timeout_s)
         if self._process.is_alive():
-            self.kill()
+            if kill:
+                self.kill()
             return False
         return True

@@ -45,16 +45,22 @@ RESULTS = _statement("append results", r"MERGE INTO \S*execution_results")
 EVENTS = _statement("append events", r"MERGE INTO \S*run_events")
 ENTRYPOINT = Kind(name="put entrypoint", method="PUT", path=rf"{_FILES}.*/entrypoint\.py$")
 MANIFEST = Kind(name="put manifest", method="PUT", path=rf"{_FILES}.*/manifest\.json$")
+CANCEL = _statement("request cancel", r"SET cancel_reason = :reason")
+CANCEL_JOB = Kind(name="cancel job", method="POST", path=r"/jobs/runs/cancel$")
 SUBMIT = Kind(name="submit", method="POST", path=r"/jobs/runs/submit$")
 # Which requests are told apart. Order counts: the first that matches names the request.
 KINDS = (
     INSERT,
+    CANCEL,
     CLAIM,
     SAVE,
     REQUESTS,
     RESULTS,
     EVENTS,
     _statement("read due", r"AS age_s", polled=True),
+    _statement("renew", r"SET lease_expiry = timestamp_micros\(\S+ \+ :lease_us\)", polled=True),
+    _statement("release", r"SET lease_expiry = timestamp_micros\(\S+ - 1\)", polled=True),
+    _statement("read run", r"FROM \S*run_state WHERE run_id = :value", polled=True),
     _statement("read written", r"WHERE write_id = :write_id"),
     _statement("read unfinished", r"count\(DISTINCT run_id\)", polled=True),
     _statement("read results", r"SELECT \* FROM \S*execution_results"),
@@ -62,12 +68,14 @@ KINDS = (
     MANIFEST,
     Kind(name="make folder", method="PUT", path=r"/api/2\.0/fs/directories/.*scratchpad"),
     Kind(name="read manifest", method="GET", path=rf"{_FILES}.*/manifest\.json$"),
+    Kind(name="read entrypoint", method="GET", path=rf"{_FILES}.*/entrypoint\.py$"),
     Kind(name="read result", method="GET", path=rf"{_FILES}.*/result\.json$"),
     # Large files would go straight to storage; a workspace that does not offer it answers 403.
     Kind(name="ask for storage URL", method="POST", path=r"/api/2\.0/fs/create-"),
     Kind(name="look for harness", method="HEAD", path=rf"{_FILES}.*/harness/"),
     SUBMIT,
-    Kind(name="get run", method="GET", path=r"/jobs/runs/get$"),
+    CANCEL_JOB,
+    Kind(name="get run", method="GET", path=r"/jobs/runs/get$", polled=True),
     # Other calls of the Thrift service (open session first of all) carry no statement to know them by.
     Kind(name="warehouse call", method="POST", path=_SQL, polled=True),
     Kind(name="discovery", method="GET", path=r"^/\.well-known/", polled=True),

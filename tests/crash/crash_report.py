@@ -7,6 +7,9 @@ from typing import Any
 
 HEADINGS = {
     "controller killed": "A controller is killed between any two effects",
+    "killed again": "The controller that recovers is killed again, at each of its effects",
+    "cancel": "A run is cancelled, and a controller or the one who asks is killed, or the program is quicker",
+    "init killed": "`rlm-agent init` is killed between any two of its requests",
     "harness killed": "The executor is killed",
     "workspace killed": "The workspace is killed during a program, and the controller in the next attempt",
     "network": "One fault on one request",

@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 import requests
 from crash_controller import Controller
 from crash_programs import TASK, write_script
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.core import Config
+from databricks.sdk.service.jobs import BaseRun
 
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.config import from_environment
@@ -52,6 +55,11 @@ class Rig:
     @property
     def volume(self) -> Path:
         return self.root / self.app.settings.namespace.volume_root.lstrip("/")
+
+    def job_runs(self, **filters: Any) -> list[BaseRun]:
+        """What the Jobs API lists; asked with a client of our own."""
+        config = Config(host=self.info.host, token=self.info.token, auth_type="pat")
+        return list(WorkspaceClient(config=config).jobs.list_runs(**filters))
 
     def control(self, method: str, path: str, body: Any = None) -> Any:
         """A call of the fault control."""

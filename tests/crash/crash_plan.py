@@ -1,0 +1,149 @@
+"""Which cases there are: every point of the runs that were recorded, with every way to go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crash_again import FIRST, kill_again, record_recovery
+from crash_cancel import RACES, completion_wins, kill_cancel, race, record_cancel
+from crash_harness import STAGES, Stage, Victim, kill_harness
+from crash_init import Step, kill_init, record_init
+from crash_kinds import INSERT, OF_NEXT_ATTEMPT, Kind
+from crash_network import cases, fault_at, noise
+from crash_points import MODES, Case, Mode, Point, kill_at, record
+from crash_programs import DYING, WRITING, write_script
+from crash_rig import Rig, rig
+from crash_workspace import kill_workspace
+
+Work = Callable[[Rig, str], Case]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One case that is to be done: which section of the report it is of, and how."""
+
+    section: str
+    name: str
+    work: Work
+
+
+def plan(folder: Path, seed: int, sections: Container[str]) -> list[Job]:
+    """The cases of some sections. Runs without faults are recorded; every request of theirs is a point."""
+    with rig(folder) as made:
+        _, points, found = record(made, "base")
+        assert not found.problems, found.problems
+        script = write_script(folder / "dying.json", DYING, WRITING)
+        _, dying_points, found = record(made, "dying", script=script)
+        assert not found.problems, found.problems
+        again = _again(made) if "killed again" in sections else []
+        cancel = _cancel(made, seed) if "cancel" in sections else []
+        init = _init(made) if "init killed" in sections else []
+    extra = [(kind, n) for kind, n in dying_points if kind not in {kind for kind, _ in points}]
+    jobs = [*_kills([(INSERT, 1), *points], dying=False), *_kills(extra, dying=True), *again, *cancel, *init]
+    jobs += [_harness(stage, victim) for stage, victims in STAGES for victim in victims]
+    jobs += [_workspace(None), *(_workspace(point) for point in _points([(k, 1) for k in OF_NEXT_ATTEMPT]))]
+    kinds = list(dict.fromkeys(kind for kind, _ in [(INSERT, 1), *points]))
+    jobs += _faults(kinds, dying=False) + _faults(list(dict.fromkeys(kind for kind, _ in extra)), dying=True)
+    jobs += [_noise(seed + number) for number in range(5)]
+    return [job for job in jobs if job.section in sections]
+
+
+def _kills(points: Sequence[tuple[Kind, int]], *, dying: bool) -> list[Job]:
+    def job(point: Point) -> Job:
+        def work(made: Rig, run_id: str) -> Case:
+            script = write_script(made.root.parent / "kill.json", DYING, WRITING) if dying else None
+            return kill_at(made, point, run_id, script=script)
+
+        return Job(section="controller killed", name=point.name, work=work)
+
+    return [job(point) for point in _points(points)]
+
+
+def _points(points: Sequence[tuple[Kind, int]]) -> list[Point]:
+    return [Point(kind=kind, n=n, mode=mode) for kind, n in points for mode in MODES]
+
+
+def _workspace(point: Point | None) -> Job:
+    return Job(
+        section="workspace killed",
+        name=point.name if point else "during the program",
+        work=lambda made, run_id: kill_workspace(made, point, run_id),
+    )
+
+
+def _faults(kinds: Sequence[Kind], *, dying: bool) -> list[Job]:
+    def job(kind: Kind, number: int) -> Job:
+        fault = pairs[number][1]
+        return Job(
+            section="network",
+            name=f"{kind.name}: {fault.name}",
+            work=lambda made, run_id: fault_at(made, kind, fault, run_id, dying=dying),
+        )
+
+    pairs = cases(list(kinds))
+    return [job(kind, number) for number, (kind, _) in enumerate(pairs)]
+
+
+def _harness(stage: Stage, victim: Victim) -> Job:
+    return Job(
+        section="harness killed",
+        name=f"{stage}: {victim}",
+        work=lambda made, run_id: kill_harness(made, stage, victim, run_id),
+    )
+
+
+def _noise(seed: int) -> Job:
+    return Job(
+        section="noise", name=f"15 % noise, seed {seed}", work=lambda made, run_id: noise(made, seed, run_id)
+    )
+
+
+def _again(made: Rig) -> list[Job]:
+    def job(first: Point, then: Point) -> Job:
+        return Job(
+            section="killed again",
+            name=f"{first.name}, then {then.name}",
+            work=lambda made, run_id: kill_again(made, first, then, run_id),
+        )
+
+    return [
+        job(first, Point(kind=kind, n=n, mode=mode))
+        for first in FIRST
+        for kind, n in record_recovery(made, first, f"rec-{first.slug}")
+        for mode in MODES[:2]
+    ]
+
+
+def _init(made: Rig) -> list[Job]:
+    def job(step: Step, mode: Mode) -> Job:
+        return Job(
+            section="init killed",
+            name=f"{step.name} {mode}",
+            work=lambda made, run_id: kill_init(made, step, mode, run_id, expected),
+        )
+
+    steps, expected = record_init(made)
+    return [job(step, mode) for step in steps for mode in MODES[:2]]
+
+
+def _cancel(made: Rig, seed: int) -> list[Job]:
+    def kill(point: Point) -> Job:
+        return Job(
+            section="cancel",
+            name=point.name,
+            work=lambda made, run_id: kill_cancel(made, point, run_id),
+        )
+
+    def one(number: int) -> Job:
+        return Job(
+            section="cancel",
+            name=f"race, seed {number}",
+            work=lambda made, run_id: race(made, number, run_id),
+        )
+
+    recorded = record_cancel(made, "cancel")
+    jobs = [kill(Point(kind=kind, n=n, mode=mode)) for kind, n in recorded for mode in MODES[:2]]
+    jobs += [Job(section="cancel", name="completion wins", work=completion_wins)]
+    return [*jobs, *(one(seed + number) for number in range(RACES))]
