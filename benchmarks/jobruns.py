@@ -36,6 +36,10 @@ class JobRuns:
             end.touch()
             self.finish(blocker)
 
+    def hold(self) -> None:
+        """Runs that are submitted from now on stay queued until the workspace ends."""
+        self._wait(self._submit(self._folder / "never"), "RUNNING")
+
     def finish(self, job_run: int) -> None:
         """Wait until a run is over; RuntimeError if that takes too long."""
         self._wait(job_run, "TERMINATED")

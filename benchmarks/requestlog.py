@@ -27,6 +27,12 @@ class Asked:
         return self.kinds["statement"]
 
     @property
+    def lists(self) -> int:
+        """How many of the requests list something: a folder of a Volume, or job runs."""
+        places = ("GET fs/directories", "GET /api/N.N/jobs/runs/list", "GET /api/N.N/jobs/list")
+        return sum(self.kinds[place] for place in places)
+
+    @property
     def requests(self) -> int:
         """All requests, statements among them."""
         return self.kinds.total()
