@@ -14,6 +14,9 @@ TABLE = [
     ("CLUSTER_REQUEST_LIMIT_EXCEEDED", "CLIENT_ERROR", Retry.YES, Status.LOST),
     ("WORKSPACE_RUN_LIMIT_EXCEEDED", "CLIENT_ERROR", Retry.YES, Status.LOST),
     ("STORAGE_ACCESS_ERROR", "CLIENT_ERROR", Retry.YES, Status.LOST),
+    ("MAX_CONCURRENT_RUNS_EXCEEDED", "CLIENT_ERROR", Retry.YES, Status.LOST),
+    ("MAX_JOB_QUEUE_SIZE_EXCEEDED", "CLIENT_ERROR", Retry.YES, Status.LOST),
+    ("MAX_SPARK_CONTEXTS_EXCEEDED", "CLIENT_ERROR", Retry.YES, Status.LOST),
     ("CLOUD_FAILURE", "CLOUD_FAILURE", Retry.YES, Status.LOST),
     ("INTERNAL_ERROR", "INTERNAL_ERROR", Retry.YES, Status.LOST),
     ("SOMETHING_NEW", "CLOUD_FAILURE", Retry.YES, Status.LOST),
@@ -33,6 +36,11 @@ TABLE = [
     ("USER_CANCELED", "INTERNAL_ERROR", Retry.NO, Status.CANCELLED),
     ("CANCELED", "CLIENT_ERROR", Retry.NO, Status.CANCELLED),
     ("SKIPPED", "CLIENT_ERROR", Retry.NO, Status.FAILED),
+    ("DISABLED", "CLIENT_ERROR", Retry.NO, Status.FAILED),
+    ("REPOSITORY_CHECKOUT_FAILED", "CLIENT_ERROR", Retry.NO, Status.FAILED),
+    ("REPOSITORY_CHECKOUT_FAILED", "CLOUD_FAILURE", Retry.YES, Status.LOST),
+    ("BREAKING_CHANGE", "CLIENT_ERROR", Retry.NO, Status.FAILED),
+    ("CANCELED", "CLOUD_FAILURE", Retry.YES, Status.CANCELLED),
     ("SUCCESS", "SUCCESS", Retry.NO, Status.LOST),
     ("SUCCESS_WITH_FAILURES", "SUCCESS", Retry.NO, Status.LOST),
     (None, "CLIENT_ERROR", Retry.NO, Status.LOST),
@@ -54,6 +62,13 @@ def test_the_retry_table(code: str | None, kind: str | None, again: Retry, statu
     found = verdict(code=code, kind=kind)
     assert retry(found) is again
     assert status_without_result(found) is status
+
+
+def test_every_code_of_the_jobs_api_has_a_line_in_the_table() -> None:
+    """A newer SDK that knows more codes fails here, so that somebody decides on them."""
+    from databricks.sdk.service.jobs import TerminationCodeCode
+
+    assert {member.value for member in TerminationCodeCode} <= {code for code, *_ in TABLE}
 
 
 @given(st.none() | st.text(), st.none() | st.text())

@@ -40,18 +40,23 @@ class Retry(StrEnum):
 
 # Our own code for a job run that the workspace does not know any more.
 GONE = "JOB_RUN_NOT_FOUND"
-_RETRY_TYPES = frozenset({"CLOUD_FAILURE", "INTERNAL_ERROR"})
-_RETRY_CODES = frozenset(
+RETRY_TYPES = frozenset({"CLOUD_FAILURE", "INTERNAL_ERROR"})
+RETRY_CODES = frozenset(
     {
         "DRIVER_ERROR",
         "CLUSTER_ERROR",
         "CLUSTER_REQUEST_LIMIT_EXCEEDED",
         "WORKSPACE_RUN_LIMIT_EXCEEDED",
         "STORAGE_ACCESS_ERROR",
+        # Others had taken the room, and nothing of ours has run
+        "MAX_CONCURRENT_RUNS_EXCEEDED",
+        "MAX_JOB_QUEUE_SIZE_EXCEEDED",
+        "MAX_SPARK_CONTEXTS_EXCEEDED",
     }
 )
+ONCE_CODES = frozenset({"LIBRARY_INSTALLATION_ERROR"})
 # Trying again cannot help, whatever type the platform gives them.
-_FINAL_CODES = frozenset(
+FINAL_CODES = frozenset(
     {
         "RUN_EXECUTION_ERROR",
         "UNAUTHORIZED_ERROR",
@@ -66,13 +71,13 @@ _STATES = frozenset({"BLOCKED", "PENDING", "QUEUED", "RUNNING", "TERMINATING", "
 
 def retry(verdict: JobVerdict) -> Retry:
     """Whether a job run that ended without a result may be tried again."""
-    if verdict.code in _RETRY_CODES:
+    if verdict.code in RETRY_CODES:
         return Retry.YES
-    if verdict.code == "LIBRARY_INSTALLATION_ERROR":
+    if verdict.code in ONCE_CODES:
         return Retry.ONCE
-    if verdict.code in _FINAL_CODES or (verdict.code or "").startswith("INVALID_"):
+    if verdict.code in FINAL_CODES or (verdict.code or "").startswith("INVALID_"):
         return Retry.NO
-    return Retry.YES if verdict.type in _RETRY_TYPES else Retry.NO
+    return Retry.YES if verdict.type in RETRY_TYPES else Retry.NO
 
 
 def status_without_result(verdict: JobVerdict) -> Status:

@@ -33,8 +33,11 @@ _DENIED = re.compile(
     r"|\b(does not have|no permission|not authorized|not allowed|requires)\b",
     re.IGNORECASE,
 )
+# A statement's own words, quoted in its error, must not pass for a refusal: conditions only.
+_DENIED_SQL = re.compile(r"PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS|INSUFFICIENT_PRIVILEGES")
+_TOKEN_SQL = re.compile(r"invalid access token|UNAUTHENTICATED", re.IGNORECASE)
 # Of the statuses that the SDK has no class for, those that a proxy or a tired server gives.
-_PASSING = re.compile(r"BAD_GATEWAY|REQUEST_TIMEOUT|UNKNOWN|5\d\d")
+_PASSING = re.compile(r"BAD_GATEWAY|INTERNAL|UNKNOWN|5\d\d|\w*(TIMEOUT|UNAVAILABLE)")
 _FIX_AUTH = "Check the token or profile (DATABRICKS_TOKEN, --profile)."
 _FIX_DENIED = "Ask for the permission, or use an identity that has it."
 _FIX_NET = "Check DATABRICKS_HOST, RLM_WAREHOUSE_HTTP_PATH and the network, then try again."
@@ -144,11 +147,6 @@ def classify_sql(text: str, *, where: str) -> RemoteError:
     if _TOKEN_SQL.search(line):
         return Unauthorized(line, where=where, fix=_FIX_AUTH)
     return Rejected(line, where=where)
-
-
-# A statement's own words, quoted in its error, must not pass for a refusal: conditions only.
-_DENIED_SQL = re.compile(r"PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS|INSUFFICIENT_PRIVILEGES")
-_TOKEN_SQL = re.compile(r"invalid access token|UNAUTHENTICATED", re.IGNORECASE)
 
 
 def _request_text(error: BaseException, context: dict[str, object], code: int | None) -> str:

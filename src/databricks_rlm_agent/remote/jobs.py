@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from databricks_rlm_agent.domain.verdict import JobVerdict
+from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.remote.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -25,22 +26,24 @@ class WorkspaceJobs:
         reply: Any = self._workspace.call(
             f"POST {path}", lambda client: client.api_client.do("POST", path, body=dict(payload))
         )
-        return int(reply["run_id"])
+        try:
+            return int(reply["run_id"])
+        except (KeyError, TypeError, ValueError):
+            raise Unreachable(
+                "The answer names no run.",
+                where=f"POST {path} at {self._workspace.host}",
+                fix="The outcome is unknown; asking again with the same token is safe.",
+            ) from None
 
     def verdict(self, databricks_run_id: int) -> JobVerdict:
         """How a run stands, by ``status`` (the run-level ``state`` alone misreports failures)."""
-        run = self._get(databricks_run_id)
-        status, details = run.status, run.status.termination_details if run.status else None
-        return JobVerdict(
-            run_id=databricks_run_id,
-            state=_value(status.state) if status else None,
-            code=_value(details.code) if details else None,
-            type=_value(details.type) if details else None,
-            message=(details.message if details else None)
-            or (run.state.state_message if run.state else None)
-            or "",
-            run_page_url=run.run_page_url,
-        )
+        try:
+            return _verdict(databricks_run_id, self._get(databricks_run_id))
+        except (AttributeError, KeyError, TypeError) as error:  # from the SDK's parser: no fault of the run
+            raise Unreachable(
+                f"The answer cannot be read: {error!r}.",
+                where=f"job run {databricks_run_id} at {self._workspace.host}",
+            ) from None
 
     def url(self, databricks_run_id: int) -> str | None:
         """The run's page."""
@@ -67,6 +70,20 @@ class WorkspaceJobs:
         return self._workspace.call(
             f"job run {databricks_run_id}", lambda client: client.jobs.get_run(databricks_run_id)
         )
+
+
+def _verdict(databricks_run_id: int, run: Run) -> JobVerdict:
+    status, details = run.status, run.status.termination_details if run.status else None
+    return JobVerdict(
+        run_id=databricks_run_id,
+        state=_value(status.state) if status else None,
+        code=_value(details.code) if details else None,
+        type=_value(details.type) if details else None,
+        message=(details.message if details else None)
+        or (run.state.state_message if run.state else None)
+        or "",
+        run_page_url=run.run_page_url,
+    )
 
 
 def _value(member: Enum | None) -> str | None:
