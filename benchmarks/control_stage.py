@@ -29,10 +29,11 @@ _PROGRAM = "rlm.metric('n', 3)\nprint('hello')\nrlm.finish({'total': 42})\n"
 _NEVER_S = 1e6
 
 
-def script(path: Path, *, iterations: int) -> str:
-    """A model that submits the same small program again and again, as a ``--model`` setting."""
-    step = [{"call": "run_python", "args": {"code": _PROGRAM, "purpose": "bench"}}]
-    path.write_text(json.dumps({"planner": [step] * iterations}))
+def script(path: Path, *, iterations: int, program: str = _PROGRAM, finish: bool = False) -> str:
+    """A model that submits a program again and again, and may finish then, as a ``--model`` setting."""
+    step = [{"call": "run_python", "args": {"code": program, "purpose": "bench"}}]
+    end = [[{"call": "finish", "args": {"answer": "42", "evidence": "the result"}}]] if finish else []
+    path.write_text(json.dumps({"planner": [step] * iterations + end}))
     return f"scripted:{path}"
 
 
