@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.config import Settings, choose_model
 from databricks_rlm_agent.control import harness
+from databricks_rlm_agent.control.crew import Crew
+from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.ingest import Ingester
 from databricks_rlm_agent.control.lease import Leases
 from databricks_rlm_agent.control.loop import Loop
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.tick import Tick
+from databricks_rlm_agent.control.watch import Watch
 from databricks_rlm_agent.domain.models import parse_models
 from databricks_rlm_agent.domain.secret import Secret
 from databricks_rlm_agent.errors import ConfigError, NotFound
@@ -77,7 +80,12 @@ class App:
     @cached_property
     def store(self) -> RunStore:
         """The runs."""
-        return RunStore(self.warehouse, self.settings.namespace, sleep=time.sleep)
+        return RunStore(
+            self.warehouse,
+            self.settings.namespace,
+            sleep=time.sleep,
+            look_after_s=self.settings.suspect_after_s,
+        )
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -104,24 +112,29 @@ class App:
             worker=worker,
         )
         ingester = Ingester(
-            volume=self.volume, jobs=self.jobs, ledger=self.ledger, planner=self.planner, sleep=time.sleep
+            volume=self.volume,
+            jobs=self.jobs,
+            ledger=self.ledger,
+            planner=self.planner,
+            clock=self.clock,
+            sleep=time.sleep,
         )
         return Tick(
             store=self.store,
             ledger=self.ledger,
-            jobs=self.jobs,
-            stepper=Stepper(planner=self.planner, publisher=publisher, ingester=ingester),
+            stepper=Stepper(planner=self.planner, publisher=publisher, ingester=ingester, clock=self.clock),
+            watch=Watch(jobs=self.jobs, clock=self.clock),
+            crew=Crew(size=settings.planners),
+            leases=Leases(store=self.store, owner=worker, lease_s=settings.lease_s),
+            hold_off=HoldOff(clock=self.clock),
             clock=self.clock,
             new_id=self.new_id,
-            leases=Leases(store=self.store, owner=worker, lease_s=settings.lease_s),
-            suspect_after_s=settings.suspect_after_s,
             batch=settings.batch,
-            planners=settings.planners,
         )
 
     def loop(self, *, max_wait_s: float, sleep: Sleep = time.sleep) -> Loop:
         """The loop around the tick."""
-        return Loop(tick=self.tick, sleep=sleep, max_wait_s=max_wait_s)
+        return Loop(tick=self.tick, sleep=sleep, abandon=self.tick.leases.release, max_wait_s=max_wait_s)
 
     def init(self) -> tuple[list[str], list[Migration], str]:
         """Create the schema, Volume, tables and harness that are missing; return what was done."""

@@ -40,17 +40,19 @@ class SqlBackend(Protocol):
 class RunStore(Protocol):
     """Compare-and-set on runs. A run that is missing from an answer was won by somebody else."""
 
-    def due(self, *, limit: int) -> Sequence[Due]:
-        """Runs that nobody holds and that may have something to do, oldest change first."""
+    def due(self, *, limit: int, gap_s: float, only: str | None = None) -> Sequence[Due]:
+        """Runs that nobody holds and that have something to do, oldest change first, then those whose job run
+        should be asked about (``domain.patience``; ``gap_s`` seconds after the query before this one).
+        """
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:
-        """Take the leases that are still free, in one statement; return the runs that were won."""
+        """Take the leases that are still free and write the budgets, in one statement; return those won."""
 
-    def renew(self, *, owner: str, lease_s: float) -> None:
-        """Prolong all leases of an owner, in one statement."""
+    def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
+        """Prolong all leases of these holders, in one statement."""
 
-    def release(self, *, owner: str) -> None:
-        """End all leases of an owner; the runs stay marked as interrupted."""
+    def release(self, *, owners: Sequence[str]) -> None:
+        """End all leases of these holders; the runs stay marked as interrupted."""
 
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         """Compare-and-set runs and release their leases; return the ids of those that were changed."""
@@ -121,7 +123,8 @@ class Catalog(Protocol):
 class Turn:
     """All that the planner is told at one iteration; ``model`` None means the controller's own.
 
-    ``last_value`` is what the last program gave to ``rlm.finish``: answers may quote it.
+    ``last_value`` is what the last program gave to ``rlm.finish``: answers may quote it. ``budget`` is what
+    the turn may still spend: ``calls_left``, ``tokens_left``, ``cost_left_usd``.
     """
 
     run_id: str

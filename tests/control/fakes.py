@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from databricks_rlm_agent.control.crew import Crew
+from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.ingest import Ingester
 from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.control.lease import Leases
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.tick import Tick, TickReport
+from databricks_rlm_agent.control.watch import Watch
 from databricks_rlm_agent.domain.actions import Action, RunPython
 from databricks_rlm_agent.domain.budget import Budget, Usage
 from databricks_rlm_agent.domain.capsule import CapsuleDelta
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.layout import MANIFEST, RESULT, Namespace
 from databricks_rlm_agent.domain.manifest import Manifest
+from databricks_rlm_agent.domain.patience import should_look
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow, result_row
 from databricks_rlm_agent.domain.result import ProducedTable, Result, Status, Stream
 from databricks_rlm_agent.domain.run import AttemptKey, Due, Run
@@ -34,6 +38,7 @@ NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
 CLAIMABLE = {State.PENDING, State.PLANNING, State.EXECUTING, State.INGESTING}
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LEASE_S = 10.0
+LOOK_AFTER_S = 2.0
 
 
 class Killed(BaseException):
@@ -56,6 +61,7 @@ class Ending:
 GOOD = Ending()
 RAISED = Ending(status=Status.FAILED, error_type="KeyError", code="RUN_EXECUTION_ERROR", type="CLIENT_ERROR")
 LOST = Ending(file=False, row=False, code="DRIVER_ERROR", type="CLIENT_ERROR")
+CANCELLED = Ending(status=Status.CANCELLED, file=False, row=False, code="USER_CANCELED", type="CLIENT_ERROR")
 NO_ROW = Ending(row=False)
 NO_FILE = Ending(file=False)
 
@@ -68,6 +74,7 @@ class Job:
     key: AttemptKey
     manifest_path: str
     verdict: JobVerdict
+    cancelled: bool = False
 
 
 @dataclass(kw_only=True)
@@ -83,6 +90,7 @@ class World:
     launches: Counter[AttemptKey] = field(default_factory=Counter)
     plans: list[tuple[str, int]] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
+    cancels: list[AttemptKey] = field(default_factory=list)
     commits: int = 0
     ids: int = 0
 
@@ -107,13 +115,26 @@ class World:
             self.violations.append(f"{run.run_id} went back to {after.key}")
         self.runs[run.run_id] = after
 
+    def request_cancel(self, run_id: str, *, reason: str = "enough") -> None:
+        """As the store does it: the version stays."""
+        run = self.runs[run_id]
+        if not run.fsm_state.terminal:
+            self.runs[run_id] = replace(run, cancel_reason=run.cancel_reason or reason)
+
+    def cancel(self, job: Job) -> None:
+        """Cancellation is asynchronous: it takes effect when the jobs run on."""
+        self.cancels.append(job.key)
+        job.cancelled = True
+
     def table(self, kind: type[T]) -> list[T]:
         return [row for row in self.rows.values() if isinstance(row, kind)]
 
     def run_jobs(self) -> None:
         """Let every job run come to its end."""
         for job in self.jobs.values():
-            if not job.verdict.over:
+            if job.cancelled and not job.verdict.over:
+                self._end(job, CANCELLED)
+            elif not job.verdict.over:
                 self._end(job, self.endings.get((job.key.iter_n, job.key.attempt), GOOD))
 
     def _end(self, job: Job, ending: Ending) -> None:
@@ -170,39 +191,44 @@ class FakeStore:
     world: World
     gate: Gate
 
-    def due(self, *, limit: int) -> Sequence[Due]:
-        return self.gate("due", lambda: self._due(limit))
+    def due(self, *, limit: int, gap_s: float, only: str | None = None) -> Sequence[Due]:
+        return self.gate("due", lambda: self._due(limit, gap_s, only))
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:
         return self.gate("claim", lambda: self._claim(runs, owner, lease_s, write_id))
 
-    def renew(self, *, owner: str, lease_s: float) -> None:
+    def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
         raise AssertionError("no test works for as long as a renewal takes")
 
-    def release(self, *, owner: str) -> None:
+    def release(self, *, owners: Sequence[str]) -> None:
         for run in list(self.world.runs.values()):
-            if run.lease_owner == owner:
+            if run.lease_owner in owners:
                 self.world.change(run, lease_expiry=self.world.now())
 
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         return self.gate("save", lambda: self._save(runs, write_id))
 
-    def _due(self, limit: int) -> list[Due]:
+    def _due(self, limit: int, gap_s: float, only: str | None) -> list[Due]:
         reported = {(row.run_id, row.iter_n, row.attempt) for row in self.world.table(ResultRow)}
         found = [
-            Due(
-                run=run,
-                reported=(run.run_id, run.iter_n, run.attempt) in reported,
-                age_s=(self.world.now() - run.updated_at).total_seconds(),
-            )
+            Due(run=run, reported=astuple(run.key) in reported)
             for run in self.world.runs.values()
-            if self._free(run)
+            if self._free(run) and only in (None, run.run_id)
         ]
-        return sorted(found, key=lambda due: due.run.updated_at)[:limit]
+        wanted = [due for due in found if self._wanted(due, gap_s)]
+        return sorted(wanted, key=lambda due: due.run.updated_at)[:limit]
+
+    def _wanted(self, due: Due, gap_s: float) -> bool:
+        run = due.run
+        if run.fsm_state is not State.EXECUTING or due.reported or run.cancel_reason is not None:
+            return True
+        age_s = (self.world.now() - run.updated_at).total_seconds()
+        return should_look(run.run_id, age_s=age_s, gap_s=gap_s, first_s=LOOK_AFTER_S)
 
     def _free(self, run: Run) -> bool:
         lapsed = run.lease_expiry is None or run.lease_expiry < self.world.now()
-        return run.fsm_state in CLAIMABLE and lapsed
+        cancelled = run.cancel_reason is not None and not run.fsm_state.terminal
+        return (run.fsm_state in CLAIMABLE or cancelled) and lapsed
 
     def _claim(self, runs: Sequence[Run], owner: str, lease_s: float, write_id: str) -> list[Run]:
         self.world.commits += 1
@@ -212,7 +238,7 @@ class FakeStore:
             row = self.world.runs[seen.run_id]
             if row.version == seen.version and self._free(row):
                 lease = {"lease_owner": owner, "lease_expiry": expiry, "lease_epoch": row.lease_epoch + 1}
-                self.world.change(row, write_id=write_id, **lease)
+                self.world.change(row, write_id=write_id, budget=seen.budget, **lease)
                 won.append(self.world.runs[seen.run_id])
         return won
 
@@ -222,7 +248,8 @@ class FakeStore:
         for run in runs:
             row = self.world.runs[run.run_id]
             if (row.version, row.lease_epoch) == (run.version, run.lease_epoch):
-                free = {"lease_owner": None, "lease_expiry": None}
+                free: dict[str, Any] = {"lease_owner": None, "lease_expiry": None}
+                free["cancel_reason"] = row.cancel_reason
                 self.world.change(run, write_id=write_id, updated_at=self.world.now(), **free)
                 landed.add(run.run_id)
         return landed
@@ -299,7 +326,7 @@ class FakeJobs:
         return self.gate("url", lambda: f"https://workspace/jobs/{databricks_run_id}")
 
     def cancel(self, databricks_run_id: int) -> None:
-        self.gate("cancel", lambda: None)
+        self.gate("cancel", lambda: self.world.cancel(self._job(databricks_run_id)))
 
     def _submit(self, payload: Mapping[str, Any]) -> int:
         payload = json.loads(json.dumps(payload))
@@ -383,19 +410,21 @@ class Controller:
             clock=world.now,
             worker=self.name,
         )
-        ingester = Ingester(volume=volume, jobs=jobs, ledger=ledger, planner=planner, sleep=lambda _: None)
+        ingester = Ingester(
+            volume=volume, jobs=jobs, ledger=ledger, planner=planner, clock=world.now, sleep=lambda _: None
+        )
         store = FakeStore(world=world, gate=gate)
         self.tick = Tick(
             store=store,
             ledger=ledger,
-            jobs=jobs,
-            stepper=Stepper(planner=planner, publisher=publisher, ingester=ingester),
+            stepper=Stepper(planner=planner, publisher=publisher, ingester=ingester, clock=world.now),
+            watch=Watch(jobs=jobs, clock=world.now, at_once=1),
+            crew=Crew(size=self.planners),
+            leases=Leases(store=store, owner=self.name, lease_s=LEASE_S),
+            hold_off=HoldOff(clock=world.now, jitter=lambda: 1.0),
             clock=world.now,
             new_id=world.new_id,
-            leases=Leases(store=store, owner=self.name, lease_s=LEASE_S),
-            suspect_after_s=2.0,
             batch=200,
-            planners=self.planners,
         )
 
     def __call__(self) -> TickReport:

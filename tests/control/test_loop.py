@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,7 +10,16 @@ from databricks_rlm_agent.control import harness
 from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.loop import FIRST_WAIT_S, Loop
 from databricks_rlm_agent.control.tick import TickReport
-from databricks_rlm_agent.errors import Conflict, NeverReached, Rejected, RemoteError, Throttled, Unreachable
+from databricks_rlm_agent.errors import (
+    Conflict,
+    Forbidden,
+    NeverReached,
+    Rejected,
+    RemoteError,
+    Throttled,
+    Unauthorized,
+    Unreachable,
+)
 
 IDLE, BUSY = TickReport(), TickReport(due=1, advanced=1)
 
@@ -18,13 +28,17 @@ IDLE, BUSY = TickReport(), TickReport(due=1, advanced=1)
 class Scripted:
     """Ticks as told, and records how long the loop waited."""
 
-    ticks: list[TickReport | RemoteError]
+    ticks: list[TickReport | BaseException]
     slept: list[float] = field(default_factory=list)
     seen: list[TickReport] = field(default_factory=list)
 
-    def tick(self) -> TickReport:
+    abandoned: int = 0
+    collected: int = 0
+
+    def __call__(self, *, patience_s: float | None = None) -> TickReport:
+        assert patience_s is not None  # a slow plan must not hold up the others
         step = self.ticks.pop(0)
-        if isinstance(step, RemoteError):
+        if isinstance(step, BaseException):
             raise step
         return step
 
@@ -32,9 +46,19 @@ class Scripted:
         self.seen.append(report)
         return not self.ticks
 
-    def run(self, max_ticks: int | None = None) -> int:
-        loop = Loop(tick=self.tick, sleep=self.slept.append, max_wait_s=2.0)
-        return loop.run(done=self.done, max_ticks=max_ticks)
+    def collect(self, *, patience_s: float | None = None) -> TickReport:
+        assert patience_s is None
+        self.collected += 1
+        return IDLE
+
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+    def run(self, max_ticks: int | None = None, *, done: Callable[[TickReport], bool] | None = None) -> int:
+        loop = Loop(
+            tick=self, sleep=self.slept.append, abandon=self.abandon, max_wait_s=2.0, jitter=lambda: 1.0
+        )
+        return loop.run(done=done or self.done, max_ticks=max_ticks)
 
 
 def test_it_waits_longer_while_nothing_happens_and_at_once_less_when_something_does() -> None:
@@ -69,9 +93,9 @@ def test_a_fault_while_asking_whether_all_is_done_is_waited_out_too() -> None:
             raise answer
         return answer
 
-    slept: list[float] = []
-    ticks = Loop(tick=lambda: BUSY, sleep=slept.append).run(done=lambda r: len(slept) > 0 and done(r))
-    assert (ticks, len(slept)) == (4, 3)
+    script = Scripted(ticks=[BUSY] * 9)
+    assert script.run(done=lambda report: len(script.slept) > 0 and done(report)) == 4
+    assert len(script.slept) == 3
 
 
 def test_a_workspace_that_was_never_reached_is_a_wrong_address() -> None:
@@ -79,9 +103,40 @@ def test_a_workspace_that_was_never_reached_is_a_wrong_address() -> None:
         Scripted(ticks=[NeverReached("x"), BUSY]).run()
 
 
-def test_what_is_refused_ends_the_loop() -> None:
-    with pytest.raises(Rejected):
-        Scripted(ticks=[BUSY, Rejected("x"), BUSY]).run()
+@pytest.mark.parametrize("error", [Rejected("x"), Forbidden("x")])
+def test_what_is_refused_ends_the_loop(error: RemoteError) -> None:
+    with pytest.raises(type(error)):
+        Scripted(ticks=[BUSY, error, BUSY]).run()
+
+
+def test_credentials_that_were_good_once_are_waited_for_but_not_for_ever() -> None:
+    script = Scripted(ticks=[BUSY, Unauthorized("x"), Unauthorized("x"), BUSY])
+    assert script.run() == 4
+    with pytest.raises(Unauthorized):
+        Scripted(ticks=[Unauthorized("x"), BUSY]).run()
+    forever: list[TickReport | BaseException] = [BUSY, *[Unauthorized("x")] * 1000]
+    with pytest.raises(Unauthorized):
+        Scripted(ticks=forever).run()
+
+
+def test_runs_that_are_held_up_because_the_workspace_asked_to_wait_are_not_hurried() -> None:
+    script = Scripted(ticks=[TickReport(due=1, retry_after_s=7.0), BUSY])
+    script.run()
+    assert script.slept == [7.0]
+
+
+def test_what_is_begun_is_recorded_before_the_loop_ends() -> None:
+    script = Scripted(ticks=[TickReport(due=1, working=1), BUSY])
+    script.run()
+    assert (script.collected, script.abandoned) == (1, 0)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit()])
+def test_an_interruption_gives_up_what_is_held(stop: BaseException) -> None:
+    script = Scripted(ticks=[BUSY, stop])
+    with pytest.raises(type(stop)):
+        script.run()
+    assert script.abandoned == 1
 
 
 def test_the_number_of_ticks_can_be_bounded() -> None:

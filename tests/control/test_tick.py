@@ -290,8 +290,11 @@ def test_a_run_held_up_by_a_fault_did_not_go_on() -> None:
     gate = once(Unreachable("x"), "put entrypoint.py", after=False)
     controller = Controller(world=world, script=[program()], gate=gate)
     assert controller().advanced == 1  # PENDING to PLANNING
+    world.now_s += 1
     gate.fault = once(Unreachable("x"), "put entrypoint.py", after=False).fault
     assert controller().advanced == 0
+    assert controller().due == 0  # it is left alone for a while
+    world.now_s += 1
     assert controller().advanced == 1
 
 

@@ -16,7 +16,7 @@ from databricks_rlm_agent.domain.actions import (
     check_text,
     check_timeout,
 )
-from databricks_rlm_agent.domain.budget import Budget, Usage
+from databricks_rlm_agent.domain.budget import TURN_CALLS, Budget, Usage
 from databricks_rlm_agent.domain.fsm import TERMINAL, Event, State
 from databricks_rlm_agent.domain.run import Outcome
 from databricks_rlm_agent.errors import InvalidData, UsageError
@@ -80,12 +80,48 @@ def test_texts_that_are_taken() -> None:
 
 
 def test_the_budget_names_what_is_used_up() -> None:
-    budget = Budget(max_iterations=3, max_model_calls=5, max_tokens=1_000)
-    assert budget.exhausted(3) is None
-    assert "3 iterations" in str(budget.exhausted(4))
-    assert "5 model calls" in str(budget.spend(Usage(calls=5)).exhausted(1))
-    assert "1,000 tokens" in str(budget.spend(Usage(input_tokens=600, output_tokens=400)).exhausted(1))
-    assert budget.spend(Usage(calls=4, input_tokens=999)).exhausted(1) is None
+    budget = Budget(
+        max_iterations=3,
+        max_model_calls=5,
+        max_tokens=1_000,
+        max_cost_usd=0.5,
+        max_executor_s=60,
+        max_wall_s=100,
+    )
+    assert budget.exhausted(3, age_s=0) is None
+    assert "3 iterations" in str(budget.exhausted(4, age_s=0))
+    assert "5 model calls" in str(budget.spend(Usage(calls=5)).exhausted(1, age_s=0))
+    assert "1,000 tokens" in str(
+        budget.spend(Usage(input_tokens=600, output_tokens=400)).exhausted(1, age_s=0)
+    )
+    assert "0.5 US dollars" in str(budget.spend(Usage(cost_usd=0.51)).exhausted(1, age_s=0))
+    assert "60 seconds of job runs" in str(budget.executed(59.5).exhausted(1, age_s=0))
+    assert "100 seconds" in str(budget.exhausted(1, age_s=100))
+    assert budget.spend(Usage(calls=4, input_tokens=999)).exhausted(1, age_s=98) is None
+
+
+def test_calls_are_reserved_before_they_are_made() -> None:
+    budget = Budget(max_model_calls=20).reserve(7)
+    assert (budget.reserved, budget.calls_left) == ({7: TURN_CALLS}, 20 - TURN_CALLS)
+    assert budget.lent(7, used=3).calls_left == TURN_CALLS - 3
+    assert budget.lent(8, used=0).calls_left == 0
+    assert budget.spend(Usage(calls=2)).settle(7).calls_left == 18
+    # The controller of epoch 7 is gone: the next one gets what is left, until the plan of 7 is found.
+    heir = budget.reserve(8)
+    assert heir.reserved == {7: TURN_CALLS, 8: 20 - TURN_CALLS}
+    assert "controllers that never reported" in str(heir.exhausted(1, age_s=0))
+    found = heir.adopt(7, Usage(calls=2))
+    assert (found.usage.calls, found.reserved) == (2, {8: 20 - TURN_CALLS})
+    assert found.adopt(7, Usage(calls=2)) == found  # once
+
+
+def test_a_programs_time_is_reserved_and_bounded_by_what_is_left() -> None:
+    budget = Budget(max_executor_s=100, max_wall_s=1_000)
+    assert budget.granted_s(60, age_s=0) == 60
+    running = budget.starting(60)
+    assert running.executor_left_s == 40
+    assert running.executed(12.5).granted_s(90, age_s=0) == 87
+    assert budget.granted_s(90, age_s=950) == 50
 
 
 @given(st.lists(st.builds(Usage, calls=st.integers(0, 9), input_tokens=st.integers(0, 10**6)), max_size=6))

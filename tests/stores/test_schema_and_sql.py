@@ -131,7 +131,10 @@ STATEMENTS = {
     "claim": (sql.claim(NAMESPACE), {"rows", "owner", "lease_us", "write_id"}),
     "save": (sql.save(NAMESPACE), {"rows", "write_id"}),
     "written": (sql.written(NAMESPACE), {"write_id"}),
-    "due": (sql.due(NAMESPACE), {"limit"}),
+    "due": (sql.due(NAMESPACE), {"limit", "gap_s", "first_s", "only"}),
+    "request_cancel": (sql.request_cancel(NAMESPACE), {"run_id", "reason"}),
+    "renew": (sql.renew(NAMESPACE), {"owners", "lease_us"}),
+    "release": (sql.release(NAMESPACE), {"owners"}),
     "newest_runs": (sql.newest_runs(NAMESPACE), {"limit"}),
     "unfinished": (sql.unfinished(NAMESPACE), set()),
     **{f"append {t.TABLE}": (sql.append(NAMESPACE, t), {"rows"}) for t in ALL_TABLES},
@@ -148,8 +151,10 @@ def test_every_value_is_a_bound_parameter(name: str) -> None:
     outside = re.sub(r"'[^']*'", "''", text)  # from_json's types hold colons of their own
     assert set(re.findall(r":(\w+)", outside)) == parameters
     literals = set(re.findall(r"'([^']*)'", text))
-    types = {json_shape(table) for table in ALL_TABLES} | {"array<struct<run_id:string,version:bigint>>"}
-    assert literals <= types | {str(state) for state in State}
+    types = {json_shape(table) for table in ALL_TABLES} | {
+        "array<struct<run_id:string,version:bigint,budget:string>>"
+    }
+    assert literals <= types | {str(state) for state in State} | {"", ","}
     assert "?" not in text
 
 
@@ -179,7 +184,13 @@ def test_saves_are_fenced_and_release_the_lease() -> None:
     sets = text.partition("UPDATE SET ")[2]
     assigned = re.findall(r"(\w+) = ", sets)
     assert len(assigned) == len(set(assigned))
-    assert set(columns(RunStateRow)) - set(assigned) == {"run_id", "created_at", "lease_epoch"}
+    assert set(columns(RunStateRow)) - set(assigned) == {
+        "run_id",
+        "created_at",
+        "lease_epoch",
+        "cancel_reason",
+        "item_revision",
+    }
 
 
 def test_appends_add_each_key_once_and_change_nothing() -> None:

@@ -56,7 +56,7 @@ class FakeBackend:
         if text == sql.written(NAMESPACE):
             return [row for row in self.rows.values() if row["write_id"] == values["write_id"]]
         if text == sql.due(NAMESPACE):
-            return [row | {"reported_status": None, "age_s": 1} for row in self.rows.values()]
+            return [row | {"reported_status": None} for row in self.rows.values()]
         if text == sql.unfinished(NAMESPACE):
             return [{"n": len(self.rows)}]
         return list(self.rows.values())
@@ -166,8 +166,8 @@ def test_reading_runs() -> None:
     assert store.get("r1") == run()
     assert store.newest(limit=3) == [run()]
     assert store.unfinished() == 1
-    (due,) = store.due(limit=3)
-    assert (due.run, due.reported, due.age_s) == (run(), False, 1.0)
+    (due,) = store.due(limit=3, gap_s=1.0)
+    assert (due.run, due.reported, due.problem) == (run(), False, None)
     with pytest.raises(RunNotFound, match=r"no run 'r9'.*rlm-agent status"):
         store_of()[0].get("r9")
 
@@ -175,15 +175,19 @@ def test_reading_runs() -> None:
 def test_a_row_that_does_not_parse_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) -> None:
     store, backend, _ = store_of("r1", "r2")
     backend.rows["r1"]["capsule"] = "{"
-    assert [item.run.run_id for item in store.due(limit=9)] == ["r2"]
     assert [item.run_id for item in store.newest(limit=9)] == ["r2"]
     assert "run r1 is left alone" in caplog.text
+    broken, whole = store.due(limit=9, gap_s=1.0)
+    assert (whole.run, whole.problem) == (run("r2"), None)
+    # It cannot go on, and must not lie there for ever: it is ended with the reason.
+    assert "The capsule does not parse" in str(broken.problem)
+    assert broken.run.cancel_reason == broken.problem
 
 
 def test_a_row_that_a_platform_let_through_twice_counts_once() -> None:
     store, backend, _ = store_of("r1")
     backend.rows["again"] = dict(backend.rows["r1"])
-    assert len(store.due(limit=9)) == len(store.newest(limit=9)) == 1
+    assert len(store.due(limit=9, gap_s=1.0)) == len(store.newest(limit=9)) == 1
     assert len(store.claim([run()], owner="c", lease_s=1, write_id="w")) == 1
 
 
@@ -263,6 +267,9 @@ def test_migrations_are_numbered_applied_once_and_safe_to_repeat() -> None:
     assert migrate(seen, NAMESPACE) == []
     assert [item.number for item in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
     statements = [text for text, _ in fresh.calls]
-    assert all(text.startswith(("CREATE TABLE IF NOT EXISTS", "SELECT", "INSERT")) for text in statements)
+    assert all(
+        text.startswith(("CREATE TABLE IF NOT EXISTS", "SELECT", "INSERT", "DESCRIBE", "ALTER"))
+        for text in statements
+    )
     assert statements[-1].startswith("INSERT INTO main.rlm.schema_migrations")
     assert fresh.calls[-1][1] == {"number": MIGRATIONS[-1].number, "summary": MIGRATIONS[-1].summary}

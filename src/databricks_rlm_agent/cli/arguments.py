@@ -89,6 +89,12 @@ def _work(commands: Any) -> None:
     answer.add_argument("run_id", metavar="RUN")
     answer.add_argument("text", metavar="TEXT")
     _place(answer)
+    cancel = _add(commands, "cancel", "work:cancel", "End a run and its job; what is done already is kept.")
+    cancel.add_argument("run_id", metavar="RUN")
+    cancel.add_argument("--reason", default="It was cancelled by a person.", help="kept with the run")
+    cancel.add_argument("--wait", type=float, default=120.0, metavar="S", help="wait at most so long (120)")
+    cancel.add_argument("--no-wait", action="store_true", help="leave it to the running controllers")
+    _place(cancel)
 
 
 def _inspect(commands: Any) -> None:

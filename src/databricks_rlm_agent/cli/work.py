@@ -1,8 +1,9 @@
-"""``run``, ``submit``, ``answer``: give work to the agent."""
+"""``run``, ``submit``, ``answer``, ``cancel``: give work to the agent."""
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from databricks_rlm_agent.cli.place import app_at, say
 from databricks_rlm_agent.cli.progress import Follower
 from databricks_rlm_agent.config import choose_model
 from databricks_rlm_agent.control.intake import new_run
+from databricks_rlm_agent.control.loop import Loop
+from databricks_rlm_agent.control.tick import OneRun
 from databricks_rlm_agent.domain.budget import Budget
-from databricks_rlm_agent.domain.fsm import Event, State
+from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.ids import check_id, check_table_name
 from databricks_rlm_agent.domain.models import parse_models
-from databricks_rlm_agent.domain.run import Outcome, Run
+from databricks_rlm_agent.domain.run import Run
 from databricks_rlm_agent.errors import Conflict, NotFound, UsageError
 
 DONE, FAILED = 0, 1
@@ -49,24 +52,51 @@ def answer(options: argparse.Namespace) -> int:
     """Answer a waiting run."""
     with app_at(options) as app:
         waiting = app.store.get(check_id(options.run_id, what="run id"))
-        if waiting.fsm_state is not State.WAITING_FOR_INPUT:
-            raise UsageError(f"Run {waiting.run_id} is {waiting.fsm_state}: it waits for no answer.")
-        if not options.text.strip():
-            raise UsageError("The answer is empty.")
-        told = f"Asked: {waiting.outcome.question} Answered: {options.text.strip()}"
-        after = waiting.after(
-            Event.ANSWERED,
-            capsule=waiting.capsule.instructed(told),
-            outcome=Outcome(),
-            iter_n=waiting.iter_n + 1,
-        )
-        if not app.store.save([after], write_id=app.new_id("w")):
+        after = waiting.answered(options.text)
+        landed = app.store.save([after], write_id=app.new_id("w"))
+        changed = app.store.get(waiting.run_id)
+        # A controller may have claimed the run before we could read what our own statement did.
+        if not landed and after.capsule.constraints[-1] not in changed.capsule.constraints:
             raise Conflict(
                 f"Run {waiting.run_id} was changed at the same time.", fix="Look at it and answer again."
             )
-        changed = app.store.get(waiting.run_id)
         emit(brief(changed), as_json=options.json, text=f"Run {changed.run_id} goes on: {changed.fsm_state}.")
         return DONE
+
+
+def cancel(options: argparse.Namespace) -> int:
+    """Put the intent on record, then see to it, whether or not a controller is running."""
+    with app_at(options) as app:
+        run_id = check_id(options.run_id, what="run id")
+        wanted = app.store.request_cancel(run_id, reason=options.reason)
+        if wanted and not options.no_wait:
+            _carry_out(app, run_id, seconds=options.wait)
+        document = outcome(app, app.store.get(run_id))
+        emit(document, as_json=options.json, text=_cancel_text(document, wanted=wanted))
+        return DONE
+
+
+def _carry_out(app: App, run_id: str, *, seconds: float) -> None:
+    """Do the controller's part for this run alone; one that holds the run does it itself."""
+    deadline = time.monotonic() + seconds
+    waiting = Loop(
+        tick=OneRun(tick=app.tick, run_id=run_id),
+        sleep=time.sleep,
+        abandon=app.tick.leases.release,
+        max_wait_s=_MAX_WAIT_S,
+    )
+    waiting.run(done=lambda _: time.monotonic() > deadline or app.store.get(run_id).fsm_state.terminal)
+
+
+def _cancel_text(document: dict[str, Any], *, wanted: bool) -> str:
+    if document["state"] == State.CANCELLED:
+        return outcome_text(document)
+    if not wanted or State(document["state"]).terminal:
+        return f"It had ended before it could be cancelled.\n{outcome_text(document)}"
+    return (
+        f"The cancellation of run {document['run_id']} is on record; it is {document['state']} until its job "
+        f"run is over. A controller sees to it; `rlm-agent status {document['run_id']}` shows when."
+    )
 
 
 def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from databricks_rlm_agent.control.journal import Journal
+from databricks_rlm_agent.control.turn import turn_of
 from databricks_rlm_agent.domain.capsule import CapsuleDelta
 from databricks_rlm_agent.domain.digest import digest, is_long
 from databricks_rlm_agent.domain.fsm import Event
@@ -15,7 +16,7 @@ from databricks_rlm_agent.domain.result import Result, Status
 from databricks_rlm_agent.domain.run import Run
 from databricks_rlm_agent.domain.verdict import GONE, JobVerdict, Retry, retry, status_without_result
 from databricks_rlm_agent.errors import InvalidData, NotFound
-from databricks_rlm_agent.ports import Jobs, Ledger, Planner, Row, Sleep, Turn, Volume
+from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume
 
 GRACE_S = 1.0
 
@@ -28,6 +29,7 @@ class Ingester:
     jobs: Jobs
     ledger: Ledger
     planner: Planner
+    clock: Clock
     sleep: Sleep
 
     def ingest(self, run: Run, journal: Journal, *, reported: bool) -> Run:
@@ -37,7 +39,8 @@ class Ingester:
             return run  # INGESTING is not recorded: the run goes on waiting as it was
         if result is None:
             assert verdict is not None
-            result = _concluded(run, verdict)
+            result = _concluded(run, verdict, overrun=run.overrun(self.clock(), started=True))
+        run = replace(run, budget=run.budget.executed(self._took_s(run, result)))
         if not reported:
             journal.results.append(
                 result_row(
@@ -73,8 +76,9 @@ class Ingester:
     def _fold(self, run: Run, result: Result, journal: Journal) -> Run:
         purpose = str((run.last_request or {}).get("purpose", ""))
         delta = digest(result, purpose=purpose)
-        if is_long(result):
-            summary = self.planner.summarize(turn_of(run), result)
+        turn = turn_of(run, used_calls=journal.calls)
+        if is_long(result) and turn.budget.calls_left and run.cancel_reason is None:
+            summary = self.planner.summarize(turn, result)
             journal.model_calls(summary.calls, iter_n=run.iter_n)
             for call in summary.calls:
                 run = run.spent(call.usage)
@@ -97,6 +101,11 @@ class Ingester:
             last_result=last_result,
         )
         return journal.transition(run, after, status=result.status, error_type=result.error_type)
+
+    def _took_s(self, run: Run, result: Result) -> float:
+        """Seconds of the job run: as the executor says, else all that it may have taken."""
+        known = result.seconds
+        return known if known is not None else min(run.executing_s(self.clock()), run.budget.reserved_s)
 
     def _result(self, run: Run, journal: Journal) -> Result | None:
         path = f"{(run.last_request or {}).get('output_dir')}/{RESULT}"
@@ -134,21 +143,10 @@ class Ingester:
             return JobVerdict(run_id=job_run_id, state="TERMINATED", code=GONE, type=None, message=str(error))
 
 
-def turn_of(run: Run) -> Turn:
-    """What the planner is told of a run."""
-    return Turn(
-        run_id=run.run_id,
-        iter_n=run.iter_n,
-        mode=run.current_mode,
-        capsule=run.capsule,
-        budget=run.budget,
-        model=run.model,
-        last_value=(run.last_result or {}).get("value"),
-    )
-
-
-def _concluded(run: Run, verdict: JobVerdict) -> Result:
+def _concluded(run: Run, verdict: JobVerdict, *, overrun: bool) -> Result:
     status = status_without_result(verdict)
+    if status is Status.CANCELLED and overrun and run.cancel_reason is None:
+        status = Status.TIMEOUT  # it was ended by us, for having had all of its time
     return Result.without_report(
         run.key,
         status=status,

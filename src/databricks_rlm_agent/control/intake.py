@@ -24,13 +24,16 @@ def new_run(
     budget: Budget | None = None,
     mode: str = "DEV",
     model: str | None = None,
+    item_id: str | None = None,
+    item_revision: str | None = None,
 ) -> Run:
     """A run for a task, not yet stored; raise UsageError for a task that cannot be one."""
     _check(task, json.dumps(inputs or {}, ensure_ascii=False))
     now = clock()
     return Run(
         run_id=check_id(run_id, what="run id"),
-        item_id=None,
+        item_id=item_id,
+        item_revision=item_revision,
         parent_run_id=None,
         depth=0,
         current_mode=mode,

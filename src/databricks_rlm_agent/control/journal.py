@@ -9,6 +9,7 @@ from typing import Any
 
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.domain.run import Run
+from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.ports import Clock, ModelCall, Note
 
 # Events of one epoch never reach the next one's numbers, so a stale controller cannot take a live one's key.
@@ -17,7 +18,11 @@ _EVENTS_PER_EPOCH = 10_000
 
 @dataclass(kw_only=True)
 class Journal:
-    """Collects events, requests and results of one run in one epoch."""
+    """Collects events, requests and results of one run in one epoch.
+
+    ``calls`` counts the model calls of this turn; ``held_up`` says that a passing fault kept the run where it
+    is, and ``retry_after_s`` how long the workspace asked us to wait.
+    """
 
     run_id: str
     epoch: int
@@ -26,6 +31,9 @@ class Journal:
     events: list[EventRow] = field(default_factory=list)
     requests: list[RequestRow] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
+    calls: int = 0
+    held_up: bool = False
+    retry_after_s: float | None = None
 
     def event(self, kind: str, **payload: Any) -> None:
         """Record that something happened."""
@@ -55,6 +63,7 @@ class Journal:
 
     def model_calls(self, calls: tuple[ModelCall, ...], *, iter_n: int) -> None:
         """Record what models were asked and what they used."""
+        self.calls += sum(call.usage.calls for call in calls)
         for call in calls:
             self.event(
                 "model_call",
@@ -70,6 +79,11 @@ class Journal:
         """Record what the planner did on its way: tool calls and refusals."""
         for note in notes:
             self.event(note.kind, iter_n=iter_n, **note.payload)
+
+    def passing(self, error: RlmError) -> None:
+        """Record a fault that may be gone the next time."""
+        self.held_up, self.retry_after_s = True, getattr(error, "retry_after", None)
+        self.event("passing_error", error=type(error).__name__, message=str(error))
 
     def now(self) -> datetime:
         """The time, by the controller's clock: for the record only, never for a decision about a lease."""

@@ -6,7 +6,6 @@ therefore be short: it bounds how long the runs of a dead controller lie still, 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import threading
@@ -27,46 +26,60 @@ def controller_of(holder: str) -> str:
 
 @dataclass(kw_only=True)
 class Leases:
-    """The leases of one controller, ``owner``, for one tick at a time. ``lease_s`` in seconds."""
+    """The leases of one controller, ``owner``. ``lease_s`` in seconds.
+
+    Every claim has a name of its own, and is renewed only while its runs are worked on. What an earlier claim
+    left behind (a save that failed, a claim that took effect after its answer was given up) is nobody's work
+    any more: to renew that as well would keep the run from everybody for as long as this controller lives.
+    """
 
     store: RunStore
     owner: str
     lease_s: float
-    _holder: str = ""
-    _ticks: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _held: set[str] = field(default_factory=set)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _changed: threading.Event = field(default_factory=threading.Event)
+    _keeper: threading.Thread | None = None
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[str]:
-        """The name to claim as; its leases are renewed in the background while the work inside goes on.
+    def take(self) -> str:
+        """A new name to claim as; its leases are renewed in the background until it is kept no more."""
+        holder = f"{self.owner}/{next(self._numbers)}"
+        with self._lock:
+            self._held.add(holder)
+            if self._keeper is None:
+                self._changed = threading.Event()
+                self._keeper = threading.Thread(
+                    target=self._keep, args=(self._changed,), name="lease-keeper", daemon=True
+                )
+                self._keeper.start()
+        return holder
 
-        Every tick has a name of its own. What an earlier tick left behind (a save that failed, a claim that
-        took effect after its answer was given up) is nobody's work any more: to renew that as well would
-        keep the run from everybody for as long as this controller is busy.
-        """
-        self._holder = f"{self.owner}/{next(self._ticks)}"
-        over = threading.Event()
-        keeper = threading.Thread(
-            target=self._keep, args=(self._holder, over), name="lease-keeper", daemon=True
-        )
-        keeper.start()
-        try:
-            yield self._holder
-        except (KeyboardInterrupt, SystemExit):
-            self.release()
-            raise
-        finally:
-            over.set()
+    def keep(self, holders: set[str]) -> None:
+        """Nothing is done any more under other names than these."""
+        with self._lock:
+            self._held &= holders
+            if not self._held:
+                self._changed.set()
+                self._keeper = None
 
     def release(self) -> None:
         """Let other controllers go on at once. What is not released lapses."""
+        if not (held := self._names()):
+            return
         try:
-            self.store.release(owner=self._holder)
+            self.store.release(owners=held)
         except RemoteError as error:
             log.warning("the leases could not be released; they lapse within %s s: %s", self.lease_s, error)
 
-    def _keep(self, owner: str, over: threading.Event) -> None:
+    def _keep(self, over: threading.Event) -> None:
         while not over.wait(self.lease_s / RENEWALS_PER_LEASE):
             try:
-                self.store.renew(owner=owner, lease_s=self.lease_s)
+                if held := self._names():
+                    self.store.renew(owners=held, lease_s=self.lease_s)
             except RemoteError as error:  # the next renewal may succeed, and a lapsed lease costs only time
                 log.warning("the leases could not be renewed: %s", error)
+
+    def _names(self) -> list[str]:
+        with self._lock:
+            return sorted(self._held)

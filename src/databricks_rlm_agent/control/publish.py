@@ -1,7 +1,12 @@
-"""Publish and submit one attempt. Whoever comes second adopts what the first one published."""
+"""Publish and submit one attempt. Whoever comes second adopts what the first one published.
+
+The manifest's place is the fence of an attempt: it is put without overwriting, so of all controllers that
+ever believed to hold the run, one decides what becomes of the attempt.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -9,7 +14,7 @@ from typing import Any
 
 from databricks_rlm_agent.domain.actions import RunPython
 from databricks_rlm_agent.domain.layout import ENTRYPOINT, MANIFEST, Namespace
-from databricks_rlm_agent.domain.manifest import Artifact, Manifest, Request
+from databricks_rlm_agent.domain.manifest import Artifact, Closing, Manifest, Plan, Request, parse_intent
 from databricks_rlm_agent.domain.records import RequestRow
 from databricks_rlm_agent.domain.run import AttemptKey, Run
 from databricks_rlm_agent.domain.submission import Compute, submit_payload
@@ -30,37 +35,48 @@ class Publisher:
     clock: Clock
     worker: str
 
-    def adopt(self, key: AttemptKey) -> Manifest | None:
-        """The manifest that somebody published for this attempt, if any."""
+    def intent(self, key: AttemptKey) -> Manifest | Closing | None:
+        """What somebody decided about this attempt, if anything."""
         path = f"{self._dir(key)}/{MANIFEST}"
         try:
-            return Manifest.parse(self.volume.get(path), where=path)
+            return parse_intent(self.volume.get(path), where=path)
         except NotFound:
             return None
 
-    def publish(self, run: Run, action: RunPython) -> Manifest:
-        """Freeze an action as the manifest of the run's current attempt; return the one that counts."""
+    def publish(self, run: Run, action: RunPython, plan: Plan) -> Manifest | Closing:
+        """Freeze an action as the manifest of the run's current attempt; return the decision that counts."""
         return self._put(
-            run.key,
+            run,
             action.code.encode(),
             purpose=action.purpose,
             inputs=run.capsule.inputs | action.inputs,
             timeout_s=action.timeout_s or self.default_timeout_s,
+            plan=plan,
         )
 
-    def publish_again(self, key: AttemptKey) -> Manifest:
+    def publish_again(self, run: Run) -> Manifest | Closing:
         """Freeze the program of the attempt before as the manifest of this one; raise NotFound."""
+        key = run.key
         before = AttemptKey(run_id=key.run_id, iter_n=key.iter_n, attempt=key.attempt - 1)
-        found = self.adopt(before)
-        if found is None:
+        found = self.intent(before)
+        if not isinstance(found, Manifest):
             raise NotFound(
                 "The manifest of the attempt before is gone.", where=f"{self._dir(before)}/{MANIFEST}"
             )
         request = found.request
-        program = self.volume.get(request.artifact.path)
         return self._put(
-            key, program, purpose=request.purpose, inputs=request.inputs, timeout_s=request.timeout_s
+            run,
+            self.volume.get(request.artifact.path),
+            purpose=request.purpose,
+            inputs=request.inputs,
+            timeout_s=request.timeout_s,
+            plan=None,
         )
+
+    def close(self, closing: Closing) -> Manifest | Closing:
+        """Decide that the attempt runs no program; return the decision that counts."""
+        key = AttemptKey(run_id=closing.run_id, iter_n=closing.iter_n, attempt=closing.attempt)
+        return self._decide(key, closing)
 
     def submit(self, manifest: Manifest) -> tuple[RequestRow, dict[str, Any]]:
         """Start the attempt's job run. Sending it again gives the same run, so a lost reply costs nothing."""
@@ -70,6 +86,7 @@ class Publisher:
             url = self.jobs.url(job_run_id)
         except RemoteError:
             url = None  # for people only; the run goes on without it
+        now = self.clock()
         row = RequestRow(
             run_id=request.run_id,
             iter_n=request.iter_n,
@@ -80,7 +97,7 @@ class Publisher:
             job_submit_payload=json.dumps(manifest.submit_payload, ensure_ascii=False),
             databricks_run_id=job_run_id,
             run_url=url,
-            submitted_at=self.clock(),
+            submitted_at=now,
             submitted_by_worker=self.worker,
         )
         last_request = {
@@ -90,45 +107,59 @@ class Publisher:
             "output_dir": request.output_dir,
             "purpose": request.purpose,
             "timeout_s": request.timeout_s,
+            "submitted_at": now.isoformat(),
         }
         return row, last_request
 
     def _put(
-        self, key: AttemptKey, program: bytes, *, purpose: str, inputs: dict[str, Any], timeout_s: int
-    ) -> Manifest:
-        folder = self._dir(key)
-        artifact = self._put_program(f"{folder}/{ENTRYPOINT}", program)
+        self,
+        run: Run,
+        program: bytes,
+        *,
+        purpose: str,
+        inputs: dict[str, Any],
+        timeout_s: float,
+        plan: Plan | None,
+    ) -> Manifest | Closing:
+        key, folder = run.key, self._dir(run.key)
         request = Request(
             run_id=key.run_id,
             iter_n=key.iter_n,
             attempt=key.attempt,
             purpose=purpose,
-            artifact=artifact,
+            artifact=self._put_program(folder, program),
             output_dir=folder,
             codebase_dir=self.namespace.codebase_dir,
             inputs=inputs,
-            timeout_s=timeout_s,
+            timeout_s=max(1, run.budget.granted_s(timeout_s, age_s=run.age_s(self.clock()))),
             results_table=self.namespace.table("execution_results"),
             catalog=self.namespace.catalog,
             schema=self.namespace.schema,
         )
         payload = submit_payload(request, harness_dir=self.harness_dir, compute=self.compute)
-        manifest = Manifest(request=request, submit_payload=payload)
-        try:
-            self.volume.put(f"{folder}/{MANIFEST}", manifest.to_bytes(), overwrite=False)
-        except AlreadyExists:  # another controller, or our own write whose answer was lost
-            path = f"{folder}/{MANIFEST}"
-            return Manifest.parse(self.volume.get(path), where=path)
-        return manifest
+        return self._decide(key, Manifest(request=request, submit_payload=payload, plan=plan))
 
-    def _put_program(self, path: str, program: bytes) -> Artifact:
-        # The first program published for an attempt stays: to overwrite it could break a manifest that a
-        # stale controller is about to write for it.
+    def _decide(self, key: AttemptKey, intent: Manifest | Closing) -> Manifest | Closing:
+        path = f"{self._dir(key)}/{MANIFEST}"
+        try:
+            self.volume.put(path, intent.to_bytes(), overwrite=False)
+        except AlreadyExists:  # another controller, or our own write whose answer was lost
+            return parse_intent(self.volume.get(path), where=path)
+        return intent
+
+    def _put_program(self, folder: str, program: bytes) -> Artifact:
+        """Programs are never overwritten: a manifest that a stale controller is about to put may name one."""
+        digest = hashlib.sha256(program).hexdigest()
+        path = f"{folder}/{ENTRYPOINT}"
         try:
             self.volume.put(path, program, overwrite=False)
         except AlreadyExists:
-            program = self.volume.get(path)
-        return Artifact(path=path, sha256=hashlib.sha256(program).hexdigest(), size=len(program))
+            if self.volume.get(path) != program:  # of a controller that died before its manifest
+                stem, dot, suffix = ENTRYPOINT.rpartition(".")
+                path = f"{folder}/{stem}_{digest[:16]}{dot}{suffix}"
+                with contextlib.suppress(AlreadyExists):
+                    self.volume.put(path, program, overwrite=False)
+        return Artifact(path=path, sha256=digest, size=len(program))
 
     def _dir(self, key: AttemptKey) -> str:
         return self.namespace.attempt_dir(key.run_id, key.iter_n, key.attempt)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
-from databricks_rlm_agent.control.ingest import Ingester, turn_of
+from databricks_rlm_agent.control.ingest import Ingester
 from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.publish import Publisher
+from databricks_rlm_agent.control.turn import turn_of
 from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython
+from databricks_rlm_agent.domain.budget import Usage
 from databricks_rlm_agent.domain.fsm import Event, State
-from databricks_rlm_agent.domain.manifest import Manifest
+from databricks_rlm_agent.domain.manifest import Closing, ClosingEvent, Manifest, Plan
 from databricks_rlm_agent.domain.run import Outcome, Run
-from databricks_rlm_agent.errors import Conflict, RlmError, Throttled, Unreachable
-from databricks_rlm_agent.ports import Planner
+from databricks_rlm_agent.errors import (
+    Conflict,
+    Forbidden,
+    RlmError,
+    Throttled,
+    Unauthorized,
+    Unreachable,
+)
+from databricks_rlm_agent.ports import Clock, Planner
 
 log = logging.getLogger(__name__)
 # What may be different the next time; anything else of ours ends the run with its reason.
-_PASSING = (Unreachable, Throttled, Conflict)
+_PASSING = (Unreachable, Throttled, Conflict, Unauthorized)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,83 +36,142 @@ class Stepper:
     planner: Planner
     publisher: Publisher
     ingester: Ingester
+    clock: Clock
 
     def advance(self, run: Run, journal: Journal, *, reported: bool, interrupted: bool) -> Run:
         """The run after all that can be done now.
 
-        ``interrupted`` says that an earlier holder's lease lapsed: it may have published already. So may one
-        that left the run in PLANNING after a fault. A passing fault leaves the run at the last state that is
-        whole, to be claimed again; any other ends this run, and never the others of the tick.
+        ``interrupted`` says that an earlier holder's lease lapsed: it may have published already, or be about
+        to. So may one that left the run in PLANNING after a fault. A passing fault leaves the run at the last
+        state that is whole, to be claimed again; any other ends this run, and never the others of the tick.
         """
-        published = interrupted or run.fsm_state is State.PLANNING
+        turn = _Turn(stepper=self, run=run, journal=journal, contested=interrupted)
         try:
-            if run.fsm_state is State.PENDING:
-                run = journal.transition(run, run.after(Event.CLAIM))
-            if run.fsm_state in {State.EXECUTING, State.INGESTING}:
-                waiting = run
-                run = run.after(Event.TERMINAL) if run.fsm_state is State.EXECUTING else run
-                run = self.ingester.ingest(run, journal, reported=reported)
-                if run.fsm_state is State.INGESTING:
-                    return waiting
-            if run.fsm_state is State.PLANNING:
-                manifest = self._published(run, journal, look=published)
-                if manifest is None:
-                    run, program = self._plan(run, journal)  # what it cost stays, whatever fails below
-                    if program is None:
-                        return run
-                    manifest = self.publisher.publish(run, program)
-                run = self._submit(run, manifest, journal)
+            turn.advance(reported=reported)
         except _PASSING as error:
-            log.warning("run %s: %s; it is tried again", run.run_id, error)
-            journal.event("passing_error", error=type(error).__name__, message=str(error))
+            if isinstance(error, Forbidden):
+                turn.give_up(error)
+            else:
+                log.warning("run %s: %s; it is tried again", run.run_id, error)
+                journal.passing(error)
         except RlmError as error:
-            log.error("run %s: %s", run.run_id, error)
-            run = self._give_up(run, journal, str(error))
+            turn.give_up(error)
         except Exception as error:  # a fault of our own: the run ends with it as its reason
             log.error("run %s: %r", run.run_id, error, exc_info=log.isEnabledFor(logging.INFO))
-            run = self._give_up(run, journal, f"Internal error: {type(error).__name__}: {error}")
-        return run
+            turn.give_up(RlmError(f"Internal error: {type(error).__name__}: {error}"))
+        return replace(turn.run, budget=turn.run.budget.settle(run.lease_epoch))
 
-    def _published(self, run: Run, journal: Journal, *, look: bool) -> Manifest | None:
-        adopted = self.publisher.adopt(run.key) if look else None
-        if adopted is not None:
-            journal.event("adopted_manifest", iter_n=run.iter_n, attempt=run.attempt)
-            return adopted
-        return self.publisher.publish_again(run.key) if run.attempt > 1 else None
 
-    def _plan(self, run: Run, journal: Journal) -> tuple[Run, RunPython | None]:
-        """The run after the planner's decision, and the program if it decided on one."""
-        if reason := run.budget.exhausted(run.iter_n):
-            return self._end(run, journal, Event.GIVE_UP, Outcome(reason=reason)), None
-        planned = self.planner.plan(turn_of(run))
-        journal.model_calls(planned.calls, iter_n=run.iter_n)
-        journal.notes(planned.notes, iter_n=run.iter_n)
-        run = run.spent(planned.usage)
+@dataclass(kw_only=True)
+class _Turn:
+    """One claimed run while it is advanced. ``run`` is always at the last state that is whole."""
+
+    stepper: Stepper
+    run: Run
+    journal: Journal
+    contested: bool
+
+    def advance(self, *, reported: bool) -> None:
+        self.contested = self.contested or self.run.fsm_state is State.PLANNING
+        if self.run.fsm_state is State.PENDING:
+            self.run = self.journal.transition(self.run, self.run.after(Event.CLAIM))
+        if self.run.fsm_state in {State.EXECUTING, State.INGESTING} and not self._ingested(reported=reported):
+            return
+        if self.run.fsm_state is State.PLANNING:
+            intent = self._intent()
+            if isinstance(intent, Manifest):
+                self._submit(intent)
+            elif intent is not None:
+                self._close(intent)
+        elif self.run.cancel_reason is not None:  # it waits for somebody: nothing of it runs
+            self._end(Event.CANCEL, Outcome(reason=self.run.cancel_reason))
+
+    def give_up(self, error: RlmError) -> None:
+        """End the run with a reason."""
+        log.error("run %s: %s", self.run.run_id, error)
+        if self.run.fsm_state is State.EXECUTING:  # its job run is unreadable: nothing will ever come of it
+            self.run = replace(self.run, fsm_state=State.INGESTING)
+        self._end(Event.GIVE_UP, Outcome(reason=str(error)))
+
+    def _ingested(self, *, reported: bool) -> bool:
+        waiting = self.run
+        run = waiting.after(Event.TERMINAL) if waiting.fsm_state is State.EXECUTING else waiting
+        run = self.stepper.ingester.ingest(run, self.journal, reported=reported)
+        if run.fsm_state is State.INGESTING:
+            return False
+        self.run = run
+        return True
+
+    def _intent(self) -> Manifest | Closing | None:
+        """What becomes of the current attempt: what somebody decided before, or what is decided now."""
+        publisher, run = self.stepper.publisher, self.run
+        found = publisher.intent(run.key) if self.contested else None
+        if found is not None:
+            self.journal.event("adopted_manifest", iter_n=run.iter_n, attempt=run.attempt)
+            if found.plan is not None:
+                self.run = replace(run, budget=run.budget.adopt(found.plan.epoch, found.plan.usage))
+            return found
+        if run.cancel_reason is not None:
+            return self._closing(Event.CANCEL, Outcome(reason=run.cancel_reason))
+        used_up = run.budget.settle(run.lease_epoch).exhausted(
+            run.iter_n, age_s=run.age_s(self.stepper.clock())
+        )
+        if used_up:
+            return self._closing(Event.GIVE_UP, Outcome(reason=used_up))
+        return publisher.publish_again(run) if run.attempt > 1 else self._planned()
+
+    def _planned(self) -> Manifest | Closing:
+        """The planner's decision, on record."""
+        planned = self.stepper.planner.plan(turn_of(self.run, used_calls=self.journal.calls))
+        self.journal.model_calls(planned.calls, iter_n=self.run.iter_n)
+        self.journal.notes(planned.notes, iter_n=self.run.iter_n)
+        self.run = self.run.spent(planned.usage)  # what it cost stays, whatever fails below
         match planned.action:
             case RunPython() as action:
-                return run, action
+                plan = Plan(epoch=self.run.lease_epoch, usage=planned.usage)
+                return self._counting(self.stepper.publisher.publish(self.run, action, plan))
             case Finish(answer=answer, evidence=evidence):
-                event, outcome = Event.FINISH, Outcome(answer=answer, evidence=evidence)
+                return self._closing(Event.FINISH, Outcome(answer=answer, evidence=evidence), planned.usage)
             case Ask(question=question):
-                event, outcome = Event.ASK, Outcome(question=question)
+                return self._closing(Event.ASK, Outcome(question=question), planned.usage)
             case None:
                 reason = planned.failure or "The planner gave no action and no reason."
-                event, outcome = Event.GIVE_UP, Outcome(reason=reason)
-        return self._end(run, journal, event, outcome), None
+                return self._closing(Event.GIVE_UP, Outcome(reason=reason), planned.usage)
 
-    def _submit(self, run: Run, manifest: Manifest, journal: Journal) -> Run:
-        row, last_request = self.publisher.submit(manifest)
-        journal.requests.append(row)
-        after = run.after(Event.SUBMITTED, last_request=last_request)
-        return journal.transition(
-            run, after, databricks_run_id=row.databricks_run_id, purpose=last_request["purpose"]
+    def _closing(
+        self, event: ClosingEvent, outcome: Outcome, usage: Usage | None = None
+    ) -> Manifest | Closing:
+        """The decision that the attempt runs no program; on record where another may be about to decide."""
+        closing = Closing(
+            **asdict(self.run.key),
+            closing=event,
+            outcome={name: value for name, value in asdict(outcome).items() if value is not None},
+            plan=Plan(epoch=self.run.lease_epoch, usage=usage or Usage()),
+        )
+        return self._counting(self.stepper.publisher.close(closing)) if self.contested else closing
+
+    def _counting(self, intent: Manifest | Closing) -> Manifest | Closing:
+        """The decision that counts; if it is another's, what that one's plan cost counts as well."""
+        if intent.plan is not None and intent.plan.epoch != self.run.lease_epoch:
+            budget = self.run.budget.adopt(intent.plan.epoch, intent.plan.usage)
+            self.run = replace(self.run, budget=budget)
+        return intent
+
+    def _submit(self, manifest: Manifest) -> None:
+        row, last_request = self.stepper.publisher.submit(manifest)
+        self.journal.requests.append(row)
+        after = self.run.after(
+            Event.SUBMITTED,
+            last_request=last_request,
+            budget=self.run.budget.starting(manifest.request.timeout_s),
+        )
+        self.run = self.journal.transition(
+            self.run, after, databricks_run_id=row.databricks_run_id, purpose=last_request["purpose"]
         )
 
-    def _end(self, run: Run, journal: Journal, event: Event, outcome: Outcome) -> Run:
-        after = run.after(event, outcome=outcome)
-        return journal.transition(run, after, reason=outcome.reason, question=outcome.question)
+    def _close(self, closing: Closing) -> None:
+        self._end(closing.closing, Outcome(**closing.outcome))
 
-    def _give_up(self, run: Run, journal: Journal, reason: str) -> Run:
-        if run.fsm_state is State.EXECUTING:  # its job run is unreadable: nothing will ever come of it
-            run = replace(run, fsm_state=State.INGESTING)
-        return self._end(run, journal, Event.GIVE_UP, Outcome(reason=reason))
+    def _end(self, event: Event, outcome: Outcome) -> None:
+        after = self.run.after(event, outcome=outcome)
+        self.run = self.journal.transition(self.run, after, reason=outcome.reason, question=outcome.question)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
+from databricks_rlm_agent.control.crew import Crew, Step
+from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.lease import Leases, controller_of
 from databricks_rlm_agent.control.step import Stepper
-from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.control.watch import Watch
 from databricks_rlm_agent.domain.run import Due, Run
-from databricks_rlm_agent.errors import NotFound, RemoteError
-from databricks_rlm_agent.ports import Clock, Jobs, Ledger, NewId, RunStore
+from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
 
 log = logging.getLogger(__name__)
 
@@ -23,87 +24,131 @@ class TickReport:
     """What a tick did: runs that had something to do, runs that went on, and runs lost to another epoch.
 
     A run that a passing fault held up did not go on, so that the loop waits longer before it tries again.
+    ``working`` runs are still being planned; ``retry_after_s`` is how long the workspace asks us to wait.
     """
 
     due: int = 0
     advanced: int = 0
     fenced: int = 0
+    working: int = 0
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """Claim, advance, record. All state is in the store: any number of controllers may tick at once."""
+    """Claim, advance, record. All state is in the store: any number of controllers may tick at once.
+
+    ``batch`` bounds the runs that this controller holds at a time, so that others get theirs.
+    """
 
     store: RunStore
     ledger: Ledger
-    jobs: Jobs
     stepper: Stepper
+    watch: Watch
+    crew: Crew
+    leases: Leases
+    hold_off: HoldOff
     clock: Clock
     new_id: NewId
-    leases: Leases
-    suspect_after_s: float
     batch: int
-    planners: int
 
-    def __call__(self) -> TickReport:
-        """Do one pass. Raises RemoteError when the store cannot be reached at all."""
-        due = {item.run.run_id: item for item in self._actionable(self.store.due(limit=self.batch))}
-        if not due:
-            return TickReport()
-        with self.leases.held() as holder:
+    def __call__(self, *, patience_s: float | None = None, only: str | None = None) -> TickReport:
+        """Do one pass. Runs that take longer than ``patience_s`` seconds are recorded by a later one.
+
+        ``only`` is the id of a run, if no other shall be touched. Raises RemoteError when the store cannot be
+        reached at all.
+        """
+        due = self._due(only) if self.crew.busy < self.batch else []
+        if due:
+            self._begin(due)
+        return replace(self.collect(patience_s=patience_s), due=len(due))
+
+    def collect(self, *, patience_s: float | None = None) -> TickReport:
+        """Record what is done, and begin nothing new."""
+        try:
+            steps = self.crew.finished(patience_s=patience_s)
+            won = self._record(steps)
+        finally:
+            self.leases.keep(self.crew.holders())
+        for step in steps:
+            self._note(step)
+        if fenced := len(steps) - len(won):
+            log.warning(
+                "%d runs were taken over by another controller; their changes here were dropped", fenced
+            )
+        return TickReport(
+            advanced=len([step for step in steps if step.advanced and step.after.run_id in won]),
+            fenced=fenced,
+            working=self.crew.busy,
+            retry_after_s=max((step.journal.retry_after_s or 0 for step in steps), default=0) or None,
+        )
+
+    def _due(self, only: str | None) -> list[Due]:
+        room = self.batch - self.crew.busy
+        found = self.store.due(limit=room, gap_s=self.watch.gap_s(), only=only)
+        self.hold_off.prune()
+        return self.watch.ready([item for item in found if self.hold_off.over(item.run.run_id)])
+
+    def _begin(self, due: Sequence[Due]) -> None:
+        holder = self.leases.take()
+        try:
             claimed = self.store.claim(
-                [item.run for item in due.values()],
+                [_reserved(item.run) for item in due],
                 owner=holder,
                 lease_s=self.leases.lease_s,
                 write_id=self.new_id("w"),
             )
-            with ThreadPoolExecutor(max_workers=max(1, min(self.planners, len(claimed)))) as pool:
-                steps = list(pool.map(lambda run: self._advance(run, due[run.run_id]), claimed))
-            won = self._record(steps)
-        before = {run.run_id: (run.fsm_state, run.key) for run in claimed}
-        advanced = {run.run_id for run, _ in steps if before[run.run_id] != (run.fsm_state, run.key)}
-        fenced = len(claimed) - len(won)
-        if fenced:
-            log.warning(
-                "%d runs were taken over by another controller; their changes here were dropped", fenced
-            )
-        return TickReport(due=len(due), advanced=len(advanced & won), fenced=fenced)
+        except BaseException:
+            self.leases.keep(self.crew.holders())
+            raise
+        of = {item.run.run_id: item for item in due}
+        self.crew.start(holder, [partial(self._advance, holder, run, of[run.run_id]) for run in claimed])
 
-    def _actionable(self, due: Sequence[Due]) -> list[Due]:
-        return [item for item in due if item.run.fsm_state is not State.EXECUTING or self._has_ended(item)]
-
-    def _has_ended(self, item: Due) -> bool:
-        if item.reported:
-            return True
-        job_run_id = (item.run.last_request or {}).get("databricks_run_id")
-        if item.age_s < self.suspect_after_s or job_run_id is None:
-            return False
-        try:
-            verdict = self.jobs.verdict(job_run_id)
-        except NotFound:
-            return True  # nothing will ever come of it: ingesting says so
-        except RemoteError as error:  # a failing poll must not fail a healthy run
-            log.warning("run %s: job run %s could not be asked: %s", item.run.run_id, job_run_id, error)
-            return False
-        if not verdict.understood:
-            log.warning("run %s: job run %s is in an unknown state; waiting", item.run.run_id, job_run_id)
-        return verdict.over
-
-    def _advance(self, run: Run, due: Due) -> tuple[Run, Journal]:
+    def _advance(self, holder: str, run: Run, due: Due) -> Step:
         journal = Journal(run_id=run.run_id, epoch=run.lease_epoch, actor=self.leases.owner, clock=self.clock)
         former = due.run.lease_owner
-        interrupted = former is not None
         if former is not None:
             journal.event(
                 "lease_lapsed", former_owner=controller_of(former), former_epoch=due.run.lease_epoch
             )
-        return self.stepper.advance(run, journal, reported=due.reported, interrupted=interrupted), journal
+        if due.problem is not None:
+            journal.event("rejected_state", reason=due.problem)
+        after = self.stepper.advance(run, journal, reported=due.reported, interrupted=former is not None)
+        return Step(holder=holder, before=due.run, after=after, journal=journal)
 
-    def _record(self, steps: Sequence[tuple[Run, Journal]]) -> set[str]:
+    def _record(self, steps: Sequence[Step]) -> set[str]:
         if not steps:
             return set()
+        journals = [step.journal for step in steps]
         # Ledgers lead the state: after a crash here the next epoch repeats the same keys, which adds nothing.
-        self.ledger.append([row for _, journal in steps for row in journal.requests])
-        self.ledger.append([row for _, journal in steps for row in journal.results])
-        self.ledger.append([row for _, journal in steps for row in journal.events])
-        return self.store.save([run for run, _ in steps], write_id=self.new_id("w"))
+        self.ledger.append([row for journal in journals for row in journal.requests])
+        self.ledger.append([row for journal in journals for row in journal.results])
+        self.ledger.append([row for journal in journals for row in journal.events])
+        return self.store.save([step.after for step in steps], write_id=self.new_id("w"))
+
+    def _note(self, step: Step) -> None:
+        if step.journal.held_up:
+            self.hold_off.failed(step.after.run_id, retry_after_s=step.journal.retry_after_s)
+        else:
+            self.hold_off.went_on(step.after.run_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneRun:
+    """A tick that touches one run only."""
+
+    tick: Tick
+    run_id: str
+
+    def __call__(self, *, patience_s: float | None = None) -> TickReport:
+        """Do one pass."""
+        return self.tick(patience_s=patience_s, only=self.run_id)
+
+    def collect(self, *, patience_s: float | None = None) -> TickReport:
+        """Record what is done, and begin nothing new."""
+        return self.tick.collect(patience_s=patience_s)
+
+
+def _reserved(run: Run) -> Run:
+    """A run with the model calls of the coming epoch reserved."""
+    return replace(run, budget=run.budget.reserve(run.lease_epoch + 1))

@@ -1,4 +1,8 @@
-"""The manifest: the intent record of one attempt. Who finds one adopts it and never plans again."""
+"""The manifest: the intent record of one attempt. Who finds one adopts it and never plans again.
+
+It is put without overwriting, so the first decision about an attempt is the only one: a program to run
+(``Manifest``) or, where another controller might be about to publish one, the end of it (``Closing``).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from databricks_rlm_agent.domain.budget import Usage
+from databricks_rlm_agent.domain.fsm import Event
 from databricks_rlm_agent.domain.ids import ID_PATTERN
 from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.run import AttemptKey
@@ -54,12 +60,23 @@ class Request(_Frozen):
         return protocol.digest(self.to_dict())
 
 
+ClosingEvent = Literal[Event.FINISH, Event.ASK, Event.GIVE_UP, Event.CANCEL]
+
+
+class Plan(_Frozen):
+    """Who decided, by the lease's epoch, and what the models used for it."""
+
+    epoch: int = Field(ge=0)
+    usage: Usage = Usage()
+
+
 class Manifest(_Frozen):
     """``manifest.json``: the frozen request and the exact payload of its submit."""
 
     schema_version: Literal[1] = 1  # protocol.SCHEMA_VERSION; a test holds them in step
     request: Request
     submit_payload: dict[str, Any]
+    plan: Plan | None = None
 
     @property
     def key(self) -> AttemptKey:
@@ -74,10 +91,42 @@ class Manifest(_Frozen):
             "schema_version": self.schema_version,
             "request": self.request.to_dict(),
             "submit_payload": self.submit_payload,
+            "plan": self.plan.model_dump(mode="json") if self.plan else None,
         }
-        return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False).encode()
+        return _dump(document)
 
     @classmethod
     def parse(cls, content: bytes, *, where: str) -> Self:
         """Read a stored manifest; raise InvalidData if it is not one."""
         return parse(cls, content, what="The manifest", where=where)
+
+
+class Closing(_Frozen):
+    """``manifest.json`` of an attempt that runs no program: the decision that was taken in its place.
+
+    With it, a controller that was held up for longer than its lease can no longer publish a program for a
+    run that has ended or asks its person.
+    """
+
+    schema_version: Literal[1] = 1
+    closing: ClosingEvent
+    run_id: str = Field(pattern=f"^{ID_PATTERN.pattern}$")
+    iter_n: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    outcome: dict[str, str]
+    plan: Plan
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        return _dump(self.model_dump(mode="json"))
+
+
+def parse_intent(content: bytes, *, where: str) -> Manifest | Closing:
+    """Read a stored intent record; raise InvalidData if it is not one."""
+    if b'"closing"' in content and b'"submit_payload"' not in content:
+        return parse(Closing, content, what="The manifest", where=where)
+    return Manifest.parse(content, where=where)
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False).encode()

@@ -9,6 +9,11 @@ from typing import Any
 from databricks_rlm_agent.domain.budget import Budget, Usage
 from databricks_rlm_agent.domain.capsule import Capsule
 from databricks_rlm_agent.domain.fsm import Event, State, next_state
+from databricks_rlm_agent.errors import UsageError
+
+# The executor ends a program at its time-out, and the platform ends the executor some minutes later: only
+# what has outlived both is ours to end.
+OVERRUN_S = 900
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,11 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run as the store holds it. ``version`` and ``lease_epoch`` are what compare-and-set compares."""
+    """A run as the store holds it. ``version`` and ``lease_epoch`` are what compare-and-set compares.
+
+    ``cancel_reason`` is somebody's intent to end the run; ``item_revision`` is the revision of the work item
+    that it carries out.
+    """
 
     run_id: str
     item_id: str | None
@@ -44,6 +53,8 @@ class Run:
     last_result: dict[str, Any] | None
     outcome: Outcome
     model: str | None
+    cancel_reason: str | None = None
+    item_revision: str | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -62,6 +73,36 @@ class Run:
         """This run after a model used ``usage``."""
         return replace(self, budget=self.budget.spend(usage))
 
+    def answered(self, text: str) -> Run:
+        """This run after a person answered its question; raise UsageError if it waits for none."""
+        if self.fsm_state is not State.WAITING_FOR_INPUT:
+            raise UsageError(f"Run {self.run_id} is {self.fsm_state}: it waits for no answer.")
+        if not text.strip():
+            raise UsageError("The answer is empty.")
+        told = f"Asked: {self.outcome.question} Answered: {text.strip()}"
+        return self.after(
+            Event.ANSWERED,
+            capsule=self.capsule.instructed(told),
+            outcome=Outcome(),
+            iter_n=self.iter_n + 1,
+            attempt=1,
+        )
+
+    def age_s(self, now: datetime) -> float:
+        """Seconds since the run was given."""
+        return (now - self.created_at).total_seconds()
+
+    def executing_s(self, now: datetime) -> float:
+        """Seconds since the job run of the current attempt was submitted."""
+        submitted = (self.last_request or {}).get("submitted_at")
+        return (now - (datetime.fromisoformat(submitted) if submitted else self.updated_at)).total_seconds()
+
+    def overrun(self, now: datetime, *, started: bool) -> bool:
+        """Whether the job run has had all the time that the program, once started, or the run may take."""
+        allowed = (self.last_request or {}).get("timeout_s", 0) + OVERRUN_S
+        too_long = started and self.executing_s(now) > allowed
+        return too_long or self.age_s(now) > self.budget.max_wall_s + OVERRUN_S
+
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class AttemptKey:
@@ -74,8 +115,10 @@ class AttemptKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Due:
-    """A run that may have something to do: is its result in the ledger, and seconds since it changed."""
+    """A run that has something to do, or whose job run should be asked about. ``reported``: is its result in
+    the ledger? ``problem``: what of its row could not be read; the run can only be ended then.
+    """
 
     run: Run
     reported: bool
-    age_s: float
+    problem: str | None = None

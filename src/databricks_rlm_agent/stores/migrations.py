@@ -5,32 +5,42 @@ DDL on a Delta table fails every concurrent writer, so it has a command of its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.ports import SqlBackend
 from databricks_rlm_agent.stores import sql
-from databricks_rlm_agent.stores.schema import ALL_TABLES
+from databricks_rlm_agent.stores.schema import ALL_TABLES, columns
 
 _TABLE = "schema_migrations"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Migration:
-    """One change: its number, what it does, and its statements. Each statement must be safe to repeat."""
+    """One change: its number, what it does, and how. It must be safe to apply again."""
 
     number: int
     summary: str
-    statements: Callable[[Namespace], Sequence[str]]
+    apply: Callable[[SqlBackend, Namespace], None]
+
+
+def _create_tables(backend: SqlBackend, namespace: Namespace) -> None:
+    for table in ALL_TABLES:
+        backend.execute(sql.create_table(namespace, table))
+
+
+def _add_missing_columns(backend: SqlBackend, namespace: Namespace) -> None:
+    """Bring older tables to the columns of today; those that were made today have them."""
+    for table in ALL_TABLES:
+        there = {row["col_name"] for row in backend.fetch(sql.describe(namespace, table))}
+        if missing := [name for name in columns(table) if name not in there]:
+            backend.execute(sql.add_columns(namespace, table, missing))
 
 
 MIGRATIONS = (
-    Migration(
-        number=1,
-        summary="the six tables of the design",
-        statements=lambda namespace: [sql.create_table(namespace, table) for table in ALL_TABLES],
-    ),
+    Migration(number=1, summary="the six tables of the design", apply=_create_tables),
+    Migration(number=2, summary="cancellation and item revisions", apply=_add_missing_columns),
 )
 
 
@@ -48,8 +58,7 @@ def migrate(backend: SqlBackend, namespace: Namespace) -> list[Migration]:
     applied = {int(row["number"]) for row in backend.fetch(f"SELECT number FROM {record}")}
     pending = [migration for migration in MIGRATIONS if migration.number not in applied]
     for migration in pending:
-        for statement in migration.statements(namespace):
-            backend.execute(statement)
+        migration.apply(backend, namespace)
         backend.execute(
             f"INSERT INTO {record} VALUES (:number, :summary, current_timestamp())",
             {"number": migration.number, "summary": migration.summary},

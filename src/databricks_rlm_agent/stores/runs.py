@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,7 +13,9 @@ from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.capsule import Capsule
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.run import Due, Outcome, Run
+from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Unreachable
 from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
 from databricks_rlm_agent.stores import sql
@@ -21,13 +23,17 @@ from databricks_rlm_agent.stores.retry import fetch, retrying
 from databricks_rlm_agent.stores.schema import RunStateRow, columns, one_per_key, to_json
 
 log = logging.getLogger(__name__)
+REASON_CHARS = 1_000
 
 
 class RunStore:
     """Reads and changes runs. Every change names the version and the epoch that it was decided on."""
 
-    def __init__(self, backend: SqlBackend, namespace: Namespace, *, sleep: Sleep) -> None:
+    def __init__(
+        self, backend: SqlBackend, namespace: Namespace, *, sleep: Sleep, look_after_s: float = 10.0
+    ) -> None:
         self._backend, self._namespace, self._sleep = backend, namespace, sleep
+        self._look_after_s = look_after_s
 
     def insert(self, runs: Iterable[Run]) -> None:
         """Add new runs; one that exists already is left as it is."""
@@ -55,37 +61,49 @@ class RunStore:
         """How many runs a controller still has work with."""
         return int(self._fetch(sql.unfinished(self._namespace))[0]["n"])
 
-    def due(self, *, limit: int) -> list[Due]:
-        """Runs that nobody holds and that may have something to do, oldest change first."""
-        rows = self._fetch(sql.due(self._namespace), {"limit": limit})
-        more = {row["run_id"]: (row["reported_status"] is not None, float(row["age_s"])) for row in rows}
-        return [
-            Due(run=run, reported=more[run.run_id][0], age_s=more[run.run_id][1]) for run in _readable(rows)
-        ]
+    def due(self, *, limit: int, gap_s: float, only: str | None = None) -> list[Due]:
+        """Runs that nobody holds and that have something to do; see ``ports.RunStore``."""
+        values = {"limit": limit, "gap_s": gap_s, "first_s": self._look_after_s, "only": only or ""}
+        rows = self._fetch(sql.due(self._namespace), values)
+        return [_due(row) for row in one_per_key(rows, RunStateRow)]
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> list[Run]:
-        """Take the leases that are still free, in one statement; return the runs that were won."""
-        seen = json.dumps([{"run_id": run.run_id, "version": run.version} for run in runs])
+        """Take the leases that are still free and write the budgets, in one statement; return those won."""
+        seen = json.dumps(
+            [
+                {"run_id": run.run_id, "version": run.version, "budget": run.budget.model_dump_json()}
+                for run in runs
+            ]
+        )
         values = {"rows": seen, "owner": owner, "lease_us": int(lease_s * 1_000_000), "write_id": write_id}
         # Lost or unknown: the read below tells which, and what was lost is due again later.
         with contextlib.suppress(Conflict, Unreachable):
             changed = self._backend.execute(sql.claim(self._namespace), values)
             if changed == len(runs):  # all of them as they were seen: nothing is left to read
                 return [_claimed(run, owner, write_id) for run in runs]
-        return self._written(write_id)
+        won = self._written(write_id)
+        return [_claimed(run, owner, write_id) for run in runs if run.run_id in won]
 
-    def renew(self, *, owner: str, lease_s: float) -> None:
-        """Prolong all leases of an owner, in one statement."""
-        values = {"owner": owner, "lease_us": int(lease_s * 1_000_000)}
+    def request_cancel(self, run_id: str, *, reason: str) -> bool:
+        """Put the intent to cancel a run on record, whoever holds it; False if it has ended already."""
+        values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
+        for attempt in retrying(self._sleep):
+            with attempt:
+                self._backend.execute(sql.request_cancel(self._namespace), values)
+        return self.get(run_id).cancel_reason is not None
+
+    def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
+        """Prolong all leases of these holders, in one statement."""
+        values = {"owners": ",".join(owners), "lease_us": int(lease_s * 1_000_000)}
         for attempt in retrying(self._sleep):
             with attempt:
                 self._backend.execute(sql.renew(self._namespace), values)
 
-    def release(self, *, owner: str) -> None:
-        """End all leases of an owner; the runs stay marked as interrupted."""
+    def release(self, *, owners: Sequence[str]) -> None:
+        """End all leases of these holders; the runs stay marked as interrupted."""
         for attempt in retrying(self._sleep):
             with attempt:
-                self._backend.execute(sql.release(self._namespace), {"owner": owner})
+                self._backend.execute(sql.release(self._namespace), {"owners": ",".join(owners)})
 
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         """Compare-and-set runs and release their leases; return the ids of those that were changed.
@@ -100,19 +118,18 @@ class RunStore:
                     values = {"rows": rows, "write_id": write_id}
                     changed = self._backend.execute(sql.save(self._namespace), values)
                 except (Conflict, Unreachable):
-                    landed = {run.run_id for run in self._written(write_id)}
+                    landed = self._written(write_id)
                     if not landed:
                         raise  # nothing of ours landed: the same statement is safe to send again
                 else:
                     every = {run.run_id for run in runs}
                     # The count spares a read, and a run that was claimed again before the read is not missed.
-                    landed = (
-                        every if changed == len(runs) else {run.run_id for run in self._written(write_id)}
-                    )
+                    landed = every if changed == len(runs) else self._written(write_id)
         return landed
 
-    def _written(self, write_id: str) -> list[Run]:
-        return _readable(self._fetch(sql.written(self._namespace), {"write_id": write_id}))
+    def _written(self, write_id: str) -> set[str]:
+        rows = self._fetch(sql.written(self._namespace), {"write_id": write_id})
+        return {row["run_id"] for row in rows}
 
     def _fetch(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
         return fetch(self._backend, statement, parameters, sleep=self._sleep)
@@ -140,28 +157,63 @@ def to_row(run: Run) -> RunStateRow:
         last_result=_dump(run.last_result),
         outcome=_dump({k: v for k, v in asdict(run.outcome).items() if v is not None}),
         model=run.model,
+        cancel_reason=run.cancel_reason,
+        item_revision=run.item_revision,
         created_at=run.created_at,
         updated_at=run.updated_at,
     )
 
 
+def _load(text: str | None) -> dict[str, Any] | None:
+    value = None if text is None else json.loads(text)
+    if not isinstance(value, dict | None):
+        raise InvalidData("It is not a JSON object.")
+    return value
+
+
+# How the JSON columns are read, and what stands for one that cannot be.
+_PARTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "capsule": (Capsule.parse, Capsule(objective="")),
+    "budget": (lambda text: parse(Budget, text, what="The budget"), Budget()),
+    "last_request": (_load, None),
+    "last_result": (_load, None),
+    "outcome": (lambda text: Outcome(**(_load(text) or {})), Outcome()),
+}
+
+
 def from_row(row: Mapping[str, Any]) -> Run:
     """The run of a row; raise InvalidData if a part of it does not parse."""
-    plain = {name: row[name] for name in columns(RunStateRow)}
     try:
-        return Run(
-            **plain
-            | {
-                "fsm_state": State(plain["fsm_state"]),
-                "capsule": Capsule.parse(plain["capsule"]),
-                "budget": Budget.model_validate_json(plain["budget"]),
-                "last_request": _load(plain["last_request"]),
-                "last_result": _load(plain["last_result"]),
-                "outcome": Outcome(**(_load(plain["outcome"]) or {})),
-            }
-        )
-    except (InvalidData, ValueError, TypeError) as error:
-        raise InvalidData(f"The run's row does not parse: {error}", where=f"run {plain['run_id']}") from None
+        run, problem = _salvaged(row)
+    except ValueError as error:  # not one of our states: nothing can be done with such a row
+        problem = str(error)
+    if problem is not None:
+        raise InvalidData(f"The run's row does not parse: {problem}", where=f"run {row['run_id']}")
+    return run
+
+
+def _salvaged(row: Mapping[str, Any]) -> tuple[Run, str | None]:
+    """The run of a row, with what cannot be read left out, and what that is."""
+    values = {name: row[name] for name in columns(RunStateRow)}
+    values["fsm_state"] = State(values["fsm_state"])
+    problems = []
+    for name, (read, otherwise) in _PARTS.items():
+        try:
+            values[name] = read(values[name])
+        except (InvalidData, ValueError, TypeError) as error:
+            problems.append(f"{name}: {error}")
+            values[name] = otherwise
+    return Run(**values), "; ".join(problems) or None
+
+
+def _due(row: Mapping[str, Any]) -> Due:
+    """A due run. One whose row cannot be read goes on to its end, as if it were cancelled for that."""
+    run, problem = _salvaged(row)
+    if problem is not None:
+        problem = f"The run's row does not parse: {problem}"
+        log.error("run %s is ended: %s", run.run_id, problem)
+        run = replace(run, cancel_reason=run.cancel_reason or problem)
+    return Due(run=run, reported=row["reported_status"] is not None, problem=problem)
 
 
 def _claimed(run: Run, owner: str, write_id: str) -> Run:
@@ -189,7 +241,3 @@ def _readable(rows: Sequence[Mapping[str, Any]]) -> list[Run]:
 
 def _dump(value: dict[str, Any] | None) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _load(text: str | None) -> dict[str, Any] | None:
-    return None if text is None else json.loads(text)

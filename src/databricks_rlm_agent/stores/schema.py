@@ -61,6 +61,8 @@ class RunStateRow:
     last_result: str | None
     outcome: str | None
     model: str | None
+    cancel_reason: str | None
+    item_revision: str | None
     created_at: datetime
     updated_at: datetime
 

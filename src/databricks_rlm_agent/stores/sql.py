@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.patience import DOUBLINGS, EVERY, SPREAD
 from databricks_rlm_agent.stores.schema import RowType, RunStateRow, columns, json_shape
 
 _NOW_US = "unix_micros(current_timestamp())"
 _LEASE_FREE = "(lease_expiry IS NULL OR lease_expiry < current_timestamp())"
-_CLAIMABLE = "('PENDING', 'PLANNING', 'EXECUTING', 'INGESTING')"
+_AGE_S = f"(({_NOW_US} - unix_micros(updated_at)) / 1000000.0)"
+_SPREAD = f"(1 + {SPREAD} * (crc32(run_id) % 1000) / 1000.0)"  # domain.patience.spread
+_HELD = "array_contains(split(:owners, ','), lease_owner)"
+_TERMINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED')"
+
+
+def _claimable(row: str = "") -> str:
+    """Runs that a controller may have work with: those that wait for somebody only if they are cancelled."""
+    return (
+        f"({row}fsm_state IN ('PENDING', 'PLANNING', 'EXECUTING', 'INGESTING') "
+        f"OR {row}cancel_reason IS NOT NULL "
+        f"AND {row}fsm_state IN ('WAITING_FOR_INPUT', 'WAITING_FOR_CHILDREN'))"
+    )
+
+
+_CLAIMABLE = _claimable()
 # The row's identity and what only the store itself may set.
 _NOT_SAVED = frozenset(
     {
@@ -19,6 +37,8 @@ _NOT_SAVED = frozenset(
         "lease_expiry",
         "lease_epoch",
         "updated_at",
+        "cancel_reason",  # somebody else's intent: a controller that knows nothing of it must not undo it
+        "item_revision",
     }
 )
 
@@ -44,54 +64,75 @@ def append(namespace: Namespace, row_type: RowType) -> str:
 
 
 def due(namespace: Namespace) -> str:
-    """Runs that nobody holds and that may have something to do, oldest first, with age and ``reported``."""
+    """Runs that nobody holds and that have something to do, oldest first; see ``ports.RunStore.due``."""
     names = ", ".join(f"r.{name}" for name in columns(RunStateRow))
+    crossed = f"{_looks('r.age_s')} > {_looks('greatest(r.age_s - :gap_s * r.spread, 0)')}"
     return (
-        f"SELECT {names}, x.status AS reported_status, "
-        f"({_NOW_US} - unix_micros(r.updated_at)) / 1000000.0 AS age_s "
-        f"FROM (SELECT * FROM {namespace.table('run_state')} "
-        f"WHERE fsm_state IN {_CLAIMABLE} AND {_LEASE_FREE}) r "
+        f"SELECT {names}, x.status AS reported_status FROM (SELECT *, {_AGE_S} * {_SPREAD} AS age_s, "
+        f"{_SPREAD} AS spread FROM {namespace.table('run_state')} "
+        f"WHERE {_CLAIMABLE} AND {_LEASE_FREE} AND (:only = '' OR run_id = :only)) r "
         f"LEFT JOIN (SELECT run_id AS x_run, iter_n AS x_iter, attempt AS x_attempt, max(status) AS status "
         f"FROM {namespace.table('execution_results')} GROUP BY run_id, iter_n, attempt) x "
         f"ON r.run_id = x.x_run AND r.iter_n = x.x_iter AND r.attempt = x.x_attempt "
+        f"WHERE r.fsm_state <> 'EXECUTING' OR x.status IS NOT NULL OR r.cancel_reason IS NOT NULL "
+        f"OR {crossed} "
         # First those that surely have something to do: many waiting jobs must not crowd them out.
         f"ORDER BY CASE WHEN r.fsm_state = 'EXECUTING' AND x.status IS NULL THEN 1 ELSE 0 END, "
         f"r.updated_at, r.run_id LIMIT :limit"
     )
 
 
+def _looks(age_s: str) -> str:
+    """``domain.patience.looks`` in SQL; a test holds the two in step."""
+    last = f":first_s * {2**DOUBLINGS}"
+    return (
+        f"CASE WHEN {age_s} < :first_s THEN 0 "
+        f"WHEN {age_s} < {last} THEN 1 + floor(log2({age_s} / :first_s)) "
+        f"ELSE {1 + DOUBLINGS} + floor(({age_s} - {last}) / ({EVERY} * :first_s)) END"
+    )
+
+
 def claim(namespace: Namespace) -> str:
     """Take the lease of the runs in ``:rows``, if their version is still the one seen and nobody holds them.
 
-    Expiry is compared with the warehouse's clock, never the controller's.
+    Expiry is compared with the warehouse's clock, never the controller's. The budget is written with the
+    claim: what a turn may use is reserved before it is used.
     """
     return (
         f"MERGE INTO {namespace.table('run_state')} t USING "
-        f"{_rows('array<struct<run_id:string,version:bigint>>')} s "
-        f"ON t.run_id = s.run_id AND t.version = s.version AND t.fsm_state IN {_CLAIMABLE} "
+        f"{_rows('array<struct<run_id:string,version:bigint,budget:string>>')} s "
+        f"ON t.run_id = s.run_id AND t.version = s.version AND {_claimable('t.')} "
         f"AND (t.lease_expiry IS NULL OR t.lease_expiry < current_timestamp()) "
         f"WHEN MATCHED THEN UPDATE SET lease_owner = :owner, lease_epoch = t.lease_epoch + 1, "
-        f"lease_expiry = timestamp_micros({_NOW_US} + :lease_us), "
+        f"lease_expiry = timestamp_micros({_NOW_US} + :lease_us), budget = s.budget, "
         f"version = t.version + 1, write_id = :write_id"
     )
 
 
+def request_cancel(namespace: Namespace) -> str:
+    """Put the intent to cancel a run on record. The version stays, so a controller at work is not fenced."""
+    return (
+        f"UPDATE {namespace.table('run_state')} SET cancel_reason = :reason "
+        f"WHERE run_id = :run_id AND cancel_reason IS NULL AND fsm_state NOT IN {_TERMINAL}"
+    )
+
+
 def renew(namespace: Namespace) -> str:
-    """Prolong the leases of ``:owner``. The version stays: a renewal is no change of a run.
+    """Prolong the leases of ``:owners``. The version stays: a renewal is no change of a run.
 
     Not those that have lapsed: a renewal that was on its way must not undo a release.
     """
     return (
         f"UPDATE {namespace.table('run_state')} SET lease_expiry = timestamp_micros({_NOW_US} + :lease_us) "
-        f"WHERE lease_owner = :owner AND lease_expiry >= current_timestamp()"
+        f"WHERE {_HELD} AND lease_expiry >= current_timestamp()"
     )
 
 
 def release(namespace: Namespace) -> str:
-    """End the leases of ``:owner``. The owner stays in the row: the next one must look for a manifest."""
+    """End the leases of ``:owners``. The owner stays in the row: the next one must look for a manifest."""
     return (
         f"UPDATE {namespace.table('run_state')} "
-        f"SET lease_expiry = timestamp_micros({_NOW_US} - 1) WHERE lease_owner = :owner"
+        f"SET lease_expiry = timestamp_micros({_NOW_US} - 1) WHERE {_HELD}"
     )
 
 
@@ -116,7 +157,19 @@ def save(namespace: Namespace) -> str:
 
 def written(namespace: Namespace) -> str:
     """The runs that the statement with this ``:write_id`` changed: settles what it really did."""
-    return f"SELECT * FROM {namespace.table('run_state')} WHERE write_id = :write_id"
+    return f"SELECT run_id FROM {namespace.table('run_state')} WHERE write_id = :write_id"
+
+
+def describe(namespace: Namespace, row_type: RowType) -> str:
+    """The columns that a table has."""
+    return f"DESCRIBE TABLE {namespace.table(row_type.TABLE)}"
+
+
+def add_columns(namespace: Namespace, row_type: RowType, names: Sequence[str]) -> str:
+    """Add columns to a table that was made before they were thought of."""
+    kinds = columns(row_type)
+    added = ", ".join(f"{name} {kinds[name]}" for name in names)
+    return f"ALTER TABLE {namespace.table(row_type.TABLE)} ADD COLUMNS ({added})"
 
 
 def by_key(namespace: Namespace, row_type: RowType, *, key: str = "run_id") -> str:
@@ -133,7 +186,7 @@ def newest_runs(namespace: Namespace) -> str:
 def unfinished(namespace: Namespace) -> str:
     """How many runs a controller still has work with."""
     table = namespace.table("run_state")
-    return f"SELECT count(DISTINCT run_id) AS n FROM {table} WHERE fsm_state IN {_CLAIMABLE}"
+    return f"SELECT count(DISTINCT run_id) AS n FROM {table} WHERE {_CLAIMABLE}"
 
 
 def _batch(row_type: RowType) -> str:
