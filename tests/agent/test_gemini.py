@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,6 +16,7 @@ from databricks_rlm_agent.agent.models import Models
 from databricks_rlm_agent.agent.planner import AdkPlanner, create_planner
 from databricks_rlm_agent.agent.tools import Toolbox
 from databricks_rlm_agent.domain.actions import Ask
+from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.secret import Secret
 from databricks_rlm_agent.errors import SecretsMissing
 from databricks_rlm_agent.ports import Turn
@@ -87,6 +89,12 @@ def test_a_plan_with_tool_calls(server: GeminiServer, planner: AdkPlanner, turn:
     declared = server.requests[0]["body"]["tools"][0]["functionDeclarations"]
     assert {"run_python", "ask", "finish", "read_file"} <= {one["name"] for one in declared}
     assert "notes.txt" in json.dumps(server.requests[1]["body"]["contents"])
+
+
+def test_the_reply_is_held_within_the_budget(server: GeminiServer, planner: AdkPlanner, turn: Turn) -> None:
+    server.answers = [[{"functionCall": {"name": "ask", "args": {"question": "Which year?"}}}]]
+    assert planner.plan(replace(turn, budget=Budget(max_tokens=9_000))).failure is None
+    assert 256 <= server.requests[0]["body"]["generationConfig"]["maxOutputTokens"] < 9_000
 
 
 def test_an_empty_reply_is_no_action(server: GeminiServer, planner: AdkPlanner, turn: Turn) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,8 +17,11 @@ from databricks_rlm_agent.agent.models import Models
 from databricks_rlm_agent.agent.planner import AdkPlanner, create_planner
 from databricks_rlm_agent.agent.tools import Toolbox
 from databricks_rlm_agent.domain.actions import Finish, RunPython
+from databricks_rlm_agent.domain.budget import Budget
+from databricks_rlm_agent.domain.prices import Price
 from databricks_rlm_agent.domain.secret import Secret
 from databricks_rlm_agent.errors import ConfigError
+from databricks_rlm_agent.logs import masked
 from databricks_rlm_agent.ports import Turn
 
 CANARY = "sk-canary-0123456789abcdef"
@@ -211,6 +215,29 @@ def test_no_key_shows_anywhere(
     shown = f"{planned!r} {planned.failure} {caplog.text} {out} {err}"
     assert CANARY not in shown
     assert out == ""
+
+
+def test_the_reply_is_held_within_the_budget(server: ModelServer, world: dict[str, Any], turn: Turn) -> None:
+    server.answers = [FINISH]
+    prices = {"openai/gpt-x": Price(input_usd=1, output_usd=10)}
+    models = Models("openai/gpt-x", secrets={"openai-api-key": Secret(CANARY)}, retries=0, prices=prices)
+    planner = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"])
+    limited = replace(turn, budget=Budget(max_cost_usd=0.02))
+    planned = planner.plan(limited)
+    assert planned.failure is None
+    assert planned.usage.cost_usd == pytest.approx(100e-6 + 200e-6)
+    body = server.requests[0]["body"]
+    asked = body.get("max_completion_tokens") or body.get("max_tokens")
+    assert 256 <= asked < 2_000
+
+
+def test_what_a_library_was_given_is_hidden_from_the_log(
+    server: ModelServer, world: dict[str, Any], turn: Turn
+) -> None:
+    server.answers = [FINISH]
+    planner_for("databricks/my-endpoint", world, server).plan(turn)
+    assert masked(f"Bearer {CANARY}") == "Bearer ***"
+    assert masked(server.url) == server.url
 
 
 def test_many_threads_share_the_connections(server: ModelServer, world: dict[str, Any], turn: Turn) -> None:

@@ -72,6 +72,8 @@ async def _talk(
     message: str | None = conversation.opening
     while message is not None:
         problem = await _exchange(runner, session.id, message)
+        if problem is not None:
+            problem = clip(redact(problem), _REASON_CHARS)  # a provider's words: of any length, with any key
         message = _next_message(desk, problem, conversation.endings)
 
 
