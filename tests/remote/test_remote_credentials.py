@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from remote_rig import VOLUME, Clients, Server
 
-from databricks_rlm_agent.errors import Forbidden, Unauthorized, Unreachable
+from databricks_rlm_agent.errors import Forbidden, NeverReached, Unauthorized, Unreachable
 from databricks_rlm_agent.localworkspace.client import spawn
 from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
 from databricks_rlm_agent.localworkspace.layout import Layout
@@ -148,3 +149,12 @@ def test_a_token_is_replaced_while_the_server_is_away(
         ]
         assert clients.workspace.bearer() == "dapi-new"
         assert clients.workspace.identity()
+
+
+def test_a_host_that_does_not_answer_is_told_soon(connect: Connect) -> None:
+    """The SDK would look for its metadata for five minutes first."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        clients = connect(host=f"http://127.0.0.1:{closed.getsockname()[1]}", token="x")
+        with pytest.raises(NeverReached, match="Connection refused"):
+            clients.workspace.identity()

@@ -14,7 +14,7 @@ from remote_rig import VOLUME, Clients, Server
 from databricks_rlm_agent.errors import AlreadyExists, Rejected, Throttled, Unreachable
 from databricks_rlm_agent.remote.patience import CONNECTIONS
 from databricks_rlm_agent.retries import REQUESTS, STATEMENTS
-from databricks_rlm_agent.stores.retry import fetch
+from databricks_rlm_agent.stores.retry import Repeating, fetch
 
 _PASSING = {
     "500": {"action": "status", "status": 500},
@@ -135,6 +135,16 @@ def test_what_is_refused_is_not_sent_again(clients: Clients, server: Server) -> 
         clients.jobs.submit({"idempotency_token": "x" * 65, "tasks": [_PROGRAM]})
     assert len(server.sent("runs/submit")) == 1
     assert clients.waits == []
+
+
+def test_a_backend_that_repeats(clients: Clients, server: Server) -> None:
+    patient = Repeating(backend=clients.warehouse, sleep=clients.waits.append)
+    assert [dict(row) for row in patient.fetch("SELECT 1 AS one")] == [{"one": 1}]
+    for statement in (patient.fetch, patient.execute):
+        server.fault("sql/1.0/warehouses", action="drop", times=2)
+        statement("SELECT 1 AS one")
+        assert len(server.sent("sql/1.0/warehouses")) == 3
+    assert len(clients.waits) == 4
 
 
 def test_a_statement_is_sent_once_unless_the_store_says_otherwise(clients: Clients, server: Server) -> None:

@@ -11,6 +11,8 @@ import time
 from typing import Any, NoReturn
 
 HTTP_TIMEOUT_S = 60
+# The SDK asks for the host's metadata while it is built, by a clock of its own, and for 300 s if it is let.
+DISCOVERY_S = 1
 # As many as may be in flight at once: planners, publishers and renewals. More than these wait their turn.
 CONNECTIONS = 32
 
@@ -20,7 +22,7 @@ class WouldWaitError(Exception):
 
 
 class NoRetries:
-    """A ``databricks.sdk.clock.Clock``: the SDK sleeps by it between two tries, and nowhere else."""
+    """A ``databricks.sdk.clock.Clock``: the SDK sleeps by it between two tries of a request only."""
 
     def time(self) -> float:
         """Seconds since the epoch."""

@@ -13,7 +13,7 @@ from databricks_rlm_agent import __version__
 from databricks_rlm_agent.errors import Forbidden, NeverReached, RemoteError, Unauthorized
 from databricks_rlm_agent.ports import Sleep
 from databricks_rlm_agent.remote.errors import sdk_errors
-from databricks_rlm_agent.remote.patience import CONNECTIONS, HTTP_TIMEOUT_S, NoRetries
+from databricks_rlm_agent.remote.patience import CONNECTIONS, DISCOVERY_S, HTTP_TIMEOUT_S, NoRetries
 from databricks_rlm_agent.retries import REQUESTS
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class Workspace:
                 profile=self._profile,
                 host=self._host,
                 token=self._token,
+                retry_timeout_seconds=DISCOVERY_S,
                 http_timeout_seconds=HTTP_TIMEOUT_S,
                 max_connection_pools=CONNECTIONS,
                 max_connections_per_pool=CONNECTIONS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tenacity import Retrying
@@ -27,3 +28,20 @@ def fetch(
         with attempt:
             rows = backend.fetch(sql, parameters)
     return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeating:
+    """A SqlBackend that repeats every call on passing faults: for statements that are safe to send again."""
+
+    backend: SqlBackend
+    sleep: Sleep
+
+    def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
+        """Run a query and return its rows."""
+        return fetch(self.backend, sql, parameters, sleep=self.sleep)
+
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """Run a statement and return how many rows it changed; after a lost answer, what the repeat says."""
+        changed: int = retrying(self.sleep)(self.backend.execute, sql, parameters)
+        return changed
