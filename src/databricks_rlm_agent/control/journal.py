@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.domain.run import Run
+from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.ports import Clock, ModelCall, Note
 
+log = logging.getLogger(__name__)
 # Events of one epoch never reach the next one's numbers, so a stale controller cannot take a live one's key.
 _EVENTS_PER_EPOCH = 10_000
 
@@ -51,6 +54,8 @@ class Journal:
 
     def transition(self, before: Run, after: Run, **payload: Any) -> Run:
         """Record a change of state and return the run after it."""
+        said = " ".join(f"{name}={clip(str(value), 200)!r}" for name, value in payload.items() if value)
+        log.info("%s → %s %s", before.fsm_state, after.fsm_state, said)
         self.event(
             "transition",
             from_state=before.fsm_state,

@@ -52,12 +52,12 @@ class Stepper:
             if isinstance(error, Forbidden):
                 turn.give_up(error)
             else:
-                log.warning("run %s: %s; it is tried again", run.run_id, error)
+                log.warning("%s The run stays as it is and is tried again.", error)
                 journal.passing(error)
         except RlmError as error:
             turn.give_up(error)
         except Exception as error:  # a fault of our own: the run ends with it as its reason
-            log.error("run %s: %r", run.run_id, error, exc_info=log.isEnabledFor(logging.INFO))
+            log.error("%r", error, exc_info=log.isEnabledFor(logging.INFO))
             turn.give_up(RlmError(f"Internal error: {type(error).__name__}: {error}"))
         return replace(turn.run, budget=turn.run.budget.settle(run.lease_epoch))
 
@@ -88,7 +88,7 @@ class _Turn:
 
     def give_up(self, error: RlmError) -> None:
         """End the run with a reason."""
-        log.error("run %s: %s", self.run.run_id, error)
+        log.error("%s The run ends FAILED.", error)
         if self.run.fsm_state is State.EXECUTING:  # its job run is unreadable: nothing will ever come of it
             self.run = replace(self.run, fsm_state=State.INGESTING)
         self._end(Event.GIVE_UP, Outcome(reason=str(error)))

@@ -14,6 +14,7 @@ from databricks_rlm_agent.control.lease import Leases, controller_of
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.watch import Watch
 from databricks_rlm_agent.domain.run import Due, Run
+from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,16 @@ class Tick:
         self.crew.start(holder, [partial(self._advance, holder, run, of[run.run_id]) for run in claimed])
 
     def _advance(self, holder: str, run: Run, due: Due) -> Step:
+        with bound(
+            run=run.run_id,
+            iteration=run.iter_n,
+            attempt=run.attempt,
+            epoch=run.lease_epoch,
+            controller=self.leases.owner,
+        ):
+            return self._advanced(holder, run, due)
+
+    def _advanced(self, holder: str, run: Run, due: Due) -> Step:
         journal = Journal(run_id=run.run_id, epoch=run.lease_epoch, actor=self.leases.owner, clock=self.clock)
         former = due.run.lease_owner
         if former is not None:
