@@ -74,6 +74,8 @@ FAULTS = st.builds(
     TEXT,
 )
 Make = Callable[..., AdkPlanner]
+# The fixtures hold nothing that an example changes; and a busy machine is no fault of the strategies.
+CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def check_recorded(calls: tuple[ModelCall, ...], notes: tuple[Note, ...]) -> Non
         assert len(row) < 5_000
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=CALM)
 @given(st.lists(RESPONSES | FAULTS, min_size=1, max_size=5))
 def test_any_reply_ends_in_a_decision_or_a_reason(planner: Make, turn: Turn, replies: list[Any]) -> None:
     planned = planner(*replies).plan(turn)
@@ -113,7 +115,7 @@ def test_any_reply_ends_in_a_decision_or_a_reason(planner: Make, turn: Turn, rep
     check_recorded(planned.calls, planned.notes)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=CALM)
 @given(st.lists(RESPONSES | FAULTS, min_size=1, max_size=3))
 def test_any_summary_is_one_or_none(planner: Make, turn: Turn, replies: list[Any]) -> None:
     long = Result(

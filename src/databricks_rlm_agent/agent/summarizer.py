@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.agent.desk import Desk
@@ -17,6 +18,8 @@ from databricks_rlm_agent.ports import Summary, Turn
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.agent.chain import Meter
+
+log = logging.getLogger(__name__)
 
 _MAX_REFUSALS = 2
 _MAX_LINES = 6
@@ -57,6 +60,8 @@ async def summarize(models: Models, turn: Turn, result: Result, *, meter: Meter)
     )
     model = models.open(role="summarizer", iter_n=turn.iter_n, meter=meter)
     await converse(conversation, model=model, desk=desk, redact=models.redact)
+    if desk.failure is not None:
+        log.warning("run %s: no summary: %s; head and tail of the output are kept", turn.run_id, desk.failure)
     delta = desk.decision and _with_facts(desk.decision, result)
     return Summary(delta=delta, calls=tuple(meter.calls))
 
