@@ -1,0 +1,144 @@
+"""Intake by the change feed, on a real Spark with Delta: the embedded engine has no ``table_changes``.
+
+RLM_TEST_SPARK_PYTHON names the interpreter of an environment with Spark: `make test-spark` makes one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from intake_support import JIRA, JIRA_COLUMNS, Desk, at
+
+from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.work import WorkMapping
+from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
+from databricks_rlm_agent.remote.warehouse import Warehouse
+from databricks_rlm_agent.remote.workspace import Workspace
+from databricks_rlm_agent.stores.migrations import migrate
+
+PYTHON = os.environ.get("RLM_TEST_SPARK_PYTHON", "")
+
+pytestmark = [
+    pytest.mark.skipif(not PYTHON, reason="needs Java 17 and an environment with Spark: `make test-spark`"),
+    pytest.mark.timeout(900),  # the first start downloads Delta
+    pytest.mark.xdist_group("spark"),
+]
+BY_VERSION = {name: column for name, column in JIRA_COLUMNS.items() if name != "updated_at"}
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    root = tmp_path_factory.mktemp("spark-intake")
+    command = [PYTHON, "-m", "databricks_rlm_agent.localworkspace", "--root", str(root), "--json"]
+    server = subprocess.Popen([*command, "--engine", "spark"], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    info = WorkspaceInfo.from_json(server.stdout.readline())
+    warehouse = Warehouse(Workspace(profile=None, host=info.host, token=info.token), http_path=info.http_path)
+    warehouse.execute("CREATE SCHEMA main.feed")
+    migrate(warehouse, Namespace(catalog="main", schema="feed", volume="artifacts"))
+    yield warehouse
+    warehouse.close()
+    server.terminate()
+    server.wait(60)
+    server.stdout.close()
+
+
+@pytest.fixture
+def desk(spark: Warehouse, request: pytest.FixtureRequest) -> Desk:
+    table = f"main.feed.{request.node.originalname}"
+    create(spark, table)
+    mapping = WorkMapping.model_validate(JIRA | {"table": table})
+    return Desk(spark, Namespace(catalog="main", schema="feed", volume="artifacts"), mapping)
+
+
+def create(spark: Warehouse, table: str, *, feed: bool = True) -> None:
+    properties = "TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')" if feed else ""
+    spark.execute(
+        f"CREATE TABLE {table} (issue_key STRING, summary STRING, details STRING, prio STRING, state STRING, "
+        f"owner STRING, changed TIMESTAMP, agent_note STRING, reply STRING) USING DELTA {properties}"
+    )
+
+
+def test_feed_with_dates(desk: Desk) -> None:
+    desk.put("A-1", at(1))
+    controller = desk.controller()
+    assert controller.poll().created == 1
+    desk.put("A-2", at(0.01))  # late by far, and found at once
+    assert controller.poll().created == 1
+    assert "table_changes" in controller.backend.log[-1] or any(
+        "table_changes" in text for text in controller.backend.log[-6:]
+    )
+    controller.poll()  # its own writing back
+    before = len(controller.backend.log)
+    assert controller.poll().idle
+    assert len(controller.backend.log) == before + 1
+    desk.settle(desk.run("A-1"), State.SUCCEEDED, answer="42")
+    assert controller.poll().reported == 1
+    assert desk.row("A-1")["state"] == "Done"
+    desk.change("A-1", at(9), state="Reopened")
+    assert controller.poll().created == 1
+    assert [run.item_id for run in desk.runs("A-1")] == ["A-1", "A-1"]
+
+
+def test_feed_without_dates(desk: Desk) -> None:
+    mapping = desk.mapping.model_copy(update={"columns": desk.mapping.columns.model_validate(BY_VERSION)})
+    desk.put("B-1", None)
+    desk.put("B-2", None, state="Closed")
+    one, two = desk.controller(mapping=mapping), desk.controller(mapping=mapping, name="c2")
+    assert (one.poll().created, two.poll().created) == (1, 0)
+    one.poll()
+    assert (desk.row("B-1")["state"], one.poll().idle, two.poll().idle) == ("In Progress", True, True)
+    desk.put("B-3", None)
+    assert (two.poll().created, one.poll().created) == (1, 0)
+    desk.change("B-3", prio="Low")  # nothing that a run would do otherwise
+    assert one.poll().created == 0
+    desk.change("B-3", details="Something else.")
+    report = one.poll()
+    assert (report.created, report.superseded) == (1, 1)
+    desk.settle(desk.run("B-1"), State.WAITING_FOR_INPUT, question="Which?")
+    one.poll()
+    desk.change("B-1", reply="The blue one.")
+    assert one.poll().answered == 1
+    desk.settle(desk.run("B-1"), State.SUCCEEDED, answer="42")
+    one.poll()
+    assert desk.row("B-1")["state"] == "Done"
+    assert one.poll().idle
+    desk.change("B-1", state="Reopened")  # with not a word changed
+    desk.change("B-1", prio="Low")
+    assert one.poll().created == 1
+    assert desk.controller(mapping=mapping, name="c3").poll().created == 0
+    assert len(desk.runs("B-1")) == 2
+
+
+def test_feed_of_a_table_made_anew(desk: Desk) -> None:
+    mapping = desk.mapping.model_copy(update={"columns": desk.mapping.columns.model_validate(BY_VERSION)})
+    for n in range(3):
+        desk.put(f"C-{n}", None)
+    controller = desk.controller(mapping=mapping)
+    assert controller.poll().created == 3
+    controller.poll()
+    desk.backend.execute(f"DROP TABLE {mapping.table}")
+    create(desk.backend, mapping.table)  # type: ignore[arg-type]
+    desk.put("C-0", None)
+    desk.put("C-9", None)
+    assert controller.poll().created == 1  # the older one with the same text has been taken up already
+    assert desk.controller(mapping=mapping).poll().created == 0
+    assert [run.item_id for run in desk.runs() if str(run.item_id).startswith("C-")] == [
+        "C-0",
+        "C-1",
+        "C-2",
+        "C-9",
+    ]
+
+
+def test_no_feed_and_no_dates(desk: Desk) -> None:
+    columns = desk.mapping.columns.model_validate(BY_VERSION)
+    create(desk.backend, f"{desk.mapping.table}_plain", feed=False)  # type: ignore[arg-type]
+    plain = {"columns": columns, "table": f"{desk.mapping.table}_plain"}
+    controller = desk.controller(mapping=desk.mapping.model_copy(update=plain))
+    assert controller.intake().idle
+    assert len(controller.backend.log) == 1
