@@ -25,7 +25,7 @@ from databricks_rlm_agent.domain.news import News, RunNews
 from databricks_rlm_agent.domain.records import EventRow
 from databricks_rlm_agent.domain.run import Run
 from databricks_rlm_agent.domain.work import WorkMapping, default_mapping, parse_mapping
-from databricks_rlm_agent.errors import ConfigError
+from databricks_rlm_agent.errors import ConfigError, InvalidData
 from databricks_rlm_agent.stores.runs import to_row
 from databricks_rlm_agent.stores.schema import to_json
 from databricks_rlm_agent.work_config import work_from_environment
@@ -90,6 +90,8 @@ class Memory:
             self.runs.setdefault(run.run_id, run)
 
     def get(self, run_id: str) -> Run:
+        if run_id not in self.runs:
+            raise InvalidData("The run's row does not parse.", where=run_id)
         return self.runs[run_id]
 
     def request_cancel(self, run_id: str, *, reason: str) -> bool:
@@ -226,6 +228,14 @@ def test_a_newer_revision_supersedes_what_goes_on_and_answers_what_waits() -> No
     assert only(State.EXECUTING) == ("run", "r1")
     assert only(State.SUCCEEDED) == ("run", None)
     assert only(State.WAITING_FOR_INPUT) == ("answer", None)
+
+
+def test_a_damaged_run_keeps_nothing_waiting() -> None:
+    """Its row does not parse any more: the item that would answer it is left, the others begin."""
+    waiting = item(prior=Prior(run_id="gone", state=State.WAITING_FOR_INPUT))
+    memory = Memory([waiting, item(item_id="J-2")])
+    report = memory.intake().poll()
+    assert (report.created, report.answered) == (1, 0)
 
 
 def test_polls_are_as_far_apart_as_the_mapping_says() -> None:

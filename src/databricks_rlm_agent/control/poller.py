@@ -22,7 +22,15 @@ from databricks_rlm_agent.domain.records import EventRow
 from databricks_rlm_agent.domain.run import Outcome, Run
 from databricks_rlm_agent.domain.text import clip, storable
 from databricks_rlm_agent.domain.work import WorkMapping
-from databricks_rlm_agent.errors import ConfigError, Forbidden, InvalidData, NotFound, Rejected, UsageError
+from databricks_rlm_agent.errors import (
+    ConfigError,
+    Forbidden,
+    InvalidData,
+    NotFound,
+    Rejected,
+    RunNotFound,
+    UsageError,
+)
 from databricks_rlm_agent.ports import Clock, NewId
 
 log = logging.getLogger(__name__)
@@ -215,9 +223,8 @@ class Intake:
 
     def _answer(self, item: Item) -> bool:
         """Answer the item's run, if there is an answer and the run still waits for one."""
-        if item.prior is None:
+        if item.prior is None or (run := self._readable(item.prior.run_id)) is None:
             return False
-        run = self.runs.get(item.prior.run_id)
         text = answer_of(item, run.capsule.objective, waiting=self.table.mapping.write.waiting)
         if text is None or run.fsm_state is not State.WAITING_FOR_INPUT or run.cancel_reason is not None:
             return False
@@ -229,14 +236,26 @@ class Intake:
         self.table.answer(run.answered(text), revision=item.revision, write_id=self.new_id("w"))
         return True
 
+    def _readable(self, run_id: str) -> Run | None:
+        try:
+            return self.runs.get(run_id)
+        except (InvalidData, RunNotFound) as error:  # one damaged row must not keep the others waiting
+            log.error("run %s is left alone: %s", run_id, error)
+            return None
+
+    def _cancel(self, run_id: str, revision: str) -> bool:
+        reason = f"superseded by revision {revision} of its work item"
+        try:
+            return self.runs.request_cancel(run_id, reason=reason)
+        except (InvalidData, RunNotFound) as error:
+            log.error("run %s is left alone: %s", run_id, error)
+            return False
+
     def _supersede(self, fresh: Sequence[Decision], obsolete: Sequence[RunNews]) -> int:
         """Cancel runs that a newer revision made obsolete, those too that an earlier poll did not get to."""
         replaced = {news.run_id: news.revision for news in obsolete}
         replaced |= {decision.supersedes: decision.item.revision for decision in fresh if decision.supersedes}
-        return sum(
-            self.runs.request_cancel(run_id, reason=f"superseded by revision {revision} of its work item")
-            for run_id, revision in replaced.items()
-        )
+        return sum(self._cancel(run_id, revision) for run_id, revision in replaced.items())
 
     def _report(self, news: Sequence[RunNews]) -> int:
         """Write back how runs stand, each thing that is to be said once."""

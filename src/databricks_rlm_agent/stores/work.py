@@ -113,7 +113,7 @@ class WorkTable:
         """Runs whose items do not say yet how they stand: what was missed while nobody was here."""
         if self.mapping.columns.status is None or not self.mapping.write.named():
             return []
-        return [_run_news(row) for row in self._fetch(self._sql.unreported())]
+        return _run_news(self._fetch(self._sql.unreported()))
 
     def report(self, news: Iterable[RunNews]) -> bool:
         """Write statuses back; False if somebody wrote at the same time, so that it has to be done again."""
@@ -181,14 +181,14 @@ class WorkTable:
         at.seen, at.runs_us = (max(at.updated_us, newest), version), clock["n"]
         return News(
             items=[self._item(row) for row in sorted(items, key=lambda row: (row["rank"], row["n"]))],
-            runs=[_run_news(row) for row in rows if row["kind"] == "run"],
-            obsolete=[_run_news(row) for row in rows if row["kind"] == "obsolete"],
+            runs=_run_news(row for row in rows if row["kind"] == "run"),
+            obsolete=_run_news(row for row in rows if row["kind"] == "obsolete"),
             more=len(items) >= at.limit,
             whole=at.whole,
         )
 
     def _item(self, row: Row) -> Item:
-        prior = row["run_id"] and Prior(run_id=row["run_id"], state=State(row["fsm_state"]))
+        state = _state(row)
         return Item(
             item_id=row["item_id"],
             revision=self.source.revision(row["n"], row["digest"]),
@@ -197,7 +197,7 @@ class WorkTable:
             status=row["status"],
             mode=row["mode"],
             answer=row["answer"],
-            prior=prior or None,
+            prior=Prior(run_id=row["run_id"], state=state) if state else None,
         )
 
     def _begin(self, *, broken: bool = False) -> _Position:
@@ -299,14 +299,24 @@ def _advance(namespace: Namespace) -> str:
     )
 
 
-def _run_news(row: Row) -> RunNews:
-    return RunNews(
-        item_id=row["item_id"],
-        run_id=row["run_id"],
-        revision=row["revision"] or "",
-        state=State(row["fsm_state"]),
-        told=_told(row.get("outcome")),
-    )
+def _run_news(rows: Iterable[Row]) -> list[RunNews]:
+    return [
+        RunNews(
+            item_id=row["item_id"],
+            run_id=row["run_id"],
+            revision=row["revision"] or "",
+            state=state,
+            told=_told(row.get("outcome")),
+        )
+        for row in rows
+        if (state := _state(row))
+    ]
+
+
+def _state(row: Row) -> State | None:
+    """None for a damaged row: the run store complains of it, and the others must not suffer."""
+    text = row["fsm_state"]
+    return State(text) if text in set(State) else None
 
 
 def _told(text: str | None) -> str | None:
