@@ -159,6 +159,7 @@ class App:
             sql=self.warehouse,
             namespace=self.settings.namespace,
             secrets=self._model_keys(model),
+            prices=self.settings.prices,
         )
 
     def _model_keys(self, model: str) -> Mapping[str, Secret]:

@@ -79,7 +79,7 @@ def test_init_twice_changes_nothing(here, serving) -> None:
     first = here("init", "--json", env=environment)
     second = here("init", "--json", env=environment)
     assert first.code == second.code == 0, first.err + second.err
-    assert [item["number"] for item in first.document["migrations"]] == [1]
+    assert [item["number"] for item in first.document["migrations"]] == [1, 2]
     assert (second.document["created"], second.document["migrations"]) == ([], [])
 
 
@@ -171,3 +171,61 @@ def test_json_errors_are_one_document(here, serving) -> None:
     done = here("status", "no-such-run", "--json", env=serving.environment)
     assert done.document["error"] == "RunNotFound"
     assert done.document["exit_code"] == done.code == 2
+
+
+# Cancellation and budgets
+
+
+def job_runs(serving) -> list:
+    from databricks.sdk import WorkspaceClient
+
+    client = WorkspaceClient(host=serving.host, token=serving.token)
+    return list(client.jobs.list_runs(active_only=True))
+
+
+def test_a_run_and_its_job_are_cancelled(here, agent, script, serving) -> None:
+    model = script([program("import time; print('began', flush=True); time.sleep(600)")], [finish("no")])
+    submit = ("submit", "Sleep", "--run-id", "sleeper", "--model", model)
+    assert here(*submit, env=serving.environment).code == 0
+    assert here("tick", env=serving.environment).code == 0
+    assert here("status", "sleeper", "--json", env=serving.environment).document["state"] == "EXECUTING"
+    done = here("cancel", "sleeper", "--reason", "not needed", "--json", env=serving.environment)
+    assert (done.code, done.document["state"], done.document["reason"]) == (0, "CANCELLED", "not needed")
+    shown = here("show", "sleeper", "--json", env=serving.environment).document
+    assert [row["status"] for row in shown["results"]] == ["CANCELLED"]
+    assert not [run for run in job_runs(serving) if "sleeper" in (run.run_name or "")]
+    again = here("cancel", "sleeper", env=serving.environment)
+    assert (again.code, "CANCELLED" in again.out) == (0, True)
+    assert here("cancel", "nobody", env=serving.environment).code == 2
+
+
+def test_a_cancellation_can_be_left_to_the_controllers(here, script, serving) -> None:
+    model = script([program("print(1)")], [finish("no")])
+    assert here("submit", "x", "--run-id", "left", "--model", model, env=serving.environment).code == 0
+    noted = here("cancel", "left", "--no-wait", "--json", env=serving.environment)
+    assert (noted.code, noted.document["state"]) == (0, "PENDING")
+    assert here("orchestrate", "--until-idle", env=serving.environment).code == 0
+    assert here("status", "left", "--json", env=serving.environment).document["state"] == "CANCELLED"
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        (("--max-iterations", "1"), "1 iterations"),
+        (("--max-model-calls", "1"), "1 model calls"),
+        (("--max-tokens", "10"), "budget"),
+        (("--max-executor-s", "0.5"), "0 seconds of job runs"),
+    ],
+)
+def test_a_budget_ends_the_run_and_says_which(here, script, serving, limit, reason) -> None:
+    model = script([program("print(1)")], [finish("too late")])
+    done = here("run", "x", "--model", model, *limit, "--json", env=serving.environment)
+    assert (done.code, done.document["state"]) == (1, "FAILED")
+    assert reason in done.document["reason"]
+
+
+def test_a_budget_must_make_sense(here, script, serving) -> None:
+    for limit in ("--max-cost-usd", "--max-iterations", "--max-wall-s"):
+        done = here("submit", "x", limit, "0", env=serving.environment)
+        assert done.code == 2
+        assert limit in done.err

@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from databricks_rlm_agent.cli.logoptions import add_log_options
 from databricks_rlm_agent.localworkspace.options import add_arguments
+
+# As in domain.budget.Budget, which has the defaults.
+BUDGET = (
+    ("max_iterations", int, "N", "iterations (30)"),
+    ("max_attempts", int, "N", "attempts of an iteration that the platform lost (3)"),
+    ("max_model_calls", int, "N", "calls of models (300)"),
+    ("max_tokens", int, "N", "tokens, in and out together (5,000,000)"),
+    ("max_cost_usd", float, "USD", "cost of the models, by RLM_MODEL_PRICES (no limit)"),
+    ("max_executor_s", float, "S", "seconds of job runs, all together (a day)"),
+    ("max_wall_s", float, "S", "seconds from now on (a week)"),
+)
 
 
 def parser(version: str) -> argparse.ArgumentParser:
@@ -33,7 +45,7 @@ def _add(
     if json:
         command.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    command.add_argument("--verbose", action="store_true", help="log what happens on standard error")
+    add_log_options(command)
     return command
 
 
@@ -56,7 +68,9 @@ def _task(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--run-id", help="id of the run (default: a new one); an id that exists is not run twice"
     )
-    command.add_argument("--max-iterations", type=int, default=30, help="iterations before giving up (30)")
+    limits = command.add_argument_group("budget (the run ends FAILED when one of these is used up)")
+    for name, kind, metavar, help_text in BUDGET:
+        limits.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=help_text)
     command.add_argument(
         "--input",
         action="append",

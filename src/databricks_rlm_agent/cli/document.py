@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from databricks_rlm_agent.app import App
+from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.run import Run
 
 
@@ -31,11 +32,11 @@ def outcome(app: App, run: Run) -> dict[str, Any]:
     results = app.ledger.results(run.run_id)
     tables = [table["name"] for row in results for table in json.loads(row["produced_tables"] or "[]")]
     artifacts = [item["path"] for row in results for item in json.loads(row["produced_artifacts"] or "[]")]
-    failed = {row["iter_n"] for row in results} - {
-        row["iter_n"] for row in results if row["status"] == "SUCCESS"
-    }
+    tried = {row["iter_n"] for row in results}
+    failed = tried - {row["iter_n"] for row in results if row["status"] == "SUCCESS"}
     return brief(run) | {
-        "iterations": run.iter_n,
+        # An iteration that was cancelled before it was planned is none.
+        "iterations": max(tried, default=0) if run.fsm_state is State.CANCELLED else run.iter_n,
         "failed_iterations": len(failed),
         "evidence": run.outcome.evidence,
         "tables": list(dict.fromkeys(tables)),

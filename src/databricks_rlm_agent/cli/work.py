@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from databricks_rlm_agent.app import App
+from databricks_rlm_agent.cli.arguments import BUDGET
 from databricks_rlm_agent.cli.document import brief, emit, outcome, outcome_text
 from databricks_rlm_agent.cli.place import app_at, say
 from databricks_rlm_agent.cli.progress import Follower
@@ -101,15 +104,13 @@ def _cancel_text(document: dict[str, Any], *, wanted: bool) -> str:
 
 def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
     """Store a new run; make the schema first if this workspace has none yet."""
-    if options.max_iterations < 1:
-        raise UsageError(f"--max-iterations is {options.max_iterations}.", fix="Give 1 or more.")
     run_id = options.run_id or app.new_id("r")
     fresh = new_run(
         options.task,
         run_id=run_id,
         clock=app.clock,
         inputs=dict(parse_input(text) for text in options.input),
-        budget=Budget(max_iterations=options.max_iterations),
+        budget=_budget(options),
         model=model,
     )
     try:
@@ -121,6 +122,16 @@ def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
         say(f"created {', '.join([*created, *(item.summary for item in migrations)])}")
         app.store.insert([fresh])
     return app.store.get(run_id)
+
+
+def _budget(options: argparse.Namespace) -> Budget:
+    given = {name: getattr(options, name) for name, *_ in BUDGET}
+    try:
+        return Budget(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        name = str(problem["loc"][0])
+        raise UsageError(f"--{name.replace('_', '-')} is {given[name]}.", fix=f"{problem['msg']}.") from None
 
 
 def follow(app: App, run_id: str, *, quiet: bool) -> dict[str, Any]:

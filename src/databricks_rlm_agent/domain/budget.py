@@ -15,7 +15,11 @@ TURN_CALLS = 16
 
 
 class Usage(BaseModel):
-    """Model usage: calls, tokens as the models reported them, cost in US dollars (0 where none is known)."""
+    """Model usage: calls, tokens, cost in US dollars.
+
+    Tokens are as told by the models, estimated upward where they do not tell; the cost is 0 where no price is
+    known.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
