@@ -100,8 +100,10 @@ class WorkTable:
             return
         moved = at.seen != (at.updated_us, at.version)
         at.updated_us, at.version = at.seen
-        whole, at.whole, at.base, at.limit = at.whole, False, None, BATCH
-        if moved and (news.items or whole):
+        # Where a snapshot has been read in full, everybody may go on behind it.
+        passed = at.base is not None or (moved and (at.whole or bool(news.items)))
+        at.whole, at.base, at.limit = False, None, BATCH
+        if passed:
             self._write_down(at)
 
     def stuck(self) -> None:
