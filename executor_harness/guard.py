@@ -39,11 +39,13 @@ class Guard:
         *,
         timeout_s: float,
         grace_s: float,
+        ending: Callable[[Status], None],
         interrupt: Callable[[], None],
         overrun: Callable[[Status], None],
     ) -> None:
         self._timeout_s = timeout_s
         self._grace_s = grace_s
+        self._ending = ending
         self._interrupt = interrupt
         self._overrun = overrun
         self._lock = threading.Lock()
@@ -141,6 +143,7 @@ class Guard:
             if not self._running():
                 return
             self.reason = reason
+        self._ending(reason)
         threading.Thread(target=self._interrupt, name="rlm-interrupt", daemon=True).start()
         self._nudge()
         first = min(_SECOND_TRY_S, self._grace_s / 2)

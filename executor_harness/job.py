@@ -167,8 +167,16 @@ class Job:
                 report = of_exception(leaving[0], name)
             _hard_exit(self._report(report, rlm, request, stuck=True))
 
+        def ending(reason: Status) -> None:
+            if reason == protocol.CANCELLED and not leaving:
+                self._recorder.cancelled()
+
         self._guard = guard = Guard(
-            timeout_s=timeout, grace_s=grace, interrupt=self._session.interrupt, overrun=overrun
+            timeout_s=timeout,
+            grace_s=grace,
+            ending=ending,
+            interrupt=self._session.interrupt,
+            overrun=overrun,
         )
 
         def leave(exit_: ProcessExit) -> None:

@@ -144,6 +144,13 @@ class Recorder:
             return {"stdout": protocol.empty_stream(), "stderr": protocol.empty_stream()}
         return streams
 
+    def cancelled(self) -> None:
+        """The platform cancels the run: if we die before there is a result, that was why."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):  # the watcher is gone; so is the use of telling it
+                self._process.stdin.write(b"cancel\n")
+                self._process.stdin.flush()
+
     def done(self) -> None:
         """The result is written: the watcher may go."""
         if self._process is None or self._process.stdin is None:

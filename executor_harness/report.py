@@ -108,6 +108,16 @@ class Report:
             "let go of the interpreter, so its process was killed",
         )
 
+    @classmethod
+    def cancelled(cls) -> Report:
+        """The platform asked for the end, and then killed the process."""
+        return cls(
+            status=protocol.CANCELLED,
+            exit_code=protocol.EXIT_CANCELLED,
+            error_type=protocol.CANCELLED_ERROR,
+            error_summary="the platform cancelled the run (SIGTERM), and killed it before it had ended",
+        )
+
     def result(
         self, ticket: Ticket, *, streams: dict[str, Stream], finished: float, redactor: Redactor
     ) -> Result:

@@ -5,7 +5,8 @@ process (a crash in native code, SIGKILL, the kernel's out-of-memory killer), co
 is bounded. When the harness dies without a result the watcher writes one; when the harness cannot even be
 interrupted any more (native code that never gives Python a turn) it ends it, some seconds after the time-out.
 
-Protocol, on standard input and output: one line of JSON (`Orders`); then `stop` once the program is over,
+Protocol, on standard input and output: one line of JSON (`Orders`); `cancel` when the platform asks for the
+end (it kills those that take their time, which is then a cancelled run); `stop` once the program is over,
 answered with one line of JSON (both streams, and whether their files could be written); then `done` once
 result.json is written. A harness that is gone without `done` is dead.
 """
@@ -68,6 +69,7 @@ class Watcher:
             if self._read_once(_TICK_S):
                 return "stop"
             if not self._harness_alive():
+                self._read_once(0)  # what it said last
                 return "death"
             if time.monotonic() >= self._deadline:
                 return "deadline"
@@ -151,7 +153,12 @@ class Watcher:
         if is_final(read_result(self._volumes, path), ticket):
             return
         stderr = streams["stderr"]["head"] + streams["stderr"]["tail"]
-        report = Report.timed_out(ticket) if timed_out else Report.died(stderr)
+        if timed_out:
+            report = Report.timed_out(ticket)
+        elif b"cancel\n" in self._commands:
+            report = Report.cancelled()
+        else:
+            report = Report.died(stderr)
         redactor = Redactor(self._orders["secrets"])
         result = report.result(ticket, streams=streams, finished=time.time(), redactor=redactor)
         self._volumes.put(path, encode(result))

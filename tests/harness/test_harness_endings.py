@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,38 @@ def test_sigterm_is_cancelled(bench: Bench, program: str, group: bool) -> None:
     ended = bench.wait(process)
     assert ended.code == 143
     assert (ended.report["status"], ended.report["error_type"]) == ("CANCELLED", "Cancelled")
+
+
+def test_killed_while_it_is_cancelled_is_cancelled(bench: Bench) -> None:
+    """The platform waits only so long; the watcher then says what it was told."""
+    bench.publish(
+        "import time\nwhile True:\n    try:\n        open(rlm.path('ready'), 'w').close()\n"
+        "        time.sleep(100)\n    except BaseException:\n        open(rlm.path('asked'), 'w').close()\n",
+        limits={"grace_s": 60},
+    )
+    process = bench.start()
+    eventually((bench.folder / "ready").exists)
+    os.killpg(process.pid, signal.SIGTERM)
+    eventually((bench.folder / "asked").exists)
+    os.killpg(process.pid, signal.SIGKILL)
+    ended = bench.wait(process)
+    assert ended.code == -signal.SIGKILL
+    assert (ended.report["status"], ended.report["error_type"]) == ("CANCELLED", "Cancelled")
+    assert ended.report["exit_code"] == 143
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGKILL])
+def test_a_result_that_was_complete_before_the_kill_is_kept(bench: Bench, first: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # an engine that never answers: the row takes long
+        bench.env = {"SPARK_REMOTE": f"sc://127.0.0.1:{deaf.getsockname()[1]}"}
+        bench.publish("rlm.finish('made it')\n")
+        process = bench.start()
+        eventually((bench.folder / "result.json").exists)
+        os.killpg(process.pid, first)
+        os.killpg(process.pid, signal.SIGKILL)
+        ended = bench.wait(process)
+    assert ended.code == -signal.SIGKILL
+    assert (ended.report["status"], ended.report["value"]) == ("SUCCESS", "made it")
 
 
 def test_terminating_a_worker_does_not_cancel_the_run(bench: Bench) -> None:

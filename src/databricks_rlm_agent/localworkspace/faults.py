@@ -16,6 +16,7 @@ from databricks_rlm_agent.localworkspace.problem import invalid
 Action = Literal["status", "drop", "delay", "hold"]
 ACTIONS: tuple[Action, ...] = ("status", "drop", "delay", "hold")
 LOG_SIZE = 10_000
+LOG_CHARS = 64_000_000  # of SQL text, which may be large: a statement can carry thousands of rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,22 @@ class FaultBoard:
         self._ids = itertools.count(1)
         self._counts: dict[int, _Count] = {}
         self.held: dict[int, Held] = {}
-        self.log: deque[Logged] = deque(maxlen=LOG_SIZE)
+        self.log: deque[Logged] = deque()
+        self._logged_chars = 0
+
+    def record(self, entry: Logged) -> None:
+        """Add a request to the log; the oldest go when it is full."""
+        with self._lock:
+            self._logged_chars += len(entry.sql or "")
+            self.log.append(entry)
+            while len(self.log) > LOG_SIZE or self._logged_chars > LOG_CHARS:
+                self._logged_chars -= len(self.log.popleft().sql or "")
+
+    def forget(self) -> None:
+        """Empty the log."""
+        with self._lock:
+            self.log.clear()
+            self._logged_chars = 0
 
     def add(self, rules: list[Rule]) -> list[dict[str, Any]]:
         """Put rules in force, after those already there; returns them with their ids."""

@@ -99,7 +99,7 @@ class FaultGate:
         try:
             await self._serve(exchange)
         finally:
-            self.board.log.append(
+            self.board.record(
                 Logged(
                     method=scope["method"],
                     path=scope["path"],
@@ -228,8 +228,8 @@ def control_routes(board: FaultBoard) -> list[Route]:
 
     async def requests(request: Request) -> dict[str, Any]:
         if request.method == "DELETE":
-            board.log.clear()
-        return {"requests": [vars(entry) for entry in board.log]}
+            board.forget()
+        return {"requests": [vars(entry) for entry in list(board.log)]}
 
     return [
         _control("/_local/faults", faults, ["GET", "POST", "DELETE"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +53,9 @@ class Engine:
         self._options = options
         self.catalog = catalog
         self._backend = backend
-        self.servers = Servers(backend.launch, backend.renew_after)
+        self.servers = Servers(backend.launch, backend.renew_after, self._renewed)
+        self._sessions: weakref.WeakSet[EngineSession] = weakref.WeakSet()
+        self._guard = threading.Lock()
         self._proxy: Any = None
         self.connect_url = ""
 
@@ -93,7 +97,16 @@ class Engine:
         except BaseException:
             session.close()
             raise
+        with self._guard:
+            self._sessions.add(session)
         return session
+
+    def _renewed(self) -> None:
+        """Take idle sessions along to the new server; one whose client died may never be used again."""
+        with self._guard:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.follow()
 
 
 def create_engine(options: EngineOptions) -> Engine:

@@ -48,7 +48,6 @@ class ConnectProxy:
     ) -> None:
         self._backend, self._servers, self._clock = backend, servers, clock
         self._sessions: dict[tuple[str, str], _Entry] = {}
-        self._answered: set[str] = set()
         self._guard = threading.Lock()
         self._server: Any = None
 
@@ -106,8 +105,7 @@ class ConnectProxy:
             job = JobRequest(session, request)
             result = job.prepare()
             if result is not None:
-                with self._guard:
-                    self._answered.add(request.operation_id)
+                self._entry(request, context).answered.add(request.operation_id)
                 yield from _responses(request, result, client.server_session_id)
                 return
             client.counted()
@@ -137,6 +135,9 @@ class ConnectProxy:
             return _abort(context, error_of(error))
 
     def _session(self, request: Any, context: Any) -> CatalogSession:
+        return self._entry(request, context).session
+
+    def _entry(self, request: Any, context: Any) -> _Entry:
         """The session of a request, new if need be. Raises `EngineError`."""
         key = _key(request)
         now = self._clock()
@@ -152,7 +153,7 @@ class ConnectProxy:
             entry.used = now
         if fresh:
             self._end(lambda each: each.job is None and each.used < now - _IDLE_S)
-        return entry.session
+        return entry
 
     # --- the rest, as bytes
 
@@ -207,15 +208,15 @@ class ConnectProxy:
         import pyspark.sql.connect.proto as pb
 
         request = pb.ReleaseExecuteRequest.FromString(body)
-        with self._guard:
-            ours = request.operation_id in self._answered
-            if request.HasField("release_all"):
-                self._answered.discard(request.operation_id)
+        entry = self._entry(request, context)
+        ours = request.operation_id in entry.answered
+        if request.HasField("release_all"):
+            entry.answered.discard(request.operation_id)
         if not ours:
             return self._unary("ReleaseExecute")(body, context)
         return pb.ReleaseExecuteResponse(
             session_id=request.session_id,
-            server_side_session_id=self._session(request, context).client.server_session_id,
+            server_side_session_id=entry.session.client.server_session_id,
             operation_id=request.operation_id,
         ).SerializeToString()
 
@@ -238,10 +239,13 @@ class ConnectProxy:
 
 
 class _Entry:
-    """A session of the endpoint: whose it is (None: no job's), and when it was last used."""
+    """A session of the endpoint: whose it is (None: no job's), when it was last used, and which operations
+    were answered here.
+    """
 
     def __init__(self, session: CatalogSession, job: str | None) -> None:
         self.session, self.job, self.used = session, job, 0.0
+        self.answered: set[str] = set()
 
 
 def _key(request: Any) -> tuple[str, str]:

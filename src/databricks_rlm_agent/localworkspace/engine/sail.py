@@ -22,8 +22,8 @@ from .wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
 # A job may compute for hours in pandas between two statements; its session must still be there.
 _SESSION_SECONDS = 30 * 24 * 3600
 _STOP_SECONDS = 10
-# About 550 MB of what Sail does not give back.
-RENEW_AFTER = 10_000
+# Up to 450 MB of what Sail does not give back, and a new server takes a third of a second.
+RENEW_AFTER = 3_000
 
 # Ends with its standard input, that is with its parent, however that one ended.
 _PROGRAM = """

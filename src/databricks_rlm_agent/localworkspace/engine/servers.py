@@ -17,7 +17,7 @@ from typing import Any
 from .errors import EngineError
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class EngineServer:
     """A running Spark Connect server, how many sessions it has, how many statements it has run."""
 
@@ -31,11 +31,14 @@ class EngineServer:
 class Servers:
     """Hands out the server for new sessions. Safe for threads.
 
-    `launch` starts a server (raises `EngineError`); after `most` statements a server is replaced, None never.
+    `launch` starts a server (raises `EngineError`); after `most` statements a server is replaced, None never;
+    `renewed` is called when sessions begin on another server.
     """
 
-    def __init__(self, launch: Callable[[], EngineServer], most: int | None) -> None:
-        self._launch, self._most = launch, most
+    def __init__(
+        self, launch: Callable[[], EngineServer], most: int | None, renewed: Callable[[], None]
+    ) -> None:
+        self._launch, self._most, self._renewed = launch, most, renewed
         self._guard = threading.Lock()
         self._newest: EngineServer | None = None
         self._alive: list[EngineServer] = []
@@ -110,6 +113,7 @@ class Servers:
             self._alive.append(server)
             over = self._over()
         _stop(over)
+        self._renewed()
 
     def _over(self) -> list[EngineServer]:
         """Take out the servers that nobody needs any more. Called with the guard held."""

@@ -242,6 +242,9 @@ class EngineSession:
     def __init__(self, catalog_session: CatalogSession) -> None:
         self._session = catalog_session
         self._movable = True
+        self._running = 0
+        self._closed = False
+        self._turn = threading.Lock()
 
     def begin(self, catalog: str | None, schema: str | None) -> None:
         """Begin in a catalog and schema; raises `EngineError` when they do not exist."""
@@ -263,12 +266,25 @@ class EngineSession:
             raise EngineError.of(
                 "PARSE_EMPTY_STATEMENT", "Syntax error, unexpected empty statement.", "42617"
             )
-        if self._movable and not self._session.client.is_current:
-            self._session.move()
-        # What lives in the engine's session only, such as a temporary view, keeps it where it is.
-        self._movable = self._movable and _LEAVES_NOTHING.match(text) is not None
-        with self._session.client.statement():
-            return self._session.run(text)
+        self.follow()
+        with self._turn:
+            self._running += 1
+            # What lives in the engine's session only, such as a temporary view, keeps it where it is.
+            self._movable = self._movable and _LEAVES_NOTHING.match(text) is not None
+        try:
+            with self._session.client.statement():
+                return self._session.run(text)
+        finally:
+            with self._turn:
+                self._running -= 1
+            self.follow()  # it may be the last statement for a long time
+
+    def follow(self) -> None:
+        """Move to the server where sessions begin now, unless something runs or would be left behind."""
+        with self._turn:
+            idle = self._movable and not self._closed and self._running == 0
+            if idle and not self._session.client.is_current:
+                self._session.move()
 
     def cancel(self) -> None:
         """Interrupt the statement that runs now; it raises OPERATION_CANCELED in its own thread."""
@@ -276,6 +292,8 @@ class EngineSession:
 
     def close(self) -> None:
         """End the session. Harmless when the engine is gone already."""
+        with self._turn:
+            self._closed = True
         try:
             self._session.client.release()
         except EngineError as error:

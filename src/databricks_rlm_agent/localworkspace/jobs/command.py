@@ -62,7 +62,7 @@ class Launcher:
     def prepare(self, run: Run, task: TaskRun, cwd: Path) -> Launch:
         """The process for a task. Raises TaskRefusedError when there is nothing that could run."""
         argv = [sys.executable, "-u", *self._program(run, task)]
-        return Launch(argv=argv, env=self._environment(run, task), cwd=cwd)
+        return Launch(argv=argv, env=self._environment(run, task), cwd=cwd, mark=str(cwd.parent))
 
     def _program(self, run: Run, task: TaskRun) -> list[str]:
         spec, overrides = task.spec, run.overrides

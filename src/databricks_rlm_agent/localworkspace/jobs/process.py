@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from databricks_rlm_agent.localworkspace.jobs.logfile import LogWriter
+from databricks_rlm_agent.localworkspace.jobs.stragglers import MARK
 
 Reason = Literal["cancel", "timeout", "shutdown"]
 _CHUNK = 1 << 20
@@ -22,11 +23,12 @@ _POLL_S = 0.05  # only where the system cannot signal the end of a process throu
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What to start."""
+    """What to start. `mark` in the environment tells all that it starts in turn from everything else."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path
+    mark: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ def start(launch: Launch) -> subprocess.Popen[bytes]:
     """Start the process in a session of its own. Raises OSError when the system refuses."""
     return subprocess.Popen(  # noqa: S603 - running what was submitted is the purpose
         list(launch.argv),
-        env=dict(launch.env),
+        env={**launch.env, MARK: launch.mark},
         cwd=launch.cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

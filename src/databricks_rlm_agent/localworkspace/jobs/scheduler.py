@@ -27,6 +27,7 @@ from databricks_rlm_agent.localworkspace.jobs.process import (
 )
 from databricks_rlm_agent.localworkspace.jobs.records import FINAL, WAITING, Ending, Run, TaskRun
 from databricks_rlm_agent.localworkspace.jobs.store import RunStore
+from databricks_rlm_agent.localworkspace.jobs.stragglers import end_stragglers
 
 _TICK_S = 0.5  # how late a whole run's time limit may be noticed when nothing else happens
 
@@ -74,9 +75,17 @@ class Scheduler:
         """Settle what a stopped server left active, then begin."""
         for run in self._store.active():
             for task in run.tasks:
-                _end_leftover(task)
+                self._end_leftover(task)
             self._store.save(_lost(run))
         self._thread.start()
+
+    def _end_leftover(self, task: TaskRun) -> None:
+        """Kill what outlived its server of a task: its group only if it is still that very process."""
+        if task.pid is None or task.pid_started is None or task.life in FINAL:
+            return
+        if started_at(task.pid) == task.pid_started:
+            signal_group(task.pid, signal.SIGKILL)
+        end_stragglers(str(self._folder / str(task.run_id)), self._limits.grace_s)
 
     def add(self, run: Run) -> None:
         """Take a saved run over."""
@@ -168,13 +177,13 @@ class Scheduler:
 
     def _stop(self, run_id: int, task: TaskRun) -> None:
         run = self._runs[run_id]
-        if task.life in WAITING:
+        if task.run_id in self._switches:  # its process runs, or is about to: the worker says when it is over
+            if task.life != "TERMINATING":
+                self._set(run_id, replace(task, life="TERMINATING"))
+            self._switches[task.run_id].throw("cancel" if run.stop == "cancel" else "timeout")
+        elif task.life in WAITING:
             ending = verdict.CANCELED if run.stop == "cancel" else verdict.TIMED_OUT
             self._set(run_id, replace(task, life=ending.life, ending=ending, end_time=_now()))
-        elif task.life == "RUNNING":
-            self._set(run_id, replace(task, life="TERMINATING"))
-        if task.run_id in self._switches:
-            self._switches[task.run_id].throw("cancel" if run.stop == "cancel" else "timeout")
 
     def _move(self, run_id: int, task: TaskRun) -> None:
         if task.life == "BLOCKED":
@@ -268,6 +277,7 @@ class Scheduler:
                 timeout_s=float(task.spec.get("timeout_seconds") or 0),
                 grace_s=self._limits.grace_s,
             )
+            end_stragglers(launch.mark, self._limits.grace_s)
         return _ending_of(finished, folder)
 
 
@@ -285,24 +295,16 @@ def _ending_of(finished: Finished, folder: Path) -> Ending:
     return verdict.failed("RUN_EXECUTION_ERROR", verdict.WORKLOAD_FAILED, error=error, trace=trace)
 
 
-def _end_leftover(task: TaskRun) -> None:
-    """Kill the group of a task that outlived its server: only if it is still that very process."""
-    if task.pid is None or task.pid_started is None or task.life in FINAL:
-        return
-    if started_at(task.pid) == task.pid_started:
-        signal_group(task.pid, signal.SIGKILL)
-
-
 def _lost(run: Run) -> Run:
-    """The run as it stands when its server has stopped."""
+    """The run as it stands when its server has stopped. One that was being ended anyway has been ended."""
     now = _now()
+    endings = {"cancel": verdict.CANCELED, "timeout": verdict.TIMED_OUT, None: verdict.LOST}
+    ending = endings[run.stop]
     tasks = tuple(
-        task
-        if task.life in FINAL
-        else replace(task, life=verdict.LOST.life, ending=verdict.LOST, end_time=now)
+        task if task.life in FINAL else replace(task, life=ending.life, ending=ending, end_time=now)
         for task in run.tasks
     )
-    return replace(run, tasks=tasks, ending=verdict.LOST, end_time=now, held=False)
+    return replace(run, tasks=tasks, ending=ending, end_time=now, held=False)
 
 
 def _now() -> int:

@@ -105,8 +105,9 @@ def _durations(run: Run, now: int) -> Json:
 def _state(life: str, ending: Ending | None, *, stopped: bool) -> Json:
     state: Json = {"life_cycle_state": life, "state_message": ending.message if ending else ""}
     status: Json = {"state": _V2.get(life, life)}
-    state["user_cancelled_or_timedout"] = stopped or bool(
-        ending and ending.result in {"CANCELED", "TIMEDOUT"}
+    # A run that ended by itself before the cancel reached it was not cancelled.
+    state["user_cancelled_or_timedout"] = (
+        stopped if ending is None else ending.result in {"CANCELED", "TIMEDOUT"}
     )
     if ending is not None:
         state["result_state"] = ending.result
