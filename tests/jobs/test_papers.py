@@ -17,6 +17,9 @@ PAPERS = (
     "CHANGELOG.md",
     "docs/deploy.md",
     "docs/operations.md",
+    "docs/recovery.md",
+    "docs/retries.md",
+    "docs/work-tables.md",
     "docs/local-workspace.md",
 )
 _VARIABLE = re.compile(r"\b(?:ADK|RLM)_[A-Z_]+\b")
@@ -44,7 +47,8 @@ def test_its_commands_exist(paper: Path) -> None:
 
 def test_operations_lists_the_settings_that_are_read(root: Path) -> None:
     settings = (root / "docs/operations.md").read_text().partition("## Exit codes")[0]
-    assert set(_VARIABLE.findall(settings)) == set(_VARIABLE.findall(from_environment.__doc__ or ""))
+    read = set(_VARIABLE.findall(from_environment.__doc__ or "")) | {"RLM_LOG_FORMAT"}  # by the commands
+    assert set(_VARIABLE.findall(settings)) == read
 
 
 def test_the_local_workspace_lists_the_options_of_its_command(root: Path) -> None:
@@ -56,6 +60,7 @@ def test_the_local_workspace_lists_the_options_of_its_command(root: Path) -> Non
         "--help",
         "--debug",
         "--verbose",
+        "--log-format",
     }
 
 
