@@ -9,11 +9,12 @@ from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from steady import HandLeases, SteadyCrew
+
 from databricks_rlm_agent.control.crew import Crew
 from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.ingest import Ingester
 from databricks_rlm_agent.control.intake import new_run
-from databricks_rlm_agent.control.lease import Leases
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.tick import Tick, TickReport
@@ -32,6 +33,7 @@ from databricks_rlm_agent.domain.submission import serverless
 from databricks_rlm_agent.domain.verdict import JobVerdict
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.ports import FileEntry, ModelCall, Planned, Row, Summary, Turn
+from databricks_rlm_agent.stores.runs import from_row, to_row
 
 T = TypeVar("T")
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
@@ -56,6 +58,7 @@ class Ending:
     code: str = "SUCCESS"
     type: str = "SUCCESS"
     stdout_bytes: int = 0
+    garbage: bytes | None = None  # what lies in result.json in place of a result
 
 
 GOOD = Ending()
@@ -64,6 +67,8 @@ LOST = Ending(file=False, row=False, code="DRIVER_ERROR", type="CLIENT_ERROR")
 CANCELLED = Ending(status=Status.CANCELLED, file=False, row=False, code="USER_CANCELED", type="CLIENT_ERROR")
 NO_ROW = Ending(row=False)
 NO_FILE = Ending(file=False)
+BAD_FILE = Ending(garbage=b'{"status": "SUCC')
+BAD_FILE_NO_ROW = Ending(garbage=b"[]", row=False)
 
 
 @dataclass(kw_only=True)
@@ -79,7 +84,10 @@ class Job:
 
 @dataclass(kw_only=True)
 class World:
-    """Everything that outlives a controller. ``endings`` are by (iteration, attempt), GOOD by default."""
+    """Everything that outlives a controller. ``endings`` are by (iteration, attempt), GOOD by default.
+
+    ``calls`` counts, by run, what models were really asked, whether or not anybody lived to report it.
+    """
 
     endings: Mapping[tuple[int, int], Ending] = field(default_factory=dict)
     now_s: float = 0.0
@@ -89,6 +97,7 @@ class World:
     jobs: dict[str, Job] = field(default_factory=dict)
     launches: Counter[AttemptKey] = field(default_factory=Counter)
     plans: list[tuple[str, int]] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     cancels: list[AttemptKey] = field(default_factory=list)
     commits: int = 0
@@ -129,10 +138,16 @@ class World:
     def table(self, kind: type[T]) -> list[T]:
         return [row for row in self.rows.values() if isinstance(row, kind)]
 
-    def run_jobs(self) -> None:
-        """Let every job run come to its end."""
+    def answer(self, seen: Run, text: str) -> bool:
+        """What ``rlm-agent answer`` does with a run as it was read; False if it has changed since."""
+        after = seen.answered(text)
+        store = FakeStore(world=self, gate=Gate())
+        return store.save([after], write_id=self.new_id("w")) == {seen.run_id}
+
+    def run_jobs(self, *, cancels: bool = True) -> None:
+        """Let every job run come to its end; ``cancels`` False: completion wins all races."""
         for job in self.jobs.values():
-            if job.cancelled and not job.verdict.over:
+            if cancels and job.cancelled and not job.verdict.over:
                 self._end(job, CANCELLED)
             elif not job.verdict.over:
                 self._end(job, self.endings.get((job.key.iter_n, job.key.attempt), GOOD))
@@ -152,7 +167,8 @@ class World:
             produced_tables=[ProducedTable(name=f"main.rlm.t{job.key.iter_n}", rows=1)],
         )
         if ending.file:
-            self.files[f"{manifest.request.output_dir}/{RESULT}"] = result.model_dump_json().encode()
+            content = result.model_dump_json().encode() if ending.garbage is None else ending.garbage
+            self.files[f"{manifest.request.output_dir}/{RESULT}"] = content
         if ending.row:
             row = result_row(result, databricks_run_id=job.run_id, run_url=None)
             self.rows.setdefault(_key(row), replace(row, reported_by="executor"))
@@ -198,12 +214,18 @@ class FakeStore:
         return self.gate("claim", lambda: self._claim(runs, owner, lease_s, write_id))
 
     def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
-        raise AssertionError("no test works for as long as a renewal takes")
+        now = self.world.now()
+        for run in list(self.world.runs.values()):
+            if run.lease_owner in owners and run.lease_expiry and run.lease_expiry >= now:
+                self._lease(run, now + timedelta(seconds=lease_s))
 
     def release(self, *, owners: Sequence[str]) -> None:
         for run in list(self.world.runs.values()):
             if run.lease_owner in owners:
-                self.world.change(run, lease_expiry=self.world.now())
+                self._lease(run, self.world.now() - timedelta(microseconds=1))
+
+    def _lease(self, run: Run, expiry: datetime) -> None:
+        self.world.runs[run.run_id] = replace(run, lease_expiry=expiry)  # no change of the run: same version
 
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         return self.gate("save", lambda: self._save(runs, write_id))
@@ -239,7 +261,9 @@ class FakeStore:
             if row.version == seen.version and self._free(row):
                 lease = {"lease_owner": owner, "lease_expiry": expiry, "lease_epoch": row.lease_epoch + 1}
                 self.world.change(row, write_id=write_id, budget=seen.budget, **lease)
-                won.append(self.world.runs[seen.run_id])
+                claimed = self.world.runs[seen.run_id]
+                # As the store does it: the rest is as it was seen, so a later cancellation is not known yet.
+                won.append(replace(claimed, cancel_reason=seen.cancel_reason, lease_expiry=None))
         return won
 
     def _save(self, runs: Sequence[Run], write_id: str) -> set[str]:
@@ -247,10 +271,12 @@ class FakeStore:
         landed = set()
         for run in runs:
             row = self.world.runs[run.run_id]
-            if (row.version, row.lease_epoch) == (run.version, run.lease_epoch):
+            seen = (run.version, run.lease_epoch, run.lease_owner)
+            if (row.version, row.lease_epoch, row.lease_owner) == seen:
                 free: dict[str, Any] = {"lease_owner": None, "lease_expiry": None}
-                free["cancel_reason"] = row.cancel_reason
-                self.world.change(run, write_id=write_id, updated_at=self.world.now(), **free)
+                kept = {name: getattr(row, name) for name in ("cancel_reason", "item_revision", "created_at")}
+                stored = from_row(asdict(to_row(run)))  # what cannot be read again must not be written
+                self.world.change(stored, write_id=write_id, updated_at=self.world.now(), **free, **kept)
                 landed.add(run.run_id)
         return landed
 
@@ -287,6 +313,8 @@ class FakeVolume:
         def act() -> None:
             if path in self.world.files and not overwrite:
                 raise AlreadyExists("There is such a file.", where=path)
+            if self.world.files.get(path, content) != content:
+                self.world.violations.append(f"{path} was overwritten")
             self.world.files[path] = content
 
         self.gate(f"put {path.rpartition('/')[2]}", act)
@@ -360,16 +388,28 @@ class ScriptedPlanner:
     world: World
     gate: Gate
     script: Sequence[Action | str | Exception]
+    park: Callable[[], None] = lambda: None
     model: str = "scripted"
 
     def plan(self, turn: Turn) -> Planned:
         return self.gate("plan", lambda: self._plan(turn))
 
     def summarize(self, turn: Turn, result: Result) -> Summary:
-        call = ModelCall(model=self.model, purpose="summarizer", usage=Usage(calls=1), seconds=0.0)
-        return self.gate("summarize", lambda: Summary(delta=CapsuleDelta(digest="short"), calls=(call,)))
+        def act() -> Summary:
+            self._call(turn, 1)
+            call = ModelCall(model=self.model, purpose="summarizer", usage=Usage(calls=1), seconds=0.0)
+            return Summary(delta=CapsuleDelta(digest="short"), calls=(call,))
+
+        return self.gate("summarize", act)
+
+    def _call(self, turn: Turn, calls: int) -> None:
+        self.world.calls[turn.run_id] += calls
+        if turn.budget.calls_left < calls:
+            self.world.violations.append(f"{turn.run_id}: {calls} calls, {turn.budget.calls_left} left")
 
     def _plan(self, turn: Turn) -> Planned:
+        self.park()
+        self._call(turn, 1)
         self.world.plans.append((turn.run_id, turn.iter_n))
         if f"{NAMESPACE.attempt_dir(turn.run_id, turn.iter_n, 1)}/{MANIFEST}" in self.world.files:
             self.world.violations.append(f"planned again after a manifest: {turn.run_id} {turn.iter_n}")
@@ -392,6 +432,8 @@ class Controller:
     script: Sequence[Action | str | Exception]
     name: str = "c1"
     planners: int = 1
+    crew: Crew | None = None
+    skew_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     tick: Tick = field(init=False)
 
@@ -399,7 +441,10 @@ class Controller:
         world, gate = self.world, self.gate
         volume, jobs = FakeVolume(world=world, gate=gate), FakeJobs(world=world, gate=gate)
         ledger = FakeLedger(world=world, gate=gate)
+        crew = self.crew or Crew(size=self.planners)
         planner = ScriptedPlanner(world=world, gate=gate, script=self.script)
+        if isinstance(crew, SteadyCrew):
+            planner.park = crew.park
         publisher = Publisher(
             volume=volume,
             jobs=jobs,
@@ -407,28 +452,32 @@ class Controller:
             harness_dir="/Volumes/main/rlm/artifacts/harness/0",
             compute=serverless(),
             default_timeout_s=60,
-            clock=world.now,
+            clock=self.now,
             worker=self.name,
         )
         ingester = Ingester(
-            volume=volume, jobs=jobs, ledger=ledger, planner=planner, clock=world.now, sleep=lambda _: None
+            volume=volume, jobs=jobs, ledger=ledger, planner=planner, clock=self.now, sleep=lambda _: None
         )
         store = FakeStore(world=world, gate=gate)
         self.tick = Tick(
             store=store,
             ledger=ledger,
-            stepper=Stepper(planner=planner, publisher=publisher, ingester=ingester, clock=world.now),
-            watch=Watch(jobs=jobs, clock=world.now, at_once=1),
-            crew=Crew(size=self.planners),
-            leases=Leases(store=store, owner=self.name, lease_s=LEASE_S),
-            hold_off=HoldOff(clock=world.now, jitter=lambda: 1.0),
-            clock=world.now,
+            stepper=Stepper(planner=planner, publisher=publisher, ingester=ingester, clock=self.now),
+            watch=Watch(jobs=jobs, clock=self.now, at_once=1),
+            crew=crew,
+            leases=HandLeases(store=store, owner=self.name, lease_s=LEASE_S),
+            hold_off=HoldOff(clock=self.now, jitter=lambda: 1.0),
+            clock=self.now,
             new_id=world.new_id,
             batch=200,
         )
 
-    def __call__(self) -> TickReport:
-        return self.tick()
+    def now(self) -> datetime:
+        """The time by this controller's own clock."""
+        return self.world.now() + timedelta(seconds=self.skew_s)
+
+    def __call__(self, *, patience_s: float | None = None) -> TickReport:
+        return self.tick(patience_s=patience_s)
 
 
 def settle(world: World, *controllers: Callable[[], object], steps: int = 60) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 
 from databricks_rlm_agent.control.journal import Journal
@@ -76,7 +77,7 @@ class Ingester:
     def _fold(self, run: Run, result: Result, journal: Journal) -> Run:
         purpose = str((run.last_request or {}).get("purpose", ""))
         delta = digest(result, purpose=purpose)
-        turn = turn_of(run, used_calls=journal.calls)
+        turn = turn_of(run, used_calls=journal.usage.calls)
         if is_long(result) and turn.budget.calls_left and run.cancel_reason is None:
             summary = self.planner.summarize(turn, result)
             journal.model_calls(summary.calls, iter_n=run.iter_n)
@@ -105,7 +106,10 @@ class Ingester:
     def _took_s(self, run: Run, result: Result) -> float:
         """Seconds of the job run: as the executor says, else all that it may have taken."""
         known = result.seconds
-        return known if known is not None else min(run.executing_s(self.clock()), run.budget.reserved_s)
+        if known is not None and 0 <= known < math.inf:  # whatever a file says: a budget only grows fuller
+            return known
+        # The clock of the controller that submitted may be ahead of ours.
+        return min(max(0.0, run.executing_s(self.clock())), run.budget.reserved_s)
 
     def _result(self, run: Run, journal: Journal) -> Result | None:
         path = f"{(run.last_request or {}).get('output_dir')}/{RESULT}"

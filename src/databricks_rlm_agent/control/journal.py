@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from databricks_rlm_agent.domain.budget import Usage
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.domain.run import Run
 from databricks_rlm_agent.domain.text import clip
@@ -23,7 +24,7 @@ _EVENTS_PER_EPOCH = 10_000
 class Journal:
     """Collects events, requests and results of one run in one epoch.
 
-    ``calls`` counts the model calls of this turn; ``held_up`` says that a passing fault kept the run where it
+    ``usage`` is what the models of this turn have used; ``held_up`` says that a passing fault kept the run where it
     is, and ``retry_after_s`` how long the workspace asked us to wait.
     """
 
@@ -34,7 +35,7 @@ class Journal:
     events: list[EventRow] = field(default_factory=list)
     requests: list[RequestRow] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
-    calls: int = 0
+    usage: Usage = Usage()
     held_up: bool = False
     retry_after_s: float | None = None
 
@@ -68,7 +69,7 @@ class Journal:
 
     def model_calls(self, calls: tuple[ModelCall, ...], *, iter_n: int) -> None:
         """Record what models were asked and what they used."""
-        self.calls += sum(call.usage.calls for call in calls)
+        self.usage = sum((call.usage for call in calls), self.usage)
         for call in calls:
             self.event(
                 "model_call",

@@ -10,7 +10,6 @@ from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.turn import turn_of
 from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython
-from databricks_rlm_agent.domain.budget import Usage
 from databricks_rlm_agent.domain.fsm import Event, State
 from databricks_rlm_agent.domain.manifest import Closing, ClosingEvent, Manifest, Plan
 from databricks_rlm_agent.domain.run import Outcome, Run
@@ -122,31 +121,32 @@ class _Turn:
 
     def _planned(self) -> Manifest | Closing:
         """The planner's decision, on record."""
-        planned = self.stepper.planner.plan(turn_of(self.run, used_calls=self.journal.calls))
+        planned = self.stepper.planner.plan(turn_of(self.run, used_calls=self.journal.usage.calls))
         self.journal.model_calls(planned.calls, iter_n=self.run.iter_n)
         self.journal.notes(planned.notes, iter_n=self.run.iter_n)
         self.run = self.run.spent(planned.usage)  # what it cost stays, whatever fails below
         match planned.action:
             case RunPython() as action:
-                plan = Plan(epoch=self.run.lease_epoch, usage=planned.usage)
-                return self._counting(self.stepper.publisher.publish(self.run, action, plan))
+                return self._counting(self.stepper.publisher.publish(self.run, action, self._plan()))
             case Finish(answer=answer, evidence=evidence):
-                return self._closing(Event.FINISH, Outcome(answer=answer, evidence=evidence), planned.usage)
+                return self._closing(Event.FINISH, Outcome(answer=answer, evidence=evidence))
             case Ask(question=question):
-                return self._closing(Event.ASK, Outcome(question=question), planned.usage)
+                return self._closing(Event.ASK, Outcome(question=question))
             case None:
                 reason = planned.failure or "The planner gave no action and no reason."
-                return self._closing(Event.GIVE_UP, Outcome(reason=reason), planned.usage)
+                return self._closing(Event.GIVE_UP, Outcome(reason=reason))
 
-    def _closing(
-        self, event: ClosingEvent, outcome: Outcome, usage: Usage | None = None
-    ) -> Manifest | Closing:
+    def _plan(self) -> Plan:
+        """Who decides, and all that this turn has used: a summary is lost with a turn as its plan is."""
+        return Plan(epoch=self.run.lease_epoch, usage=self.journal.usage)
+
+    def _closing(self, event: ClosingEvent, outcome: Outcome) -> Manifest | Closing:
         """The decision that the attempt runs no program; on record where another may be about to decide."""
         closing = Closing(
             **asdict(self.run.key),
             closing=event,
             outcome={name: value for name, value in asdict(outcome).items() if value is not None},
-            plan=Plan(epoch=self.run.lease_epoch, usage=usage or Usage()),
+            plan=self._plan(),
         )
         return self._counting(self.stepper.publisher.close(closing)) if self.contested else closing
 
