@@ -35,7 +35,7 @@ from databricks_rlm_agent.remote.workspace import Workspace
 from databricks_rlm_agent.secrets import LoadedSecrets, find_secrets
 from databricks_rlm_agent.stores.ledger import Ledger
 from databricks_rlm_agent.stores.migrations import Migration, migrate
-from databricks_rlm_agent.stores.retry import retrying
+from databricks_rlm_agent.stores.retry import Repeating, retrying
 from databricks_rlm_agent.stores.runs import RunStore
 
 if TYPE_CHECKING:
@@ -61,6 +61,11 @@ class App:
     def warehouse(self) -> Warehouse:
         """The SQL warehouse."""
         return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path)
+
+    @cached_property
+    def repeating(self) -> Repeating:
+        """The SQL warehouse, for statements that are safe to send again and that nobody else repeats."""
+        return Repeating(backend=self.warehouse, sleep=time.sleep)
 
     @cached_property
     def volume(self) -> WorkspaceVolume:
@@ -139,7 +144,7 @@ class App:
     def init(self) -> tuple[list[str], list[Migration], str]:
         """Create the schema, Volume, tables and harness that are missing; return what was done."""
         created = self.catalog.ensure(self.settings.namespace)
-        migrations = migrate(self.warehouse, self.settings.namespace)
+        migrations = migrate(self.repeating, self.settings.namespace)
         return created, migrations, self._publish_harness()
 
     def _publish_harness(self) -> str:
@@ -156,7 +161,7 @@ class App:
             model,
             volume=self.volume,
             catalog=self.catalog,
-            sql=self.warehouse,
+            sql=self.repeating,
             namespace=self.settings.namespace,
             secrets=self._model_keys(model),
             prices=self.settings.prices,

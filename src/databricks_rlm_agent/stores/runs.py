@@ -16,7 +16,7 @@ from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.run import Due, Outcome, Run
 from databricks_rlm_agent.domain.text import clip
-from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Unreachable
+from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Throttled, Unreachable
 from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
 from databricks_rlm_agent.stores import sql
 from databricks_rlm_agent.stores.retry import fetch, retrying
@@ -77,7 +77,7 @@ class RunStore:
         )
         values = {"rows": seen, "owner": owner, "lease_us": int(lease_s * 1_000_000), "write_id": write_id}
         # Lost or unknown: the read below tells which, and what was lost is due again later.
-        with contextlib.suppress(Conflict, Unreachable):
+        with contextlib.suppress(Conflict, Unreachable, Throttled):
             changed = self._backend.execute(sql.claim(self._namespace), values)
             if changed == len(runs):  # all of them as they were seen: nothing is left to read
                 return [_claimed(run, owner, write_id) for run in runs]
@@ -117,7 +117,7 @@ class RunStore:
                 try:
                     values = {"rows": rows, "write_id": write_id}
                     changed = self._backend.execute(sql.save(self._namespace), values)
-                except (Conflict, Unreachable):
+                except (Conflict, Unreachable, Throttled):
                     landed = self._written(write_id)
                     if not landed:
                         raise  # nothing of ours landed: the same statement is safe to send again
