@@ -295,3 +295,17 @@ def test_syntax_errors(session: EngineSession, make: Callable[[EngineSession], A
         make(session)
     assert caught.value.condition == "PARSE_SYNTAX_ERROR"
     assert caught.value.sqlstate == "42601"
+
+
+def test_no_change_data_feed_on_this_engine(session: EngineSession) -> None:
+    session.execute(
+        "CREATE TABLE t (id INT) TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true', 'team' = 'me')"
+    )
+    session.execute("INSERT INTO t VALUES (1)")
+    session.execute("ALTER TABLE t SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')")
+    assert session.execute("UPDATE t SET id = 2").affected_rows == 1
+    assert rows(session, "SHOW TBLPROPERTIES t") == [{"key": "team", "value": "me"}]
+    assert rows(session, "DESCRIBE HISTORY t LIMIT 1")[0]["version"] == 2
+    with pytest.raises(EngineError, match=r"table_changes.*--engine spark") as caught:
+        session.execute("SELECT * FROM table_changes('t', 0)")
+    assert (caught.value.condition, caught.value.sqlstate) == ("UNRESOLVED_ROUTINE", "42883")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import pyspark.sql.connect.proto as pb
 import pytest
 
 from databricks_rlm_agent.localworkspace.engine import Engine, EngineOptions, create_engine
 from databricks_rlm_agent.localworkspace.engine.errors import EngineError
 from databricks_rlm_agent.localworkspace.engine.servers import EngineServer, Servers
+from databricks_rlm_agent.localworkspace.engine.wire import JOB_HEADER, connect_stub
 
 
 def until(good: Callable[[], bool]) -> None:
@@ -155,25 +157,47 @@ def test_statements_in_several_threads_while_servers_change(restless: Engine) ->
     assert counted.table.to_pylist() == [{"n": 60, "d": 60}]
 
 
-def test_a_jobs_sessions_end_with_it(engine: Engine) -> None:
-    from pyspark.sql.connect.session import SparkSession
+class Client:
+    """A job's Spark Connect session, without pyspark's global state."""
 
+    def __init__(self, engine: Engine, job: str) -> None:
+        import grpc
+
+        address, _, parameters = engine.connect_url_of(job).removeprefix("sc://").partition("/;")
+        self._header = tuple(part.split("=") for part in parameters.split(";"))[1:]
+        assert self._header == ([JOB_HEADER, job],)
+        self._channel = grpc.insecure_channel(address)
+        self._stub = connect_stub(self._channel)
+        self._who = {"session_id": str(uuid.uuid4()), "user_context": pb.UserContext(user_id="u")}
+
+    def count(self) -> int:
+        plan = pb.Plan(root=pb.Relation(range=pb.Range(start=0, end=3, step=1)))
+        request = pb.ExecutePlanRequest(plan=plan, **self._who)
+        metadata = [tuple(pair) for pair in self._header]
+        answers = self._stub.ExecutePlan(request, metadata=metadata)
+        return sum(answer.arrow_batch.row_count for answer in answers)
+
+    def close(self) -> None:
+        self._stub.ReleaseSession(pb.ReleaseSessionRequest(**self._who))
+        self._channel.close()
+
+
+def test_a_jobs_sessions_end_with_it(engine: Engine) -> None:
     def sessions() -> int:
         return sum(server.sessions for server in engine.servers._alive)
 
     before = sessions()
-    ours: Any = [SparkSession.builder.remote(engine.connect_url_of("7")).create() for _ in range(2)]
-    others: Any = SparkSession.builder.remote(engine.connect_url_of("8")).create()
-    for spark in (*ours, others):
-        assert spark.range(3).count() == 3
+    ours = [Client(engine, "7") for _ in range(2)]
+    other = Client(engine, "8")
+    assert [client.count() for client in (*ours, other)] == [3, 3, 3]
     assert sessions() == before + 3
     engine.end_job("7")
     assert sessions() == before + 1
-    assert others.range(3).count() == 3
-    engine.end_job("8")
-    engine.end_job("8")
-    engine.end_job("none")
+    assert other.count() == 3
+    other.close()
     assert sessions() == before
-    for spark in (*ours, others):
-        spark.client.close()
+    for job in ("8", "7", "none"):  # nothing is left to end
+        engine.end_job(job)
+    for client in ours:
+        client.close()
     assert sessions() == before

@@ -163,6 +163,20 @@ def test_what_the_other_engine_lacks(cursor: Any, schema: str) -> None:
         ("update_postimage", 5, 2),
         ("update_preimage", 2, 2),
     ]
+    more = f"SELECT * FROM table_changes('main.{schema}.t', 1, 1)"
+    assert [row["_change_type"] for row in rows(cursor, more)] == ["insert", "insert"]
+    cursor.execute("CREATE TABLE later (id INT)")
+    cursor.execute("INSERT INTO later VALUES (1)")
+    cursor.execute("ALTER TABLE later SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')")
+    cursor.execute("INSERT INTO later VALUES (2)")
+    latest = rows(cursor, "DESCRIBE HISTORY later LIMIT 1")[0]["version"]
+    assert latest == 3
+    found = rows(cursor, f"SELECT id FROM table_changes('main.{schema}.later', {latest}, {latest})")
+    assert found == [{"id": 2}]
+    shown = {row["key"]: row["value"] for row in rows(cursor, "SHOW TBLPROPERTIES later")}
+    assert shown["delta.enableChangeDataFeed"] == "true"
+    with pytest.raises(exc.ServerOperationError, match=r"DELTA_MISSING_CHANGE_DATA|CHANGE_DATA_FEED|CDC"):
+        cursor.execute(f"SELECT * FROM table_changes('main.{schema}.later', 0)")
     with pytest.raises(exc.ServerOperationError, match=r"DELTA_CDC_START_VERSION_AFTER_LATEST.*SQLSTATE"):
         cursor.execute(f"SELECT * FROM table_changes('main.{schema}.t', 99)")
     assert rows(cursor, "SELECT v FROM t VERSION AS OF 1 WHERE id = 2") == [{"v": 2}]

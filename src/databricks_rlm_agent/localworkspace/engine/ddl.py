@@ -144,7 +144,7 @@ class Create:
         self, session: CatalogSession, statement: Statement, name: TableName, after_name: int
     ) -> None:
         body = statement.find("AS", "SELECT", "WITH", start=after_name)
-        statement = readable_by_all(statement, start=after_name, end=body)
+        statement = readable_by_all(statement, start=after_name, end=body, left_out=session.left_out)
         self.session = session
         self.statement = statement
         self.name = name

@@ -132,15 +132,22 @@ def metrics_after(session: CatalogSession, name: TableName, version: int, marker
     return {}
 
 
+def insert_target(session: CatalogSession, reader: Reader) -> TableName | None:
+    """Step over the head of an INSERT; the table, or None for a form that is the engine's own business."""
+    if not (reader.accept("INTO") or reader.accept("OVERWRITE")):
+        return None
+    reader.accept("TABLE")
+    if reader.done or not reader.statement.tokens[reader.at].is_name:
+        return None
+    return session.namespace.table(reader.name())
+
+
 def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
     """INSERT [INTO | OVERWRITE] [TABLE] name [(columns)] query."""
     reader = Reader(statement, 1)
-    if not (reader.accept("INTO") or reader.accept("OVERWRITE")):
+    name = insert_target(session, reader)
+    if name is None:
         return statement.text
-    reader.accept("TABLE")
-    if reader.done or not statement.tokens[reader.at].is_name:
-        return statement.text
-    name = session.namespace.table(reader.name())
     info = session.tree.info(name)
     if info is None:
         raise table_not_found(name.sql)

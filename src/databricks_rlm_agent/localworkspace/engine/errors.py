@@ -45,7 +45,8 @@ def _rule(pattern: str, condition: str, sqlstate: str, text: str) -> Rule:
 # documentation. The engine's own words always follow, in brackets, for they say more than the standard text.
 RULES: tuple[Rule, ...] = (
     _rule(
-        r"Failed to commit transaction|concurrent|Transaction conflict|[Cc]ommit conflict",
+        # The missing commit file: a reader's snapshot while a concurrent writer makes its checkpoint.
+        r"Failed to commit transaction|concurrent|Transaction conflict|[Cc]ommit conflict|Missing commit file",
         "DELTA_CONCURRENT_APPEND",
         "2D521",
         "Transaction conflict detected: another transaction changed the table. Read again, then retry.",
@@ -86,6 +87,13 @@ RULES: tuple[Rule, ...] = (
         "PARSE_SYNTAX_ERROR",
         "42601",
         "Syntax error.",
+    ),
+    _rule(
+        r"unknown (?:table )?function: (?P<name>table_changes)",
+        "UNRESOLVED_ROUTINE",
+        "42883",
+        "Cannot resolve routine `{name}` on the search path. The local workspace has the change data feed "
+        "with `--engine spark` only.",
     ),
     _rule(
         r"unknown (?:table )?function: (?P<name>\S+)",

@@ -98,7 +98,7 @@ class JobRequest:
             name = self._named(command.write_operation_v2.table_name)
             self._require(name, command.write_operation_v2.mode)
             exists = self._session.tree.shape(name) is not None
-            command.CopyFrom(plans.plain_write(command, exists=exists))
+            command.CopyFrom(plans.plain_write(command, exists=exists, left_out=self._session.left_out))
             if command.WhichOneof("command_type") == "write_operation":
                 self._session.adapt_write(command.write_operation, name)
             return name
@@ -106,7 +106,7 @@ class JobRequest:
             return None
         write = command.write_operation
         write.source = write.source or "delta"
-        drop_left_out(write.options)
+        drop_left_out(write.options, self._session.left_out)
         name = self._named(write.table.table_name)
         self._session.adapt_write(write, name)
         return name

@@ -125,7 +125,7 @@ def _add_columns(session: CatalogSession, name: TableName, reader: Reader) -> No
 
 
 def _set_properties(session: CatalogSession, name: TableName, properties: dict[str, str]) -> None:
-    drop_left_out(properties)
+    drop_left_out(properties, session.left_out)
     if properties:
         _with_delta(
             session, name, lambda d: d.alter.set_table_properties(properties, raise_if_not_exists=False)

@@ -68,7 +68,7 @@ def _map_option(options: Any, tree: CatalogTree) -> None:
         options["path"] = tree.local_path(options["path"])
 
 
-def plain_write(command: Any, *, exists: bool) -> Any:
+def plain_write(command: Any, *, exists: bool, left_out: frozenset[str]) -> Any:
     """`DataFrame.writeTo(...)` as the older write operation, of which the engine knows every mode."""
     import pyspark.sql.connect.proto as pb
 
@@ -83,7 +83,7 @@ def plain_write(command: Any, *, exists: bool) -> Any:
     if mode is None:
         return command
     options = dict(v2.options)
-    drop_left_out(options)
+    drop_left_out(options, left_out)
     if mode == write.SAVE_MODE_OVERWRITE and exists:
         options["overwriteSchema"] = "true"
     target = write.SaveTable(

@@ -4,6 +4,9 @@ Our tables ask for deletion vectors because Databricks needs them for row-level 
 buy nothing (a commit conflicts by file, and is retried) and cost what the workspace promises: that any Delta
 reader opens the tables under its root. `deltalake.DeltaTable(…).to_pyarrow_table()`, among others, refuses a
 table whose protocol names the feature, whether or not a file has a vector.
+
+The change data feed is left out on Sail only, which can neither write nor read one (no `table_changes`): with
+the property, making the table would fail. SHOW TBLPROPERTIES then says that the table has none.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ from .lexer import Token, chain_at, unquote_string
 from .statements import Statement
 
 LEFT_OUT = frozenset({"delta.enabledeletionvectors", "delta.feature.deletionvectors"})
+LEFT_OUT_ON_SAIL = LEFT_OUT | {"delta.enablechangedatafeed", "delta.feature.changedatafeed"}
 
 
-def readable_by_all(statement: Statement, *, start: int = 0, end: int | None = None) -> Statement:
+def readable_by_all(
+    statement: Statement, *, start: int = 0, end: int | None = None, left_out: frozenset[str] = LEFT_OUT
+) -> Statement:
     """The statement without the properties that keep readers out; an emptied clause goes as a whole.
 
     The clause is looked for among the tokens from `start` up to (not with) `end`.
@@ -26,7 +32,7 @@ def readable_by_all(statement: Statement, *, start: int = 0, end: int | None = N
     if clause is None or (end is not None and clause > end) or not statement.starts("(", at=clause + 1):
         return statement
     pairs, after = _pairs(tokens, clause + 2)
-    kept = [statement.source(first, last) for key, first, last in pairs if key.lower() not in LEFT_OUT]
+    kept = [statement.source(first, last) for key, first, last in pairs if key.lower() not in left_out]
     if len(kept) == len(pairs):
         return statement
     text = f"TBLPROPERTIES ({', '.join(kept)})" if kept else ""
@@ -47,9 +53,9 @@ def pairs_of(statement: Statement, start: int) -> dict[str, str]:
     return found
 
 
-def drop_left_out(options: MutableMapping[str, str]) -> None:
+def drop_left_out(options: MutableMapping[str, str], left_out: frozenset[str] = LEFT_OUT) -> None:
     """As `readable_by_all`, for the options of a writer."""
-    for key in [key for key in options if key.lower() in LEFT_OUT]:
+    for key in [key for key in options if key.lower() in left_out]:
         del options[key]
 
 

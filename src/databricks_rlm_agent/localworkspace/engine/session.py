@@ -20,6 +20,7 @@ from .errors import EngineError, catalog_not_found, schema_not_found
 from .lexer import chains, quote, tokenize
 from .literals import inline, string_literal
 from .names import Namespace, TableName
+from .properties import LEFT_OUT_ON_SAIL
 from .wire import ConnectClient
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class CatalogSession:
 
     # Whether the engine keeps tables in memory when asked.
     caches = False
+    # Table properties (in lower case) that are left out of what makes or changes a table.
+    left_out = LEFT_OUT_ON_SAIL
 
     def __init__(self, tree: CatalogTree, client: ConnectClient) -> None:
         self.tree = tree

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import ddl, dml, maintenance, statements
 from .lexer import quote
 from .names import TableName
-from .properties import readable_by_all
+from .properties import LEFT_OUT, readable_by_all
 from .session import CatalogSession, StatementResult
 from .statements import Handler, Reader, Statement
 
@@ -24,6 +24,7 @@ class SparkCatalogSession(CatalogSession):
     """One Spark session. Its catalogs read the folder tree, so it is never taught a table."""
 
     caches = True
+    left_out = LEFT_OUT
 
     def configure(self) -> None:
         """Databricks runs in UTC; the rest is set at the server's start."""
@@ -137,12 +138,9 @@ def _marked(session: CatalogSession, text: str, mark: str) -> None:
 def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
     """INSERT …: Delta's own returns no count."""
     reader = Reader(statement, 1)
-    if not (reader.accept("INTO") or reader.accept("OVERWRITE")):
+    name = dml.insert_target(session, reader)
+    if name is None:
         return statement.text
-    reader.accept("TABLE")
-    if reader.done or not statement.tokens[reader.at].is_name:
-        return statement.text
-    name = session.namespace.table(reader.name())
     shape = session.tree.shape(name)
     if shape is None:
         return statement.text  # Spark says what is wrong
