@@ -69,9 +69,7 @@ def test_feed_with_dates(desk: Desk) -> None:
     assert controller.poll().created == 1
     desk.put("A-2", at(0.01))  # late by far, and found at once
     assert controller.poll().created == 1
-    assert "table_changes" in controller.backend.log[-1] or any(
-        "table_changes" in text for text in controller.backend.log[-6:]
-    )
+    assert any("table_changes" in text for text in controller.backend.log[-6:])
     controller.poll()  # its own writing back
     before = len(controller.backend.log)
     assert controller.poll().idle
@@ -91,6 +89,7 @@ def test_feed_without_dates(desk: Desk) -> None:
     one, two = desk.controller(mapping=mapping), desk.controller(mapping=mapping, name="c2")
     assert (one.poll().created, two.poll().created) == (1, 0)
     one.poll()
+    two.poll()  # it says the same once more, which changes nothing
     assert (desk.row("B-1")["state"], one.poll().idle, two.poll().idle) == ("In Progress", True, True)
     desk.put("B-3", None)
     assert (two.poll().created, one.poll().created) == (1, 0)
