@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench crash-matrix setup-spark test-spark pins clean
+.PHONY: help setup demo test lint bench bench-control crash-matrix chaos setup-spark test-spark pins clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,6 +41,12 @@ bench: $(STAMP) ## Measure, as ratios within one run
 
 crash-matrix: $(STAMP) ## Kill controllers and executors before and after every effect; takes a while
 	@$(BIN)/python tests/crash/matrix.py
+
+chaos: $(STAMP) ## Four controllers killed, stopped and restarted for minutes; takes about 10 minutes
+	@$(BIN)/python tests/crash/chaos.py
+
+bench-control: $(STAMP) ## What a controller costs: per iteration, per tick, by history, in memory
+	@$(BIN)/python -m benchmarks control
 
 SPARK_VENV := .venv-spark
 SPARK_PIP := $(SPARK_VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir

@@ -93,6 +93,11 @@ class App:
         )
 
     @cached_property
+    def _leases_warehouse(self) -> Warehouse:
+        """A session of its own, opened when first needed: a renewal must not wait for a slow statement."""
+        return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path)
+
+    @cached_property
     def ledger(self) -> Ledger:
         """The ledgers."""
         return Ledger(self.warehouse, self.settings.namespace, sleep=time.sleep)
@@ -124,13 +129,14 @@ class App:
             clock=self.clock,
             sleep=time.sleep,
         )
+        leases = RunStore(self._leases_warehouse, settings.namespace, sleep=time.sleep)
         return Tick(
             store=self.store,
             ledger=self.ledger,
             stepper=Stepper(planner=self.planner, publisher=publisher, ingester=ingester, clock=self.clock),
             watch=Watch(jobs=self.jobs, clock=self.clock),
             crew=Crew(size=settings.planners),
-            leases=Leases(store=self.store, owner=worker, lease_s=settings.lease_s),
+            leases=Leases(store=leases, owner=worker, lease_s=settings.lease_s),
             hold_off=HoldOff(clock=self.clock),
             clock=self.clock,
             new_id=self.new_id,
@@ -199,9 +205,10 @@ class App:
         return f"{prefix}{uuid.uuid4().hex[:16]}"
 
     def close(self) -> None:
-        """End the warehouse session."""
-        if "warehouse" in self.__dict__:
-            self.warehouse.close()
+        """End the warehouse sessions."""
+        for warehouse in ("warehouse", "_leases_warehouse"):
+            if warehouse in self.__dict__:
+                getattr(self, warehouse).close()
 
 
 class _WithWorkspace(Mapping[str, Secret]):

@@ -36,8 +36,9 @@ class Settings:
     program_timeout_s: int = 3600
     # A job without a result is asked of the Jobs API only after this time; until then the ledger is enough.
     suspect_after_s: float = 10.0
-    # Runs that a controller holds at a time, and those of them that it works on at once.
-    batch: int = 100
+    # Runs that a controller holds at a time, and those of them that it works on at once: to hold many more
+    # would only keep them from other controllers.
+    batch: int = 48
     planners: int = 16
 
 

@@ -416,3 +416,21 @@ def test_not_found_from_the_submit_ends_the_run() -> None:
     world.add()
     Controller(world=world, script=[program()], gate=once(NotFound("No cluster."), "submit", after=False))()
     assert world.runs["r1"].outcome.reason == "No cluster."
+
+
+def test_a_controller_does_not_race_with_itself_when_its_lease_has_lapsed() -> None:
+    world = World()
+    world.add()
+    controller = Controller(world=world, script=[program(), DONE])
+    again: list[int] = []
+
+    def lapsed(name: str, after: bool) -> None:
+        if name == "plan" and after and not again:
+            again.append(1)
+            world.now_s += LEASE_S + 1
+            again.append(controller.tick(patience_s=0).due)
+
+    controller.gate.fault = lapsed
+    assert controller().advanced == 1
+    assert again == [1, 0]
+    assert world.plans == [("r1", 1)]

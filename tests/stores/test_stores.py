@@ -273,3 +273,10 @@ def test_migrations_are_numbered_applied_once_and_safe_to_repeat() -> None:
     )
     assert statements[-1].startswith("INSERT INTO main.rlm.schema_migrations")
     assert fresh.calls[-1][1] == {"number": MIGRATIONS[-1].number, "summary": MIGRATIONS[-1].summary}
+
+
+def test_a_key_that_comes_twice_in_a_batch_is_sent_once() -> None:
+    backend = Replies()
+    row = EventRow(run_id="r1", seq=1, at=NOW, kind="x", actor="c", epoch=1, payload="{}")
+    Ledger(backend, NAMESPACE, sleep=Sleeper()).append([row, replace(row, kind="y")])
+    assert [item["kind"] for item in json.loads(backend.calls[0][1]["rows"])] == ["x"]

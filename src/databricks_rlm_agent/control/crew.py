@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as futures
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from databricks_rlm_agent.control.journal import Journal
@@ -31,7 +31,7 @@ class Crew:
     """At most ``size`` steps at once; the others wait for their turn. Used by one thread only."""
 
     size: int
-    _steps: dict[futures.Future[Step], str] = field(default_factory=dict)
+    _steps: dict[futures.Future[Step], tuple[str, str]] = field(default_factory=dict)
     _slots: threading.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,15 +42,19 @@ class Crew:
         """Steps that are not collected yet."""
         return len(self._steps)
 
+    def works_on(self, run_id: str) -> bool:
+        """Whether a step of the run is not collected yet."""
+        return any(run_id == other for _, other in self._steps.values())
+
     def holders(self) -> set[str]:
         """The names of the claims whose runs are still worked on."""
-        return set(self._steps.values())
+        return {holder for holder, _ in self._steps.values()}
 
-    def start(self, holder: str, work: Sequence[Callable[[], Step]]) -> None:
-        """Begin to work on the runs of one claim."""
-        for act in work:
+    def start(self, holder: str, work: Mapping[str, Callable[[], Step]]) -> None:
+        """Begin to work on the runs of one claim, by their ids."""
+        for run_id, act in work.items():
             promise: futures.Future[Step] = futures.Future()
-            self._steps[promise] = holder
+            self._steps[promise] = holder, run_id
             # A daemon: a process that is told to end does not wait for the answer of a model.
             threading.Thread(target=self._do, args=(promise, act), name="step", daemon=True).start()
 

@@ -24,8 +24,8 @@ _EVENTS_PER_EPOCH = 10_000
 class Journal:
     """Collects events, requests and results of one run in one epoch.
 
-    ``usage`` is what the models of this turn have used; ``held_up`` says that a passing fault kept the run where it
-    is, and ``retry_after_s`` how long the workspace asked us to wait.
+    ``usage`` is what the models of this turn have used; ``held_up`` says that a passing fault kept the run
+    where it is, and ``retry_after_s`` how long the workspace asked us to wait.
     """
 
     run_id: str
@@ -35,7 +35,7 @@ class Journal:
     events: list[EventRow] = field(default_factory=list)
     requests: list[RequestRow] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     held_up: bool = False
     retry_after_s: float | None = None
 

@@ -88,7 +88,11 @@ class Tick:
         room = self.batch - self.crew.busy
         found = self.store.due(limit=room, gap_s=self.watch.gap_s(), only=only)
         self.hold_off.prune()
-        return self.watch.ready([item for item in found if self.hold_off.over(item.run.run_id)])
+        return self.watch.ready([item for item in found if self._free(item.run.run_id)])
+
+    def _free(self, run_id: str) -> bool:
+        """Not a run that we work on already: its lease may have lapsed, and we would race with ourselves."""
+        return self.hold_off.over(run_id) and not self.crew.works_on(run_id)
 
     def _begin(self, due: Sequence[Due]) -> None:
         holder = self.leases.take()
@@ -103,7 +107,9 @@ class Tick:
             self.leases.keep(self.crew.holders())
             raise
         of = {item.run.run_id: item for item in due}
-        self.crew.start(holder, [partial(self._advance, holder, run, of[run.run_id]) for run in claimed])
+        self.crew.start(
+            holder, {run.run_id: partial(self._advance, holder, run, of[run.run_id]) for run in claimed}
+        )
 
     def _advance(self, holder: str, run: Run, due: Due) -> Step:
         with bound(

@@ -38,7 +38,8 @@ class Watch:
     def gap_s(self) -> float:
         """Seconds since the last complete look; call it right before asking the store what is due."""
         self._now = self.clock()
-        return 1e12 if self._since is None else (self._now - self._since).total_seconds() + OVERLAP_S
+        gap = 1e12 if self._since is None else (self._now - self._since).total_seconds() + OVERLAP_S
+        return gap if gap >= OVERLAP_S else 1e12  # the clock was set back: nobody knows how long it was
 
     def ready(self, due: Sequence[Due]) -> list[Due]:
         """Those that have something to do. A failing poll never fails a healthy run: it is asked again."""

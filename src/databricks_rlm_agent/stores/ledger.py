@@ -10,7 +10,7 @@ from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
 from databricks_rlm_agent.stores import sql
 from databricks_rlm_agent.stores.retry import fetch, retrying
-from databricks_rlm_agent.stores.schema import one_per_key, to_json
+from databricks_rlm_agent.stores.schema import distinct, one_per_key, to_json
 
 # The executor's own word counts more than what the controller had to conclude without it.
 _PREFERENCE = {"executor": 0, "controller": 1}
@@ -29,7 +29,7 @@ class Ledger:
         statement = sql.append(self._namespace, type(rows[0]))
         for attempt in retrying(self._sleep):
             with attempt:
-                self._backend.execute(statement, {"rows": to_json(rows)})
+                self._backend.execute(statement, {"rows": to_json(distinct(rows))})
 
     def requests(self, run_id: str) -> list[Row]:
         """The submitted attempts of a run, in order."""

@@ -20,7 +20,7 @@ from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Thro
 from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
 from databricks_rlm_agent.stores import sql
 from databricks_rlm_agent.stores.retry import fetch, retrying
-from databricks_rlm_agent.stores.schema import RunStateRow, columns, one_per_key, to_json
+from databricks_rlm_agent.stores.schema import RunStateRow, columns, distinct, one_per_key, to_json
 
 log = logging.getLogger(__name__)
 REASON_CHARS = 1_000
@@ -37,7 +37,7 @@ class RunStore:
 
     def insert(self, runs: Iterable[Run]) -> None:
         """Add new runs; one that exists already is left as it is."""
-        rows = to_json(to_row(run) for run in runs)
+        rows = to_json(distinct([to_row(run) for run in runs]))
         for attempt in retrying(self._sleep):
             with attempt:
                 self._backend.execute(sql.append(self._namespace, RunStateRow), {"rows": rows})

@@ -7,7 +7,7 @@ Column names and kinds are fixed by the design, section 5. A batch of rows trave
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, get_type_hints
@@ -93,8 +93,7 @@ ALL_TABLES: tuple[RowType, ...] = (WorkItemRow, RunStateRow, RequestRow, ResultR
 
 def columns(row_type: RowType) -> dict[str, str]:
     """Column names of a table and their SQL types, in order."""
-    hints = get_type_hints(row_type)
-    return {field.name: _SQL_TYPES[_plain(hints[field.name])] for field in fields(row_type)}
+    return _COLUMNS[row_type]
 
 
 def json_shape(row_type: RowType) -> str:
@@ -108,6 +107,14 @@ def json_shape(row_type: RowType) -> str:
 def to_json(rows: Iterable[AnyRow]) -> str:
     """A batch of rows as the parameter that ``json_shape`` describes."""
     return json.dumps([{k: _travel(v) for k, v in asdict(row).items()} for row in rows], ensure_ascii=True)
+
+
+def distinct(rows: Sequence[AnyRow]) -> list[AnyRow]:
+    """The first row of every key: what a MERGE finds twice in its own source, it inserts twice."""
+    found: dict[tuple[Any, ...], AnyRow] = {}
+    for row in rows:
+        found.setdefault(tuple(getattr(row, name) for name in row.KEY), row)
+    return list(found.values())
 
 
 def one_per_key(rows: Iterable[Mapping[str, Any]], row_type: RowType) -> list[Mapping[str, Any]]:
@@ -129,3 +136,12 @@ def _travel(value: Any) -> Any:
 def _plain(hint: Any) -> type:
     kinds = [kind for kind in getattr(hint, "__args__", (hint,)) if kind is not type(None)]
     return kinds[0]  # type: ignore[no-any-return]  # the rows above use plain types and None only
+
+
+def _typed(row_type: RowType) -> dict[str, str]:
+    hints = get_type_hints(row_type)
+    return {field.name: _SQL_TYPES[_plain(hints[field.name])] for field in fields(row_type)}
+
+
+# Asked for with every row that is read.
+_COLUMNS = {row_type: _typed(row_type) for row_type in ALL_TABLES}
