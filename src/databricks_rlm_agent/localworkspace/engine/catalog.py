@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import uuid
@@ -93,7 +94,8 @@ class CatalogTree:
 
     def has_schema(self, catalog: str, schema: str) -> bool:
         """Whether the schema exists."""
-        return self.has_catalog(catalog) and is_name(schema) and self.schema_path(catalog, schema).is_dir()
+        path = f"{self._tables}/{catalog.lower()}/{schema.lower()}"
+        return self.has_catalog(catalog) and is_name(schema) and os.path.isdir(path)  # noqa: PTH112 - asked often
 
     def schema_path(self, catalog: str, schema: str) -> Path:
         """The folder of a schema."""
@@ -163,13 +165,18 @@ class CatalogTree:
         """A text that changes whenever a session must learn the table or view anew; None when there is
         none.
         """
-        if not is_name(name.name) or not self.has_catalog(name.catalog):
+        if not is_name(name.name) or not self.has_catalog(name.catalog) or not self._stored(name):
             return None
         shape = self.shape(name)
         if shape is not None:
             return shape.signature
         view = self.view(name)
         return None if view is None else f"view:{view.query}"
+
+    def _stored(self, name: TableName) -> bool:
+        """Whether anything is kept under a name. Every word of a statement is asked about: be quick."""
+        path = f"{self._tables}/{name.catalog}/{name.schema}/{name.name}"
+        return any(os.path.lexists(path + suffix) for suffix in ("", ".table.json", ".view.json"))
 
     def shape(self, name: TableName) -> TableShape | None:
         """The Delta metadata of a table; None when there is no such table."""

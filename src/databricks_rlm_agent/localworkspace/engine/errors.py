@@ -46,7 +46,8 @@ def _rule(pattern: str, condition: str, sqlstate: str, text: str) -> Rule:
 RULES: tuple[Rule, ...] = (
     _rule(
         # The missing commit file: a reader's snapshot while a concurrent writer makes its checkpoint.
-        r"Failed to commit transaction|concurrent|Transaction conflict|[Cc]ommit conflict|Missing commit file",
+        r"Failed to commit transaction|concurrent|Transaction conflict|[Cc]ommit conflict"
+        r"|Missing commit file",
         "DELTA_CONCURRENT_APPEND",
         "2D521",
         "Transaction conflict detected: another transaction changed the table. Read again, then retry.",
