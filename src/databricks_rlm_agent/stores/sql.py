@@ -71,9 +71,9 @@ def due(namespace: Namespace) -> str:
         f"SELECT {names}, x.status AS reported_status FROM (SELECT *, {_AGE_S} * {_SPREAD} AS age_s, "
         f"{_SPREAD} AS spread FROM {namespace.table('run_state')} "
         f"WHERE {_CLAIMABLE} AND {_LEASE_FREE} AND (:only = '' OR run_id = :only)) r "
-        f"LEFT JOIN (SELECT run_id AS x_run, iter_n AS x_iter, attempt AS x_attempt, max(status) AS status "
-        f"FROM {namespace.table('execution_results')} GROUP BY run_id, iter_n, attempt) x "
-        f"ON r.run_id = x.x_run AND r.iter_n = x.x_iter AND r.attempt = x.x_attempt "
+        # Not grouped by its key: that would read the whole ledger. A row twice is taken for one by the reader.
+        f"LEFT JOIN {namespace.table('execution_results')} x "
+        f"ON r.run_id = x.run_id AND r.iter_n = x.iter_n AND r.attempt = x.attempt "
         f"WHERE r.fsm_state <> 'EXECUTING' OR x.status IS NOT NULL OR r.cancel_reason IS NOT NULL "
         f"OR {crossed} "
         # First those that surely have something to do: many waiting jobs must not crowd them out.
