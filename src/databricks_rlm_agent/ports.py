@@ -48,6 +48,9 @@ class RunStore(Protocol):
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:
         """Take the leases that are still free and write the budgets, in one statement; return those won."""
 
+    def request_cancel(self, run_id: str, *, reason: str) -> bool:
+        """Put the intent to cancel a run on record, whoever holds it; False if it has ended already."""
+
     def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
         """Prolong all leases of these holders, in one statement."""
 

@@ -33,7 +33,7 @@ from databricks_rlm_agent.domain.submission import serverless
 from databricks_rlm_agent.domain.verdict import JobVerdict
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.ports import FileEntry, ModelCall, Planned, Row, Summary, Turn
-from databricks_rlm_agent.stores.runs import from_row, to_row
+from databricks_rlm_agent.stores.runs import due_of, from_row, to_row
 
 T = TypeVar("T")
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
@@ -87,6 +87,7 @@ class World:
     """Everything that outlives a controller. ``endings`` are by (iteration, attempt), GOOD by default.
 
     ``calls`` counts, by run, what models were really asked, whether or not anybody lived to report it.
+    ``torn`` are columns of ``run_state`` that somebody has overwritten, by run.
     """
 
     endings: Mapping[tuple[int, int], Ending] = field(default_factory=dict)
@@ -100,6 +101,7 @@ class World:
     calls: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     cancels: list[AttemptKey] = field(default_factory=list)
+    torn: dict[str, dict[str, str | None]] = field(default_factory=dict)
     commits: int = 0
     ids: int = 0
 
@@ -124,11 +126,12 @@ class World:
             self.violations.append(f"{run.run_id} went back to {after.key}")
         self.runs[run.run_id] = after
 
-    def request_cancel(self, run_id: str, *, reason: str = "enough") -> None:
+    def request_cancel(self, run_id: str, *, reason: str = "enough") -> bool:
         """As the store does it: the version stays."""
         run = self.runs[run_id]
         if not run.fsm_state.terminal:
             self.runs[run_id] = replace(run, cancel_reason=run.cancel_reason or reason)
+        return self.runs[run_id].cancel_reason is not None
 
     def cancel(self, job: Job) -> None:
         """Cancellation is asynchronous: it takes effect when the jobs run on."""
@@ -227,18 +230,27 @@ class FakeStore:
     def _lease(self, run: Run, expiry: datetime) -> None:
         self.world.runs[run.run_id] = replace(run, lease_expiry=expiry)  # no change of the run: same version
 
+    def request_cancel(self, run_id: str, *, reason: str) -> bool:
+        return self.gate("request_cancel", lambda: self.world.request_cancel(run_id, reason=reason))
+
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         return self.gate("save", lambda: self._save(runs, write_id))
 
     def _due(self, limit: int, gap_s: float, only: str | None) -> list[Due]:
         reported = {(row.run_id, row.iter_n, row.attempt) for row in self.world.table(ResultRow)}
         found = [
-            Due(run=run, reported=astuple(run.key) in reported)
+            self._read(run, reported=astuple(run.key) in reported)
             for run in self.world.runs.values()
             if self._free(run) and only in (None, run.run_id)
         ]
         wanted = [due for due in found if self._wanted(due, gap_s)]
         return sorted(wanted, key=lambda due: due.run.updated_at)[:limit]
+
+    def _read(self, run: Run, *, reported: bool) -> Due:
+        if run.run_id not in self.world.torn:
+            return Due(run=run, reported=reported)
+        torn = self.world.torn[run.run_id]
+        return due_of(asdict(to_row(run)) | torn | {"reported_status": "SUCCESS" if reported else None})
 
     def _wanted(self, due: Due, gap_s: float) -> bool:
         run = due.run
@@ -261,9 +273,11 @@ class FakeStore:
             if row.version == seen.version and self._free(row):
                 lease = {"lease_owner": owner, "lease_expiry": expiry, "lease_epoch": row.lease_epoch + 1}
                 self.world.change(row, write_id=write_id, budget=seen.budget, **lease)
+                self.world.torn.get(row.run_id, {}).pop("budget", None)  # a claim writes it
                 claimed = self.world.runs[seen.run_id]
                 # As the store does it: the rest is as it was seen, so a later cancellation is not known yet.
-                won.append(replace(claimed, cancel_reason=seen.cancel_reason, lease_expiry=None))
+                lease = {name: getattr(claimed, name) for name in ("lease_owner", "lease_epoch", "version")}
+                won.append(replace(seen, **lease, write_id=write_id, lease_expiry=None))
         return won
 
     def _save(self, runs: Sequence[Run], write_id: str) -> set[str]:
@@ -276,6 +290,7 @@ class FakeStore:
                 free: dict[str, Any] = {"lease_owner": None, "lease_expiry": None}
                 kept = {name: getattr(row, name) for name in ("cancel_reason", "item_revision", "created_at")}
                 stored = from_row(asdict(to_row(run)))  # what cannot be read again must not be written
+                self.world.torn.pop(run.run_id, None)
                 self.world.change(stored, write_id=write_id, updated_at=self.world.now(), **free, **kept)
                 landed.add(run.run_id)
         return landed

@@ -1,9 +1,9 @@
-"""Steps in flight without races: one step runs at a time, to its end or to where it waits for a slow model."""
+"""Steps in flight without races: one runs at a time, to its end or to where it waits for a slow model."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -23,9 +23,9 @@ class SteadyCrew(Crew):
     parked: list[threading.Event] = field(default_factory=list)
     _still: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def start(self, holder: str, work: Sequence[Callable[[], Step]]) -> None:
-        for act in work:
-            super().start(holder, [act])
+    def start(self, holder: str, work: Mapping[str, Callable[[], Step]]) -> None:
+        for run_id, act in work.items():
+            super().start(holder, {run_id: act})
             self._still.acquire()
 
     def park(self) -> None:

@@ -32,6 +32,15 @@ NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ZONES = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45)), timezone(timedelta(hours=-11))])
 TIMES = st.datetimes(datetime(1900, 1, 2), datetime(2399, 12, 30), timezones=ZONES)  # noqa: DTZ001 -- given
+REQUEST = {
+    "databricks_run_id": 7,
+    "run_url": None,
+    "request_sha256": "0" * 64,
+    "output_dir": "/Volumes/main/rlm/artifacts/scratchpad/run_r1/iter_1",
+    "purpose": "look",
+    "timeout_s": 60,
+    "submitted_at": "2026-01-01T00:00:00+00:00",
+}
 NAMES = {
     "work_items": "item_id title description priority status assignee mode updated_at",
     "run_state": "run_id item_id parent_run_id depth current_mode fsm_state iter_n attempt lease_owner "
@@ -95,7 +104,8 @@ def test_the_json_shape_names_every_column_in_order(table: RowType) -> None:
         fsm_state=st.sampled_from(State),
         lease_owner=st.none() | st.text(),
         lease_expiry=st.none() | TIMES,
-        last_request=st.none() | st.dictionaries(st.text(), st.integers() | st.text(), max_size=3),
+        last_request=st.none()
+        | st.dictionaries(st.text(), st.integers() | st.text(), max_size=3).map(lambda more: more | REQUEST),
         last_result=st.none() | st.just({"value": {"a": [1, None, "ü"]}}),
         outcome=st.builds(Outcome, answer=st.none() | st.text(), question=st.none() | st.text()),
         created_at=TIMES,
@@ -113,6 +123,14 @@ def test_a_run_comes_back_the_same(given_run: Any) -> None:
         ("capsule", None),
         ("budget", "[]"),
         ("last_request", "{"),
+        ("last_request", "{}"),
+        ("last_request", json.dumps(REQUEST | {"databricks_run_id": "7"})),
+        ("last_request", json.dumps(REQUEST | {"timeout_s": "long"})),
+        ("last_request", json.dumps(REQUEST | {"submitted_at": "2026-01-01T00:00:00"})),
+        ("last_result", "[1]"),
+        ("budget", '{"executor_s": Infinity}'),
+        ("budget", '{"reserved": {"1": -9}}'),
+        ("outcome", '{"answer": 42}'),
         ("outcome", '{"mood": "good"}'),
         ("outcome", "[1]"),
     ],

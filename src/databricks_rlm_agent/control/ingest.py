@@ -20,6 +20,7 @@ from databricks_rlm_agent.errors import InvalidData, NotFound
 from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume
 
 GRACE_S = 1.0
+MAX_RESULT_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Ingester:
             journal.results.append(
                 result_row(
                     result,
-                    databricks_run_id=_job_run_id(run),
+                    databricks_run_id=run.job_run_id,
                     run_url=(run.last_request or {}).get("run_url"),
                 )
             )
@@ -114,7 +115,10 @@ class Ingester:
     def _result(self, run: Run, journal: Journal) -> Result | None:
         path = f"{(run.last_request or {}).get('output_dir')}/{RESULT}"
         try:
-            result = Result.parse(self.volume.get(path), where=path)
+            content = self.volume.get(path, length=MAX_RESULT_BYTES + 1)
+            if len(content) > MAX_RESULT_BYTES:  # no executor of ours writes such a thing
+                raise InvalidData(f"The result has more than {MAX_RESULT_BYTES:,} bytes.", where=path)
+            result = Result.parse(content, where=path)
         except NotFound:
             return None
         except InvalidData as error:
@@ -135,12 +139,14 @@ class Ingester:
                 return None
             try:
                 return _from_row(row)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 journal.event("rejected_result", path="execution_results", reason=str(error))
         return None
 
     def _verdict(self, run: Run) -> JobVerdict:
-        job_run_id = _job_run_id(run)
+        job_run_id = run.job_run_id
+        if job_run_id is None:
+            raise InvalidData("The run's row does not name its job run, and there is no manifest of it.")
         try:
             return self.jobs.verdict(job_run_id)
         except NotFound as error:  # deleted, or older than the workspace remembers: over, and never run again
@@ -191,7 +197,3 @@ def _from_row(row: Row) -> Result:
         finished_at=row["finished_at"],
         reported_by=row["reported_by"],
     )
-
-
-def _job_run_id(run: Run) -> int:
-    return int((run.last_request or {})["databricks_run_id"])

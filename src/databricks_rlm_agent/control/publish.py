@@ -17,8 +17,8 @@ from databricks_rlm_agent.domain.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.domain.manifest import Artifact, Closing, Manifest, Plan, Request, parse_intent
 from databricks_rlm_agent.domain.records import RequestRow
 from databricks_rlm_agent.domain.run import AttemptKey, Run
-from databricks_rlm_agent.domain.submission import Compute, submit_payload
-from databricks_rlm_agent.errors import AlreadyExists, NotFound, RemoteError
+from databricks_rlm_agent.domain.submission import Compute, submit_payload, submits
+from databricks_rlm_agent.errors import AlreadyExists, InvalidData, NotFound, RemoteError
 from databricks_rlm_agent.ports import Clock, Jobs, Volume
 
 
@@ -37,9 +37,8 @@ class Publisher:
 
     def intent(self, key: AttemptKey) -> Manifest | Closing | None:
         """What somebody decided about this attempt, if anything."""
-        path = f"{self._dir(key)}/{MANIFEST}"
         try:
-            return parse_intent(self.volume.get(path), where=path)
+            return self._read(key)
         except NotFound:
             return None
 
@@ -75,8 +74,7 @@ class Publisher:
 
     def close(self, closing: Closing) -> Manifest | Closing:
         """Decide that the attempt runs no program; return the decision that counts."""
-        key = AttemptKey(run_id=closing.run_id, iter_n=closing.iter_n, attempt=closing.attempt)
-        return self._decide(key, closing)
+        return self._decide(closing.key, closing)
 
     def submit(self, manifest: Manifest) -> tuple[RequestRow, dict[str, Any]]:
         """Start the attempt's job run. Sending it again gives the same run, so a lost reply costs nothing."""
@@ -144,8 +142,18 @@ class Publisher:
         try:
             self.volume.put(path, intent.to_bytes(), overwrite=False)
         except AlreadyExists:  # another controller, or our own write whose answer was lost
-            return parse_intent(self.volume.get(path), where=path)
+            return self._read(key)
         return intent
+
+    def _read(self, key: AttemptKey) -> Manifest | Closing:
+        """What is on record of an attempt; raise NotFound, or InvalidData if it is not this attempt's."""
+        path = f"{self._dir(key)}/{MANIFEST}"
+        found = parse_intent(self.volume.get(path), where=path)
+        if found.key != key:
+            raise InvalidData(f"The manifest is that of {found.key}.", where=path)
+        if isinstance(found, Manifest) and not submits(found.submit_payload, found.request):
+            raise InvalidData("The manifest would submit something else than its request.", where=path)
+        return found
 
     def _put_program(self, folder: str, program: bytes) -> Artifact:
         """Programs are never overwritten: a manifest that a stale controller is about to put may name one."""

@@ -11,11 +11,13 @@ from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.turn import turn_of
 from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython
 from databricks_rlm_agent.domain.fsm import Event, State
+from databricks_rlm_agent.domain.layout import MANIFEST
 from databricks_rlm_agent.domain.manifest import Closing, ClosingEvent, Manifest, Plan
 from databricks_rlm_agent.domain.run import Outcome, Run
 from databricks_rlm_agent.errors import (
     Conflict,
     Forbidden,
+    InvalidData,
     RlmError,
     Throttled,
     Unauthorized,
@@ -74,8 +76,10 @@ class _Turn:
         self.contested = self.contested or self.run.fsm_state is State.PLANNING
         if self.run.fsm_state is State.PENDING:
             self.run = self.journal.transition(self.run, self.run.after(Event.CLAIM))
-        if self.run.fsm_state in {State.EXECUTING, State.INGESTING} and not self._ingested(reported=reported):
-            return
+        if self.run.fsm_state in {State.EXECUTING, State.INGESTING}:
+            self._recall()
+            if not self._ingested(reported=reported):
+                return
         if self.run.fsm_state is State.PLANNING:
             intent = self._intent()
             if isinstance(intent, Manifest):
@@ -87,10 +91,21 @@ class _Turn:
 
     def give_up(self, error: RlmError) -> None:
         """End the run with a reason."""
+        if isinstance(error, InvalidData) and (error.where or "").endswith(MANIFEST):
+            self.journal.event("rejected_manifest", path=error.where, reason=error.what)
         log.error("%s The run ends FAILED.", error)
         if self.run.fsm_state is State.EXECUTING:  # its job run is unreadable: nothing will ever come of it
             self.run = replace(self.run, fsm_state=State.INGESTING)
         self._end(Event.GIVE_UP, Outcome(reason=str(error)))
+
+    def _recall(self) -> None:
+        """Find the job run of a damaged row: its manifest is there, and the same token gives the same run."""
+        if self.run.job_run_id is not None:
+            return
+        intent = self.stepper.publisher.intent(self.run.key)
+        if isinstance(intent, Manifest):
+            _, last_request = self.stepper.publisher.submit(intent)
+            self.run = replace(self.run, last_request=last_request)
 
     def _ingested(self, *, reported: bool) -> bool:
         waiting = self.run

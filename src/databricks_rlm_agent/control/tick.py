@@ -95,6 +95,10 @@ class Tick:
         return self.hold_off.over(run_id) and not self.crew.works_on(run_id)
 
     def _begin(self, due: Sequence[Due]) -> None:
+        for item in due:
+            # Durable, or the next write would make a whole row of a damaged one, and the run would go on.
+            if item.problem is not None:
+                self.store.request_cancel(item.run.run_id, reason=item.problem)
         holder = self.leases.take()
         try:
             claimed = self.store.claim(

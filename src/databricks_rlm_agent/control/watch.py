@@ -55,9 +55,9 @@ class Watch:
 
     def _over(self, run: Run) -> bool | None:
         """Whether the job run has ended; None if that could not be learned."""
-        job_run_id = (run.last_request or {}).get("databricks_run_id")
+        job_run_id = run.job_run_id
         if job_run_id is None:
-            return True  # a row that was changed by hand: ingesting says so
+            return True  # a damaged row: the manifest tells whoever claims it
         try:
             verdict = self.jobs.verdict(job_run_id)
             if not verdict.over and (reason := self._unwanted(run, verdict)):

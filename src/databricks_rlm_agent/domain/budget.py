@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 # Enough for one turn: a summary, the planner's look-ups, refusals and its decision.
 TURN_CALLS = 16
@@ -21,7 +21,7 @@ class Usage(BaseModel):
     known.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     calls: int = Field(default=0, ge=0)
     input_tokens: int = Field(default=0, ge=0)
@@ -44,7 +44,8 @@ class Budget(BaseModel):
     the time-out of the job run that is on its way.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # JSON knows no infinity: what is stored must be readable again.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     max_iterations: int = Field(default=30, ge=1)
     max_attempts: int = Field(default=3, ge=1)
@@ -55,7 +56,7 @@ class Budget(BaseModel):
     max_wall_s: float = Field(default=7 * 86_400.0, gt=0)
     usage: Usage = Usage()
     executor_s: float = Field(default=0.0, ge=0)
-    reserved: dict[int, int] = Field(default_factory=dict)
+    reserved: dict[int, NonNegativeInt] = Field(default_factory=dict)
     reserved_s: float = Field(default=0.0, ge=0)
 
     @property

@@ -7,15 +7,16 @@ It is put without overwriting, so the first decision about an attempt is the onl
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from databricks_rlm_agent.domain.budget import Usage
 from databricks_rlm_agent.domain.fsm import Event
 from databricks_rlm_agent.domain.ids import ID_PATTERN
 from databricks_rlm_agent.domain.parsing import parse
-from databricks_rlm_agent.domain.run import AttemptKey
+from databricks_rlm_agent.domain.run import AttemptKey, Outcome
 from executor_harness import protocol
 
 
@@ -115,6 +116,18 @@ class Closing(_Frozen):
     attempt: int = Field(ge=1)
     outcome: dict[str, str]
     plan: Plan
+
+    @field_validator("outcome")
+    @classmethod
+    def _of_an_outcome(cls, outcome: dict[str, str]) -> dict[str, str]:
+        if unknown := outcome.keys() - {field.name for field in fields(Outcome)}:
+            raise ValueError(f"an outcome has no {sorted(unknown)[0]!r}")
+        return outcome
+
+    @property
+    def key(self) -> AttemptKey:
+        """The attempt that this closes."""
+        return AttemptKey(run_id=self.run_id, iter_n=self.iter_n, attempt=self.attempt)
 
     def to_bytes(self) -> bytes:
         """The file's content."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
 from databricks_rlm_agent.domain.budget import Budget, Usage
 from databricks_rlm_agent.domain.capsule import Capsule
 from databricks_rlm_agent.domain.fsm import Event, State, next_state
@@ -24,6 +26,20 @@ class Outcome:
     evidence: str | None = None
     reason: str | None = None
     question: str | None = None
+
+
+class LastRequest(BaseModel):
+    """What ``run_state.last_request`` must hold where it holds anything; see ``Publisher.submit``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    databricks_run_id: int = Field(strict=True)
+    run_url: str | None = None
+    request_sha256: str
+    output_dir: str
+    purpose: str = ""
+    timeout_s: float = Field(ge=0, allow_inf_nan=False)
+    submitted_at: AwareDatetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +78,11 @@ class Run:
     def key(self) -> AttemptKey:
         """The attempt that the run is at."""
         return AttemptKey(run_id=self.run_id, iter_n=self.iter_n, attempt=self.attempt)
+
+    @property
+    def job_run_id(self) -> int | None:
+        """The job run of the current attempt; None if there is none."""
+        return (self.last_request or {}).get("databricks_run_id")
 
     def after(self, event: Event, **changes: Any) -> Run:
         """This run after ``event``, with further fields changed. Nothing changes a run that has ended."""

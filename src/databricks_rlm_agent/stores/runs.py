@@ -14,7 +14,7 @@ from databricks_rlm_agent.domain.capsule import Capsule
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.parsing import parse
-from databricks_rlm_agent.domain.run import Due, Outcome, Run
+from databricks_rlm_agent.domain.run import Due, LastRequest, Outcome, Run
 from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Throttled, Unreachable
 from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
@@ -44,14 +44,7 @@ class RunStore:
 
     def get(self, run_id: str) -> Run:
         """One run; raise RunNotFound."""
-        rows = self._fetch(sql.by_key(self._namespace, RunStateRow), {"value": run_id})
-        if not rows:
-            raise RunNotFound(
-                f"There is no run {run_id!r}.",
-                where=self._namespace.table("run_state"),
-                fix="`rlm-agent status` lists the runs.",
-            )
-        return from_row(one_per_key(rows, RunStateRow)[0])
+        return from_row(self._row(run_id))
 
     def newest(self, *, limit: int) -> list[Run]:
         """The newest runs first."""
@@ -65,7 +58,7 @@ class RunStore:
         """Runs that nobody holds and that have something to do; see ``ports.RunStore``."""
         values = {"limit": limit, "gap_s": gap_s, "first_s": self._look_after_s, "only": only or ""}
         rows = self._fetch(sql.due(self._namespace), values)
-        return [_due(row) for row in one_per_key(rows, RunStateRow)]
+        return [due_of(row) for row in one_per_key(rows, RunStateRow)]
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> list[Run]:
         """Take the leases that are still free and write the budgets, in one statement; return those won."""
@@ -90,7 +83,7 @@ class RunStore:
         for attempt in retrying(self._sleep):
             with attempt:
                 self._backend.execute(sql.request_cancel(self._namespace), values)
-        return self.get(run_id).cancel_reason is not None
+        return self._row(run_id)["cancel_reason"] is not None  # whatever else of the row can be read
 
     def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
         """Prolong all leases of these holders, in one statement."""
@@ -126,6 +119,16 @@ class RunStore:
                     # The count spares a read, and a run that was claimed again before the read is not missed.
                     landed = every if changed == len(runs) else self._written(write_id)
         return landed
+
+    def _row(self, run_id: str) -> Row:
+        rows = self._fetch(sql.by_key(self._namespace, RunStateRow), {"value": run_id})
+        if not rows:
+            raise RunNotFound(
+                f"There is no run {run_id!r}.",
+                where=self._namespace.table("run_state"),
+                fix="`rlm-agent status` lists the runs.",
+            )
+        return one_per_key(rows, RunStateRow)[0]
 
     def _written(self, write_id: str) -> set[str]:
         rows = self._fetch(sql.written(self._namespace), {"write_id": write_id})
@@ -171,13 +174,26 @@ def _load(text: str | None) -> dict[str, Any] | None:
     return value
 
 
+def _load_request(text: str | None) -> dict[str, Any] | None:
+    if text is not None:
+        parse(LastRequest, text, what="The last request")
+    return _load(text)
+
+
+def _load_outcome(text: str | None) -> Outcome:
+    values = _load(text) or {}
+    if not all(isinstance(value, str) for value in values.values()):
+        raise InvalidData("It holds something else than texts.")
+    return Outcome(**values)
+
+
 # How the JSON columns are read, and what stands for one that cannot be.
 _PARTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "capsule": (Capsule.parse, Capsule(objective="")),
     "budget": (lambda text: parse(Budget, text, what="The budget"), Budget()),
-    "last_request": (_load, None),
+    "last_request": (_load_request, None),
     "last_result": (_load, None),
-    "outcome": (lambda text: Outcome(**(_load(text) or {})), Outcome()),
+    "outcome": (_load_outcome, Outcome()),
 }
 
 
@@ -200,13 +216,13 @@ def _salvaged(row: Mapping[str, Any]) -> tuple[Run, str | None]:
     for name, (read, otherwise) in _PARTS.items():
         try:
             values[name] = read(values[name])
-        except (InvalidData, ValueError, TypeError) as error:
+        except (InvalidData, ValueError, TypeError, RecursionError) as error:  # the last: nested too deeply
             problems.append(f"{name}: {error}")
             values[name] = otherwise
     return Run(**values), "; ".join(problems) or None
 
 
-def _due(row: Mapping[str, Any]) -> Due:
+def due_of(row: Mapping[str, Any]) -> Due:
     """A due run. One whose row cannot be read goes on to its end, as if it were cancelled for that."""
     run, problem = _salvaged(row)
     if problem is not None:
