@@ -18,6 +18,7 @@ from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.ingest import Ingester
 from databricks_rlm_agent.control.lease import Leases
 from databricks_rlm_agent.control.loop import Loop
+from databricks_rlm_agent.control.poller import Intake
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.tick import Tick
@@ -37,6 +38,7 @@ from databricks_rlm_agent.stores.ledger import Ledger
 from databricks_rlm_agent.stores.migrations import Migration, migrate
 from databricks_rlm_agent.stores.retry import Repeating, retrying
 from databricks_rlm_agent.stores.runs import RunStore
+from databricks_rlm_agent.stores.work import WorkTable
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.domain.result import Result
@@ -108,9 +110,37 @@ class App:
         return _PlannerPool(self)
 
     @cached_property
+    def controller(self) -> str:
+        """The name of this process among the controllers."""
+        return self.new_id("c")
+
+    @cached_property
+    def intake(self) -> Intake | None:
+        """The poll of the work table; None where none is configured."""
+        settings = self.settings
+        if settings.work is None:
+            return None
+        table = WorkTable(
+            backend=self.warehouse,
+            namespace=settings.namespace,
+            mapping=settings.work,
+            sleep=time.sleep,
+            monotonic=time.monotonic,
+        )
+        return Intake(
+            table=table,
+            runs=self.store,
+            ledger=self.ledger,
+            clock=self.clock,
+            new_id=self.new_id,
+            actor=self.controller,
+            monotonic=time.monotonic,
+        )
+
+    @cached_property
     def tick(self) -> Tick:
         """One pass of the control plane. Publishes the harness if this version is not there yet."""
-        settings, worker = self.settings, self.new_id("c")
+        settings, worker = self.settings, self.controller
         publisher = Publisher(
             volume=self.volume,
             jobs=self.jobs,
@@ -143,9 +173,15 @@ class App:
             batch=settings.batch,
         )
 
-    def loop(self, *, max_wait_s: float, sleep: Sleep = time.sleep) -> Loop:
-        """The loop around the tick."""
-        return Loop(tick=self.tick, sleep=sleep, abandon=self.tick.leases.release, max_wait_s=max_wait_s)
+    def loop(self, *, max_wait_s: float, sleep: Sleep = time.sleep, intake: bool = False) -> Loop:
+        """The loop around the tick, and around the work table's poll if it is asked for."""
+        return Loop(
+            tick=self.tick,
+            sleep=sleep,
+            abandon=self.tick.leases.release,
+            max_wait_s=max_wait_s,
+            intake=self.intake if intake else None,
+        )
 
     def init(self) -> tuple[list[str], list[Migration], str]:
         """Create the schema, Volume, tables and harness that are missing; return what was done."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.prices import Price, parse_prices
 from databricks_rlm_agent.domain.submission import Compute, existing_cluster, serverless
+from databricks_rlm_agent.domain.work import WorkMapping
 from databricks_rlm_agent.errors import ConfigError
+from databricks_rlm_agent.work_config import work_from_environment
 
 # What ``auto`` means for each key.
 DEFAULT_MODELS = {
@@ -31,6 +33,8 @@ class Settings:
     profile: str | None
     compute: Compute
     prices: Mapping[str, Price] = field(default_factory=dict)
+    # The table that tasks are taken from, if any.
+    work: WorkMapping | None = None
     # Renewed while its holder works: how long the runs of a controller that died lie still.
     lease_s: float = 60.0
     program_timeout_s: int = 3600
@@ -49,20 +53,22 @@ def from_environment(
 
     Variables: ``ADK_DELTA_CATALOG``, ``ADK_DELTA_SCHEMA``, ``ADK_SECRET_SCOPE``, ``RLM_VOLUME``,
     ``RLM_MODEL``, ``RLM_WAREHOUSE_HTTP_PATH``, ``RLM_COMPUTE``, ``RLM_TIMEOUT_S``, ``RLM_LEASE_S``,
-    ``RLM_SUSPECT_AFTER_S``, ``RLM_MODEL_PRICES``.
+    ``RLM_SUSPECT_AFTER_S``, ``RLM_MODEL_PRICES``, ``RLM_WORK_TABLE``, ``RLM_WORK_MAPPING``.
     Host and credentials follow the SDK's own unified configuration.
     """
+    namespace = Namespace(
+        catalog=environ.get("ADK_DELTA_CATALOG") or "main",
+        schema=environ.get("ADK_DELTA_SCHEMA") or "rlm",
+        volume=environ.get("RLM_VOLUME") or "artifacts",
+    )
     return Settings(
-        namespace=Namespace(
-            catalog=environ.get("ADK_DELTA_CATALOG") or "main",
-            schema=environ.get("ADK_DELTA_SCHEMA") or "rlm",
-            volume=environ.get("RLM_VOLUME") or "artifacts",
-        ),
+        namespace=namespace,
         secret_scope=environ.get("ADK_SECRET_SCOPE") or "adk-secrets",
         model=model or environ.get("RLM_MODEL") or "",
         warehouse_http_path=environ.get("RLM_WAREHOUSE_HTTP_PATH") or None,
         profile=profile,
         compute=parse_compute(environ.get("RLM_COMPUTE") or "serverless"),
+        work=work_from_environment(environ, namespace),
         prices=_prices(environ.get("RLM_MODEL_PRICES") or "{}"),
         lease_s=_number(environ, "RLM_LEASE_S", 60.0),
         program_timeout_s=max(1, int(_number(environ, "RLM_TIMEOUT_S", 3600))),

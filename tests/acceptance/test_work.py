@@ -229,3 +229,35 @@ def test_a_budget_must_make_sense(here, script, serving) -> None:
         done = here("submit", "x", limit, "0", env=serving.environment)
         assert done.code == 2
         assert limit in done.err
+
+
+# The work table
+
+
+def test_an_item_of_the_work_table_becomes_a_run(here, script, serving) -> None:
+    from databricks import sql
+
+    environment = serving.environment | {"ADK_DELTA_SCHEMA": "desk"}
+    assert here("init", env=environment).code == 0
+    with (
+        sql.connect(
+            server_hostname="127.0.0.1",
+            http_path=serving.http_path,
+            access_token=serving.token,
+            _connection_uri=f"{serving.host}{serving.http_path}",
+            enable_telemetry=False,
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(
+            "INSERT INTO main.desk.work_items VALUES"
+            " ('sales-1', 'Weekly sales', 'Sum them.', 1, 'OPEN', NULL, 'DEV', current_timestamp())"
+        )
+        model = script([program("rlm.finish({'total': 42})")], [finish("{{value.total}}")])
+        done = here("orchestrate", "--until-idle", "--model", model, "--json", env=environment)
+        assert (done.code, done.document["unfinished"]) == (0, 0), done.err
+        cursor.execute("SELECT status FROM main.desk.work_items")
+        assert cursor.fetchall()[0][0] == "DONE"
+    (run,) = here("status", "--json", env=environment).document["runs"]
+    assert (run["state"], run["answer"]) == ("SUCCEEDED", "42")
+    assert "Weekly sales" in run["task"]

@@ -34,7 +34,11 @@ def init(options: argparse.Namespace) -> int:
 def tick(options: argparse.Namespace) -> int:
     """One pass."""
     with app_at(options) as app:
+        if app.intake is not None:
+            app.intake()
         report = app.tick()
+        if app.intake is not None and report.advanced:
+            app.intake.poll()  # the statuses of the items
         emit(
             asdict(report), as_json=options.json, text=f"{report.advanced} of {report.due} due runs went on."
         )
@@ -51,7 +55,7 @@ def orchestrate(options: argparse.Namespace) -> int:
         stopping = Stopping(abandon=app.tick.leases.release)
         idle = _done(app, until_idle=options.until_idle)
         with stopping.on_signals():
-            ticks = app.loop(max_wait_s=patience, sleep=stopping.sleep).run(
+            ticks = app.loop(max_wait_s=patience, sleep=stopping.sleep, intake=True).run(
                 done=lambda report: stopping.asked or idle(report), max_ticks=limit
             )
         left = app.store.unfinished()
@@ -103,7 +107,13 @@ def secrets_check(options: argparse.Namespace) -> int:
 def _done(app: App, *, until_idle: bool) -> Callable[[TickReport], bool]:
     if not until_idle:
         return lambda _: False
-    return lambda report: not report.due and app.store.unfinished() == 0
+
+    def done(report: TickReport) -> bool:
+        if report.due or app.store.unfinished():
+            return False
+        return app.intake is None or app.intake.poll().idle
+
+    return done
 
 
 def _checks(app: App) -> list[tuple[str, Callable[[], Any]]]:

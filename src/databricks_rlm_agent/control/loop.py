@@ -44,12 +44,14 @@ class Ticking(Protocol):
 class Loop:
     """Ticks until ``done`` says so. ``max_wait_s`` bounds the wait between two ticks; ``jitter`` is 0 to 1.
 
-    ``abandon`` is called when the process is interrupted: whatever is held then is given up.
+    ``intake`` is called before each tick, and decides itself whether it is time to poll. ``abandon`` is
+    called when the process is interrupted: whatever is held then is given up.
     """
 
     tick: Ticking
     sleep: Sleep
     abandon: Callable[[], None]
+    intake: Callable[[], object] | None = None
     max_wait_s: float = 5.0
     jitter: Callable[[], float] = random.random
     _refused_s: float = 0.0
@@ -71,6 +73,8 @@ class Loop:
             report, pause = TickReport(), 0.0
             ticks += 1
             try:
+                if self.intake is not None:
+                    self.intake()
                 report = self.tick(patience_s=PATIENCE_S)
                 self._reached, self._refused_s = True, 0.0
                 if done(report):

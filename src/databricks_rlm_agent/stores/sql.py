@@ -71,7 +71,7 @@ def due(namespace: Namespace) -> str:
         f"SELECT {names}, x.status AS reported_status FROM (SELECT *, {_AGE_S} * {_SPREAD} AS age_s, "
         f"{_SPREAD} AS spread FROM {namespace.table('run_state')} "
         f"WHERE {_CLAIMABLE} AND {_LEASE_FREE} AND (:only = '' OR run_id = :only)) r "
-        # Not grouped by its key: that would read the whole ledger. A row twice is taken for one by the reader.
+        # Not grouped by its key: that would read the whole ledger. Who reads takes two rows for one.
         f"LEFT JOIN {namespace.table('execution_results')} x "
         f"ON r.run_id = x.run_id AND r.iter_n = x.iter_n AND r.attempt = x.attempt "
         f"WHERE r.fsm_state <> 'EXECUTING' OR x.status IS NOT NULL OR r.cancel_reason IS NOT NULL "
