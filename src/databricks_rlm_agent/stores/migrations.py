@@ -38,9 +38,15 @@ def _add_missing_columns(backend: SqlBackend, namespace: Namespace) -> None:
             backend.execute(sql.add_columns(namespace, table, missing))
 
 
+def _compact(backend: SqlBackend, namespace: Namespace) -> None:
+    for table in ALL_TABLES:
+        backend.execute(sql.compact(namespace, table))
+
+
 MIGRATIONS = (
     Migration(number=1, summary="the six tables of the design", apply=_create_tables),
     Migration(number=2, summary="cancellation and item revisions", apply=_add_missing_columns),
+    Migration(number=3, summary="compaction of small files", apply=_compact),
 )
 
 

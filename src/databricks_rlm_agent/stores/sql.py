@@ -12,6 +12,7 @@ _NOW_US = "unix_micros(current_timestamp())"
 _LEASE_FREE = "(lease_expiry IS NULL OR lease_expiry < current_timestamp())"
 _AGE_S = f"(({_NOW_US} - unix_micros(updated_at)) / 1000000.0)"
 _SPREAD = f"(1 + {SPREAD} * (crc32(run_id) % 1000) / 1000.0)"  # domain.patience.spread
+_COMPACT = "'delta.autoOptimize.autoCompact' = 'true'"
 _HELD = "array_contains(split(:owners, ','), lease_owner)"
 _TERMINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED')"
 
@@ -44,11 +45,15 @@ _NOT_SAVED = frozenset(
 
 
 def create_table(namespace: Namespace, row_type: RowType) -> str:
-    """DDL of one table: unpartitioned, clustered by its key, deletion vectors on (row-level concurrency)."""
+    """DDL of one table: unpartitioned, clustered by its key, deletion vectors on (row-level concurrency).
+
+    Every tick commits a few rows: without compaction, what a query costs would grow with the commits.
+    """
     body = ", ".join(f"{name} {kind}" for name, kind in columns(row_type).items())
     return (
         f"CREATE TABLE IF NOT EXISTS {namespace.table(row_type.TABLE)} ({body}) USING DELTA "
-        f"CLUSTER BY ({row_type.KEY[0]}) TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')"
+        f"CLUSTER BY ({row_type.KEY[0]}) "
+        f"TBLPROPERTIES ('delta.enableDeletionVectors' = 'true', {_COMPACT})"
     )
 
 
@@ -158,6 +163,11 @@ def save(namespace: Namespace) -> str:
 def written(namespace: Namespace) -> str:
     """The runs that the statement with this ``:write_id`` changed: settles what it really did."""
     return f"SELECT run_id FROM {namespace.table('run_state')} WHERE write_id = :write_id"
+
+
+def compact(namespace: Namespace, row_type: RowType) -> str:
+    """Let the platform compact a table's small files after writes."""
+    return f"ALTER TABLE {namespace.table(row_type.TABLE)} SET TBLPROPERTIES ({_COMPACT})"
 
 
 def describe(namespace: Namespace, row_type: RowType) -> str:
