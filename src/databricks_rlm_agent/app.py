@@ -26,7 +26,7 @@ from databricks_rlm_agent.control.watch import Watch
 from databricks_rlm_agent.domain.models import parse_models
 from databricks_rlm_agent.domain.secret import Secret
 from databricks_rlm_agent.errors import ConfigError, NotFound
-from databricks_rlm_agent.ports import Planned, Sleep
+from databricks_rlm_agent.ports import Planned
 from databricks_rlm_agent.remote.catalog import WorkspaceCatalog
 from databricks_rlm_agent.remote.jobs import WorkspaceJobs
 from databricks_rlm_agent.remote.secrets import WorkspaceSecrets
@@ -173,15 +173,9 @@ class App:
             batch=settings.batch,
         )
 
-    def loop(self, *, max_wait_s: float, sleep: Sleep = time.sleep, intake: bool = False) -> Loop:
-        """The loop around the tick, and around the work table's poll if it is asked for."""
-        return Loop(
-            tick=self.tick,
-            sleep=sleep,
-            abandon=self.tick.leases.release,
-            max_wait_s=max_wait_s,
-            intake=self.intake if intake else None,
-        )
+    def loop(self, *, max_wait_s: float) -> Loop:
+        """The loop around the tick; ``replace`` it for intake and for another way to wait and to stop."""
+        return Loop(tick=self.tick, sleep=time.sleep, abandon=self.tick.leases.release, max_wait_s=max_wait_s)
 
     def init(self) -> tuple[list[str], list[Migration], str]:
         """Create the schema, Volume, tables and harness that are missing; return what was done."""

@@ -125,6 +125,18 @@ def test_runs_that_are_held_up_because_the_workspace_asked_to_wait_are_not_hurri
     assert script.slept == [7.0]
 
 
+def test_nothing_new_is_begun_once_it_is_asked_to_stop() -> None:
+    script = Scripted(ticks=[BUSY] * 9)
+    loop = Loop(
+        tick=script,
+        sleep=script.slept.append,
+        abandon=script.abandon,
+        stopped=lambda: len(script.slept) == 2,
+    )
+    assert loop.run(done=lambda _: False) == 2
+    assert (script.collected, script.abandoned) == (1, 0)
+
+
 def test_what_is_begun_is_recorded_before_the_loop_ends() -> None:
     script = Scripted(ticks=[TickReport(due=1, working=1), BUSY])
     script.run()

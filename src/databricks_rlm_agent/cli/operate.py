@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from databricks_rlm_agent.app import App
@@ -55,9 +55,13 @@ def orchestrate(options: argparse.Namespace) -> int:
         stopping = Stopping(abandon=app.tick.leases.release)
         idle = _done(app, until_idle=options.until_idle)
         with stopping.on_signals():
-            ticks = app.loop(max_wait_s=patience, sleep=stopping.sleep, intake=True).run(
-                done=lambda report: stopping.asked or idle(report), max_ticks=limit
+            loop = replace(
+                app.loop(max_wait_s=patience),
+                intake=app.intake,
+                sleep=stopping.sleep,
+                stopped=lambda: stopping.asked,
             )
+            ticks = loop.run(done=idle, max_ticks=limit)
         left = app.store.unfinished()
         emit(
             {"ticks": ticks, "unfinished": left},

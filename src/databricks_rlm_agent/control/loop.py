@@ -45,13 +45,15 @@ class Loop:
     """Ticks until ``done`` says so. ``max_wait_s`` bounds the wait between two ticks; ``jitter`` is 0 to 1.
 
     ``intake`` is called before each tick, and decides itself whether it is time to poll. ``abandon`` is
-    called when the process is interrupted: whatever is held then is given up.
+    called when the process is interrupted: whatever is held then is given up. When ``stopped`` says so,
+    nothing new is begun, and what is at work is finished.
     """
 
     tick: Ticking
     sleep: Sleep
     abandon: Callable[[], None]
     intake: Callable[[], object] | None = None
+    stopped: Callable[[], bool] = lambda: False
     max_wait_s: float = 5.0
     jitter: Callable[[], float] = random.random
     _refused_s: float = 0.0
@@ -69,7 +71,7 @@ class Loop:
 
     def _ticks(self, done: Callable[[TickReport], bool], max_ticks: int | None) -> int:
         wait, ticks = FIRST_WAIT_S, 0
-        while max_ticks is None or ticks < max_ticks:
+        while not self.stopped() and (max_ticks is None or ticks < max_ticks):
             report, pause = TickReport(), 0.0
             ticks += 1
             try:
@@ -77,6 +79,10 @@ class Loop:
                     self.intake()
                 report = self.tick(patience_s=PATIENCE_S)
                 self._reached, self._refused_s = True, 0.0
+                if report.due or report.advanced:
+                    log.info(
+                        "%d runs due, %d went on, %d at work", report.due, report.advanced, report.working
+                    )
                 if done(report):
                     break
             except (Throttled, Conflict, Unreachable, Unauthorized) as error:
