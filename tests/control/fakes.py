@@ -423,8 +423,10 @@ class ScriptedPlanner:
             self.world.violations.append(f"{turn.run_id}: {calls} calls, {turn.budget.calls_left} left")
 
     def _plan(self, turn: Turn) -> Planned:
-        self.park()
         self._call(turn, 1)
+        self.park()
+        if self.gate.dead:
+            raise Killed  # its process ended while the model was asked
         self.world.plans.append((turn.run_id, turn.iter_n))
         if f"{NAMESPACE.attempt_dir(turn.run_id, turn.iter_n, 1)}/{MANIFEST}" in self.world.files:
             self.world.violations.append(f"planned again after a manifest: {turn.run_id} {turn.iter_n}")

@@ -69,8 +69,10 @@ class Tick:
         try:
             steps = self.crew.finished(patience_s=patience_s)
             won = self._record(steps)
-        finally:
+        except Exception:  # not an interruption: whoever is interrupted gives up all that is held
             self.leases.keep(self.crew.holders())
+            raise
+        self.leases.keep(self.crew.holders())
         for step in steps:
             self._note(step)
         if fenced := len(steps) - len(won):
@@ -107,7 +109,7 @@ class Tick:
                 lease_s=self.leases.lease_s,
                 write_id=self.new_id("w"),
             )
-        except BaseException:
+        except Exception:  # as above: an interrupted claim may have taken effect
             self.leases.keep(self.crew.holders())
             raise
         of = {item.run.run_id: item for item in due}
