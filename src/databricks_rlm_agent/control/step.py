@@ -23,6 +23,7 @@ from databricks_rlm_agent.errors import (
     Unauthorized,
     Unreachable,
 )
+from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Planner
 
 log = logging.getLogger(__name__)
@@ -81,13 +82,17 @@ class _Turn:
             if not self._ingested(reported=reported):
                 return
         if self.run.fsm_state is State.PLANNING:
-            intent = self._intent()
-            if isinstance(intent, Manifest):
-                self._submit(intent)
-            elif intent is not None:
-                self._close(intent)
+            with bound(iteration=self.run.iter_n, attempt=self.run.attempt):  # the next one, after a result
+                self._decide()
         elif self.run.cancel_reason is not None:  # it waits for somebody: nothing of it runs
             self._end(Event.CANCEL, Outcome(reason=self.run.cancel_reason))
+
+    def _decide(self) -> None:
+        intent = self._intent()
+        if isinstance(intent, Manifest):
+            self._submit(intent)
+        elif intent is not None:
+            self._close(intent)
 
     def give_up(self, error: RlmError) -> None:
         """End the run with a reason."""
