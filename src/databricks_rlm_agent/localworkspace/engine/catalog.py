@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .compaction import AutoCompaction
 from .deltalog import DeltaLogs, TableShape, sql_type
 from .errors import EngineError, catalog_not_found, schema_not_found, table_not_found
 from .names import TableName, folded, is_name
@@ -67,6 +68,7 @@ class CatalogTree:
         self.root = root.resolve()
         self._tables = self.root / "tables"
         self.logs = DeltaLogs()
+        self.compaction = AutoCompaction(self)
         self._locks: dict[object, threading.RLock] = {}
         self._guard = threading.Lock()
         self._views: dict[Path, tuple[int, ViewDefinition]] = {}

@@ -116,7 +116,10 @@ def _run(session: CatalogSession, name: TableName, text: str, marker: str) -> di
         raise table_not_found(name.sql)
     before = tree.require(name).version
     session.client.sql(text)
-    return metrics_after(session, name, before, marker)
+    metrics = metrics_after(session, name, before, marker)
+    if metrics:
+        session.wrote(name)
+    return metrics
 
 
 def metrics_after(session: CatalogSession, name: TableName, version: int, marker: str) -> dict[str, Any]:
@@ -152,6 +155,7 @@ def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any
     if info is None:
         raise table_not_found(name.sql)
     table = session.client.sql(_complete(statement, reader, info))
+    session.wrote(name)
     return inserted(table.column("count")[0].as_py() if "count" in table.column_names else 0)
 
 

@@ -41,8 +41,12 @@ class JobRequest:
         """Around the engine's run of the request: guards the making of a table, notes what came of it."""
         name = self._target()
         session, tree = self._session, self._session.tree
-        if name is None or tree.shape(name) is not None:
+        if name is None:
             yield
+            return
+        if tree.shape(name) is not None:
+            yield
+            session.wrote(name)
             return
         with tree.lock(name), session.lock:
             session.forget(name)

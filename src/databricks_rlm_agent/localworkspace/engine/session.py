@@ -159,6 +159,10 @@ class CatalogSession:
             self.client.sql(f"CREATE TABLE IF NOT EXISTS {name.sql} USING DELTA LOCATION {location}")
         self._known[name] = current
 
+    def wrote(self, name: TableName) -> None:
+        """Do what Databricks does after a write, and the engine does not."""
+        self.tree.compaction.after_write(name)
+
     def learned(self, name: TableName) -> None:
         """Note that the engine has just made this table itself, so it knows its present shape."""
         self._known[name] = self.tree.signature(name)

@@ -67,6 +67,9 @@ class SparkCatalogSession(CatalogSession):
     def learn(self, name: TableName) -> None:
         """Nothing to learn."""
 
+    def wrote(self, name: TableName) -> None:
+        """Nothing to do: Delta compacts by itself."""
+
     def learned(self, name: TableName) -> None:
         """Nothing to note."""
 
