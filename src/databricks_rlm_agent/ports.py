@@ -40,9 +40,12 @@ class SqlBackend(Protocol):
 class RunStore(Protocol):
     """Compare-and-set on runs. A run that is missing from an answer was won by somebody else."""
 
-    def due(self, *, limit: int, gap_s: float, only: str | None = None) -> Sequence[Due]:
+    def due(
+        self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: str | None = None
+    ) -> Sequence[Due]:
         """Runs that nobody holds and that have something to do, oldest change first, then those whose job run
-        should be asked about (``domain.patience``; ``gap_s`` seconds after the query before this one).
+        should be asked about (``domain.patience``; ``gap_s`` seconds after the last look that was complete)
+        and is not of ``asked``.
         """
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:

@@ -210,8 +210,10 @@ class FakeStore:
     world: World
     gate: Gate
 
-    def due(self, *, limit: int, gap_s: float, only: str | None = None) -> Sequence[Due]:
-        return self.gate("due", lambda: self._due(limit, gap_s, only))
+    def due(
+        self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: str | None = None
+    ) -> Sequence[Due]:
+        return self.gate("due", lambda: self._due(limit, gap_s, asked, only))
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:
         return self.gate("claim", lambda: self._claim(runs, owner, lease_s, write_id))
@@ -236,14 +238,14 @@ class FakeStore:
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         return self.gate("save", lambda: self._save(runs, write_id))
 
-    def _due(self, limit: int, gap_s: float, only: str | None) -> list[Due]:
+    def _due(self, limit: int, gap_s: float, asked: Sequence[str], only: str | None) -> list[Due]:
         reported = {(row.run_id, row.iter_n, row.attempt) for row in self.world.table(ResultRow)}
         found = [
             self._read(run, reported=astuple(run.key) in reported)
             for run in self.world.runs.values()
             if self._free(run) and only in (None, run.run_id)
         ]
-        wanted = [due for due in found if self._wanted(due, gap_s)]
+        wanted = [due for due in found if self._wanted(due, gap_s, asked)]
         return sorted(wanted, key=lambda due: due.run.updated_at)[:limit]
 
     def _read(self, run: Run, *, reported: bool) -> Due:
@@ -252,12 +254,14 @@ class FakeStore:
         torn = self.world.torn[run.run_id]
         return due_of(asdict(to_row(run)) | torn | {"reported_status": "SUCCESS" if reported else None})
 
-    def _wanted(self, due: Due, gap_s: float) -> bool:
+    def _wanted(self, due: Due, gap_s: float, asked: Sequence[str]) -> bool:
         run = due.run
         if run.fsm_state is not State.EXECUTING or due.reported or run.cancel_reason is not None:
             return True
         age_s = (self.world.now() - run.updated_at).total_seconds()
-        return should_look(run.run_id, age_s=age_s, gap_s=gap_s, first_s=LOOK_AFTER_S)
+        return run.run_id not in asked and should_look(
+            run.run_id, age_s=age_s, gap_s=gap_s, first_s=LOOK_AFTER_S
+        )
 
     def _free(self, run: Run) -> bool:
         lapsed = run.lease_expiry is None or run.lease_expiry < self.world.now()

@@ -126,11 +126,11 @@ def test_the_first_look_is_at_all_and_the_next_at_what_came_since_with_some_over
     due = executing(world)
     watch = watch_of(world)
     assert watch.gap_s() > 1e9
-    assert watch.ready([due]) == []
+    assert watch.ready([due], complete=True) == []
     world.now_s += 7
     assert watch.gap_s() == pytest.approx(7 + OVERLAP_S)
     world.now_s += 2  # what is answered counts from the question, not from the answer
-    watch.ready([])
+    watch.ready([], complete=True)
     world.now_s += 1
     assert watch.gap_s() == pytest.approx(3 + OVERLAP_S)
 
@@ -147,13 +147,13 @@ def test_a_poll_that_fails_keeps_the_gap_open(error: RemoteError) -> None:
 
     watch = watch_of(world, fault)
     watch.gap_s()
-    watch.ready([])
+    watch.ready([], complete=True)
     world.now_s += 5
     watch.gap_s()
-    assert watch.ready([due]) == []
+    assert watch.ready([due], complete=True) == []
     world.now_s += 1
     assert watch.gap_s() == pytest.approx(6 + OVERLAP_S)
-    watch.ready([due])
+    watch.ready([due], complete=True)
     assert watch.gap_s() == pytest.approx(OVERLAP_S)
 
 
@@ -161,7 +161,7 @@ def test_a_clock_that_is_set_back_hides_no_look() -> None:
     world = World(now_s=3_600)
     watch = watch_of(world)
     watch.gap_s()
-    watch.ready([])
+    watch.ready([], complete=True)
     world.now_s = 0
     assert watch.gap_s() > 1e9
 
@@ -183,18 +183,18 @@ def test_only_silent_job_runs_are_asked_about_so_many_at_once() -> None:
     watch = watch_of(world, fault)
     reported = replace(executing(world, "done"), reported=True)
     fresh = Due(run=new_run("x", run_id="new", clock=world.now), reported=False)
-    assert watch.ready([reported, fresh, *silent]) == [reported, fresh]
+    assert watch.ready([reported, fresh, *silent], complete=True) == [reported, fresh]
     assert most == [2]
 
 
 def test_a_job_run_that_is_over_or_gone_is_something_to_do() -> None:
     world = World(endings={(1, 1): LOST})
     due = executing(world)
-    assert watch_of(world).ready([due]) == []
+    assert watch_of(world).ready([due], complete=True) == []
     world.run_jobs()
-    assert watch_of(world).ready([due]) == [due]
+    assert watch_of(world).ready([due], complete=True) == [due]
     world.jobs.clear()
-    assert watch_of(world).ready([due]) == [due]
+    assert watch_of(world).ready([due], complete=True) == [due]
 
 
 def test_a_cancellation_that_fails_is_asked_for_again() -> None:
@@ -209,15 +209,12 @@ def test_a_cancellation_that_fails_is_asked_for_again() -> None:
 
     watch = watch_of(world, fault)
     due = executing(world)
-    assert watch.ready([due]) == []
-    assert watch.ready([due]) == [due]  # it is gone: ingesting says so
-    assert watch.ready([due]) == []
+    assert watch.ready([due], complete=True) == []
+    assert watch.ready([due], complete=True) == [due]  # it is gone: ingesting says so
+    assert watch.ready([due], complete=True) == []
     assert len(world.cancels) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="runs cut off by the limit of a query wait for their next look: minutes"
-)
 def test_more_silent_runs_than_a_batch_holds_are_all_asked_about_soon() -> None:
     """A controller that starts looks at all; what does not fit into its first query must not be forgotten."""
     world = World(endings={(1, 1): LOST})

@@ -149,7 +149,7 @@ STATEMENTS = {
     "claim": (sql.claim(NAMESPACE), {"rows", "owner", "lease_us", "write_id"}),
     "save": (sql.save(NAMESPACE), {"rows", "write_id"}),
     "written": (sql.written(NAMESPACE), {"write_id"}),
-    "due": (sql.due(NAMESPACE), {"limit", "gap_s", "first_s", "only"}),
+    "due": (sql.due(NAMESPACE), {"limit", "gap_s", "first_s", "asked", "only"}),
     "request_cancel": (sql.request_cancel(NAMESPACE), {"run_id", "reason"}),
     "renew": (sql.renew(NAMESPACE), {"owners", "lease_us"}),
     "release": (sql.release(NAMESPACE), {"owners"}),

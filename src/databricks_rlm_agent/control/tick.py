@@ -13,6 +13,7 @@ from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.lease import Leases, controller_of
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.watch import Watch
+from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.run import Due, Run
 from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
@@ -88,13 +89,21 @@ class Tick:
 
     def _due(self, only: str | None) -> list[Due]:
         room = self.batch - self.crew.busy
-        found = self.store.due(limit=room, gap_s=self.watch.gap_s(), only=only)
+        found = self.store.due(
+            limit=room, gap_s=self.watch.gap_s(), asked=sorted(self.watch.asked), only=only
+        )
         self.hold_off.prune()
-        return self.watch.ready([item for item in found if self._free(item.run.run_id)])
+        free = [item for item in found if self._free(item)]
+        return self.watch.ready(free, complete=len(found) < room)
 
-    def _free(self, run_id: str) -> bool:
-        """Not a run that we work on already: its lease may have lapsed, and we would race with ourselves."""
-        return self.hold_off.over(run_id) and not self.crew.works_on(run_id)
+    def _free(self, item: Due) -> bool:
+        """Not a run that we work on already: its lease may have lapsed, and we would race with ourselves.
+
+        Nor one that is held off; but whoever is only to be asked about comes up seldom enough.
+        """
+        run = item.run
+        silent = run.fsm_state is State.EXECUTING and not item.reported
+        return not self.crew.works_on(run.run_id) and (silent or self.hold_off.over(run.run_id))
 
     def _begin(self, due: Sequence[Due]) -> None:
         for item in due:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from databricks_rlm_agent.domain.fsm import State
@@ -32,6 +32,7 @@ class Watch:
     jobs: Jobs
     clock: Clock
     at_once: int = 8
+    asked: set[str] = field(default_factory=set)
     _since: datetime | None = None
     _now: datetime | None = None
 
@@ -41,16 +42,22 @@ class Watch:
         gap = 1e12 if self._since is None else (self._now - self._since).total_seconds() + OVERLAP_S
         return gap if gap >= OVERLAP_S else 1e12  # the clock was set back: nobody knows how long it was
 
-    def ready(self, due: Sequence[Due]) -> list[Due]:
-        """Those that have something to do. A failing poll never fails a healthy run: it is asked again."""
+    def ready(self, due: Sequence[Due], *, complete: bool) -> list[Due]:
+        """Those that have something to do. A failing poll never fails a healthy run: it is asked again.
+
+        ``complete`` says that the store had no more to name. Until then the look goes on, and who was
+        ``asked`` is not named again.
+        """
         silent = [item for item in due if item.run.fsm_state is State.EXECUTING and not item.reported]
         over: dict[str, bool | None] = {}
         if silent:
             with ThreadPoolExecutor(max_workers=min(self.at_once, len(silent))) as pool:
                 answers = pool.map(lambda item: self._over(item.run), silent)
                 over = {item.run.run_id: answer for item, answer in zip(silent, answers, strict=True)}
-        if None not in over.values():
+        self.asked |= {run_id for run_id, answer in over.items() if answer is not None}
+        if complete and None not in over.values():
             self._since = self._now
+            self.asked.clear()
         return [item for item in due if over.get(item.run.run_id, True)]
 
     def _over(self, run: Run) -> bool | None:

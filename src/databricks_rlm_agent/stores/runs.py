@@ -54,9 +54,12 @@ class RunStore:
         """How many runs a controller still has work with."""
         return int(self._fetch(sql.unfinished(self._namespace))[0]["n"])
 
-    def due(self, *, limit: int, gap_s: float, only: str | None = None) -> list[Due]:
+    def due(
+        self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: str | None = None
+    ) -> list[Due]:
         """Runs that nobody holds and that have something to do; see ``ports.RunStore``."""
-        values = {"limit": limit, "gap_s": gap_s, "first_s": self._look_after_s, "only": only or ""}
+        values: dict[str, Any] = {"limit": limit, "gap_s": gap_s, "first_s": self._look_after_s}
+        values |= {"asked": ",".join(asked), "only": only or ""}
         rows = self._fetch(sql.due(self._namespace), values)
         return [due_of(row) for row in one_per_key(rows, RunStateRow)]
 

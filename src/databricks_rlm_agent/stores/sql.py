@@ -80,7 +80,7 @@ def due(namespace: Namespace) -> str:
         f"LEFT JOIN {namespace.table('execution_results')} x "
         f"ON r.run_id = x.run_id AND r.iter_n = x.iter_n AND r.attempt = x.attempt "
         f"WHERE r.fsm_state <> 'EXECUTING' OR x.status IS NOT NULL OR r.cancel_reason IS NOT NULL "
-        f"OR {crossed} "
+        f"OR ({crossed} AND NOT array_contains(split(:asked, ','), r.run_id)) "
         # First those that surely have something to do: many waiting jobs must not crowd them out.
         f"ORDER BY CASE WHEN r.fsm_state = 'EXECUTING' AND x.status IS NULL THEN 1 ELSE 0 END, "
         f"r.updated_at, r.run_id LIMIT :limit"
