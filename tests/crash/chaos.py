@@ -23,12 +23,11 @@ from typing import Any
 
 from crash_aftermath import CAUSES, Aftermath, aftermath
 from crash_audit import Audit, audit
-from crash_chaosreport import BEGIN, END, markdown, text
+from crash_chaosreport import text, with_figures
 from crash_controller import warm_up
 from crash_fleet import ASKED, BY_ITSELF, KILLED, Fleet
 from crash_load import Load, draw
 from crash_network import FAULTS
-from crash_report import replaced
 from crash_rig import Rig, rig
 
 from databricks_rlm_agent.domain.fsm import State
@@ -264,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if options.write:
         page = options.write.read_text(encoding="utf-8")
-        options.write.write_text(replaced(page, markdown(report), BEGIN, END), encoding="utf-8")
+        options.write.write_text(with_figures(page, report), encoding="utf-8")
     print(json.dumps(report) if options.json else text(report))
     return 0 if report["good"] else 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-BEGIN, END = "<!-- chaos -->", "<!-- end of chaos -->"
+from crash_report import replaced
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -51,6 +51,12 @@ def text(report: dict[str, Any]) -> str:
     lines += [f"- {run_id}: {problem}" for run_id, each in report["problems"].items() for problem in each]
     lines += [f"- {said}" for said in report["ended_by_itself"]]
     return "\n".join([*lines, "good" if report["good"] else "NOT GOOD"])
+
+
+def with_figures(page: str, report: dict[str, Any]) -> str:
+    """The page with the report's figures between their two marks: a round with noise has its own."""
+    name = "chaos with noise" if report["noise"] else "chaos"
+    return replaced(page, markdown(report), f"<!-- {name} -->", f"<!-- end of {name} -->")
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -15,7 +15,6 @@ HEADINGS = {
     "network": "One fault on one request",
     "noise": "15 % of all requests go wrong",
 }
-BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 _COLUMNS = ("cases", "recovered", "duplicates", "lost", "restarts", "worst s")
 
 
@@ -56,30 +55,40 @@ def table(report: dict[str, Any]) -> str:
 
 
 def with_figures(page: str, report: dict[str, Any]) -> str:
-    """The page with the report's figures between its two marks; what they mean is written around them."""
-    return replaced(page, markdown(report), BEGIN, END)
+    """The page with the report's figures, each section between its own two marks; others stay as they are."""
+    for section in HEADINGS:
+        if figures := markdown(report, section):
+            page = replaced(page, figures, f"<!-- {section} -->", f"<!-- end of {section} -->")
+    return page
 
 
 def replaced(page: str, figures: str, begin: str, end: str) -> str:
     """The page with other figures between two marks; where they are missing, at its end."""
     before, found, rest = page.partition(begin)
-    return f"{before}{begin}\n{figures}{end}{rest.partition(end)[2] if found else chr(10)}"
+    after = rest.partition(end)[2] if found else "\n"
+    return f"{before}{begin}\n{figures}{end}{after}"
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The figures as Markdown tables."""
-    cases = report["cases"]
+def markdown(report: dict[str, Any], section: str) -> str:
+    """The figures of one section as a Markdown table; empty if it was not measured."""
+    cases = [case for case in report["cases"] if case["section"] == section]
+    if not cases:
+        return ""
     bad = [case for case in cases if not case["good"]]
-    summary = (
-        f"{report['date']}: {len(cases)} cases in {report['seconds']:.0f} s on {report['lanes']} workspaces, "
-        f"seed {report['seed']}; {len(cases) - len(bad)} ended as without the fault, {len(bad)} did not."
+    lines = [f"### {HEADINGS[section]}", "", _summary(report, cases, len(bad)), ""]
+    lines += ["| request | " + " | ".join(_COLUMNS) + " |", "|---|" + "---:|" * len(_COLUMNS)]
+    lines += [f"| {name} | " + " | ".join(values) + " |" for name, values in rows(report, section)]
+    lines += (
+        ["", *(f"- Not good: {case['name']}: {case['audit']['problems']}" for case in bad)] if bad else []
     )
-    lines = [summary]
-    for section, heading in HEADINGS.items():
-        body = rows(report, section)
-        if body:
-            lines += ["", f"### {heading}", "", "| request | " + " | ".join(_COLUMNS) + " |"]
-            lines += ["|---|" + "---:|" * len(_COLUMNS)]
-            lines += [f"| {name} | " + " | ".join(values) + " |" for name, values in body]
-    lines += ["", *(f"- Not good: {case['section']}: {case['name']}" for case in bad)] if bad else []
     return "\n".join(lines) + "\n"
+
+
+def _summary(report: dict[str, Any], cases: Sequence[dict[str, Any]], bad: int) -> str:
+    before, after = report["load"]
+    seconds = sum(case["seconds"] for case in cases) / report["lanes"]
+    return (
+        f"{report['date']}: {len(cases)} cases in {seconds:.0f} s on {report['lanes']} workspaces, seed "
+        f"{report['seed']}, {report['cores']} cores (load {before} before, {after} after); "
+        f"{len(cases) - bad} ended as without the fault, {bad} did not."
+    )

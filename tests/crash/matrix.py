@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import queue
 import re
 import sys
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the figures into this page")
     options = parser.parse_args(argv)
     warm_up()
-    started = time.monotonic()
+    started, before = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="crash-") as folder:
         sections = options.section or list(HEADINGS)
         jobs = plan(Path(folder) / "plan", options.seed, sections)
@@ -52,35 +53,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         "date": datetime.now(UTC).date().isoformat(),
         "seed": options.seed,
         "lanes": options.lanes,
+        "cores": os.cpu_count(),
+        "load": [round(before, 1), round(os.getloadavg()[0], 1)],
         "seconds": round(time.monotonic() - started, 1),
-        "cases": [{"section": job.section, **asdict(case), "good": case.good} for job, case in done],
+        "cases": [
+            {"section": job.section, **asdict(case), "good": case.good, "seconds": seconds}
+            for job, case, seconds in done
+        ],
     }
     if options.write:
         page = options.write.read_text(encoding="utf-8")
         options.write.write_text(with_figures(page, report), encoding="utf-8")
     print(json.dumps(report) if options.json else table(report))
-    return 0 if all(case.good for _, case in done) else 1
+    return 0 if all(case.good for _, case, _ in done) else 1
 
 
-def run(jobs: Sequence[Job], folder: Path, lanes: int) -> list[tuple[Job, Case]]:
-    """Do the jobs, each lane on a workspace of its own; the answer is in the order of the jobs."""
+def run(jobs: Sequence[Job], folder: Path, lanes: int) -> list[tuple[Job, Case, float]]:
+    """Do the jobs, each lane on a workspace of its own; in their order, what came of each, and seconds."""
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(jobs)):
         waiting.put(number)
-    done: dict[int, Case] = {}
+    done: dict[int, tuple[Case, float]] = {}
 
     def lane(number: int) -> None:
         with rig(folder / f"lane{number}") as made:
             for index in _taken(waiting):
-                done[index] = _case(jobs[index], made, f"c{index}")
-                _say(f"[{len(done)}/{len(jobs)}] {_line(jobs[index], done[index])}")
+                began = time.monotonic()
+                case = _case(jobs[index], made, f"c{index}")
+                done[index] = case, time.monotonic() - began
+                _say(f"[{len(done)}/{len(jobs)}] {_line(jobs[index], case)}")
 
     threads = [threading.Thread(target=lane, args=(number,)) for number in range(lanes)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [(jobs[index], done[index]) for index in sorted(done)]
+    return [(jobs[index], *done[index]) for index in sorted(done)]
 
 
 def _taken(waiting: queue.SimpleQueue[int]) -> Iterator[int]:
