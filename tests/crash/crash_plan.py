@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +29,11 @@ class Job:
     work: Work
 
 
-def plan(folder: Path, seed: int, sections: Container[str]) -> list[Job]:
+def plan(folder: Path, seed: int, sections: Collection[str]) -> list[Job]:
     """The cases of some sections. Runs without faults are recorded; every request of theirs is a point."""
     with rig(folder) as made:
-        _, points, found = record(made, "base")
-        assert not found.problems, found.problems
-        script = write_script(folder / "dying.json", DYING, WRITING)
-        _, dying_points, found = record(made, "dying", script=script)
-        assert not found.problems, found.problems
+        whole = bool({"controller killed", "network"} & set(sections))
+        points, dying_points = _whole(made, folder) if whole else ([], [])
         again = _again(made) if "killed again" in sections else []
         cancel = _cancel(made, seed) if "cancel" in sections else []
         init = _init(made) if "init killed" in sections else []
@@ -48,6 +45,16 @@ def plan(folder: Path, seed: int, sections: Container[str]) -> list[Job]:
     jobs += _faults(kinds, dying=False) + _faults(list(dict.fromkeys(kind for kind, _ in extra)), dying=True)
     jobs += [_noise(seed + number) for number in range(5)]
     return [job for job in jobs if job.section in sections]
+
+
+def _whole(made: Rig, folder: Path) -> tuple[list[tuple[Kind, int]], list[tuple[Kind, int]]]:
+    """The points of a run without faults, and of one whose executor leaves no result behind."""
+    _, points, found = record(made, "base")
+    assert not found.problems, found.problems
+    script = write_script(folder / "dying.json", DYING, WRITING)
+    _, dying_points, found = record(made, "dying", script=script)
+    assert not found.problems, found.problems
+    return points, dying_points
 
 
 def _kills(points: Sequence[tuple[Kind, int]], *, dying: bool) -> list[Job]:
