@@ -10,12 +10,13 @@ import gc
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.config import from_environment
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.control.tick import TickReport
+from databricks_rlm_agent.domain.new_run import new_run
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
             app.store.insert([new_run("Bench", run_id=f"bench{ticks}", clock=app.clock)])
         return ticks >= max(wanted)
 
-    app.loop(max_wait_s=5.0, sleep=lambda _: None).run(done=over)
+    replace(app.loop(max_wait_s=5.0), sleep=lambda _: None).run(done=over)
     app.close()
     return 0
 

@@ -16,9 +16,9 @@ from benchmarks.measure import seconds
 from benchmarks.requestlog import Asked, RequestLog
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.config import from_environment
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.layout import RESULT, Namespace
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.records import result_row
 from databricks_rlm_agent.domain.result import Result, Status
 from databricks_rlm_agent.domain.run import Run

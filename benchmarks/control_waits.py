@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks.control_stage import Stage, script
 from benchmarks.measure import Line, median
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.localworkspace.client import spawn
 from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 

@@ -19,10 +19,10 @@ from benchmarks.measure import Line, Report, median, seconds
 from benchmarks.requestlog import Asked, RequestLog
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.config import from_environment
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.layout import MANIFEST, RESULT
 from databricks_rlm_agent.domain.manifest import Manifest
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.localworkspace.client import spawn
 from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
 from databricks_rlm_agent.localworkspace.options import WorkspaceOptions

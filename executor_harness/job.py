@@ -190,13 +190,7 @@ class Job:
         except BaseException as raised:  # noqa: BLE001 -- whatever a program raises becomes its result
             error = raised
         reason = guard.disarm()
-        if leaving:
-            return of_exception(leaving[0], name)
-        if reason:
-            where = place(error, name) if error else ""
-            trace = of_exception(error, name).traceback if error else None
-            return of_interruption(reason, timeout, where, trace)
-        return success() if error is None else _described(error, name)
+        return of_exception(leaving[0], name) if leaving else _outcome(error, reason, name, timeout)
 
     def _report(self, report: Report, rlm: Rlm, request: Request, *, stuck: bool = False) -> int:
         """Close the streams, look at what the program left, and write it all down."""
@@ -253,6 +247,15 @@ class Job:
         if not self._kernel and self._aftermath.keeps_alive():
             _hard_exit(code)
         return code
+
+
+def _outcome(error: BaseException | None, reason: Status | None, name: str, timeout: float) -> Report:
+    """What a program's end means: the guard's reason comes first, whatever was raised because of it."""
+    if reason:
+        where = place(error, name) if error else ""
+        trace = of_exception(error, name).traceback if error else None
+        return of_interruption(reason, timeout, where, trace)
+    return success() if error is None else _described(error, name)
 
 
 def _described(error: BaseException, name: str) -> Report:

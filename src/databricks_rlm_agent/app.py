@@ -16,9 +16,9 @@ from databricks_rlm_agent.control import harness
 from databricks_rlm_agent.control.crew import Crew
 from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.ingest import Ingester
+from databricks_rlm_agent.control.intake import Intake
 from databricks_rlm_agent.control.lease import Leases
 from databricks_rlm_agent.control.loop import Loop
-from databricks_rlm_agent.control.poller import Intake
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.tick import Tick

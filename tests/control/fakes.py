@@ -14,7 +14,6 @@ from steady import HandLeases, SteadyCrew
 from databricks_rlm_agent.control.crew import Crew
 from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.ingest import Ingester
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.tick import Tick, TickReport
@@ -25,6 +24,7 @@ from databricks_rlm_agent.domain.capsule import CapsuleDelta
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.layout import MANIFEST, RESULT, Namespace
 from databricks_rlm_agent.domain.manifest import Manifest
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.patience import should_look
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow, result_row
 from databricks_rlm_agent.domain.result import ProducedTable, Result, Status, Stream

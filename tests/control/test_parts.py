@@ -26,13 +26,13 @@ from hypothesis import strategies as st
 
 from databricks_rlm_agent.control.crew import Crew, Step
 from databricks_rlm_agent.control.holdoff import FIRST_S, LONGEST_S, HoldOff
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.lease import RENEWALS_PER_LEASE, Leases, controller_of
 from databricks_rlm_agent.control.tick import OneRun
 from databricks_rlm_agent.control.watch import OVERLAP_S, Watch
 from databricks_rlm_agent.domain.actions import Finish
 from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.run import Due, Run
 from databricks_rlm_agent.errors import NotFound, RemoteError, Throttled, Unreachable
 

@@ -13,9 +13,9 @@ from crash_audit import Expected
 from crash_programs import TASK, program
 from crash_rig import Rig
 
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.run import Run
 
 # Adds its number to a sum that lies in the Volume: a program that ran twice, or not at all, shows in the

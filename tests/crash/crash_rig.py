@@ -21,7 +21,7 @@ from databricks.sdk.service.jobs import BaseRun
 
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.config import from_environment
-from databricks_rlm_agent.control.intake import new_run
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.localworkspace.client import Spawned, spawn
 from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
 from databricks_rlm_agent.localworkspace.options import WorkspaceOptions

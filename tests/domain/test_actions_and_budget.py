@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.domain.actions import (
     MAX_CODE_BYTES,
     MAX_TEXT_CHARS,
@@ -18,6 +17,7 @@ from databricks_rlm_agent.domain.actions import (
 )
 from databricks_rlm_agent.domain.budget import TURN_CALLS, Budget, Usage
 from databricks_rlm_agent.domain.fsm import TERMINAL, Event, State
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.run import Outcome
 from databricks_rlm_agent.errors import InvalidData, UsageError
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import manifest
 
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.domain.budget import Budget, Usage
 from databricks_rlm_agent.domain.fsm import Event, State
 from databricks_rlm_agent.domain.manifest import Closing, Manifest, Plan, parse_intent
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.run import OVERRUN_S, Outcome, Run
 from databricks_rlm_agent.errors import InvalidData, UsageError
 

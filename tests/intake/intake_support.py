@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from databricks_rlm_agent.control.poller import Intake, IntakeReport
+from databricks_rlm_agent.control.intake import Intake, IntakeReport
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.run import Outcome, Run

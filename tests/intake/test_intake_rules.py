@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from intake_support import JIRA
 
-from databricks_rlm_agent.control.poller import Intake
+from databricks_rlm_agent.control.intake import Intake
 from databricks_rlm_agent.domain.capsule import OBJECTIVE_CHARS
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.ids import check_id

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.domain.run import Outcome
 from databricks_rlm_agent.errors import InvalidData

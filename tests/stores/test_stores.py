@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.records import EventRow
 from databricks_rlm_agent.domain.run import Run
 from databricks_rlm_agent.errors import Conflict, Rejected, RemoteError, RunNotFound, Unreachable

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.domain.fsm import Event, State
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.patience import looks, spread
 from databricks_rlm_agent.domain.run import Outcome, Run
 from databricks_rlm_agent.errors import InvalidData

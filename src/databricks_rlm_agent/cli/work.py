@@ -15,13 +15,13 @@ from databricks_rlm_agent.cli.document import brief, emit, outcome, outcome_text
 from databricks_rlm_agent.cli.place import app_at, say
 from databricks_rlm_agent.cli.progress import Follower
 from databricks_rlm_agent.config import choose_model
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.control.loop import Loop
 from databricks_rlm_agent.control.tick import OneRun
 from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.ids import check_id, check_table_name
 from databricks_rlm_agent.domain.models import parse_models
+from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.run import Run
 from databricks_rlm_agent.errors import Conflict, NotFound, UsageError
 

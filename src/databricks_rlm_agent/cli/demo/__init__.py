@@ -14,8 +14,8 @@ from databricks_rlm_agent.cli.demo.script import TASK, script
 from databricks_rlm_agent.cli.document import emit, outcome_text
 from databricks_rlm_agent.cli.place import app_at, say
 from databricks_rlm_agent.cli.work import DONE, FAILED, follow, resolved_model
-from databricks_rlm_agent.control.intake import new_run
 from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.domain.new_run import new_run
 
 _SCRIPTED_NOTE = "scripted: a recorded model's replies; the programs, errors, tables and figures are real"
 
