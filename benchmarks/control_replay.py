@@ -97,12 +97,13 @@ class Replay:
         path = path.replace(self._like.volume_root, self.own.volume_root)
         self._client.files.upload(path, io.BytesIO(content), overwrite=overwrite)
 
-    def _download(self, path: str) -> None:
+    def _download(self, path: str, *, length: int | None = None) -> None:
         from databricks.sdk.errors import NotFound
 
         # files.download would ask for a URL of cloud storage first.
         with contextlib.suppress(NotFound):  # to look for a manifest is a call like any other
-            reply: Any = self._client.api_client.do("GET", f"/api/2.0/fs/files{path}", raw=True)
+            part = {} if length is None else {"Range": f"bytes=0-{length - 1}"}
+            reply: Any = self._client.api_client.do("GET", f"/api/2.0/fs/files{path}", headers=part, raw=True)
             reply["contents"].read()
 
     def _submit(self, payload: Mapping[str, Any]) -> None:
