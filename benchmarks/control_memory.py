@@ -14,7 +14,7 @@ from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
 from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 
 # After the first mark all is imported and every cache is warm.
-_MARKS = (200, 2000)
+_MARKS = (200, 1200)
 _CASES = (("idle", 0), ("a run in every 10th tick", 10))
 
 
