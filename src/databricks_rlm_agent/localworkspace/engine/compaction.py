@@ -42,17 +42,24 @@ class AutoCompaction:
         """Compact the table that a statement has just written, if it is time. Never raises: the statement
         has done its work, and the next one can compact as well.
         """
+        try:
+            files = self._files(name)
+            if files is not None and self._begin(name, files):
+                self._attempt(name, files)
+        except Exception as error:  # noqa: BLE001 - recorded; most likely a concurrent writer was first
+            _log.debug("compaction of %s dropped: %s", name.sql, error)
+
+    def _files(self, name: TableName) -> int | None:
+        """How many files a table has that asks for compaction; None where that is not to be had now."""
         shape = self._tree.shape(name)
         if shape is None or not _wanted(shape):
-            return
-        files = _files(self._tree.location(name), shape.version)
-        if files is None or not self._begin(name, files):
-            return
+            return None
+        return _files_of(self._tree.location(name), shape.version)
+
+    def _attempt(self, name: TableName, files: int) -> None:
         due = files + _AGAIN
         try:
             due = self._compact(name) + MIN_FILES
-        except Exception as error:  # noqa: BLE001 - recorded; most likely a concurrent writer was first
-            _log.debug("compaction of %s dropped: %s", name.sql, error)
         finally:
             with self._guard:
                 self._due[name] = due
@@ -87,7 +94,7 @@ def _wanted(shape: TableShape) -> bool:
     return bool(values) and values[-1] not in {"false", "disabled", ""}
 
 
-def _files(table: Path, version: int) -> int | None:
+def _files_of(table: Path, version: int) -> int | None:
     """How many files a version has, by its checksum file (Delta protocol, "Version Checksum File"): Sail
     writes one with each commit. None where there is none, such as after a commit by another writer.
     """
