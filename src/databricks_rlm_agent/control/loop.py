@@ -23,7 +23,7 @@ from databricks_rlm_agent.ports import Sleep
 log = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 0.1
-GROWTH = 1.4
+GROWTH = 1.25
 # A tick waits this long for its plans before it records those that are made and looks at the other runs.
 PATIENCE_S = 1.0
 # Credentials that were good once are waited for: a new token may be on its way.
