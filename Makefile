@@ -61,8 +61,8 @@ $(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spar
 
 setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark (needs Java 17)
 
-test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Tests of --engine spark (about 7 minutes)
-	@RLM_TEST_SPARK_PYTHON=$(CURDIR)/$(SPARK_VENV)/bin/python $(BIN)/python -m pytest -n0 tests/warehouse/test_spark_engine.py
+test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Tests of --engine spark (ten minutes or more)
+	@RLM_TEST_SPARK_PYTHON=$(CURDIR)/$(SPARK_VENV)/bin/python $(BIN)/python -m pytest -n0 tests/warehouse/test_spark_engine.py tests/intake/test_intake_feed.py
 
 UV ?= uv
 PINS := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header --upgrade --cache-dir .cache/uv
