@@ -92,6 +92,11 @@ class Rig:
         log = self.root.parent / f"controller-{next(self.numbers)}.log"
         return Controller(arguments or ORCHESTRATE, self.environ | environ, log)
 
+    def last_words(self) -> str:
+        """What the last three controllers said at their ends."""
+        logs = sorted(self.root.parent.glob("controller-*.log"), key=lambda log: log.stat().st_mtime)[-3:]
+        return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs)
+
     def kill_workspace(self) -> float:
         """SIGKILL for the workspace, and another one in its place; the time of the kill."""
         port = urlsplit(self.info.host).port or 0

@@ -82,6 +82,8 @@ def run(jobs: Sequence[Job], folder: Path, lanes: int) -> list[tuple[Job, Case, 
                 case = _case(jobs[index], made, f"c{index}")
                 done[index] = case, time.monotonic() - began
                 _say(f"[{len(done)}/{len(jobs)}] {_line(jobs[index], case)}")
+                if not case.good:
+                    _say(made.last_words())
 
     threads = [threading.Thread(target=lane, args=(number,)) for number in range(lanes)]
     for thread in threads:
