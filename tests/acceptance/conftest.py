@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,21 @@ class Serving:
             "DATABRICKS_TOKEN": self.token,
             "RLM_WAREHOUSE_HTTP_PATH": self.http_path,
         }
+
+    @contextmanager
+    def statements(self) -> Iterator[Any]:
+        """A cursor of the real connector."""
+        from databricks import sql
+
+        connection = sql.connect(
+            server_hostname="127.0.0.1",
+            http_path=self.http_path,
+            access_token=self.token,
+            _connection_uri=f"{self.host}{self.http_path}",
+            enable_telemetry=False,
+        )
+        with connection, connection.cursor() as cursor:
+            yield cursor
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:

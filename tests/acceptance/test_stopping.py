@@ -35,19 +35,8 @@ def slow_script(tmp_path: Path, latency_s: float) -> str:
     return f"scripted:{path}"
 
 
-def held(here, serving, run_id: str) -> bool:
-    from databricks import sql
-
-    with (
-        sql.connect(
-            server_hostname="127.0.0.1",
-            http_path=serving.http_path,
-            access_token=serving.token,
-            _connection_uri=f"{serving.host}{serving.http_path}",
-            enable_telemetry=False,
-        ) as connection,
-        connection.cursor() as cursor,
-    ):
+def held(serving, run_id: str) -> bool:
+    with serving.statements() as cursor:
         cursor.execute(
             "SELECT count(*) FROM main.rlm.run_state"
             " WHERE run_id = :run AND lease_expiry > current_timestamp()",
@@ -61,7 +50,7 @@ def test_the_tick_at_hand_is_finished(here, serving, tmp_path: Path) -> None:
     submitted = ("submit", "x", "--run-id", "finished", "--model", slow_script(tmp_path, 3))
     assert here(*submitted, env=serving.environment).code == 0
     process = orchestrator(serving)
-    until(lambda: held(here, serving, "finished"))
+    until(lambda: held(serving, "finished"))
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -73,11 +62,11 @@ def test_the_second_signal_ends_it_and_gives_the_lease_up(here, serving, tmp_pat
     submitted = ("submit", "x", "--run-id", "given-up", "--model", slow_script(tmp_path, 600))
     assert here(*submitted, env=serving.environment).code == 0
     process = orchestrator(serving)
-    until(lambda: held(here, serving, "given-up"))
+    until(lambda: held(serving, "given-up"))
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
     until(lambda: "Stopping" in process.stderr.readline())
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    assert not held(here, serving, "given-up")
+    assert not held(serving, "given-up")

@@ -235,20 +235,9 @@ def test_a_budget_must_make_sense(here, script, serving) -> None:
 
 
 def test_an_item_of_the_work_table_becomes_a_run(here, script, serving) -> None:
-    from databricks import sql
-
     environment = serving.environment | {"ADK_DELTA_SCHEMA": "desk"}
     assert here("init", env=environment).code == 0
-    with (
-        sql.connect(
-            server_hostname="127.0.0.1",
-            http_path=serving.http_path,
-            access_token=serving.token,
-            _connection_uri=f"{serving.host}{serving.http_path}",
-            enable_telemetry=False,
-        ) as connection,
-        connection.cursor() as cursor,
-    ):
+    with serving.statements() as cursor:
         cursor.execute(
             "INSERT INTO main.desk.work_items VALUES"
             " ('sales-1', 'Weekly sales', 'Sum them.', 1, 'OPEN', NULL, 'DEV', current_timestamp())"
