@@ -27,7 +27,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     [
         ("claim", 1, "after"),
         ("put manifest", 1, "after"),
-        ("submit", 1, "before"),
         ("submit", 1, "after"),
         ("submit", 1, "late"),
         ("save", 1, "after"),
@@ -45,10 +44,7 @@ def test_a_killed_controller_changes_nothing(
     assert case.audit.problems == ()
 
 
-@pytest.mark.parametrize(
-    ("kind", "fault"), [("submit", "500 after the effect"), ("claim", "dropped after the effect")]
-)
-def test_a_lost_reply_changes_nothing(made: Rig, kind: str, fault: str) -> None:
-    (chosen,) = [each for each in FAULTS if each.name == fault]
-    case = fault_at(made, BY_NAME[kind], chosen, f"net-{kind}", dying=False)
+def test_a_lost_reply_changes_nothing(made: Rig) -> None:
+    (chosen,) = [each for each in FAULTS if each.name == "500 after the effect"]
+    case = fault_at(made, BY_NAME["submit"], chosen, "net", dying=False)
     assert case.good, case
