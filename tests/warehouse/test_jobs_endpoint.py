@@ -87,12 +87,15 @@ def test_writers(spark: Any) -> None:
 
 def test_temporary_views_and_python_functions(spark: Any) -> None:
     from pyspark.sql import functions
+    from pyspark.sql.types import StringType
 
     frame = spark.createDataFrame([(1, "x"), (2, "y")], ["a", "b"])
     frame.createOrReplaceTempView("tv")
     spark.sql("CREATE TABLE t AS SELECT * FROM tv").collect()
     assert spark.sql("SELECT sum(a) AS s FROM t").collect()[0].s == 3
-    shout = functions.udf(lambda text: text + "!", "string")
+    shout = functions.udf(
+        lambda text: text + "!", StringType()
+    )  # a name would ask the session that is active
     assert [row.s for row in frame.select(shout("b").alias("s")).collect()] == ["x!", "y!"]
 
 

@@ -19,7 +19,8 @@ from databricks_rlm_agent.domain.verdict import GONE, JobVerdict, Retry, retry, 
 from databricks_rlm_agent.errors import InvalidData, NotFound
 from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume
 
-GRACE_S = 1.0
+GRACE_S = 4.0
+GRACE_LOOKS = 4
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 
 
@@ -70,10 +71,13 @@ class Ingester:
         verdict = self._verdict(run)
         if not verdict.over:
             return None, None
-        # The harness's watcher writes for a process that was killed, up to half a second after its end.
-        self.sleep(GRACE_S)
-        result = self._result(run, journal)
-        return result, None if result else verdict
+        # The harness's watcher writes for a process that was killed: half a second later, or more under load.
+        rejected = any(row.kind == "rejected_result" for row in journal.events)  # it will not get better
+        for _ in range(0 if rejected else GRACE_LOOKS):
+            self.sleep(GRACE_S / GRACE_LOOKS)
+            if (result := self._result(run, journal)) is not None:
+                return result, None
+        return None, verdict
 
     def _fold(self, run: Run, result: Result, journal: Journal) -> Run:
         purpose = str((run.last_request or {}).get("purpose", ""))
