@@ -47,7 +47,7 @@ FAULTS = (
     *(_status(code, after=after) for code in (503, 500, 504) for after in (False, True)),
     Fault(name="dropped", action="drop"),
     Fault(name="dropped after the effect", action="drop", after_effect=True),
-    Fault(name="3 s late", action="delay", more={"delay_s": 3}),
+    Fault(name="5 s late", action="delay", more={"delay_s": 5}),
 )
 
 
