@@ -11,10 +11,11 @@ import io
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -84,14 +85,15 @@ class Recorder:
         # Bytecode must not appear as files in a Volume; elsewhere it is welcome.
         cache = f"pycache_prefix={sys.pycache_prefix}" if sys.pycache_prefix else None
         flags = ["-X", cache] if cache else ["-B"] if sys.dont_write_bytecode else []
-        process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module; nothing of the program in it
-            [sys.executable, "-I", "-S", *flags, "-c", _START, str(self._root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=fds,
-            start_new_session=True,  # a signal to our process group must not end it
-            cwd="/",
-        )
+        with _held_back():
+            process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module; nothing of the program in it
+                [sys.executable, "-I", "-S", *flags, "-c", _START, str(self._root)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=fds,
+                start_new_session=True,  # a signal to our process group must not end it
+                cwd="/",
+            )
         assert process.stdin is not None
         process.stdin.write(json.dumps(orders).encode() + b"\n")
         process.stdin.flush()
@@ -177,6 +179,18 @@ def _text(fd: int) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(raw, 64 * 1024), encoding="utf-8", errors="backslashreplace", line_buffering=True
     )
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """A process that is started inside is born with these signals blocked: until the watcher says that it
+    ignores them, whoever tidies up after a program that died at once could end it before it has reported.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _forward(fd: int, stream: TextIO) -> None:
