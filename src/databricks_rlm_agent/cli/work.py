@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from databricks_rlm_agent.cli.document import brief, emit, outcome, outcome_text
 from databricks_rlm_agent.cli.place import app_at, say
 from databricks_rlm_agent.cli.progress import Follower
 from databricks_rlm_agent.config import choose_model
-from databricks_rlm_agent.control.loop import Loop
 from databricks_rlm_agent.control.tick import OneRun
 from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.fsm import State
@@ -82,13 +82,8 @@ def cancel(options: argparse.Namespace) -> int:
 def _carry_out(app: App, run_id: str, *, seconds: float) -> None:
     """Do the controller's part for this run alone; one that holds the run does it itself."""
     deadline = time.monotonic() + seconds
-    waiting = Loop(
-        tick=OneRun(tick=app.tick, run_id=run_id),
-        sleep=time.sleep,
-        abandon=app.tick.leases.release,
-        max_wait_s=_MAX_WAIT_S,
-    )
-    waiting.run(done=lambda _: time.monotonic() > deadline or app.store.get(run_id).fsm_state.terminal)
+    loop = replace(app.loop(max_wait_s=_MAX_WAIT_S), tick=OneRun(tick=app.tick, run_id=run_id))
+    loop.run(done=lambda _: time.monotonic() > deadline or app.store.get(run_id).fsm_state.terminal)
 
 
 def _cancel_text(document: dict[str, Any], *, wanted: bool) -> str:

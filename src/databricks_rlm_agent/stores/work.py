@@ -283,10 +283,6 @@ class WorkTable:
         return fetch(self.backend, statement, bound or None, sleep=self.sleep)
 
 
-def _insert_mark(namespace: Namespace) -> str:
-    return sql.append(namespace, WatermarkRow)
-
-
 def _advance(namespace: Namespace) -> str:
     """Move a watermark forward: the greater of both, whoever writes last."""
     later = "(t.{0} IS NULL OR t.{0} < {1})"
