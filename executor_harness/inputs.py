@@ -77,4 +77,6 @@ def _handle(item: protocol.Input, volumes: Volumes, session: Callable[[], Any]) 
         return Table(name=item["name"], _session=session)
     if item["kind"] == "file":
         return File(path=str(volumes.local(item["path"])))
-    return Text(item["text"])
+    if item["kind"] == "text":
+        return Text(item["text"])
+    raise ValueError(f"an input of kind {item['kind']!r} has no handle yet")

@@ -15,7 +15,7 @@ from executor_harness.protocol import Request
 from executor_harness.volumes import Volumes, check
 
 _TABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*){2}")
-_INPUTS = {"table": "name", "file": "path", "text": "text"}
+_INPUTS = {"table": "name", "file": "path", "folder": "path", "answer": "path", "text": "text"}
 
 
 class Refused(Exception):  # noqa: N818 -- a decision, not a defect

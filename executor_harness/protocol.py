@@ -19,6 +19,10 @@ MANIFEST_FILE = "manifest.json"
 RESULT_FILE = "result.json"
 STDOUT_FILE = "stdout.txt"
 STDERR_FILE = "stderr.txt"
+SPEND_FILE = "spend.json"
+VARIABLES_FILE = "variables.json"
+VARIABLES_FOLDER = "variables"
+CALLS_FOLDER = "calls"  # of the run, not of an attempt: another attempt finds the answers there
 RESERVED_FILES = frozenset(
     {
         ENTRYPOINT_FILE,
@@ -26,6 +30,8 @@ RESERVED_FILES = frozenset(
         RESULT_FILE,
         STDOUT_FILE,
         STDERR_FILE,
+        SPEND_FILE,
+        VARIABLES_FILE,
         "transcript.jsonl",
         "notebook.ipynb",
     }
@@ -69,6 +75,11 @@ METRICS = 1_000
 PRODUCED = 1_000
 DEFAULT_STDOUT_BYTES = 8 * 1024 * 1024
 DEFAULT_GRACE_S = 5.0
+VARIABLES = 200
+VARIABLES_SHOWN = 40
+CHILDREN = 16  # of one spawn
+CHILD_NAME_PATTERN = r"[a-z][a-z0-9_]{0,31}"
+CHILD_TASK_CHARS = 4_000
 
 
 class Artifact(TypedDict):
@@ -100,7 +111,21 @@ class TextInput(TypedDict):
     text: str
 
 
-Input = Union[TableInput, FileInput, TextInput]  # noqa: UP007 -- evaluated at run time, on Python 3.10 too
+class FolderInput(TypedDict):
+    """An input that is a folder of a Volume."""
+
+    kind: Literal["folder"]
+    path: str
+
+
+class AnswerInput(TypedDict):
+    """What a child run has answered: a JSON document (`ChildAnswer`) in a Volume."""
+
+    kind: Literal["answer"]
+    path: str
+
+
+Input = Union[TableInput, FileInput, TextInput, FolderInput, AnswerInput]  # noqa: UP007 -- evaluated at run time, on Python 3.10 too
 
 
 class Limits(TypedDict, total=False):
@@ -108,6 +133,54 @@ class Limits(TypedDict, total=False):
 
     stdout_bytes: int
     grace_s: float
+
+
+class Price(TypedDict):
+    """US dollars per million tokens that a model reads and writes."""
+
+    input_usd: float
+    output_usd: float
+
+
+class Allowance(TypedDict):
+    """What an attempt may spend on model calls: calls, tokens (in and out together), US dollars or null."""
+
+    calls: int
+    tokens: int
+    cost_usd: float | None
+
+
+class ModelAccess(TypedDict):
+    """How a program may ask models: the default serving endpoint, calls at once and per minute (null: no
+    limit), seconds for one call, the longest reply in tokens, prices by endpoint, and what may be spent.
+
+    `calls_table` is the full name of the table that answers are kept in.
+    """
+
+    endpoint: str
+    concurrency: int
+    per_minute: int | None
+    timeout_s: float
+    max_reply_tokens: int
+    prices: dict[str, Price]
+    allowance: Allowance
+    calls_table: str
+
+
+class VariablesRef(TypedDict):
+    """The variables of the last good iteration: Volume path and SHA-256 (hex) of their index, and which
+    iteration that was.
+    """
+
+    path: str
+    sha256: str
+    iter_n: int
+
+
+class SpawnAccess(TypedDict):
+    """How many child runs a program may ask for; 0 where the run is as deep as it may be."""
+
+    max_children: int
 
 
 class _RequestBase(TypedDict):
@@ -133,6 +206,10 @@ class Request(_RequestBase, total=False):
 
     codebase_dir: str | None
     limits: Limits
+    models: ModelAccess | None
+    variables: VariablesRef | None
+    scratch_schema: str  # `catalog.schema` of the tables behind variables
+    spawn: SpawnAccess
 
 
 class Manifest(TypedDict):
@@ -163,6 +240,51 @@ class ProducedTable(_TableBase, total=False):
 
     rows: int
     columns: list[str]
+
+
+class Usage(TypedDict):
+    """What model calls used: calls that were sent, tokens, US dollars. `cached` answers were not asked for."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    cached: int
+
+
+class VariableNote(TypedDict):
+    """A variable in few words: its name, type (such as `DataFrame` or `list`), and size."""
+
+    name: str
+    type: str
+    size: str
+
+
+class Variables(TypedDict):
+    """The variables that a program left: where their index is, how many, and the first of them."""
+
+    ref: VariablesRef
+    count: int
+    shown: list[VariableNote]
+
+
+class ChildTask(TypedDict):
+    """A child run that a program asks for: its name, its task, and its inputs as in a request."""
+
+    name: str
+    task: str
+    inputs: dict[str, Input]
+
+
+class ChildAnswer(TypedDict):
+    """The document behind an `AnswerInput`. `value` is what the child's last program gave to `rlm.finish`."""
+
+    run_id: str
+    state: str
+    answer: str | None
+    evidence: str | None
+    reason: str | None
+    value: Any
 
 
 class Stream(TypedDict):
@@ -199,6 +321,9 @@ class Result(TypedDict):
     produced_artifacts: list[ProducedArtifact]
     produced_tables: list[ProducedTable]
     log: list[str]
+    usage: Usage
+    variables: Variables | None
+    spawned: list[ChildTask]
     stdout: Stream
     stderr: Stream
     started_at: str
@@ -234,3 +359,14 @@ def folder_of(run_id: str, iter_n: int, attempt: int) -> str:
 def empty_stream(path: str | None = None) -> Stream:
     """A stream of which nothing was kept."""
     return {"path": path, "bytes": 0, "truncated": False, "head": "", "tail": ""}
+
+
+def no_usage() -> Usage:
+    """The usage of a program that asked no model."""
+    return {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0, "cached": 0}
+
+
+def run_folder(output_dir: str) -> str:
+    """The folder of a run, from that of one of its attempts."""
+    head, _, last = output_dir.rpartition("/")
+    return head.rpartition("/")[0] if last.startswith("attempt_") else head

@@ -72,6 +72,9 @@ class Report:
     produced_artifacts: list[protocol.ProducedArtifact] = field(default_factory=list)
     produced_tables: list[protocol.ProducedTable] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    usage: protocol.Usage = field(default_factory=protocol.no_usage)
+    variables: protocol.Variables | None = None
+    spawned: list[protocol.ChildTask] = field(default_factory=list)
 
     @classmethod
     def failed(cls, error_type: str, summary: str) -> Report:
@@ -140,6 +143,9 @@ class Report:
             "produced_artifacts": redactor.value(self.produced_artifacts),
             "produced_tables": redactor.value(self.produced_tables),
             "log": redactor.value(self.log),
+            "usage": self.usage,
+            "variables": self.variables,
+            "spawned": redactor.value(self.spawned),
             "stdout": streams["stdout"],
             "stderr": streams["stderr"],
             "started_at": iso(ticket["started"]),

@@ -44,6 +44,15 @@ class Settings:
     # would only keep them from other controllers.
     batch: int = 48
     planners: int = 16
+    # What programs may ask: a serving endpoint (none: that of the planner, if it is one), how many calls at
+    # once and per minute in a whole run, seconds for one call, the longest reply in tokens.
+    sub_model: str | None = None
+    sub_concurrency: int = 64
+    sub_per_minute: int | None = None
+    sub_timeout_s: float = 120.0
+    sub_reply_tokens: int = 4_096
+    # Schemas that generated code may write to ("catalog.schema", "catalog.*" or "*"); None: as the mode says.
+    write_targets: tuple[str, ...] | None = None
 
 
 def from_environment(
@@ -53,7 +62,9 @@ def from_environment(
 
     Variables: ``ADK_DELTA_CATALOG``, ``ADK_DELTA_SCHEMA``, ``ADK_SECRET_SCOPE``, ``RLM_VOLUME``,
     ``RLM_MODEL``, ``RLM_WAREHOUSE_HTTP_PATH``, ``RLM_COMPUTE``, ``RLM_TIMEOUT_S``, ``RLM_LEASE_S``,
-    ``RLM_SUSPECT_AFTER_S``, ``RLM_MODEL_PRICES``, ``RLM_WORK_TABLE``, ``RLM_WORK_MAPPING``.
+    ``RLM_SUSPECT_AFTER_S``, ``RLM_MODEL_PRICES``, ``RLM_WORK_TABLE``, ``RLM_WORK_MAPPING``,
+    ``RLM_SUB_MODEL``, ``RLM_SUB_CONCURRENCY``, ``RLM_SUB_PER_MINUTE``, ``RLM_SUB_TIMEOUT_S``,
+    ``RLM_SUB_REPLY_TOKENS``, ``RLM_WRITE_TARGETS``.
     Host and credentials follow the SDK's own unified configuration.
     """
     namespace = Namespace(
@@ -73,6 +84,12 @@ def from_environment(
         lease_s=_number(environ, "RLM_LEASE_S", 60.0),
         program_timeout_s=max(1, int(_number(environ, "RLM_TIMEOUT_S", 3600))),
         suspect_after_s=_number(environ, "RLM_SUSPECT_AFTER_S", 10.0),
+        sub_model=environ.get("RLM_SUB_MODEL") or None,
+        sub_concurrency=max(1, int(_number(environ, "RLM_SUB_CONCURRENCY", 64, unit="calls"))),
+        sub_per_minute=_whole_or_none(environ, "RLM_SUB_PER_MINUTE"),
+        sub_timeout_s=_number(environ, "RLM_SUB_TIMEOUT_S", 120.0),
+        sub_reply_tokens=max(1, int(_number(environ, "RLM_SUB_REPLY_TOKENS", 4_096, unit="tokens"))),
+        write_targets=_names(environ.get("RLM_WRITE_TARGETS")),
     )
 
 
@@ -122,7 +139,15 @@ def _prices(text: str) -> Mapping[str, Price]:
         ) from None
 
 
-def _number(environ: Mapping[str, str], name: str, default: float) -> float:
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else None
+
+
+def _whole_or_none(environ: Mapping[str, str], name: str) -> int | None:
+    return max(1, int(_number(environ, name, 1, unit="calls"))) if environ.get(name) else None
+
+
+def _number(environ: Mapping[str, str], name: str, default: float, *, unit: str = "seconds") -> float:
     text = environ.get(name)
     if not text:
         return default
@@ -131,5 +156,5 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < 1e9:
-        raise ConfigError(f"{name} is {text!r}.", fix="Give a positive number of seconds.")
+        raise ConfigError(f"{name} is {text!r}.", fix=f"Give a positive number of {unit}.")
     return value

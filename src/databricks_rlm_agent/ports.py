@@ -130,7 +130,10 @@ class Turn:
     """All that the planner is told at one iteration; ``model`` None means the controller's own.
 
     ``last_value`` is what the last program gave to ``rlm.finish``: answers may quote it. ``budget`` is what
-    the turn may still spend: ``calls_left``, ``tokens_left``, ``cost_left_usd``.
+    the turn may still spend: ``calls_left``, ``tokens_left``, ``cost_left_usd``. ``sub_model`` is what
+    programs may ask, ``children_left`` how many child runs may be spawned. ``held`` tells whether the run is
+    still ours: without it a turn must stop. ``review`` says why an action cannot be taken, or None; it may
+    ask the workspace, so it is called from a thread that may wait.
     """
 
     run_id: str
@@ -140,6 +143,10 @@ class Turn:
     budget: Budget
     model: str | None = None
     last_value: Any = None
+    sub_model: str | None = None
+    children_left: int = 0
+    held: Callable[[], bool] = lambda: True
+    review: Callable[[Action], str | None] = lambda _action: None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.errors import AlreadyExists
@@ -49,8 +51,14 @@ class Harness:
 def load() -> Harness:
     """The harness that is installed with this package."""
     package = resources.files(_PACKAGE)
-    modules = sorted(
-        entry.name for entry in package.iterdir() if entry.name.endswith(".py") and entry.name != _MAIN
-    )
-    files = [(f"{_PACKAGE}/{name}", (package / name).read_bytes()) for name in modules]
-    return Harness(files=(*files, (_MAIN, (package / _MAIN).read_bytes())))
+    files = sorted(_modules(package, _PACKAGE))
+    main = (package / _MAIN).read_bytes()
+    return Harness(files=(*[file for file in files if file[0] != f"{_PACKAGE}/{_MAIN}"], (_MAIN, main)))
+
+
+def _modules(folder: Traversable, path: str) -> Iterator[tuple[str, bytes]]:
+    for entry in folder.iterdir():
+        if entry.is_dir() and entry.name != "__pycache__":
+            yield from _modules(entry, f"{path}/{entry.name}")
+        elif entry.name.endswith(".py"):
+            yield f"{path}/{entry.name}", entry.read_bytes()

@@ -152,7 +152,7 @@ class _Turn:
                 return self._closing(Event.FINISH, Outcome(answer=answer, evidence=evidence))
             case Ask(question=question):
                 return self._closing(Event.ASK, Outcome(question=question))
-            case None:
+            case _:
                 reason = planned.failure or "The planner gave no action and no reason."
                 return self._closing(Event.GIVE_UP, Outcome(reason=reason))
 

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
+from databricks_rlm_agent.domain.children import ChildTask
 from databricks_rlm_agent.domain.text import storable
 from databricks_rlm_agent.errors import InvalidData
 
@@ -40,7 +41,14 @@ class Finish:
     evidence: str = ""
 
 
-Action = RunPython | Ask | Finish
+@dataclass(frozen=True, kw_only=True)
+class Spawn:
+    """Hand parts of the work to child runs, and wait for all of them without cost."""
+
+    tasks: tuple[ChildTask, ...]
+
+
+Action = RunPython | Ask | Finish | Spawn
 
 
 def check_python(code: str) -> str:

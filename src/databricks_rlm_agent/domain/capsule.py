@@ -10,8 +10,11 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from databricks_rlm_agent.domain.checks import Check
+from databricks_rlm_agent.domain.children import AnswerNote
 from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.text import clip
+from databricks_rlm_agent.domain.variables import Variables
 
 CAPSULE_VERSION = 1
 MAX_ITEMS = 12
@@ -59,6 +62,11 @@ class Capsule(BaseModel):
     artifacts: list[str] = Field(default_factory=list)
     last_result: str = ""
     dropped: int = 0
+    # By input: what it is, in few words (control.survey); see ``surveyed``.
+    input_notes: dict[str, str] = Field(default_factory=dict)
+    variables: Variables | None = None
+    answers: list[AnswerNote] = Field(default_factory=list)
+    checks: list[Check] = Field(default_factory=list)
 
     @classmethod
     def begin(cls, objective: str, *, inputs: dict[str, Any] | None = None) -> Self:

@@ -17,6 +17,7 @@ from databricks_rlm_agent.domain.fsm import Event
 from databricks_rlm_agent.domain.ids import ID_PATTERN
 from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.run import AttemptKey, Outcome
+from databricks_rlm_agent.domain.variables import VariablesRef
 from executor_harness import protocol
 
 
@@ -51,6 +52,10 @@ class Request(_Frozen):
     # pydantic's own BaseModel.schema is in the way of the plain name
     schema_name: str = Field(alias="schema")
     limits: dict[str, int] = Field(default_factory=dict)
+    models: dict[str, Any] | None = None
+    variables: VariablesRef | None = None
+    scratch_schema: str = ""
+    spawn: dict[str, int] = Field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The request as it is hashed and stored."""

@@ -8,9 +8,13 @@ from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from databricks_rlm_agent.domain.budget import Usage
+from databricks_rlm_agent.domain.children import ChildTask
 from databricks_rlm_agent.domain.ids import ID_PATTERN
 from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.run import AttemptKey
+from databricks_rlm_agent.domain.variables import Variables
+from executor_harness import protocol
 
 
 class Status(StrEnum):
@@ -53,6 +57,20 @@ class ProducedTable(_Loose):
     columns: list[str] | None = None
 
 
+class SubUsage(_Loose):
+    """What the model calls of a program used; ``cached`` answers were not paid for again."""
+
+    calls: int = Field(default=0, ge=0)
+    input_tokens: int = Field(default=0, ge=0)
+    output_tokens: int = Field(default=0, ge=0)
+    cost_usd: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    cached: int = Field(default=0, ge=0)
+
+    def usage(self) -> Usage:
+        """The part of it that a budget counts."""
+        return Usage(**self.model_dump(exclude={"cached"}))
+
+
 class Result(_Loose):
     """``result.json``, or what can be said without it (``reported_by`` controller)."""
 
@@ -71,6 +89,9 @@ class Result(_Loose):
     produced_artifacts: list[ProducedArtifact] = Field(default_factory=list)
     produced_tables: list[ProducedTable] = Field(default_factory=list)
     log: list[str] = Field(default_factory=list)
+    usage: SubUsage | None = None
+    variables: Variables | None = None
+    spawned: list[ChildTask] = Field(default_factory=list, max_length=protocol.CHILDREN)
     stdout: Stream = Stream()
     stderr: Stream = Stream()
     started_at: AwareDatetime | None = None
