@@ -1,0 +1,1 @@
+"""Model calls of a program: asked through a serving endpoint, metered, journaled, and answered once."""

@@ -1,0 +1,204 @@
+"""One call of a serving endpoint: HTTP, keep-alive, and what each outcome means for trying again.
+
+Standard library only, and free of a session: it runs in the job's own process and in Spark's Python workers
+alike. Proxies are not used: an endpoint is in the workspace that the job runs in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import http.client
+import select
+import socket
+import ssl
+import time
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from executor_harness.models import chat
+from executor_harness.models.chat import Tokens
+from executor_harness.models.errors import Kind
+
+# Too busy, or gone for a moment. The other answers stay the same however often one asks.
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_REASONS = {
+    401: "the token is not accepted",
+    403: "the job may not query this endpoint (CAN QUERY)",
+    404: "there is no such serving endpoint",
+    413: "the prompt is too large for the endpoint: split it",
+}
+_IDLE_S = 4.0  # servers close idle connections, some after 5 s; a call that meets the closing would be lost
+_REPLY_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one request. `text` is the answer; without one, `kind` and `message` say why.
+
+    `tokens` is what the server reports. `sent` False: nobody was asked, so nothing is owed; `sent` with neither
+    answer nor tokens may have been billed unless `status` says that the server turned it down.
+    `again` says that another try may help, `retry_after` (seconds) when.
+    """
+
+    status: int | None = None
+    text: str | None = None
+    tokens: Tokens | None = None
+    cut: bool = False
+    kind: Kind | None = None
+    message: str = ""
+    sent: bool = True
+    again: bool = False
+    retry_after: float | None = None
+
+    @property
+    def billed(self) -> bool:
+        """Whether the server may have worked for us."""
+        if self.tokens is not None or self.text is not None:
+            return True
+        return self.sent and (self.status is None or self.status < 300)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where a model is asked. Picklable; `headers` hold the credential and are not shown."""
+
+    host: str  # such as https://adb-1.azuredatabricks.net; http is for a workspace on this machine
+    model: str
+    timeout_s: float
+    headers: dict[str, str] = field(repr=False)
+
+    @property
+    def path(self) -> str:
+        """The path of the request."""
+        return f"/serving-endpoints/{quote(self.model, safe='')}/invocations"
+
+    def ask(self, body: bytes) -> Outcome:
+        """One request on a connection of its own. Raises nothing that the network does."""
+        with contextlib.closing(Line(self.host, self.timeout_s)) as line:
+            return line.ask(self, body)
+
+
+class Line:
+    """A connection that is kept open between requests; for one thread at a time, but for `close`."""
+
+    def __init__(self, host: str, timeout_s: float) -> None:
+        where = urlsplit(host)
+        if where.scheme == "https":
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                where.netloc, timeout=timeout_s, context=_context()
+            )
+        else:
+            self._connection = http.client.HTTPConnection(where.netloc, timeout=timeout_s)
+        self._used = 0.0
+
+    def ask(self, endpoint: Endpoint, body: bytes) -> Outcome:
+        """One request. Raises nothing that the network does."""
+        self._refresh()
+        headers = {"Content-Type": "application/json", "Accept": "application/json", **endpoint.headers}
+        sent = False
+        try:
+            if self._connection.sock is None:
+                self._connection.connect()
+                # The head and the body go in two writes: the second must not wait for an acknowledgement.
+                self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sent = True
+            self._connection.request("POST", endpoint.path, body=body, headers=headers)
+            response = self._connection.getresponse()
+            data = response.read(_REPLY_BYTES)
+            self._used = time.monotonic()
+            if response.will_close or not response.isclosed():
+                self._connection.close()
+            return outcome_of(response.status, response.headers, data, endpoint.model)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._connection.close()
+            return _failed(error, endpoint, sent=sent)
+
+    def close(self) -> None:
+        """Let go of the connection; from another thread, this ends a request that waits."""
+        sock = self._connection.sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+    def _refresh(self) -> None:
+        sock = self._connection.sock
+        if sock is None:
+            return
+        if time.monotonic() - self._used > _IDLE_S or select.select([sock], [], [], 0)[0]:
+            self._connection.close()
+
+
+def outcome_of(status: int, headers: Any, data: bytes, model: str) -> Outcome:
+    """What a reply means. `headers` has `get`."""
+    reply = chat.parse_reply(data)
+    tokens = reply.tokens if reply else None
+    if status == 200:
+        if reply is not None and reply.text is not None:
+            return Outcome(status=status, text=reply.text, tokens=tokens, cut=reply.cut)
+        said = chat.error_text(data) if reply is None else "it holds no text"
+        return Outcome(
+            status=status, tokens=tokens, kind="reply", message=f"{model}: unreadable reply: {said}"
+        )
+    if 300 <= status < 400:
+        message = f"{model}: HTTP {status}: the endpoint redirects, which is refused; check the host"
+        return Outcome(status=status, tokens=tokens, kind="refused", message=message)
+    again = status in _AGAIN
+    kind: Kind = "throttled" if status == 429 else "unavailable" if again else "refused"
+    why = f"{_REASONS[status]}: " if status in _REASONS else ""
+    return Outcome(
+        status=status,
+        tokens=tokens,
+        kind=kind,
+        message=f"{model}: HTTP {status}: {why}{chat.error_text(data)}",
+        again=again,
+        retry_after=retry_after(headers.get("Retry-After"), time.time()),
+    )
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds to wait by a Retry-After header (RFC 9110: seconds, or a date); None if it has none."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value)) if float(value) < float("inf") else None
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def pause_before(tries: int, outcome: Outcome, chance: float) -> float:
+    """Seconds until the next try after `tries` of them: doubling, half of it by `chance` (0 to 1), at most
+    30 s; a server's own Retry-After counts when it is longer, up to 5 minutes.
+    """
+    wait = min(0.25 * 2.0**tries, 30.0) * (0.5 + chance / 2)
+    # Later than asked for, by a little: else everybody comes back in the same moment.
+    return wait if outcome.retry_after is None else min(outcome.retry_after + 0.25 * chance, 300.0)
+
+
+def _failed(error: Exception, endpoint: Endpoint, *, sent: bool) -> Outcome:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        message = f"{endpoint.host}: its certificate is not trusted: {error.verify_message}"
+        return Outcome(kind="refused", message=message, sent=False)
+    if isinstance(error, ValueError):  # a header or name that http.client does not send
+        return Outcome(kind="refused", message=f"{endpoint.model}: the request is not valid", sent=False)
+    if isinstance(error, TimeoutError):
+        message = f"{endpoint.model}: no reply within {endpoint.timeout_s:g} s"
+        return Outcome(kind="timeout", message=message, sent=sent, again=True)
+    message = f"{endpoint.host}: {type(error).__name__}: {str(error)[:200]}"
+    return Outcome(kind="unavailable", message=message, sent=sent, again=True)
+
+
+_contexts: list[ssl.SSLContext] = []
+
+
+def _context() -> ssl.SSLContext:
+    # One for all connections: loading the certificates takes tens of milliseconds.
+    if not _contexts:
+        _contexts.append(ssl.create_default_context())
+    return _contexts[0]
