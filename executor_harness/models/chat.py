@@ -1,7 +1,7 @@
-"""The chat format of serving endpoints (OpenAI's): what is sent, under which key, and what comes back. Pure.
+"""The chat format of serving endpoints (OpenAI's): what is sent, under which key, what comes back. Pure.
 
-Source: Databricks' "Query foundation models" and the OpenAI chat completions reference. A reply's content is a
-text, or with reasoning models a list of parts of which those of type `text` are the answer.
+Source: Databricks' "Query foundation models" and the OpenAI chat completions reference. A reply's content is
+a text, or with reasoning models a list of parts of which those of type `text` are the answer.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def body_of(messages: list[Message], options: Options) -> bytes:
 
 
 def parse_reply(data: bytes) -> Reply | None:
-    """What a reply says; None when it is not a reply in this format. Errors are in it too if they have usage."""
+    """What a reply says; None when it is not JSON. That of an error may tell its usage, too."""
     try:
         found = json.loads(data)
     except ValueError:
@@ -86,7 +86,7 @@ def parse_reply(data: bytes) -> Reply | None:
 
 
 def error_text(data: bytes) -> str:
-    """What a server says is wrong, in at most 500 characters: Databricks' and OpenAI's shapes, else the text."""
+    """What a server says is wrong, in at most 500 characters (Databricks' and OpenAI's shapes)."""
     text = data[:4_000].decode("utf-8", "replace").strip()
     try:
         found = json.loads(data)
@@ -111,10 +111,6 @@ def _tokens(usage: Any) -> Tokens | None:
     if not isinstance(usage, dict):
         return None
     read, written = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
-    if not _count(read) or not _count(written):
+    if not isinstance(read, int) or not isinstance(written, int) or min(read, written) < 0:
         return None
-    return Tokens(read=int(read), written=int(written))
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    return Tokens(read=read, written=written)

@@ -37,9 +37,7 @@ _REPLY_BYTES = 64 * 1024 * 1024
 class Outcome:
     """What became of one request. `text` is the answer; without one, `kind` and `message` say why.
 
-    `tokens` is what the server reports. `sent` False: nobody was asked, so nothing is owed; `sent` with neither
-    answer nor tokens may have been billed unless `status` says that the server turned it down.
-    `again` says that another try may help, `retry_after` (seconds) when.
+    `tokens` is what the server reports. `sent` False: nobody was asked, so nothing is owed. `again` says that another try may help, `retry_after` (seconds) when.
     """
 
     status: int | None = None
@@ -54,7 +52,7 @@ class Outcome:
 
     @property
     def billed(self) -> bool:
-        """Whether the server may have worked for us."""
+        """Whether the server may have worked for us: an answer, or no word on what became of it."""
         if self.tokens is not None or self.text is not None:
             return True
         return self.sent and (self.status is None or self.status < 300)
@@ -100,15 +98,15 @@ class Line:
         sent = False
         try:
             if self._connection.sock is None:
-                self._connection.connect()
-                # The head and the body go in two writes: the second must not wait for an acknowledgement.
-                self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._connection.connect()  # sets TCP_NODELAY
             sent = True
             self._connection.request("POST", endpoint.path, body=body, headers=headers)
             response = self._connection.getresponse()
             data = response.read(_REPLY_BYTES)
             self._used = time.monotonic()
-            if response.will_close or not response.isclosed():
+            if not response.isclosed():  # cut off, or without end
+                raise http.client.IncompleteRead(data)
+            if response.will_close:
                 self._connection.close()
             return outcome_of(response.status, response.headers, data, endpoint.model)
         except (OSError, http.client.HTTPException, ValueError) as error:

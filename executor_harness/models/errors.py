@@ -20,21 +20,21 @@ class ModelError(Exception):
     """Something about model calls."""
 
 
-class NoModel(ModelError):
+class NoModel(ModelError):  # noqa: N818 -- an error tree reads better by what happened
     """The run has no model to ask, or no way to reach it."""
 
 
-class BudgetExhausted(ModelError):
-    """What is left of the budget for model calls is too small for a call. The message says how much is left."""
+class BudgetExhausted(ModelError):  # noqa: N818 -- as above
+    """What is left for model calls is too small for this one. The message says how much is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallError:
     """A prompt that got no answer, in the place where the answer would be. It is falsy.
 
-    `kind` is one of `refused` (the request itself is at fault, or may not be made), `throttled`, `unavailable`
-    and `timeout` (tried again in vain), `reply` (nothing that can be read), `schema` (not what was asked for),
-    `budget` (not asked: too little is left) and `stopped` (not asked: the program was at its end).
+    `kind` is one of `refused` (the request itself is at fault, or may not be made), `throttled`,
+    `unavailable` and `timeout` (tried again in vain), `reply` (nothing that can be read), `schema` (not of
+    the shape asked for), `budget` (not asked: too little is left) and `stopped` (not asked: at the end).
     """
 
     prompt_index: int
@@ -48,7 +48,7 @@ class CallError:
         return f"prompt {self.prompt_index}: {self.kind}: {self.message}"
 
 
-class CallFailed(ModelError):
+class CallFailed(ModelError):  # noqa: N818 -- as above
     """A single call without an answer."""
 
     def __init__(self, error: CallError) -> None:

@@ -22,12 +22,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-class Misshapen(ValueError):
+class Misshapen(ValueError):  # noqa: N818 -- reads better by what happened
     """An answer that is not JSON, or not of the shape asked for. The message says where and what."""
 
 
 def read(text: str, schema: dict[str, Any]) -> Any:
-    """The JSON value in a reply, of that shape. A fence around it (```json) is taken off. Raises Misshapen."""
+    """The JSON value in a reply, of that shape. Takes a fence (```json) off. Raises Misshapen."""
     fenced = _FENCE.match(text)
     try:
         value = json.loads(fenced.group(1) if fenced else text, parse_constant=_refuse)
