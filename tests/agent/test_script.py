@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,20 @@ def test_a_script_answers_by_role_iteration_and_call(tmp_path: Path) -> None:
         script.reply("planner", 2, 2)
 
 
+def test_the_stub_sub_model_may_be_a_list_or_rules(tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    rules = {
+        "rules": [{"match": "a", "text": "b"}, {"match": "c", "json": None}],
+        "otherwise": "d",
+        "latency_s": 0.5,
+        "failures": [{"match": "e", "status": 429, "retry_after": 1, "times": 2}],
+        "usage": {"input_tokens": 1},
+    }
+    for sub in ([], [{"text": "one"}], {"rules": []}, rules):
+        file.write_text(json.dumps({"planner": [[{"text": "t"}]], "sub": sub}))
+        assert Script.read(str(file)).sub is not None
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
@@ -45,6 +60,14 @@ def test_a_script_answers_by_role_iteration_and_call(tmp_path: Path) -> None:
         ('{"planner": [[{"text": "b"}]], "latency_s": -1}', r"\$\.latency_s"),
         ('{"planner": [[{"text": "b"}]], "latency_s": NaN}', r"\$\.latency_s"),
         ('{"planner": [[{"text": "b"}]], "sub": [[]]}', r"\$\.sub\[0\]"),
+        ('{"planner": [[{"text": "b"}]], "sub": {}}', r"\$\.sub"),
+        ('{"planner": [[{"text": "b"}]], "sub": {"rules": [{"match": "("}]}}', r"\$\.sub\.rules\[0\]\.match"),
+        ('{"planner": [[{"text": "b"}]], "sub": {"rules": [{"match": "x"}]}}', r"\$\.sub\.rules\[0\]:"),
+        ('{"planner": [[{"text": "b"}]], "sub": {"rules": [], "latency": 1}}', r"\$\.sub\.latency"),
+        (
+            '{"planner": [[{"text": "b"}]], "sub": {"rules": [], "failures": [{"match": "x", "status": 1}]}}',
+            r"\$\.sub\.failures\[0\]\.status",
+        ),
     ],
 )
 def test_a_bad_script_is_refused_before_anything_starts(

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from databricks_rlm_agent.errors import ScriptExhausted, UsageError
 
 _FORMAT = (
     'Write {"planner": [[reply, …], …], "summarizer": [[reply, …], …], "sub": [reply, …], "latency_s": 0}, '
     'where a reply is {"call": NAME, "args": {…}} or {"text": "…"}, and may have "usage": '
-    '{"input_tokens": N, "output_tokens": N, "cost_usd": N}.'
+    '{"input_tokens": N, "output_tokens": N, "cost_usd": N}. "sub" may also be {"rules": [{"match": REGEX, '
+    '"text": TEMPLATE or "json": VALUE}, …], "otherwise": TEXT, "latency_s": 0, "failures": '
+    '[{"match": REGEX, "status": 429, "retry_after": 1, "times": 2}, …], '
+    '"usage": {"input_tokens": N, "output_tokens": N}}.'
 )
 
 
@@ -44,6 +57,71 @@ class Reply(BaseModel):
         return self
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return text
+
+
+_Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
+class SubRule(BaseModel):
+    """What the stub sub-model answers where `match` is found: a template, or a JSON value with templates."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    match: _Pattern
+    text: str | None = None
+    json_value: Any = Field(default=None, alias="json")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> SubRule:
+        if (self.text is None) == ("json_value" not in self.model_fields_set):
+            raise ValueError("a rule has either 'text' or 'json'")
+        return self
+
+
+class SubFailure(BaseModel):
+    """How the stub sub-model fails where `match` is found, and how often (None: for ever)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    match: _Pattern
+    status: int = Field(ge=400, le=599)
+    retry_after: int | None = Field(default=None, ge=0)
+    times: int | None = Field(default=None, ge=0)
+
+
+class SubUsage(BaseModel):
+    """What every answer of the stub sub-model claims to have used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    input_tokens: int | None = Field(default=None, ge=0)
+    output_tokens: int | None = Field(default=None, ge=0)
+
+
+class SubRules(BaseModel):
+    """The stub sub-model by rules. Only its shape is checked here: the local workspace answers from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    rules: list[SubRule] = Field(default_factory=list)
+    otherwise: str | None = None
+    latency_s: float = Field(default=0, ge=0, strict=False, allow_inf_nan=False)
+    failures: list[SubFailure] = Field(default_factory=list)
+    usage: SubUsage = SubUsage()
+
+
+_Sub = Annotated[
+    Annotated[list[Reply], Tag("replies")] | Annotated[SubRules, Tag("rules")],
+    Discriminator(lambda value: "rules" if isinstance(value, dict | SubRules) else "replies"),
+]
+
+
 class Script(BaseModel):
     """Replies by role, iteration and call number; ``latency_s`` is waited before each of them."""
 
@@ -51,7 +129,7 @@ class Script(BaseModel):
 
     planner: list[list[Reply]] = Field(min_length=1)
     summarizer: list[list[Reply]] = Field(default_factory=list)
-    sub: list[Reply] = Field(default_factory=list)
+    sub: _Sub = Field(default_factory=list)
     latency_s: float = Field(default=0, ge=0, strict=False, allow_inf_nan=False)
     file: str = Field(default="script", exclude=True)
 
@@ -97,4 +175,6 @@ class Script(BaseModel):
 
 
 def _path(location: tuple[int | str, ...]) -> str:
+    if location[:1] == ("sub",):
+        location = (location[0], *location[2:])  # without the tag of the union
     return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)

@@ -25,8 +25,9 @@ def app_at(options: argparse.Namespace) -> Iterator[App]:
     with ExitStack() as stack:
         host = token = None
         if getattr(options, "root", None):
+            model = getattr(options, "model", None) or environ.get("RLM_MODEL")
             info = stack.enter_context(
-                local_workspace(options.root, catalog=environ.get("ADK_DELTA_CATALOG"))
+                local_workspace(options.root, catalog=environ.get("ADK_DELTA_CATALOG"), model=model)
             )
             host, token = info.host, info.token
             environ["RLM_WAREHOUSE_HTTP_PATH"] = info.http_path
@@ -39,8 +40,13 @@ def app_at(options: argparse.Namespace) -> Iterator[App]:
 
 
 @contextmanager
-def local_workspace(root: str, *, catalog: str | None = None) -> Iterator[WorkspaceInfo]:
-    """The workspace that runs in a folder, or one that is started there for the time of the command."""
+def local_workspace(
+    root: str, *, catalog: str | None = None, model: str | None = None
+) -> Iterator[WorkspaceInfo]:
+    """The workspace that runs in a folder, or one that is started there for the time of the command.
+
+    One that is started serves the sub-model of a scripted `model`; one that runs keeps what it was given.
+    """
     folder = Path(root).absolute()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{root} is not a folder.", fix="Name a folder for --root.")
@@ -59,13 +65,28 @@ def local_workspace(root: str, *, catalog: str | None = None) -> Iterator[Worksp
         return
     catalogs = tuple(dict.fromkeys(("main", catalog or "main")))
     try:
-        started = spawn(WorkspaceOptions(root=folder, catalogs=catalogs))
+        started = spawn(WorkspaceOptions(root=folder, catalogs=catalogs, model=_stub(model)))
     except (OSError, WorkspaceError) as error:
         raise RlmError(f"The local workspace did not start: {error}.", where=str(folder)) from None
     try:
         yield started.info
     finally:
         started.stop()
+
+
+def _stub(model: str | None) -> str | None:
+    """The model that a local workspace is started with: a script, if it can be read.
+
+    A script that cannot is refused when the planner is made, with the place and the format; without this the
+    command would report a workspace that did not start.
+    """
+    if model is None or not model.startswith("scripted:"):
+        return None
+    from databricks_rlm_agent.agent.script import Script
+
+    file = str(Path(model.removeprefix("scripted:")).absolute())
+    Script.read(file)
+    return f"scripted:{file}"
 
 
 def say(text: str) -> None:

@@ -38,6 +38,7 @@ from databricks_rlm_agent.localworkspace.services import (
     volumecatalog,
     workspacefiles,
 )
+from databricks_rlm_agent.localworkspace.services.stub import Stub
 from databricks_rlm_agent.localworkspace.state import Database
 from databricks_rlm_agent.localworkspace.web import refusal
 
@@ -50,7 +51,7 @@ class Parts:
     layout: Layout
     database: Database
     engine: Engine
-    script: serving.Script | None
+    stub: Stub | None
     host: str
     token: str
 
@@ -109,7 +110,7 @@ def _routes(parts: Parts, api: JobsApi) -> list[Route]:
         *volumecatalog.routes(parts.layout, tree, parts.database, now_ms),
         *workspacefiles.routes(parts.layout),
         *identity.routes(parts.database, parts.host),
-        *serving.routes(parts.script),
+        *serving.routes(parts.stub),
     ]
 
 

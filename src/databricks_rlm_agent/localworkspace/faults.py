@@ -95,7 +95,10 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True)
 class Logged:
-    """One served request: no headers, no body, no query. `status` 0: no reply was sent. Times in ms."""
+    """One served request: no headers, no body, no query. `status` 0: no reply was sent. Times in ms.
+
+    `prompt_sha256` is the digest of a model call's prompt: enough to count prompts, without their text.
+    """
 
     method: str
     path: str
@@ -105,6 +108,7 @@ class Logged:
     duration_ms: float
     client: str
     fault: str | None
+    prompt_sha256: str | None = None
 
 
 class FaultBoard:

@@ -20,6 +20,9 @@ from databricks_rlm_agent.localworkspace.problem import ApiError, missing
 from databricks_rlm_agent.localworkspace.sqltext import carries_sql, statement_of
 from databricks_rlm_agent.localworkspace.web import parse, refusal, reply
 
+# Where the handler of a model call leaves the digest of its prompt, for the request log.
+PROMPT_DIGEST = "rlm.prompt_sha256"
+
 _CODES = {
     400: "BAD_REQUEST",
     401: "UNAUTHENTICATED",
@@ -109,6 +112,7 @@ class FaultGate:
                     duration_ms=round((time.perf_counter() - clock) * 1000, 3),
                     client=dict(scope["headers"]).get(b"user-agent", b"").decode("latin-1"),
                     fault=exchange.fault,
+                    prompt_sha256=scope.get(PROMPT_DIGEST),
                 )
             )
 

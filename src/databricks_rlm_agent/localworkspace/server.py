@@ -117,11 +117,11 @@ def _run(
     on_ready: Callable[[WorkspaceInfo], None],
 ) -> None:
     from databricks_rlm_agent.localworkspace.application import Parts, build
-    from databricks_rlm_agent.localworkspace.services.serving import script_of
+    from databricks_rlm_agent.localworkspace.services.stub import read_stub
     from databricks_rlm_agent.localworkspace.state import Database
     from databricks_rlm_agent.localworkspace.wire import server
 
-    script = script_of(options.model)
+    stub = read_stub(options.model)
     with contextlib.closing(Database(layout.private / "state.db")) as database:
         engine = starting.engine()
         info = WorkspaceInfo(
@@ -137,7 +137,7 @@ def _run(
             layout=layout,
             database=database,
             engine=engine,
-            script=script,
+            stub=stub,
             host=info.host,
             token=info.token,
         )

@@ -1,96 +1,46 @@
-"""Model serving: chat completions in the OpenAI format, answered from a script."""
+"""Model serving: chat completions in the OpenAI format, answered by the stub sub-model."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
-import json
-import time
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from databricks_rlm_agent.localworkspace.problem import ApiError, WorkspaceError, invalid, missing
+from databricks_rlm_agent.localworkspace.gate import PROMPT_DIGEST
+from databricks_rlm_agent.localworkspace.problem import ApiError, invalid, missing
+from databricks_rlm_agent.localworkspace.services.stub import Answer, ScriptedError, Stub
 from databricks_rlm_agent.localworkspace.web import Call, Json, parse, refusal, reply, route
 
 
-class Script:
-    """Replies for model calls from jobs, by call number: `{"sub": [{"text": …}, …], "latency_s": 0}`.
-
-    The count begins again when the workspace is started again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            self._replies: list[Any] = list(document.get("sub") or [])
-            self.latency_s = float(document.get("latency_s") or 0)
-        except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise WorkspaceError(f"--model scripted:{path} cannot be read: {error}") from error
-        self._calls = itertools.count(1)
-
-    def next(self) -> str:
-        """The text of the next reply. Raises ApiError (400) past the end, or for a malformed reply."""
-        number = next(self._calls)
-        if number > len(self._replies):
-            raise invalid(
-                f'The script {self._path} has {len(self._replies)} replies under "sub", '
-                f"and this is call number {number}: add replies"
-            )
-        found = self._replies[number - 1]
-        if not isinstance(found, dict) or not isinstance(found.get("text"), str):
-            raise invalid(f'The script {self._path}: reply {number} under "sub" must be {{"text": "…"}}')
-        text: str = found["text"]
-        return text
-
-
-def script_of(model: str | None) -> Script | None:
-    """The script of a `--model` argument. Raises WorkspaceError when it cannot be read."""
-    return Script(Path(model.removeprefix("scripted:"))) if model else None
-
-
-def _completion(endpoint: str, messages: list[Any], text: str) -> Json:
-    # About four characters a token: enough for budgets to have something to count.
-    prompt = sum(len(str(item.get("content", ""))) for item in messages if isinstance(item, dict)) // 4 + 1
-    answer = len(text) // 4 + 1
-    return {
-        "id": f"chatcmpl-{time.time_ns()}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": endpoint,
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-        "usage": {
-            "prompt_tokens": prompt,
-            "completion_tokens": answer,
-            "total_tokens": prompt + answer,
-        },
-    }
-
-
-def routes(script: Script | None) -> list[Route]:
-    """The routes of `/serving-endpoints`. With a script, every endpoint name answers."""
+def routes(stub: Stub | None) -> list[Route]:
+    """The routes of `/serving-endpoints`. With a stub, every endpoint name answers."""
+    numbers = itertools.count(1)
 
     async def invoke(request: Request) -> Response:
         try:
             call = await parse(request)
             name = str(call.path.get("name") or call.body.get("model") or "")
-            if script is None:
+            if stub is None:
                 raise _no_model(name)
-            messages = call.body.get("messages")
-            if not isinstance(messages, list) or not messages:
-                raise invalid("messages must be a list that is not empty (OpenAI chat format)")
-            text = script.next()
-            await asyncio.sleep(script.latency_s)
-            return reply(_completion(name, messages, text))
+            prompt = _text_of(call.body.get("messages"))
+            request.scope[PROMPT_DIGEST] = hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()
+            answer = stub.answer(prompt)
+            # Each call sleeps for itself: hundreds at once take as long as one.
+            await asyncio.sleep(stub.latency_s)
+            return reply(_completion(f"chatcmpl-{next(numbers)}", name, prompt, answer))
         except ApiError as problem:
-            return refusal(problem)
+            response = refusal(problem)
+            if isinstance(problem, ScriptedError) and problem.retry_after is not None:
+                response.headers["retry-after"] = str(problem.retry_after)
+            return response
 
     def describe(call: Call) -> Json:
-        if script is None:
+        if stub is None:
             raise _no_model(call.text("name"))
         state = {"ready": "READY", "config_update": "NOT_UPDATING"}
         return {"name": call.text("name"), "task": "llm/v1/chat", "state": state}
@@ -101,6 +51,40 @@ def routes(script: Script | None) -> list[Route]:
         Route("/serving-endpoints/chat/completions", invoke, methods=["POST"]),
         route("GET", "/api/2.0/serving-endpoints/{name}", describe),
     ]
+
+
+def _text_of(messages: Any) -> str:
+    """The text of all messages, one after the other. Raises ApiError (400) when there is none."""
+    if not isinstance(messages, list) or not messages:
+        raise invalid("messages must be a list that is not empty (OpenAI chat format)")
+    return "\n".join(_content(item) for item in messages)
+
+
+def _content(message: Any) -> str:
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "".join(str(part.get("text") or "") for part in parts if isinstance(part, dict))
+
+
+def _completion(identity: str, endpoint: str, prompt: str, answer: Answer) -> Json:
+    # About four characters a token: enough for budgets to have something to count.
+    read = len(prompt) // 4 + 1 if answer.input_tokens is None else answer.input_tokens
+    written = len(answer.text) // 4 + 1 if answer.output_tokens is None else answer.output_tokens
+    message = {"role": "assistant", "content": answer.text}
+    return {
+        "id": identity,
+        "object": "chat.completion",
+        "created": 0,
+        "model": endpoint,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+        },
+    }
 
 
 def _no_model(name: str) -> ApiError:
