@@ -1,10 +1,35 @@
-"""Acceptance checks of a task: what must hold before ``finish`` is believed. Pure."""
+"""Acceptance checks of a task: what must hold before ``finish`` is believed. Pure.
+
+As people write them, one after another (``--check``), or as a JSON object with the fields of ``Check``::
+
+    sql: SELECT count(*) > 0 FROM main.nyc.delays            the one value that it returns is true
+    sql: SELECT count(*) FROM main.nyc.delays => 42          … is 42; text may stand in quotes
+    table: main.nyc.delays columns=carrier,delay rows>=10    it exists, has these columns, so many rows
+    file: /Volumes/main/nyc/files/report.csv bytes>=100      it exists, and is no smaller (1 byte)
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from databricks_rlm_agent.domain.ids import check_table_name
+from databricks_rlm_agent.domain.parsing import parse
+from databricks_rlm_agent.domain.paths import check_volume_path
+from databricks_rlm_agent.domain.queries import parse_query
+from databricks_rlm_agent.domain.text import storable
+from databricks_rlm_agent.errors import InvalidData, UsageError
+
+MAX_CHECKS = 16
+MAX_CHARS = 8_000  # of all checks of a task, as text
+_FIX = "Write sql: SELECT …, sql: SELECT … => VALUE, table: c.s.t columns=a,b rows>=1 or file: /Volumes/… ."
+_PLAIN = re.compile(r"[\w.+-]+")
+_FORM = re.compile(r"\s*(sql|table|file)\s*:\s*(.*?)\s*", re.DOTALL)
+_TABLE = re.compile(r"(?P<table>\S+)(?:\s+columns=(?P<columns>\S+))?(?:\s+rows>=(?P<rows>\d{1,18}))?")
+_FILE = re.compile(r"(?P<path>.+?)(?:\s+bytes>=(?P<bytes>\d{1,18}))?")
 
 
 class Check(BaseModel):
@@ -22,3 +47,102 @@ class Check(BaseModel):
     min_rows: int = Field(default=0, ge=0)
     path: str = ""
     min_bytes: int = Field(default=1, ge=0)
+
+    def __str__(self) -> str:
+        """The check as people write it."""
+        if self.kind == "sql":
+            return f"sql: {self.sql}" + ("" if self.equals is None else f" => {_quoted(self.equals)}")
+        if self.kind == "file":
+            return f"file: {self.path} bytes>={self.min_bytes}"
+        columns = f" columns={','.join(self.columns)}" if self.columns else ""
+        return f"table: {self.table}{columns}" + (f" rows>={self.min_rows}" if self.min_rows else "")
+
+
+def _quoted(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
+    return f'"{value}"' if "'" in value else f"'{value}'"
+
+
+def parse_checks(texts: Sequence[str]) -> list[Check]:
+    """All checks of a task; raise UsageError that names the first one that is none."""
+    if len(texts) > MAX_CHECKS:
+        raise UsageError(
+            f"There are {len(texts)} checks; a task may have {MAX_CHECKS}.",
+            fix="Put several conditions in one query: SELECT a AND b FROM ….",
+        )
+    size = sum(map(len, texts))
+    if size > MAX_CHARS:
+        raise UsageError(
+            f"The checks have {size:,} characters; the limit is {MAX_CHARS:,}.",
+            fix="Put long queries in views, and check those.",
+        )
+    return [parse_check(text) for text in texts]
+
+
+def parse_check(text: str) -> Check:
+    """One check from its text or JSON; raise UsageError that says what is wrong with it."""
+    if storable(text) != text:
+        raise UsageError(f"The check {text[:80]!r} is not valid UTF-8.", fix="Check how it was typed.")
+    try:
+        return _of_json(text) if text.lstrip().startswith("{") else _of_text(text)
+    except UsageError as error:
+        raise UsageError(error.what, where=f"check {text.strip()[:120]!r}", fix=error.fix) from None
+
+
+def _of_text(text: str) -> Check:
+    form = _FORM.fullmatch(text)
+    if form is None:
+        raise UsageError("It is not an acceptance check.", fix=_FIX)
+    return _READERS[form[1]](form[2])
+
+
+def _of_json(text: str) -> Check:
+    try:
+        given = parse(Check, text, what="It")
+    except InvalidData as error:
+        raise UsageError(error.what, fix=_FIX) from None
+    unused = given.model_fields_set - _FIELDS[given.kind] - {"kind"}
+    if unused:
+        raise UsageError(f"A check of kind {given.kind} has no {sorted(unused)[0]!r}.", fix=_FIX)
+    if given.kind == "sql":
+        query = parse_query(given.sql)
+        equals = given.equals if query.equals is None else query.equals
+        return given.model_copy(update={"sql": query.sql, "equals": equals})
+    if given.kind == "table":
+        return _table(given.table, given.columns, given.min_rows)
+    return given.model_copy(update={"path": check_volume_path(given.path)})
+
+
+def _sql_text(text: str) -> Check:
+    query = parse_query(text)
+    return Check(kind="sql", sql=query.sql, equals=query.equals)
+
+
+def _table_text(text: str) -> Check:
+    found = _TABLE.fullmatch(text)
+    if found is None:
+        raise UsageError("A table's check is a name, columns and rows.", fix=_FIX)
+    columns = found["columns"].split(",") if found["columns"] else []
+    return _table(found["table"], tuple(columns), int(found["rows"] or 0))
+
+
+def _table(name: str, columns: tuple[str, ...], rows: int) -> Check:
+    if not all(column.strip() for column in columns):
+        raise UsageError("A column has no name.", fix=_FIX)
+    return Check(kind="table", table=check_table_name(name), columns=columns, min_rows=rows)
+
+
+def _file_text(text: str) -> Check:
+    found = _FILE.fullmatch(text)
+    if found is None:
+        raise UsageError("A file's check is a path and a size.", fix=_FIX)
+    return Check(kind="file", path=check_volume_path(found["path"]), min_bytes=int(found["bytes"] or 1))
+
+
+_READERS: dict[str, Callable[[str], Check]] = {"sql": _sql_text, "table": _table_text, "file": _file_text}
+_FIELDS = {
+    "sql": {"sql", "equals"},
+    "table": {"table", "columns", "min_rows"},
+    "file": {"path", "min_bytes"},
+}
