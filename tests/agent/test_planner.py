@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from databricks_rlm_agent.agent.planner import create_planner
-from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython
+from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython, Spawn
 from databricks_rlm_agent.domain.budget import Budget, Usage
+from databricks_rlm_agent.domain.children import ChildTask
 from databricks_rlm_agent.ports import Planned, Planner, Turn
 
 Make = Callable[..., Planner]
@@ -237,3 +238,44 @@ def test_a_tools_own_defect_is_told_to_the_model(scripted: Make, turn: Turn, wor
 def test_an_odd_escape_is_no_error(scripted: Make, turn: Turn) -> None:
     code = "x = '\\d'"
     assert scripted({"call": "run_python", "args": {"code": code, "purpose": "p"}}).plan(turn).failure is None
+
+
+CHILD = {"name": "jfk", "task": "Look at JFK.", "inputs": {"t": {"kind": "table", "name": "a.b.c"}}}
+
+
+def test_children_are_spawned_where_there_is_room(scripted: Make, turn: Turn) -> None:
+    reply = {"call": "spawn", "args": {"tasks": [CHILD, {"name": "lga", "task": "Look at LGA."}]}}
+    planned = scripted(reply).plan(replace(turn, children_left=2))
+    assert planned.action == Spawn(tasks=(ChildTask(**CHILD), ChildTask(name="lga", task="Look at LGA.")))
+    planned = scripted(reply, RUN).plan(replace(turn, children_left=1))
+    assert isinstance(planned.action, RunPython)
+    assert "2 child runs are asked for, and there may be 1" in refusals(planned)[0]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "reason"),
+    [
+        ([], "No child tasks"),
+        ("x", "tasks: Input should be a valid list"),
+        ([{"name": "A", "task": "t"}], "tasks[0].name: String should match"),
+        ([{"name": "a"}], "tasks[0].task: Field required"),
+        ([{"name": "a", "task": "t", "budget": 1}], "tasks[0] has budget"),
+        ([{"name": "a", "task": "t"}, {"name": "a", "task": "u"}], "same name"),
+        ([{"name": "a", "task": "t", "inputs": {"x": {"kind": "folder", "path": "/etc"}}}], "in a Volume"),
+        ([{"name": "a", "task": "t", "inputs": {"x": {"kind": "run"}}}], "'x' is not a handle"),
+        ([{"name": "a", "task": " "}], "empty"),
+    ],
+)
+def test_children_that_cannot_be_are_refused(scripted: Make, turn: Turn, tasks: Any, reason: str) -> None:
+    planned = scripted({"call": "spawn", "args": {"tasks": tasks}}, RUN).plan(replace(turn, children_left=5))
+    assert isinstance(planned.action, RunPython)
+    assert reason in refusals(planned)[0]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "answer"])
+def test_handles_with_a_path(scripted: Make, turn: Turn, kind: str) -> None:
+    inputs = {"x": {"kind": kind, "path": "/Volumes/a/b/c/d"}}
+    args = {"code": "x = 1", "purpose": "p", "inputs": inputs}
+    planned = scripted({"call": "run_python", "args": args}).plan(turn)
+    assert isinstance(planned.action, RunPython)
+    assert planned.action.inputs == inputs

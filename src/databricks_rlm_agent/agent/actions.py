@@ -6,7 +6,10 @@ The docstrings are what the model reads.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from databricks_rlm_agent.agent.paths import check_volume_path
 from databricks_rlm_agent.domain.actions import (
@@ -14,18 +17,20 @@ from databricks_rlm_agent.domain.actions import (
     Ask,
     Finish,
     RunPython,
+    Spawn,
     check_python,
     check_text,
     check_timeout,
 )
 from databricks_rlm_agent.domain.answer import resolve
+from databricks_rlm_agent.domain.children import MAX_CHILDREN, ChildTask, check_children
 from databricks_rlm_agent.domain.ids import check_table_name
 from databricks_rlm_agent.domain.text import clip, storable
 from databricks_rlm_agent.errors import InvalidData
 
 _PURPOSE_CHARS = 300
 _INPUTS_CHARS = 20_000
-_HANDLES = {"table": "name", "file": "path", "text": "text"}
+_HANDLES = {"table": "name", "file": "path", "folder": "path", "answer": "path", "text": "text"}
 
 
 def run_python(
@@ -42,8 +47,8 @@ def run_python(
         purpose: One sentence that says what the program is to find out or to make.
         task_type: Always "python".
         inputs: Handles by name, which the program finds in rlm.inputs; most programs need none. A handle is
-            {"kind": "table", "name": FULL_NAME}, {"kind": "file", "path": VOLUME_PATH} or
-            {"kind": "text", "text": TEXT}.
+            {"kind": "table", "name": FULL_NAME}, {"kind": "file", "path": VOLUME_PATH}, the same with
+            "folder" for a folder and with "answer" for a child's answer, or {"kind": "text", "text": TEXT}.
         timeout_s: Seconds after which the program is stopped; leave it out for the default.
     """
     return RunPython(
@@ -76,19 +81,60 @@ def finish(answer: str, evidence: str = "") -> Finish:
     )
 
 
+def spawn(tasks: list[dict[str, Any]]) -> Spawn:
+    """Hand parts of the objective to child runs that work at the same time; this run waits for all of them
+    and finds their answers in its inputs.
+
+    Args:
+        tasks: One per child: {"name": NAME, "task": TEXT, "inputs": HANDLES}. The name (a-z, 0-9, _) is what
+            the answer will be called; the task says all that the child must know, since it knows nothing of
+            this run; inputs are handles as in run_python, and may be left out.
+    """
+    children = [_child(place, task) for place, task in enumerate(tasks)]
+    return Spawn(tasks=tuple(check_children(children, room=MAX_CHILDREN)))
+
+
 ACTIONS = (run_python, ask, finish)
+"""What every turn has."""
 
 
-def _check_optional(value: str, *, name: str) -> str:
-    return check_text(value, name=name) if value.strip() else ""
+def actions(*, children_left: int) -> tuple[Callable[..., Action], ...]:
+    """The actions that a turn has: ``spawn`` only where there is room for children."""
+    return (*ACTIONS, spawn) if children_left > 0 else ACTIONS
 
 
-def quoting(action: Action, value: Any) -> Action:
-    """``action`` with what a finish quotes of the last program's result put in; raise InvalidData."""
+def settled(action: Action, *, value: Any, room: int) -> Action:
+    """``action`` as this turn may take it: quotes of the last program's result put in, no more children than
+    there is ``room`` for; raise InvalidData.
+    """
+    if isinstance(action, Spawn):
+        check_children(list(action.tasks), room=room)
     if not isinstance(action, Finish):
         return action
     answer = check_text(resolve(action.answer, value), name="answer")
     return Finish(answer=answer, evidence=_check_optional(resolve(action.evidence, value), name="evidence"))
+
+
+def _child(place: int, task: dict[str, Any]) -> ChildTask:
+    if unknown := set(task) - set(ChildTask.model_fields):
+        raise InvalidData(
+            f"tasks[{place}] has {clip(', '.join(sorted(map(str, unknown))), 200)}.",
+            fix="A task has name, task and inputs.",
+        )
+    try:
+        child = ChildTask.model_validate(task)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise InvalidData(
+            f"tasks[{place}].{clip(field, 80)}: {problem['msg']}.", fix="A task has name, task and inputs."
+        ) from None
+    _check_inputs(child.inputs)
+    return child
+
+
+def _check_optional(value: str, *, name: str) -> str:
+    return check_text(value, name=name) if value.strip() else ""
 
 
 def _check_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -110,11 +156,12 @@ def _check_handle(name: str, handle: Any) -> None:
     if field is None or set(handle) != {"kind", field} or not isinstance(handle[field], str):
         raise InvalidData(
             f"The input {name!r} is not a handle.",
-            fix='Use {"kind": "table", "name": …}, or the kinds "file" with "path", and "text" with "text".',
+            fix='Use {"kind": "table", "name": …}, {"kind": "text", "text": …}, or "file", "folder" or "answer"'
+            ' with "path".',
         )
     if kind == "table":
         check_table_name(handle["name"])
-    elif kind == "file":
+    elif field == "path":
         check_volume_path(handle["path"])
     elif storable(handle["text"]) != handle["text"]:
         raise InvalidData(f"The input {name!r} holds lone surrogates.", fix="Send whole characters.")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.agent.actions import ACTIONS, quoting
+from databricks_rlm_agent.agent.actions import actions, settled
 from databricks_rlm_agent.agent.allowance import Allowance, unpriced
 from databricks_rlm_agent.agent.desk import Desk
 from databricks_rlm_agent.agent.loop import shared_loop
@@ -83,18 +83,22 @@ class AdkPlanner:
         desk: Desk[Action] = Desk(max_refusals=self._max_refusals)
         meter = self._meter("planner", turn)
         reads = [ReadTool(tool) for tool in self._toolbox.tools]
-        actions = [ActionTool(action, desk=desk, review=partial(self._review, turn)) for action in ACTIONS]
+        review = partial(self._review, turn)
+        endings = [
+            ActionTool(action, desk=desk, review=review)
+            for action in actions(children_left=turn.children_left)
+        ]
         conversation = Conversation(
             role="planner",
             instruction=planner_prompt(
                 turn,
                 self._namespace,
-                actions={tool.name: tool.description for tool in actions},
+                actions={tool.name: tool.description for tool in endings},
                 reads={tool.name: tool.description for tool in reads},
             ),
             opening=OPENING,
-            tools=[*reads, *actions],
-            endings=[tool.name for tool in actions],
+            tools=[*reads, *endings],
+            endings=[tool.name for tool in endings],
         )
         model = self._models.open(role="planner", iter_n=turn.iter_n, meter=meter)
         await converse(conversation, model=model, desk=desk, redact=self._models.redact)
@@ -106,7 +110,7 @@ class AdkPlanner:
         reason = self._policy(action) if self._policy else None
         if reason is not None:
             raise InvalidData(reason)
-        return quoting(action, turn.last_value)
+        return settled(action, value=turn.last_value, room=turn.children_left)
 
     def _unpriced(self, turn: Turn) -> str | None:
         if turn.budget.max_cost_usd is None:
