@@ -37,7 +37,7 @@ def test_the_stub_sub_model_may_be_a_list_or_rules(tmp_path: Path) -> None:
         "failures": [{"match": "e", "status": 429, "retry_after": 1, "times": 2}],
         "usage": {"input_tokens": 1},
     }
-    for sub in ([], [{"text": "one"}], {"rules": []}, rules):
+    for sub in ([], [{"text": "one"}], {}, {"otherwise": "x"}, rules):
         file.write_text(json.dumps({"planner": [[{"text": "t"}]], "sub": sub}))
         assert Script.read(str(file)).sub is not None
 
@@ -60,9 +60,9 @@ def test_the_stub_sub_model_may_be_a_list_or_rules(tmp_path: Path) -> None:
         ('{"planner": [[{"text": "b"}]], "latency_s": -1}', r"\$\.latency_s"),
         ('{"planner": [[{"text": "b"}]], "latency_s": NaN}', r"\$\.latency_s"),
         ('{"planner": [[{"text": "b"}]], "sub": [[]]}', r"\$\.sub\[0\]"),
-        ('{"planner": [[{"text": "b"}]], "sub": {}}', r"\$\.sub"),
+        ('{"planner": [[{"text": "b"}]], "sub": "x"}', r"\$\.sub\)"),
         ('{"planner": [[{"text": "b"}]], "sub": {"rules": [{"match": "("}]}}', r"\$\.sub\.rules\[0\]\.match"),
-        ('{"planner": [[{"text": "b"}]], "sub": {"rules": [{"match": "x"}]}}', r"\$\.sub\.rules\[0\]:"),
+        ('{"planner": [[{"text": "b"}]], "sub": {"rules": [{"match": "x"}]}}', r"\$\.sub\.rules\[0\]\)"),
         ('{"planner": [[{"text": "b"}]], "sub": {"rules": [], "latency": 1}}', r"\$\.sub\.latency"),
         (
             '{"planner": [[{"text": "b"}]], "sub": {"rules": [], "failures": [{"match": "x", "status": 1}]}}',
