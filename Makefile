@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-control crash-matrix chaos setup-spark test-spark pins clean
+.PHONY: help setup demo test lint bench bench-control setup-bench-rlm bench-rlm crash-matrix chaos setup-spark test-spark pins clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(STAMP): constraints.txt constraints-build.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found. Say where: make PYTHON=/path/to/python3.12 ..."; exit 2; }
@@ -48,6 +48,18 @@ chaos: $(STAMP) ## Four controllers killed, stopped and restarted for minutes; t
 bench-control: $(STAMP) ## What a controller costs: per iteration, per tick, by history, in memory
 	@$(BIN)/python -m benchmarks control
 
+RLM_VENV := .venv-bench-rlm
+
+$(RLM_VENV)/.installed: constraints-bench-rlm.txt
+	@$(PYTHON) -m venv $(RLM_VENV)
+	@$(RLM_VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet --require-hashes --no-deps -r constraints-bench-rlm.txt
+	@touch $@
+
+setup-bench-rlm: $(RLM_VENV)/.installed ## Environment of its own for rlms and dspy, which bench-rlm compares with
+
+bench-rlm: $(STAMP) $(RLM_VENV)/.installed ## This project, rlms and dspy against one stub model; about 15 minutes
+	@$(BIN)/python -m benchmarks.rlm
+
 SPARK_VENV := .venv-spark
 SPARK_PIP := $(SPARK_VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir
 
@@ -67,10 +79,11 @@ test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Tests of --engine spark (ten mi
 UV ?= uv
 PINS := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header --upgrade --cache-dir .cache/uv
 
-pins: ## Renew constraints.txt and constraints-build.txt (needs uv)
+pins: ## Renew the constraints*.txt (needs uv)
 	@printf 'hatchling\npip\nsetuptools\nwheel\n' | $(PINS) --extra test --extra litellm -o constraints.txt pyproject.toml -
 	@printf 'hatchling\nsetuptools\nwheel\neditables\n' | $(PINS) -o constraints-build.txt -
+	@printf 'rlms>=0.1.3\ndspy>=3.4.1\n' | $(PINS) -o constraints-bench-rlm.txt -
 
 clean: ## Remove everything that make created
-	rm -rf $(VENV) $(SPARK_VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(SPARK_VENV) $(RLM_VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

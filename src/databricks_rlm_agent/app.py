@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.config import Settings, choose_model
 from databricks_rlm_agent.control import harness
+from databricks_rlm_agent.control.children import Children
 from databricks_rlm_agent.control.crew import Crew
 from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.ingest import Ingester
@@ -21,9 +22,11 @@ from databricks_rlm_agent.control.lease import Leases
 from databricks_rlm_agent.control.loop import Loop
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
+from databricks_rlm_agent.control.submodels import SubModels
 from databricks_rlm_agent.control.tick import Tick
 from databricks_rlm_agent.control.watch import Watch
 from databricks_rlm_agent.domain.models import parse_models
+from databricks_rlm_agent.domain.records import ModelCallRow
 from databricks_rlm_agent.domain.secret import Secret
 from databricks_rlm_agent.errors import ConfigError, NotFound
 from databricks_rlm_agent.ports import Planned
@@ -148,10 +151,19 @@ class App:
             harness_dir=self._publish_harness(),
             compute=settings.compute,
             default_timeout_s=settings.program_timeout_s,
+            models=self._sub_models,
             clock=self.clock,
             worker=worker,
         )
+        children = Children(
+            store=self.store,
+            volume=self.volume,
+            namespace=settings.namespace,
+            clock=self.clock,
+            concurrency=settings.sub_concurrency,
+        )
         ingester = Ingester(
+            children=children,
             volume=self.volume,
             jobs=self.jobs,
             ledger=self.ledger,
@@ -163,7 +175,13 @@ class App:
         return Tick(
             store=self.store,
             ledger=self.ledger,
-            stepper=Stepper(planner=self.planner, publisher=publisher, ingester=ingester, clock=self.clock),
+            stepper=Stepper(
+                planner=self.planner,
+                publisher=publisher,
+                ingester=ingester,
+                children=children,
+                clock=self.clock,
+            ),
             watch=Watch(jobs=self.jobs, clock=self.clock),
             crew=Crew(size=settings.planners),
             leases=Leases(store=leases, owner=worker, lease_s=settings.lease_s),
@@ -171,6 +189,21 @@ class App:
             clock=self.clock,
             new_id=self.new_id,
             batch=settings.batch,
+        )
+
+    @cached_property
+    def _sub_models(self) -> SubModels:
+        """What programs may ask."""
+        settings = self.settings
+        return SubModels(
+            planner_model=settings.model,
+            calls_table=settings.namespace.table(ModelCallRow.TABLE),
+            endpoint=settings.sub_model,
+            concurrency=settings.sub_concurrency,
+            per_minute=settings.sub_per_minute,
+            timeout_s=settings.sub_timeout_s,
+            reply_tokens=settings.sub_reply_tokens,
+            prices=settings.prices,
         )
 
     def loop(self, *, max_wait_s: float) -> Loop:

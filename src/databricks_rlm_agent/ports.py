@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -40,13 +40,26 @@ class SqlBackend(Protocol):
 class RunStore(Protocol):
     """Compare-and-set on runs. A run that is missing from an answer was won by somebody else."""
 
+    def insert(self, runs: Iterable[Run]) -> None:
+        """Add new runs; one that exists already is left as it is."""
+
     def due(
-        self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: str | None = None
+        self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: Sequence[str] = ()
     ) -> Sequence[Due]:
         """Runs that nobody holds and that have something to do, oldest change first, then those whose job run
         should be asked about (``domain.patience``; ``gap_s`` seconds after the last look that was complete)
-        and is not of ``asked``.
+        and is not of ``asked``. One that waits for child runs has something to do when all have ended, or
+        when it was cancelled and they were not.
         """
+
+    def children(self, run_id: str) -> Sequence[Run]:
+        """The child runs of a run, oldest first."""
+
+    def family(self, run_id: str) -> Sequence[str]:
+        """The ids of a run and of all runs below it."""
+
+    def cancel_children(self, run_id: str, *, reason: str) -> None:
+        """Put the intent to cancel the child runs of a run on record, in one statement."""
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:
         """Take the leases that are still free and write the budgets, in one statement; return those won."""
@@ -86,8 +99,11 @@ class Volume(Protocol):
     def exists(self, path: str) -> bool:
         """Whether there is a file."""
 
-    def list(self, path: str) -> Sequence[FileEntry]:
-        """The files and folders in a folder; raise NotFound."""
+    def look(self, path: str) -> FileEntry | None:
+        """What is at a path: a file with its size, or a folder; None where there is nothing."""
+
+    def list(self, path: str, *, limit: int | None = None) -> Sequence[FileEntry]:
+        """The files and folders in a folder, at most ``limit`` of them; raise NotFound."""
 
 
 @dataclass(frozen=True, kw_only=True)

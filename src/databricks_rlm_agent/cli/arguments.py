@@ -13,10 +13,13 @@ BUDGET = (
     ("max_iterations", int, "N", "iterations (30)"),
     ("max_attempts", int, "N", "attempts of an iteration that the platform lost (3)"),
     ("max_model_calls", int, "N", "calls of models (300)"),
+    ("max_sub_calls", int, "N", "model calls of the programs (10,000)"),
     ("max_tokens", int, "N", "tokens, in and out together (5,000,000)"),
     ("max_cost_usd", float, "USD", "cost of the models, by RLM_MODEL_PRICES (no limit)"),
     ("max_executor_s", float, "S", "seconds of job runs, all together (a day)"),
     ("max_wall_s", float, "S", "seconds from now on (a week)"),
+    ("max_depth", int, "N", "levels of child runs below this one (2)"),
+    ("max_children", int, "N", "child runs, all together (32)"),
 )
 
 

@@ -15,6 +15,7 @@ def brief(run: Run) -> dict[str, Any]:
     """A run in one line of a list."""
     return {
         "run_id": run.run_id,
+        "parent": run.parent_run_id,
         "state": str(run.fsm_state),
         "iteration": run.iter_n,
         "attempt": run.attempt,
@@ -43,6 +44,8 @@ def outcome(app: App, run: Run) -> dict[str, Any]:
         "artifacts": list(dict.fromkeys(artifacts)),
         "model": run.model or app.settings.model,
         "usage": run.budget.usage.model_dump(),
+        "sub_usage": run.budget.sub_usage.model_dump(),
+        "children": [brief(child) for child in app.store.children(run.run_id)],
     }
 
 
@@ -76,6 +79,12 @@ def outcome_text(document: Mapping[str, Any]) -> str:
     words = {name: document[name] for name in ("answer", "evidence", "reason", "question")}
     words |= {name: ", ".join(document[name]) for name in ("tables", "artifacts")}
     lines += [f"{name.capitalize()}: {value}" for name, value in words.items() if value]
+    if document["children"]:
+        lines.append("Child runs:")
+        lines += [
+            f"  {child['run_id']}  {child['state']:<20} {child['task'][:60]}"
+            for child in document["children"]
+        ]
     if document["question"]:
         lines.append(f'Answer it with: rlm-agent answer {document["run_id"]} "…"')
     return "\n".join(lines)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass, replace
 
+from databricks_rlm_agent.control.children import Children
 from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.turn import turn_of
+from databricks_rlm_agent.domain.budget import Usage
 from databricks_rlm_agent.domain.capsule import CapsuleDelta
 from databricks_rlm_agent.domain.digest import digest, is_long
 from databricks_rlm_agent.domain.fsm import Event
 from databricks_rlm_agent.domain.layout import RESULT
+from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.records import result_row
-from databricks_rlm_agent.domain.result import Result, Status
+from databricks_rlm_agent.domain.result import Result, Spend, Status
 from databricks_rlm_agent.domain.run import Run
 from databricks_rlm_agent.domain.verdict import GONE, JobVerdict, Retry, retry, status_without_result
 from databricks_rlm_agent.errors import InvalidData, NotFound
 from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume
+from executor_harness import protocol
 
+log = logging.getLogger(__name__)
 GRACE_S = 4.0
 GRACE_LOOKS = 4
 MAX_RESULT_BYTES = 4 * 1024 * 1024
@@ -32,6 +38,7 @@ class Ingester:
     jobs: Jobs
     ledger: Ledger
     planner: Planner
+    children: Children
     clock: Clock
     sleep: Sleep
 
@@ -43,7 +50,8 @@ class Ingester:
         if result is None:
             assert verdict is not None
             result = _concluded(run, verdict, overrun=run.overrun(self.clock(), started=True))
-        run = replace(run, budget=run.budget.executed(self._took_s(run, result)))
+        budget = run.budget.executed(self._took_s(run, result)).spend_sub(self._sub_usage(run, result))
+        run = replace(run, budget=budget)
         if not reported:
             journal.results.append(
                 result_row(
@@ -99,13 +107,17 @@ class Ingester:
             "value": result.value,
             "seconds": result.seconds,
         }
-        after = run.after(
-            Event.FOLDED,
-            iter_n=run.iter_n + 1,
-            attempt=1,
-            capsule=run.capsule.fold(delta),
-            last_result=last_result,
-        )
+        capsule = run.capsule.fold(delta)
+        good = result.status is Status.SUCCESS
+        if good and result.variables is not None:
+            capsule = capsule.with_variables(result.variables)
+        folded = replace(run, capsule=capsule, last_result=last_result)
+        if good and result.spawned:
+            try:
+                return self.children.spawn(folded, result.spawned, journal)
+            except InvalidData as error:
+                folded = _refused(folded, str(error), journal)
+        after = folded.after(Event.FOLDED, iter_n=run.iter_n + 1, attempt=1)
         return journal.transition(run, after, status=result.status, error_type=result.error_type)
 
     def _took_s(self, run: Run, result: Result) -> float:
@@ -115,6 +127,19 @@ class Ingester:
             return known
         # The clock of the controller that submitted may be ahead of ours.
         return min(max(0.0, run.executing_s(self.clock())), run.budget.reserved_s)
+
+    def _sub_usage(self, run: Run, result: Result) -> Usage:
+        """What the program's model calls used: as it says, or else all that it may have used."""
+        if result.usage is not None:
+            return result.usage.usage()
+        path = f"{(run.last_request or {}).get('output_dir')}/{protocol.SPEND_FILE}"
+        try:
+            return parse(Spend, self.volume.get(path), what="What was spent", where=path).usage.usage()
+        except NotFound:
+            return Usage()  # nothing is asked before that file is there
+        except InvalidData as error:
+            log.warning("%s All that the program was allowed counts as spent.", error)
+            return _allowed(run)
 
     def _result(self, run: Run, journal: Journal) -> Result | None:
         path = f"{(run.last_request or {}).get('output_dir')}/{RESULT}"
@@ -201,3 +226,23 @@ def _from_row(row: Row) -> Result:
         finished_at=row["finished_at"],
         reported_by=row["reported_by"],
     )
+
+
+def _allowed(run: Run) -> Usage:
+    """All that the program of a run might have spent on model calls."""
+    allowance = run.budget.allowance()
+    return Usage(
+        calls=allowance["calls"],
+        input_tokens=allowance["tokens"],
+        cost_usd=allowance["cost_usd"] or 0.0,
+    )
+
+
+def _refused(run: Run, reason: str, journal: Journal) -> Run:
+    """The run whose program asked for child runs that it may not have: the planner hears why."""
+    journal.event("refusal", tool="rlm.spawn", reason=reason)
+    said = f"rlm.spawn was refused: {reason}"
+    delta = CapsuleDelta(
+        digest=f"{said}\n{run.capsule.last_result}", failed_approaches=[f"Iteration {run.iter_n}: {said}"]
+    )
+    return replace(run, capsule=run.capsule.fold(delta))

@@ -22,7 +22,7 @@ _EVENTS_PER_EPOCH = 10_000
 
 @dataclass(kw_only=True)
 class Journal:
-    """Collects events, requests and results of one run in one epoch.
+    """Collects events, requests, results and child runs of one run in one epoch.
 
     ``usage`` is what the models of this turn have used; ``held_up`` says that a passing fault kept the run
     where it is, and ``retry_after_s`` how long the workspace asked us to wait.
@@ -35,6 +35,7 @@ class Journal:
     events: list[EventRow] = field(default_factory=list)
     requests: list[RequestRow] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
+    children: list[Run] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     held_up: bool = False
     retry_after_s: float | None = None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from databricks_rlm_agent.errors import RemoteError
@@ -36,7 +37,9 @@ class Leases:
     store: RunStore
     owner: str
     lease_s: float
-    _held: set[str] = field(default_factory=set)
+    monotonic: Callable[[], float] = time.monotonic
+    # By name: until when its leases surely hold, by our own clock.
+    _held: dict[str, float] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _changed: threading.Event = field(default_factory=threading.Event)
@@ -46,7 +49,7 @@ class Leases:
         """A new name to claim as; its leases are renewed in the background until it is kept no more."""
         holder = f"{self.owner}/{next(self._numbers)}"
         with self._lock:
-            self._held.add(holder)
+            self._held[holder] = self.monotonic() + self.lease_s
             if self._keeper is None:
                 self._changed = threading.Event()
                 self._keeper = threading.Thread(
@@ -58,10 +61,15 @@ class Leases:
     def keep(self, holders: set[str]) -> None:
         """Nothing is done any more under other names than these."""
         with self._lock:
-            self._held &= holders
+            self._held = {name: until for name, until in self._held.items() if name in holders}
             if not self._held:
                 self._changed.set()
                 self._keeper = None
+
+    def holds(self, holder: str) -> bool:
+        """Whether the leases under this name surely hold: if not, what is begun may be done twice."""
+        with self._lock:
+            return self._held.get(holder, 0.0) > self.monotonic()
 
     def release(self) -> None:
         """Let other controllers go on at once. What is not released lapses."""
@@ -76,9 +84,17 @@ class Leases:
         while not over.wait(self.lease_s / RENEWALS_PER_LEASE):
             try:
                 if held := self._names():
+                    asked = self.monotonic()
                     self.store.renew(owners=held, lease_s=self.lease_s)
+                    self._renewed(held, until=asked + self.lease_s)
             except RemoteError as error:  # the next renewal may succeed, and a lapsed lease costs only time
                 log.warning("the leases could not be renewed: %s", error)
+
+    def _renewed(self, holders: Sequence[str], *, until: float) -> None:
+        """A lease that had lapsed is not renewed by the store, and cannot be told from one that was."""
+        with self._lock:
+            now = self.monotonic()
+            self._held |= {name: until for name in holders if self._held.get(name, 0.0) > now}
 
     def _names(self) -> list[str]:
         with self._lock:

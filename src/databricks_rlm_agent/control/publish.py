@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from databricks_rlm_agent.control.submodels import SubModels
 from databricks_rlm_agent.domain.actions import RunPython
 from databricks_rlm_agent.domain.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.domain.manifest import Artifact, Closing, Manifest, Plan, Request, parse_intent
@@ -32,6 +33,7 @@ class Publisher:
     harness_dir: str
     compute: Compute
     default_timeout_s: int
+    models: SubModels
     clock: Clock
     worker: str
 
@@ -48,7 +50,7 @@ class Publisher:
             run,
             action.code.encode(),
             purpose=action.purpose,
-            inputs=run.capsule.inputs | action.inputs,
+            inputs=run.capsule.inputs | _answers(run) | action.inputs,
             timeout_s=action.timeout_s or self.default_timeout_s,
             plan=plan,
         )
@@ -133,6 +135,10 @@ class Publisher:
             results_table=self.namespace.table("execution_results"),
             catalog=self.namespace.catalog,
             schema=self.namespace.schema,
+            models=self.models.access(run),
+            variables=run.capsule.variables.ref if run.capsule.variables else None,
+            scratch_schema=self.namespace.scratch_schema,
+            spawn={"max_children": run.children_left},
         )
         payload = submit_payload(request, harness_dir=self.harness_dir, compute=self.compute)
         return self._decide(key, Manifest(request=request, submit_payload=payload, plan=plan))
@@ -171,3 +177,8 @@ class Publisher:
 
     def _dir(self, key: AttemptKey) -> str:
         return self.namespace.attempt_dir(key.run_id, key.iter_n, key.attempt)
+
+
+def _answers(run: Run) -> dict[str, Any]:
+    """What child runs have answered, as inputs of their names."""
+    return {note.name: {"kind": "answer", "path": note.path} for note in run.capsule.answers if note.path}

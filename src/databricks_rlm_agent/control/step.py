@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from databricks_rlm_agent.control.children import Children
 from databricks_rlm_agent.control.ingest import Ingester
 from databricks_rlm_agent.control.journal import Journal
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.turn import turn_of
-from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython
+from databricks_rlm_agent.domain.actions import Action, Ask, Finish, RunPython, Spawn
+from databricks_rlm_agent.domain.children import ChildTask
 from databricks_rlm_agent.domain.fsm import Event, State
 from databricks_rlm_agent.domain.layout import MANIFEST
 from databricks_rlm_agent.domain.manifest import Closing, ClosingEvent, Manifest, Plan
@@ -38,16 +41,25 @@ class Stepper:
     planner: Planner
     publisher: Publisher
     ingester: Ingester
+    children: Children
     clock: Clock
 
-    def advance(self, run: Run, journal: Journal, *, reported: bool, interrupted: bool) -> Run:
-        """The run after all that can be done now.
+    def advance(
+        self,
+        run: Run,
+        journal: Journal,
+        *,
+        reported: bool,
+        interrupted: bool,
+        held: Callable[[], bool] = lambda: True,
+    ) -> Run:
+        """The run after all that can be done now. ``held`` tells whether its lease still holds.
 
         ``interrupted`` says that an earlier holder's lease lapsed: it may have published already, or be about
         to. So may one that left the run in PLANNING after a fault. A passing fault leaves the run at the last
         state that is whole, to be claimed again; any other ends this run, and never the others of the tick.
         """
-        turn = _Turn(stepper=self, run=run, journal=journal, contested=interrupted)
+        turn = _Turn(stepper=self, run=run, journal=journal, contested=interrupted, held=held)
         try:
             turn.advance(reported=reported)
         except _PASSING as error:
@@ -72,9 +84,12 @@ class _Turn:
     run: Run
     journal: Journal
     contested: bool
+    held: Callable[[], bool]
 
     def advance(self, *, reported: bool) -> None:
         self.contested = self.contested or self.run.fsm_state is State.PLANNING
+        if self.run.fsm_state is State.WAITING_FOR_CHILDREN:
+            self.run = self.stepper.children.collect(self.run, self.journal) or self.run
         if self.run.fsm_state is State.PENDING:
             self.run = self.journal.transition(self.run, self.run.after(Event.CLAIM))
         if self.run.fsm_state in {State.EXECUTING, State.INGESTING}:
@@ -84,7 +99,7 @@ class _Turn:
         if self.run.fsm_state is State.PLANNING:
             with bound(iteration=self.run.iter_n, attempt=self.run.attempt):  # the next one, after a result
                 self._decide()
-        elif self.run.cancel_reason is not None:  # it waits for somebody: nothing of it runs
+        elif self.run.fsm_state is State.WAITING_FOR_INPUT and self.run.cancel_reason is not None:
             self._end(Event.CANCEL, Outcome(reason=self.run.cancel_reason))
 
     def _decide(self) -> None:
@@ -141,7 +156,14 @@ class _Turn:
 
     def _planned(self) -> Manifest | Closing:
         """The planner's decision, on record."""
-        planned = self.stepper.planner.plan(turn_of(self.run, used_calls=self.journal.usage.calls))
+        turn = turn_of(
+            self.run,
+            used_calls=self.journal.usage.calls,
+            sub_model=self.stepper.publisher.models.of(self.run),
+            held=self.held,
+            review=self._review,
+        )
+        planned = self.stepper.planner.plan(turn)
         self.journal.model_calls(planned.calls, iter_n=self.run.iter_n)
         self.journal.notes(planned.notes, iter_n=self.run.iter_n)
         self.run = self.run.spent(planned.usage)  # what it cost stays, whatever fails below
@@ -152,23 +174,38 @@ class _Turn:
                 return self._closing(Event.FINISH, Outcome(answer=answer, evidence=evidence))
             case Ask(question=question):
                 return self._closing(Event.ASK, Outcome(question=question))
-            case _:
+            case Spawn(tasks=tasks):
+                return self._closing(Event.SPAWN, Outcome(), tasks=tasks)
+            case None:
                 reason = planned.failure or "The planner gave no action and no reason."
                 return self._closing(Event.GIVE_UP, Outcome(reason=reason))
+
+    def _review(self, action: Action) -> str | None:
+        """Why an action cannot be taken, as far as it is not the planner's own affair; None if it can."""
+        if isinstance(action, Spawn):
+            return self.stepper.children.refusal(self.run, action.tasks)
+        return None
 
     def _plan(self) -> Plan:
         """Who decides, and all that this turn has used: a summary is lost with a turn as its plan is."""
         return Plan(epoch=self.run.lease_epoch, usage=self.journal.usage)
 
-    def _closing(self, event: ClosingEvent, outcome: Outcome) -> Manifest | Closing:
-        """The decision that the attempt runs no program; on record where another may be about to decide."""
+    def _closing(
+        self, event: ClosingEvent, outcome: Outcome, *, tasks: Sequence[ChildTask] = ()
+    ) -> Manifest | Closing:
+        """The decision that the attempt runs no program; on record where another may be about to decide.
+
+        One to spawn always is: whoever finds it makes the same child runs, and no others.
+        """
         closing = Closing(
             **asdict(self.run.key),
             closing=event,
             outcome={name: value for name, value in asdict(outcome).items() if value is not None},
+            tasks=list(tasks),
             plan=self._plan(),
         )
-        return self._counting(self.stepper.publisher.close(closing)) if self.contested else closing
+        recorded = self.contested or event is Event.SPAWN
+        return self._counting(self.stepper.publisher.close(closing)) if recorded else closing
 
     def _counting(self, intent: Manifest | Closing) -> Manifest | Closing:
         """The decision that counts; if it is another's, what that one's plan cost counts as well."""
@@ -190,7 +227,10 @@ class _Turn:
         )
 
     def _close(self, closing: Closing) -> None:
-        self._end(closing.closing, Outcome(**closing.outcome))
+        if closing.closing is Event.SPAWN:
+            self.run = self.stepper.children.spawn(self.run, closing.tasks, self.journal)
+        else:
+            self._end(closing.closing, Outcome(**closing.outcome))
 
     def _end(self, event: Event, outcome: Outcome) -> None:
         after = self.run.after(event, outcome=outcome)

@@ -54,11 +54,11 @@ class Tick:
     new_id: NewId
     batch: int
 
-    def __call__(self, *, patience_s: float | None = None, only: str | None = None) -> TickReport:
+    def __call__(self, *, patience_s: float | None = None, only: Sequence[str] = ()) -> TickReport:
         """Do one pass. Runs that take longer than ``patience_s`` seconds are recorded by a later one.
 
-        ``only`` is the id of a run, if no other shall be touched. Raises RemoteError when the store cannot be
-        reached at all.
+        ``only`` are the ids of runs, if no others shall be touched. Raises RemoteError when the store cannot
+        be reached at all.
         """
         due = self._due(only) if self.crew.busy < self.batch else []
         if due:
@@ -87,7 +87,7 @@ class Tick:
             retry_after_s=max((step.journal.retry_after_s or 0 for step in steps), default=0) or None,
         )
 
-    def _due(self, only: str | None) -> list[Due]:
+    def _due(self, only: Sequence[str]) -> list[Due]:
         room = self.batch - self.crew.busy
         found = self.store.due(
             limit=room, gap_s=self.watch.gap_s(), asked=sorted(self.watch.asked), only=only
@@ -145,7 +145,13 @@ class Tick:
             )
         if due.problem is not None:
             journal.event("rejected_state", reason=due.problem)
-        after = self.stepper.advance(run, journal, reported=due.reported, interrupted=former is not None)
+        after = self.stepper.advance(
+            run,
+            journal,
+            reported=due.reported,
+            interrupted=former is not None,
+            held=partial(self.leases.holds, holder),
+        )
         return Step(holder=holder, before=due.run, after=after, journal=journal)
 
     def _record(self, steps: Sequence[Step]) -> set[str]:
@@ -153,6 +159,9 @@ class Tick:
             return set()
         journals = [step.journal for step in steps]
         # Ledgers lead the state: after a crash here the next epoch repeats the same keys, which adds nothing.
+        # So do child runs: their ids derive from what is on record.
+        if children := [child for journal in journals for child in journal.children]:
+            self.store.insert(children)
         self.ledger.append([row for journal in journals for row in journal.requests])
         self.ledger.append([row for journal in journals for row in journal.results])
         self.ledger.append([row for journal in journals for row in journal.events])
@@ -167,14 +176,14 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class OneRun:
-    """A tick that touches one run only."""
+    """A tick that touches one run and its child runs only."""
 
     tick: Tick
     run_id: str
 
     def __call__(self, *, patience_s: float | None = None) -> TickReport:
         """Do one pass."""
-        return self.tick(patience_s=patience_s, only=self.run_id)
+        return self.tick(patience_s=patience_s, only=self.tick.store.family(self.run_id))
 
     def collect(self, *, patience_s: float | None = None) -> TickReport:
         """Record what is done, and begin nothing new."""

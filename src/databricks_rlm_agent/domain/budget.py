@@ -10,8 +10,13 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
+from databricks_rlm_agent.errors import InvalidData
+from executor_harness import protocol
+
 # Enough for one turn: a summary, the planner's look-ups, refusals and its decision.
 TURN_CALLS = 16
+# Tokens that a program's model calls must leave to the planner, which has to say what came of them.
+_KEPT_TOKENS = 50_000
 
 
 class Usage(BaseModel):
@@ -37,11 +42,31 @@ class Usage(BaseModel):
         )
 
 
-class Budget(BaseModel):
-    """Limits of a run and what of them is used up. Times are in seconds; ``max_cost_usd`` None is no limit.
+class Share(BaseModel):
+    """An amount of everything that a budget counts: what is lent to child runs, or what one has spent."""
 
-    ``reserved`` holds, by lease epoch, the model calls of turns that have not reported yet. ``reserved_s`` is
-    the time-out of the job run that is on its way.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    usage: Usage = Usage()
+    sub_usage: Usage = Usage()
+    executor_s: float = Field(default=0.0, ge=0)
+
+    def __add__(self, other: Share) -> Share:
+        return Share(
+            usage=self.usage + other.usage,
+            sub_usage=self.sub_usage + other.sub_usage,
+            executor_s=self.executor_s + other.executor_s,
+        )
+
+
+class Budget(BaseModel):
+    """Limits of a run with all its child runs, and what of them is used up. Times are in seconds;
+    ``max_cost_usd`` None is no limit.
+
+    ``usage`` is the planners', ``sub_usage`` that of the programs' own model calls; tokens and cost of both
+    count together. ``reserved`` holds, by lease epoch, the model calls of turns that have not reported yet.
+    ``reserved_s`` is the time-out of the job run that is on its way, ``on_loan`` what child runs at work
+    may spend. ``sub_concurrency`` is a child's part of the calls that a whole run may make at once.
     """
 
     # JSON knows no infinity: what is stored must be readable again.
@@ -50,38 +75,131 @@ class Budget(BaseModel):
     max_iterations: int = Field(default=30, ge=1)
     max_attempts: int = Field(default=3, ge=1)
     max_model_calls: int = Field(default=300, ge=1)
+    max_sub_calls: int = Field(default=10_000, ge=0)
     max_tokens: int = Field(default=5_000_000, ge=1)
     max_cost_usd: float | None = Field(default=None, gt=0)
     max_executor_s: float = Field(default=86_400.0, gt=0)
     max_wall_s: float = Field(default=7 * 86_400.0, gt=0)
+    max_depth: int = Field(default=2, ge=0, le=8)
+    max_children: int = Field(default=32, ge=0)
     usage: Usage = Usage()
+    sub_usage: Usage = Usage()
+    children: int = Field(default=0, ge=0)
+    on_loan: Share = Share()
+    sub_concurrency: int | None = Field(default=None, ge=1)
     executor_s: float = Field(default=0.0, ge=0)
     reserved: dict[int, NonNegativeInt] = Field(default_factory=dict)
     reserved_s: float = Field(default=0.0, ge=0)
 
     @property
     def calls_left(self) -> int:
-        """Model calls that are neither used nor reserved."""
-        return max(0, self.max_model_calls - self.usage.calls - sum(self.reserved.values()))
+        """The planners' model calls that are neither used nor reserved."""
+        used = self.usage.calls + self.on_loan.usage.calls + sum(self.reserved.values())
+        return max(0, self.max_model_calls - used)
+
+    @property
+    def sub_calls_left(self) -> int:
+        """Model calls that programs may make."""
+        return max(0, self.max_sub_calls - self.sub_usage.calls - self.on_loan.sub_usage.calls)
 
     @property
     def tokens_left(self) -> int:
         """Tokens, of the question and the answer together."""
-        return max(0, self.max_tokens - self.usage.input_tokens - self.usage.output_tokens)
+        used = self._all_usage()
+        return max(0, self.max_tokens - used.input_tokens - used.output_tokens)
 
     @property
     def cost_left_usd(self) -> float | None:
         """US dollars; None where the cost has no limit."""
-        return None if self.max_cost_usd is None else max(0.0, self.max_cost_usd - self.usage.cost_usd)
+        if self.max_cost_usd is None:
+            return None
+        return max(0.0, self.max_cost_usd - self._all_usage().cost_usd)
 
     @property
     def executor_left_s(self) -> float:
         """Seconds of job runs."""
-        return max(0.0, self.max_executor_s - self.executor_s - self.reserved_s)
+        return max(0.0, self.max_executor_s - self.executor_s - self.reserved_s - self.on_loan.executor_s)
+
+    def children_left(self, depth: int) -> int:
+        """How many child runs a run of that depth may spawn at once; 0 where it is as deep as it may be."""
+        if depth >= self.max_depth:
+            return 0
+        return min(protocol.CHILDREN, max(0, self.max_children - self.children), max(0, self.calls_left - 1))
+
+    def allowance(self) -> protocol.Allowance:
+        """What the next program may spend on model calls; some tokens are kept for the planner."""
+        tokens = self.tokens_left
+        return {
+            "calls": self.sub_calls_left,
+            "tokens": max(0, tokens - min(_KEPT_TOKENS, tokens // 10)),
+            "cost_usd": self.cost_left_usd,
+        }
+
+    def spent(self) -> Share:
+        """All that is gone, or may be: what is reserved and never reported counts in full."""
+        own = Share(
+            usage=self.usage + Usage(calls=sum(self.reserved.values())),
+            sub_usage=self.sub_usage,
+            executor_s=self.executor_s + self.reserved_s,
+        )
+        return own + self.on_loan
 
     def spend(self, usage: Usage) -> Self:
         """This budget after ``usage``."""
         return self.model_copy(update={"usage": self.usage + usage})
+
+    def spend_sub(self, usage: Usage) -> Self:
+        """This budget after a program's model calls."""
+        return self.model_copy(update={"sub_usage": self.sub_usage + usage})
+
+    def lend(self, count: int, *, wall_s: float) -> tuple[Self, Self]:
+        """This budget with ``count`` child runs at work, and the budget of each of them.
+
+        Everybody gets the same part of what is left, the parent too: it has to make something of the
+        answers. Raises InvalidData where a part is too small to do anything with.
+        """
+        parts = count + 1
+        cost = self.cost_left_usd
+        part = Share(
+            usage=Usage(
+                calls=self.calls_left // parts,
+                input_tokens=self.tokens_left // parts,
+                cost_usd=0.0 if cost is None else cost / parts,
+            ),
+            sub_usage=Usage(calls=self.sub_calls_left // parts),
+            executor_s=self.executor_left_s / parts,
+        )
+        enough = part.usage.calls and part.usage.input_tokens and part.executor_s >= 1 and wall_s >= 1
+        if not enough or (part.usage.cost_usd == 0 and cost is not None):
+            raise InvalidData(
+                f"What is left of the budget is too little for {count} child runs.",
+                fix="Ask for fewer, or do the work in this run.",
+            )
+        child = type(self)(
+            max_iterations=self.max_iterations,
+            max_attempts=self.max_attempts,
+            max_model_calls=part.usage.calls,
+            max_sub_calls=part.sub_usage.calls,
+            max_tokens=part.usage.input_tokens,
+            max_cost_usd=None if cost is None else part.usage.cost_usd,
+            max_executor_s=part.executor_s,
+            max_wall_s=wall_s,
+            max_depth=self.max_depth,
+            max_children=(self.max_children - self.children - count) // count,
+        )
+        on_loan = sum((part for _ in range(count)), self.on_loan)
+        return self.model_copy(update={"on_loan": on_loan, "children": self.children + count}), child
+
+    def repaid(self, spent: Share) -> Self:
+        """This budget when no child run is at work any more, and what they have spent."""
+        return self.model_copy(
+            update={
+                "usage": self.usage + spent.usage,
+                "sub_usage": self.sub_usage + spent.sub_usage,
+                "executor_s": self.executor_s + spent.executor_s,
+                "on_loan": Share(),
+            }
+        )
 
     def reserve(self, epoch: int) -> Self:
         """This budget with the calls of one turn reserved for a lease's epoch."""
@@ -101,7 +219,8 @@ class Budget(BaseModel):
     def lent(self, epoch: int, *, used: int) -> Self:
         """What a turn may still spend, ``used`` calls after its begin: no more calls than it has reserved."""
         left = max(0, self.reserved.get(epoch, 0) - used)
-        return self.model_copy(update={"max_model_calls": self.usage.calls + left, "reserved": {}})
+        calls = self.usage.calls + self.on_loan.usage.calls + left
+        return self.model_copy(update={"max_model_calls": calls, "reserved": {}})
 
     def starting(self, timeout_s: float) -> Self:
         """This budget when a job run has been submitted that may take so many seconds."""
@@ -127,6 +246,9 @@ class Budget(BaseModel):
         )
         used = [what for spent, what in checks if spent]
         return f"The run has used its {used[0]}." if used else None
+
+    def _all_usage(self) -> Usage:
+        return self.usage + self.sub_usage + self.on_loan.usage + self.on_loan.sub_usage
 
     def _lost(self) -> str:
         lost = sum(self.reserved.values())

@@ -55,6 +55,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.EXECUTING, Event.TERMINAL): State.INGESTING,
     (State.INGESTING, Event.FOLDED): State.PLANNING,
     (State.INGESTING, Event.RETRY): State.PLANNING,  # the same iteration, next attempt, no new plan
+    (State.INGESTING, Event.SPAWN): State.WAITING_FOR_CHILDREN,  # the program asked for child runs
     (State.INGESTING, Event.GIVE_UP): State.FAILED,
     (State.WAITING_FOR_INPUT, Event.ANSWERED): State.PLANNING,
     (State.WAITING_FOR_CHILDREN, Event.CHILDREN_DONE): State.PLANNING,

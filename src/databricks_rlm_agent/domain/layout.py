@@ -36,6 +36,11 @@ class Namespace:
         """The read-only folder that the harness puts on ``sys.path``."""
         return f"{self.volume_root}/company_codebase"
 
+    @property
+    def scratch_schema(self) -> str:
+        """The schema of the tables behind variables that are DataFrames."""
+        return f"{self.catalog}.{self.schema}_scratch"
+
     def table(self, name: str) -> str:
         """Full three-level name of one of our tables."""
         return f"{self.catalog}.{self.schema}.{check_name(name, what='table')}"

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from databricks_rlm_agent.domain.budget import Usage
+from databricks_rlm_agent.domain.children import ChildTask
 from databricks_rlm_agent.domain.fsm import Event
 from databricks_rlm_agent.domain.ids import ID_PATTERN
 from databricks_rlm_agent.domain.parsing import parse
@@ -52,7 +53,7 @@ class Request(_Frozen):
     # pydantic's own BaseModel.schema is in the way of the plain name
     schema_name: str = Field(alias="schema")
     limits: dict[str, int] = Field(default_factory=dict)
-    models: dict[str, Any] | None = None
+    models: dict[str, Any] | None = None  # protocol.ModelAccess
     variables: VariablesRef | None = None
     scratch_schema: str = ""
     spawn: dict[str, int] = Field(default_factory=dict)
@@ -66,7 +67,7 @@ class Request(_Frozen):
         return protocol.digest(self.to_dict())
 
 
-ClosingEvent = Literal[Event.FINISH, Event.ASK, Event.GIVE_UP, Event.CANCEL]
+ClosingEvent = Literal[Event.FINISH, Event.ASK, Event.GIVE_UP, Event.CANCEL, Event.SPAWN]
 
 
 class Plan(_Frozen):
@@ -108,7 +109,8 @@ class Manifest(_Frozen):
 
 
 class Closing(_Frozen):
-    """``manifest.json`` of an attempt that runs no program: the decision that was taken in its place.
+    """``manifest.json`` of an attempt that runs no program: the decision that was taken in its place, and the
+    ``tasks`` of the child runs if it was to spawn some.
 
     With it, a controller that was held up for longer than its lease can no longer publish a program for a
     run that has ended or asks its person.
@@ -120,6 +122,7 @@ class Closing(_Frozen):
     iter_n: int = Field(ge=1)
     attempt: int = Field(ge=1)
     outcome: dict[str, str]
+    tasks: list[ChildTask] = Field(default_factory=list, max_length=protocol.CHILDREN)
     plan: Plan
 
     @field_validator("outcome")

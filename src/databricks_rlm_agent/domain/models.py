@@ -58,6 +58,18 @@ def required_secrets(setting: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
+def sub_endpoint(setting: str) -> str | None:
+    """The serving endpoint behind a model setting, which programs may ask too; None where there is none.
+
+    A script answers for every endpoint's name.
+    """
+    for part in setting.split(","):
+        provider, _, rest = part.strip().partition("/")
+        if provider == "databricks" and rest:
+            return rest
+    return "scripted" if setting.startswith(_SCRIPTED) else None
+
+
 def _parse_one(name: str) -> ModelSpec:
     if name.startswith("gemini-") and len(name) > len("gemini-"):
         return ModelSpec(provider="gemini", name=name)

@@ -69,6 +69,29 @@ class EventRow:
     payload: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelCallRow:
+    """A model call of a program. One that was answered is never made again: ``call_key`` is the SHA-256 (hex)
+    of all that the answer depends on. The executor writes these rows.
+    """
+
+    TABLE: ClassVar[str] = "model_calls"
+    KEY: ClassVar[tuple[str, ...]] = ("call_key",)
+
+    call_key: str
+    run_id: str
+    iter_n: int
+    attempt: int
+    model: str
+    answer: str | None
+    error: str | None
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    seconds: float
+    at: datetime
+
+
 def result_row(result: Result, *, databricks_run_id: int | None, run_url: str | None) -> ResultRow:
     """The ledger's row of a result that the executor could not append itself."""
     return ResultRow(

@@ -71,6 +71,12 @@ class SubUsage(_Loose):
         return Usage(**self.model_dump(exclude={"cached"}))
 
 
+class Spend(_Loose):
+    """``spend.json``: what an attempt that left no result may have spent on model calls, at most."""
+
+    usage: SubUsage
+
+
 class Result(_Loose):
     """``result.json``, or what can be said without it (``reported_by`` controller)."""
 

@@ -109,6 +109,11 @@ class Run:
             attempt=1,
         )
 
+    @property
+    def children_left(self) -> int:
+        """How many child runs it may spawn now."""
+        return self.budget.children_left(self.depth)
+
     def age_s(self, now: datetime) -> float:
         """Seconds since the run was given."""
         return (now - self.created_at).total_seconds()

@@ -44,9 +44,10 @@ def _compact(backend: SqlBackend, namespace: Namespace) -> None:
 
 
 MIGRATIONS = (
-    Migration(number=1, summary="the six tables of the design", apply=_create_tables),
+    Migration(number=1, summary="the tables", apply=_create_tables),
     Migration(number=2, summary="cancellation and item revisions", apply=_add_missing_columns),
     Migration(number=3, summary="compaction of small files", apply=_compact),
+    Migration(number=4, summary="model calls of programs", apply=_create_tables),
 )
 
 

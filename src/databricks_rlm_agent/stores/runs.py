@@ -50,16 +50,16 @@ class RunStore:
         """The newest runs first."""
         return _readable(self._fetch(sql.newest_runs(self._namespace), {"limit": limit}))
 
-    def unfinished(self) -> int:
-        """How many runs a controller still has work with."""
-        return int(self._fetch(sql.unfinished(self._namespace))[0]["n"])
+    def unfinished(self, *, only: Sequence[str] = ()) -> int:
+        """How many runs a controller still has work with, of all or of some."""
+        return int(self._fetch(sql.unfinished(self._namespace), {"only": ",".join(only)})[0]["n"])
 
     def due(
-        self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: str | None = None
+        self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: Sequence[str] = ()
     ) -> list[Due]:
         """Runs that nobody holds and that have something to do; see ``ports.RunStore``."""
         values: dict[str, Any] = {"limit": limit, "gap_s": gap_s, "first_s": self._look_after_s}
-        values |= {"asked": ",".join(asked), "only": only or ""}
+        values |= {"asked": ",".join(asked), "only": ",".join(only)}
         rows = self._fetch(sql.due(self._namespace), values)
         return [due_of(row) for row in one_per_key(rows, RunStateRow)]
 
@@ -87,6 +87,24 @@ class RunStore:
             with attempt:
                 self._backend.execute(sql.request_cancel(self._namespace), values)
         return self._row(run_id)["cancel_reason"] is not None  # whatever else of the row can be read
+
+    def children(self, run_id: str) -> list[Run]:
+        """The child runs of a run, oldest first; of a damaged row, what can be read."""
+        return [_salvaged(row)[0] for row in self._children([run_id])]
+
+    def family(self, run_id: str) -> list[str]:
+        """The ids of a run and of all runs below it: one query for each level."""
+        found, level = [run_id], [run_id]
+        while level := [row["run_id"] for row in self._children(level)]:
+            found += level
+        return found
+
+    def cancel_children(self, run_id: str, *, reason: str) -> None:
+        """Put the intent to cancel the child runs of a run on record, in one statement."""
+        values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
+        for attempt in retrying(self._sleep):
+            with attempt:
+                self._backend.execute(sql.cancel_children(self._namespace), values)
 
     def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
         """Prolong all leases of these holders, in one statement."""
@@ -132,6 +150,10 @@ class RunStore:
                 fix="`rlm-agent status` lists the runs.",
             )
         return one_per_key(rows, RunStateRow)[0]
+
+    def _children(self, parents: Sequence[str]) -> list[Row]:
+        rows = self._fetch(sql.children(self._namespace), {"parents": ",".join(parents)})
+        return one_per_key(rows, RunStateRow)
 
     def _written(self, write_id: str) -> set[str]:
         rows = self._fetch(sql.written(self._namespace), {"write_id": write_id})

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, get_type_hints
 
-from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
+from databricks_rlm_agent.domain.records import EventRow, ModelCallRow, RequestRow, ResultRow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SQL_TYPES = {str: "STRING", int: "BIGINT", datetime: "TIMESTAMP"}
+_SQL_TYPES = {str: "STRING", int: "BIGINT", float: "DOUBLE", datetime: "TIMESTAMP"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +86,18 @@ RowType = (
     | type[ResultRow]
     | type[EventRow]
     | type[WatermarkRow]
+    | type[ModelCallRow]
 )
-AnyRow = WorkItemRow | RunStateRow | RequestRow | ResultRow | EventRow | WatermarkRow
-ALL_TABLES: tuple[RowType, ...] = (WorkItemRow, RunStateRow, RequestRow, ResultRow, EventRow, WatermarkRow)
+AnyRow = WorkItemRow | RunStateRow | RequestRow | ResultRow | EventRow | WatermarkRow | ModelCallRow
+ALL_TABLES: tuple[RowType, ...] = (
+    WorkItemRow,
+    RunStateRow,
+    RequestRow,
+    ResultRow,
+    EventRow,
+    WatermarkRow,
+    ModelCallRow,
+)
 
 
 def columns(row_type: RowType) -> dict[str, str]:

@@ -18,11 +18,10 @@ _TERMINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED')"
 
 
 def _claimable(row: str = "") -> str:
-    """Runs that a controller may have work with: those that wait for somebody only if they are cancelled."""
+    """Runs that a controller may have work with: one that waits for a person only if it is cancelled."""
     return (
-        f"({row}fsm_state IN ('PENDING', 'PLANNING', 'EXECUTING', 'INGESTING') "
-        f"OR {row}cancel_reason IS NOT NULL "
-        f"AND {row}fsm_state IN ('WAITING_FOR_INPUT', 'WAITING_FOR_CHILDREN'))"
+        f"({row}fsm_state IN ('PENDING', 'PLANNING', 'EXECUTING', 'INGESTING', 'WAITING_FOR_CHILDREN') "
+        f"OR {row}cancel_reason IS NOT NULL AND {row}fsm_state = 'WAITING_FOR_INPUT')"
     )
 
 
@@ -74,16 +73,30 @@ def due(namespace: Namespace) -> str:
     crossed = f"{_looks('r.age_s')} > {_looks('greatest(r.age_s - :gap_s * r.spread, 0)')}"
     return (
         f"SELECT {names}, x.status AS reported_status FROM (SELECT *, {_AGE_S} * {_SPREAD} AS age_s, "
-        f"{_SPREAD} AS spread FROM {namespace.table('run_state')} "
-        f"WHERE {_CLAIMABLE} AND {_LEASE_FREE} AND (:only = '' OR run_id = :only)) r "
+        f"{_SPREAD} AS spread FROM {namespace.table('run_state')} WHERE {_CLAIMABLE} AND {_LEASE_FREE} "
+        f"AND (:only = '' OR array_contains(split(:only, ','), run_id))) r "
+        f"LEFT JOIN {_alive_children(namespace)} k ON r.run_id = k.parent_run_id "
         # Not grouped by its key: that would read the whole ledger. Who reads takes two rows for one.
         f"LEFT JOIN {namespace.table('execution_results')} x "
         f"ON r.run_id = x.run_id AND r.iter_n = x.iter_n AND r.attempt = x.attempt "
-        f"WHERE r.fsm_state <> 'EXECUTING' OR x.status IS NOT NULL OR r.cancel_reason IS NOT NULL "
-        f"OR ({crossed} AND NOT array_contains(split(:asked, ','), r.run_id)) "
+        f"WHERE r.fsm_state NOT IN ('EXECUTING', 'WAITING_FOR_CHILDREN') "
+        f"OR (r.fsm_state = 'WAITING_FOR_CHILDREN' "
+        f"AND (k.alive IS NULL OR r.cancel_reason IS NOT NULL AND k.wanted > 0)) "
+        f"OR r.fsm_state = 'EXECUTING' AND (x.status IS NOT NULL OR r.cancel_reason IS NOT NULL "
+        f"OR {crossed} AND NOT array_contains(split(:asked, ','), r.run_id)) "
         # First those that surely have something to do: many waiting jobs must not crowd them out.
         f"ORDER BY CASE WHEN r.fsm_state = 'EXECUTING' AND x.status IS NULL THEN 1 ELSE 0 END, "
         f"r.updated_at, r.run_id LIMIT :limit"
+    )
+
+
+def _alive_children(namespace: Namespace) -> str:
+    """By parent: how many child runs have not ended, and how many of them nobody has cancelled."""
+    return (
+        f"(SELECT parent_run_id, count(*) AS alive, "
+        f"sum(CASE WHEN cancel_reason IS NULL THEN 1 ELSE 0 END) AS wanted "
+        f"FROM {namespace.table('run_state')} "
+        f"WHERE parent_run_id IS NOT NULL AND fsm_state NOT IN {_TERMINAL} GROUP BY parent_run_id)"
     )
 
 
@@ -119,6 +132,22 @@ def request_cancel(namespace: Namespace) -> str:
     return (
         f"UPDATE {namespace.table('run_state')} SET cancel_reason = :reason "
         f"WHERE run_id = :run_id AND cancel_reason IS NULL AND fsm_state NOT IN {_TERMINAL}"
+    )
+
+
+def cancel_children(namespace: Namespace) -> str:
+    """Put the intent to cancel all child runs of a run on record; as ``request_cancel`` does for one."""
+    return (
+        f"UPDATE {namespace.table('run_state')} SET cancel_reason = :reason "
+        f"WHERE parent_run_id = :run_id AND cancel_reason IS NULL AND fsm_state NOT IN {_TERMINAL}"
+    )
+
+
+def children(namespace: Namespace) -> str:
+    """The child runs of ``:parents``, oldest first."""
+    return (
+        f"SELECT * FROM {namespace.table('run_state')} "
+        f"WHERE array_contains(split(:parents, ','), parent_run_id) ORDER BY created_at, run_id"
     )
 
 
@@ -194,9 +223,17 @@ def newest_runs(namespace: Namespace) -> str:
 
 
 def unfinished(namespace: Namespace) -> str:
-    """How many runs a controller still has work with."""
-    table = namespace.table("run_state")
-    return f"SELECT count(DISTINCT run_id) AS n FROM {table} WHERE {_CLAIMABLE}"
+    """How many of the runs a controller still has work with: of all, or of ``:only``.
+
+    A run that waits for child runs is none while one of them has not ended: that one is counted itself, or
+    waits for a person.
+    """
+    return (
+        f"SELECT count(DISTINCT r.run_id) AS n FROM {namespace.table('run_state')} r "
+        f"LEFT JOIN {_alive_children(namespace)} k ON r.run_id = k.parent_run_id "
+        f"WHERE {_claimable('r.')} AND (r.fsm_state <> 'WAITING_FOR_CHILDREN' OR k.alive IS NULL) "
+        f"AND (:only = '' OR array_contains(split(:only, ','), r.run_id))"
+    )
 
 
 def _batch(row_type: RowType) -> str:
