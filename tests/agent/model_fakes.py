@@ -41,7 +41,7 @@ class FakeModels(Models):
         super().__init__(",".join(replies), secrets=_Anything(), prices=prices)
         self.links = [FakeModel(model=name, replies=iter(each)) for name, each in replies.items()]
 
-    def open(self, *, role: str, iter_n: int, meter: Meter) -> BaseLlm:
+    def open(self, *, role: str, iter_n: int, meter: Meter, objective: str) -> ChainModel:
         quiet_adk()
         return ChainModel(model=self.name, links=list(self.links), meter=meter)
 

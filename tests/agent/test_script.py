@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 
 from databricks_rlm_agent.agent.planner import create_planner
 from databricks_rlm_agent.agent.script import Script
+from databricks_rlm_agent.domain.actions import Finish
 from databricks_rlm_agent.errors import ScriptExhausted, UsageError
+from databricks_rlm_agent.ports import Turn
 
 GOOD = '{"planner": [[{"call": "finish", "args": {"answer": "x"}}], [{"text": "t"}]], "latency_s": 0.5}'
 
@@ -60,6 +63,12 @@ def test_the_stub_sub_model_may_be_a_list_or_rules(tmp_path: Path) -> None:
         ('{"planner": [[{"text": "b"}]], "latency_s": -1}', r"\$\.latency_s"),
         ('{"planner": [[{"text": "b"}]], "latency_s": NaN}', r"\$\.latency_s"),
         ('{"planner": [[{"text": "b"}]], "sub": [[]]}', r"\$\.sub\[0\]"),
+        ('{"planner": [[{"text": "b"}]], "children": [{"planner": [[]]}]}', r"\$\.children\[0\]\.match"),
+        ('{"planner": [[{"text": "b"}]], "children": [{"match": "a"}]}', r"\$\.children\[0\]\.planner"),
+        (
+            '{"planner": [[{"text": "b"}]], "children": [{"match": "(", "planner": [[]]}]}',
+            r"not a regular expression.*\$\.children\[0\]\.match",
+        ),
         ('{"planner": [[{"text": "b"}]], "sub": "x"}', r"\$\.sub\)"),
         ('{"planner": [[{"text": "b"}]], "sub": {"rules": [{"match": "("}]}}', r"\$\.sub\.rules\[0\]\.match"),
         ('{"planner": [[{"text": "b"}]], "sub": {"rules": [{"match": "x"}]}}', r"\$\.sub\.rules\[0\]\)"),
@@ -88,3 +97,31 @@ def test_a_missing_script(tmp_path: Path, world: dict[str, Any]) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not JSON"):
         create_planner(f"scripted:{tmp_path / 'bytes'}", **world)
+
+
+def test_a_childs_part_takes_the_place_of_the_scripts_own(tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    child = {"match": "(?i)count .* rows", "planner": [[{"text": "c"}], []], "summarizer": [[{"text": "s"}]]}
+    other = {"match": "", "planner": [[{"text": "o"}]]}
+    file.write_text(json.dumps({"planner": [[{"text": "p"}]], "children": [child, other]}))
+    script = Script.read(str(file))
+    assert script.reply("planner", 1, 1, objective="Count all\nrows, count many rows").text == "c"
+    assert script.reply("planner", 1, 1, objective="Something else").text == "o"
+    assert script.has("summarizer", 1, objective="count the rows")
+    assert not script.has("summarizer", 1, objective="")
+    with pytest.raises(ScriptExhausted, match=r'Add it at "children"\[0\]\."planner"\[1\]\[0\]'):
+        script.reply("planner", 2, 1, objective="count the rows")
+
+
+def test_a_planner_plays_the_part_of_its_objective(
+    tmp_path: Path, world: dict[str, Any], make_turn: Callable[..., Turn]
+) -> None:
+    def finish(answer: str) -> dict[str, Any]:
+        return {"call": "finish", "args": {"answer": answer}}
+
+    file = tmp_path / "s.json"
+    child = {"match": "JFK", "planner": [[finish("child")]]}
+    file.write_text(json.dumps({"planner": [[finish("parent")]], "children": [child]}))
+    planner = create_planner(f"scripted:{file}", **world)
+    assert planner.plan(make_turn(objective="All airports")).action == Finish(answer="parent")
+    assert planner.plan(make_turn(objective="Only JFK")).action == Finish(answer="child")

@@ -156,7 +156,7 @@ def _check_handle(name: str, handle: Any) -> None:
     if field is None or set(handle) != {"kind", field} or not isinstance(handle[field], str):
         raise InvalidData(
             f"The input {name!r} is not a handle.",
-            fix='Use {"kind": "table", "name": …}, {"kind": "text", "text": …}, or "file", "folder" or "answer"'
+            fix='Use {"kind": "table", "name": …}, {"kind": "text", "text": …} or "file", "folder", "answer"'
             ' with "path".',
         )
     if kind == "table":

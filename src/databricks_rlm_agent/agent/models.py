@@ -19,7 +19,7 @@ from databricks_rlm_agent.logs import hide
 if TYPE_CHECKING:
     from google.adk.models import BaseLlm
 
-    from databricks_rlm_agent.agent.chain import Meter
+    from databricks_rlm_agent.agent.chain import ChainModel, Meter
 
 _RETRIES = 2
 """How often a provider's own client tries again after 429, 5xx or a dropped connection."""
@@ -53,9 +53,9 @@ class Models:
             _need_litellm()
         _need_keys(setting, secrets)
 
-    def knows(self, role: str, iter_n: int) -> bool:
+    def knows(self, role: str, iter_n: int, *, objective: str) -> bool:
         """Whether there is anything to ask: a script may hold nothing for a role in an iteration."""
-        return self._script is None or self._script.has(role, iter_n)
+        return self._script is None or self._script.has(role, iter_n, objective=objective)
 
     def redact(self, text: str) -> str:
         """``text`` without the models' keys, whether they were given or stand in the environment."""
@@ -70,19 +70,21 @@ class Models:
         names = [self.name] if self._script else [spec.name for spec in self._specs]
         return [name for name in names if self.prices.of(name) is None]
 
-    def open(self, *, role: str, iter_n: int, meter: Meter) -> BaseLlm:
-        """The chain for one invocation."""
+    def open(self, *, role: str, iter_n: int, meter: Meter, objective: str) -> ChainModel:
+        """The chain for one invocation of the run with that objective."""
         quiet_adk()
         from databricks_rlm_agent.agent.chain import ChainModel
 
-        links = [self._link(spec, role, iter_n) for spec in self._specs]
+        links = [self._link(spec, role, iter_n, objective) for spec in self._specs]
         return ChainModel(model=self.name, links=links, meter=meter)
 
-    def _link(self, spec: ModelSpec, role: str, iter_n: int) -> BaseLlm:
+    def _link(self, spec: ModelSpec, role: str, iter_n: int, objective: str) -> BaseLlm:
         if self._script is not None:
             from databricks_rlm_agent.agent.scripted import ScriptedModel
 
-            return ScriptedModel(model=self.name, script=self._script, role=role, iter_n=iter_n)
+            return ScriptedModel(
+                model=self.name, script=self._script, role=role, iter_n=iter_n, objective=objective
+            )
         return self._lite_llm(spec) if spec.needs_litellm else self._native(spec)
 
     def _native(self, spec: ModelSpec) -> BaseLlm:

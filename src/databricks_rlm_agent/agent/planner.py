@@ -100,7 +100,9 @@ class AdkPlanner:
             tools=[*reads, *endings],
             endings=[tool.name for tool in endings],
         )
-        model = self._models.open(role="planner", iter_n=turn.iter_n, meter=meter)
+        model = self._models.open(
+            role="planner", iter_n=turn.iter_n, meter=meter, objective=turn.capsule.objective
+        )
         await converse(conversation, model=model, desk=desk, redact=self._models.redact)
         return Planned(
             action=desk.decision, failure=desk.failure, calls=tuple(meter.calls), notes=tuple(desk.notes)

@@ -21,7 +21,8 @@ from pydantic import (
 from databricks_rlm_agent.errors import ScriptExhausted, UsageError
 
 _FORMAT = (
-    'Write {"planner": [[reply, …], …], "summarizer": [[reply, …], …], "sub": [reply, …], "latency_s": 0}, '
+    'Write {"planner": [[reply, …], …], "summarizer": [[reply, …], …], "sub": [reply, …], "latency_s": 0, '
+    '"children": [{"match": REGEX, "planner": […], "summarizer": […]}, …]}, '
     'where a reply is {"call": NAME, "args": {…}} or {"text": "…"}, and may have "usage": '
     '{"input_tokens": N, "output_tokens": N, "cost_usd": N}. "sub" may also be {"rules": [{"match": REGEX, '
     '"text": TEMPLATE or "json": VALUE}, …], "otherwise": TEXT, "latency_s": 0, "failures": '
@@ -122,13 +123,32 @@ _Sub = Annotated[
 ]
 
 
-class Script(BaseModel):
-    """Replies by role, iteration and call number; ``latency_s`` is waited before each of them."""
+class Part(BaseModel):
+    """The replies of one run's planner and summarizer, by iteration and call."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     planner: list[list[Reply]] = Field(min_length=1)
     summarizer: list[list[Reply]] = Field(default_factory=list)
+
+    def of(self, role: str) -> list[list[Reply]]:
+        """One role's replies."""
+        return self.planner if role == "planner" else self.summarizer
+
+
+class ChildPart(Part):
+    """What takes the place of the script's own replies where ``match`` is found in a run's objective."""
+
+    match: _Pattern
+
+
+class Script(Part):
+    """Replies by role, iteration and call number; ``latency_s`` is waited before each of them.
+
+    ``children`` are for the runs that a scripted run spawns: the first that matches an objective counts.
+    """
+
+    children: list[ChildPart] = Field(default_factory=list)
     sub: _Sub = Field(default_factory=list)
     latency_s: float = Field(default=0, ge=0, strict=False, allow_inf_nan=False)
     file: str = Field(default="script", exclude=True)
@@ -157,21 +177,29 @@ class Script(BaseModel):
                 f"The script is malformed: {problem['msg']}.", where=place, fix=_FORMAT
             ) from None
 
-    def reply(self, role: str, iter_n: int, call_n: int) -> Reply:
+    def reply(self, role: str, iter_n: int, call_n: int, *, objective: str = "") -> Reply:
         """The reply for a role, iteration and call (both from 1); raise ScriptExhausted past the end."""
-        iterations = self.planner if role == "planner" else self.summarizer
+        place, part = self._part(objective)
+        iterations = part.of(role)
         if iter_n <= len(iterations) and call_n <= len(iterations[iter_n - 1]):
             return iterations[iter_n - 1][call_n - 1]
         raise ScriptExhausted(
             f"The script has no reply for {role}, iteration {iter_n}, call {call_n}.",
             where=self.file,
-            fix=f'Add it at "{role}"[{iter_n - 1}][{call_n - 1}].',
+            fix=f'Add it at {place}"{role}"[{iter_n - 1}][{call_n - 1}].',
         )
 
-    def has(self, role: str, iter_n: int) -> bool:
+    def has(self, role: str, iter_n: int, *, objective: str = "") -> bool:
         """Whether there is any reply for a role in an iteration."""
-        iterations = self.planner if role == "planner" else self.summarizer
+        iterations = self._part(objective)[1].of(role)
         return 1 <= iter_n <= len(iterations) and bool(iterations[iter_n - 1])
+
+    def _part(self, objective: str) -> tuple[str, Part]:
+        """The part for a run of that objective, and its place in the script."""
+        for number, child in enumerate(self.children):
+            if re.search(child.match, objective):
+                return f'"children"[{number}].', child
+        return "", self
 
 
 def _path(location: tuple[int | str, ...]) -> str:

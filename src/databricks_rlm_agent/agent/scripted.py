@@ -19,11 +19,15 @@ from databricks_rlm_agent.agent.script import Reply, Script
 
 
 class ScriptedModel(BaseLlm):
-    """Replays one role's replies of one iteration. Made anew for each invocation: it counts its calls."""
+    """Replays one role's replies of one iteration, for the run with that objective.
+
+    Made anew for each invocation: it counts its calls.
+    """
 
     script: Script
     role: str
     iter_n: int
+    objective: str = ""
     _calls: int = PrivateAttr(default=0)
 
     async def generate_content_async(
@@ -35,7 +39,7 @@ class ScriptedModel(BaseLlm):
         self._calls += 1
         if self.script.latency_s:
             await asyncio.sleep(self.script.latency_s)
-        reply = self.script.reply(self.role, self.iter_n, self._calls)
+        reply = self.script.reply(self.role, self.iter_n, self._calls, objective=self.objective)
         yield LlmResponse(
             content=types.Content(role="model", parts=[_part(reply)]),
             usage_metadata=_usage(llm_request, reply),

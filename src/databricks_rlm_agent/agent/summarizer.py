@@ -44,7 +44,7 @@ def remember(
 
 async def summarize(models: Models, turn: Turn, result: Result, *, meter: Meter) -> Summary:
     """The summary of a long result; ``delta`` is None where the deterministic digest is to be taken."""
-    if not is_long(result) or not models.knows("summarizer", turn.iter_n):
+    if not is_long(result) or not models.knows("summarizer", turn.iter_n, objective=turn.capsule.objective):
         return Summary(delta=None)
     from databricks_rlm_agent.agent.checked import ActionTool
     from databricks_rlm_agent.agent.invocation import Conversation, converse
@@ -58,7 +58,7 @@ async def summarize(models: Models, turn: Turn, result: Result, *, meter: Meter)
         tools=[tool],
         endings=[tool.name],
     )
-    model = models.open(role="summarizer", iter_n=turn.iter_n, meter=meter)
+    model = models.open(role="summarizer", iter_n=turn.iter_n, meter=meter, objective=turn.capsule.objective)
     await converse(conversation, model=model, desk=desk, redact=models.redact)
     if desk.failure is not None:
         log.warning("run %s: no summary: %s; head and tail of the output are kept", turn.run_id, desk.failure)
