@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from databricks_rlm_agent.errors import UsageError
 
 if TYPE_CHECKING:
+    from sqlglot import Token
     from sqlglot.expressions.core import Expr
-    from sqlglot.tokens import Token
 
 _FIX = "Write one SELECT (WITH … SELECT) that only reads."
 # Functions of Databricks SQL that reach out of the query: into the JVM, or to other services.
@@ -47,9 +47,9 @@ def _span(text: str, tokens: list[Token]) -> str:
 
 
 def _tokens(text: str) -> list[Token]:
+    from sqlglot import TokenType
     from sqlglot.dialects import Databricks
     from sqlglot.errors import SqlglotError
-    from sqlglot.tokens import TokenType
 
     try:
         tokens = list(Databricks().tokenize(text))
@@ -64,7 +64,7 @@ def _tokens(text: str) -> list[Token]:
 
 def _arrow(tokens: list[Token]) -> int | None:
     """The place of the last arrow outside of parentheses."""
-    from sqlglot.tokens import TokenType
+    from sqlglot import TokenType
 
     found, depth = None, 0
     for place, token in enumerate(tokens):
@@ -76,7 +76,7 @@ def _arrow(tokens: list[Token]) -> int | None:
 
 def _reading(text: str, tokens: list[Token]) -> str:
     """The query that these tokens are."""
-    from sqlglot.tokens import TokenType
+    from sqlglot import TokenType
 
     # Looked at before it is parsed: what sqlglot does not know it takes for a command, and logs that.
     if not tokens or tokens[0].token_type not in {TokenType.SELECT, TokenType.WITH}:
