@@ -79,7 +79,15 @@ def _task(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a table (c.s.t), /Volumes/… path or text",
+        help="a table (c.s.t), a file or folder (/Volumes/…), a file of this machine (@FILE) or a text",
+    )
+    command.add_argument(
+        "--check",
+        action="append",
+        default=[],
+        metavar="CHECK",
+        help="what must hold before an answer is accepted: 'sql: SELECT …' (true), "
+        "'sql: SELECT … => VALUE', 'table: c.s.t columns=a,b rows>=1', 'file: /Volumes/… bytes>=10'",
     )
 
 
