@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,20 @@ from pydantic import ValidationError
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.cli.arguments import BUDGET
 from databricks_rlm_agent.cli.document import brief, emit, outcome, outcome_text
+from databricks_rlm_agent.cli.inputs import Supply
 from databricks_rlm_agent.cli.place import app_at, say
 from databricks_rlm_agent.cli.progress import Follower
 from databricks_rlm_agent.config import choose_model
 from databricks_rlm_agent.control.tick import OneRun
 from databricks_rlm_agent.domain.budget import Budget
+from databricks_rlm_agent.domain.checks import parse_checks
 from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.ids import check_id, check_table_name
+from databricks_rlm_agent.domain.ids import check_id
+from databricks_rlm_agent.domain.inputs import parse_inputs
 from databricks_rlm_agent.domain.models import parse_models
 from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.run import Run
-from databricks_rlm_agent.errors import Conflict, NotFound, UsageError
+from databricks_rlm_agent.errors import Conflict, NotFound, RunNotFound, UsageError
 
 DONE, FAILED = 0, 1
 # Between two looks at a run that a person waits for.
@@ -98,25 +102,40 @@ def _cancel_text(document: dict[str, Any], *, wanted: bool) -> str:
 
 
 def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
-    """Store a new run; make the schema first if this workspace has none yet."""
-    run_id = options.run_id or app.new_id("r")
+    """Store a new run and its inputs; make the schema first if this workspace has none yet."""
+    run_id = check_id(options.run_id or app.new_id("r"), what="run id")
+    supply = Supply(
+        volume=app.volume,
+        run_dir=app.settings.namespace.run_dir(run_id),
+        given=parse_inputs(options.input),
+    )
     fresh = new_run(
         options.task,
         run_id=run_id,
         clock=app.clock,
-        inputs=dict(parse_input(text) for text in options.input),
+        inputs=supply.handles(),
+        checks=parse_checks(options.check),
         budget=_budget(options),
         model=model,
     )
     try:
-        app.store.insert([fresh])
+        return _stored(app, fresh, supply, named=bool(options.run_id))
     except NotFound:
         names = app.settings.namespace
         say(f"This workspace has no tables in {names.catalog}.{names.schema} yet:")
         created, migrations, _ = app.init()
         say(f"created {', '.join([*created, *(item.summary for item in migrations)])}")
-        app.store.insert([fresh])
-    return app.store.get(run_id)
+        return _stored(app, fresh, supply, named=bool(options.run_id))
+
+
+def _stored(app: App, fresh: Run, supply: Supply, *, named: bool) -> Run:
+    """The run as it is stored; one that exists already is left as it is, and so are its inputs."""
+    if named:
+        with suppress(RunNotFound):
+            return app.store.get(fresh.run_id)
+    supply.send()
+    app.store.insert([fresh])
+    return app.store.get(fresh.run_id)
 
 
 def _budget(options: argparse.Namespace) -> Budget:
@@ -142,18 +161,3 @@ def resolved_model(app: App, setting: str | None) -> str:
     parse_models(model)
     scheme, _, file = model.partition(":")
     return f"{scheme}:{Path(file).absolute()}" if scheme == "scripted" else model
-
-
-def parse_input(text: str) -> tuple[str, dict[str, str]]:
-    """``NAME=VALUE`` as a handle: a Volume path, a three-level table name, or plain text."""
-    name, found, value = text.partition("=")
-    if not found or not name.isidentifier():
-        raise UsageError(
-            f"--input {text[:80]!r} is not NAME=VALUE.", fix="For example --input flights=main.nyc.flights"
-        )
-    if value.startswith("/Volumes/"):
-        return name, {"kind": "file", "path": value}
-    try:
-        return name, {"kind": "table", "name": check_table_name(value)}
-    except UsageError:
-        return name, {"kind": "text", "text": value}

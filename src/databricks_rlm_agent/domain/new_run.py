@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.capsule import INPUT_CHARS, OBJECTIVE_CHARS, Capsule
+from databricks_rlm_agent.domain.checks import Check
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.ids import check_id
 from databricks_rlm_agent.domain.run import Outcome, Run
@@ -22,6 +23,7 @@ def new_run(
     run_id: str,
     clock: Callable[[], datetime],
     inputs: dict[str, Any] | None = None,
+    checks: Sequence[Check] = (),
     budget: Budget | None = None,
     mode: str = "DEV",
     model: str | None = None,
@@ -46,7 +48,7 @@ def new_run(
         lease_expiry=None,
         version=0,
         write_id=None,
-        capsule=Capsule.begin(task.strip(), inputs=inputs),
+        capsule=Capsule.begin(task.strip(), inputs=inputs).model_copy(update={"checks": list(checks)}),
         budget=budget or Budget(),
         last_request=None,
         last_result=None,

@@ -73,7 +73,7 @@ class WorkspaceVolume:
             pass
         try:
             self._workspace.call(path, lambda client: client.files.get_directory_metadata(path))
-        except NotFound:
+        except (NotFound, Rejected):
             return None
         return FileEntry(path=path, is_directory=True)
 
