@@ -1,0 +1,1 @@
+"""This project, ``rlms`` and ``dspy`` against one stub model server."""

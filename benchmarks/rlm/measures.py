@@ -1,0 +1,184 @@
+"""The four measurements. Each runs every contender in turn and gives rows of the one table."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.rlm.rows import OURS, Row
+from benchmarks.rlm.run import Contender, Done
+
+Take = Callable[[Done], float | None]
+CONTEXTS = {"10 KB": 10_000, "1 MB": 1_000_000, "50 MB": 50_000_000}
+GAPS, WARM_UP = 8, 2  # turns; the first ones import, connect and copy the context
+SUB_LATENCY_S = 0.5
+SMALL = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is measured: turns of the long run, sizes of batches; ``at_once`` is how many ours may ask."""
+
+    turns: int = 100
+    sub_calls: Sequence[int] = (256, 2_000)
+    contexts: Mapping[str, int]
+    at_once: int = 64
+
+
+def gaps(contenders: Sequence[Contender], plan: Plan) -> list[Row]:
+    """From a root reply to the next root request, with a program that looks at 100 characters in between."""
+    done = {
+        label: {it.name: it.run([it.dialect.peek()] * (GAPS + WARM_UP), context=size) for it in contenders}
+        for label, size in plan.contexts.items()
+    }
+    whole = {label: _each(runs, lambda run: _gap_ms(run)) for label, runs in done.items()}
+    own = {label: _each(runs, lambda run: _gap_ms(run, without_hops=True)) for label, runs in done.items()}
+    hops = {label: _each(runs, _hop_ms) for label, runs in done.items()}
+    first, last = next(iter(plan.contexts)), list(plan.contexts)[-1]
+    rows = [
+        Row(bench="gap", what=f"{it} of context, job hop apart", unit="ms", values=own[it]) for it in done
+    ]
+    rows.append(_over("gap", f"{last} over {first}, job hop apart", own[last], own[first], target=1.2))
+    rows += [
+        Row(bench="gap", what=f"{it} of context, the job hop itself", unit="ms", values=hops[it])
+        for it in done
+    ]
+    rows += [
+        Row(bench="gap", what=f"{it} of context, all in all", unit="ms", values=whole[it]) for it in done
+    ]
+    return rows
+
+
+def sub_calls(contenders: Sequence[Contender], plan: Plan) -> list[Row]:
+    """A batch of sub-calls of half a second, timed in the program that asks them."""
+    rows = []
+    for count in plan.sub_calls:
+        took: dict[str, float | None] = {}
+        most: dict[str, float | None] = {}
+        for it in contenders:
+            with tempfile.TemporaryDirectory() as folder:
+                note = Path(folder) / "seconds"
+                run = it.run(
+                    [it.dialect.sub_calls(count, str(note))], context=SMALL, sub_latency_s=SUB_LATENCY_S
+                )
+                took[it.name] = float(note.read_text())
+                most[it.name] = run.log.most_at_once()
+        what = f"{count:,} of {SUB_LATENCY_S} s"
+        limits = {
+            name: math.ceil(count / (plan.at_once if name == OURS else seen or 1)) * SUB_LATENCY_S
+            for name, seen in most.items()
+        }
+        rows += [
+            Row(bench="sub-calls", what=f"{what}, wall time", unit="s", values=took),
+            Row(bench="sub-calls", what=f"{what}, most at once", unit="", values=most),
+            _over("sub-calls", f"{what}, over the limit by calls at once", took, limits, target=1.15),
+        ]
+    return rows
+
+
+def prompts(contenders: Sequence[Contender], plan: Plan) -> list[Row]:
+    """Characters of the root model's messages, with 30,000 characters printed in each turn."""
+    done = {
+        it.name: it.run([it.dialect.chatter(turn) for turn in range(1, plan.turns)], context=SMALL)
+        for it in contenders
+    }
+    turns = [turn for turn in (1, 10, 21, 100) if turn <= plan.turns]
+    chars = {turn: _each(done, _at(turn, "chars")) for turn in turns}
+    tools = {turn: _each(done, _at(turn, "tools")) for turn in turns}
+    last = turns[-1]
+    rows = [
+        Row(
+            bench="prompt",
+            what=f"turn {turn}",
+            unit="chars",
+            values=chars[turn],
+            target=15_999 if turn == last else None,
+        )
+        for turn in turns
+    ]
+    rows.append(Row(bench="prompt", what="declarations of tools, apart", unit="chars", values=tools[last]))
+    if last > 10:
+        rows.append(_over("prompt", f"turn {last} over turn 10", chars[last], chars[10], target=1.0))
+    return rows
+
+
+def usage(contenders: Sequence[Contender], _: Plan) -> list[Row]:
+    """What a contender reports at the end, less than what the stub counted: 0 is exact."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        note = str(Path(folder) / "seconds")
+        flat = {it.name: it.run([it.dialect.sub_calls(10, note)], context=SMALL) for it in contenders}
+        nested = {
+            it.name: it.run([it.dialect.child], context=SMALL, children=1)
+            for it in contenders
+            if it.dialect.child
+        }
+    for what, runs in (("with 10 sub-calls", flat), ("with a child", nested)):
+        for key, unit in (("calls", "calls"), ("input_tokens", "tokens"), ("output_tokens", "tokens")):
+            missing = _each(runs, _unreported(key))
+            name = f"{what}, {key.replace('_', ' ')} not reported"
+            rows.append(Row(bench="usage", what=name, unit=unit, values=missing, target=0))
+        made = _each(runs, lambda run: run.log.usage()["calls"])
+        rows.append(Row(bench="usage", what=f"{what}, calls made", unit="calls", values=made))
+    return rows
+
+
+MEASURES: dict[str, Callable[[Sequence[Contender], Plan], list[Row]]] = {
+    "gap": gaps,
+    "sub-calls": sub_calls,
+    "prompt": prompts,
+    "usage": usage,
+}
+
+
+def _each(runs: Mapping[str, Done], take: Take) -> dict[str, float | None]:
+    return {name: take(run) for name, run in runs.items()}
+
+
+def _gap_ms(run: Done, *, without_hops: bool = False) -> float:
+    lengths = [end - begin for begin, end in run.log.gaps()]
+    if without_hops and run.hops:
+        lengths = [length - hop for length, hop in zip(lengths, run.hops, strict=True)]
+    return _median(lengths[WARM_UP:]) * 1000
+
+
+def _hop_ms(run: Done) -> float | None:
+    return _median(run.hops[WARM_UP:]) * 1000 if run.hops else None
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def _at(turn: int, figure: str) -> Take:
+    """A figure of the root call of a turn."""
+    return lambda run: float(getattr(run.log.root[turn - 1], figure))
+
+
+def _unreported(key: str) -> Take:
+    """What the stub counted less what was told."""
+
+    def take(run: Done) -> float | None:
+        told = run.usage[key]
+        return None if told is None else run.log.usage()[key] - told
+
+    return take
+
+
+def _over(
+    bench: str,
+    what: str,
+    above: Mapping[str, float | None],
+    below: Mapping[str, float | None],
+    *,
+    target: float | None,
+) -> Row:
+    values = {
+        name: value / base if value is not None and (base := below.get(name)) else None
+        for name, value in above.items()
+    }
+    return Row(bench=bench, what=what, unit="x", values=values, target=target)

@@ -1,0 +1,47 @@
+"""One run of ``dspy.RLM`` against the stub: what to run on standard input, what came of it on standard output.
+
+Runs in the environment of the rivals and imports nothing of ours. The interpreter is dspy's local one, a
+process without a sandbox; its default one, in Deno, fetches Pyodide at run time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from typing import Any
+
+LINE = "The quick brown fox jumps over the lazy dog; nothing is hidden in here.\n"
+
+
+def main() -> None:
+    import dspy  # type: ignore[import-not-found] # not of this environment
+
+    warnings.simplefilter("ignore")
+    spec: dict[str, Any] = json.load(sys.stdin)
+
+    def model(name: str) -> Any:
+        return dspy.LM(f"openai/{name}", api_base=f"{spec['host']}/v1", api_key="none", cache=False)
+
+    dspy.configure(lm=model("root"), track_usage=True)
+    rlm = dspy.RLM(
+        "context, query -> answer",
+        max_iters=spec["max_turns"],
+        max_llm_calls=spec["max_sub_calls"],
+        sub_lm=None if spec["depth"] else model("sub"),
+        interpreter_factory=dspy.LocalInterpreter,
+    )
+    size = spec["context_chars"]
+    context = (LINE * (size // len(LINE) + 1))[:size]
+    answer = rlm(context=context, query="How many foxes are there?")
+    tracked = (answer.get_lm_usage() or {}).values()
+    usage = {
+        "calls": None,  # it tells tokens and no calls
+        "input_tokens": sum(entry.get("prompt_tokens") or 0 for entry in tracked),
+        "output_tokens": sum(entry.get("completion_tokens") or 0 for entry in tracked),
+    }
+    print(json.dumps({"answer": answer.answer, "usage": usage}))
+
+
+if __name__ == "__main__":
+    main()
