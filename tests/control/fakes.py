@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from steady import HandLeases, SteadyCrew
 
+from databricks_rlm_agent.control.children import Children
 from databricks_rlm_agent.control.crew import Crew
 from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.ingest import Ingester
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
+from databricks_rlm_agent.control.submodels import SubModels
 from databricks_rlm_agent.control.tick import Tick, TickReport
 from databricks_rlm_agent.control.watch import Watch
 from databricks_rlm_agent.domain.actions import Action, RunPython
 from databricks_rlm_agent.domain.budget import Budget, Usage
 from databricks_rlm_agent.domain.capsule import CapsuleDelta
+from databricks_rlm_agent.domain.children import ChildTask
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.layout import MANIFEST, RESULT, Namespace
 from databricks_rlm_agent.domain.manifest import Manifest
@@ -34,10 +37,17 @@ from databricks_rlm_agent.domain.verdict import JobVerdict
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.ports import FileEntry, ModelCall, Planned, Row, Summary, Turn
 from databricks_rlm_agent.stores.runs import due_of, from_row, to_row
+from executor_harness import protocol
 
 T = TypeVar("T")
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
-CLAIMABLE = {State.PENDING, State.PLANNING, State.EXECUTING, State.INGESTING}
+CLAIMABLE = {
+    State.PENDING,
+    State.PLANNING,
+    State.EXECUTING,
+    State.INGESTING,
+    State.WAITING_FOR_CHILDREN,
+}
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LEASE_S = 10.0
 LOOK_AFTER_S = 2.0
@@ -59,6 +69,8 @@ class Ending:
     type: str = "SUCCESS"
     stdout_bytes: int = 0
     garbage: bytes | None = None  # what lies in result.json in place of a result
+    spawned: tuple[ChildTask, ...] = ()
+    spend: bytes | None = None  # spend.json
 
 
 GOOD = Ending()
@@ -116,6 +128,18 @@ class World:
         self.runs[run_id] = new_run(task, run_id=run_id, clock=self.now, budget=budget)
         return self.runs[run_id]
 
+    def insert(self, runs: Iterable[Run]) -> None:
+        """MERGE … WHEN NOT MATCHED."""
+        self.commits += 1
+        for run in runs:
+            parent = self.runs.get(run.parent_run_id or "")
+            if parent is not None and parent.fsm_state.terminal and run.run_id not in self.runs:
+                self.violations.append(f"{run.run_id} was made for {parent.run_id}, which has ended")
+            self.runs.setdefault(run.run_id, run)
+
+    def children(self, run_id: str) -> list[Run]:
+        return [run for run in self.runs.values() if run.parent_run_id == run_id]
+
     def change(self, run: Run, **changes: Any) -> None:
         """Write a run's row. What must never happen to a row is noted."""
         before = self.runs[run.run_id]
@@ -168,7 +192,10 @@ class World:
             error_type=ending.error_type,
             stdout=stream,
             produced_tables=[ProducedTable(name=f"main.rlm.t{job.key.iter_n}", rows=1)],
+            spawned=list(ending.spawned),
         )
+        if ending.spend is not None:
+            self.files[f"{manifest.request.output_dir}/{protocol.SPEND_FILE}"] = ending.spend
         if ending.file:
             content = result.model_dump_json().encode() if ending.garbage is None else ending.garbage
             self.files[f"{manifest.request.output_dir}/{RESULT}"] = content
@@ -211,7 +238,7 @@ class FakeStore:
     gate: Gate
 
     def due(
-        self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: str | None = None
+        self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: Sequence[str] = ()
     ) -> Sequence[Due]:
         return self.gate("due", lambda: self._due(limit, gap_s, asked, only))
 
@@ -235,15 +262,32 @@ class FakeStore:
     def request_cancel(self, run_id: str, *, reason: str) -> bool:
         return self.gate("request_cancel", lambda: self.world.request_cancel(run_id, reason=reason))
 
+    def insert(self, runs: Iterable[Run]) -> None:
+        self.gate("insert", lambda: self.world.insert(runs))
+
+    def children(self, run_id: str) -> Sequence[Run]:
+        return self.gate("children", lambda: self.world.children(run_id))
+
+    def family(self, run_id: str) -> Sequence[str]:
+        below = [name for child in self.world.children(run_id) for name in self.family(child.run_id)]
+        return [run_id, *below]
+
+    def cancel_children(self, run_id: str, *, reason: str) -> None:
+        def act() -> None:
+            for child in self.world.children(run_id):
+                self.world.request_cancel(child.run_id, reason=reason)
+
+        self.gate("cancel_children", act)
+
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         return self.gate("save", lambda: self._save(runs, write_id))
 
-    def _due(self, limit: int, gap_s: float, asked: Sequence[str], only: str | None) -> list[Due]:
+    def _due(self, limit: int, gap_s: float, asked: Sequence[str], only: Sequence[str]) -> list[Due]:
         reported = {(row.run_id, row.iter_n, row.attempt) for row in self.world.table(ResultRow)}
         found = [
             self._read(run, reported=astuple(run.key) in reported)
             for run in self.world.runs.values()
-            if self._free(run) and only in (None, run.run_id)
+            if self._free(run) and (not only or run.run_id in only)
         ]
         wanted = [due for due in found if self._wanted(due, gap_s, asked)]
         return sorted(wanted, key=lambda due: due.run.updated_at)[:limit]
@@ -256,6 +300,10 @@ class FakeStore:
 
     def _wanted(self, due: Due, gap_s: float, asked: Sequence[str]) -> bool:
         run = due.run
+        if run.fsm_state is State.WAITING_FOR_CHILDREN:
+            alive = [child for child in self.world.children(run.run_id) if not child.fsm_state.terminal]
+            unasked = [child for child in alive if child.cancel_reason is None]
+            return not alive or (run.cancel_reason is not None and bool(unasked))
         if run.fsm_state is not State.EXECUTING or due.reported or run.cancel_reason is not None:
             return True
         age_s = (self.world.now() - run.updated_at).total_seconds()
@@ -407,6 +455,7 @@ class ScriptedPlanner:
     world: World
     gate: Gate
     script: Sequence[Action | str | Exception]
+    child_script: Sequence[Action | str | Exception] = ()
     park: Callable[[], None] = lambda: None
     model: str = "scripted"
 
@@ -437,7 +486,11 @@ class ScriptedPlanner:
         call = ModelCall(
             model=self.model, purpose="planner", usage=Usage(calls=1, input_tokens=10), seconds=0.0
         )
-        reply = self.script[turn.iter_n - 1]
+        script = self.script if self.world.runs[turn.run_id].parent_run_id is None else self.child_script
+        reply = script[turn.iter_n - 1]
+        reason = None if isinstance(reply, str | Exception) else turn.review(reply)
+        if reason is not None:
+            return Planned(action=None, failure=f"refused: {reason}", calls=(call,))
         if isinstance(reply, Exception):
             raise reply
         if isinstance(reply, str):
@@ -451,6 +504,7 @@ class Controller:
 
     world: World
     script: Sequence[Action | str | Exception]
+    child_script: Sequence[Action | str | Exception] = ()
     name: str = "c1"
     planners: int = 1
     crew: Crew | None = None
@@ -463,7 +517,7 @@ class Controller:
         volume, jobs = FakeVolume(world=world, gate=gate), FakeJobs(world=world, gate=gate)
         ledger = FakeLedger(world=world, gate=gate)
         crew = self.crew or Crew(size=self.planners)
-        planner = ScriptedPlanner(world=world, gate=gate, script=self.script)
+        planner = ScriptedPlanner(world=world, gate=gate, script=self.script, child_script=self.child_script)
         if isinstance(crew, SteadyCrew):
             planner.park = crew.park
         publisher = Publisher(
@@ -473,17 +527,27 @@ class Controller:
             harness_dir="/Volumes/main/rlm/artifacts/harness/0",
             compute=serverless(),
             default_timeout_s=60,
+            models=SubModels(planner_model="scripted:x", calls_table="main.rlm.model_calls"),
             clock=self.now,
             worker=self.name,
         )
-        ingester = Ingester(
-            volume=volume, jobs=jobs, ledger=ledger, planner=planner, clock=self.now, sleep=lambda _: None
-        )
         store = FakeStore(world=world, gate=gate)
+        children = Children(store=store, volume=volume, namespace=NAMESPACE, clock=self.now, concurrency=64)
+        ingester = Ingester(
+            volume=volume,
+            jobs=jobs,
+            ledger=ledger,
+            planner=planner,
+            children=children,
+            clock=self.now,
+            sleep=lambda _: None,
+        )
         self.tick = Tick(
             store=store,
             ledger=ledger,
-            stepper=Stepper(planner=planner, publisher=publisher, ingester=ingester, clock=self.now),
+            stepper=Stepper(
+                planner=planner, publisher=publisher, ingester=ingester, children=children, clock=self.now
+            ),
             watch=Watch(jobs=jobs, clock=self.now, at_once=1),
             crew=crew,
             leases=HandLeases(store=store, owner=self.name, lease_s=LEASE_S),

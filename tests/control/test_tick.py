@@ -103,7 +103,7 @@ def test_a_failure_goes_to_the_planner_and_is_repaired() -> None:
     run = world.runs["r1"]
     assert (run.fsm_state, run.iter_n) == (State.SUCCEEDED, 3)
     assert statuses(world) == {(1, 1): "FAILED", (2, 1): "SUCCESS"}
-    assert "KeyError" in run.capsule.failed_approaches[0]
+    assert "KeyError" in run.capsule.failed_approaches[0].text
     check_invariants(world)
 
 
@@ -341,7 +341,7 @@ def test_a_job_run_that_the_workspace_has_forgotten_is_lost_and_not_run_again() 
     controller()
     assert statuses(world) == {(1, 1): Status.LOST}
     assert world.launches[AttemptKey(run_id="r1", iter_n=1, attempt=2)] == 0
-    assert "JOB_RUN_NOT_FOUND" in world.runs["r1"].capsule.failed_approaches[0]
+    assert "JOB_RUN_NOT_FOUND" in world.runs["r1"].capsule.failed_approaches[0].text
 
 
 def test_a_stale_controller_changes_nothing() -> None:
