@@ -1,4 +1,4 @@
-"""This project, ``rlms`` and ``dspy`` against one stub model server: ``python -m benchmarks.rlm [MEASURE …]``."""
+"""This project, ``rlms`` and ``dspy`` against one stub model: ``python -m benchmarks.rlm [MEASURE …]``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.rlm.measures import CONTEXTS, MEASURES, Plan
+from benchmarks.rlm.ours import Ours
 from benchmarks.rlm.rivals import rivals
 from benchmarks.rlm.rows import OURS, RIVALS, Row, table
 from benchmarks.rlm.run import Contender
@@ -34,7 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="rlm-bench-") as folder:
         place = WorkspaceOptions(root=Path(folder) / "workspace", allow_faults=True)
         with spawn(place, program=_PLACE) as workspace:
-            contenders: list[Contender] = [*rivals(StubClient(host=workspace.info.host))]
+            contenders: list[Contender] = [
+                Ours(workspace=workspace.info, folder=Path(folder)),
+                *rivals(StubClient(host=workspace.info.host)),
+            ]
             contenders = [it for it in contenders if it.name in options.only]
             for name in options.measures or MEASURES:
                 print(f"{name} …", file=sys.stderr, flush=True)

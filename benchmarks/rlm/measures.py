@@ -112,11 +112,7 @@ def usage(contenders: Sequence[Contender], _: Plan) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         note = str(Path(folder) / "seconds")
         flat = {it.name: it.run([it.dialect.sub_calls(10, note)], context=SMALL) for it in contenders}
-        nested = {
-            it.name: it.run([it.dialect.child], context=SMALL, children=1)
-            for it in contenders
-            if it.dialect.child
-        }
+        nested = {it.name: it.run([it.dialect.child], context=SMALL, children=1) for it in contenders}
     for what, runs in (("with 10 sub-calls", flat), ("with a child", nested)):
         for key, unit in (("calls", "calls"), ("input_tokens", "tokens"), ("output_tokens", "tokens")):
             missing = _each(runs, _unreported(key))

@@ -1,4 +1,4 @@
-"""One run of ``dspy.RLM`` against the stub: what to run on standard input, what came of it on standard output.
+"""One run of ``dspy.RLM`` against the stub: a JSON document in, one out.
 
 Runs in the environment of the rivals and imports nothing of ours. The interpreter is dspy's local one, a
 process without a sandbox; its default one, in Deno, fetches Pyodide at run time.
@@ -10,8 +10,6 @@ import json
 import sys
 import warnings
 from typing import Any
-
-LINE = "The quick brown fox jumps over the lazy dog; nothing is hidden in here.\n"
 
 
 def main() -> None:
@@ -31,9 +29,9 @@ def main() -> None:
         sub_lm=None if spec["depth"] else model("sub"),
         interpreter_factory=dspy.LocalInterpreter,
     )
-    size = spec["context_chars"]
-    context = (LINE * (size // len(LINE) + 1))[:size]
-    answer = rlm(context=context, query="How many foxes are there?")
+    line, size = spec["line"], spec["context_chars"]
+    context = (line * (size // len(line) + 1))[:size]
+    answer = rlm(context=context, query=spec["task"])
     tracked = (answer.get_lm_usage() or {}).values()
     usage = {
         "calls": None,  # it tells tokens and no calls

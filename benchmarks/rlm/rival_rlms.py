@@ -1,4 +1,4 @@
-"""One run of ``rlms`` against the stub: what to run on standard input, what came of it on standard output.
+"""One run of ``rlms`` against the stub: a JSON document in, one out.
 
 Runs in the environment of the rivals and imports nothing of ours.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from typing import Any
-
-LINE = "The quick brown fox jumps over the lazy dog; nothing is hidden in here.\n"
 
 
 def main() -> None:
@@ -29,8 +27,8 @@ def main() -> None:
         max_iterations=spec["max_turns"],
         max_depth=spec["depth"] + 1,
     )
-    size = spec["context_chars"]
-    answer = rlm.completion((LINE * (size // len(LINE) + 1))[:size], root_prompt="How many foxes are there?")
+    line, size = spec["line"], spec["context_chars"]
+    answer = rlm.completion((line * (size // len(line) + 1))[:size], root_prompt=spec["task"])
     models = answer.usage_summary.model_usage_summaries.values()
     usage = {
         "calls": sum(model.total_calls for model in models),

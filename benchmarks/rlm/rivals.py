@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rlm.programs import DSPY, RLMS, Dialect, Message, dspy_messages, rlms_messages
+from benchmarks.rlm.programs import DSPY, LINE, RLMS, TASK, Dialect, Message, dspy_messages, rlms_messages
 from benchmarks.rlm.run import Done
 from benchmarks.rlm.stub import Scenario
 from benchmarks.rlm.stubclient import StubClient
@@ -27,18 +27,18 @@ class Rival:
     dialect: Dialect
     stub: StubClient
     script: Path
-    messages: Callable[[Sequence[str]], list[Message]]
+    messages: Callable[[Sequence[str], int], list[Message]]
 
     def run(
         self, programs: Sequence[str], *, context: int, sub_latency_s: float = 0.0, children: int = 0
     ) -> Done:
         """Have it carry out programs, one a turn, with a context of so many characters."""
-        said = [*programs, self.dialect.end]
-        if children:  # a child asks the same model: it ends at once
-            said = [*programs, *[self.dialect.end] * children, self.dialect.end]
-        self.stub.play(Scenario(root=self.messages(said), sub_latency_s=sub_latency_s))
+        said = self.messages(programs, children)
+        self.stub.play(Scenario(root=said, sub_latency_s=sub_latency_s))
         spec = {
             "host": self.stub.host,
+            "task": TASK,
+            "line": LINE,
             "context_chars": context,
             "max_turns": len(said) + 1,
             "max_sub_calls": 1_000_000,

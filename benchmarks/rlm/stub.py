@@ -25,9 +25,14 @@ PREFIXES = ("/v1/", "/serving-endpoints/", "/_stub/")
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What is answered: assistant messages (OpenAI format) to ``root``, a text to all others. Seconds."""
+    """What is answered: assistant messages (OpenAI format) to ``root``, a text to all others. Seconds.
+
+    With a ``turn_tool``, only requests that offer this tool are turns; others to ``root`` get the ``aside``.
+    """
 
     root: Sequence[Mapping[str, Any]] = ()
+    turn_tool: str = ""
+    aside: Mapping[str, Any] = field(default_factory=dict)
     sub: str = "yes"
     root_latency_s: float = 0.0
     sub_latency_s: float = 0.0
@@ -79,16 +84,23 @@ class Stub:
         started = time.time()
         body = json.loads(await request.body())
         model = str(request.path_params.get("name") or body["model"])
+        model = f"{model}, aside" if model == ROOT and not self._is_turn(body) else model
         message = self._reply(model)
         if message is None:
             return JSONResponse({"error": {"message": f"no reply is left for {model}"}}, status_code=400)
-        is_root = model == ROOT
+        is_root = model.startswith(ROOT)
         await asyncio.sleep(self.scenario.root_latency_s if is_root else self.scenario.sub_latency_s)
         document = _completion(model, body, message)
         self.log.append(_asked(model, body, document, started))
         return JSONResponse(document)
 
+    def _is_turn(self, body: Mapping[str, Any]) -> bool:
+        wanted, offered = self.scenario.turn_tool, body.get("tools") or []
+        return not wanted or wanted in [tool["function"]["name"] for tool in offered]
+
     def _reply(self, model: str) -> Mapping[str, Any] | None:
+        if model == f"{ROOT}, aside":
+            return self.scenario.aside
         if model != ROOT:
             return {"role": "assistant", "content": self.scenario.sub}
         self._turns += 1

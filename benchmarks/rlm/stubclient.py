@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.rlm.stub import ROOT, Asked, Scenario
+from benchmarks.rlm.stub import ROOT, SUB, Asked, Scenario
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ class Log:
 
     @property
     def sub(self) -> list[Asked]:
-        """All others."""
-        return [call for call in self.calls if call.model != ROOT]
+        """Those of programs."""
+        return [call for call in self.calls if call.model == SUB]
 
     def gaps(self) -> list[tuple[float, float]]:
         """From each root reply to the next root request, as Unix times."""
