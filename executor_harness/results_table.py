@@ -83,7 +83,11 @@ def append(
     """Create the row unless it is there. Raises what the engine raises, after bounded retries of
     conflicts.
     """
-    text = statement(table, row)
+    commit(execute, statement(table, row), sleep=sleep)
+
+
+def commit(execute: Callable[[str], object], text: str, *, sleep: Callable[[float], None]) -> None:
+    """Execute a statement, again while others commit to the same table. Raises what the engine raises."""
     wait = _FIRST_WAIT_S
     for left in range(_TRIES - 1, -1, -1):
         try:

@@ -20,9 +20,11 @@ import select
 import signal
 import sys
 import time
+from dataclasses import replace
 
 from executor_harness import processes, protocol
 from executor_harness.capture import Recording, writer
+from executor_harness.models import spend
 from executor_harness.redaction import Redactor
 from executor_harness.report import Orders, Report, encode, is_final, read_result
 from executor_harness.volumes import Volumes
@@ -159,6 +161,7 @@ class Watcher:
             report = Report.cancelled()
         else:
             report = Report.died(stderr)
+        report = replace(report, usage=spend.read(self._volumes, ticket["output_dir"]))
         redactor = Redactor(self._orders["secrets"])
         result = report.result(ticket, streams=streams, finished=time.time(), redactor=redactor)
         self._volumes.put(path, encode(result))

@@ -37,7 +37,8 @@ _REPLY_BYTES = 64 * 1024 * 1024
 class Outcome:
     """What became of one request. `text` is the answer; without one, `kind` and `message` say why.
 
-    `tokens` is what the server reports. `sent` False: nobody was asked, so nothing is owed. `again` says that another try may help, `retry_after` (seconds) when.
+    `tokens` is what the server reports. `sent` False: nobody was asked, so nothing is owed. `again` says
+    that another try may help, `retry_after` (seconds) when.
     """
 
     status: int | None = None
@@ -79,7 +80,7 @@ class Endpoint:
 
 
 class Line:
-    """A connection that is kept open between requests; for one thread at a time, but for `close`."""
+    """A connection that is kept open between requests; for one thread, but for `cut`."""
 
     def __init__(self, host: str, timeout_s: float) -> None:
         where = urlsplit(host)
@@ -114,12 +115,15 @@ class Line:
             return _failed(error, endpoint, sent=sent)
 
     def close(self) -> None:
-        """Let go of the connection; from another thread, this ends a request that waits."""
+        """Let go of the connection."""
+        self._connection.close()
+
+    def cut(self) -> None:
+        """From another thread: end a request that waits for its reply."""
         sock = self._connection.sock
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
 
     def _refresh(self) -> None:
         sock = self._connection.sock

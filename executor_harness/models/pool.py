@@ -1,0 +1,142 @@
+"""Threads that ask: as many as calls may be made at once, shared by all threads of the program."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import closing
+
+from executor_harness.models.asking import Answer, Question
+from executor_harness.models.client import Line
+
+_JOIN_S = 2.0
+_TURN_S = 0.2  # an interruption of the thread that waits must come through
+
+
+class Batch:
+    """Questions that somebody waits for."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+        self._over = threading.Event()
+        self.answers: dict[str, Answer] = {}
+
+    def wait(self) -> None:
+        """Until all are answered, or were given up."""
+        while self.left and not self._over.wait(_TURN_S):
+            pass
+
+    def take(self, key: str, answer: Answer) -> None:
+        """An answer is there. Called under the pool's lock."""
+        self.answers[key] = answer
+        self.left -= 1
+        if not self.left:
+            self._over.set()
+
+
+class _Task:
+    def __init__(self, question: Question, batch: Batch) -> None:
+        self.question = question
+        self.batches = [batch]
+
+
+class Pool:
+    """`work` answers a question on a connection that `connect` makes, one to a thread."""
+
+    def __init__(
+        self, size: int, connect: Callable[[], Line], work: Callable[[Question, Line], Answer]
+    ) -> None:
+        self._size = size
+        self._connect = connect
+        self._work = work
+        self._changed = threading.Condition()
+        self._queue: deque[_Task] = deque()
+        self._tasks: dict[str, _Task] = {}  # queued, or being asked
+        self._threads: list[threading.Thread] = []
+        self._lines: set[Line] = set()
+        self._idle = 0
+        self._closed = False
+
+    def ask(self, questions: Iterable[Question]) -> dict[str, Answer]:
+        """The answers by key. A question that another thread is asking already is not asked twice."""
+        todo = {question.key: question for question in questions}
+        batch = Batch(len(todo))
+        try:
+            self._submit(todo.values(), batch)
+            batch.wait()
+        finally:
+            self._abandon(batch)
+        return batch.answers
+
+    def close(self) -> None:
+        """Drop what was not asked, cut what is being asked, and end the threads."""
+        with self._changed:
+            self._closed = True
+            for task in self._queue:
+                self._finish(task, Answer())
+            self._queue.clear()
+            for line in self._lines:
+                line.cut()
+            self._changed.notify_all()
+            threads = list(self._threads)
+        deadline = _JOIN_S
+        for thread in threads:
+            thread.join(deadline)
+            deadline = 0.05 if thread.is_alive() else deadline
+
+    def _submit(self, questions: Iterable[Question], batch: Batch) -> None:
+        with self._changed:
+            for question in questions:
+                known = self._tasks.get(question.key)
+                if self._closed:
+                    batch.take(question.key, Answer())
+                elif known is not None:
+                    known.batches.append(batch)
+                else:
+                    self._tasks[question.key] = task = _Task(question, batch)
+                    self._queue.append(task)
+            for _ in range(min(len(self._queue) - self._idle, self._size - len(self._threads))):
+                thread = threading.Thread(target=self._run, name="rlm-call", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._changed.notify_all()
+
+    def _abandon(self, batch: Batch) -> None:
+        """Nobody waits for it any more: what it alone wanted, and was not asked yet, is not asked."""
+        if not batch.left:
+            return
+        with self._changed:
+            for task in self._queue:
+                task.batches = [other for other in task.batches if other is not batch]
+                if not task.batches:
+                    del self._tasks[task.question.key]
+            self._queue = deque(task for task in self._queue if task.batches)
+
+    def _run(self) -> None:
+        with closing(self._connect()) as line:
+            with self._changed:
+                self._lines.add(line)
+            while (task := self._next()) is not None:
+                answer = self._answer(task.question, line)
+                with self._changed:
+                    self._finish(task, answer)
+
+    def _answer(self, question: Question, line: Line) -> Answer:
+        try:
+            return self._work(question, line)
+        except Exception as error:  # noqa: BLE001 -- into the slot: else somebody waits for ever
+            return Answer(kind="refused", message=f"{type(error).__name__}: {error}")
+
+    def _next(self) -> _Task | None:
+        with self._changed:
+            self._idle += 1
+            while not self._queue and not self._closed:
+                self._changed.wait()
+            self._idle -= 1
+            return None if self._closed else self._queue.popleft()
+
+    def _finish(self, task: _Task, answer: Answer) -> None:
+        self._tasks.pop(task.question.key, None)
+        for batch in task.batches:
+            batch.take(task.question.key, answer)

@@ -1,0 +1,55 @@
+"""spend.json: what an attempt may have spent at most, on record before it spends it.
+
+Whoever finds an attempt dead reads it, so that a killed program's calls count. It is written whole; one that
+was cut off by the kill stands for everything that the attempt was allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from executor_harness import protocol
+from executor_harness.protocol import Usage
+from executor_harness.volumes import Volumes
+
+
+def encode(usage: Usage) -> bytes:
+    """The bytes of spend.json."""
+    return (json.dumps({"schema_version": protocol.SCHEMA_VERSION, "usage": usage}) + "\n").encode("ascii")
+
+
+def read(volumes: Volumes, output_dir: str) -> Usage:
+    """What a dead attempt may have spent; nothing where it never asked a model."""
+    try:
+        data = volumes.local(f"{output_dir}/{protocol.SPEND_FILE}").read_bytes()
+    except FileNotFoundError:
+        return protocol.no_usage()
+    except OSError:
+        data = b""
+    try:
+        return _usage(json.loads(data)["usage"])
+    except (ValueError, TypeError, KeyError):
+        return _allowed(volumes, output_dir)
+
+
+def _usage(found: dict[str, Any]) -> Usage:
+    return {
+        "calls": int(found["calls"]),
+        "input_tokens": int(found["input_tokens"]),
+        "output_tokens": int(found["output_tokens"]),
+        "cost_usd": float(found["cost_usd"]),
+        "cached": int(found["cached"]),
+    }
+
+
+def _allowed(volumes: Volumes, output_dir: str) -> Usage:
+    usage = protocol.no_usage()
+    try:
+        manifest = json.loads(volumes.local(f"{output_dir}/{protocol.MANIFEST_FILE}").read_bytes())
+        allowance = manifest["request"]["models"]["allowance"]
+        usage["calls"], usage["input_tokens"] = int(allowance["calls"]), int(allowance["tokens"])
+        usage["cost_usd"] = float(allowance["cost_usd"] or 0.0)
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # then nobody knows what was allowed either; the controller has it in its own record
+    return usage
