@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from executor_harness import protocol
-from executor_harness.inputs import Inputs
+from executor_harness.data.inputs import Inputs
 from executor_harness.protocol import ProducedArtifact, ProducedTable, Request
 from executor_harness.report import bounded
 from executor_harness.volumes import PREFIX, Volumes

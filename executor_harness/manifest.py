@@ -15,6 +15,8 @@ from executor_harness.protocol import Request
 from executor_harness.volumes import Volumes, check
 
 _TABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*){2}")
+_SCHEMA = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*\.[A-Za-z0-9_][A-Za-z0-9_-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _INPUTS = {"table": "name", "file": "path", "folder": "path", "answer": "path", "text": "text"}
 
 
@@ -103,6 +105,10 @@ def _problem(request: Any, arguments: Arguments) -> str | None:
         "catalog": isinstance(request.get("catalog"), str),
         "schema": isinstance(request.get("schema"), str),
         "limits": _limits_ok(request.get("limits", {})),
+        "models": request.get("models") is None or _models_ok(request["models"]),
+        "variables": request.get("variables") is None or _variables_ok(request["variables"]),
+        "scratch_schema": "scratch_schema" not in request or _schema_ok(request["scratch_schema"]),
+        "spawn": "spawn" not in request or _spawn_ok(request["spawn"]),
     }
     wrong = [name for name, right in checks.items() if not right]
     return f"request.{wrong[0]} is missing or not valid" if wrong else None
@@ -144,18 +150,79 @@ def _artifact_ok(artifact: object) -> bool:
 
 
 def _inputs_ok(inputs: object) -> bool:
-    return isinstance(inputs, dict) and all(
-        isinstance(item, dict)
-        and item.get("kind") in _INPUTS
-        and isinstance(item.get(_INPUTS[item["kind"]]), str)
-        for item in inputs.values()
-    )
+    return isinstance(inputs, dict) and all(_input_ok(item) for item in inputs.values())
+
+
+def _input_ok(item: object) -> bool:
+    kind = item.get("kind") if isinstance(item, dict) else None
+    if not isinstance(item, dict) or not isinstance(kind, str) or kind not in _INPUTS:
+        return False
+    value = item.get(_INPUTS[kind])
+    return isinstance(value, str) and (_INPUTS[kind] != "path" or _path_ok(value.rstrip("/")))
 
 
 def _limits_ok(limits: object) -> bool:
     if not isinstance(limits, dict):
         return False
     return all(_positive(limits[name]) for name in ("stdout_bytes", "grace_s") if name in limits)
+
+
+def _models_ok(models: object) -> bool:
+    if not isinstance(models, dict) or not isinstance(models.get("prices"), dict):
+        return False
+    return (
+        isinstance(models.get("endpoint"), str)
+        and all(_count(models.get(name), least=1) for name in ("concurrency", "max_reply_tokens"))
+        and (models.get("per_minute") is None or _count(models["per_minute"], least=1))
+        and _positive(models.get("timeout_s"))
+        and all(_price_ok(price) for price in models["prices"].values())
+        and _allowance_ok(models.get("allowance"))
+        and _table_ok(models.get("calls_table"))
+    )
+
+
+def _price_ok(price: object) -> bool:
+    return isinstance(price, dict) and all(_amount(price.get(name)) for name in ("input_usd", "output_usd"))
+
+
+def _allowance_ok(allowance: object) -> bool:
+    return (
+        isinstance(allowance, dict)
+        and all(_count(allowance.get(name)) for name in ("calls", "tokens"))
+        and (allowance.get("cost_usd") is None or _amount(allowance["cost_usd"]))
+    )
+
+
+def _variables_ok(variables: object) -> bool:
+    return (
+        isinstance(variables, dict)
+        and _path_ok(variables.get("path"))
+        and isinstance(variables.get("sha256"), str)
+        and bool(_SHA256.fullmatch(variables["sha256"]))
+        and _count(variables.get("iter_n"), least=1)
+    )
+
+
+def _schema_ok(name: object) -> bool:
+    return isinstance(name, str) and bool(_SCHEMA.fullmatch(name))
+
+
+def _spawn_ok(spawn: object) -> bool:
+    return isinstance(spawn, dict) and _count(spawn.get("max_children"))
+
+
+def _count(value: object, *, least: int = 0) -> bool:
+    return type(value) is int and value >= least
+
+
+def _amount(value: object) -> bool:
+    """Whether it is a number that money can be."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    )
 
 
 def _read_artifact(request: Request, volumes: Volumes) -> bytes:

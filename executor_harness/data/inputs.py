@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Union
+from typing import Any, Union
 
 from executor_harness import protocol
+from executor_harness.data.files import File, Folder
+from executor_harness.data.text import Readable
 from executor_harness.results_table import quoted
 from executor_harness.volumes import Volumes
 
@@ -17,48 +21,120 @@ class Table:
     """An input that is a table."""
 
     name: str
-    _session: Callable[[], Any]
+    _session: Callable[[], Any] = field(repr=False)
+    _label: str = field(default="the table", repr=False)
 
     def df(self) -> Any:
-        """The table as a Spark DataFrame."""
-        return self._session().table(quoted(self.name))
+        """The table as a Spark DataFrame; LookupError, naming the input, where it cannot be read."""
+        return opened(self._session(), self.name, self._label)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of its columns."""
+        return [str(name) for name in self.df().columns]
+
+    def count(self) -> int:
+        """Its rows."""
+        return int(self.df().count())
 
 
-@dataclass(frozen=True, kw_only=True)
-class File:
-    """An input that is a file. `path` is where any Python library can open it."""
-
-    path: str
-
-    def text(self, encoding: str = "utf-8") -> str:
-        """The whole content."""
-        return Path(self.path).read_text(encoding)
-
-    def open(self, mode: str = "r", **options: Any) -> IO[Any]:
-        """An open file."""
-        return Path(self.path).open(mode, **options)
+def opened(spark: Any, table: str, label: str) -> Any:
+    """A table as a DataFrame. LookupError says which it was where the engine cannot find or read it."""
+    try:
+        frame = spark.table(quoted(table))
+        frame.schema  # noqa: B018 -- Spark Connect looks the table up only now
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise LookupError(f"{label}: table {table} cannot be read: {reason}") from error
+    return frame
 
 
-class Text(str):
+class Text(str, Readable):
     """An input that is a text; a `str` in every respect."""
+
+    __slots__ = ()
 
     def text(self) -> str:
         """The text as a plain `str`."""
         return str(self)
 
+    def head(self, count: int) -> str:
+        """The first characters."""
+        return self[: max(0, count)]
 
-Handle = Union[Table, File, Text]  # noqa: UP007 -- evaluated at run time, on Python 3.10 too
+    def tail(self, count: int) -> str:
+        """The last characters."""
+        return self[max(0, len(self) - max(0, count)) :]
+
+    def _pieces(self) -> Iterator[str]:
+        yield str(self)
 
 
-class Inputs(Mapping[str, Handle]):
-    """All inputs by name."""
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An input that is what a child run has answered. The document is read when it is first asked for."""
+
+    path: str
+    _label: str = field(default="the answer", repr=False)
+
+    def text(self) -> str:
+        """The answer in words; empty if the child ended without one (see `state` and `reason`)."""
+        return str(self._document["answer"] or "")
+
+    @property
+    def value(self) -> Any:
+        """What the child's last program gave to `rlm.finish`."""
+        return self._document["value"]
+
+    @property
+    def state(self) -> str:
+        """How the child run ended: SUCCEEDED, FAILED or CANCELLED."""
+        return str(self._document["state"])
+
+    @property
+    def evidence(self) -> str | None:
+        """What the child gave as evidence."""
+        return self._document["evidence"]
+
+    @property
+    def reason(self) -> str | None:
+        """Why the child failed, if it did."""
+        return self._document["reason"]
+
+    @property
+    def run_id(self) -> str:
+        """The child run."""
+        return str(self._document["run_id"])
+
+    @cached_property
+    def _document(self) -> protocol.ChildAnswer:
+        try:
+            found = json.loads(Path(self.path).read_bytes())
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self._label}: {self.path} is not there") from None
+        except ValueError as error:
+            raise ValueError(f"{self._label}: {self.path} is not a JSON document: {error}") from None
+        missing = set(protocol.ChildAnswer.__annotations__) - set(found if isinstance(found, dict) else ())
+        if missing:
+            raise ValueError(
+                f"{self._label}: {self.path} is no child's answer: no {', '.join(sorted(missing))}"
+            )
+        answer: protocol.ChildAnswer = found
+        return answer
+
+
+Handle = Union[Table, File, Folder, Text, Answer]  # noqa: UP007 -- evaluated at run time, on Python 3.10 too
+
+
+class Inputs(Mapping[str, Any]):
+    """All inputs by name. A value is a `Handle`; which one is the task's to know, not the type checker's."""
 
     def __init__(
         self, given: Mapping[str, protocol.Input], volumes: Volumes, session: Callable[[], Any]
     ) -> None:
-        self._handles = {name: _handle(item, volumes, session) for name, item in given.items()}
+        self._handles = {name: _handle(name, item, volumes, session) for name, item in given.items()}
 
-    def __getitem__(self, name: str) -> Handle:
+    def __getitem__(self, name: str) -> Any:
         try:
             return self._handles[name]
         except KeyError:
@@ -71,12 +147,20 @@ class Inputs(Mapping[str, Handle]):
     def __len__(self) -> int:
         return len(self._handles)
 
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{name}: {type(handle).__name__}" for name, handle in self._handles.items())
+        return f"Inputs({kinds})"
 
-def _handle(item: protocol.Input, volumes: Volumes, session: Callable[[], Any]) -> Handle:
+
+def _handle(name: str, item: protocol.Input, volumes: Volumes, session: Callable[[], Any]) -> Handle:
+    label = f"input {name!r}"
     if item["kind"] == "table":
-        return Table(name=item["name"], _session=session)
-    if item["kind"] == "file":
-        return File(path=str(volumes.local(item["path"])))
+        return Table(name=item["name"], _session=session, _label=label)
     if item["kind"] == "text":
         return Text(item["text"])
-    raise ValueError(f"an input of kind {item['kind']!r} has no handle yet")
+    local = str(volumes.local(item["path"].rstrip("/")))
+    if item["kind"] == "folder":
+        return Folder(path=local, _label=label, _session=session)
+    if item["kind"] == "answer":
+        return Answer(path=local, _label=label)
+    return File(path=local, _label=label, _session=session)
