@@ -14,7 +14,7 @@ from databricks_rlm_agent.domain.fsm import Event, State
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.patience import looks, spread
-from databricks_rlm_agent.domain.run import Outcome, Run
+from databricks_rlm_agent.domain.run import Due, Outcome, Run
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.localworkspace.client import spawn
 from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
@@ -158,3 +158,38 @@ def test_a_damaged_row_is_due_and_can_be_cancelled(warehouse: Warehouse, namespa
             store.get("bad")
     assert store.request_cancel("bad", reason="damaged")
     assert [item.run_id for item in store.newest(limit=9)] == ["good"]
+
+
+def names(due: list[Due]) -> set[str]:
+    return {item.run.run_id for item in due}
+
+
+def test_a_run_is_due_when_its_children_have_ended_or_must_be_cancelled(
+    warehouse: Warehouse, namespace: Namespace
+) -> None:
+    migrate(warehouse, namespace)
+    store = store_of(warehouse, namespace)
+    parent = run("p", fsm_state=State.WAITING_FOR_CHILDREN)
+    children = [run(name, parent_run_id="p", depth=1) for name in ("a", "b")]
+    below = run("aa", parent_run_id="a", depth=2, fsm_state=State.WAITING_FOR_INPUT)
+    lone = run("lone", fsm_state=State.WAITING_FOR_CHILDREN)
+    store.insert([parent, *children, below, lone])
+
+    assert names(store.due(limit=10, gap_s=1e9)) == {"a", "b", "lone"}
+    assert names(store.due(limit=10, gap_s=1e9, only=["p", "a"])) == {"a"}
+    assert [child.run_id for child in store.children("p")] == ["a", "b"]
+    assert store.family("p") == ["p", "a", "b", "aa"]
+    assert (store.unfinished(), store.unfinished(only=store.family("p"))) == (3, 2)
+
+    store.request_cancel("p", reason="enough")
+    assert "p" in names(store.due(limit=10, gap_s=1e9))
+    store.cancel_children("p", reason="its parent")
+    assert "p" not in names(store.due(limit=10, gap_s=1e9))
+    assert {child.cancel_reason for child in store.children("p")} == {"its parent"}
+
+    claimed = store.claim(store.children("p"), owner="c1", lease_s=60, write_id="w1")
+    store.save([child.after(Event.CANCEL) for child in claimed], write_id="w2")
+    assert names(store.due(limit=10, gap_s=1e9)) == {"p", "lone"}
+    assert [item.run_id for item in store.claim([store.get("p")], owner="c1", lease_s=60, write_id="w3")] == [
+        "p"
+    ]
