@@ -183,5 +183,5 @@ def test_a_refusal_is_bounded() -> None:
     check = parse_check("sql: SELECT " + "x," * 3_000 + "y")
     said = refusal([Finding(check=check, passed=False, found="z" * FOUND_CHARS)] * 16)
     assert said is not None
-    assert len(said) < 4_500
-    assert "and 8 more" in said
+    assert len(said) < 2_000
+    assert "and 10 more" in said

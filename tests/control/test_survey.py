@@ -87,11 +87,12 @@ def test_a_table() -> None:
         "table main.rlm.flights; 1,234 rows; 2 columns: carrier string, delay double; "
         'first rows: ["AA", "2.5"]'
     )
-    assert workspace.statements == [
-        "SELECT count(*) AS n FROM `main`.`rlm`.`flights`",
+    count, head = workspace.statements
+    assert count == "SELECT count(*) AS n FROM `main`.`rlm`.`flights`"
+    assert head == (
         "SELECT substr(CAST(`carrier` AS STRING), 1, 21) AS c0, substr(CAST(`delay` AS STRING), 1, 21) AS c1 "
-        "FROM `main`.`rlm`.`flights` LIMIT 3",
-    ]
+        "FROM `main`.`rlm`.`flights` LIMIT 3"
+    )
 
 
 def test_a_wide_table_stays_short() -> None:

@@ -15,8 +15,9 @@ from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.ports import Catalog, SqlBackend, Volume
 
 FOUND_CHARS = 300
-_CHECK_CHARS = 160
-_SHOWN = 8
+_CHECK_CHARS = 140
+_TOLD_CHARS = 120
+_SHOWN = 6  # a refusal of more than 2,000 characters loses its middle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,10 @@ def refusal(findings: Sequence[Finding]) -> str | None:
     if not failed:
         return None
     lines = [f"The answer is not accepted: {len(failed)} of {len(findings)} acceptance checks failed."]
-    lines += [f"- {clip(str(item.check), _CHECK_CHARS)} (found: {item.found})" for item in failed[:_SHOWN]]
+    lines += [
+        f"- {clip(str(item.check), _CHECK_CHARS)} (found: {clip(item.found, _TOLD_CHARS)})"
+        for item in failed[:_SHOWN]
+    ]
     if len(failed) > _SHOWN:
         lines.append(f"- and {len(failed) - _SHOWN} more")
     lines.append("Do what is missing, then finish again. Ask only if a check itself cannot be met.")
