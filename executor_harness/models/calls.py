@@ -78,7 +78,7 @@ class ModelCalls:
         """A DataFrame with a column of answers; see `mapping`."""
         from executor_harness.models import mapping
 
-        return mapping.llm_map(self, df, template, output_col, **options)
+        return mapping.llm_map(self._ready(), df, template, output_col, **options)
 
     def usage(self) -> Usage:
         """What was used so far; calls on their way count as the most they may use."""

@@ -34,7 +34,12 @@ _TABLE_S = 90.0  # for the table to take the answers; the journal keeps what it 
 class Kit:
     """What it takes to ask, put together for one program."""
 
+    request: Request
     access: ModelAccess
+    volumes: Volumes
+    session: Callable[[], Any]
+    redactor: Redactor
+    note: Callable[[str], None]
     meter: Meter
     asker: Asker
     answers: Answers
@@ -85,7 +90,12 @@ class Kit:
 
         pool = Pool(access["concurrency"], lambda: Line(login.get().host, access["timeout_s"]), work)
         return cls(
+            request=request,
             access=access,
+            volumes=volumes,
+            session=session,
+            redactor=redactor,
+            note=note,
             meter=account,
             asker=asker,
             answers=answers,

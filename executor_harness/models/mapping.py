@@ -1,0 +1,300 @@
+"""`rlm.llm_map`: one question per row, asked where Spark runs, each distinct prompt once.
+
+Prompts and their keys are expressions of the engine, look-ups are joins with the calls table, and the result
+is a join with it, too: neither rows nor prompts pass through this process. Only answers do, a wave at a time,
+on their way into the table. A wave's answers are in the run's journal as soon as they are there, so a kill
+loses what was in flight and no more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from executor_harness import protocol, redaction
+from executor_harness.models import journal, template, workers
+from executor_harness.models.answers import statements
+from executor_harness.models.chat import Options
+from executor_harness.models.engine import asked_by_engine, has_ai_query
+from executor_harness.models.errors import BudgetExhausted
+from executor_harness.models.kit import Kit
+from executor_harness.models.meter import NOTHING, Amount
+from executor_harness.models.parts import Part, calls_each, times, waves
+from executor_harness.models.shipping import shipped
+from executor_harness.models.workers import Row, Work
+from executor_harness.results_table import commit
+
+KEY, PROMPT, BUCKET = "__rlm_key", "__rlm_prompt", "__rlm_bucket"
+ANSWER, ERROR = "__rlm_answer", "__rlm_error"
+_PARTITIONS = 8  # they run at once on all but the smallest clusters
+_WAVE = 16  # prompts for each call at once: the end of a wave, when calls run out, is then a small part of it
+_BUCKETS = 1024  # parts by key, of which waves are made
+_RECORD_S = 60.0
+_ERRORS = 100_000  # held in this process; with so many there is something wrong beyond single prompts
+
+
+def llm_map(
+    kit: Kit,
+    df: Any,
+    text: str,
+    output_col: str,
+    *,
+    model: str | None = None,
+    schema: dict[str, Any] | None = None,
+    system: str | None = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+) -> Any:
+    """`df` with two columns more: the answer to `text`, filled from each row's columns, and `…_error`.
+
+    `text` names columns as `{column}`; options are those of `query_batched`. All rows are kept, in no
+    promised order. A row of which a named column is NULL is not asked: its answer is NULL, and so is its
+    error. A prompt without an answer has NULL and the reason. With a schema, answers are JSON texts of that
+    shape. Raises ValueError for a template or column name that does not fit, BudgetExhausted when the budget
+    is too small for all prompts that have no answer yet (nothing is asked then), and what the engine raises.
+    """
+    options = kit.options(model, schema, system, temperature, max_tokens)
+    names = list(df.columns)
+    _check_names(names, output_col)
+    parts = template.parse(text, names)
+    filled = template.prompt(df, parts)
+    prompts = df.select(filled.alias(PROMPT)).where(f"{PROMPT} IS NOT NULL").distinct()
+    keyed = prompts.withColumn(KEY, template.key(_column(PROMPT), options))
+    mapper = _Mapper(kit, keyed, options)
+    mapper.run()
+    rows = df.withColumn(KEY, template.key(filled, options))
+    return _joined(kit, rows, output_col, mapper.errors, mapper.rest)
+
+
+class _Mapper:
+    """Asks what has no answer yet. `errors` are by key; `rest` is why prompts beyond those were not asked."""
+
+    def __init__(self, kit: Kit, keyed: Any, options: Options) -> None:
+        self._kit = kit
+        self._keyed = keyed
+        self._options = options
+        self._price = kit.access["prices"].get(options.model)
+        self._stem = f"map_{kit.request['iter_n']}_{kit.request['attempt']}_{time.time_ns():x}"
+        self.errors: dict[str, str] = {}
+        self.rest = "the rows were not the same when they were read again: keep them in a table first"
+
+    def run(self) -> None:
+        """Ask, a wave at a time. Raises BudgetExhausted before anything is asked."""
+        self._bring_in_earlier()
+        total = self._keyed.count()
+        parts = self._parts()
+        missing = sum(part.prompts for part in parts)
+        self._kit.meter.count_cached(total - missing)
+        if not parts:
+            return
+        self._afford(parts)
+        answered = 0
+        for number, part in enumerate(waves(parts, _WAVE * self._kit.access["concurrency"])):
+            found = self._wave(number, part)
+            answered += found
+            if not self._goes_on(found):
+                break
+        self._kit.note(
+            f"llm_map: {total} prompts: {total - missing} had an answer, {answered} were answered now, "
+            f"{missing - answered} have none"
+        )
+
+    def _parts(self) -> list[Part]:
+        """What has no answer yet, by bucket."""
+        from pyspark.sql import functions as F  # noqa: N812 -- everybody's name for it
+
+        counted = (
+            self._missing()
+            .groupBy(BUCKET)
+            .agg(F.count(F.lit(1)).alias("prompts"), F.sum(F.octet_length(PROMPT)).alias("size"))
+        )
+        return [
+            Part(first=row[0], last=row[0], prompts=row[1], size=row[2])
+            for row in sorted(counted.collect(), key=lambda row: int(row[0]))
+        ]
+
+    def _missing(self) -> Any:
+        from pyspark.sql import functions as F  # noqa: N812 -- as above
+
+        known = _known(self._kit).select(_column("call_key").alias(KEY))
+        bucket = F.pmod(F.xxhash64(KEY), F.lit(_BUCKETS)).cast("int")
+        return self._keyed.join(known, KEY, "left_anti").withColumn(BUCKET, bucket)
+
+    def _afford(self, parts: list[Part]) -> None:
+        """Raise BudgetExhausted unless the budget has room for everything at its most."""
+        meter, whole = self._kit.meter, waves(parts, None)[0]
+        try:
+            number = meter.admit(whole.bound(self._options, self._price))
+        except BudgetExhausted as error:
+            raise BudgetExhausted(
+                f"llm_map has {whole.prompts} prompts to ask, each with a reply of up to "
+                f"{self._options.max_tokens} tokens, and asked none: {error}"
+            ) from None
+        if number is not None:
+            meter.settle(number, NOTHING)
+            meter.exact()
+
+    def _wave(self, number: int, part: Part) -> int:
+        """Ask a part; how many answers came."""
+        kit, bound = self._kit, part.bound(self._options, self._price)
+        try:
+            admitted = kit.meter.admit(bound)
+        except BudgetExhausted as error:  # something else in the program spent it meanwhile
+            self.rest = f"budget: {error}"
+            return 0
+        if admitted is None:
+            self.rest = "stopped: the program was at its end"
+            return 0
+        rows: list[Row] = []
+        try:
+            rows.extend(self._rows(part, f"{self._stem}_{number}"))
+        finally:
+            kit.meter.settle(admitted, self._used(rows, part, bound))
+        kit.meter.exact()
+        self._keep(rows)
+        self._remove(f"{self._stem}_{number}")
+        return sum(row["answer"] is not None for row in rows)
+
+    def _used(self, rows: list[Row], part: Part, bound: Amount) -> Amount:
+        """What the workers report; for calls that were on their way at an interruption, the most."""
+        used = sum((workers.amount_of(row) for row in rows), NOTHING)
+        lost = min(part.prompts - len(rows), 2 * self._kit.access["concurrency"])
+        if lost <= 0:
+            return used
+        each = replace(
+            bound,
+            calls=-(-bound.calls // part.prompts),
+            read=-(-bound.read // part.prompts),
+            written=-(-bound.written // part.prompts),
+            cost=-(-bound.cost // part.prompts),
+        )
+        return used + times(each, lost)
+
+    def _rows(self, part: Part, stem: str) -> Iterator[Row]:
+        """What became of a part's prompts, as the engine hands it over."""
+        chosen = self._missing().where(_column(BUCKET).between(part.first, part.last)).select(KEY, PROMPT)
+        spark = self._kit.session()
+        if has_ai_query(spark):
+            yield from asked_by_engine(chosen, self._options, self._price, self._kit.redactor.text)
+            return
+        partitions = max(1, min(_PARTITIONS, self._kit.access["concurrency"], part.prompts))
+        function = shipped(workers.BUNDLE, "models.workers", "ask", self._work(partitions, stem))
+        spread = chosen.repartition(partitions).mapInArrow(function, workers.SCHEMA)
+        # As they come, where the engine streams (Spark Connect); elsewhere that would be one partition at a
+        # time.
+        rows = spread.toLocalIterator() if ".connect." in type(spark).__module__ else spread.collect()
+        for row in rows:
+            yield row.asDict()
+
+    def _work(self, partitions: int, stem: str) -> Work:
+        kit, request = self._kit, self._kit.request
+        endpoint = kit.login.get().endpoint(self._options.model, kit.access["timeout_s"])
+        per_minute = kit.access["per_minute"]
+        return {
+            "host": endpoint.host,
+            "headers": endpoint.headers,
+            "timeout_s": endpoint.timeout_s,
+            "options": vars(self._options),
+            "price": self._price,
+            "calls_each": calls_each(self._options),
+            "threads": max(1, kit.access["concurrency"] // partitions),
+            "per_minute": None if per_minute is None else max(1, per_minute // partitions),
+            "run_id": request["run_id"],
+            "iter_n": request["iter_n"],
+            "attempt": request["attempt"],
+            "volumes_root": kit.volumes.root,
+            "folder": _folder(kit),
+            "stem": stem,
+            "secrets": list(redaction.secrets_of(os.environ)),
+        }
+
+    def _keep(self, rows: list[Row]) -> None:
+        """Answers into the table, failures into memory."""
+        request = self._kit.request
+        records = [
+            workers.record_of(
+                row,
+                model=self._options.model,
+                run_id=request["run_id"],
+                iter_n=request["iter_n"],
+                attempt=request["attempt"],
+            )
+            for row in rows
+            if row["answer"] is not None
+        ]
+        self._append(records)
+        for row in rows:
+            if row["answer"] is None:
+                self.errors[row["call_key"]] = f"{row['kind']}: {row['message']}"
+
+    def _append(self, records: list[journal.Record]) -> None:
+        for text in statements(self._kit.access["calls_table"], records):
+            commit(lambda text: self._kit.session().sql(text).collect(), text, sleep=time.sleep)
+
+    def _bring_in_earlier(self) -> None:
+        """Answers that are only in the journal, of this program or of an earlier one that was killed."""
+        self._kit.answers.flush(_RECORD_S)
+        records, _ = journal.read(self._kit.volumes, _folder(self._kit))
+        self._append(list(records.values()))
+
+    def _remove(self, stem: str) -> None:
+        folder = self._kit.volumes.local(_folder(self._kit))
+        for path in folder.glob(f"{stem}_*"):
+            path.unlink(missing_ok=True)
+
+    def _goes_on(self, answered: int) -> bool:
+        """Whether to ask more: not when a whole wave got no answer, or errors are beyond number."""
+        if answered and len(self.errors) < _ERRORS:
+            return True
+        if self.errors:
+            last = next(reversed(self.errors.values()))
+            self.rest = f"stopped: {len(self.errors)} prompts before this one got no answer; the last: {last}"
+        return False
+
+
+def _folder(kit: Kit) -> str:
+    """The run's journal folder."""
+    return f"{protocol.run_folder(kit.request['output_dir'])}/{protocol.CALLS_FOLDER}"
+
+
+def _known(kit: Kit) -> Any:
+    """The answers in the table as they are now."""
+    table = kit.session().table(kit.access["calls_table"])
+    return table.where("answer IS NOT NULL AND error IS NULL").select("call_key", "answer")
+
+
+def _joined(kit: Kit, rows: Any, output_col: str, errors: dict[str, str], rest: str) -> Any:
+    """All rows with their answers, lazily; the errors are those of now."""
+    from pyspark.sql import functions as F  # noqa: N812 -- everybody's name for it
+
+    answers = _known(kit).select(_column("call_key").alias(KEY), _column("answer").alias(ANSWER))
+    # A platform may still let two rows of one key through.
+    rows = rows.join(answers.dropDuplicates([KEY]), KEY, "left")
+    reason = F.lit(rest)
+    if errors:
+        known = kit.session().createDataFrame(list(errors.items()), f"{KEY} string, {ERROR} string")
+        rows = rows.join(known, KEY, "left")
+        reason = F.coalesce(_column(ERROR), reason)
+    without = _column(KEY).isNotNull() & _column(ANSWER).isNull()
+    rows = rows.withColumn(f"{output_col}_error", F.when(without, reason)).drop(KEY, ERROR)
+    return rows.withColumnRenamed(ANSWER, output_col)
+
+
+def _check_names(columns: list[str], output_col: str) -> None:
+    taken = {name.casefold() for name in columns}
+    if len(taken) < len(columns):
+        raise ValueError("llm_map: two columns have the same name; rename one first")
+    for name in (output_col, f"{output_col}_error"):
+        if not isinstance(output_col, str) or not output_col or name.casefold() in taken:
+            raise ValueError(
+                f"llm_map: {name!r} cannot be a new column of {', '.join(columns)}; choose another"
+            )
+
+
+def _column(name: str) -> Any:
+    from pyspark.sql import functions as F  # noqa: N812 -- as above
+
+    return F.col(name)

@@ -1,0 +1,61 @@
+"""Parts of a large question to all rows: how many prompts, how many bytes, and what they may use. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from executor_harness.models import workers
+from executor_harness.models.chat import Options
+from executor_harness.models.meter import Amount
+from executor_harness.protocol import Price
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Prompts to ask: buckets from `first` to `last`, how many, and their size in bytes."""
+
+    first: int
+    last: int
+    prompts: int
+    size: int
+
+    def bound(self, options: Options, price: Price | None) -> Amount:
+        """The most that asking them may use; with a schema, each may need a repair."""
+        each = workers.most_of("", options, price)
+        read, written = each.read * self.prompts + self.size, each.written * self.prompts
+        cost = 0
+        if price is not None:
+            cost = round((read * price["input_usd"] + written * price["output_usd"]) * 10**6) + self.prompts
+        return times(Amount(calls=self.prompts, read=read, written=written, cost=cost), calls_each(options))
+
+
+def calls_each(options: Options) -> int:
+    """Calls that one prompt may need: with a schema, one more to repair the answer."""
+    return 1 if options.schema is None else 2
+
+
+def waves(parts: list[Part], most: int | None) -> list[Part]:
+    """Parts that follow each other, joined up to `most` prompts (None: all into one); a larger one stays."""
+    joined: list[Part] = []
+    for part in parts:
+        last = joined[-1] if joined else None
+        if last is None or (most is not None and last.prompts + part.prompts > most):
+            joined.append(part)
+            continue
+        joined[-1] = Part(
+            first=last.first,
+            last=part.last,
+            prompts=last.prompts + part.prompts,
+            size=last.size + part.size,
+        )
+    return joined
+
+
+def times(amount: Amount, factor: int) -> Amount:
+    """So much, so many times."""
+    return Amount(
+        calls=amount.calls * factor,
+        read=amount.read * factor,
+        written=amount.written * factor,
+        cost=amount.cost * factor,
+    )
