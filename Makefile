@@ -33,7 +33,7 @@ lint: $(STAMP) ## ruff, mypy (strict), import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy benchmarks
+	@$(BIN)/mypy benchmarks examples
 	@$(BIN)/lint-imports
 
 bench: $(STAMP) ## Measure, as ratios within one run
