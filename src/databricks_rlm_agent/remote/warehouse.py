@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from databricks_rlm_agent.errors import ConfigError, Unreachable
 from databricks_rlm_agent.ports import Row
+from databricks_rlm_agent.remote.deadline import within
 from databricks_rlm_agent.remote.errors import sql_errors
 from databricks_rlm_agent.remote.patience import connector_options
 from databricks_rlm_agent.remote.workspace import Access, Workspace
@@ -21,10 +22,13 @@ class Warehouse:
 
     A statement is sent once: whether it may be repeated is for the caller to know (``stores/retry.py``). Only
     where the credentials are refused, and so nothing has happened, it is sent again with ones read anew.
+
+    ``limit_s`` bounds a statement in seconds: for statements that others wrote, or on tables of any size. One
+    that takes longer is cancelled, and raises Rejected.
     """
 
-    def __init__(self, workspace: Workspace, *, http_path: str | None) -> None:
-        self._workspace, self._http_path = workspace, http_path
+    def __init__(self, workspace: Workspace, *, http_path: str | None, limit_s: float | None = None) -> None:
+        self._workspace, self._http_path, self._limit_s = workspace, http_path, limit_s
         self._lock = threading.Lock()
         self._connection: Any = None
         self._access: Access | None = None
@@ -49,7 +53,11 @@ class Warehouse:
 
     def _run(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
         def once(access: Access) -> T:
-            with sql_errors(self._where, self._pause), self._cursor(access) as cursor:
+            with (
+                sql_errors(self._where, self._pause),
+                self._cursor(access) as cursor,
+                within(self._limit_s, cursor, where=self._where),
+            ):
                 cursor.execute(sql, dict(parameters) if parameters else None)
                 return read(cursor)
 
