@@ -15,8 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from executor_harness import protocol, redaction
-from executor_harness.models import journal, template, workers
-from executor_harness.models.answers import statements
+from executor_harness.models import journal, table, template, workers
 from executor_harness.models.chat import Options
 from executor_harness.models.engine import asked_by_engine, has_ai_query
 from executor_harness.models.errors import BudgetExhausted
@@ -25,12 +24,11 @@ from executor_harness.models.meter import NOTHING, Amount
 from executor_harness.models.parts import Part, calls_each, times, waves
 from executor_harness.models.shipping import shipped
 from executor_harness.models.workers import Row, Work
-from executor_harness.results_table import commit
 
 KEY, PROMPT, BUCKET = "__rlm_key", "__rlm_prompt", "__rlm_bucket"
 ANSWER, ERROR = "__rlm_answer", "__rlm_error"
 _PARTITIONS = 8  # they run at once on all but the smallest clusters
-_WAVE = 16  # prompts for each call at once: the end of a wave, when calls run out, is then a small part of it
+_WAVE = 32  # prompts for each call at once: the end of a wave, when calls run out, is a small part of it
 _BUCKETS = 1024  # parts by key, of which waves are made
 _RECORD_S = 60.0
 _ERRORS = 100_000  # held in this process; with so many there is something wrong beyond single prompts
@@ -225,20 +223,18 @@ class _Mapper:
             for row in rows
             if row["answer"] is not None
         ]
-        self._append(records)
+        table.append(self._kit.session(), self._kit.access["calls_table"], records)
         for row in rows:
             if row["answer"] is None:
                 self.errors[row["call_key"]] = f"{row['kind']}: {row['message']}"
-
-    def _append(self, records: list[journal.Record]) -> None:
-        for text in statements(self._kit.access["calls_table"], records):
-            commit(lambda text: self._kit.session().sql(text).collect(), text, sleep=time.sleep)
 
     def _bring_in_earlier(self) -> None:
         """Answers that are only in the journal, of this program or of an earlier one that was killed."""
         self._kit.answers.flush(_RECORD_S)
         records, _ = journal.read(self._kit.volumes, _folder(self._kit))
-        self._append(list(records.values()))
+        if records:
+            earlier = list(records.values())
+            table.append(self._kit.session(), self._kit.access["calls_table"], earlier)
 
     def _remove(self, stem: str) -> None:
         folder = self._kit.volumes.local(_folder(self._kit))
@@ -262,8 +258,8 @@ def _folder(kit: Kit) -> str:
 
 def _known(kit: Kit) -> Any:
     """The answers in the table as they are now."""
-    table = kit.session().table(kit.access["calls_table"])
-    return table.where("answer IS NOT NULL AND error IS NULL").select("call_key", "answer")
+    calls = kit.session().table(kit.access["calls_table"])
+    return calls.where("answer IS NOT NULL AND error IS NULL").select("call_key", "answer")
 
 
 def _joined(kit: Kit, rows: Any, output_col: str, errors: dict[str, str], rest: str) -> Any:

@@ -1,7 +1,7 @@
 """What Spark's Python workers do for `llm_map`: ask the prompts of one partition.
 
-It needs the standard library and pyarrow, runs from a bundle (`shipping`) with the modules of `BUNDLE`, and is
-told everything in one plain dict.
+It needs the standard library and pyarrow, runs from a bundle (`shipping`) with the modules of `BUNDLE`, and
+is told everything in one plain dict.
 """
 
 from __future__ import annotations
