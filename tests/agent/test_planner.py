@@ -142,15 +142,6 @@ def test_unknown_tools_are_bounded(scripted: Make, turn: Turn) -> None:
     assert len(planned.calls) == 3
 
 
-def test_a_policy_may_refuse(scripted: Make, turn: Turn) -> None:
-    planner = scripted(
-        RUN, FINISH, policy=lambda a: "No programs today." if isinstance(a, RunPython) else None
-    )
-    planned = planner.plan(turn)
-    assert isinstance(planned.action, Finish)
-    assert refusals(planned) == ["No programs today."]
-
-
 def test_a_text_is_forgiven_once(scripted: Make, turn: Turn) -> None:
     assert isinstance(scripted({"text": "Hm."}, RUN).plan(turn).action, RunPython)
     planned = scripted({"text": "Hm."}, {"text": "Hm?"}, RUN).plan(turn)

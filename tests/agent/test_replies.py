@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from model_fakes import FakeModels, call, reply
 
 from databricks_rlm_agent.agent.planner import MAX_MODEL_CALLS, AdkPlanner
-from databricks_rlm_agent.agent.plugins import MAX_CALLS
+from databricks_rlm_agent.agent.plugins.recorder import MAX_CALLS
 from databricks_rlm_agent.agent.tools import Toolbox
 from databricks_rlm_agent.domain.actions import Finish
 from databricks_rlm_agent.domain.result import Result, Stream

@@ -96,8 +96,7 @@ class ChainModel(BaseLlm):
         llm_request: LlmRequest,
         stream: bool = False,  # noqa: ARG002 - the base class has it; a planner has no use for fragments
     ) -> AsyncGenerator[LlmResponse, None]:
-        """Yield one whole response."""
-        self.meter.begin()
+        """Yield one whole response. That it may be asked for at all, the budget's plugin has seen to."""
         prompt_tokens = _prompt_tokens(llm_request)
         reasons: list[str] = []
         for link in self.links:

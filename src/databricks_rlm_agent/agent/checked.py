@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any, get_type_hints
 
@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from databricks_rlm_agent.agent.bounded import MAX_CHARS
 from databricks_rlm_agent.agent.desk import Desk
 from databricks_rlm_agent.domain.text import clip
-from databricks_rlm_agent.errors import InvalidData, RlmError
+from databricks_rlm_agent.errors import InvalidData, RemoteError, RlmError
 
-Review = Callable[[Any], Any]
-"""The decision as it is to be carried out; raises an RlmError with the reason where it may not be."""
+Review = Callable[[Any, str], Awaitable[Any]]
+"""A decision, made by the tool of that name, as it is to be carried out. Raises an RlmError with the reason
+where it may not be, and RemoteError where that cannot be told now."""
 _ACCEPTED = {"status": "accepted"}
 
 
@@ -34,7 +35,7 @@ class ReadTool(FunctionTool):
         try:
             return await asyncio.to_thread(self.func, **_checked(self.func, args))
         except RlmError as error:
-            return {"error": clip(str(error), MAX_CHARS // 2)}
+            return {"error": _told(error)}
 
 
 class ActionTool(FunctionTool):
@@ -47,19 +48,30 @@ class ActionTool(FunctionTool):
 
     async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> Any:
         """``{"status": "accepted"}``, or ``{"error": reason}``, after which the model may try again."""
-        if self._desk.decision is not None:  # counted as no try: the invocation is over anyway
-            return {"error": "Only one action is taken in an iteration, and one is taken already."}
-        try:
-            decision = self.func(**_checked(self.func, args))
-            self._desk.accept(self._review(decision) if self._review else decision)
-            answer = _ACCEPTED
-        except RlmError as error:
-            answer = {"error": clip(str(error), MAX_CHARS // 2)}
-            self._desk.refuse(answer["error"], tool=self.name)
+        async with self._desk.taking:
+            answer = await self._taken(args)
         if self._desk.closed:
             # Without this the model would be asked to comment on what the tool said.
             tool_context.actions.skip_summarization = True
         return answer
+
+    async def _taken(self, args: dict[str, Any]) -> dict[str, str]:
+        if self._desk.decided:  # counted as no try: the invocation is over anyway
+            return {"error": "Only one action is taken in an iteration, and one is taken already."}
+        try:
+            decision = self.func(**_checked(self.func, args))
+            self._desk.accept(await self._review(decision, self.name) if self._review else decision)
+        except RemoteError as error:
+            self._desk.stop(error)
+            return {"error": _told(error)}
+        except RlmError as error:
+            self._desk.refuse(_told(error), tool=self.name)
+            return {"error": _told(error)}
+        return _ACCEPTED
+
+
+def _told(error: RlmError) -> str:
+    return clip(str(error), MAX_CHARS // 2)
 
 
 def _checked(func: Callable[..., Any], args: dict[str, Any]) -> dict[str, Any]:

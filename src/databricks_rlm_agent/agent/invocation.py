@@ -11,14 +11,16 @@ from typing import Any
 
 from google.adk.agents import LlmAgent
 from google.adk.apps import App
-from google.adk.models import BaseLlm
+from google.adk.plugins.base_plugin import BasePlugin
 from google.adk.runners import Runner
 from google.adk.sessions import InMemorySessionService
 from google.adk.tools.function_tool import FunctionTool
 from google.genai import types
 
+from databricks_rlm_agent.agent.chain import ChainModel
 from databricks_rlm_agent.agent.desk import Desk
-from databricks_rlm_agent.agent.plugins import Recorder
+from databricks_rlm_agent.agent.plugins.budget import BudgetGuard
+from databricks_rlm_agent.agent.plugins.recorder import Recorder
 from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.errors import RlmError
 
@@ -39,15 +41,30 @@ class Conversation:
 
 
 async def converse(
-    conversation: Conversation, *, model: BaseLlm, desk: Desk[Any], redact: Callable[[str], str]
+    conversation: Conversation,
+    *,
+    model: ChainModel,
+    desk: Desk[Any],
+    redact: Callable[[str], str],
+    guards: Sequence[BasePlugin] = (),
 ) -> None:
-    """Talk until the desk is closed: by a decision, or by a failure with its reason. Raises nothing."""
+    """Talk until the desk is closed: by a decision, or by a failure with its reason.
+
+    ``guards`` are asked before our own plugins. Raises nothing but what the desk was stopped by.
+    """
+    plugins = [
+        *guards,
+        BudgetGuard(desk, model.meter),
+        Recorder(desk, names=[tool.name for tool in conversation.tools], redact=redact),
+    ]
     try:
-        await _talk(conversation, model, desk, redact)
+        await _talk(conversation, model, desk, redact, plugins)
     except RlmError as error:
-        desk.failure = clip(redact(str(error)), _REASON_CHARS)
+        desk.fail(clip(redact(str(error)), _REASON_CHARS))
     except Exception as error:  # noqa: BLE001 - recorded: a model's fault, of whatever class, ends no controller
-        desk.failure = clip(redact(f"{type(error).__name__}: {error}"), _REASON_CHARS)
+        desk.fail(clip(redact(f"{type(error).__name__}: {error}"), _REASON_CHARS))
+    if desk.fault is not None:
+        raise desk.fault
     if desk.decision is not None:
         desk.failure = None
     elif desk.failure is not None:
@@ -55,7 +72,11 @@ async def converse(
 
 
 async def _talk(
-    conversation: Conversation, model: BaseLlm, desk: Desk[Any], redact: Callable[[str], str]
+    conversation: Conversation,
+    model: ChainModel,
+    desk: Desk[Any],
+    redact: Callable[[str], str],
+    plugins: list[BasePlugin],
 ) -> None:
     agent = LlmAgent(
         name=conversation.role,
@@ -64,10 +85,8 @@ async def _talk(
         instruction=lambda _context: conversation.instruction,
         tools=list(conversation.tools),
     )
-    names = [tool.name for tool in conversation.tools]
     sessions = InMemorySessionService()
-    recorder = Recorder(desk, names=names, redact=redact)
-    runner = Runner(app=App(name=_APP, root_agent=agent, plugins=[recorder]), session_service=sessions)
+    runner = Runner(app=App(name=_APP, root_agent=agent, plugins=plugins), session_service=sessions)
     session = await sessions.create_session(app_name=_APP, user_id=_APP)
     message: str | None = conversation.opening
     while message is not None:

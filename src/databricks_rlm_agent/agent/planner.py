@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.agent.actions import actions, settled
+from databricks_rlm_agent.agent.actions import actions
 from databricks_rlm_agent.agent.allowance import Allowance, unpriced
 from databricks_rlm_agent.agent.desk import Desk
 from databricks_rlm_agent.agent.loop import shared_loop
 from databricks_rlm_agent.agent.models import Models
 from databricks_rlm_agent.agent.prompt import OPENING, planner_prompt
+from databricks_rlm_agent.agent.review import Judge, Review
 from databricks_rlm_agent.agent.summarizer import summarize
 from databricks_rlm_agent.agent.tools import Toolbox
 from databricks_rlm_agent.domain.actions import Action
+from databricks_rlm_agent.domain.gating import GATED, gated_in
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.prices import Price
 from databricks_rlm_agent.domain.result import Result
 from databricks_rlm_agent.domain.secret import Secret
-from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.ports import Catalog, Planned, Planner, SqlBackend, Summary, Turn, Volume
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ MODEL_TIMEOUT_S = 300.0
 class AdkPlanner:
     """A Planner on google-adk. Safe to call from several threads at once.
 
-    ``policy`` may refuse an action with a reason, which goes back to the model. At most ``max_model_calls``
+    ``policy`` may refuse an action with a reason, which goes back to the model; ``gated`` names, by mode,
+    tools and actions that are not offered and not answered (domain/gating.py). At most ``max_model_calls``
     questions are asked in an iteration, each within ``timeout_s`` seconds; ``clock`` counts seconds. What is
     left of the turn's budget is looked at before every call: a turn that would pass it ends with a failure
     that begins with ``budget:``, and with the calls it has made.
@@ -49,13 +50,15 @@ class AdkPlanner:
         models: Models,
         toolbox: Toolbox,
         namespace: Namespace,
-        policy: Callable[[Action], str | None] | None = None,
+        policy: Judge | None = None,
+        gated: Mapping[str, frozenset[str]] = GATED,
         clock: Callable[[], float] = time.monotonic,
         timeout_s: float = MODEL_TIMEOUT_S,
         max_model_calls: int = MAX_MODEL_CALLS,
         max_refusals: int = MAX_REFUSALS,
     ) -> None:
         self._models, self._toolbox, self._namespace = models, toolbox, namespace
+        self._gated = gated
         self._policy, self._clock, self._timeout_s = policy, clock, timeout_s
         self._max_model_calls, self._max_refusals = max_model_calls, max_refusals
 
@@ -65,7 +68,10 @@ class AdkPlanner:
         return self._models.name
 
     def plan(self, turn: Turn) -> Planned:
-        """Decide; a model's fault is ``failure``, never an exception."""
+        """Decide; a model's fault is ``failure``, never an exception.
+
+        Raises Conflict where the lease is lost, and the RemoteError that kept an action from being reviewed.
+        """
         if reason := self._unpriced(turn):
             return Planned(action=None, failure=reason)
         return shared_loop().run(self._plan(turn))
@@ -79,15 +85,16 @@ class AdkPlanner:
     async def _plan(self, turn: Turn) -> Planned:
         from databricks_rlm_agent.agent.checked import ActionTool, ReadTool
         from databricks_rlm_agent.agent.invocation import Conversation, converse
+        from databricks_rlm_agent.agent.plugins.lease import LeaseGuard
+        from databricks_rlm_agent.agent.plugins.policy import PolicyGuard
 
-        desk: Desk[Action] = Desk(max_refusals=self._max_refusals)
+        desk: Desk[Action] = Desk(max_refusals=self._max_refusals, redact=self._models.redact)
         meter = self._meter("planner", turn)
-        reads = [ReadTool(tool) for tool in self._toolbox.tools]
-        review = partial(self._review, turn)
-        endings = [
-            ActionTool(action, desk=desk, review=review)
-            for action in actions(children_left=turn.children_left)
-        ]
+        review = Review(turn=turn, desk=desk, policy=self._policy)
+        gated = gated_in(turn.mode, self._gated)
+        reads = [ReadTool(tool) for tool in self._toolbox.tools if tool.__name__ not in gated]
+        taken = [one for one in actions(children_left=turn.children_left) if one.__name__ not in gated]
+        endings = [ActionTool(action, desk=desk, review=review) for action in taken]
         conversation = Conversation(
             role="planner",
             instruction=planner_prompt(
@@ -103,16 +110,11 @@ class AdkPlanner:
         model = self._models.open(
             role="planner", iter_n=turn.iter_n, meter=meter, objective=turn.capsule.objective
         )
-        await converse(conversation, model=model, desk=desk, redact=self._models.redact)
+        guards = [PolicyGuard(desk, mode=turn.mode, gated=self._gated), LeaseGuard(desk, turn)]
+        await converse(conversation, model=model, desk=desk, redact=self._models.redact, guards=guards)
         return Planned(
             action=desk.decision, failure=desk.failure, calls=tuple(meter.calls), notes=tuple(desk.notes)
         )
-
-    def _review(self, turn: Turn, action: Action) -> Action:
-        reason = self._policy(action) if self._policy else None
-        if reason is not None:
-            raise InvalidData(reason)
-        return settled(action, value=turn.last_value, room=turn.children_left)
 
     def _unpriced(self, turn: Turn) -> str | None:
         if turn.budget.max_cost_usd is None:
@@ -142,7 +144,8 @@ def create_planner(
     sql: SqlBackend,
     namespace: Namespace,
     secrets: Mapping[str, Secret] | None = None,
-    policy: Callable[[Action], str | None] | None = None,
+    policy: Judge | None = None,
+    gated: Mapping[str, frozenset[str]] = GATED,
     timeout_s: float = MODEL_TIMEOUT_S,
     prices: Mapping[str, Price] | None = None,
 ) -> Planner:
@@ -159,5 +162,6 @@ def create_planner(
         toolbox=Toolbox(volume=volume, catalog=catalog, sql=sql, namespace=namespace),
         namespace=namespace,
         policy=policy,
+        gated=gated,
         timeout_s=timeout_s,
     )

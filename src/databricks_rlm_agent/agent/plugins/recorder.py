@@ -1,6 +1,7 @@
-"""The ADK plugin that keeps a record of tool calls, and answers calls of tools that do not exist.
+"""Observability: a record of tool calls, and an answer to calls of tools that do not exist.
 
-Model calls are recorded in chain.py, one level below, where the failed links of a chain are seen too.
+Model calls are recorded in chain.py, one level below, where the failed links of a chain are seen too;
+refusals and what the policy found are noted by the desk, where they land.
 Imports google.adk at once: it is imported by those who are about to use it.
 """
 
@@ -77,5 +78,5 @@ class Recorder(BasePlugin):
         shown = clip(json.dumps(arguments, ensure_ascii=False, default=str), _ARGS_CHARS)
         payload: dict[str, Any] = {"tool": clip(tool.name, _NAME_CHARS), "args": self._redact(shown)}
         if error is not None:
-            payload["error"] = clip(error, _ERROR_CHARS)
+            payload["error"] = self._redact(clip(error, _ERROR_CHARS))
         self._desk.notes.append(Note(kind="tool_call", payload=payload))

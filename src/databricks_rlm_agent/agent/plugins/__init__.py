@@ -1,0 +1,1 @@
+"""What stands around every conversation with a model: ADK plugins, one concern each."""

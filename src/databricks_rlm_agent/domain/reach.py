@@ -1,0 +1,95 @@
+"""Which tables and paths a program may write to: names with unknown parts against patterns. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum, auto
+from fnmatch import fnmatchcase
+
+from databricks_rlm_agent.domain.gating import lenient
+from databricks_rlm_agent.domain.layout import Namespace
+
+LEDGER = frozenset(
+    {
+        *("run_state", "execution_requests", "execution_results", "run_events", "model_calls"),
+        *("intake_watermarks", "schema_migrations"),
+    }
+)
+"""Our own tables, which generated code may read and never write. ``work_items`` belongs to the givers."""
+_SYSTEM_CATALOGS = {"system", "samples"}
+_SYSTEM_SCHEMA = "information_schema"
+Name = tuple[str, str, str]
+"""Catalog, schema and table in lower case; ``*`` stands for what is not known."""
+
+
+class Reach(StrEnum):
+    """Whether a name may be written to."""
+
+    INSIDE = auto()
+    OUTSIDE = auto()
+    UNCLEAR = auto()  # it depends on what is not known
+    LEDGER = auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Where a mode lets generated code write; ``patterns`` are of ``catalog.schema``."""
+
+    namespace: Namespace
+    patterns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, mode: str, namespace: Namespace, chosen: tuple[str, ...] | None) -> Targets:
+        """What is chosen; else everything in DEV, and in any other mode our schema and its scratch schema."""
+        own = f"{namespace.catalog}.{namespace.schema}"
+        default = ("*",) if lenient(mode) else (own, f"{own}_scratch")
+        patterns = default if chosen is None else chosen
+        return cls(namespace=namespace, patterns=tuple(pattern.strip().lower() for pattern in patterns))
+
+    def table(self, name: Name) -> Reach:
+        """Whether a table of that name may be written to."""
+        ours = (self.namespace.catalog.lower(), self.namespace.schema.lower())
+        if all(map(_may_be, name[:2], ours)):
+            if name[2] in LEDGER:
+                return Reach.LEDGER
+            if any(_may_be(name[2], table) for table in LEDGER):
+                return Reach.UNCLEAR
+        return self.schema(name[0], name[1])
+
+    def schema(self, catalog: str, schema: str) -> Reach:
+        """Whether anything in that schema may be written to."""
+        if catalog in _SYSTEM_CATALOGS or schema == _SYSTEM_SCHEMA:
+            return Reach.OUTSIDE
+        pairs = [[*pattern.split("."), "*"][:2] for pattern in self.patterns]
+        if any(_covers(one, catalog) and _covers(two, schema) for one, two in pairs):
+            # Any catalog will do, and a system catalog will not.
+            return Reach.UNCLEAR if "*" in catalog else Reach.INSIDE
+        if any(_may_be(catalog, one) and _may_be(schema, two) for one, two in pairs):
+            return Reach.UNCLEAR
+        return Reach.OUTSIDE
+
+    def __str__(self) -> str:
+        return ", ".join(self.patterns)
+
+
+def _covers(pattern: str, name: str) -> bool:
+    """Whether a pattern holds for whatever a name turns out to be."""
+    return pattern == "*" or fnmatchcase(name, pattern)
+
+
+def _may_be(name: str, other: str) -> bool:
+    """Whether a name with unknown parts may turn out to be another, or to fit a pattern."""
+    return fnmatchcase(other, name) or fnmatchcase(name, other)
+
+
+def full_name(parts: tuple[str, ...], here: tuple[str, str]) -> Name:
+    """A table's whole name where names without a place mean those of ``here`` (catalog, schema).
+
+    A part that is wholly unknown may hold dots: what stands left of it is unknown as well.
+    """
+    lower = tuple(part.lower() for part in parts)
+    if not lower or len(lower) > 3 or (lower[0] == "*" and len(lower) < 3):
+        known = lower[1:] if 1 < len(lower) <= 3 else ()
+        lower = (*("*",) * (3 - len(known)), *known)
+    catalog, schema, table = (*here[: 3 - len(lower)], *lower)
+    return catalog, schema, table
