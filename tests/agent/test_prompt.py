@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,17 +13,22 @@ from databricks_rlm_agent.agent.prompt import RLM_CAPABILITIES, planner_prompt, 
 from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.capsule import Capsule, TableNote
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.memory import Item
 from databricks_rlm_agent.domain.result import Result, Stream
 from databricks_rlm_agent.ports import Planner, Turn
 from executor_harness.api import Rlm
+from executor_harness.redaction import Redactor
 from executor_harness.volumes import Volumes
 
+# The largest that there can be: everything is registered.
+EVERYTHING = {"sub_model": "m" * 60, "children_left": 16}
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="files")
 ACTION_DOCS = {action.__name__: action.__doc__ or "" for action in ACTIONS}
 READ_DOCS = {"sample_table": "A few rows of a table."}
 
 
-def prompt_of(turn: Turn) -> str:
+def prompt_of(turn: Turn, **changes: Any) -> str:
+    turn = replace(turn, **changes)
     return planner_prompt(turn, NAMESPACE, actions=ACTION_DOCS, reads=READ_DOCS)
 
 
@@ -33,6 +39,9 @@ def big(words: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 texts = big(st.text(max_size=12))
 lists = st.builds(lambda items, times: items * times, st.lists(texts, max_size=3), st.sampled_from([1, 30]))
 tables = st.lists(st.builds(TableNote, name=texts, columns=texts, rows=st.integers() | st.none(), note=texts))
+items = st.lists(
+    st.builds(Item, text=texts, iter_n=st.integers(1, 9) | st.none(), count=st.integers(1, 10**9))
+)
 capsules = st.builds(
     Capsule,
     objective=texts,
@@ -40,10 +49,10 @@ capsules = st.builds(
     inputs=st.dictionaries(
         st.text(max_size=5), texts | st.integers() | st.lists(texts, max_size=2), max_size=3
     ),
-    decisions=lists,
-    failed_approaches=lists,
+    decisions=items,
+    failed_approaches=items,
     tables=tables,
-    artifacts=lists,
+    artifacts=items,
     last_result=texts,
 )
 
@@ -53,7 +62,7 @@ capsules = st.builds(
 def test_the_prompt_is_bounded_whatever_the_capsule_holds(capsule: Capsule, mode: str, used: int) -> None:
     budget = Budget(usage={"calls": used, "input_tokens": used})  # type: ignore[arg-type]
     turn = Turn(run_id="r" * 64, iter_n=10**6, mode=mode, capsule=capsule, budget=budget)
-    prompt = prompt_of(turn)
+    prompt = prompt_of(turn, **EVERYTHING)
     assert len(prompt) < 16_000
     for name in (*ACTION_DOCS, *READ_DOCS, *RLM_CAPABILITIES):
         assert f"- {name}: " in prompt
@@ -113,7 +122,7 @@ def test_the_summarizers_prompt_is_bounded(make_turn: Callable[..., Turn]) -> No
 def test_the_capabilities_are_those_of_the_harness() -> None:
     names = {re.split(r"[(\[]", capability.removeprefix("rlm."))[0] for capability in RLM_CAPABILITIES}
     request: Any = {"inputs": {}, "parameters": {}, "output_dir": "/Volumes/a/b/c"}
-    rlm = Rlm(request, Volumes(), lambda: None)
+    rlm = Rlm(request, Volumes(), lambda: None, Redactor(()))
     assert names == {name for name in {*dir(type(rlm)), *vars(rlm)} if not name.startswith("_")}
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from databricks_rlm_agent.domain.memory import Item
 from databricks_rlm_agent.domain.result import ProducedTable, Result, Stream
 from databricks_rlm_agent.ports import Planner, Turn
 
@@ -34,8 +35,8 @@ REMEMBER = {
 def test_a_long_result_is_summarized(scripted: Make, turn: Turn) -> None:
     summary = play(scripted, REMEMBER).summarize(turn, a_result())
     assert summary.delta is not None
-    assert summary.delta.digest == "Iteration 1: SUCCESS\n3 rows"
-    assert summary.delta.decisions == ["use t"]
+    assert summary.delta.digest == "3 rows"
+    assert summary.delta.decisions == [Item.of("use t", iter_n=1, by="summarizer")]
     assert [table.name for table in summary.delta.tables] == ["main.rlm.t"]
     assert [call.purpose for call in summary.calls] == ["summarizer"]
 

@@ -181,5 +181,5 @@ def test_the_digest_shows_the_reason_even_after_a_long_purpose() -> None:
     )
     delta = digest(failed, purpose="p" * 5_000)
     assert "KeyError: 'dep_tme'" in delta.digest
-    assert delta.failed_approaches[0].endswith("failed: KeyError: 'dep_tme'")
-    assert len(delta.failed_approaches[0]) < 300
+    assert delta.failed_approaches[0].text.endswith("failed: KeyError: 'dep_tme'")
+    assert len(delta.failed_approaches[0].text) < 300

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from databricks_rlm_agent.domain.capsule import CapsuleDelta, TableNote
-from databricks_rlm_agent.domain.result import Result, Status
+from databricks_rlm_agent.domain.capsule import DIGEST_CHARS, CapsuleDelta, TableNote
+from databricks_rlm_agent.domain.memory import Item, failure_key, one_line
+from databricks_rlm_agent.domain.result import Result, Status, Stream, SubUsage
 from databricks_rlm_agent.domain.text import clip
+from databricks_rlm_agent.domain.variables import Variables
 
 # Above this many bytes of output a summarizer may say more than head and tail do.
 LONG_OUTPUT_BYTES = 6_000
-_OUTPUT_CHARS = 1_200
-_VALUE_CHARS = 800
+_VALUE_CHARS = 700
+_LINE_CHARS = 500
 _NAME_CHARS = 200  # of purposes, error types and paths: leaves the reason its place in the capsule
+_STREAM_CHARS = 400  # at least, of each stream, however much else there is to say
 
 
 def is_long(result: Result) -> bool:
@@ -23,45 +26,100 @@ def is_long(result: Result) -> bool:
 
 def digest(result: Result, *, purpose: str) -> CapsuleDelta:
     """What one result adds to the capsule."""
+    purpose = clip(one_line(clip(purpose, 4 * _NAME_CHARS)), _NAME_CHARS)
+    said = [headline(result, purpose), *facts(result)]
+    room = DIGEST_CHARS - sum(len(line) + 1 for line in said)
     failed = result.status is not Status.SUCCESS
-    purpose = clip(purpose, _NAME_CHARS)
-    summary = f"{result.error_type or result.status}: {result.error_summary or 'no further word'}"
     return CapsuleDelta(
-        digest="\n".join(_lines(result, purpose)),
-        decisions=[] if failed else [f"Iteration {result.iter_n}: {purpose}"],
-        failed_approaches=[f"Iteration {result.iter_n} ({purpose}) failed: {summary}"] if failed else [],
+        digest="\n".join([*said, *_streams(result, room)]),
+        decisions=[] if failed else [Item.of(purpose or "no purpose given", iter_n=result.iter_n)],
+        failed_approaches=[_failure(result, purpose)] if failed else [],
         tables=[
-            TableNote(name=table.name, rows=table.rows, columns=", ".join(table.columns or ()))
+            TableNote(
+                name=table.name, rows=table.rows, columns=", ".join(table.columns or ()), iter_n=result.iter_n
+            )
             for table in result.produced_tables
         ],
-        artifacts=[artifact.path for artifact in result.produced_artifacts],
+        artifacts=[
+            Item.of(artifact.path, iter_n=result.iter_n, key=clip(artifact.path, 4 * _NAME_CHARS))
+            for artifact in result.produced_artifacts
+        ],
     )
 
 
-def _lines(result: Result, purpose: str) -> list[str]:
+def headline(result: Result, purpose: str) -> str:
+    """Which attempt it was, how it ended, and what for."""
     took = f" in {result.seconds:.1f} s" if result.seconds is not None else ""
-    lines = [
-        f"Iteration {result.iter_n}, attempt {result.attempt}: {result.status}{took}. Purpose: {purpose}"
-    ]
+    return f"Iteration {result.iter_n}, attempt {result.attempt}: {result.status}{took}. Purpose: {purpose}"
+
+
+def facts(result: Result) -> list[str]:
+    """What the executor says beside the streams: error, value, metrics, model calls, variables, its log."""
+    lines = []
     if result.error_type:
-        kind = clip(result.error_type, _NAME_CHARS)
-        lines.append(f"Error: {kind}: {clip(result.error_summary or '', _VALUE_CHARS)}")
+        lines.append(f"Error: {_kind(result)}: {clip(result.error_summary or '', _VALUE_CHARS)}")
     if result.value is not None:
         lines.append(f"Value: {clip(_json(result.value), _VALUE_CHARS)}")
     if result.metrics:
-        lines.append(f"Metrics: {clip(_json(result.metrics), _VALUE_CHARS)}")
-    for name, stream in (("stdout", result.stdout), ("stderr", result.stderr)):
-        if stream.bytes:
-            shown = (
-                stream.head
-                if not stream.tail or stream.tail == stream.head
-                else f"{stream.head}\n…\n{stream.tail}"
-            )
-            where = f", all of it in {clip(stream.path, _NAME_CHARS)}" if stream.path else ""
-            lines.append(f"{name} ({stream.bytes:,} bytes{where}):\n{clip(shown, _OUTPUT_CHARS)}")
+        lines.append(f"Metrics: {clip(_json(result.metrics), _LINE_CHARS)}")
+    if result.usage is not None and (result.usage.calls or result.usage.cached):
+        lines.append(f"Model calls: {_usage(result.usage)}")
+    if result.variables is not None and result.status is Status.SUCCESS:
+        lines.append(f"Kept variables: {clip(_variables(result.variables), _LINE_CHARS)}")
+    if result.spawned:
+        lines.append(f"Child runs asked for: {', '.join(task.name for task in result.spawned)}")
     if result.log:
         lines.append("Log: " + clip(" | ".join(result.log), _VALUE_CHARS))
     return lines
+
+
+def _failure(result: Result, purpose: str) -> Item:
+    summary = clip(one_line(clip(result.error_summary or "", 2_000)), _NAME_CHARS)
+    kind = _kind(result) if result.error_type else str(result.status)
+    return Item.of(
+        clip(purpose, 60) + f" failed: {kind}: {summary or 'no further word'}",
+        iter_n=result.iter_n,
+        kind=clip(kind, 80),
+        key=failure_key(kind, result.error_summary or ""),
+    )
+
+
+def _streams(result: Result, room: int) -> list[str]:
+    """Head and tail of both streams in all the room that is left: never more, however long they are."""
+    known = [(name, s) for name, s in (("stdout", result.stdout), ("stderr", result.stderr)) if s.bytes]
+    shown: list[str] = []
+    for left, (name, stream) in zip(range(len(known), 0, -1), known, strict=True):
+        part = clip(_stream(name, stream), max(_STREAM_CHARS, room // left - 1))
+        shown.append(part)
+        room -= len(part) + 1
+    return shown
+
+
+def _stream(name: str, stream: Stream) -> str:
+    whole = not stream.tail or stream.tail == stream.head
+    text = stream.head if whole else f"{stream.head}\n…\n{stream.tail}"
+    where = f", all of it in {clip(stream.path, _NAME_CHARS)}" if stream.path else ""
+    return f"{name} ({stream.bytes:,} bytes{where}):\n{text}"
+
+
+def _usage(usage: SubUsage) -> str:
+    cost = f", ${usage.cost_usd:.6g}" if usage.cost_usd else ""
+    return (
+        f"{usage.calls:,} paid, {usage.cached:,} answered from the cache, {usage.input_tokens:,} tokens in, "
+        f"{usage.output_tokens:,} out{cost}"
+    )
+
+
+def _variables(variables: Variables) -> str:
+    shown = [
+        f"{note.name} ({note.type}{', ' if note.size else ''}{note.size})" for note in variables.shown[:12]
+    ]
+    more = variables.count - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "") or "none"
+
+
+def _kind(result: Result) -> str:
+    return clip(one_line(clip(result.error_type or "", 4 * _NAME_CHARS)), _NAME_CHARS)
 
 
 def _json(value: Any) -> str:

@@ -1,0 +1,146 @@
+"""Reading the output file of a long result: its errors by rule, and parts of it by a model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from databricks_rlm_agent.agent.allowance import MIN_REPLY_TOKENS, tokens_of
+from databricks_rlm_agent.agent.models import Models
+from databricks_rlm_agent.agent.prompt import READER_OPENING, reader_prompt
+from databricks_rlm_agent.domain.excerpts import Reading, Region, chosen, regions
+from databricks_rlm_agent.domain.models import parse_models
+from databricks_rlm_agent.domain.result import Result
+from databricks_rlm_agent.domain.text import clip
+from databricks_rlm_agent.errors import RemoteError, RlmError
+from databricks_rlm_agent.ports import Turn, Volume
+
+if TYPE_CHECKING:
+    from databricks_rlm_agent.agent.chain import Meter
+
+log = logging.getLogger(__name__)
+
+MAX_READERS = 8
+CHUNK_BYTES = 12_000
+WHOLE_BYTES = 9_000
+"""An output up to this size is shown to the summarizer itself."""
+PLANNER_CALLS = 12
+"""Calls of the turn that are left to the planner, which comes next and must be able to decide."""
+_OWN_CALLS = 3  # of the summarizer itself
+_TOKENS_SHARE = 4  # at most one part in so many of the tokens that are left
+_NOTE_CHARS = 700
+_REPLY_TOKENS = MIN_REPLY_TOKENS + 256
+_BLOCK_BYTES = 1024 * 1024
+_SCAN_BYTES = 16 * 1024 * 1024  # twice what the executor keeps by default
+
+
+async def read_output(
+    models: Models, turn: Turn, result: Result, *, meter: Meter, volume: Volume | None
+) -> Reading | None:
+    """What the output's file tells beyond head and tail; None where it cannot be read."""
+    path = result.stdout.path
+    if volume is None or path is None or result.stdout.bytes <= len(result.stdout.head.encode()):
+        return None
+    try:
+        size, known, whole = await asyncio.to_thread(_scan, volume, path)
+        reading = Reading(size=size, whole=whole, regions=tuple(known))
+        count = 0 if whole else _readers(models, turn, meter)
+        places = chosen(size, known, count=count, length=CHUNK_BYTES)
+        parts = [await asyncio.to_thread(volume.get, path, offset=n, length=CHUNK_BYTES) for n in places]
+    except RemoteError as error:
+        log.warning("run %s: the output cannot be read: %s; head and tail are used", turn.run_id, error)
+        return None
+    notes = await _read(models, turn, meter, parts, places, size)
+    return replace(reading, notes=tuple(notes))
+
+
+def _scan(volume: Volume, path: str) -> tuple[int, list[Region], str]:
+    """A file's size (up to what is looked at), where it speaks of errors, and the text of a short one."""
+    sizes: list[int] = []
+    first: list[bytes] = []
+
+    def blocks() -> Iterator[bytes]:
+        while sum(sizes) < _SCAN_BYTES:
+            block = volume.get(path, offset=sum(sizes), length=_BLOCK_BYTES)
+            first.extend([block] if not sizes else [])
+            sizes.append(len(block))
+            yield block
+            if len(block) < _BLOCK_BYTES:
+                break
+
+    found = regions(blocks())
+    short = sum(sizes) <= WHOLE_BYTES
+    return sum(sizes), found, first[0].decode("utf-8", "replace") if short else ""
+
+
+def _readers(models: Models, turn: Turn, meter: Meter) -> int:
+    """How many parts may be read by a model, within what the turn may still spend."""
+    if any(spec.provider == "scripted" for spec in parse_models(models.name)):
+        return 0  # a script holds the summarizer's own replies
+    calls = (turn.budget.calls_left - PLANNER_CALLS - _OWN_CALLS) // len(parse_models(models.name))
+    tokens = meter.allowance.tokens // _TOKENS_SHARE // (tokens_of("x" * CHUNK_BYTES * 2) + _REPLY_TOKENS)
+    return max(0, min(MAX_READERS, calls, tokens))
+
+
+async def _read(
+    models: Models, turn: Turn, meter: Meter, parts: Sequence[bytes], places: Sequence[int], size: int
+) -> list[str]:
+    """A note on each part, asked at the same time; those that failed are left out. Calls are metered."""
+    if not parts or not turn.held():
+        return []
+    left = meter.allowance
+    shares = [
+        # Each has its own part of the allowance: asked at once, none would see what the others spend.
+        replace(
+            meter,
+            calls=[],
+            asked=0,
+            allowance=replace(
+                left,
+                calls=len(parse_models(models.name)),
+                tokens=left.tokens // _TOKENS_SHARE // len(parts),
+                cost_usd=None if left.cost_usd is None else left.cost_usd / _TOKENS_SHARE / len(parts),
+            ),
+        )
+        for _ in parts
+    ]
+    prompts = [
+        reader_prompt(turn, part.decode("utf-8", "replace"), place=f"bytes from {place:,} of {size:,}")
+        for part, place in zip(parts, places, strict=True)
+    ]
+    try:
+        replies = await asyncio.gather(
+            *(_note(models, turn, share, prompt) for share, prompt in zip(shares, prompts, strict=True))
+        )
+    finally:
+        for share in shares:  # whatever became of it: what was asked is paid
+            meter.calls.extend(share.calls)
+    pairs = zip(places, replies, strict=True)
+    return [f"At byte {place:,}: {clip(reply, _NOTE_CHARS)}" for place, reply in pairs if reply]
+
+
+async def _note(models: Models, turn: Turn, meter: Meter, prompt: str) -> str:
+    """One reader's note; nothing where it failed."""
+    from google.adk.models.llm_request import LlmRequest
+    from google.genai import types
+
+    opening = types.Content(role="user", parts=[types.Part(text=READER_OPENING)])
+    config = types.GenerateContentConfig(system_instruction=prompt, max_output_tokens=_REPLY_TOKENS)
+    try:
+        model = models.open(
+            role="summarizer", iter_n=turn.iter_n, meter=meter, objective=turn.capsule.objective
+        )
+        request = LlmRequest(model=models.name, contents=[opening], config=config)
+        texts = [
+            part.text
+            async for response in model.generate_content_async(request)
+            for part in (response.content.parts if response.content else None) or []
+            if part.text and not part.thought
+        ]
+    except RlmError as error:
+        log.warning("run %s: a part of the output was not read: %s", turn.run_id, models.redact(str(error)))
+        return ""
+    return "".join(texts).strip()
