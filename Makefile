@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-control setup-bench-rlm bench-rlm crash-matrix chaos setup-spark test-spark pins clean
+.PHONY: help setup demo examples test lint bench bench-control setup-bench-rlm bench-rlm crash-matrix chaos setup-spark test-spark pins clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -24,6 +24,11 @@ setup: $(STAMP) ## Create .venv from the pinned, hashed packages
 
 demo: $(STAMP) ## The main job, end to end, on this machine: no account, no key
 	@$(BIN)/rlm-agent demo
+
+examples: $(STAMP) ## Three larger tasks: 50 MB of text, rows by the thousand, child runs; about two minutes
+	@$(BIN)/python -m examples.needle
+	@$(BIN)/python -m examples.classify
+	@$(BIN)/python -m examples.children
 
 test: $(STAMP) ## Lint, types, import contracts and all tests (under 12 minutes on 2 cores)
 	@$(MAKE) --no-print-directory lint
