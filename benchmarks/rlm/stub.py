@@ -66,8 +66,8 @@ class Stub:
         """The ASGI application."""
         return Starlette(
             routes=[
-                Route("/v1/chat/completions", self._complete, methods=["POST"]),
-                Route("/serving-endpoints/{name}/invocations", self._complete, methods=["POST"]),
+                Route("/v1/chat/completions", self.complete, methods=["POST"]),
+                Route("/serving-endpoints/{name}/invocations", self.complete, methods=["POST"]),
                 Route("/_stub/scenario", self._set, methods=["PUT"]),
                 Route("/_stub/log", self._show, methods=["GET"]),
             ]
@@ -80,7 +80,8 @@ class Stub:
     async def _show(self, _: Request) -> Response:
         return JSONResponse([asdict(asked) for asked in self.log])
 
-    async def _complete(self, request: Request) -> Response:
+    async def complete(self, request: Request) -> Response:
+        """One chat completion."""
         started = time.time()
         body = json.loads(await request.body())
         model = str(request.path_params.get("name") or body["model"])
