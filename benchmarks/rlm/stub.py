@@ -27,7 +27,8 @@ PREFIXES = ("/v1/", "/serving-endpoints/", "/_stub/")
 class Scenario:
     """What is answered: assistant messages (OpenAI format) to ``root``, a text to all others. Seconds.
 
-    With a ``turn_tool``, only requests that offer this tool are turns; others to ``root`` get the ``aside``.
+    With a ``turn_tool``, only requests that offer this tool are turns; others to ``root`` get the ``aside``
+    if they offer a tool, else the text.
     """
 
     root: Sequence[Mapping[str, Any]] = ()
@@ -86,7 +87,7 @@ class Stub:
         body = json.loads(await request.body())
         model = str(request.path_params.get("name") or body["model"])
         model = f"{model}, aside" if model == ROOT and not self._is_turn(body) else model
-        message = self._reply(model)
+        message = self._reply(model, tools=bool(body.get("tools")))
         if message is None:
             return JSONResponse({"error": {"message": f"no reply is left for {model}"}}, status_code=400)
         is_root = model.startswith(ROOT)
@@ -99,8 +100,8 @@ class Stub:
         wanted, offered = self.scenario.turn_tool, body.get("tools") or []
         return not wanted or wanted in [tool["function"]["name"] for tool in offered]
 
-    def _reply(self, model: str) -> Mapping[str, Any] | None:
-        if model == f"{ROOT}, aside":
+    def _reply(self, model: str, *, tools: bool) -> Mapping[str, Any] | None:
+        if model == f"{ROOT}, aside" and tools:
             return self.scenario.aside
         if model != ROOT:
             return {"role": "assistant", "content": self.scenario.sub}
