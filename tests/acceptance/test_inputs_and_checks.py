@@ -183,7 +183,7 @@ def test_a_survey(looks: dict[str, Any], volume: WorkspaceVolume) -> None:
     )
     assert '["0", "person 0!!!!!!!!!!!…", "[a, b]", "2024-01-02", "0.5"]'[:40] in notes["trips"]
     assert "first rows of id, who, tags, at, odd name:" in notes["trips"]
-    assert notes["few"].startswith("table main.seen.few; 7 rows; 1 columns: id int; first rows: ")
+    assert notes["few"].startswith("table main.seen.few; 7 rows; 1 column: id int; first rows: ")
     assert "does not exist" in notes["none"]
 
 
@@ -277,7 +277,7 @@ def test_a_run_whose_checks_never_hold_does_not_succeed(here, ready, script) -> 
     assert not any(item["passed"] for row in rows for item in row["findings"])
 
 
-def test_the_planner_is_told_of_inputs_and_checks(here, ready, script) -> None:
+def test_the_planner_is_told_of_inputs_and_checks(here, ready, looks, script) -> None:
     asked = here(
         *("run", "Look", "--run-id", "told", "--model", script([finish("Seen.")]), "--json"),
         *("--input", "trips=main.seen.trips", "--input", "word=hello", "--check", "sql: SELECT true"),

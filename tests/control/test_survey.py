@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.control.excerpts import excerpt
+from databricks_rlm_agent.control.glances import excerpt
 from databricks_rlm_agent.control.survey import MAX_INPUTS, NOTE_CHARS, Surveyor
 from databricks_rlm_agent.errors import (
     Conflict,
@@ -117,7 +117,7 @@ def test_a_table_without_rows_or_columns_to_show() -> None:
 
 def test_a_text() -> None:
     assert Workspace().note(kind="text", text="a\nb") == 'text; 3 characters; 2 lines; all of it: "a\\nb"'
-    assert Workspace().note(kind="text", text="") == "text; 0 characters; 1 lines; empty"
+    assert Workspace().note(kind="text", text="") == "text; 0 characters; 0 lines; empty"
     long = Workspace().note(kind="text", text="begin" + '"x\n' * 4_000 + "end")
     assert long.startswith('text; 12,008 characters; 4,001 lines; begins "begin')
     assert long.endswith('end"')

@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from databricks_rlm_agent.control.glances import counted
 from databricks_rlm_agent.control.passing import passes
 from databricks_rlm_agent.domain.checks import Check
 from databricks_rlm_agent.domain.text import clip
@@ -80,10 +81,10 @@ class Evidence:
         if missing:
             return False, f"no column {', '.join(missing)}; its columns are {', '.join(columns)}"
         if not check.min_rows:
-            return True, f"{len(columns)} columns"
+            return True, counted(len(columns), "column")
         quoted = ".".join(f"`{part}`" for part in check.table.split("."))
         rows = int(self.sql.fetch(f"SELECT count(*) AS n FROM {quoted}")[0]["n"])  # noqa: S608 - checked name
-        return rows >= check.min_rows, f"{rows:,} rows"
+        return rows >= check.min_rows, counted(rows, "row")
 
     def _file(self, check: Check) -> tuple[bool, str]:
         entry = self.volume.look(check.path)
@@ -91,7 +92,7 @@ class Evidence:
             return False, "there is no such file"
         if entry.is_directory:
             return False, "it is a folder"
-        return (entry.size or 0) >= check.min_bytes, f"{entry.size or 0:,} bytes"
+        return (entry.size or 0) >= check.min_bytes, counted(entry.size or 0, "byte")
 
 
 def refusal(findings: Sequence[Finding]) -> str | None:

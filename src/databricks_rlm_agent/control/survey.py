@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from databricks_rlm_agent.control.excerpts import excerpt, file_note, folder_note, short
+from databricks_rlm_agent.control.glances import counted, excerpt, file_note, folder_note, short
 from databricks_rlm_agent.control.passing import passes
 from databricks_rlm_agent.domain.ids import check_table_name
 from databricks_rlm_agent.domain.text import clip
@@ -62,14 +62,14 @@ class Surveyor:
         parts = [
             f"table {short(name, _NAME_CHARS)}",
             rows,
-            f"{len(columns)} columns: {_schema(columns)}",
+            f"{counted(len(columns), 'column')}: {_schema(columns)}",
             head,
         ]
         return "; ".join(part for part in parts if part)
 
     def _count(self, quoted: str) -> str:
         found = self.sql.fetch(f"SELECT count(*) AS n FROM {quoted}")  # noqa: S608 - checked name
-        return f"{int(found[0]['n']):,} rows"
+        return counted(int(found[0]["n"]), "row")
 
     def _head(self, quoted: str, columns: Sequence[tuple[str, str]]) -> str:
         """The first rows; cells are cut off in the warehouse, so that none comes whole."""
@@ -121,5 +121,5 @@ def _quoted(column: str) -> str:
 
 
 def _text(text: str) -> str:
-    lines = text.count("\n") + 1
-    return f"text; {len(text):,} characters; {lines:,} lines; {excerpt(text, text)}"
+    lines = counted(text.count("\n") + (text[-1:] not in {"", "\n"}), "line")
+    return f"text; {counted(len(text), 'character')}; {lines}; {excerpt(text, text)}"

@@ -26,6 +26,11 @@ def short(text: str, limit: int) -> str:
     return storable(text if len(text) <= limit else f"{text[: limit - 1]}…")
 
 
+def counted(number: int, what: str) -> str:
+    """``1 row``, ``2,000 rows``."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
 def excerpt(head: str, tail: str) -> str:
     """The beginning and the end of a text; ``head`` and ``tail`` are the same where they hold all of it."""
     if head == tail and len(head) <= END_CHARS:
@@ -57,7 +62,7 @@ def folder_note(volume: Volume, path: str) -> str:
     names = [short(file.path.removeprefix(path).strip("/"), 60) for file in files[:_NAMES]]
     parts = [
         short(path, _PATH_CHARS),
-        f"{least}{len(files):,} files, {least}{sized(sum(file.size or 0 for file in files))}",
+        f"{least}{counted(len(files), 'file')}, {least}{sized(sum(file.size or 0 for file in files))}",
         ", ".join(f"{count:,} of {short(kind, 20)}" for kind, count in kinds),
         f"such as {json.dumps(names, ensure_ascii=False)}" if names else "",
     ]
@@ -69,7 +74,7 @@ def sized(size: int) -> str:
     amount, unit = float(size), 0
     while amount >= 1_000 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1_000, unit + 1
-    return f"{size:,} bytes" + (f" ({amount:.1f} {_UNITS[unit]})" if unit else "")
+    return counted(size, "byte") + (f" ({amount:.1f} {_UNITS[unit]})" if unit else "")
 
 
 def _files(volume: Volume, path: str) -> tuple[list[FileEntry], bool]:
