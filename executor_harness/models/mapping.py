@@ -86,9 +86,8 @@ class _Mapper:
         parts = self._parts()
         missing = sum(part.prompts for part in parts)
         self._kit.meter.count_cached(total - missing)
-        if not parts:
-            return
-        self._afford(parts)
+        if parts:
+            self._afford(parts)
         answered = 0
         for number, part in enumerate(waves(parts, _WAVE * self._kit.access["concurrency"])):
             found = self._wave(number, part)
@@ -139,6 +138,7 @@ class _Mapper:
         """Ask a part; how many answers came."""
         kit, bound = self._kit, part.bound(self._options, self._price)
         try:
+            kit.meter.announce(bound)
             admitted = kit.meter.admit(bound)
         except BudgetExhausted as error:  # something else in the program spent it meanwhile
             self.rest = f"budget: {error}"
