@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from databricks_rlm_agent.agent.bounded import cell, take, take_text
 from databricks_rlm_agent.agent.paths import check_volume_path
+from databricks_rlm_agent.agent.results import Results
 from databricks_rlm_agent.domain.ids import check_table_name
 from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.ports import Catalog, SqlBackend, Volume
+from databricks_rlm_agent.ports import Catalog, Ledger, SqlBackend, Turn, Volume
 
 _MAX_ROWS = 20
 _MAX_TABLES = 100
@@ -16,11 +18,23 @@ _MAX_LENGTH = 4_000
 
 
 class Toolbox:
-    """Reads of the catalog, of tables and of Volumes, for one namespace. Errors are RlmErrors."""
+    """Reads of the catalog, of tables and of Volumes, for one namespace. Errors are RlmErrors.
 
-    def __init__(self, *, volume: Volume, catalog: Catalog, sql: SqlBackend, namespace: Namespace) -> None:
-        self._volume, self._catalog, self._sql = volume, catalog, sql
-        self._namespace = namespace
+    ``tools`` are the same for all runs; ``for_run`` adds those over a run's own earlier results. With a
+    ``ledger`` these find results of which there is no file.
+    """
+
+    def __init__(
+        self,
+        *,
+        volume: Volume,
+        catalog: Catalog,
+        sql: SqlBackend,
+        namespace: Namespace,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.volume, self._catalog, self._sql = volume, catalog, sql
+        self._namespace, self._ledger = namespace, ledger
         self.tools = (
             self.search_catalog,
             self.describe_table,
@@ -28,6 +42,19 @@ class Toolbox:
             self.list_files,
             self.read_file,
         )
+
+    def for_run(self, turn: Turn) -> tuple[Callable[..., Any], ...]:
+        """The tools of one conversation: they serve this run, and no other."""
+        if turn.iter_n == 1:
+            return self.tools  # there is no earlier result
+        results = Results(
+            run_id=turn.run_id,
+            iter_n=turn.iter_n,
+            volume=self.volume,
+            namespace=self._namespace,
+            ledger=self._ledger,
+        )
+        return (*self.tools, *results.tools)
 
     def search_catalog(self, text: str = "") -> dict[str, Any]:
         """Find tables whose name contains a text; all tables for an empty text.
@@ -73,13 +100,13 @@ class Toolbox:
             {"path": entry.path, "folder": True}
             if entry.is_directory
             else {"path": entry.path, "size": entry.size}
-            for entry in self._volume.list(folder)
+            for entry in self.volume.list(folder)
         )
         shown, left_out = take(entries)
         return {"folder": folder, "entries": shown, "left_out": left_out}
 
     def read_file(self, path: str, offset: int = 0, length: int = _MAX_LENGTH) -> dict[str, Any]:
-        """Read a slice of a text file in a Volume, such as the stdout.txt of an earlier result.
+        """Read a slice of a text file in a Volume.
 
         Args:
             path: A file under /Volumes.
@@ -88,7 +115,7 @@ class Toolbox:
         """
         file = check_volume_path(path)
         wanted = max(1, min(length, _MAX_LENGTH))
-        content = self._volume.get(file, offset=max(0, offset), length=wanted)
+        content = self.volume.get(file, offset=max(0, offset), length=wanted)
         text, used = take_text(content)
         # A short answer to the question for `wanted` bytes means the end of the file.
         more = used < len(content) or len(content) == wanted
