@@ -24,7 +24,7 @@ from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.prices import Price
 from databricks_rlm_agent.domain.result import Result
 from databricks_rlm_agent.domain.secret import Secret
-from databricks_rlm_agent.ports import Catalog, Planned, Planner, SqlBackend, Summary, Turn, Volume
+from databricks_rlm_agent.ports import Catalog, Ledger, Planned, Planner, SqlBackend, Summary, Turn, Volume
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.agent.chain import Meter
@@ -80,7 +80,10 @@ class AdkPlanner:
         """Compress a long result; ``delta`` is None for a short one, and where the model or budget failed."""
         if self._unpriced(turn):
             return Summary(delta=None)
-        return shared_loop().run(summarize(self._models, turn, result, meter=self._meter("summarizer", turn)))
+        meter = self._meter("summarizer", turn)
+        return shared_loop().run(
+            summarize(self._models, turn, result, meter=meter, volume=self._toolbox.volume)
+        )
 
     async def _plan(self, turn: Turn) -> Planned:
         from databricks_rlm_agent.agent.checked import ActionTool, ReadTool
@@ -92,7 +95,7 @@ class AdkPlanner:
         meter = self._meter("planner", turn)
         review = Review(turn=turn, desk=desk, policy=self._policy)
         gated = gated_in(turn.mode, self._gated)
-        reads = [ReadTool(tool) for tool in self._toolbox.tools if tool.__name__ not in gated]
+        reads = [ReadTool(tool) for tool in self._toolbox.for_run(turn) if tool.__name__ not in gated]
         taken = [one for one in actions(children_left=turn.children_left) if one.__name__ not in gated]
         endings = [ActionTool(action, desk=desk, review=review) for action in taken]
         conversation = Conversation(
@@ -148,18 +151,19 @@ def create_planner(
     gated: Mapping[str, frozenset[str]] = GATED,
     timeout_s: float = MODEL_TIMEOUT_S,
     prices: Mapping[str, Price] | None = None,
+    ledger: Ledger | None = None,
 ) -> Planner:
     """A planner for a model setting.
 
     ``secrets`` are by key, as ``load_secrets(…).values`` has them; ``prices`` by model name, as
-    ``Settings.prices`` has them.
+    ``Settings.prices`` has them. With ``ledger`` the planner finds results of which there is no file.
 
     Raises ConfigError for an unknown form, a missing package or a missing key, and UsageError for a script
     that cannot be used.
     """
     return AdkPlanner(
         models=Models(model_setting, secrets=secrets or {}, prices=prices),
-        toolbox=Toolbox(volume=volume, catalog=catalog, sql=sql, namespace=namespace),
+        toolbox=Toolbox(volume=volume, catalog=catalog, sql=sql, namespace=namespace, ledger=ledger),
         namespace=namespace,
         policy=policy,
         gated=gated,
