@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
 from numbers import Real
@@ -16,8 +16,12 @@ from types import MappingProxyType
 from typing import Any
 
 from executor_harness import protocol
+from executor_harness.children import Spawned
 from executor_harness.data.inputs import Inputs
+from executor_harness.data.variables import Variables
+from executor_harness.models.calls import ModelCalls
 from executor_harness.protocol import ProducedArtifact, ProducedTable, Request
+from executor_harness.redaction import Redactor
 from executor_harness.report import bounded
 from executor_harness.volumes import PREFIX, Volumes
 
@@ -30,7 +34,9 @@ class Rlm:
     misused.
     """
 
-    def __init__(self, request: Request, volumes: Volumes, session: Callable[[], Any]) -> None:
+    def __init__(
+        self, request: Request, volumes: Volumes, session: Callable[[], Any], redactor: Redactor
+    ) -> None:
         self._request = request
         self._volumes = volumes
         self._session = session
@@ -42,6 +48,9 @@ class Rlm:
         self._unlogged = 0
         self.inputs = Inputs(request["inputs"], volumes, session)
         self.parameters = MappingProxyType(request["parameters"])
+        self.vars = Variables(request, volumes, session)
+        self._models = ModelCalls(request, volumes, session, redactor)
+        self._spawned = Spawned(request["spawn"]["max_children"] if "spawn" in request else 0)
 
     def __getattr__(self, name: str) -> Any:
         known = ", ".join(
@@ -128,6 +137,24 @@ class Rlm:
             )
         self._value = json.loads(text)
 
+    def llm_query(self, prompt: str, **options: Any) -> Any:
+        """A model's answer to one prompt: a text, or with `schema=` (a JSON schema) a JSON value."""
+        return self._models.query(prompt, **options)
+
+    def llm_query_batched(self, prompts: Iterable[str], **options: Any) -> list[Any]:
+        """The answers to many prompts, asked at once, in their order; a failed one is a falsy CallError."""
+        return self._models.query_batched(prompts, **options)
+
+    def llm_map(self, df: Any, template: str, output_col: str, **options: Any) -> Any:
+        """A DataFrame with a column of answers to a template such as "Is this a complaint? {text}"."""
+        return self._models.map(df, template, output_col, **options)
+
+    def spawn(self, tasks: Iterable[Mapping[str, Any]]) -> None:
+        """Ask for child runs: each {"name", "task", "inputs"}. They begin when this program has ended well;
+        the next program finds their answers as inputs of their names.
+        """
+        self._spawned.add(tasks)
+
     def _room(self, kind: str, known: dict[str, Any], name: str) -> None:
         if name not in known and len(known) >= protocol.PRODUCED:
             raise ValueError(f"rlm.{kind}: more than {protocol.PRODUCED} are not recorded")
@@ -143,12 +170,23 @@ class Rlm:
             "produced_artifacts": list(self._artifacts.values()),
             "produced_tables": [table.copy() for table in self._tables.values()],
             "log": [*self._log, *more],
+            "usage": self._models.usage(),
+            "spawned": self._spawned.tasks(),
         }
+
+    def _close(self) -> None:
+        """End what model calls left running, and keep their answers."""
+        self._log += self._models.close()
 
 
 def reported(rlm: Rlm) -> dict[str, Any]:
     """What the program reported (not a method: the program sees only what it may use)."""
     return rlm._reported()
+
+
+def close(rlm: Rlm) -> None:
+    """To be called when the program is over, however it ended; raises nothing."""
+    rlm._close()
 
 
 def int_or_none(value: Any) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from executor_harness import protocol, redaction
 from executor_harness.aftermath import Aftermath
-from executor_harness.api import Rlm, reported
+from executor_harness.api import Rlm, close, reported
 from executor_harness.arguments import USAGE, Arguments, UsageError, parse
 from executor_harness.guard import Guard
 from executor_harness.manifest import Refused, Verified, load, read_request
@@ -142,7 +142,7 @@ class Job:
             deadline=timeout + 2 * grace + _BACKSTOP_S,
         )
         self._aftermath.remember(self._recorder.pid)
-        rlm = Rlm(request, self._volumes, self._session.get)
+        rlm = Rlm(request, self._volumes, self._session.get, self._redactor)
         report = self._guarded(verified, rlm, timeout, grace)
         return self._report(report, rlm, request)
 
@@ -184,18 +184,27 @@ class Job:
             guard.cancel()
 
         error: BaseException | None = None
+        variables: protocol.Variables | None = None
         try:
             guard.arm()
             run(program, rlm, self._session, leave)
+            variables = rlm.vars.commit()  # under the guard: large values count against the program's time
         except BaseException as raised:  # noqa: BLE001 -- whatever a program raises becomes its result
             error = raised
         reason = guard.disarm()
-        return of_exception(leaving[0], name) if leaving else _outcome(error, reason, name, timeout)
+        report = of_exception(leaving[0], name) if leaving else _outcome(error, reason, name, timeout)
+        return replace(report, variables=variables) if report.status == protocol.SUCCESS else report
 
     def _report(self, report: Report, rlm: Rlm, request: Request, *, stuck: bool = False) -> int:
         """Close the streams, look at what the program left, and write it all down."""
         streams = self._recorder.stop()
+        seconds = _APPEND_S if report.status in (protocol.SUCCESS, protocol.FAILED) else _APPEND_STOPPED_S
+        closed = _within(seconds, lambda: close(rlm))
         said = reported(rlm)
+        if not closed:
+            said["log"].append(f"the answers of models could not be kept in their table within {seconds:g} s")
+        if report.status != protocol.SUCCESS:
+            said |= {"spawned": [], "log": said["log"] + _not_kept(rlm, request)}
         if self._session.used and not stuck:
             said["log"] += self._aftermath.measure_tables(said["produced_tables"], self._session)
         said["log"] += self._aftermath.leftovers()
@@ -266,6 +275,14 @@ def _described(error: BaseException, name: str) -> Report:
         trace = error.__traceback__
         error.__traceback__ = None
         del trace
+
+
+def _not_kept(rlm: Rlm, request: Request) -> list[str]:
+    """What a program that did not end well has tried to leave behind in vain."""
+    base = request.get("variables")
+    of = f"those of iteration {base['iter_n']}" if base else "none"
+    changed = ", ".join(rlm.vars.changed())
+    return [f"the variables are still {of}; changes to {changed} were not kept"] if changed else []
 
 
 def _within(seconds: float, work: Callable[[], None]) -> bool:

@@ -128,6 +128,10 @@ class AnswerInput(TypedDict):
 Input = Union[TableInput, FileInput, TextInput, FolderInput, AnswerInput]  # noqa: UP007 -- evaluated at run time, on Python 3.10 too
 
 
+# The one field of an input beside its kind.
+INPUT_FIELDS = {"table": "name", "file": "path", "folder": "path", "answer": "path", "text": "text"}
+
+
 class Limits(TypedDict, total=False):
     """Bounds for one run: bytes kept of each output stream; seconds of grace after time-out or cancel."""
 
@@ -243,7 +247,7 @@ class ProducedTable(_TableBase, total=False):
 
 
 class Usage(TypedDict):
-    """What model calls used: calls that were sent, tokens, US dollars. `cached` answers were not asked for."""
+    """What model calls used: calls that were sent, tokens, US dollars; `cached` answers were not."""
 
     calls: int
     input_tokens: int

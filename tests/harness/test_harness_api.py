@@ -11,6 +11,7 @@ import pytest
 from conftest import VOLUME, Bench
 
 from executor_harness.api import Rlm, reported
+from executor_harness.redaction import Redactor
 from executor_harness.volumes import Volumes
 
 
@@ -20,7 +21,7 @@ def rlm(bench: Bench) -> Rlm:
         raise AssertionError("no Spark here")
 
     request: Any = bench.publish("")
-    return Rlm(request, Volumes(root=str(bench.root)), none)
+    return Rlm(request, Volumes(root=str(bench.root)), none, Redactor(()))
 
 
 def test_inputs_parameters_and_codebase(bench: Bench) -> None:
@@ -61,7 +62,7 @@ def test_no_engine_says_why(bench: Bench) -> None:
 
 def test_unknown_names_list_what_exists(rlm: Rlm) -> None:
     with pytest.raises(
-        AttributeError, match=r"rlm has no 'llm'; it has: artifact, finish, inputs, log, metric, "
+        AttributeError, match=r"rlm has no 'llm'; it has: artifact, finish, inputs, llm_map, llm_query, "
     ):
         _ = rlm.llm
     with pytest.raises(KeyError, match="the inputs of this run: none"):

@@ -38,7 +38,7 @@ class WorkspaceCatalog:
         return [(column.name or "", column.type_text or "") for column in info.columns or ()]
 
     def ensure(self, namespace: Namespace) -> list[str]:
-        """Create the schema and the Volume where they are missing; return what was created.
+        """Create the schemas and the Volume where they are missing; return what was created.
 
         Raise NotFound if there is no such catalog: to create one takes rights that we should not have.
         """
@@ -61,6 +61,9 @@ class WorkspaceCatalog:
         makers: dict[str, Callable[[WorkspaceClient], object]] = {
             f"schema {catalog}.{schema}": lambda client: client.schemas.create(
                 name=schema, catalog_name=catalog
+            ),
+            f"schema {namespace.scratch_schema}": lambda client: client.schemas.create(
+                name=f"{schema}_scratch", catalog_name=catalog
             ),
             f"volume {namespace.volume_root}": lambda client: client.volumes.create(
                 catalog_name=catalog, schema_name=schema, name=volume, volume_type=VolumeType.MANAGED
