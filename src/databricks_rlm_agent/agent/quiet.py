@@ -22,6 +22,11 @@ def quiet_adk() -> None:
     )
 
 
+def quiet_sqlglot() -> None:
+    """Keep sqlglot off the root logger: it warns about statements that it does not know, and so do we."""
+    _own_handler("sqlglot")
+
+
 def quiet_litellm() -> None:
     """Import LiteLLM without its price-list download, its .env file and its advice on standard output."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")

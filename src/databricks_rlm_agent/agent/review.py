@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from databricks_rlm_agent.agent.actions import settled
 from databricks_rlm_agent.agent.desk import Desk
+from databricks_rlm_agent.agent.quiet import quiet_sqlglot
 from databricks_rlm_agent.domain.actions import Action
 from databricks_rlm_agent.domain.gating import Finding
 from databricks_rlm_agent.domain.layout import Namespace
@@ -21,6 +22,7 @@ Judge = Callable[[Turn, Action], Finding | None]
 
 def turn_policy(namespace: Namespace, write_targets: tuple[str, ...] | None) -> Judge:
     """The policy of domain/policy.py on what a turn tells of its run (``Settings.write_targets``)."""
+    quiet_sqlglot()
 
     def judge(turn: Turn, action: Action) -> Finding | None:
         capsule = turn.capsule

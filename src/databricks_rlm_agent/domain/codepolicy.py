@@ -22,6 +22,7 @@ from databricks_rlm_agent.domain.literals import Texts
 from databricks_rlm_agent.domain.sqlpolicy import deeds_of_sql, is_statement
 
 _DELTA_CHANGES = {"delete", "update", "merge", "restoreToVersion", "restoreToTimestamp", "vacuum", "optimize"}
+_COMMAND_CHARS = 4_000  # that are looked at
 _SQL = {"sql", "execute", "executemany"}
 
 
@@ -128,7 +129,8 @@ class Program:
     def _shell(self, call: ast.Call, name: str) -> Iterator[Deed]:
         if SHELLS.fullmatch(name):
             for command in self._command(_argument(call, 0, "args", "cmd", "command")):
-                yield Deed(kind=Kind.SHELL, what=name, target=(known(command),), line=call.lineno)
+                short = known(command)[:_COMMAND_CHARS]
+                yield Deed(kind=Kind.SHELL, what=name, target=(short,), line=call.lineno)
         elif name in EVALUATORS:
             yield Deed(kind=Kind.UNCLEAR, what=f"{name}() of a program's text", line=call.lineno)
 

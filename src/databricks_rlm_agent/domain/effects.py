@@ -81,7 +81,7 @@ TALK = {
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv"}
 SECRET_FILES = re.compile(r"/proc/\w+/environ|\.databrickscfg|\.netrc|\.aws/credentials|\.ssh/")
 _SECRET = re.compile(
-    r"token|secret|passw|passphrase|(?:^|_)pwd|credential|api_?key|(?:private|access|account|storage)_?key"
+    r"token(?!iz)|secret|passw|passphrase|(?:^|_)pwd|credential|api_?key|(?:private|access|account|storage)_?key"
     r"|(?:^|_)auth|connection_?string|(?:^|_)sas(?:_|$)",
     re.IGNORECASE,
 )

@@ -1,17 +1,18 @@
 """The texts that an expression of a program may stand for, found without running it. Pure.
 
-Follows names through assignments, loops over literal lists and calls of the program's own functions; puts
-together what f-strings, ``+``, ``%`` and ``format`` put together. What cannot be followed is UNKNOWN.
+Follows names through assignments, loops over literal lists and calls of the program's own functions
+(domain/bindings.py); puts together what f-strings, ``+``, ``%`` and ``format`` put together. What cannot be
+followed is UNKNOWN.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, product
 
+from databricks_rlm_agent.domain.bindings import Node, bindings
 from databricks_rlm_agent.domain.deeds import UNKNOWN
 
 _MOST = 16  # texts of one expression
@@ -22,7 +23,6 @@ _SAME = {"strip", "lstrip", "rstrip", "expanduser", "resolve", "as_posix", "abso
 _WRAPPERS = {"str", "dedent", "Path", "PurePosixPath", "cleandoc"}
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}:!]*)[^{}]*\}")
 _PERCENT = re.compile(r"%%|%(?:\(\w*\))?[-#0 +]*[\d.*]*[a-zA-Z]")
-Node = ast.AST | None
 
 
 class Texts:
@@ -32,7 +32,7 @@ class Texts:
 
     def __init__(self, tree: ast.AST, *, inputs: Mapping[str, str], schema: str, folder: str) -> None:
         self._inputs, self._schema, self._folder = inputs, schema, folder
-        self._bound = _bindings(tree)
+        self._bound = bindings(tree)
         self._fuel = _FUEL
 
     def of(self, node: Node, depth: int = 0) -> list[str]:
@@ -138,64 +138,3 @@ class Texts:
                 return texts[0] if len(texts) == 1 else UNKNOWN
 
             yield _FIELD.sub(value, text)
-
-
-def _bindings(tree: ast.AST) -> dict[str, list[Node]]:
-    """By name: every expression that it is bound to anywhere; None for one that cannot be followed."""
-    bound: dict[str, list[Node]] = defaultdict(list)
-    functions: dict[str, ast.arguments] = {}
-    for node in ast.walk(tree):  # a name counts wherever it stands: scopes only add to what it may be
-        match node:
-            case ast.Assign(targets=targets, value=value):
-                for target in targets:
-                    _bind(bound, target, value)
-            case ast.AnnAssign(target=target, value=value) | ast.NamedExpr(target=target, value=value):
-                _bind(bound, target, value)
-            case ast.AugAssign(target=target) | ast.withitem(optional_vars=ast.AST() as target):
-                _bind(bound, target, None)
-            case ast.For(target=target, iter=items) | ast.comprehension(target=target, iter=items):
-                for item in items.elts if isinstance(items, ast.List | ast.Tuple | ast.Set) else [None]:
-                    _bind(bound, target, item)
-            case ast.FunctionDef():
-                functions[node.name] = node.args
-            case ast.Lambda(args=arguments):
-                _bind_parameters(bound, arguments)
-    _bind_calls(bound, functions, tree)
-    return bound
-
-
-def _bind(bound: dict[str, list[Node]], target: ast.AST, value: Node) -> None:
-    if isinstance(target, ast.Name):
-        bound[target.id].append(value)
-    elif isinstance(target, ast.Tuple | ast.List):
-        parts: list[Node] = [None] * len(target.elts)
-        if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(parts):
-            parts = list(value.elts)
-        for each, part in zip(target.elts, parts, strict=True):
-            _bind(bound, each, part)
-    elif isinstance(target, ast.Starred):
-        _bind(bound, target.value, None)
-
-
-def _bind_parameters(bound: dict[str, list[Node]], arguments: ast.arguments) -> None:
-    for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
-        bound[each.arg].append(None)
-
-
-def _bind_calls(bound: dict[str, list[Node]], functions: dict[str, ast.arguments], tree: ast.AST) -> None:
-    """Bind the parameters of the program's own functions to what they are called with."""
-    called: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
-            called.add(id(node.func))
-            names = [each.arg for each in functions[node.func.id].args]
-            for name, value in zip(names, node.args, strict=False):
-                bound[name].append(None if isinstance(value, ast.Starred) else value)
-            for word in node.keywords:
-                bound[word.arg or ""].append(word.value)
-    for arguments in functions.values():
-        for default in zip(reversed(arguments.args), reversed(arguments.defaults), strict=False):
-            bound[default[0].arg].append(default[1])
-    for node in ast.walk(tree):  # handed on rather than called: with what, nobody knows
-        if isinstance(node, ast.Name) and node.id in functions and id(node) not in called:
-            _bind_parameters(bound, functions[node.id])

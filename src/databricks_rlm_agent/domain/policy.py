@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import posixpath
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,13 +21,14 @@ from databricks_rlm_agent.domain.effects import DESTRUCTIVE, TELLING
 from databricks_rlm_agent.domain.gating import Finding, lenient
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.literals import Texts
-from databricks_rlm_agent.domain.reach import Name, Reach, Targets, full_name
+from databricks_rlm_agent.domain.reach import Name, Reach, Targets, full_name, may_be_same, shown
 from executor_harness.protocol import RESERVED_FILES
 
 _SHOWN = 160
 _DELETE_ADVICE = (
     "Only what this run has made may go: use CREATE OR REPLACE TABLE, a WHERE that says which rows, or `ask`."
 )
+_WRITE_OWN = "Report by rlm.finish and rlm.log, and keep data in a table of your own."
 _NO_KEYS = "Secrets are not for programs: ask models by rlm.llm_query, and `ask` for any other access."
 
 
@@ -83,8 +85,8 @@ class _Judgement:
         self._policy, self._deeds = policy, deeds
         self._lenient = lenient(policy.mode)
         self._targets = Targets.of(policy.mode, policy.namespace, policy.write_targets)
-        self._here = (policy.namespace.catalog.lower(), policy.namespace.schema.lower())
-        self._made = {*policy.tables}
+        self._here = ("", "")  # the session's own, which is not known; until a USE says it
+        self._made = {full_name(tuple(name.split(".")), self._here) for name in policy.tables}
         self._rules: dict[Kind, Callable[[Deed], Finding | None]] = {
             Kind.WRITE: self._write,
             Kind.CREATE: self._write,
@@ -102,7 +104,7 @@ class _Judgement:
     def findings(self) -> Iterator[Finding]:
         """What the rules say of each deed, in the order of the program."""
         # Dropping what the same program makes anew is what CREATE OR REPLACE does.
-        self._made |= {".".join(self._name(deed)) for deed in self._deeds if deed.kind is Kind.CREATE}
+        self._made |= {self._name(deed) for deed in self._deeds if deed.kind is Kind.CREATE}
         for deed in self._deeds:
             if deed.kind is Kind.USE:
                 self._here = full_name((*deed.target, "-"), self._here)[:2]
@@ -114,7 +116,7 @@ class _Judgement:
 
     def _write(self, deed: Deed) -> Finding | None:
         name = self._name(deed)
-        return self._placed(deed, self._targets.table(name), ".".join(name))
+        return self._placed(deed, self._targets.table(name), shown(name))
 
     def _placed(self, deed: Deed, reach: Reach, name: str) -> Finding | None:
         if reach is Reach.LEDGER:
@@ -131,18 +133,16 @@ class _Judgement:
 
     def _destroy(self, deed: Deed) -> Finding | None:
         name = self._name(deed)
-        written = self._placed(deed, self._targets.table(name), ".".join(name))
-        if written is not None and written.refused:
+        written = self._placed(deed, self._targets.table(name), shown(name))
+        if (written is not None and written.refused) or name in self._made:
             return written
-        if ".".join(name) in self._made:
-            return None
-        if "*" in "".join(name):
-            return self._doubt(deed, f"{deed.what} on {'.'.join(name)}")
-        return _refused("destructive", deed, f"{deed.what} on {'.'.join(name)}", _DELETE_ADVICE)
+        if "*" in name[2] or any(may_be_same(name, made) for made in self._made):
+            return self._doubt(deed, f"{deed.what} on {shown(name)}")
+        return _refused("destructive", deed, f"{deed.what} on {shown(name)}", _DELETE_ADVICE)
 
     def _make_schema(self, deed: Deed) -> Finding | None:
         catalog, schema = self._schema_of(deed)
-        return self._placed(deed, self._targets.schema(catalog, schema), f"{catalog}.{schema}")
+        return self._placed(deed, self._targets.schema(catalog, schema), ".".join(deed.target))
 
     def _schema_of(self, deed: Deed) -> tuple[str, str]:
         """The schema that a statement on a schema, catalog or volume is about."""
@@ -158,7 +158,13 @@ class _Judgement:
             if each.kind is Kind.MAKE_SCHEMA and each.what.startswith("CREATE")
         }
         place = self._schema_of(deed)
-        if self._lenient and place in made and place != self._here and not deed.what.endswith("VOLUME"):
+        own = (self._policy.namespace.catalog.lower(), self._policy.namespace.schema.lower(), "")
+        if (
+            self._lenient
+            and place in made
+            and not may_be_same((*place, ""), own)
+            and "VOLUME" not in deed.what
+        ):
             return None
         return _refused("destructive", deed, f"{deed.what} {'.'.join(deed.target)}", _DELETE_ADVICE)
 
@@ -208,13 +214,10 @@ class _Judgement:
         return Finding(
             rule="unclear",
             reason=_sentence(
-                deed, done, "What it comes to cannot be told before it runs: write names and SQL out."
+                deed, done, "What that is cannot be told before it runs: write SQL and full names out."
             ),
             refused=not self._lenient,
         )
-
-
-_WRITE_OWN = "Report by rlm.finish and rlm.log, and keep data in a table of your own."
 
 
 def _refused(rule: str, deed: Deed, done: str, advice: str) -> Finding:
@@ -222,13 +225,14 @@ def _refused(rule: str, deed: Deed, done: str, advice: str) -> Finding:
 
 
 def _sentence(deed: Deed, done: str, advice: str) -> str:
-    shown = done if len(done) <= _SHOWN else f"{done[:_SHOWN]}…"
-    return f"Line {deed.line} ({deed.what[:80]}): {shown}. {advice}"
+    short = done if len(done) <= _SHOWN else f"{done[:_SHOWN]}…"
+    what = "" if deed.what in done else f" ({deed.what[:80]})"
+    return f"Line {deed.line}{what}: {short}. {advice}"
 
 
 def _in_volumes(path: str) -> str | None:
     """The normal form of a path in a Volume; None for any other."""
     for prefix in ("dbfs:", "/dbfs", "file:"):
         path = path.removeprefix(prefix)
-    path = posixpath.normpath(path)
+    path = posixpath.normpath(re.sub(r"^/+", "/", path))
     return path if path.startswith("/Volumes/") else None

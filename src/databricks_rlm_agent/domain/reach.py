@@ -19,7 +19,9 @@ LEDGER = frozenset(
 _SYSTEM_CATALOGS = {"system", "samples"}
 _SYSTEM_SCHEMA = "information_schema"
 Name = tuple[str, str, str]
-"""Catalog, schema and table in lower case; ``*`` stands for what is not known."""
+"""Catalog, schema and table in lower case; ``*`` stands for what is not known, and nothing for what a program
+leaves to its session.
+"""
 
 
 class Reach(StrEnum):
@@ -79,7 +81,17 @@ def _covers(pattern: str, name: str) -> bool:
 
 def _may_be(name: str, other: str) -> bool:
     """Whether a name with unknown parts may turn out to be another, or to fit a pattern."""
-    return fnmatchcase(other, name) or fnmatchcase(name, other)
+    return not name or fnmatchcase(other, name) or fnmatchcase(name, other)
+
+
+def shown(name: Name) -> str:
+    """A name as the program has it."""
+    return ".".join(part for part in name if part)
+
+
+def may_be_same(name: Name, other: Name) -> bool:
+    """Whether two names may turn out to mean the same table."""
+    return all(_may_be(one, two) or not two for one, two in zip(name, other, strict=True))
 
 
 def full_name(parts: tuple[str, ...], here: tuple[str, str]) -> Name:

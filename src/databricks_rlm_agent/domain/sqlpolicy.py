@@ -116,7 +116,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _unclear(text: str, line: int) -> Deed:
-    return Deed(kind=Kind.UNCLEAR, what=f"SQL that cannot be followed: {known(text[:80])!r}", line=line)
+    return Deed(kind=Kind.UNCLEAR, what=f"SQL that cannot be followed: {known(text)[:80]!r}", line=line)
 
 
 def _parsed(text: str, line: int) -> Iterator[Deed]:
