@@ -106,6 +106,7 @@ class Meter:
         self._numbers = itertools.count()
         self._spent = NOTHING
         self._declared = NOTHING
+        self._recorded: Usage | None = None
         self._cached = 0
         self._stopped = False
 
@@ -144,11 +145,10 @@ class Meter:
                 self._record(wanted)
 
     def exact(self) -> None:
-        """Put on record what was really spent, if that is less than was announced."""
+        """Put on record what was really spent, if anything is on record."""
         with self._changed:
-            total = self._total()
-            if self._declared not in (NOTHING, total):
-                self._record(total)
+            if self._recorded not in (None, self._total().usage(self._cached)):
+                self._record(self._total())
 
     def count_cached(self, answers: int) -> None:
         """So many answers were there already."""
@@ -208,7 +208,8 @@ class Meter:
         )
 
     def _record(self, amount: Amount) -> None:
-        self._declare(amount.usage(self._cached))
+        self._recorded = amount.usage(self._cached)
+        self._declare(self._recorded)
         self._declared = amount
 
 

@@ -1,0 +1,238 @@
+"""The account of model calls: whatever comes, no more is used than was allowed, and records lead."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executor_harness import protocol
+from executor_harness.models import meter, spend
+from executor_harness.models.chat import Options, Tokens
+from executor_harness.models.errors import BudgetExhausted
+from executor_harness.models.meter import NOTHING, Amount, Meter
+from executor_harness.models.pace import Pace
+from executor_harness.protocol import Allowance, Usage
+from executor_harness.volumes import Volumes
+
+PRICE: protocol.Price = {"input_usd": 0.15, "output_usd": 0.6}
+
+amounts = st.builds(
+    Amount,
+    calls=st.just(1),
+    read=st.integers(0, 500),
+    written=st.integers(0, 500),
+    cost=st.integers(0, 10**9),
+)
+allowances = st.fixed_dictionaries(
+    {
+        "calls": st.integers(0, 20),
+        "tokens": st.integers(0, 5_000),
+        "cost_usd": st.one_of(st.none(), st.floats(0, 0.01)),
+    }
+)
+# What is done next: admit a call of so much at most; or settle the n-th on its way with a part of its bound.
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("admit"), amounts),
+        st.tuples(st.just("settle"), st.tuples(st.integers(0, 9), st.floats(0, 1))),
+        st.tuples(st.just("announce"), amounts),
+        st.tuples(st.just("exact"), st.none()),
+    ),
+    max_size=60,
+)
+
+
+def part(amount: Amount, share: float) -> Amount:
+    return Amount(
+        calls=amount.calls,
+        read=int(amount.read * share),
+        written=int(amount.written * share),
+        cost=int(amount.cost * share),
+    )
+
+
+def within(used: Usage, allowed: Allowance) -> bool:
+    tokens = used["input_tokens"] + used["output_tokens"]
+    cost = allowed["cost_usd"]
+    return (
+        used["calls"] <= allowed["calls"]
+        and tokens <= allowed["tokens"]
+        and (cost is None or used["cost_usd"] <= cost)
+    )
+
+
+@given(allowed=allowances, todo=steps)
+def test_never_more_than_allowed_and_never_more_than_on_record(allowed: Allowance, todo: list[Any]) -> None:
+    records: list[Usage] = []
+    account = Meter(allowed, records.append)
+    under_way: list[tuple[int, Amount]] = []
+    server = NOTHING
+    for what, detail in todo:
+        if what == "admit":
+            if not under_way or fits(account, detail, allowed):  # else it would wait
+                try:
+                    number = account.admit(detail)
+                except BudgetExhausted:
+                    continue
+                assert number is not None
+                under_way.append((number, detail))
+        elif what == "settle" and under_way:
+            number, bound = under_way.pop(detail[0] % len(under_way))
+            amount = part(bound, detail[1])
+            server += amount
+            account.settle(number, amount)
+        elif what == "announce":
+            account.announce(detail)
+        elif what == "exact":
+            account.exact()
+        worst = sum((bound for _, bound in under_way), server)
+        assert account.usage() == worst.usage(0)
+        assert within(account.usage(), allowed)
+        if records:
+            assert within(records[-1], allowed)
+        if worst != NOTHING:
+            assert all(records[-1][name] >= value for name, value in worst.usage(0).items())  # type: ignore[literal-required]
+
+
+def fits(account: Meter, bound: Amount, allowed: Allowance) -> bool:
+    now = account.usage()
+    after = now["input_tokens"] + now["output_tokens"] + bound.tokens
+    cost = round(now["cost_usd"] * 10**12) + bound.cost
+    limit = allowed["cost_usd"]
+    return (
+        now["calls"] + 1 <= allowed["calls"]
+        and after <= allowed["tokens"]
+        and (limit is None or cost <= int(limit * 10**12))
+    )
+
+
+def test_a_call_waits_while_others_may_leave_it_room() -> None:
+    account = Meter({"calls": 9, "tokens": 100, "cost_usd": None}, lambda usage: None)
+    first = account.admit(Amount(calls=1, read=80))
+    assert first is not None
+    got: list[int | None] = []
+    thread = threading.Thread(target=lambda: got.append(account.admit(Amount(calls=1, read=80))))
+    thread.start()
+    thread.join(0.1)
+    assert not got
+    account.settle(first, Amount(calls=1, read=20))
+    thread.join(5)
+    assert len(got) == 1
+    assert account.usage()["input_tokens"] == 100
+
+
+def test_a_stopped_meter_admits_nothing() -> None:
+    account = Meter({"calls": 9, "tokens": 100, "cost_usd": None}, lambda usage: None)
+    account.stop()
+    assert account.admit(Amount(calls=1)) is None
+
+
+def test_a_loop_of_single_calls_is_recorded_in_blocks() -> None:
+    records: list[Usage] = []
+    account = Meter({"calls": 100, "tokens": 10**6, "cost_usd": None}, records.append)
+    for _ in range(64):
+        number = account.admit(Amount(calls=1, read=100, written=100))
+        assert number is not None
+        account.settle(number, Amount(calls=1, read=25, written=10))
+    assert len(records) <= 8
+    assert account.usage()["input_tokens"] == 64 * 25
+
+
+def test_a_server_that_uses_more_than_it_was_asked_to() -> None:
+    records: list[Usage] = []
+    account = Meter({"calls": 2, "tokens": 100, "cost_usd": None}, records.append)
+    number = account.admit(Amount(calls=1, read=50))
+    assert number is not None
+    account.settle(number, Amount(calls=1, read=120))
+    assert records[-1]["input_tokens"] == account.usage()["input_tokens"] == 120
+    with pytest.raises(BudgetExhausted, match="0 of 100 are left"):
+        account.admit(Amount(calls=1, read=1))
+
+
+@given(st.text(max_size=50), st.integers(1, 100))
+def test_the_bound_of_a_call(prompt: str, reply: int) -> None:
+    options = Options(model="m", max_tokens=reply)
+    bound = meter.most([{"role": "user", "content": prompt}], options, PRICE)
+    assert bound.calls == 1
+    assert bound.read >= len(prompt.encode())
+    assert bound.written == reply
+    assert bound.cost == round((bound.read * 0.15 + reply * 0.6) * 10**6)
+    longer = Options(model="m", max_tokens=reply, schema={"type": "string"})
+    assert meter.most([{"role": "user", "content": prompt}], longer, None).read > bound.read
+
+
+def test_costs_do_not_drift() -> None:
+    account = Meter({"calls": 10**6, "tokens": 10**9, "cost_usd": None}, lambda usage: None)
+    one = meter.used(Tokens(read=1, written=1), {"input_usd": 0.1, "output_usd": 0.2})
+    for _ in range(3000):
+        number = account.admit(one)
+        assert number is not None
+        account.settle(number, one)
+    assert account.usage()["cost_usd"] == 3000 * 0.3 / 1e6
+
+
+# -- spend.json --------------------------------------------------------------------------------------
+
+HOME = "/Volumes/main/rlm/work/scratchpad/run_r1/iter_1"
+
+
+def put(root: Path, name: str, data: bytes) -> Volumes:
+    volumes = Volumes(root=str(root))
+    volumes.put(f"{HOME}/{name}", data)
+    return volumes
+
+
+def test_the_record_is_read_back(tmp_path: Path) -> None:
+    usage = Amount(calls=3, read=4, written=5, cost=6 * 10**12).usage(7)
+    assert spend.read(put(tmp_path, "spend.json", spend.encode(usage)), HOME) == usage
+    assert spend.read(Volumes(root=str(tmp_path)), HOME.replace("r1", "r2")) == protocol.no_usage()
+
+
+@pytest.mark.parametrize("data", [b"", b'{"schema_version": 1, "usa', b"[]", b'{"usage": {"calls": null}}'])
+def test_a_record_that_was_cut_off_stands_for_the_allowance(data: bytes, tmp_path: Path) -> None:
+    volumes = put(tmp_path, "spend.json", data)
+    assert spend.read(volumes, HOME) == protocol.no_usage()  # nobody knows what was allowed
+    allowance = {"calls": 7, "tokens": 900, "cost_usd": 0.5}
+    put(tmp_path, "manifest.json", json.dumps({"request": {"models": {"allowance": allowance}}}).encode())
+    found = spend.read(volumes, HOME)
+    assert (found["calls"], found["input_tokens"], found["cost_usd"]) == (7, 900, 0.5)
+
+
+# -- pace --------------------------------------------------------------------------------------------
+
+
+@given(
+    limit=st.integers(1, 5),
+    gaps=st.lists(st.floats(0, 40, allow_nan=False), max_size=60),
+)
+def test_no_minute_has_more_calls_than_it_may(limit: int, gaps: list[float]) -> None:
+    now = [1000.0]
+    pace = Pace(limit, lambda: now[0])
+    sent: list[float] = []
+    for gap in gaps:
+        now[0] += gap
+        wait = pace.wait_s()
+        if wait:
+            assert len(sent) >= limit
+            now[0] += wait + 1e-6
+            assert pace.wait_s() == 0
+        sent.append(now[0])
+    for at in sent:
+        assert sum(at <= other < at + 59.99 for other in sent) <= limit
+
+
+def test_quiet_is_for_everybody() -> None:
+    now = [0.0]
+    pace = Pace(None, lambda: now[0])
+    assert pace.wait_s() == 0
+    pace.quiet(5)
+    pace.quiet(2)
+    assert pace.wait_s() == 5
+    now[0] = 5.0
+    assert pace.wait_s() == 0
