@@ -89,9 +89,14 @@ class _Scan:
         """Search what is decided by this piece."""
         first, *more = piece.split("\n")
         self._held += first
+        short, search = self._window.size, self._pattern.search
         for line in more:
-            yield from self.finish("\r")
-            self._at += len(self._held) + 1
+            held = self._held
+            # Nearly every line is short and without a match: those are done with here.
+            if self._done or len(held) > short or search(held[:-1] if held[-1:] == "\r" else held):
+                yield from self.finish("\r")
+                held = self._held
+            self._at += len(held) + 1
             self._line += 1
             self._held, self._done = line, 0
         # One more, for it may be the CR of a line end. Whether a line is long must not depend on the pieces.

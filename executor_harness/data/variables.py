@@ -131,8 +131,7 @@ class Variables(MutableMapping[str, Any]):
 
     def changed(self) -> list[str]:
         """The names that this program assigned or deleted."""
-        with self._lock:
-            return [*self._changed]
+        return [*self._changed]  # without the lock: who asks may be about to end a program that holds it
 
     def commit(self) -> protocol.Variables | None:
         """Keep everything, once, after the program has succeeded; where it is, for the result.
@@ -150,8 +149,7 @@ class Variables(MutableMapping[str, Any]):
 
     def discard(self) -> None:
         """Drop the tables of a program that did not succeed. Never raises."""
-        with self._lock:
-            self._ended = True
+        self._ended = True
         self._tables.drop(self._tables.made)
 
     def _kept(self) -> protocol.Variables | None:
