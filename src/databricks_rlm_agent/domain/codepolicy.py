@@ -153,7 +153,7 @@ class Program:
         match around:
             case ast.Subscript(value=value, slice=key, ctx=ast.Load()) if value is node:
                 pass
-            case ast.Call(func=function, args=[key, *_]) if function is node:  # os.getenv(…)
+            case ast.Call(func=function, args=[key, *_]) if function is node:  # of getenv
                 pass
             case ast.Attribute(attr="get" | "pop" | "setdefault"):
                 call = self._parents.get(id(around))

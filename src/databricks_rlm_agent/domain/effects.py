@@ -78,7 +78,7 @@ TALK = {
     *("metric", "finish", "ValueError", "RuntimeError", "Exception", "AssertionError"),
     *("compile", "search", "match", "fullmatch", "findall", "sub", "split", "contains", "startswith"),
 }
-ENVIRONMENT = {"os.environ", "os.environb", "os.getenv"}
+ENVIRONMENT = {f"os.{name}" for name in ("environ", "environb", "getenv")}
 SECRET_FILES = re.compile(r"/proc/\w+/environ|\.databrickscfg|\.netrc|\.aws/credentials|\.ssh/")
 _SECRET = re.compile(
     r"token(?!iz)|secret|passw|passphrase|(?:^|_)pwd|credential|api_?key|(?:private|access|account|storage)_?key"
