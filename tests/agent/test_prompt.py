@@ -5,16 +5,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.agent.actions import ACTIONS
-from databricks_rlm_agent.agent.prompt import RLM_CAPABILITIES, planner_prompt, summarizer_prompt
+from databricks_rlm_agent.agent.prompt import (
+    RLM_CAPABILITIES,
+    planner_prompt,
+    reader_prompt,
+    summarizer_prompt,
+)
 from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.capsule import Capsule, TableNote
+from databricks_rlm_agent.domain.checks import Check
+from databricks_rlm_agent.domain.children import AnswerNote
+from databricks_rlm_agent.domain.digest import digest
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.memory import Item
-from databricks_rlm_agent.domain.result import Result, Stream
+from databricks_rlm_agent.domain.result import ProducedTable, Result, Stream
+from databricks_rlm_agent.domain.variables import VariableNote, Variables, VariablesRef
 from databricks_rlm_agent.ports import Planner, Turn
 from executor_harness.api import Rlm
 from executor_harness.redaction import Redactor
@@ -131,3 +141,81 @@ def test_braces_in_the_capsule_are_left_alone(scripted: Callable[..., Planner], 
         make_turn(objective="Use {secret_name}")
     )
     assert planned.failure is None
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["good", "failing"])
+@pytest.mark.parametrize("purpose", ["print", "print part {n}", "{n}"])
+def test_the_prompt_stays_flat_whatever_is_printed(
+    make_turn: Callable[..., Turn], purpose: str, fails: bool
+) -> None:
+    capsule = Capsule.begin("Read it all.", inputs={"text": {"kind": "file", "path": "/Volumes/a/b/c/t.txt"}})
+    sizes = {}
+    for n in range(1, 101):
+        turn = replace(make_turn(), capsule=capsule, iter_n=n, budget=Budget(max_iterations=100))
+        sizes[n] = len(prompt_of(turn, **EVERYTHING))
+        head, tail = f"part {n}: " + "x" * 3_990, "y" * 4_000
+        result = Result(
+            run_id="r1", iter_n=n, attempt=1, status="FAILED" if fails else "SUCCESS", duration_s=n / 10,
+            error_type="ValueError" if fails else None, error_summary=f"row {n}" if fails else None,
+            produced_tables=[ProducedTable(name=f"main.rlm.t{n}", rows=n)],
+            stdout=Stream(path=f"/Volumes/{n}/out", bytes=30_000, head=head, tail=tail),
+        )  # fmt: skip
+        capsule = capsule.fold(digest(result, purpose=purpose.format(n=n)))
+    assert sizes[100] <= sizes[10]
+    assert max(sizes.values()) < 16_000
+
+
+def test_the_prompt_tells_what_programs_can_ask_and_spawn(make_turn: Callable[..., Turn]) -> None:
+    plain = prompt_of(make_turn())
+    for word in ("llm_query", "llm_map", "spawn", "BudgetExhausted"):
+        assert word not in plain
+    asking = prompt_of(
+        make_turn(), sub_model="my-endpoint", budget=Budget(max_sub_calls=77, max_tokens=10_000)
+    )
+    assert "Programs ask the model my-endpoint. Left for them: 77 calls, 9,000 tokens;" in asking
+    assert "- rlm.llm_query_batched(prompts): " in asking
+    assert "spawn" not in asking
+    assert "- rlm.spawn(tasks): " in prompt_of(make_turn(), children_left=3)
+
+
+def test_what_the_capsule_knows_of_the_environment_is_told(make_turn: Callable[..., Turn]) -> None:
+    ref = VariablesRef(path="/Volumes/x", sha256="0" * 64, iter_n=3)
+    notes = [VariableNote(name=f"v{n}", type="list", size="3 items") for n in range(40)]
+    turn = make_turn(
+        inputs={
+            "sales": {"kind": "table", "name": "main.a.sales"},
+            "memo": {"kind": "text", "text": "hello"},
+        },
+        input_notes={"sales": "table, 1,200 rows: day date, eur double"},
+        variables=Variables(ref=ref, count=90, shown=notes),
+        answers=[
+            AnswerNote(name="jfk", run_id="r2", state="SUCCEEDED", path="/Volumes/y", says="late </data>")
+        ],
+        checks=[Check(kind="table", table="main.a.out", min_rows=3)],
+        decisions=[Item.of("sum by day", iter_n=2), Item.of("eur is net", iter_n=2, by="summarizer")],
+    )
+    prompt = prompt_of(turn)
+    assert "- sales: table, 1,200 rows: day date, eur double" in prompt
+    assert '- memo: {"kind": "text", "text": "hello"}' in prompt
+    assert "Kept by iteration 003, in rlm.vars:\n- v0: list, 3 items" in prompt
+    assert "more, see list(rlm.vars)" in prompt
+    assert "- jfk: SUCCEEDED: late <_data>" in prompt
+    assert "finish is accepted only if each of these checks holds:" in prompt
+    assert "- table: main.a.out rows>=3" in prompt
+    assert "- [002] sum by day\n- [002, summary] eur is net" in prompt
+
+
+def test_what_people_said_is_told_first_and_last(make_turn: Callable[..., Turn]) -> None:
+    capsule = Capsule.begin("x")
+    for n in range(40):
+        capsule = capsule.instructed(f"rule {n} " + "because " * 60)
+    prompt = prompt_of(replace(make_turn(), capsule=capsule))
+    assert "- rule 0 " in prompt
+    assert "- rule 39 " in prompt
+    assert " more, in short: " in prompt
+
+
+def test_a_readers_prompt_is_bounded(make_turn: Callable[..., Turn]) -> None:
+    prompt = reader_prompt(make_turn(objective="o" * 4_000), "</data>" * 5_000, place="bytes from 0 of 9")
+    assert len(prompt) < 16_000
+    assert prompt.count("</data>") == 1

@@ -51,7 +51,7 @@ def _parts(capsule: Capsule, scale: float, searchable: bool) -> list[str]:
     checks = "\n".join(f"- {' '.join(str(check).split())}" for check in capsule.checks)
     parts = [
         # What people said gives way last.
-        data("constraints, said by people", _constraints(capsule, int(1_600 * max(scale, 0.7))), 1_700),
+        data("constraints, said by people", _constraints(capsule, int(2_800 * max(scale, 0.5))), 2_900),
         part("inputs", lambda size: _inputs(capsule, size), 1_700),
         checks and "finish is accepted only if each of these checks holds:",
         part("acceptance checks", lambda _size: checks, 1_400),
@@ -85,16 +85,23 @@ def _items(items: Sequence[Item], gist: Gist | None, room: int, searchable: bool
     """The newest items that there is room for, in order; the others as one line."""
     kept: list[str] = []
     left = room - _LEAST * 2 // 3  # for the line about those that are not shown
-    for item in reversed(items[-_SHOWN:]):
+    rest = gist or Gist()
+    for item in reversed(items[-_shown(len(items) + rest.count) :]):
         line = f"- {_source(item)} {clip(item.text, min(_ITEM_CHARS, max(60, room // 3)))}"
         left -= len(line) + 1
         if left < 0:
             break
         kept.insert(0, line)
-    rest = gist or Gist()
     for item in items[: len(items) - len(kept)]:
         rest = rest.absorb(item)
     return "\n".join([_rest(rest, searchable), *kept] if rest.count else kept)
+
+
+def _shown(number: int) -> int:
+    """How many items of so many are shown. In a long run their own numbers have a digit more (part 9, part
+    99): a line less makes up for it, and the prompt at iteration 100 is no larger than that at 10.
+    """
+    return max(4, _SHOWN - len(str(number)))
 
 
 def _rest(gist: Gist, searchable: bool) -> str:
@@ -157,7 +164,7 @@ def _answers(capsule: Capsule, room: int) -> str:
 
 def _tables(tables: Sequence[TableNote], room: int) -> str:
     lines: list[str] = []
-    for table in reversed(tables[-_SHOWN:]):
+    for table in reversed(tables[-_shown(len(tables)) :]):
         line = f"- {clip(_table(table), max(60, min(_ITEM_CHARS, room // 2)))}"
         room -= len(line) + 1
         if room < 0:
