@@ -64,7 +64,10 @@ def test_the_policy_knows_the_run(
     tables = [{"name": "main.rlm.mine"}]
     inputs = {"orders": {"kind": "table", "name": "main.rlm.run_events"}}
     turn = replace(make_turn(tables=tables, inputs=inputs), mode=mode)
-    mine, other = program("spark.sql('DROP TABLE mine')"), program("spark.sql('DROP TABLE main.rlm.other')")
+    mine, other = (
+        program("spark.sql('DROP TABLE main.rlm.mine')"),
+        program("spark.sql('DROP TABLE main.rlm.other')"),
+    )
     ledger = program("spark.sql(f'DELETE FROM {rlm.inputs[\"orders\"].name} WHERE a = 1')")
     policy = turn_policy(world["namespace"], None)
     planned = scripted(ledger, other, mine, policy=policy).plan(turn)
