@@ -23,7 +23,7 @@ class Kind:
     suffix: str
     settled: bool
     size: Callable[[Any], int]
-    write: Callable[[Any, Path], None]
+    write: Callable[[Any, Path], object]
     read: Callable[[Path], Any]
     note: Callable[[Any], tuple[str, str]]
 
@@ -47,10 +47,6 @@ def is_spark(value: object) -> bool:
         and kind.__module__.startswith("pyspark.sql.")
         and hasattr(value, "write")
     )
-
-
-def _write_plain(value: Any, path: Path) -> None:
-    path.write_text(plain.dumps(value), "ascii")
 
 
 def _plain_note(value: Any) -> tuple[str, str]:
@@ -97,7 +93,7 @@ KINDS = {
             suffix=".json",
             settled=False,
             size=lambda value: len(plain.dumps(value)),
-            write=_write_plain,
+            write=lambda value, path: path.write_text(plain.dumps(value), "ascii"),
             read=lambda path: plain.loads(path.read_bytes()),
             note=_plain_note,
         ),

@@ -101,13 +101,15 @@ class Files:
         """
         kind = kind_of(value)
         type_, size = kind.note(value)
-        if kind.name == "plain":
-            text = plain.dumps(value)
-            if len(text) <= SHORT:
-                return Entry(kind=kind.name, type=type_, size=size, text=text)
+        text = plain.dumps(value) if kind.name == "plain" else ""
+        if text and len(text) <= SHORT:
+            return Entry(kind=kind.name, type=type_, size=size, text=text)
         with tempfile.TemporaryDirectory(prefix="rlm-") as folder:
             source = Path(folder) / "value"
-            kind.write(value, source)
+            if text:
+                source.write_text(text, "ascii")
+            else:
+                kind.write(value, source)
             check_size(source.stat().st_size)
             sha256 = _sha256(source)
             if known and (known.kind, known.sha256) == (kind.name, sha256):

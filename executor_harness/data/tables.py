@@ -65,6 +65,7 @@ class ScratchTables:
                 left.pop(0)
         except Exception as error:  # noqa: BLE001 -- said, and what is left is returned
             sys.stderr.write(f"rlm: {', '.join(left)} could not be dropped yet: {error}\n")
+            left.append(left.pop(0))  # next time it does not stand before the others
         return left
 
     def _table(self, name: str) -> str:
