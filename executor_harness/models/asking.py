@@ -112,6 +112,8 @@ class Asker:
         for tries in range(_TRIES):
             outcome = self._once(messages, options, body, line, used)
             if outcome.text is not None:
+                if outcome.cut:
+                    self._note(f"replies of {options.model} were cut off at max_tokens={options.max_tokens}")
                 return self._redactor.text(outcome.text)
             late += outcome.kind == "timeout"
             again = outcome.again and late < _LATE_TRIES

@@ -213,7 +213,7 @@ def test_a_misshapen_answer_is_repaired_once(tmp_path: Path) -> None:
     def rule(prompt: str, before: int) -> Said:
         if prompt == "p" or "never" in prompt:
             return Said(text='{"label": "cow never"}')
-        return Said(text='{"label": "dog"}' if "cow" not in prompt else '{"label": "dog"}')
+        return Said(text='{"label": "dog"}')
 
     with serving(rule) as stub:
         calls = calls_of(tmp_path, stub)
@@ -257,7 +257,7 @@ def test_a_budget_that_is_used_up_midway(tmp_path: Path) -> None:
 def test_tokens_and_dollars_are_bounded_before_they_are_spent(tmp_path: Path) -> None:
     with serving() as stub:
         calls = calls_of(tmp_path, stub, allowance={"calls": 9, "tokens": 150, "cost_usd": None})
-        with pytest.raises(BudgetExhausted, match="tokens .* and 150 of 150 are left"):
+        with pytest.raises(BudgetExhausted, match=r"tokens .* and 150 of 150 are left"):
             calls.query("p")
         assert calls.query("p", max_tokens=20) == "re: p"
         prices = {"small": {"input_usd": 0.0, "output_usd": 1000.0}}
@@ -323,6 +323,17 @@ def test_secrets_are_in_no_file_and_no_answer(tmp_path: Path) -> None:
         texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
         assert any("re: say" in text for text in texts)
         assert not any("hunter2" in text or "dapi-very-secret" in text for text in texts)
+
+
+def test_what_is_said_in_the_log(tmp_path: Path) -> None:
+    with serving(lambda prompt, before: Said(tokens=None, finish="length")) as stub:
+        calls = calls_of(tmp_path, stub)
+        calls.query_batched(["a", "b"], max_tokens=9)
+        usage = calls.usage()
+        assert (usage["calls"], usage["output_tokens"]) == (2, 18), "the most that they may have used"
+        notes = calls.close()
+        assert sum("cut off at max_tokens=9" in line for line in notes) == 1
+        assert sum("does not tell its usage" in line for line in notes) == 1
 
 
 # -- threads and endings -----------------------------------------------------------------------------
