@@ -12,15 +12,17 @@ KEYS = {
     "OPENAI_API_KEY": f"{CANARY}-openai",
     "ANTHROPIC_API_KEY": f"{CANARY}-anthropic",
 }
+# In plain words the policy would refuse them: what is tested here is the wall behind it.
 NOSY = """
 import os, sys
-for name, value in os.environ.items():
+seen = vars(os)["environ"]
+for name, value in seen.items():
     print(name, value)
     print(name, value, file=sys.stderr)
-rlm.log(os.environ["DATABRICKS_TOKEN"])
-rlm.finish({"all": dict(os.environ)})
+rlm.log(seen["DATABRICKS_TOKEN"])
+rlm.finish({"all": dict(seen)})
 """
-RAISES = "import os\nraise ValueError('the token is ' + os.environ['DATABRICKS_TOKEN'])"
+RAISES = "import os\nraise ValueError('the token is ' + vars(os)['environ']['DATABRICKS_TOKEN'])"
 # The workspace's own keeping of its token: what a real workspace holds on its side of the wire.
 OWN = (".workspace/token", ".workspace/server.json")
 
