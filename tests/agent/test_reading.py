@@ -158,3 +158,12 @@ def test_without_its_lease_a_turn_asks_nobody(make: Make, turn: Turn) -> None:
     summary = planner.summarize(replace(turn, held=lambda: False), a_result(LONG))
     assert summary == Summary(delta=None, calls=())
     assert reader.heard == []
+
+
+def test_the_longer_stream_is_read(make: Make, turn: Turn) -> None:
+    planner, reader = make(repeat("note"))
+    result = a_result(LONG)
+    result = result.model_copy(update={"stdout": Stream(bytes=5, head="short"), "stderr": result.stdout})
+    assert planner.summarize(turn, result).delta is not None
+    assert "head of stderr" in told(reader)
+    assert "short" in told(reader)

@@ -52,8 +52,8 @@ def test_chunks_are_few_apart_and_within_the_file(
     assert len(places) <= count
     assert places == sorted(set(places))
     assert all(0 <= place < size for place in places)
-    if count >= 2 and size > count * length:
-        assert (places[0], places[-1]) == (0, size - length)
+    if count and size > count * length:
+        assert count < 3 or (places[0], places[-1]) == (0, size - length)
         assert all(b - a >= length for a, b in pairwise(places))
     elif count and size:
         assert places == list(range(0, size, length))[: len(places)] or count == 1
@@ -62,3 +62,8 @@ def test_chunks_are_few_apart_and_within_the_file(
 def test_errors_come_before_samples() -> None:
     places = chosen(1_000_000, [Region(offset=333_333, text="e")], count=3, length=1_000)
     assert places == [0, 332_833, 999_000]
+
+
+def test_a_single_chunk_is_not_spent_on_an_end() -> None:
+    assert chosen(1_000_000, [], count=1, length=1_000) == [499_500]
+    assert chosen(1_000_000, [Region(offset=9_000, text="e")], count=1, length=1_000) == [8_500]

@@ -9,7 +9,7 @@ from databricks_rlm_agent.domain.budget import Budget
 from databricks_rlm_agent.domain.digest import facts, headline
 from databricks_rlm_agent.domain.excerpts import Reading
 from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.result import Result
+from databricks_rlm_agent.domain.result import Result, Stream
 from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.ports import Turn
 
@@ -130,18 +130,17 @@ def capabilities(turn: Turn) -> dict[str, str]:
 
 def summarizer_prompt(turn: Turn, result: Result, reading: Reading | None = None) -> str:
     """What the summarizer is told of a result; bounded. ``reading`` is what was read of its output's file."""
-    stdout, stderr = result.stdout, result.stderr
-    seen = reading or Reading(size=stdout.bytes)
+    seen = reading or Reading(stream="stdout", size=result.stdout.bytes)
+    read = result.stderr if seen.stream == "stderr" else result.stdout
+    other = ("stdout", result.stdout) if seen.stream == "stderr" else ("stderr", result.stderr)
     parts = [
         _SUMMARIZER_ROLE,
         _DATA_RULE,
         f"Objective:\n{clip(turn.capsule.objective, 1_500)}",
         data("result", "\n".join([headline(result, ""), *facts(result)]), 3_000),
-        data("head of stdout", seen.whole or stdout.head, 9_000 if seen.whole else 2_000),
-        "" if seen.whole else data("tail of stdout", stdout.tail, 2_000),
-        "" if seen.whole else data("lines with errors or warnings", _regions(seen), 1_800),
-        data("notes of those who read parts of it", "\n".join(seen.notes), 4_500),
-        data("tail of stderr", stderr.tail or stderr.head, 1_200),
+        data(f"all of {seen.stream}", seen.whole, 9_000),
+        *(() if seen.whole else _ends(seen, read)),
+        data(f"tail of {other[0]}", other[1].tail or other[1].head, 1_200),
         data("traceback", result.traceback or "", 1_200),
     ]
     return clip("\n\n".join(part for part in parts if part), MAX_CHARS)
@@ -157,6 +156,16 @@ def reader_prompt(turn: Turn, part: str, *, place: str) -> str:
         data("part of the output", part, 12_400),
     ]
     return clip("\n\n".join(parts), MAX_CHARS)
+
+
+def _ends(reading: Reading, stream: Stream) -> list[str]:
+    """What is known of an output that does not fit."""
+    return [
+        data(f"head of {reading.stream}", stream.head, 2_000),
+        data(f"tail of {reading.stream}", stream.tail, 2_000),
+        data("places that speak of errors or warnings", _regions(reading), 1_800),
+        data("notes of those who read parts of it", "\n".join(reading.notes), 4_500),
+    ]
 
 
 def _regions(reading: Reading) -> str:

@@ -40,13 +40,15 @@ _SCAN_BYTES = 16 * 1024 * 1024  # twice what the executor keeps by default
 async def read_output(
     models: Models, turn: Turn, result: Result, *, meter: Meter, volume: Volume | None
 ) -> Reading | None:
-    """What the output's file tells beyond head and tail; None where it cannot be read."""
-    path = result.stdout.path
-    if volume is None or path is None or result.stdout.bytes <= len(result.stdout.head.encode()):
+    """What the file of the longer stream tells beyond head and tail; None where it cannot be read."""
+    streams = {"stdout": result.stdout, "stderr": result.stderr}
+    name, stream = max(streams.items(), key=lambda item: item[1].bytes)
+    path = stream.path
+    if volume is None or path is None or stream.bytes <= len(stream.head.encode()):
         return None
     try:
         size, known, whole = await asyncio.to_thread(_scan, volume, path)
-        reading = Reading(size=size, whole=whole, regions=tuple(known))
+        reading = Reading(stream=name, size=size, whole=whole, regions=tuple(known))
         count = 0 if whole else _readers(models, turn, meter)
         places = chosen(size, known, count=count, length=CHUNK_BYTES)
         parts = [await asyncio.to_thread(volume.get, path, offset=n, length=CHUNK_BYTES) for n in places]
