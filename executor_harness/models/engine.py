@@ -9,7 +9,7 @@ a call counts as many tokens as its texts have bytes, which is never too little.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from executor_harness.models import shapes, workers
@@ -28,17 +28,24 @@ def has_ai_query(spark: Any) -> bool:
         return False
 
 
-def asked_by_engine(
-    prompts: Any, options: Options, price: Price | None, redact: Callable[[str], str]
-) -> Iterator[Row]:
-    """What became of prompts (key, prompt), asked by `ai_query`."""
+def plan(prompts: Any, options: Options) -> Any:
+    """Prompts (key, prompt) with the size in bytes and `ai_query`'s reply; asks nothing yet. Raises what the
+    engine raises when it does not take the call.
+    """
     from pyspark.sql import functions as F  # noqa: N812 -- everybody's name for it
 
     key, prompt = prompts.columns
     asked = prompts.select(key, F.octet_length(prompt), F.expr(expression(prompt, options)).alias("reply"))
-    for row in asked.toLocalIterator():
-        answer, error = row[2][0], row[2][1]  # by place: their names have changed over time
-        yield row_of(row[0], row[1], answer, error, options=options, price=price, redact=redact)
+    asked.schema  # noqa: B018 -- has the engine look at it
+    return asked
+
+
+def rows_of(
+    answered: Iterable[Any], options: Options, price: Price | None, redact: Callable[[str], str]
+) -> Iterator[Row]:
+    """What became of the rows of a plan."""
+    for key, size, (answer, error) in answered:  # by place: the names in the struct have changed over time
+        yield row_of(key, size, answer, error, options=options, price=price, redact=redact)
 
 
 def expression(prompt: str, options: Options) -> str:

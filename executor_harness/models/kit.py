@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from executor_harness import protocol
@@ -14,7 +13,7 @@ from executor_harness.models import chat, credentials, shapes, spend
 from executor_harness.models.answers import Answers, Places
 from executor_harness.models.asking import Answer, Asker, Question
 from executor_harness.models.chat import Options
-from executor_harness.models.client import Endpoint, Line
+from executor_harness.models.client import Line
 from executor_harness.models.credentials import Credentials
 from executor_harness.models.journal import Journal, Record
 from executor_harness.models.meter import NOTHING, Meter
@@ -30,27 +29,11 @@ _RECORD_S = 60.0  # for a batch's answers to be on record before the program goe
 _TABLE_S = 90.0  # for the table to take the answers; the journal keeps what it does not
 
 
-@dataclass(frozen=True, kw_only=True)
 class Kit:
-    """What it takes to ask, put together for one program."""
+    """What it takes to ask, put together for one program. Nothing is started, looked up or written yet."""
 
-    request: Request
-    access: ModelAccess
-    volumes: Volumes
-    session: Callable[[], Any]
-    redactor: Redactor
-    note: Callable[[str], None]
-    meter: Meter
-    asker: Asker
-    answers: Answers
-    journal: Journal
-    pool: Pool
-    stop: threading.Event
-    login: Login
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         request: Request,
         access: ModelAccess,
         volumes: Volumes,
@@ -58,52 +41,31 @@ class Kit:
         redactor: Redactor,
         note: Callable[[str], None],
         environ: Mapping[str, str] | None,
-    ) -> Kit:
-        """Everything for one program; starts nothing."""
+    ) -> None:
+        self.request = request
+        self.access = access
+        self.volumes = volumes
+        self.session = session
+        self.redactor = redactor
+        self.note = note
+        self.login = Login(environ)
+        self.stop = threading.Event()
         home = request["output_dir"]
         folder = f"{protocol.run_folder(home)}/{protocol.CALLS_FOLDER}"
-        written = Journal(volumes, folder, f"{request['iter_n']}_{request['attempt']}", note)
-        stop, login = threading.Event(), Login(environ)
-        account = Meter(access["allowance"], _declarer(volumes, home, note))
+        self.journal = Journal(volumes, folder, f"{request['iter_n']}_{request['attempt']}", note)
         places = Places(table=access["calls_table"], folder=folder)
-        answers = Answers(places, volumes, session, written, note)
-
-        def endpoint(model: str) -> Endpoint:
-            return login.get().endpoint(model, access["timeout_s"])
-
-        asker = Asker(
-            endpoint=endpoint,
-            account=account,
+        self.answers = Answers(places, volumes, session, self.journal, note)
+        self.meter = Meter(access["allowance"], _declarer(volumes, home, note))
+        self.asker = Asker(
+            endpoint=lambda model: self.login.get().endpoint(model, access["timeout_s"]),
+            account=self.meter,
             pace=Pace(access["per_minute"], time.monotonic),
             prices=access["prices"],
             redactor=redactor,
             note=note,
-            stop=stop,
+            stop=self.stop,
         )
-
-        def work(question: Question, line: Line) -> Answer:
-            started = time.monotonic()
-            answer = asker.ask(question, line)
-            if answer.text is not None:
-                answers.keep(record_of(request, question, answer, time.monotonic() - started))
-            return answer
-
-        pool = Pool(access["concurrency"], lambda: Line(login.get().host, access["timeout_s"]), work)
-        return cls(
-            request=request,
-            access=access,
-            volumes=volumes,
-            session=session,
-            redactor=redactor,
-            note=note,
-            meter=account,
-            asker=asker,
-            answers=answers,
-            journal=written,
-            pool=pool,
-            stop=stop,
-            login=login,
-        )
+        self.pool = Pool(access["concurrency"], self._connect, self._work)
 
     def options(
         self,
@@ -129,6 +91,16 @@ class Kit:
             schema=schema,
             temperature=None if temperature is None else float(temperature),
         )
+
+    def _connect(self) -> Line:
+        return Line(self.login.get().host, self.access["timeout_s"])
+
+    def _work(self, question: Question, line: Line) -> Answer:
+        started = time.monotonic()
+        answer = self.asker.ask(question, line)
+        if answer.text is not None:
+            self.answers.keep(record_of(self.request, question, answer, time.monotonic() - started))
+        return answer
 
     def find(self, questions: list[Question]) -> dict[str, Any]:
         """The answers that are there, as values, by key."""

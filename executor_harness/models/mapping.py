@@ -10,27 +10,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from executor_harness import protocol, redaction
-from executor_harness.models import journal, table, template, workers
+from executor_harness.models import engine, journal, table, template, workers
 from executor_harness.models.chat import Options
-from executor_harness.models.engine import asked_by_engine, has_ai_query
 from executor_harness.models.errors import BudgetExhausted
 from executor_harness.models.kit import Kit
 from executor_harness.models.meter import NOTHING, Amount
-from executor_harness.models.parts import Part, calls_each, times, waves
+from executor_harness.models.parts import Part, calls_each, spread_of, times, waves
 from executor_harness.models.shipping import shipped
 from executor_harness.models.workers import Row, Work
 
 KEY, PROMPT, BUCKET = "__rlm_key", "__rlm_prompt", "__rlm_bucket"
 ANSWER, ERROR = "__rlm_answer", "__rlm_error"
-_PARTITIONS = 8  # they run at once on all but the smallest clusters
 _WAVE = 32  # prompts for each call at once: the end of a wave, when calls run out, is a small part of it
 _BUCKETS = 1024  # parts by key, of which waves are made
+_WAVE_BYTES = 256 * 1024 * 1024
 _RECORD_S = 60.0
+_MINUTE_S = 60.0
 _ERRORS = 100_000  # held in this process; with so many there is something wrong beyond single prompts
 
 
@@ -54,6 +55,11 @@ def llm_map(
     shape. Raises ValueError for a template or column name that does not fit, BudgetExhausted when the budget
     is too small for all prompts that have no answer yet (nothing is asked then), and what the engine raises.
     """
+    if not hasattr(df, "withColumn"):
+        raise TypeError(
+            f"rlm.llm_map: df must be a Spark DataFrame, not {type(df).__name__}: make one with "
+            "spark.createDataFrame, or use rlm.llm_query_batched"
+        )
     options = kit.options(model, schema, system, temperature, max_tokens)
     names = list(df.columns)
     _check_names(names, output_col)
@@ -76,6 +82,7 @@ class _Mapper:
         self._options = options
         self._price = kit.access["prices"].get(options.model)
         self._stem = f"map_{kit.request['iter_n']}_{kit.request['attempt']}_{time.time_ns():x}"
+        self._sent: deque[float] = deque(maxlen=kit.access["per_minute"] or 0)
         self.errors: dict[str, str] = {}
         self.rest = "the rows were not the same when they were read again: keep them in a table first"
 
@@ -89,7 +96,7 @@ class _Mapper:
         if parts:
             self._afford(parts)
         answered = 0
-        for number, part in enumerate(waves(parts, _WAVE * self._kit.access["concurrency"])):
+        for number, part in enumerate(waves(parts, _WAVE * self._kit.access["concurrency"], _WAVE_BYTES)):
             found = self._wave(number, part)
             answered += found
             if not self._goes_on(found):
@@ -122,12 +129,12 @@ class _Mapper:
 
     def _afford(self, parts: list[Part]) -> None:
         """Raise BudgetExhausted unless the budget has room for everything at its most."""
-        meter, whole = self._kit.meter, waves(parts, None)[0]
+        meter, whole = self._kit.meter, waves(parts)[0]
         try:
             number = meter.admit(whole.bound(self._options, self._price))
         except BudgetExhausted as error:
             raise BudgetExhausted(
-                f"llm_map has {whole.prompts} prompts to ask, each with a reply of up to "
+                f"rlm.llm_map has {whole.prompts} prompts to ask, each with a reply of up to "
                 f"{self._options.max_tokens} tokens, and asked none: {error}"
             ) from None
         if number is not None:
@@ -174,20 +181,41 @@ class _Mapper:
     def _rows(self, part: Part, stem: str) -> Iterator[Row]:
         """What became of a part's prompts, as the engine hands it over."""
         chosen = self._missing().where(_column(BUCKET).between(part.first, part.last)).select(KEY, PROMPT)
-        spark = self._kit.session()
-        if has_ai_query(spark):
-            yield from asked_by_engine(chosen, self._options, self._price, self._kit.redactor.text)
+        by_engine = self._plan_of_engine(chosen)
+        if by_engine is not None:
+            answered = self._streamed(by_engine)
+            yield from engine.rows_of(answered, self._options, self._price, self._kit.redactor.text)
             return
-        partitions = max(1, min(_PARTITIONS, self._kit.access["concurrency"], part.prompts))
-        function = shipped(workers.BUNDLE, "models.workers", "ask", self._work(partitions, stem))
-        spread = chosen.repartition(partitions).mapInArrow(function, workers.SCHEMA)
-        # As they come, where the engine streams (Spark Connect); elsewhere that would be one partition at a
-        # time.
-        rows = spread.toLocalIterator() if ".connect." in type(spark).__module__ else spread.collect()
-        for row in rows:
+        spread = spread_of(self._kit.access, part.prompts)
+        work = self._work(spread, stem)
+        function = shipped(workers.BUNDLE, "models.workers", "ask", work)
+        for row in self._streamed(chosen.repartition(spread[0]).mapInArrow(function, workers.SCHEMA)):
+            self._sent.append(time.monotonic() - row["seconds"])
             yield row.asDict()
 
-    def _work(self, partitions: int, stem: str) -> Work:
+    def _streamed(self, plan: Any) -> Iterable[Any]:
+        """Rows as they come, where the engine streams (Spark Connect); elsewhere that would be one partition
+        at a time.
+        """
+        is_connect = ".connect." in type(self._kit.session()).__module__
+        rows: Iterable[Any] = plan.toLocalIterator() if is_connect else plan.collect()
+        return rows
+
+    def _plan_of_engine(self, chosen: Any) -> Any:
+        """How the engine would ask by itself; None where it cannot."""
+        if not engine.has_ai_query(self._kit.session()):
+            return None
+        try:
+            return engine.plan(chosen, self._options)
+        except Exception as error:  # noqa: BLE001 -- recorded; the workers ask then
+            self._kit.note(
+                f"llm_map: ai_query does not take the call ({type(error).__name__}: {str(error)[:300]}); "
+                "Spark's workers ask instead"
+            )
+            return None
+
+    def _work(self, spread: tuple[int, int], stem: str) -> Work:
+        partitions, threads = spread
         kit, request = self._kit, self._kit.request
         endpoint = kit.login.get().endpoint(self._options.model, kit.access["timeout_s"])
         per_minute = kit.access["per_minute"]
@@ -198,8 +226,9 @@ class _Mapper:
             "options": vars(self._options),
             "price": self._price,
             "calls_each": calls_each(self._options),
-            "threads": max(1, kit.access["concurrency"] // partitions),
-            "per_minute": None if per_minute is None else max(1, per_minute // partitions),
+            "threads": threads,
+            "per_minute": None if per_minute is None else per_minute // partitions,
+            "sent_ago": self._sent_ago()[::partitions],
             "run_id": request["run_id"],
             "iter_n": request["iter_n"],
             "attempt": request["attempt"],
@@ -208,6 +237,11 @@ class _Mapper:
             "stem": stem,
             "secrets": list(redaction.secrets_of(os.environ)),
         }
+
+    def _sent_ago(self) -> list[float]:
+        """How many seconds ago calls of this map began: the next wave must not forget them."""
+        ages = sorted(time.monotonic() - began for began in self._sent)
+        return [age for age in ages if age < _MINUTE_S]
 
     def _keep(self, rows: list[Row]) -> None:
         """Answers into the table, failures into memory."""
@@ -282,11 +316,11 @@ def _joined(kit: Kit, rows: Any, output_col: str, errors: dict[str, str], rest: 
 def _check_names(columns: list[str], output_col: str) -> None:
     taken = {name.casefold() for name in columns}
     if len(taken) < len(columns):
-        raise ValueError("llm_map: two columns have the same name; rename one first")
+        raise ValueError("rlm.llm_map: two columns have the same name; rename one first")
     for name in (output_col, f"{output_col}_error"):
         if not isinstance(output_col, str) or not output_col or name.casefold() in taken:
             raise ValueError(
-                f"llm_map: {name!r} cannot be a new column of {', '.join(columns)}; choose another"
+                f"rlm.llm_map: {name!r} cannot be a new column of {', '.join(columns)}; choose another"
             )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from executor_harness.models import workers
 from executor_harness.models.chat import Options
 from executor_harness.models.meter import Amount
-from executor_harness.protocol import Price
+from executor_harness.protocol import ModelAccess, Price
+
+_PARTITIONS = 8  # they run at once on all but the smallest clusters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +37,20 @@ def calls_each(options: Options) -> int:
     return 1 if options.schema is None else 2
 
 
-def waves(parts: list[Part], most: int | None) -> list[Part]:
-    """Parts that follow each other, joined up to `most` prompts (None: all into one); a larger one stays."""
+def spread_of(access: ModelAccess, prompts: int) -> tuple[int, int]:
+    """Partitions, and threads in each: together no more calls at once than allowed, and nearly as many."""
+    calls = access["concurrency"]
+    most = min(_PARTITIONS, calls, prompts, access["per_minute"] or _PARTITIONS)
+    best = max(range(1, most + 1), key=lambda partitions: (partitions * (calls // partitions), partitions))
+    return best, calls // best
+
+
+def waves(parts: list[Part], most: float = math.inf, size: float = math.inf) -> list[Part]:
+    """Parts that follow each other, joined up to `most` prompts and `size` bytes; a larger one stays."""
     joined: list[Part] = []
     for part in parts:
         last = joined[-1] if joined else None
-        if last is None or (most is not None and last.prompts + part.prompts > most):
+        if last is None or last.prompts + part.prompts > most or last.size + part.size > size:
             joined.append(part)
             continue
         joined[-1] = Part(

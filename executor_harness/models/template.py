@@ -23,7 +23,7 @@ def parse(template: str, columns: Sequence[str]) -> list[tuple[str, str | None]]
 
     Raises ValueError for what is not a plain `{column}`, for a column that is not there, and without any.
     """
-    hint = "llm_map: a template names columns as {column}; write {{ and }} for braces"
+    hint = "rlm.llm_map: a template names columns as {column}; write {{ and }} for braces"
     try:
         found = list(string.Formatter().parse(template))
     except ValueError as error:

@@ -42,7 +42,8 @@ _FLUSH_S = 10.0
 
 class Work(TypedDict):
     """How a partition asks: the endpoint with its credential, the question's options, what this partition
-    may do at once and per minute, whose answers they are, and where they are written down at once.
+    may do at once and per minute (`sent_ago`: seconds since its share of the last minute's calls), whose
+    answers they are, and where they are written down at once.
     """
 
     host: str
@@ -53,6 +54,7 @@ class Work(TypedDict):
     calls_each: int
     threads: int
     per_minute: int | None
+    sent_ago: list[float]
     run_id: str
     iter_n: int
     attempt: int
@@ -142,7 +144,7 @@ class _Partition:
         self._asker = Asker(
             endpoint=lambda _model: endpoint,
             account=self._account(prompts),
-            pace=Pace(work["per_minute"], time.monotonic),
+            pace=_Pace(work["per_minute"], work["sent_ago"]),
             prices={} if work["price"] is None else {self._options.model: work["price"]},
             redactor=Redactor(work["secrets"]),
             note=lambda _note: None,
@@ -198,6 +200,15 @@ class _Partition:
             line = Line(self._work["host"], self._work["timeout_s"])
             self._local.line = self._lines.enter_context(closing(line))
         return line
+
+
+class _Pace(Pace):
+    """One that remembers calls of an earlier wave."""
+
+    def __init__(self, per_minute: int | None, sent_ago: list[float]) -> None:
+        super().__init__(per_minute, time.monotonic)
+        now = time.monotonic()
+        self._sent.extend(sorted(now - age for age in sent_ago))
 
 
 def most_of(prompt: str, options: Options, price: Price | None) -> Amount:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llm_support import access
 
 from executor_harness.models import chat, engine, shipping, template, workers
 from executor_harness.models.chat import Options
 from executor_harness.models.meter import NOTHING, most
-from executor_harness.models.parts import Part, waves
+from executor_harness.models.parts import Part, spread_of, waves
 
 PRICE: Any = {"input_usd": 1.5, "output_usd": 7.25}
 
@@ -56,7 +57,8 @@ def test_waves_are_all_parts_in_order_and_bounded(
     assert sum(wave.prompts for wave in joined) == sum(prompts for prompts, _ in given_sizes)
     assert sum(wave.size for wave in joined) == sum(size for _, size in given_sizes)
     assert all(wave.prompts <= most_prompts or wave.first == wave.last for wave in joined)
-    assert len(waves(parts, None)) == 1
+    assert len(waves(parts)) == 1
+    assert all(wave.size <= 7_000 for wave in waves(parts, size=7_000))
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=20), st.sampled_from([None, {"type": "object"}]))
@@ -141,3 +143,20 @@ def test_the_engine_is_asked_whether_it_has_ai_query() -> None:
     assert engine.has_ai_query(Functions(["ai_query"]))
     assert not engine.has_ai_query(Functions([]))
     assert not engine.has_ai_query(Functions(None))
+
+
+@given(st.integers(1, 300), st.none() | st.integers(1, 500), st.integers(1, 5_000))
+def test_partitions_together_keep_to_the_limits(calls: int, per_minute: int | None, prompts: int) -> None:
+    partitions, threads = spread_of(
+        access(concurrency=calls, per_minute=per_minute),  # type: ignore[arg-type] # of the right shape
+        prompts,
+    )
+    assert 1 <= partitions <= min(8, prompts)
+    assert 0.5 * calls < partitions * threads <= calls
+    assert per_minute is None or per_minute // partitions >= 1
+
+
+def test_a_wave_remembers_the_calls_of_the_one_before() -> None:
+    assert workers._Pace(3, [1.0, 2.0]).wait_s() == 0.0
+    assert 57 < workers._Pace(2, [1.0, 2.0]).wait_s() <= 58
+    assert workers._Pace(None, [1.0]).wait_s() == 0.0

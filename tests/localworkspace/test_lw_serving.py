@@ -134,6 +134,22 @@ def test_over_http(stubbed: WorkspaceInfo) -> None:
     assert busy.json()["error_code"] == "REQUEST_LIMIT_EXCEEDED"
 
 
+def test_a_command_with_a_root_serves_its_own_script(tmp_path: Path) -> None:
+    from databricks_rlm_agent.cli.place import local_workspace
+    from databricks_rlm_agent.errors import UsageError
+
+    script = tmp_path / "s.json"
+    script.write_text(json.dumps({"planner": [[{"text": "x"}]], "sub": SUB}))
+    with local_workspace(str(tmp_path / "w"), model=f"scripted:{script}") as info:
+        assert ask(info, "row 8").json()["choices"][0]["message"]["content"] == "it is 8"
+    script.write_text('{"planner": [[{"text": "x"}]], "sub": 3}')
+    with (
+        pytest.raises(UsageError, match=r"\$\.sub"),
+        local_workspace(str(tmp_path / "w"), model=f"scripted:{script}"),
+    ):
+        pass
+
+
 def test_hundreds_at_once_take_as_long_as_one(stubbed: WorkspaceInfo) -> None:
     """Their pauses overlap, by the server's own log."""
     board = f"{stubbed.host}/_local/requests"
