@@ -56,7 +56,7 @@ class ScratchTables:
     def drop(self, tables: Iterable[str]) -> list[str]:
         """Drop tables, on a best effort; those that may still be there."""
         left = [table for table in tables if self._is_ours(table)]
-        if "pyspark" not in sys.modules:
+        if not left or "pyspark" not in sys.modules:
             return left  # a program without Spark does not start it for this; a later one will do it
         try:
             spark = self._session()

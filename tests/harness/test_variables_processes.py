@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,7 +227,7 @@ def test_without_a_scratch_schema(bench: Bench, shared: Any) -> None:
     assert "no scratch schema to keep a DataFrame in" in ended.report["error_summary"]
 
 
-def test_only_tables_of_variables_are_ever_dropped() -> None:
+def test_only_tables_of_variables_are_ever_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     from executor_harness.data.tables import ScratchTables
 
     request: Any = {"scratch_schema": SCRATCH}
@@ -241,8 +242,26 @@ def test_only_tables_of_variables_are_ever_dropped() -> None:
 
     wanted = f"{SCRATCH}.v_0123456789ab_x"
     ours = [wanted, "main.rlm.run_state", f"{SCRATCH}.users", "other.rlm_scratch.v_0123456789ab_x"]
+    monkeypatch.setitem(sys.modules, "pyspark", sys)
     assert ScratchTables(request, Spark).drop(ours) == []
     assert said == ["DROP TABLE IF EXISTS `main`.`rlm_scratch`.`v_0123456789ab_x`"]
+
+
+def test_what_cannot_be_dropped_is_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from executor_harness.data.tables import ScratchTables
+
+    request: Any = {"scratch_schema": SCRATCH}
+
+    def broken() -> Any:
+        raise ConnectionError("no engine")
+
+    monkeypatch.setitem(sys.modules, "pyspark", sys)
+    tables = [f"{SCRATCH}.v_0123456789ab_{name}" for name in "ab"]
+    assert ScratchTables(request, broken).drop(tables) == [tables[1], tables[0]]
+    assert "could not be dropped yet: no engine" in capsys.readouterr().err
+    assert ScratchTables(request, broken).drop([]) == []
 
 
 def test_the_index_is_a_reserved_name() -> None:
