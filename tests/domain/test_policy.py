@@ -85,6 +85,10 @@ EVERYDAY = {
     "dropped and made anew": sql("DROP TABLE IF EXISTS main.rlm.x")
     + "\n"
     + sql("CREATE TABLE main.rlm.x AS SELECT 1"),
+    "written anew and dropped": (
+        "df.writeTo('main.rlm.x').using('delta').createOrReplace()\ndf.write.saveAsTable('main.rlm.y')\n"
+        + "\n".join(map(sql, ["DROP TABLE main.rlm.x", "TRUNCATE TABLE main.rlm.y"]))
+    ),
     "a table of the run": "\n".join(
         map(
             sql,
@@ -235,6 +239,8 @@ REFUSED = {
     sql("DROP TABLE theirs"): "destructive",
     sql("CREATE SCHEMA IF NOT EXISTS rlm") + "\n" + sql("DROP SCHEMA rlm"): "destructive",
     "list(map(spark.sql, ['DROP SCHEMA sales.shop']))": "destructive",
+    "DeltaTable.forName(spark, 'sales.shop.orders').delete()": "destructive",
+    "df.write.mode('append').saveAsTable('sales.shop.t')\n" + sql("DROP TABLE sales.shop.t"): "destructive",
     "import shutil\nshutil.rmtree('/Volumes/sales/shop/files')": "destructive",
     "import os\nos.remove('/Volumes/main/rlm/files/exports/x')": "destructive",
     "from pathlib import Path\n(Path('/Volumes/main/rlm/files') / 'x').unlink()": "destructive",

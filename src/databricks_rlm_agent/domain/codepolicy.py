@@ -22,6 +22,7 @@ from databricks_rlm_agent.domain.literals import Texts
 from databricks_rlm_agent.domain.sqlpolicy import deeds_of_sql, is_statement
 
 _DELTA_CHANGES = {"delete", "update", "merge", "restoreToVersion", "restoreToTimestamp", "vacuum", "optimize"}
+_CALL_CHARS = 5_000
 _COMMAND_CHARS = 4_000  # that are looked at
 _SQL = {"sql", "execute", "executemany"}
 
@@ -35,6 +36,13 @@ class Program:
         self._imported = dict(_imports(self._nodes))
         self._parents = {id(child): node for node in self._nodes for child in ast.iter_child_nodes(node)}
         self._methods = {node.attr for node in self._nodes if isinstance(node, ast.Attribute)}
+        self._empties = any(
+            isinstance(node, ast.Call)
+            and not (node.args or node.keywords)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "delete"
+            for node in self._nodes
+        )
         self._loose = False  # whether SQL is run that could not be followed
 
     def deeds(self) -> list[Deed]:
@@ -78,19 +86,30 @@ class Program:
     def _tables(self, call: ast.Call, name: str) -> Iterator[Deed]:
         method = name.rpartition(".")[2]
         if method in TABLE_WRITERS and isinstance(call.func, ast.Attribute):
-            appends = method != "saveAsTable" or "append" in ast.unparse(call)[:5_000]
-            kind = Kind.WRITE if appends else Kind.CREATE
+            kind = Kind.CREATE if self._makes_anew(call, method) else Kind.WRITE
             yield from self._each(kind, method, _argument(call, 0, *TABLE_WRITERS[method]), call.lineno)
         elif name.endswith("DeltaTable.forName") and self._methods & _DELTA_CHANGES:
-            yield from self._each(
-                Kind.WRITE, "DeltaTable", _argument(call, 1, "tableOrViewName"), call.lineno
-            )
+            kind, what = Kind.WRITE, "DeltaTable"
+            if self._empties:
+                kind, what = Kind.DESTROY, "DeltaTable.delete() without a condition"
+            yield from self._each(kind, what, _argument(call, 1, "tableOrViewName"), call.lineno)
         elif name.endswith("DeltaTable.forPath") and self._methods & _DELTA_CHANGES:
             yield from self._each(Kind.PUT_FILE, "DeltaTable", _argument(call, 1, "path"), call.lineno)
         elif name.endswith(("catalog.setCurrentDatabase", "catalog.setCurrentCatalog")):
             for text in self._texts.of(_argument(call, 0, "dbName", "catalogName")):
                 target = (*known(text).split("."), *(["default"] if name.endswith("Catalog") else []))
                 yield Deed(kind=Kind.USE, what=method, target=target, line=call.lineno)
+
+    def _makes_anew(self, call: ast.Call, method: str) -> bool:
+        """Whether a writer's table is new, or replaced whole: what it held before is not there any more."""
+        if method == "saveAsTable":
+            return "append" not in ast.unparse(call)[:_CALL_CHARS]
+        node: ast.AST | None = call
+        after = set()
+        while isinstance(node, ast.Call | ast.Attribute):  # writeTo(…).using(…).createOrReplace()
+            after |= {node.attr} if isinstance(node, ast.Attribute) else set()
+            node = self._parents.get(id(node))
+        return method == "writeTo" and bool(after & {"create", "replace", "createOrReplace"})
 
     def _each(self, kind: Kind, what: str, given: ast.AST | None, line: int) -> Iterator[Deed]:
         """One deed for each text that its target may be."""

@@ -44,7 +44,7 @@ class Targets:
     def of(cls, mode: str, namespace: Namespace, chosen: tuple[str, ...] | None) -> Targets:
         """What is chosen; else everything in DEV, and in any other mode our schema and its scratch schema."""
         own = f"{namespace.catalog}.{namespace.schema}"
-        default = ("*",) if lenient(mode) else (own, f"{own}_scratch")
+        default = ("*",) if lenient(mode) else (own, namespace.scratch_schema)
         patterns = default if chosen is None else chosen
         return cls(namespace=namespace, patterns=tuple(pattern.strip().lower() for pattern in patterns))
 
