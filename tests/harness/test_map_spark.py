@@ -19,7 +19,7 @@ from llm_support import CREATE, TABLE, Said, access, calls_of, echo, run_folder,
 
 from executor_harness.models import chat, mapping, template
 from executor_harness.models.chat import Options
-from executor_harness.models.errors import BudgetExhausted, NoModel
+from executor_harness.models.errors import BudgetExhausted
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +168,14 @@ def test_misuse_is_said_before_anything_is_asked(spark: Any, tmp_path: Path) -> 
         calls = calls_of(tmp_path, stub, session=lambda: spark)
         with pytest.raises(ValueError, match="the columns are: id, t"):
             calls.map(df, "Say {title}", "a")
+        with pytest.raises(TypeError, match="must be a Spark DataFrame, not list"):
+            calls.map([{"t": 1}], "Say {t}", "a")
         for taken in ("t", "T", ""):
             with pytest.raises(ValueError, match="cannot be a new column"):
                 calls.map(df, "Say {t}", taken)
         with pytest.raises(ValueError, match="max_tokens"):
             calls.map(df, "Say {t}", "a", max_tokens=10**6)
         assert stub.asked == []
-    with pytest.raises(NoModel):
-        calls_of(tmp_path, None, session=lambda: spark, environ={}).map(df, "Say {t}", "a")
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
