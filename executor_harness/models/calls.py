@@ -33,9 +33,7 @@ class ModelCalls:
         self._home = os.getpid()
         self._notes: dict[str, None] = {}
         access = request.get("models")
-        self._kit = (
-            Kit.of(request, access, volumes, session, redactor, self.note, environ) if access else None
-        )
+        self._kit = Kit(request, access, volumes, session, redactor, self.note, environ) if access else None
 
     def query(self, prompt: str, **options: Any) -> Any:
         """The model's answer to one prompt; options as in `query_batched`.
