@@ -69,8 +69,10 @@ class ModelCalls:
         found = kit.find(questions)
         missing = list({one.key: one for one in questions if one.key not in found}.values())
         asked = kit.ask(missing) if missing else {}
-        kit.meter.count_cached(len(questions) - len(missing))
-        return self._in_order(questions, found, asked)
+        answers = self._in_order(questions, found, asked)
+        answered = sum(not isinstance(answer, CallError) for answer in answers)
+        kit.meter.count_cached(answered - sum(answer.text is not None for answer in asked.values()))
+        return answers
 
     def map(self, df: Any, template: str, output_col: str, **options: Any) -> Any:
         """A DataFrame with a column of answers; see `mapping`."""

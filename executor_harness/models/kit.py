@@ -16,7 +16,7 @@ from executor_harness.models.chat import Options
 from executor_harness.models.client import Line
 from executor_harness.models.credentials import Credentials
 from executor_harness.models.journal import Journal, Record
-from executor_harness.models.meter import NOTHING, Meter
+from executor_harness.models.meter import NOTHING, Meter, amount_of
 from executor_harness.models.pace import Pace
 from executor_harness.models.pool import Pool
 from executor_harness.protocol import ModelAccess, Request, Usage
@@ -30,7 +30,7 @@ _TABLE_S = 90.0  # for the table to take the answers; the journal keeps what it 
 
 
 class Kit:
-    """What it takes to ask, put together for one program. Nothing is started, looked up or written yet."""
+    """What it takes to ask, put together for one program. Nothing is started or written yet."""
 
     def __init__(
         self,
@@ -55,7 +55,8 @@ class Kit:
         self.journal = Journal(volumes, folder, f"{request['iter_n']}_{request['attempt']}", note)
         places = Places(table=access["calls_table"], folder=folder)
         self.answers = Answers(places, volumes, session, self.journal, note)
-        self.meter = Meter(access["allowance"], _declarer(volumes, home, note))
+        before = amount_of(spend.read(volumes, home))
+        self.meter = Meter(access["allowance"], _declarer(volumes, home, note), before)
         self.asker = Asker(
             endpoint=lambda model: self.login.get().endpoint(model, access["timeout_s"]),
             account=self.meter,

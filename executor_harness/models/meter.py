@@ -69,6 +69,16 @@ class Amount:
 NOTHING = Amount()
 
 
+def amount_of(usage: Usage) -> Amount:
+    """What a record says."""
+    return Amount(
+        calls=usage["calls"],
+        read=usage["input_tokens"],
+        written=usage["output_tokens"],
+        cost=round(usage["cost_usd"] * _PICO),
+    )
+
+
 def used(tokens: Tokens, price: Price | None) -> Amount:
     """What one call used, by the server's word; it costs nothing where no price is known."""
     return Amount(calls=1, read=tokens.read, written=tokens.written, cost=_cost(tokens, price))
@@ -94,9 +104,13 @@ def _cost(tokens: Tokens, price: Price | None) -> int:
 
 
 class Meter:
-    """The account of one program. `declare` puts on record what it may have spent at most."""
+    """The account of one program. `declare` puts on record what it may have spent at most; `before` is what
+    an earlier start of the same attempt has there.
+    """
 
-    def __init__(self, allowance: Allowance, declare: Callable[[Usage], None]) -> None:
+    def __init__(
+        self, allowance: Allowance, declare: Callable[[Usage], None], before: Amount | None = None
+    ) -> None:
         self._allowance = allowance
         cost = allowance["cost_usd"]
         self._max_cost = None if cost is None else int(cost * _PICO)
@@ -104,8 +118,7 @@ class Meter:
         self._changed = threading.Condition()
         self._admitted: dict[int, Amount] = {}
         self._numbers = itertools.count()
-        self._spent = NOTHING
-        self._declared = NOTHING
+        self._spent = self._declared = before or NOTHING
         self._recorded: Usage | None = None
         self._cached = 0
         self._stopped = False

@@ -98,8 +98,8 @@ class Pool:
                     self._queue.append(task)
             for _ in range(min(len(self._queue) - self._idle, self._size - len(self._threads))):
                 thread = threading.Thread(target=self._run, name="rlm-call", daemon=True)
-                self._threads.append(thread)
                 thread.start()
+                self._threads.append(thread)
             self._changed.notify_all()
 
     def _abandon(self, batch: Batch) -> None:

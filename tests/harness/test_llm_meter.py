@@ -167,6 +167,17 @@ def test_the_bound_of_a_call(prompt: str, reply: int) -> None:
     assert meter.most([{"role": "user", "content": prompt}], longer, None).read > bound.read
 
 
+def test_a_second_start_of_an_attempt_goes_on_counting(tmp_path: Path) -> None:
+    usage = Amount(calls=3, read=40, written=5, cost=6).usage(0)
+    account = Meter({"calls": 4, "tokens": 100, "cost_usd": None}, lambda _: None, meter.amount_of(usage))
+    assert account.usage() == usage
+    assert account.admit(Amount(calls=1, read=55)) is not None
+    with pytest.raises(BudgetExhausted):
+        Meter({"calls": 3, "tokens": 100, "cost_usd": None}, lambda _: None, meter.amount_of(usage)).admit(
+            Amount(calls=1)
+        )
+
+
 def test_costs_do_not_drift() -> None:
     account = Meter({"calls": 10**6, "tokens": 10**9, "cost_usd": None}, lambda usage: None)
     one = meter.used(Tokens(read=1, written=1), {"input_usd": 0.1, "output_usd": 0.2})
