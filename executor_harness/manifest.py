@@ -107,8 +107,8 @@ def _problem(request: Any, arguments: Arguments) -> str | None:
         "limits": _limits_ok(request.get("limits", {})),
         "models": request.get("models") is None or _models_ok(request["models"]),
         "variables": request.get("variables") is None or _variables_ok(request["variables"]),
-        "scratch_schema": "scratch_schema" not in request or _schema_ok(request["scratch_schema"]),
-        "spawn": "spawn" not in request or _spawn_ok(request["spawn"]),
+        "scratch_schema": not request.get("scratch_schema") or _schema_ok(request["scratch_schema"]),
+        "spawn": not request.get("spawn") or _spawn_ok(request["spawn"]),
     }
     wrong = [name for name, right in checks.items() if not right]
     return f"request.{wrong[0]} is missing or not valid" if wrong else None

@@ -214,9 +214,9 @@ def test_in_the_real_process(bench: Bench) -> None:
         {"variables": {"path": f"{VOLUME}/v.json", "sha256": "ab", "iter_n": 1}},
         {"variables": {"path": "v.json", "sha256": "0" * 64, "iter_n": 1}},
         {"scratch_schema": "main.rlm.x"},
-        {"scratch_schema": None},
+        {"scratch_schema": ["main.rlm"]},
         {"spawn": {"max_children": -1}},
-        {"spawn": {}},
+        {"spawn": {"children": 1}},
         {"models": {}},
         {"models": {"endpoint": "m", "prices": {}}},
     ],
@@ -225,6 +225,11 @@ def test_wrong_requests_are_refused(bench: Bench, change: dict[str, Any]) -> Non
     ended = bench.run("rlm.finish(1)", **change)
     assert (ended.code, ended.report["error_type"]) == (1, "ManifestMismatch")
     assert f"request.{next(iter(change))} is" in ended.report["error_summary"]
+
+
+def test_a_request_of_defaults_is_accepted(bench: Bench) -> None:
+    ended = bench.run("rlm.finish(1)", models=None, variables=None, scratch_schema="", spawn={})
+    assert ended.code == 0, ended.err
 
 
 def test_a_full_request_is_accepted(bench: Bench) -> None:
