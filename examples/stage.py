@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -17,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from databricks_rlm_agent import logs
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.config import from_environment
+from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.localworkspace.client import spawn
 from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
 from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
@@ -52,6 +55,7 @@ class Example:
 def main(build: Callable[[Options], Example], arguments: Sequence[str] | None = None) -> int:
     """Run an example; the exit code is 0 if the run succeeded and everything is as it must be."""
     parsed = _parse(arguments)
+    logs.configure(level=logging.WARNING, format="text", vendors=False)
     folder = Path(parsed.root or tempfile.mkdtemp(prefix="rlm-example-")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     example = build(Options(folder=folder, latency_s=parsed.latency, megabytes=parsed.megabytes))
@@ -127,7 +131,10 @@ def _command(words: Sequence[str], *, quiet: bool) -> str:
 def _problems(example: Example, app: App, document: Document) -> list[str]:
     if document["state"] != "SUCCEEDED":
         return [f"The run ended {document['state']}: {document['reason'] or document['question']}"]
-    return example.check(app, document)
+    try:
+        return example.check(app, document)
+    except RlmError as error:
+        return [str(error)]
 
 
 def _report(

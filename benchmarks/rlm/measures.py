@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from benchmarks.rlm.run import Contender, Done
 
 Take = Callable[[Done], float | None]
 CONTEXTS = {"10 KB": 10_000, "1 MB": 1_000_000, "50 MB": 50_000_000}
-GAPS, WARM_UP = 8, 2  # turns; the first ones import, connect and copy the context
+ROUNDS, GAPS, WARM_UP = 2, 8, 2  # of runs and turns; the first ones import, connect and copy the context
 SUB_LATENCY_S = 0.5
 SMALL = 10_000
 
@@ -30,27 +30,30 @@ class Plan:
 
 
 def gaps(contenders: Sequence[Contender], plan: Plan) -> list[Row]:
-    """From a root reply to the next root request, with a program that looks at 100 characters in between."""
-    done = {
-        label: {it.name: it.run([it.dialect.peek()] * (GAPS + WARM_UP), context=size) for it in contenders}
-        for label, size in plan.contexts.items()
-    }
-    whole = {label: _each(runs, lambda run: _gap_ms(run)) for label, runs in done.items()}
-    own = {label: _each(runs, lambda run: _gap_ms(run, without_hops=True)) for label, runs in done.items()}
-    hops = {label: _each(runs, _hop_ms) for label, runs in done.items()}
-    first, last = next(iter(plan.contexts)), list(plan.contexts)[-1]
+    """From a root reply to the next root request, with a program that looks at 100 characters in between.
+
+    Contexts take turns (A B C, C B A, …): a slow moment of the machine hits all alike.
+    """
+    labels = list(plan.contexts)
+    seen: dict[str, dict[str, list[_Gap]]] = {label: {it.name: [] for it in contenders} for label in labels}
+    for number in range(ROUNDS):
+        for label in labels if number % 2 == 0 else reversed(labels):
+            for it in contenders:
+                run = it.run([it.dialect.peek()] * (GAPS + WARM_UP), context=plan.contexts[label])
+                seen[label][it.name] += _gaps(run)[WARM_UP:]
+    own, hops, whole = (
+        {label: {name: _median_ms(found, take) for name, found in seen[label].items()} for label in labels}
+        for take in (lambda gap: gap.own, lambda gap: gap.hop, lambda gap: gap.own + (gap.hop or 0.0))
+    )
+    first, last = labels[0], labels[-1]
+    parts = (("job hop apart", own), ("the job hop itself", hops), ("all in all", whole))
     rows = [
-        Row(bench="gap", what=f"{it} of context, job hop apart", unit="ms", values=own[it]) for it in done
+        Row(bench="gap", what=f"{label} of context, {part}", unit="ms", values=figures[label])
+        for part, figures in parts
+        for label in labels
     ]
-    rows.append(_over("gap", f"{last} over {first}, job hop apart", own[last], own[first], target=1.2))
-    rows += [
-        Row(bench="gap", what=f"{it} of context, the job hop itself", unit="ms", values=hops[it])
-        for it in done
-    ]
-    rows += [
-        Row(bench="gap", what=f"{it} of context, all in all", unit="ms", values=whole[it]) for it in done
-    ]
-    return rows
+    ratio = _over("gap", f"{last} over {first}, job hop apart", own[last], own[first], target=1.2)
+    return [*rows[: len(labels)], ratio, *rows[len(labels) :]]
 
 
 def sub_calls(contenders: Sequence[Contender], plan: Plan) -> list[Row]:
@@ -135,19 +138,24 @@ def _each(runs: Mapping[str, Done], take: Take) -> dict[str, float | None]:
     return {name: take(run) for name, run in runs.items()}
 
 
-def _gap_ms(run: Done, *, without_hops: bool = False) -> float:
+@dataclass(frozen=True, kw_only=True)
+class _Gap:
+    """Seconds between two turns: the contender's own, and those of a job hop if it makes one."""
+
+    own: float
+    hop: float | None
+
+
+def _gaps(run: Done) -> list[_Gap]:
     lengths = [end - begin for begin, end in run.log.gaps()]
-    if without_hops and run.hops:
-        lengths = [length - hop for length, hop in zip(lengths, run.hops, strict=True)]
-    return _median(lengths[WARM_UP:]) * 1000
+    if not run.hops:
+        return [_Gap(own=length, hop=None) for length in lengths]
+    return [_Gap(own=length - hop, hop=hop) for length, hop in zip(lengths, run.hops, strict=True)]
 
 
-def _hop_ms(run: Done) -> float | None:
-    return _median(run.hops[WARM_UP:]) * 1000 if run.hops else None
-
-
-def _median(values: Iterable[float]) -> float:
-    return statistics.median(values)
+def _median_ms(gaps: Sequence[_Gap], take: Callable[[_Gap], float | None]) -> float | None:
+    values = [value for gap in gaps if (value := take(gap)) is not None]
+    return statistics.median(values) * 1000 if values else None
 
 
 def _at(turn: int, figure: str) -> Take:
