@@ -50,7 +50,8 @@ class Rlm:
         self.parameters = MappingProxyType(request["parameters"])
         self.vars = Variables(request, volumes, session)
         self._models = ModelCalls(request, volumes, session, redactor)
-        self._spawned = Spawned(request["spawn"]["max_children"] if "spawn" in request else 0)
+        spawn = request.get("spawn")  # an empty one, too, where the control plane gave none
+        self._spawned = Spawned(spawn["max_children"] if spawn else 0)
 
     def __getattr__(self, name: str) -> Any:
         known = ", ".join(
