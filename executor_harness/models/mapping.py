@@ -12,7 +12,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from executor_harness import protocol, redaction
@@ -21,13 +20,13 @@ from executor_harness.models.chat import Options
 from executor_harness.models.errors import BudgetExhausted
 from executor_harness.models.kit import Kit
 from executor_harness.models.meter import NOTHING, Amount
-from executor_harness.models.parts import Part, calls_each, spread_of, times, waves
+from executor_harness.models.parts import Part, calls_each, share, spread_of, waves
 from executor_harness.models.shipping import shipped
 from executor_harness.models.workers import Row, Work
 
 KEY, PROMPT, BUCKET = "__rlm_key", "__rlm_prompt", "__rlm_bucket"
 ANSWER, ERROR = "__rlm_answer", "__rlm_error"
-_WAVE = 32  # prompts for each call at once: the end of a wave, when calls run out, is a small part of it
+_WAVE = 16  # prompts for each call at once: the end of a wave, when calls run out, is a small part of it
 _BUCKETS = 1024  # parts by key, of which waves are made
 _WAVE_BYTES = 256 * 1024 * 1024
 _RECORD_S = 60.0
@@ -164,19 +163,12 @@ class _Mapper:
         return sum(row["answer"] is not None for row in rows)
 
     def _used(self, rows: list[Row], part: Part, bound: Amount) -> Amount:
-        """What the workers report; for calls that were on their way at an interruption, the most."""
+        """What the workers report. What they do not, after an interruption, counts as the most: they may have
+        asked it, and may go on for a moment.
+        """
         used = sum((workers.amount_of(row) for row in rows), NOTHING)
-        lost = min(part.prompts - len(rows), 2 * self._kit.access["concurrency"])
-        if lost <= 0:
-            return used
-        each = replace(
-            bound,
-            calls=-(-bound.calls // part.prompts),
-            read=-(-bound.read // part.prompts),
-            written=-(-bound.written // part.prompts),
-            cost=-(-bound.cost // part.prompts),
-        )
-        return used + times(each, lost)
+        unknown = part.prompts - len(rows)
+        return used if unknown <= 0 else used + share(bound, unknown, part.prompts)
 
     def _rows(self, part: Part, stem: str) -> Iterator[Row]:
         """What became of a part's prompts, as the engine hands it over."""

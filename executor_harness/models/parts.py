@@ -70,3 +70,13 @@ def times(amount: Amount, factor: int) -> Amount:
         written=amount.written * factor,
         cost=amount.cost * factor,
     )
+
+
+def share(amount: Amount, some: int, of: int) -> Amount:
+    """The share of some prompts in what all of them may use, rounded up."""
+    return Amount(
+        calls=-(-amount.calls * some // of),
+        read=-(-amount.read * some // of),
+        written=-(-amount.written * some // of),
+        cost=-(-amount.cost * some // of),
+    )

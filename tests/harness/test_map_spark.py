@@ -234,6 +234,32 @@ def test_killed_in_the_midst_no_answered_prompt_is_asked_again(bench: Bench, sha
     assert b"dapi-very-secret" not in kept
 
 
+def test_cancelled_in_the_midst(bench: Bench, shared: Any, spark: Any) -> None:
+    with serving(echo, latency_s=0.3) as stub:
+        bench.env = {
+            "SPARK_REMOTE": shared[1],
+            "DATABRICKS_HOST": stub.url,
+            "DATABRICKS_TOKEN": "dapi-very-secret",
+        }
+        session = bench.root / "harness" / "executor_harness" / "session.py"
+        session.write_text(session.read_text().replace("self._ours and _is_connect(spark)", "False"))
+        bench.publish(_PROGRAM, models=access(concurrency=8))
+        process = bench.start()
+        eventually(lambda: len(stub.asked) > 24)
+        process.send_signal(signal.SIGTERM)
+        ended = bench.wait(process)
+        assert ended.report["status"] == "CANCELLED", ended.err
+        eventually(lambda: stub.busy == 0)
+        asked = len(stub.asked)
+        assert asked < 64, "the query ended, too"
+        calls = ended.report["usage"]["calls"]
+        assert stub.billed[0] <= calls <= 64, "what nobody reported counts as asked"
+        bench.attempt = 2
+        bench.publish(_PROGRAM, models=access(concurrency=8))
+        assert bench.again().report["value"] == 64
+        assert len(stub.asked) <= 64 + 8
+
+
 def lines(bench: Bench) -> int:
     folder = bench.folder.parent / "calls"
     return sum(file.read_bytes().count(b"\n") for file in folder.glob("*.jsonl"))
