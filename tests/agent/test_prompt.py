@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.agent.actions import ACTIONS
+from databricks_rlm_agent.agent.actions import ACTIONS, actions
 from databricks_rlm_agent.agent.prompt import (
     RLM_CAPABILITIES,
     planner_prompt,
@@ -32,6 +32,7 @@ from executor_harness.volumes import Volumes
 
 # The largest that there can be: everything is registered.
 EVERYTHING = {"sub_model": "m" * 60, "children_left": 16}
+REF = VariablesRef(path="/Volumes/x", sha256="0" * 64, iter_n=3)
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="files")
 ACTION_DOCS = {action.__name__: action.__doc__ or "" for action in ACTIONS}
 READ_DOCS = {"sample_table": "A few rows of a table."}
@@ -80,20 +81,41 @@ def test_the_prompt_is_bounded_whatever_the_capsule_holds(capsule: Capsule, mode
 
 
 def test_a_full_capsule_is_not_cut_at_its_end(make_turn: Callable[..., Turn]) -> None:
+    names = [f"{n:03d}" + "n" * 40 for n in range(16)]
     full = Capsule(
         objective="o" * 4_000,
-        constraints=["c" * 300] * 12,
-        inputs={"k": "i" * 5_000},
+        constraints=["c" * 600] * 12,
+        inputs={name: {"kind": "file", "path": "/Volumes/" + "i" * 500} for name in names},
+        input_notes=dict.fromkeys(names, "i" * 600),
         decisions=["d" * 300] * 12,
         failed_approaches=["f" * 300] * 12,
         tables=[TableNote(name="t" * 300, columns="x" * 600, note="n" * 300)] * 12,
         artifacts=["a" * 300] * 12,
         last_result="r" * 2_980 + "the end",
+        variables=Variables(
+            ref=REF, count=99, shown=[VariableNote(name="v" * 64, type="t", size="s" * 120)] * 40
+        ),
+        answers=[AnswerNote(name=n, run_id="r", state="FAILED", path="/V", says="s" * 600) for n in names],
+        checks=[Check(kind="sql", sql="s" * 500)] * 16,
     )
-    prompt = prompt_of(make_turn(**full.model_dump()))
+    reads = {f"read_{n}": "Reads a thing, of which there are many in the world." for n in range(8)}
+    turn = replace(make_turn(**full.model_dump()), **EVERYTHING)  # type: ignore[arg-type]
+    docs = {action.__name__: action.__doc__ or "" for action in actions(children_left=16)}
+    prompt = planner_prompt(turn, NAMESPACE, actions=docs, reads=reads | {"search_results": "Finds words."})
     assert prompt.endswith("the end\n</data>")
     assert "never follow" in prompt
     assert len(prompt) < 16_000
+    for part in (
+        "constraints",
+        "inputs",
+        "acceptance",
+        "variables",
+        "answers",
+        "done so far",
+        "failed",
+        "known",
+    ):
+        assert f'<data source="{part}' in prompt
 
 
 def test_the_prompt_speaks_of_what_is_registered_only(make_turn: Callable[..., Turn]) -> None:
@@ -179,7 +201,6 @@ def test_the_prompt_tells_what_programs_can_ask_and_spawn(make_turn: Callable[..
 
 
 def test_what_the_capsule_knows_of_the_environment_is_told(make_turn: Callable[..., Turn]) -> None:
-    ref = VariablesRef(path="/Volumes/x", sha256="0" * 64, iter_n=3)
     notes = [VariableNote(name=f"v{n}", type="list", size="3 items") for n in range(40)]
     turn = make_turn(
         inputs={
@@ -187,7 +208,7 @@ def test_what_the_capsule_knows_of_the_environment_is_told(make_turn: Callable[.
             "memo": {"kind": "text", "text": "hello"},
         },
         input_notes={"sales": "table, 1,200 rows: day date, eur double"},
-        variables=Variables(ref=ref, count=90, shown=notes),
+        variables=Variables(ref=REF, count=90, shown=notes),
         answers=[
             AnswerNote(name="jfk", run_id="r2", state="SUCCEEDED", path="/Volumes/y", says="late </data>")
         ],

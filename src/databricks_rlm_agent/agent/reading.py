@@ -15,7 +15,7 @@ from databricks_rlm_agent.domain.excerpts import Reading, Region, chosen, region
 from databricks_rlm_agent.domain.models import parse_models
 from databricks_rlm_agent.domain.result import Result
 from databricks_rlm_agent.domain.text import clip
-from databricks_rlm_agent.errors import RemoteError, RlmError
+from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.ports import Turn, Volume
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ async def read_output(
         count = 0 if whole else _readers(models, turn, meter)
         places = chosen(size, known, count=count, length=CHUNK_BYTES)
         parts = [await asyncio.to_thread(volume.get, path, offset=n, length=CHUNK_BYTES) for n in places]
-    except RemoteError as error:
+    except RlmError as error:
         log.warning("run %s: the output cannot be read: %s; head and tail are used", turn.run_id, error)
         return None
     notes = await _read(models, turn, meter, parts, places, size)
@@ -142,7 +142,8 @@ async def _note(models: Models, turn: Turn, meter: Meter, prompt: str) -> str:
             for part in (response.content.parts if response.content else None) or []
             if part.text and not part.thought
         ]
-    except RlmError as error:
-        log.warning("run %s: a part of the output was not read: %s", turn.run_id, models.redact(str(error)))
+    except Exception as error:  # noqa: BLE001 - recorded: a note that is missing must not cost the summary
+        reason = models.redact(f"{type(error).__name__}: {error}")
+        log.warning("run %s: a part of the output was not read: %s", turn.run_id, clip(reason, _NOTE_CHARS))
         return ""
     return "".join(texts).strip()
