@@ -25,11 +25,11 @@ class Dialect:
         """Look at a hundred characters of the context."""
         return f"print({self.context}[1000:1100])"
 
-    def sub_calls(self, count: int, note: str) -> str:
-        """Ask ``count`` prompts, and leave the time that it took, in seconds, in the file ``note``."""
+    def sub_calls(self, count: int, note: str, about: str) -> str:
+        """Ask ``count`` prompts ``about`` something, and leave the seconds it took in the file ``note``."""
         return (
             "import time\n"
-            f"prompts = [f'{{n}}: is there a fox in this line?' for n in range({count})]\n"
+            f"prompts = [f'{{n}}: is there a fox in {about}?' for n in range({count})]\n"
             "begun = time.perf_counter()\n"
             f"answers = {self.batch}(prompts)\n"
             f"open({note!r}, 'w').write(str(time.perf_counter() - begun))\n"
