@@ -15,6 +15,7 @@ from databricks_rlm_agent.config import Settings, choose_model
 from databricks_rlm_agent.control import harness
 from databricks_rlm_agent.control.children import Children
 from databricks_rlm_agent.control.crew import Crew
+from databricks_rlm_agent.control.evidence import Evidence
 from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.ingest import Ingester
 from databricks_rlm_agent.control.intake import Intake
@@ -23,6 +24,7 @@ from databricks_rlm_agent.control.loop import Loop
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.submodels import SubModels
+from databricks_rlm_agent.control.survey import Surveyor
 from databricks_rlm_agent.control.tick import Tick
 from databricks_rlm_agent.control.watch import Watch
 from databricks_rlm_agent.domain.models import parse_models
@@ -46,6 +48,10 @@ from databricks_rlm_agent.stores.work import WorkTable
 if TYPE_CHECKING:
     from databricks_rlm_agent.domain.result import Result
     from databricks_rlm_agent.ports import Planner, Summary, Turn
+
+
+# For a query of an acceptance check, or a count of an input's rows.
+QUERY_LIMIT_S = 300.0
 
 
 @dataclass
@@ -101,6 +107,11 @@ class App:
     def _leases_warehouse(self) -> Warehouse:
         """A session of its own, opened when first needed: a renewal must not wait for a slow statement."""
         return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path)
+
+    @cached_property
+    def _patient_warehouse(self) -> Warehouse:
+        """A session of its own for queries that others wrote, or on tables of any size."""
+        return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path, limit_s=QUERY_LIMIT_S)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -180,6 +191,8 @@ class App:
                 publisher=publisher,
                 ingester=ingester,
                 children=children,
+                surveyor=Surveyor(volume=self.volume, catalog=self.catalog, sql=self._patient_warehouse),
+                evidence=Evidence(sql=self._patient_warehouse, catalog=self.catalog, volume=self.volume),
                 clock=self.clock,
             ),
             watch=Watch(jobs=self.jobs, clock=self.clock),
@@ -225,6 +238,7 @@ class App:
     def planner_for(self, model: str) -> Planner:
         """A planner that asks ``model``; raise ConfigError where its keys or packages are missing."""
         from databricks_rlm_agent.agent.planner import create_planner
+        from databricks_rlm_agent.agent.review import turn_policy
 
         return create_planner(
             model,
@@ -234,6 +248,8 @@ class App:
             namespace=self.settings.namespace,
             secrets=self._model_keys(model),
             prices=self.settings.prices,
+            policy=turn_policy(self.settings.namespace, self.settings.write_targets),
+            ledger=self.ledger,
         )
 
     def _model_keys(self, model: str) -> Mapping[str, Secret]:
@@ -269,7 +285,7 @@ class App:
 
     def close(self) -> None:
         """End the warehouse sessions."""
-        for warehouse in ("warehouse", "_leases_warehouse"):
+        for warehouse in ("warehouse", "_leases_warehouse", "_patient_warehouse"):
             if warehouse in self.__dict__:
                 getattr(self, warehouse).close()
 

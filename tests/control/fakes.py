@@ -13,11 +13,13 @@ from steady import HandLeases, SteadyCrew
 
 from databricks_rlm_agent.control.children import Children
 from databricks_rlm_agent.control.crew import Crew
+from databricks_rlm_agent.control.evidence import Evidence
 from databricks_rlm_agent.control.holdoff import HoldOff
 from databricks_rlm_agent.control.ingest import Ingester
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.step import Stepper
 from databricks_rlm_agent.control.submodels import SubModels
+from databricks_rlm_agent.control.survey import Surveyor
 from databricks_rlm_agent.control.tick import Tick, TickReport
 from databricks_rlm_agent.control.watch import Watch
 from databricks_rlm_agent.domain.actions import Action, RunPython
@@ -448,6 +450,25 @@ class FakeJobs:
         raise NotFound(f"Run {number} does not exist.")
 
 
+class NoTables:
+    """ports.Catalog of a workspace without tables."""
+
+    def search(self, text: str, *, limit: int) -> Sequence[str]:
+        return []
+
+    def describe(self, table: str) -> Sequence[tuple[str, str]]:
+        raise NotFound("There is no such table.", where=table)
+
+
+class NoSql:
+    """ports.SqlBackend that nobody should need."""
+
+    def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
+        raise AssertionError(sql)
+
+    execute = fetch  # type: ignore[assignment]
+
+
 @dataclass(kw_only=True)
 class ScriptedPlanner:
     """ports.Planner: the action depends on the iteration only, as with a scripted model."""
@@ -515,7 +536,7 @@ class Controller:
     def __post_init__(self) -> None:
         world, gate = self.world, self.gate
         volume, jobs = FakeVolume(world=world, gate=gate), FakeJobs(world=world, gate=gate)
-        ledger = FakeLedger(world=world, gate=gate)
+        ledger, catalog = FakeLedger(world=world, gate=gate), NoTables()
         crew = self.crew or Crew(size=self.planners)
         planner = ScriptedPlanner(world=world, gate=gate, script=self.script, child_script=self.child_script)
         if isinstance(crew, SteadyCrew):
@@ -546,7 +567,13 @@ class Controller:
             store=store,
             ledger=ledger,
             stepper=Stepper(
-                planner=planner, publisher=publisher, ingester=ingester, children=children, clock=self.now
+                planner=planner,
+                publisher=publisher,
+                ingester=ingester,
+                children=children,
+                surveyor=Surveyor(volume=volume, catalog=catalog, sql=NoSql()),
+                evidence=Evidence(volume=volume, catalog=catalog, sql=NoSql()),
+                clock=self.now,
             ),
             watch=Watch(jobs=jobs, clock=self.now, at_once=1),
             crew=crew,

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from databricks_rlm_agent.control.children import Children
+from databricks_rlm_agent.control.evidence import Evidence, refusal
 from databricks_rlm_agent.control.ingest import Ingester
 from databricks_rlm_agent.control.journal import Journal
+from databricks_rlm_agent.control.passing import passes
 from databricks_rlm_agent.control.publish import Publisher
+from databricks_rlm_agent.control.survey import Surveyor
 from databricks_rlm_agent.control.turn import turn_of
 from databricks_rlm_agent.domain.actions import Action, Ask, Finish, RunPython, Spawn
 from databricks_rlm_agent.domain.children import ChildTask
@@ -17,21 +20,11 @@ from databricks_rlm_agent.domain.fsm import Event, State
 from databricks_rlm_agent.domain.layout import MANIFEST
 from databricks_rlm_agent.domain.manifest import Closing, ClosingEvent, Manifest, Plan
 from databricks_rlm_agent.domain.run import Outcome, Run
-from databricks_rlm_agent.errors import (
-    Conflict,
-    Forbidden,
-    InvalidData,
-    RlmError,
-    Throttled,
-    Unauthorized,
-    Unreachable,
-)
+from databricks_rlm_agent.errors import InvalidData, RlmError
 from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Planner
 
 log = logging.getLogger(__name__)
-# What may be different the next time; anything else of ours ends the run with its reason.
-_PASSING = (Unreachable, Throttled, Conflict, Unauthorized)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +35,8 @@ class Stepper:
     publisher: Publisher
     ingester: Ingester
     children: Children
+    surveyor: Surveyor
+    evidence: Evidence
     clock: Clock
 
     def advance(
@@ -62,14 +57,12 @@ class Stepper:
         turn = _Turn(stepper=self, run=run, journal=journal, contested=interrupted, held=held)
         try:
             turn.advance(reported=reported)
-        except _PASSING as error:
-            if isinstance(error, Forbidden):
-                turn.give_up(error)
-            else:
+        except RlmError as error:
+            if passes(error):  # anything else of ours ends the run with its reason
                 log.warning("%s The run stays as it is and is tried again.", error)
                 journal.passing(error)
-        except RlmError as error:
-            turn.give_up(error)
+            else:
+                turn.give_up(error)
         except Exception as error:  # a fault of our own: the run ends with it as its reason
             log.error("%r", error, exc_info=log.isEnabledFor(logging.INFO))
             turn.give_up(RlmError(f"Internal error: {type(error).__name__}: {error}"))
@@ -156,6 +149,7 @@ class _Turn:
 
     def _planned(self) -> Manifest | Closing:
         """The planner's decision, on record."""
+        self._survey()
         turn = turn_of(
             self.run,
             used_calls=self.journal.usage.calls,
@@ -180,10 +174,22 @@ class _Turn:
                 reason = planned.failure or "The planner gave no action and no reason."
                 return self._closing(Event.GIVE_UP, Outcome(reason=reason))
 
+    def _survey(self) -> None:
+        """Have the inputs looked at, once in a run."""
+        capsule = self.run.capsule
+        if capsule.inputs and not capsule.input_notes:
+            notes = self.stepper.surveyor.notes(capsule.inputs)
+            self.run = replace(self.run, capsule=capsule.surveyed(notes))
+
     def _review(self, action: Action) -> str | None:
         """Why an action cannot be taken, as far as it is not the planner's own affair; None if it can."""
         if isinstance(action, Spawn):
             return self.stepper.children.refusal(self.run, action.tasks)
+        if isinstance(action, Finish) and (checks := self.run.capsule.checks):
+            findings = self.stepper.evidence.verify(checks)
+            said = [finding.to_dict() for finding in findings]
+            self.journal.event("evidence", iter_n=self.run.iter_n, findings=said)
+            return refusal(findings)
         return None
 
     def _plan(self) -> Plan:

@@ -51,7 +51,7 @@ def check_children(tasks: list[ChildTask], *, room: int) -> list[ChildTask]:
     if len(tasks) > room:
         raise InvalidData(
             f"{len(tasks)} child runs are asked for, and there may be {room}.",
-            fix="Ask for fewer." if room else "Do the work in this run: it is at its depth's or budget's end.",
+            fix="Ask for fewer." if room else "Its depth or budget is used up: do the work in this run.",
         )
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
