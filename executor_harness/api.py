@@ -20,6 +20,7 @@ from executor_harness.children import Spawned
 from executor_harness.data.inputs import Inputs
 from executor_harness.data.variables import Variables
 from executor_harness.models.calls import ModelCalls
+from executor_harness.models.errors import BudgetExhausted, CallError, CallFailed
 from executor_harness.protocol import ProducedArtifact, ProducedTable, Request
 from executor_harness.redaction import Redactor
 from executor_harness.report import bounded
@@ -33,6 +34,10 @@ class Rlm:
     """What a program is given beside `spark`, and what it reports. Every method raises at once when
     misused.
     """
+
+    CallError = CallError
+    CallFailed = CallFailed
+    BudgetExhausted = BudgetExhausted
 
     def __init__(
         self, request: Request, volumes: Volumes, session: Callable[[], Any], redactor: Redactor

@@ -187,7 +187,7 @@ class Job:
         variables: protocol.Variables | None = None
         try:
             guard.arm()
-            run(program, rlm, self._session, leave)
+            _run_to_a_good_end(lambda: run(program, rlm, self._session, leave), name)
             variables = rlm.vars.commit()  # under the guard: large values count against the program's time
         except BaseException as raised:  # noqa: BLE001 -- whatever a program raises becomes its result
             error = raised
@@ -203,8 +203,12 @@ class Job:
         said = reported(rlm)
         if not closed:
             said["log"].append(f"the answers of models could not be kept in their table within {seconds:g} s")
+        if report.variables is None:
+            said["log"] += _not_kept(rlm, request)
         if report.status != protocol.SUCCESS:
-            said |= {"spawned": [], "log": said["log"] + _not_kept(rlm, request)}
+            said["spawned"] = []
+            if self._session.used and not stuck:
+                _within(_APPEND_STOPPED_S, rlm.vars.discard)
         if self._session.used and not stuck:
             said["log"] += self._aftermath.measure_tables(said["produced_tables"], self._session)
         said["log"] += self._aftermath.leftovers()
@@ -277,8 +281,17 @@ def _described(error: BaseException, name: str) -> Report:
         del trace
 
 
+def _run_to_a_good_end(work: Callable[[], None], name: str) -> None:
+    """Run a program; raises unless it ended well, as it does by `sys.exit(0)` too."""
+    try:
+        work()
+    except SystemExit as error:
+        if of_exception(error, name).status != protocol.SUCCESS:
+            raise
+
+
 def _not_kept(rlm: Rlm, request: Request) -> list[str]:
-    """What a program that did not end well has tried to leave behind in vain."""
+    """What a program has tried to leave behind in vain."""
     base = request.get("variables")
     of = f"those of iteration {base['iter_n']}" if base else "none"
     changed = ", ".join(rlm.vars.changed())

@@ -154,27 +154,27 @@ class App:
     @cached_property
     def tick(self) -> Tick:
         """One pass of the control plane. Publishes the harness if this version is not there yet."""
-        settings, worker = self.settings, self.controller
-        publisher = Publisher(
-            volume=self.volume,
-            jobs=self.jobs,
-            namespace=settings.namespace,
-            harness_dir=self._publish_harness(),
-            compute=settings.compute,
-            default_timeout_s=settings.program_timeout_s,
-            models=self._sub_models,
-            clock=self.clock,
-            worker=worker,
-        )
-        children = Children(
+        settings = self.settings
+        leases = RunStore(self._leases_warehouse, settings.namespace, sleep=time.sleep)
+        return Tick(
             store=self.store,
-            volume=self.volume,
-            namespace=settings.namespace,
+            ledger=self.ledger,
+            stepper=self._stepper,
+            watch=Watch(jobs=self.jobs, clock=self.clock),
+            crew=Crew(size=settings.planners),
+            leases=Leases(store=leases, owner=self.controller, lease_s=settings.lease_s),
+            hold_off=HoldOff(clock=self.clock),
             clock=self.clock,
-            concurrency=settings.sub_concurrency,
+            new_id=self.new_id,
+            batch=settings.batch,
         )
+
+    @cached_property
+    def _stepper(self) -> Stepper:
+        """What advances a run."""
+        reading = Repeating(backend=self._patient_warehouse, sleep=time.sleep)
         ingester = Ingester(
-            children=children,
+            children=self._children,
             volume=self.volume,
             jobs=self.jobs,
             ledger=self.ledger,
@@ -182,26 +182,40 @@ class App:
             clock=self.clock,
             sleep=time.sleep,
         )
-        leases = RunStore(self._leases_warehouse, settings.namespace, sleep=time.sleep)
-        return Tick(
-            store=self.store,
-            ledger=self.ledger,
-            stepper=Stepper(
-                planner=self.planner,
-                publisher=publisher,
-                ingester=ingester,
-                children=children,
-                surveyor=Surveyor(volume=self.volume, catalog=self.catalog, sql=self._patient_warehouse),
-                evidence=Evidence(sql=self._patient_warehouse, catalog=self.catalog, volume=self.volume),
-                clock=self.clock,
-            ),
-            watch=Watch(jobs=self.jobs, clock=self.clock),
-            crew=Crew(size=settings.planners),
-            leases=Leases(store=leases, owner=worker, lease_s=settings.lease_s),
-            hold_off=HoldOff(clock=self.clock),
+        return Stepper(
+            planner=self.planner,
+            publisher=self._publisher,
+            ingester=ingester,
+            children=self._children,
+            surveyor=Surveyor(volume=self.volume, catalog=self.catalog, sql=reading),
+            evidence=Evidence(volume=self.volume, catalog=self.catalog, sql=reading),
             clock=self.clock,
-            new_id=self.new_id,
-            batch=settings.batch,
+        )
+
+    @cached_property
+    def _publisher(self) -> Publisher:
+        """What puts programs into the Volume and starts them."""
+        return Publisher(
+            volume=self.volume,
+            jobs=self.jobs,
+            namespace=self.settings.namespace,
+            harness_dir=self._publish_harness(),
+            compute=self.settings.compute,
+            default_timeout_s=self.settings.program_timeout_s,
+            models=self._sub_models,
+            clock=self.clock,
+            worker=self.controller,
+        )
+
+    @cached_property
+    def _children(self) -> Children:
+        """What makes child runs."""
+        return Children(
+            store=self.store,
+            volume=self.volume,
+            namespace=self.settings.namespace,
+            clock=self.clock,
+            concurrency=self.settings.sub_concurrency,
         )
 
     @cached_property

@@ -14,6 +14,7 @@ from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.domain.result import Result
 from databricks_rlm_agent.domain.run import Due, Run
 from databricks_rlm_agent.domain.verdict import JobVerdict
+from databricks_rlm_agent.errors import RemoteError
 
 Row = Mapping[str, Any]
 Sleep = Callable[[float], None]
@@ -186,10 +187,13 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What the planner decided, or why it could not (``failure``, a sentence); exactly one of the two."""
+    """What the planner decided, or why it could not (``failure``, a sentence), or the ``fault`` of the
+    workspace that kept it from deciding; exactly one of the three.
+    """
 
     action: Action | None
     failure: str | None = None
+    fault: RemoteError | None = None
     calls: tuple[ModelCall, ...] = ()
     notes: tuple[Note, ...] = ()
 
@@ -215,7 +219,7 @@ class Planner(Protocol):
         """The name of the model (or chain), for reports."""
 
     def plan(self, turn: Turn) -> Planned:
-        """Decide; never raises for a model's fault (that is ``failure``)."""
+        """Decide; raises neither for a model's fault nor for the workspace's: what was spent must count."""
 
     def summarize(self, turn: Turn, result: Result) -> Summary:
         """Compress a long result."""

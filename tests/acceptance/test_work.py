@@ -79,7 +79,7 @@ def test_init_twice_changes_nothing(here, serving) -> None:
     first = here("init", "--json", env=environment)
     second = here("init", "--json", env=environment)
     assert first.code == second.code == 0, first.err + second.err
-    assert [item["number"] for item in first.document["migrations"]] == [1, 2, 3]
+    assert [item["number"] for item in first.document["migrations"]] == [1, 2, 3, 4]
     assert (second.document["created"], second.document["migrations"]) == ([], [])
 
 

@@ -17,6 +17,7 @@ EXPECTED = {
     ("PLANNING", "spawn"): "WAITING_FOR_CHILDREN",
     ("PLANNING", "give_up"): "FAILED",
     ("EXECUTING", "terminal"): "INGESTING",
+    ("INGESTING", "spawn"): "WAITING_FOR_CHILDREN",
     ("INGESTING", "folded"): "PLANNING",
     ("INGESTING", "retry"): "PLANNING",
     ("INGESTING", "give_up"): "FAILED",

@@ -82,7 +82,12 @@ def test_a_row_knows_its_ratios_and_its_target() -> None:
 
 @pytest.mark.parametrize("dialect", [OURS, RLMS, DSPY])
 def test_programs_are_python(dialect: Dialect) -> None:
-    for program in (dialect.peek(), dialect.sub_calls(3, "/tmp/note", "it"), dialect.chatter(1), dialect.child):
+    for program in (
+        dialect.peek(),
+        dialect.sub_calls(3, "/tmp/note", "it"),
+        dialect.chatter(1),
+        dialect.child,
+    ):
         compile(program, "program", "exec")
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from databricks_rlm_agent.agent.paths import check_volume_path
 from databricks_rlm_agent.domain.actions import (
     Action,
     Ask,
@@ -25,6 +24,7 @@ from databricks_rlm_agent.domain.actions import (
 from databricks_rlm_agent.domain.answer import resolve
 from databricks_rlm_agent.domain.children import MAX_CHILDREN, ChildTask, check_children
 from databricks_rlm_agent.domain.ids import check_table_name
+from databricks_rlm_agent.domain.paths import check_volume_path
 from databricks_rlm_agent.domain.text import clip, storable
 from databricks_rlm_agent.errors import InvalidData
 

@@ -78,9 +78,13 @@ def tokens_of(value: Any) -> int:
     return math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_PER_TOKEN)
 
 
+_PLENTY = 1_000_000_000
+"""Tokens, where a price or none sets no limit; infinite amounts are no numbers of tokens."""
+
+
 def _affordable(cost_usd: float, prompt_tokens: int, price: Price) -> int:
     left = cost_usd - price.cost(input_tokens=prompt_tokens, output_tokens=0)
     if cost_usd <= 0 or left < 0:
         return 0
     per_token = price.cost(input_tokens=0, output_tokens=1)
-    return int(left / per_token) if per_token else 1_000_000_000
+    return int(min(left / per_token, _PLENTY)) if per_token else _PLENTY

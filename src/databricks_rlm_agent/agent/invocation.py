@@ -50,7 +50,7 @@ async def converse(
 ) -> None:
     """Talk until the desk is closed: by a decision, or by a failure with its reason.
 
-    ``guards`` are asked before our own plugins. Raises nothing but what the desk was stopped by.
+    ``guards`` are asked before our own plugins. Raises nothing: what stopped the desk is its ``fault``.
     """
     plugins = [
         *guards,
@@ -63,9 +63,7 @@ async def converse(
         desk.fail(clip(redact(str(error)), _REASON_CHARS))
     except Exception as error:  # noqa: BLE001 - recorded: a model's fault, of whatever class, ends no controller
         desk.fail(clip(redact(f"{type(error).__name__}: {error}"), _REASON_CHARS))
-    if desk.fault is not None:
-        raise desk.fault
-    if desk.decision is not None:
+    if desk.decision is not None or desk.fault is not None:
         desk.failure = None
     elif desk.failure is not None:
         desk.explain()

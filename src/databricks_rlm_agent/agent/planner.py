@@ -70,7 +70,7 @@ class AdkPlanner:
     def plan(self, turn: Turn) -> Planned:
         """Decide; a model's fault is ``failure``, never an exception.
 
-        Raises Conflict where the lease is lost, and the RemoteError that kept an action from being reviewed.
+        ``fault`` is a Conflict where the lease is lost, or what kept an action from being reviewed.
         """
         if reason := self._unpriced(turn):
             return Planned(action=None, failure=reason)
@@ -116,7 +116,11 @@ class AdkPlanner:
         guards = [PolicyGuard(desk, mode=turn.mode, gated=self._gated), LeaseGuard(desk, turn)]
         await converse(conversation, model=model, desk=desk, redact=self._models.redact, guards=guards)
         return Planned(
-            action=desk.decision, failure=desk.failure, calls=tuple(meter.calls), notes=tuple(desk.notes)
+            action=desk.decision,
+            failure=desk.failure,
+            fault=desk.fault,
+            calls=tuple(meter.calls),
+            notes=tuple(desk.notes),
         )
 
     def _unpriced(self, turn: Turn) -> str | None:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from databricks_rlm_agent.agent.bounded import cell, take, take_text
-from databricks_rlm_agent.agent.paths import check_volume_path
 from databricks_rlm_agent.agent.results import Results
 from databricks_rlm_agent.domain.ids import check_table_name
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.paths import check_volume_path
 from databricks_rlm_agent.ports import Catalog, Ledger, SqlBackend, Turn, Volume
 
 _MAX_ROWS = 20

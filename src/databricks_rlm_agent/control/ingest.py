@@ -19,6 +19,7 @@ from databricks_rlm_agent.domain.parsing import parse
 from databricks_rlm_agent.domain.records import result_row
 from databricks_rlm_agent.domain.result import Result, Spend, Status
 from databricks_rlm_agent.domain.run import Run
+from databricks_rlm_agent.domain.variables import Variables
 from databricks_rlm_agent.domain.verdict import GONE, JobVerdict, Retry, retry, status_without_result
 from databricks_rlm_agent.errors import InvalidData, NotFound
 from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume
@@ -109,7 +110,7 @@ class Ingester:
         }
         capsule = run.capsule.fold(delta)
         good = result.status is Status.SUCCESS
-        if good and result.variables is not None:
+        if good and result.variables is not None and self._ours(run, result.variables):
             capsule = capsule.with_variables(result.variables)
         folded = replace(run, capsule=capsule, last_result=last_result)
         if good and result.spawned:
@@ -119,6 +120,14 @@ class Ingester:
                 folded = _refused(folded, str(error), journal)
         after = folded.after(Event.FOLDED, iter_n=run.iter_n + 1, attempt=1)
         return journal.transition(run, after, status=result.status, error_type=result.error_type)
+
+    @staticmethod
+    def _ours(run: Run, variables: Variables) -> bool:
+        """Whether the index is where the executor puts it: programs read what it names."""
+        folder = (run.last_request or {}).get("output_dir")
+        # Where nothing was changed, it is still the one that the program was given.
+        known = run.capsule.variables and run.capsule.variables.ref.path
+        return variables.ref.path in {f"{folder}/{protocol.VARIABLES_FILE}", known}
 
     def _took_s(self, run: Run, result: Result) -> float:
         """Seconds of the job run: as the executor says, else all that it may have taken."""

@@ -161,6 +161,8 @@ class _Turn:
         self.journal.model_calls(planned.calls, iter_n=self.run.iter_n)
         self.journal.notes(planned.notes, iter_n=self.run.iter_n)
         self.run = self.run.spent(planned.usage)  # what it cost stays, whatever fails below
+        if planned.fault is not None:
+            raise planned.fault
         match planned.action:
             case RunPython() as action:
                 return self._counting(self.stepper.publisher.publish(self.run, action, self._plan()))

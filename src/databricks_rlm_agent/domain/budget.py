@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from databricks_rlm_agent.errors import InvalidData
 from executor_harness import protocol
 
-# Enough for one turn: a summary, the planner's look-ups, refusals and its decision.
-TURN_CALLS = 16
+# Enough for one turn: a summary read in parts, the planner's look-ups, refusals and its decision.
+TURN_CALLS = 24
 # Tokens that a program's model calls must leave to the planner, which has to say what came of them.
 _KEPT_TOKENS = 50_000
 
