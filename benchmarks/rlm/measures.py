@@ -205,8 +205,9 @@ def _over(
     *,
     target: float | None,
 ) -> Row:
+    """One figure over another, to three decimals: a counter in a prompt may gain a digit."""
     values = {
-        name: value / base if value is not None and (base := below.get(name)) else None
+        name: round(value / base, 3) if value is not None and (base := below.get(name)) else None
         for name, value in above.items()
     }
     return Row(bench=bench, what=what, unit="x", values=values, target=target)
