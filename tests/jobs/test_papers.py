@@ -21,6 +21,13 @@ PAPERS = (
     "docs/retries.md",
     "docs/work-tables.md",
     "docs/local-workspace.md",
+    "docs/recursion.md",
+    "docs/stub-model.md",
+    "docs/data.md",
+    "docs/model-calls.md",
+    "docs/llm-map.md",
+    "docs/checks.md",
+    "docs/guardrails.md",
 )
 _VARIABLE = re.compile(r"\b(?:ADK|RLM)_[A-Z_]+\b")
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
