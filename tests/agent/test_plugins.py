@@ -15,7 +15,7 @@ from databricks_rlm_agent.agent.planner import AdkPlanner
 from databricks_rlm_agent.agent.review import turn_policy
 from databricks_rlm_agent.agent.tools import Toolbox
 from databricks_rlm_agent.domain.actions import Action, Finish, RunPython
-from databricks_rlm_agent.domain.gating import GATED, Finding, gate
+from databricks_rlm_agent.domain.policy.gating import GATED, Finding, gate
 from databricks_rlm_agent.errors import Conflict, Unreachable
 from databricks_rlm_agent.ports import Planned, Planner, Turn
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from databricks_rlm_agent.domain.actions import Ask, Finish, RunPython, Spawn
 from databricks_rlm_agent.domain.children import ChildTask
-from databricks_rlm_agent.domain.gating import Finding
 from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.policy import Policy
-from databricks_rlm_agent.domain.reach import LEDGER
-from databricks_rlm_agent.domain.sqlpolicy import deeds_of_sql, is_statement
+from databricks_rlm_agent.domain.policy.gating import Finding
+from databricks_rlm_agent.domain.policy.judge import Policy
+from databricks_rlm_agent.domain.policy.reach import LEDGER
+from databricks_rlm_agent.domain.policy.sql import deeds_of_sql, is_statement
 from databricks_rlm_agent.stores.schema import ALL_TABLES
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="files")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from databricks_rlm_agent.domain.gating import Finding
+from databricks_rlm_agent.domain.policy.gating import Finding
 from databricks_rlm_agent.errors import RemoteError
 from databricks_rlm_agent.ports import Note
 

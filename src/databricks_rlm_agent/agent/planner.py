@@ -19,8 +19,8 @@ from databricks_rlm_agent.agent.review import Judge, Review
 from databricks_rlm_agent.agent.summarizer import summarize
 from databricks_rlm_agent.agent.tools import Toolbox
 from databricks_rlm_agent.domain.actions import Action
-from databricks_rlm_agent.domain.gating import GATED, gated_in
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.policy.gating import GATED, gated_in
 from databricks_rlm_agent.domain.prices import Price
 from databricks_rlm_agent.domain.result import Result
 from databricks_rlm_agent.domain.secret import Secret
@@ -38,7 +38,7 @@ class AdkPlanner:
     """A Planner on google-adk. Safe to call from several threads at once.
 
     ``policy`` may refuse an action with a reason, which goes back to the model; ``gated`` names, by mode,
-    tools and actions that are not offered and not answered (domain/gating.py). At most ``max_model_calls``
+    tools and actions that are not offered and not answered (domain/policy/gating.py). At most ``max_model_calls``
     questions are asked in an iteration, each within ``timeout_s`` seconds; ``clock`` counts seconds. What is
     left of the turn's budget is looked at before every call: a turn that would pass it ends with a failure
     that begins with ``budget:``, and with the calls it has made.

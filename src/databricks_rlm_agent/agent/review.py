@@ -10,9 +10,9 @@ from databricks_rlm_agent.agent.actions import settled
 from databricks_rlm_agent.agent.desk import Desk
 from databricks_rlm_agent.agent.quiet import quiet_sqlglot
 from databricks_rlm_agent.domain.actions import Action
-from databricks_rlm_agent.domain.gating import Finding
 from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.policy import Policy
+from databricks_rlm_agent.domain.policy.gating import Finding
+from databricks_rlm_agent.domain.policy.judge import Policy
 from databricks_rlm_agent.errors import Conflict, InvalidData
 from databricks_rlm_agent.ports import Turn
 
@@ -21,7 +21,7 @@ Judge = Callable[[Turn, Action], Finding | None]
 
 
 def turn_policy(namespace: Namespace, write_targets: tuple[str, ...] | None) -> Judge:
-    """The policy of domain/policy.py on what a turn tells of its run (``Settings.write_targets``)."""
+    """The policy of domain/policy/ on what a turn tells of its run (``Settings.write_targets``)."""
     quiet_sqlglot()
 
     def judge(turn: Turn, action: Action) -> Finding | None:

@@ -13,11 +13,11 @@ from google.adk.tools.base_tool import BaseTool
 from google.adk.tools.tool_context import ToolContext
 
 from databricks_rlm_agent.agent.desk import Desk
-from databricks_rlm_agent.domain.gating import gate
+from databricks_rlm_agent.domain.policy.gating import gate
 
 
 class PolicyGuard(BasePlugin):
-    """Refuses tools that a mode goes without, registered or not. ``gated`` is as domain/gating.py has it."""
+    """Refuses tools that a mode goes without, registered or not. ``gated`` is as domain/policy/gating.py has it."""
 
     def __init__(self, desk: Desk[Any], *, mode: str, gated: Mapping[str, frozenset[str]]) -> None:
         super().__init__(name="rlm_policy")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from databricks_rlm_agent.domain.deeds import UNKNOWN, Deed, Kind, known
+from databricks_rlm_agent.domain.policy.deeds import UNKNOWN, Deed, Kind, known
 
 if TYPE_CHECKING:
     from sqlglot import exp

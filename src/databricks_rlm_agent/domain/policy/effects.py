@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from databricks_rlm_agent.domain.deeds import UNKNOWN, Kind
+from databricks_rlm_agent.domain.policy.deeds import UNKNOWN, Kind
 
 # Methods that write a table, and the names of the argument that says which.
 TABLE_WRITERS = {

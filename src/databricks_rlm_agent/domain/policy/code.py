@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from databricks_rlm_agent.domain.deeds import UNKNOWN, Deed, Kind, known
-from databricks_rlm_agent.domain.effects import (
+from databricks_rlm_agent.domain.policy.deeds import UNKNOWN, Deed, Kind, known
+from databricks_rlm_agent.domain.policy.effects import (
     ENVIRONMENT,
     EVALUATORS,
     FILE_CALLS,
@@ -18,8 +18,8 @@ from databricks_rlm_agent.domain.effects import (
     TALK,
     names_a_secret,
 )
-from databricks_rlm_agent.domain.literals import Texts
-from databricks_rlm_agent.domain.sqlpolicy import deeds_of_sql, is_statement
+from databricks_rlm_agent.domain.policy.literals import Texts
+from databricks_rlm_agent.domain.policy.sql import deeds_of_sql, is_statement
 
 _DELTA_CHANGES = {"delete", "update", "merge", "restoreToVersion", "restoreToTimestamp", "vacuum", "optimize"}
 _CALL_CHARS = 5_000

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from databricks_rlm_agent.domain.actions import Action, RunPython
-from databricks_rlm_agent.domain.codepolicy import Program
-from databricks_rlm_agent.domain.deeds import Deed, Kind
-from databricks_rlm_agent.domain.effects import DESTRUCTIVE, TELLING
-from databricks_rlm_agent.domain.gating import Finding, lenient
 from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.literals import Texts
-from databricks_rlm_agent.domain.reach import Name, Reach, Targets, full_name, may_be_same, shown
+from databricks_rlm_agent.domain.policy.code import Program
+from databricks_rlm_agent.domain.policy.deeds import Deed, Kind
+from databricks_rlm_agent.domain.policy.effects import DESTRUCTIVE, TELLING
+from databricks_rlm_agent.domain.policy.gating import Finding, lenient
+from databricks_rlm_agent.domain.policy.literals import Texts
+from databricks_rlm_agent.domain.policy.reach import Name, Reach, Targets, full_name, may_be_same, shown
 from executor_harness.protocol import RESERVED_FILES
 
 _SHOWN = 160

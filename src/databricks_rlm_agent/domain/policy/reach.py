@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum, auto
 from fnmatch import fnmatchcase
 
-from databricks_rlm_agent.domain.gating import lenient
 from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.domain.policy.gating import lenient
 
 LEDGER = frozenset(
     {

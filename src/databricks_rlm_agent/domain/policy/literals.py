@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, product
 
-from databricks_rlm_agent.domain.bindings import Node, bindings
-from databricks_rlm_agent.domain.deeds import UNKNOWN
+from databricks_rlm_agent.domain.policy.bindings import Node, bindings
+from databricks_rlm_agent.domain.policy.deeds import UNKNOWN
 
 _MOST = 16  # texts of one expression
 _DEPTH = 20

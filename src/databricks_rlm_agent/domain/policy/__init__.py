@@ -1,0 +1,1 @@
+"""What generated code may do, judged from its text before it runs."""
