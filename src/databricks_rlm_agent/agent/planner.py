@@ -38,10 +38,10 @@ class AdkPlanner:
     """A Planner on google-adk. Safe to call from several threads at once.
 
     ``policy`` may refuse an action with a reason, which goes back to the model; ``gated`` names, by mode,
-    tools and actions that are not offered and not answered (domain/policy/gating.py). At most ``max_model_calls``
-    questions are asked in an iteration, each within ``timeout_s`` seconds; ``clock`` counts seconds. What is
-    left of the turn's budget is looked at before every call: a turn that would pass it ends with a failure
-    that begins with ``budget:``, and with the calls it has made.
+    tools and actions that are not offered and not answered (domain/policy/gating.py). At most
+    ``max_model_calls`` questions are asked in an iteration, each within ``timeout_s`` seconds; ``clock``
+    counts seconds. What is left of the turn's budget is looked at before every call: a turn that would pass
+    it ends with a failure that begins with ``budget:``, and with the calls it has made.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from databricks_rlm_agent.domain.policy.gating import gate
 
 
 class PolicyGuard(BasePlugin):
-    """Refuses tools that a mode goes without, registered or not. ``gated`` is as domain/policy/gating.py has it."""
+    """Refuses tools that a mode goes without, registered or not; ``gated``: see domain/policy/gating.py."""
 
     def __init__(self, desk: Desk[Any], *, mode: str, gated: Mapping[str, frozenset[str]]) -> None:
         super().__init__(name="rlm_policy")
