@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SQL = "/sql/1.0/warehouses/"
-_FILES = "/api/2.0/fs/files/"
+FILES = "/api/2.0/fs/files/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,9 @@ SAVE = _statement("save", r"lease_owner = NULL, lease_expiry = NULL")
 REQUESTS = _statement("append requests", r"MERGE INTO \S*execution_requests")
 RESULTS = _statement("append results", r"MERGE INTO \S*execution_results")
 EVENTS = _statement("append events", r"MERGE INTO \S*run_events")
-ENTRYPOINT = Kind(name="put entrypoint", method="PUT", path=rf"{_FILES}.*/entrypoint\.py$")
-MANIFEST = Kind(name="put manifest", method="PUT", path=rf"{_FILES}.*/manifest\.json$")
+ENTRYPOINT = Kind(name="put entrypoint", method="PUT", path=rf"{FILES}.*/entrypoint\.py$")
+MANIFEST = Kind(name="put manifest", method="PUT", path=rf"{FILES}.*/manifest\.json$")
+ANSWER = Kind(name="put answer", method="PUT", path=rf"{FILES}.*/children/[^/]+\.json$")
 CANCEL = _statement("request cancel", r"SET cancel_reason = :reason")
 CANCEL_JOB = Kind(name="cancel job", method="POST", path=r"/jobs/runs/cancel$")
 SUBMIT = Kind(name="submit", method="POST", path=r"/jobs/runs/submit$")
@@ -66,13 +67,14 @@ KINDS = (
     _statement("read results", r"SELECT \* FROM \S*execution_results"),
     ENTRYPOINT,
     MANIFEST,
+    ANSWER,
     Kind(name="make folder", method="PUT", path=r"/api/2\.0/fs/directories/.*scratchpad"),
-    Kind(name="read manifest", method="GET", path=rf"{_FILES}.*/manifest\.json$"),
-    Kind(name="read entrypoint", method="GET", path=rf"{_FILES}.*/entrypoint\.py$"),
-    Kind(name="read result", method="GET", path=rf"{_FILES}.*/result\.json$"),
+    Kind(name="read manifest", method="GET", path=rf"{FILES}.*/manifest\.json$"),
+    Kind(name="read entrypoint", method="GET", path=rf"{FILES}.*/entrypoint\.py$"),
+    Kind(name="read result", method="GET", path=rf"{FILES}.*/result\.json$"),
     # Large files would go straight to storage; a workspace that does not offer it answers 403.
     Kind(name="ask for storage URL", method="POST", path=r"/api/2\.0/fs/create-"),
-    Kind(name="look for harness", method="HEAD", path=rf"{_FILES}.*/harness/"),
+    Kind(name="look for harness", method="HEAD", path=rf"{FILES}.*/harness/"),
     SUBMIT,
     CANCEL_JOB,
     Kind(name="get run", method="GET", path=r"/jobs/runs/get$", polled=True),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from crash_again import FIRST, kill_again, record_recovery
 from crash_cancel import RACES, completion_wins, kill_cancel, race, record_cancel
+from crash_children import CREWS, kill_children, record_children
 from crash_harness import STAGES, Stage, Victim, kill_harness
 from crash_init import Step, kill_init, record_init
 from crash_kinds import INSERT, OF_NEXT_ATTEMPT, Kind
@@ -37,13 +38,14 @@ def plan(folder: Path, seed: int, sections: Collection[str]) -> list[Job]:
         again = _again(made) if "killed again" in sections else []
         cancel = _cancel(made, seed) if "cancel" in sections else []
         init = _init(made) if "init killed" in sections else []
+        children = _children(made) if "children" in sections else []
     extra = [(kind, n) for kind, n in dying_points if kind not in {kind for kind, _ in points}]
     jobs = [*_kills([(INSERT, 1), *points], dying=False), *_kills(extra, dying=True), *again, *cancel, *init]
     jobs += [_harness(stage, victim) for stage, victims in STAGES for victim in victims]
     jobs += [_workspace(None), *(_workspace(point) for point in _points([(k, 1) for k in OF_NEXT_ATTEMPT]))]
     kinds = list(dict.fromkeys(kind for kind, _ in [(INSERT, 1), *points]))
     jobs += _faults(kinds, dying=False) + _faults(list(dict.fromkeys(kind for kind, _ in extra)), dying=True)
-    jobs += [_noise(seed + number) for number in range(5)]
+    jobs += [_noise(seed + number) for number in range(5)] + children
     return [job for job in jobs if job.section in sections]
 
 
@@ -154,3 +156,19 @@ def _cancel(made: Rig, seed: int) -> list[Job]:
     jobs = [kill(Point(kind=kind, n=n, mode=mode)) for kind, n in recorded for mode in MODES[:2]]
     jobs += [Job(section="cancel", name="completion wins", work=completion_wins)]
     return [*jobs, *(one(seed + number) for number in range(RACES))]
+
+
+def _children(made: Rig) -> list[Job]:
+    def job(point: Point, controllers: int) -> Job:
+        return Job(
+            section="children",
+            name=f"{point.name}, {CREWS[controllers]}",
+            work=lambda made, run_id: kill_children(made, point, run_id, controllers=controllers),
+        )
+
+    # What falls into one tick differs from run to run: points are those that two runs have had.
+    recorded, again = record_children(made, "tree"), record_children(made, "again")
+    points = [
+        Point(kind=kind, n=n, mode=mode) for kind, n in recorded for mode in MODES[:2] if (kind, n) in again
+    ]
+    return [job(point, controllers) for controllers in CREWS for point in points]

@@ -12,6 +12,7 @@ HEADINGS = {
     "init killed": "`rlm-agent init` is killed between any two of its requests",
     "harness killed": "The executor is killed",
     "workspace killed": "The workspace is killed during a program, and the controller in the next attempt",
+    "children": "A controller is killed between any two effects of a run with child runs",
     "network": "One fault on one request",
     "noise": "15 % of all requests go wrong",
 }

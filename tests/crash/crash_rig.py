@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 from crash_controller import Controller
-from crash_programs import TASK, write_script
+from crash_programs import TASK, write_script, write_stub
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.service.jobs import BaseRun
@@ -29,6 +29,7 @@ from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 T = TypeVar("T")
 LEASE_S = 1.5
 GIVE_UP_S = 90.0
+CONCURRENCY = 16  # calls of models that a run may make at once
 ORCHESTRATE = ("orchestrate", "--until-idle")
 
 
@@ -151,6 +152,7 @@ def rig(folder: Path) -> Iterator[Rig]:
             "RLM_SUSPECT_AFTER_S": "4",
             # Its polls would be points that come again and again; the work table has tests of its own.
             "RLM_WORK_TABLE": "none",
+            "RLM_SUB_CONCURRENCY": str(CONCURRENCY),
         }
         app = App(settings=from_environment(environ), environ=environ, host=info.host, token=info.token)
         made = Rig(
@@ -169,4 +171,5 @@ def rig(folder: Path) -> Iterator[Rig]:
 
 
 def _options(root: Path, *, port: int = 0) -> WorkspaceOptions:
-    return WorkspaceOptions(root=root, port=port, allow_faults=True)
+    stub = write_stub(root.parent / "stub.json")
+    return WorkspaceOptions(root=root, port=port, allow_faults=True, model=f"scripted:{stub}")

@@ -1,0 +1,181 @@
+"""A run with two child runs, and what must be true of all three when it is over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crash_audit import Audit, Expected, audit
+from crash_kinds import FILES, MANIFEST
+from crash_programs import ANSWER, MARK, PROMPT, SAYS, finish, program
+from crash_rig import Rig
+
+from databricks_rlm_agent.domain.budget import Share
+from databricks_rlm_agent.domain.children import child_id
+from databricks_rlm_agent.domain.run import Run
+
+CHILDREN = ("north", "south")
+_ASKED = 6  # prompts of each child
+_TURNS = {"north": 3, "south": 2}  # planner calls of each child
+_OWN_TURNS = 3
+_ASKING = f"""{MARK}tag = rlm.inputs["tag"].text()
+prompts = [{PROMPT!r}.format(tag, n) for n in range({_ASKED})]
+answers = rlm.llm_query_batched(prompts)
+assert answers == [{SAYS!r}.format(tag, n) for n in range({_ASKED})], answers
+"""
+_NORTH_1 = f"""{_ASKING}rlm.vars["answers"] = answers
+rlm.vars["part"] = 30
+"""
+_NORTH_2 = f"""{MARK}assert len(rlm.vars["answers"]) == {_ASKED}
+rlm.vars["part"] += 10
+rlm.finish({{"part": rlm.vars["part"]}})
+"""
+_SOUTH = f'{_ASKING}rlm.finish({{"part": 2}})\n'
+_COMBINE = f"""{MARK}parts = [rlm.inputs[name].value["part"] for name in ("north", "south")]
+rlm.finish({{"total": sum(parts)}})
+"""
+_ENDS = {
+    "north": Expected(
+        attempts=((1, 1, "SUCCESS"), (2, 1, "SUCCESS")),
+        answer="north has 40.",
+        tables=False,
+        calls=_TURNS["north"],
+    ),
+    "south": Expected(
+        attempts=((1, 1, "SUCCESS"),), answer="south has 2.", tables=False, calls=_TURNS["south"]
+    ),
+}
+_ROOT = Expected(
+    attempts=((2, 1, "SUCCESS"),),
+    answer=ANSWER,
+    tables=False,
+    calls=_OWN_TURNS + sum(_TURNS.values()),
+)
+
+
+def write_tree(rig: Rig, run_id: str) -> Path:
+    """The script of a run: it spawns two children, puts their answers together, and finishes."""
+    tasks = [
+        {
+            "name": name,
+            "task": f"Count the {name}.",
+            "inputs": {"tag": {"kind": "text", "text": f"{run_id}-{name}"}},
+        }
+        for name in CHILDREN
+    ]
+    said = "{{value.part}}"
+    script = {
+        "planner": [
+            [{"call": "spawn", "args": {"tasks": tasks}}],
+            program(_COMBINE),
+            finish("The total is {{value.total}}."),
+        ],
+        "children": [
+            {
+                "match": "Count the north",
+                "planner": [program(_NORTH_1), program(_NORTH_2), finish(f"north has {said}.")],
+            },
+            {"match": "Count the south", "planner": [program(_SOUTH), finish(f"south has {said}.")]},
+        ],
+    }
+    path = rig.root.parent / f"tree-{run_id}.json"
+    path.write_text(json.dumps(script))
+    return path
+
+
+def audit_tree(rig: Rig, run_id: str, log: Iterable[Mapping[str, Any]]) -> Audit:
+    """Compare a run, its children and the request log with what is expected of them."""
+    log = list(log)
+    ids = {name: child_id(run_id, 1, name) for name in CHILDREN}
+    wanted = {run_id: _ROOT} | {ids[name]: _ENDS[name] for name in CHILDREN}
+    found = {each: audit(rig, each, expected) for each, expected in wanted.items()}
+    problems = [f"{each}: {text}" for each, one in found.items() for text in one.problems]
+    orphans = _orphans(rig, run_id, set(wanted))
+    more = [*_paid(rig, run_id, list(ids.values()), log), *_planned_late(rig, wanted, log)]
+    return Audit(
+        duplicates=sum(one.duplicates for one in found.values()) + len(orphans),
+        lost=sum(one.lost for one in found.values()) + bool(more),
+        problems=(*problems, *orphans, *more),
+        unspent=found[run_id].unspent,
+    )
+
+
+def _orphans(rig: Rig, run_id: str, known: set[str]) -> list[str]:
+    """Runs of this family that should not be."""
+    rows = rig.app.warehouse.fetch(
+        "SELECT run_id, parent_run_id, depth FROM main.rlm.run_state WHERE startswith(run_id, :run)",
+        {"run": f"{run_id}-"},
+    )
+    return [
+        f"a run too many, or of a wrong parent: {dict(row)}"
+        for row in rows
+        if row["run_id"] not in known or (row["parent_run_id"], row["depth"]) != (run_id, 1)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Own:
+    """What a run itself has used, without its children."""
+
+    calls: int
+    sub_calls: int
+    sub_tokens: tuple[int, int]
+    executor_s: float
+
+
+def _paid(rig: Rig, run_id: str, children: list[str], log: list[Mapping[str, Any]]) -> list[str]:
+    """The parent's budget holds its own turns and all that its children have spent, and nothing is lent."""
+    root, kids = rig.app.store.get(run_id), [rig.app.store.get(child) for child in children]
+    spent = sum((kid.budget.spent() for kid in kids), Share())
+    own = _own(root, spent)
+    problems = []
+    if root.budget.on_loan != Share() or root.budget.children != len(kids):
+        problems.append(f"still lent: {root.budget.on_loan} to {root.budget.children}")
+    for run, calls, turns in (
+        (root, own.calls, _OWN_TURNS),
+        *((kid, kid.budget.usage.calls, _TURNS[name]) for kid, name in zip(kids, CHILDREN, strict=True)),
+    ):
+        # What a killed controller had asked is known by its reservation only, which counts in full.
+        if not turns - sum(run.budget.reserved.values()) <= calls <= turns:
+            problems.append(f"{run.run_id}: {calls} model calls of {turns}, {run.budget.reserved} reserved")
+    asked = sum(entry["prompt_sha256"] is not None for entry in log)
+    if (asked, spent.sub_usage.calls, own.sub_calls, own.sub_tokens) != (2 * _ASKED, asked, 0, (0, 0)):
+        problems.append(f"programs asked {asked}, children paid {spent.sub_usage}, the parent {own}")
+    if own.executor_s <= 0 or spent.executor_s <= 0:
+        problems.append(f"seconds of job runs: {own.executor_s} and {spent.executor_s}")
+    return problems
+
+
+def _own(root: Run, spent: Share) -> _Own:
+    budget = root.budget
+    return _Own(
+        calls=budget.usage.calls - spent.usage.calls,
+        sub_calls=budget.sub_usage.calls - spent.sub_usage.calls,
+        sub_tokens=(
+            budget.sub_usage.input_tokens - spent.sub_usage.input_tokens,
+            budget.sub_usage.output_tokens - spent.sub_usage.output_tokens,
+        ),
+        executor_s=budget.executor_s - spent.executor_s,
+    )
+
+
+def _planned_late(rig: Rig, runs: Iterable[str], log: list[Mapping[str, Any]]) -> list[str]:
+    """Turns of a planner that were told later than what an attempt was to be had been put on record."""
+    records: dict[str, float] = {}
+    for entry in log:
+        if MANIFEST.matches(entry) and 200 <= entry["status"] < 300:
+            records.setdefault(entry["path"].removeprefix(FILES), entry["time"] / 1000)
+    problems = []
+    for run_id in runs:
+        for row in rig.app.ledger.events(run_id):
+            if row["kind"] != "model_call":
+                continue
+            said = json.loads(row["payload"])
+            folder = rig.app.settings.namespace.attempt_dir(run_id, said["iter_n"], 1)
+            record = records.get(f"{folder}/manifest.json")
+            if record is not None and row["at"].timestamp() > record + 0.05:
+                problems.append(f"{run_id}: iteration {said['iter_n']} was planned after its record")
+    return problems
