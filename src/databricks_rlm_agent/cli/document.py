@@ -79,6 +79,9 @@ def outcome_text(document: Mapping[str, Any]) -> str:
     words = {name: document[name] for name in ("answer", "evidence", "reason", "question")}
     words |= {name: ", ".join(document[name]) for name in ("tables", "artifacts")}
     lines += [f"{name.capitalize()}: {value}" for name, value in words.items() if value]
+    lines.append(
+        f"Models: {_used(document['usage'])} by the planner, {_used(document['sub_usage'])} by programs"
+    )
     if document["children"]:
         lines.append("Child runs:")
         lines += [
@@ -88,6 +91,12 @@ def outcome_text(document: Mapping[str, Any]) -> str:
     if document["question"]:
         lines.append(f'Answer it with: rlm-agent answer {document["run_id"]} "…"')
     return "\n".join(lines)
+
+
+def _used(usage: Mapping[str, Any]) -> str:
+    tokens = usage["input_tokens"] + usage["output_tokens"]
+    cost = f", ${usage['cost_usd']:.4f}" if usage["cost_usd"] else ""
+    return f"{usage['calls']:,} calls ({tokens:,} tokens{cost})"
 
 
 def _opened(value: Any) -> Any:

@@ -51,7 +51,9 @@ class Ingester:
         if result is None:
             assert verdict is not None
             result = _concluded(run, verdict, overrun=run.overrun(self.clock(), started=True))
-        budget = run.budget.executed(self._took_s(run, result)).spend_sub(self._sub_usage(run, result))
+        budget = run.budget.executed(self._took_s(run, result)).spend_sub(
+            self._sub_usage(run, result, journal)
+        )
         run = replace(run, budget=budget)
         if not reported:
             journal.results.append(
@@ -137,9 +139,11 @@ class Ingester:
         # The clock of the controller that submitted may be ahead of ours.
         return min(max(0.0, run.executing_s(self.clock())), run.budget.reserved_s)
 
-    def _sub_usage(self, run: Run, result: Result) -> Usage:
+    def _sub_usage(self, run: Run, result: Result, journal: Journal) -> Usage:
         """What the program's model calls used: as it says, or else all that it may have used."""
         if result.usage is not None:
+            if result.usage.calls or result.usage.cached:
+                journal.event("program_calls", iter_n=run.iter_n, **result.usage.model_dump())
             return result.usage.usage()
         path = f"{(run.last_request or {}).get('output_dir')}/{protocol.SPEND_FILE}"
         try:
