@@ -1,0 +1,214 @@
+"""What a directory of SQL is: files of statements, loops over files, and the plan that they make. Pure values.
+
+Names of tables are of `names.Name`: lower case, as many parts as are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from databricks_rlm_agent.domain.workflow.names import Name, shown
+
+
+class Kind(StrEnum):
+    """What a statement is, as far as running and repeating it goes."""
+
+    USE = "use"  # changes what names mean, for the rest of the file
+    SESSION = "session"  # SET, DECLARE, temporary views and functions: gone with the file's session
+    QUERY = "query"  # reads only; SHOW and DESCRIBE too
+    REPLACE = "replace"  # CREATE OR REPLACE, CREATE … IF NOT EXISTS, INSERT OVERWRITE, DROP … IF EXISTS
+    CREATE = "create"  # fails if it is there already
+    INSERT = "insert"  # adds rows: twice is twice
+    MERGE = "merge"
+    UPDATE = "update"
+    DELETE = "delete"
+    ALTER = "alter"
+    DROP = "drop"  # fails if it is not there any more
+    MAINTAIN = "maintain"  # OPTIMIZE, VACUUM, ANALYZE: changes no rows
+    BLOCK = "block"  # BEGIN … END
+    OTHER = "other"  # not known: cannot be parsed, or has effects outside of tables
+
+
+_REPEATABLE = frozenset({Kind.USE, Kind.SESSION, Kind.QUERY, Kind.REPLACE, Kind.DELETE, Kind.MAINTAIN})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """One statement, without comments around it and the semicolon after it.
+
+    ``makes`` are tables and views that it leaves behind under a name (a rename's new one), ``gone`` those that
+    it takes away; both are among ``writes``. Temporary views are none. CTEs are no reads.
+    """
+
+    text: str
+    file: str
+    line: int  # of its first word, from 1
+    kind: Kind
+    reads: tuple[Name, ...] = ()
+    writes: tuple[Name, ...] = ()
+    makes: tuple[Name, ...] = ()
+    gone: tuple[Name, ...] = ()
+    temporary: tuple[str, ...] = ()  # views of the session that it makes
+    problem: str | None = None  # why its reads and writes are not known; they are then ``ANYTHING``
+
+    @property
+    def sessional(self) -> bool:
+        """Whether all that it does belongs to the session of its file."""
+        return self.kind in {Kind.USE, Kind.SESSION}
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether running it again, after an outcome that nobody knows, leads to the same tables.
+
+        MERGE and UPDATE depend on what they say (``SET n = n + 1``), so they are not counted.
+        """
+        return self.kind in _REPEATABLE and not set(self.reads) & set(self.writes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlFile:
+    """A file of statements, which run in order, in a session of their own.
+
+    ``sha256`` is of the text as it runs, with variables put in. ``reads`` leaves out what the file itself has
+    made before. ``makes`` are the tables and views that are there after it because of it.
+    """
+
+    name: str
+    stage: int | None  # by its numeric prefix; None: after all stages
+    sha256: str
+    statements: tuple[Statement, ...]
+    reads: tuple[Name, ...] = ()
+    writes: tuple[Name, ...] = ()
+    makes: tuple[Name, ...] = ()
+    problem: str | None = (
+        None  # why it runs alone: the first statement's whose reads and writes are not known
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A file that every iteration is made from: ``{iteration}`` and ``{previous}`` stand for the numbers."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """A step that is repeated until its table does not change any more.
+
+    ``files`` are the iterations that exist, in order, the first with number ``first``; `iterations.iteration`
+    gives any of them and those beyond. Of a template there is one, made from it.
+    """
+
+    files: tuple[SqlFile, ...]
+    first: int = 1
+    template: Template | None = None
+    key_columns: tuple[str, ...] = ()  # empty: to be found from the tables
+    convergence: str | None = None  # a query of changed rows, one number; with {iteration} and {previous}
+    limit: int | None = None  # iterations at most; None: what the command says
+    alias: Name | None = None  # the table that names the last iteration's for later files
+    catalog: str | None = None  # what names without a place mean in the files
+    schema: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration:
+    """One iteration of a loop, ready to run.
+
+    Changed rows are counted between ``before`` and ``table``, unless ``convergence`` asks. ``before`` is None
+    for a first iteration that reads no table of its series. ``table == before``: every iteration changes the
+    same table in place, and without a ``convergence`` query only the rows affected say how much.
+    """
+
+    number: int
+    file: SqlFile
+    generated: bool
+    table: Name | None
+    before: Name | None
+    convergence: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """A step that must be done before, and why."""
+
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A file, or a loop, that is run as one.
+
+    ``needs`` are all earlier steps that it clashes with, in its own stage and in those before. Stages are
+    barriers on top of that: a step starts when all steps of earlier stages are done.
+    """
+
+    id: str
+    stage: int | None
+    file: SqlFile | None = None
+    loop: Loop | None = None
+    needs: tuple[Need, ...] = ()
+    reads: tuple[Name, ...] = ()
+    writes: tuple[Name, ...] = ()  # of a loop also its alias and, as patterns, tables of later iterations
+    makes: tuple[Name, ...] = ()  # of a loop: the alias, and the tables of the iterations that exist
+
+    @property
+    def problem(self) -> str | None:
+        """Why it runs alone."""
+        files = self.loop.files if self.loop else (self.file,)
+        return next((file.problem for file in files if file and file.problem), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Steps in an order in which they could run one after another, stage by stage."""
+
+    steps: tuple[Step, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def stages(self) -> tuple[tuple[int | None, tuple[Step, ...]], ...]:
+        """The stages in order, with their steps; files without a prefix are the last, under None."""
+        order = list(dict.fromkeys(step.stage for step in self.steps))
+        return tuple((stage, tuple(step for step in self.steps if step.stage == stage)) for stage in order)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan for JSON."""
+        return {
+            "stages": [
+                {"stage": stage, "steps": [_step(step) for step in steps]} for stage, steps in self.stages
+            ],
+            "notices": list(self.notices),
+        }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "id": step.id,
+        "kind": "loop" if step.loop else "file",
+        "files": [file.name for file in (step.loop.files if step.loop else (step.file,)) if file],
+        "statements": sum(
+            len(file.statements) for file in (step.loop.files if step.loop else (step.file,)) if file
+        ),
+        "needs": [{"step": need.step, "reason": need.reason} for need in step.needs],
+        "reads": [shown(name) for name in step.reads],
+        "writes": [shown(name) for name in step.writes],
+        "alone": step.problem,
+    }
+    return document | ({"loop": _loop(step.loop)} if step.loop else {})
+
+
+def _loop(loop: Loop) -> dict[str, Any]:
+    return {
+        "iterations": len(loop.files),
+        "first": loop.first,
+        "template": loop.template.name if loop.template else None,
+        "key_columns": list(loop.key_columns),
+        "convergence": loop.convergence,
+        "limit": loop.limit,
+        "alias": shown(loop.alias) if loop.alias else None,
+    }

@@ -1,0 +1,55 @@
+"""Names of tables as statements have them: which may mean the same one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+Name = tuple[str, ...]
+"""One to three parts in lower case, catalog first, as far as they are known; ``*`` in a part stands for
+anything, so ``("*",)`` may be any table and ``("main", "shop", "*")`` all of a schema.
+"""
+ANYTHING: Name = ("*",)
+
+
+def shown(name: Name) -> str:
+    """A name for people: ``main.shop.sales``."""
+    return ".".join(name)
+
+
+def quoted(name: Name) -> str:
+    """A name for a statement, every part in backquotes."""
+    return ".".join("`" + part.replace("`", "``") + "`" for part in name)
+
+
+def may_be_same(one: Name, other: Name) -> bool:
+    """Whether two names may mean the same table: equal in the parts that both have, from the right."""
+    if ANYTHING in (one, other):
+        return True
+    return all(_may_be(a, b) for a, b in zip(reversed(one), reversed(other), strict=False))
+
+
+def _may_be(part: str, other: str) -> bool:
+    return part == other or (
+        ("*" in part or "*" in other) and (fnmatchcase(part, other) or fnmatchcase(other, part))
+    )
+
+
+def common(some: Iterable[Name], others: Iterable[Name]) -> Name | None:
+    """The first name, in order, that may mean the same as one of the others; None if no two do."""
+    others = tuple(others)
+    for name in some:
+        for other in others:
+            if may_be_same(name, other):
+                return other if name == ANYTHING else name
+    return None
+
+
+def resolved(parts: Name, catalog: str | None, schema: str | None) -> Name:
+    """A name in full where the session's catalog and schema are known; longer or path names as they are."""
+    name = tuple(part.lower() for part in parts)
+    if len(name) == 1 and schema and name != ANYTHING:
+        name = (schema.lower(), *name)
+    if len(name) == 2 and catalog and "/" not in name[1]:
+        name = (catalog.lower(), *name)
+    return name

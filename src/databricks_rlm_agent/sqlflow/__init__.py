@@ -1,0 +1,1 @@
+"""The SQL workflow executor: reads a directory of SQL, runs its plan, records how it went."""
