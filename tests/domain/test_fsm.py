@@ -21,6 +21,7 @@ EXPECTED = {
     ("INGESTING", "folded"): "PLANNING",
     ("INGESTING", "retry"): "PLANNING",
     ("INGESTING", "give_up"): "FAILED",
+    ("WAITING_FOR_CHILDREN", "give_up"): "FAILED",
     ("WAITING_FOR_INPUT", "answered"): "PLANNING",
     ("WAITING_FOR_CHILDREN", "children_done"): "PLANNING",
 }

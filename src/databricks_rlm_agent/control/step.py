@@ -109,7 +109,16 @@ class _Turn:
         log.error("%s The run ends FAILED.", error)
         if self.run.fsm_state is State.EXECUTING:  # its job run is unreadable: nothing will ever come of it
             self.run = replace(self.run, fsm_state=State.INGESTING)
+        if self.run.fsm_state is State.WAITING_FOR_CHILDREN:
+            self._abandon(str(error))
         self._end(Event.GIVE_UP, Outcome(reason=str(error)))
+
+    def _abandon(self, reason: str) -> None:
+        """Leave no child run behind that works for nobody."""
+        try:
+            self.stepper.children.abandon(self.run, reason=reason)
+        except RlmError as error:
+            log.error("Its child runs could not be cancelled: %s", error)
 
     def _recall(self) -> None:
         """Find the job run of a damaged row: its manifest is there, and the same token gives the same run."""

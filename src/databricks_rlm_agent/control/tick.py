@@ -159,13 +159,16 @@ class Tick:
             return set()
         journals = [step.journal for step in steps]
         # Ledgers lead the state: after a crash here the next epoch repeats the same keys, which adds nothing.
-        # So do child runs: their ids derive from what is on record.
-        if children := [child for journal in journals for child in journal.children]:
-            self.store.insert(children)
         self.ledger.append([row for journal in journals for row in journal.requests])
         self.ledger.append([row for journal in journals for row in journal.results])
         self.ledger.append([row for journal in journals for row in journal.events])
-        return self.store.save([step.after for step in steps], write_id=self.new_id("w"))
+        won = self.store.save([step.after for step in steps], write_id=self.new_id("w"))
+        # Child runs come after it: there are none for a parent that does not wait for them, and whoever finds
+        # one that waits in vain makes them.
+        landed = [step.journal for step in steps if step.after.run_id in won]
+        if children := [child for journal in landed for child in journal.children]:
+            self.store.insert(children)
+        return won
 
     def _note(self, step: Step) -> None:
         if step.journal.held_up:

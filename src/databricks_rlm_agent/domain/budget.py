@@ -6,6 +6,7 @@ could report is thus never more than what it had reserved, and counts as spent u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
@@ -50,12 +51,14 @@ class Share(BaseModel):
     usage: Usage = Usage()
     sub_usage: Usage = Usage()
     executor_s: float = Field(default=0.0, ge=0)
+    children: int = Field(default=0, ge=0)
 
     def __add__(self, other: Share) -> Share:
         return Share(
             usage=self.usage + other.usage,
             sub_usage=self.sub_usage + other.sub_usage,
             executor_s=self.executor_s + other.executor_s,
+            children=self.children + other.children,
         )
 
 
@@ -66,7 +69,8 @@ class Budget(BaseModel):
     ``usage`` is the planners', ``sub_usage`` that of the programs' own model calls; tokens and cost of both
     count together. ``reserved`` holds, by lease epoch, the model calls of turns that have not reported yet.
     ``reserved_s`` is the time-out of the job run that is on its way, ``on_loan`` what child runs at work
-    may spend. ``sub_concurrency`` is a child's part of the calls that a whole run may make at once.
+    may spend. ``children`` counts the child runs that were made, and those below them once these have ended.
+    ``sub_concurrency`` is a child's part of the calls that a whole run may make at once.
     """
 
     # JSON knows no infinity: what is stored must be readable again.
@@ -141,6 +145,7 @@ class Budget(BaseModel):
             usage=self.usage + Usage(calls=sum(self.reserved.values())),
             sub_usage=self.sub_usage,
             executor_s=self.executor_s + self.reserved_s,
+            children=self.children,
         )
         return own + self.on_loan
 
@@ -152,8 +157,8 @@ class Budget(BaseModel):
         """This budget after a program's model calls."""
         return self.model_copy(update={"sub_usage": self.sub_usage + usage})
 
-    def lend(self, count: int, *, wall_s: float) -> tuple[Self, Self]:
-        """This budget with ``count`` child runs at work, and the budget of each of them.
+    def lend(self, count: int, *, wall_s: float) -> Self:
+        """This budget with ``count`` child runs at work; ``part`` is the budget of each of them.
 
         Everybody gets the same part of what is left, the parent too: it has to make something of the
         answers. Raises InvalidData where a part is too small to do anything with.
@@ -168,6 +173,7 @@ class Budget(BaseModel):
             ),
             sub_usage=Usage(calls=self.sub_calls_left // parts),
             executor_s=self.executor_left_s / parts,
+            children=max(0, self.max_children - self.children - count) // count,
         )
         enough = part.usage.calls and part.usage.input_tokens and part.executor_s >= 1 and wall_s >= 1
         if not enough or (part.usage.cost_usd == 0 and cost is not None):
@@ -175,31 +181,50 @@ class Budget(BaseModel):
                 f"What is left of the budget is too little for {count} child runs.",
                 fix="Ask for fewer, or do the work in this run.",
             )
-        child = type(self)(
+        on_loan = sum((part for _ in range(count)), Share())
+        return self.model_copy(update={"on_loan": on_loan, "children": self.children + count})
+
+    def part(self, count: int, *, wall_s: float) -> Self:
+        """The budget of each of the ``count`` child runs that are at work: the same whenever it is asked for,
+        for it follows from what is on loan.
+        """
+        part = _part(self.on_loan, count)
+        return type(self)(
             max_iterations=self.max_iterations,
             max_attempts=self.max_attempts,
             max_model_calls=part.usage.calls,
             max_sub_calls=part.sub_usage.calls,
             max_tokens=part.usage.input_tokens,
-            max_cost_usd=None if cost is None else part.usage.cost_usd,
+            max_cost_usd=None if self.max_cost_usd is None else part.usage.cost_usd,
             max_executor_s=part.executor_s,
             max_wall_s=wall_s,
             max_depth=self.max_depth,
-            max_children=(self.max_children - self.children - count) // count,
+            max_children=part.children,
         )
-        on_loan = sum((part for _ in range(count)), self.on_loan)
-        return self.model_copy(update={"on_loan": on_loan, "children": self.children + count}), child
 
-    def repaid(self, spent: Share) -> Self:
-        """This budget when no child run is at work any more, and what they have spent."""
+    def repaid(self, spent: Sequence[Share | None]) -> Self:
+        """This budget when no child run is at work any more, and what each has spent: all of its part where
+        nobody knows. Without any child known, all that is on loan stays so.
+        """
+        if not spent:
+            return self
+        part = _part(self.on_loan, len(spent))
+        total = sum((part if known is None else known for known in spent), Share())
         return self.model_copy(
             update={
-                "usage": self.usage + spent.usage,
-                "sub_usage": self.sub_usage + spent.sub_usage,
-                "executor_s": self.executor_s + spent.executor_s,
+                "usage": self.usage + total.usage,
+                "sub_usage": self.sub_usage + total.sub_usage,
+                "executor_s": self.executor_s + total.executor_s,
+                "children": self.children + total.children,
                 "on_loan": Share(),
             }
         )
+
+    def lent_to(self, child: Budget, count: int) -> bool:
+        """Whether that is what one of ``count`` child runs was given, not what stands for a damaged one."""
+        part = _part(self.on_loan, count)
+        lent = (part.usage.calls, part.sub_usage.calls, part.usage.input_tokens)
+        return (child.max_model_calls, child.max_sub_calls, child.max_tokens) == lent
 
     def reserve(self, epoch: int) -> Self:
         """This budget with the calls of one turn reserved for a lease's epoch."""
@@ -256,3 +281,17 @@ class Budget(BaseModel):
 
     def _reserving(self, reserved: dict[int, int]) -> Self:
         return self.model_copy(update={"reserved": reserved})
+
+
+def _part(loan: Share, count: int) -> Share:
+    """What one of ``count`` has of a loan; see ``Budget.lend``."""
+    return Share(
+        usage=Usage(
+            calls=loan.usage.calls // count,
+            input_tokens=loan.usage.input_tokens // count,
+            cost_usd=loan.usage.cost_usd / count,
+        ),
+        sub_usage=Usage(calls=loan.sub_usage.calls // count),
+        executor_s=loan.executor_s / count,
+        children=loan.children // count,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,8 +45,13 @@ def child_id(parent: str, iter_n: int, name: str) -> str:
     return f"{parent[:30]}-{name[:20]}-{digest[:10]}".lower()
 
 
-def check_children(tasks: list[ChildTask], *, room: int) -> list[ChildTask]:
-    """The tasks, if they can be child runs and are no more than there is ``room`` for; else InvalidData."""
+def check_children(
+    tasks: list[ChildTask], *, room: int, taken: Container[str] = frozenset()
+) -> list[ChildTask]:
+    """The tasks, if they can be child runs and are no more than there is ``room`` for; else InvalidData.
+
+    ``taken`` are the names of the parent's own inputs, which an answer must not hide.
+    """
     if not tasks:
         raise InvalidData("No child tasks are given.", fix="Name at least one.")
     if len(tasks) > room:
@@ -56,6 +62,10 @@ def check_children(tasks: list[ChildTask], *, room: int) -> list[ChildTask]:
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise InvalidData("Two child tasks have the same name.", fix="Name each by what it is to find out.")
+    if hidden := [name for name in names if name in taken]:
+        raise InvalidData(
+            f"The run has an input named {hidden[0]!r} already.", fix="Name the child otherwise."
+        )
     for task in tasks:
         inputs = json.dumps(task.inputs, ensure_ascii=False)
         if not task.task.strip() or storable(task.task + inputs) != task.task + inputs:

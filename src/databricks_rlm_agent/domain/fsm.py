@@ -59,6 +59,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.INGESTING, Event.GIVE_UP): State.FAILED,
     (State.WAITING_FOR_INPUT, Event.ANSWERED): State.PLANNING,
     (State.WAITING_FOR_CHILDREN, Event.CHILDREN_DONE): State.PLANNING,
+    (State.WAITING_FOR_CHILDREN, Event.GIVE_UP): State.FAILED,  # what they answered cannot be kept
 } | {(state, Event.CANCEL): State.CANCELLED for state in State if state not in TERMINAL}
 
 
