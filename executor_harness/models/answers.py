@@ -8,36 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from executor_harness.models import journal
+from executor_harness.models import journal, table
 from executor_harness.models.journal import Journal, Record
-from executor_harness.results_table import commit, literal, quoted
+from executor_harness.results_table import quoted
 from executor_harness.volumes import Volumes
 
 _KEYS = 2_000  # in one look-up
-_ROWS, _CHARS = 500, 2_000_000  # in one MERGE
 _TRIES, _PAUSE_S = 3, 0.2
 
 _FIND = (
     "SELECT call_key, answer FROM {table} WHERE call_key IN ({keys}) AND answer IS NOT NULL AND error IS NULL"
 )
-_MERGE = """MERGE INTO {table} AS t
-USING (SELECT * FROM VALUES {rows} AS v({names})) AS s
-ON t.call_key = s.call_key
-WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"""
-
-_TYPES = {
-    "iter_n": "BIGINT",
-    "attempt": "BIGINT",
-    "input_tokens": "BIGINT",
-    "output_tokens": "BIGINT",
-    "cost_usd": "DOUBLE",
-    "seconds": "DOUBLE",
-    "at": "TIMESTAMP",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +84,8 @@ class Answers:
         with self._lock:
             self._read_left_overs()
             records = list(self._pending.values())
-        for text in statements(self._places.table, records):
-            commit(lambda statement: self._session().sql(statement).collect(), text, sleep=time.sleep)
+        if records:
+            table.append(self._session(), self._places.table, records)
         journal.remove(self._volumes, [*(self._left_over or []), *self._journal.paths])
         with self._lock:
             for record in records:
@@ -167,37 +152,3 @@ class Answers:
                     raise
             time.sleep(_PAUSE_S)
         raise AssertionError
-
-
-def statements(table: str, records: Iterable[Record]) -> Iterator[str]:
-    """MERGEs that create the rows that are not there, each of bounded size."""
-    rows: list[str] = []
-    size = 0
-    for record in records:
-        row = _row(record)
-        if rows and (len(rows) >= _ROWS or size + len(row) > _CHARS):
-            yield _merge(table, rows)
-            rows, size = [], 0
-        rows.append(row)
-        size += len(row)
-    if rows:
-        yield _merge(table, rows)
-
-
-def _merge(table: str, rows: list[str]) -> str:
-    names = list(Record.__annotations__)
-    return _MERGE.format(
-        table=quoted(table),
-        rows=", ".join(rows),
-        names=", ".join(names),
-        values=", ".join(f"s.{name}" for name in names),
-    )
-
-
-def _row(record: Record) -> str:
-    return f"({', '.join(_cell(name, value) for name, value in record.items())})"
-
-
-def _cell(name: str, value: Any) -> str:
-    plain = repr(value) if isinstance(value, float) else value
-    return f"CAST({literal(plain)} AS {_TYPES.get(name, 'STRING')})"

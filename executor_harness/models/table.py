@@ -6,13 +6,13 @@ Measured with pysail 0.7.2, 1,024 answers: 0.05 s, where MERGEs from VALUES take
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from executor_harness.models.journal import Record
 from executor_harness.results_table import commit, quoted
 
-_ROWS = 5_000  # in one MERGE; the commits are what takes time on a large table
+_ROWS, _CHARS = 5_000, 16_000_000  # in one MERGE; the commits are what takes time on a large table
 _COLUMNS = (
     "call_key string, run_id string, iter_n bigint, attempt bigint, model string, answer string, "
     "error string, input_tokens bigint, output_tokens bigint, cost_usd double, seconds double, at string"
@@ -27,8 +27,22 @@ def append(spark: Any, table: str, records: Sequence[Record]) -> None:
     """Create the rows that are not there. Raises what the engine raises, after bounded retries of
     conflicts.
     """
-    for start in range(0, len(records), _ROWS):
-        _append(spark, table, records[start : start + _ROWS])
+    for part in parts_of(records):
+        _append(spark, table, part)
+
+
+def parts_of(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """The records in parts of bounded size: each goes to the engine in one message."""
+    part: list[Record] = []
+    size = 0
+    for record in records:
+        if part and (len(part) >= _ROWS or size + len(record["answer"]) > _CHARS):
+            yield part
+            part, size = [], 0
+        part.append(record)
+        size += len(record["answer"])
+    if part:
+        yield part
 
 
 def _append(spark: Any, table: str, records: Sequence[Record]) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from llm_support import CREATE, TABLE, Said, calls_of, run_folder, serving
 
-from executor_harness.models import answers
+from executor_harness.models import table as calls_table
 from executor_harness.models.journal import Record
 
 
@@ -44,6 +46,9 @@ class Counting:
 
     def __call__(self) -> Any:
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.spark, name)
 
 
 ODD = ["'", "a\\b", "${x} -- ; /*", "\n\t", "ünï", "日本", "\U0001f600", '"', " ", "NULL", "$1"]
@@ -126,26 +131,40 @@ def test_a_look_up_is_one_statement_and_not_repeated(table: Any, tmp_path: Path)
         calls.close()
 
 
-def test_statements_are_bounded() -> None:
-    def record(n: int, size: int) -> Record:
-        return {
-            "call_key": f"{n:064x}",
-            "run_id": "r",
-            "iter_n": 1,
-            "attempt": 1,
-            "model": "m",
-            "answer": "é" * size,
-            "error": None,
-            "input_tokens": 1,
-            "output_tokens": 1,
-            "cost_usd": 1e-07,
-            "seconds": 0.5,
-            "at": "2026-01-01T00:00:00.000Z",
-        }
+def record(n: int, answer: str) -> Record:
+    return {
+        "call_key": f"{n:064x}",
+        "run_id": "r",
+        "iter_n": 1,
+        "attempt": 1,
+        "model": "m",
+        "answer": answer,
+        "error": None,
+        "input_tokens": 1,
+        "output_tokens": 1,
+        "cost_usd": 1e-07,
+        "seconds": 0.5,
+        "at": "2026-01-01T00:00:00.000Z",
+    }
 
-    assert len(list(answers.statements(TABLE, [record(n, 1) for n in range(1_200)]))) == 3
-    texts = list(answers.statements(TABLE, [record(n, 100_000) for n in range(20)]))
-    assert len(texts) > 3
-    assert max(map(len, texts)) < 2_600_000
-    assert list(answers.statements(TABLE, [])) == []
-    assert "CAST('1e-07' AS DOUBLE)" in texts[0]
+
+@given(st.lists(st.integers(0, 9), max_size=40))
+def test_what_goes_to_the_engine_at_once_is_bounded(sizes: list[int]) -> None:
+    records = [record(n, "x" * size) for n, size in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(calls_table, "_ROWS", 5)
+        patched.setattr(calls_table, "_CHARS", 12)
+        parts = list(calls_table.parts_of(records))
+    assert [one for part in parts for one in part] == records
+    assert all(0 < len(part) <= 5 for part in parts)
+    assert all(len(part) == 1 or sum(len(one["answer"]) for one in part) <= 12 for part in parts)
+
+
+def test_answers_of_any_content_and_size(table: Any) -> None:
+    odd = [*ODD, "lone \ud800", "", "x" * 3_000_000]
+    records = [record(n, text) for n, text in enumerate(odd)]
+    calls_table.append(table, TABLE, records)
+    calls_table.append(table, TABLE, records)
+    rows = table.sql(f"SELECT call_key, answer, cost_usd, at FROM {TABLE} ORDER BY call_key").collect()
+    assert [row[1] for row in rows] == [text.replace("\ud800", "?") for text in odd]
+    assert {(row[2], row[3].isoformat()) for row in rows} == {(1e-07, "2026-01-01T00:00:00")}
