@@ -54,7 +54,7 @@ class Warehouse:
     def _run(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
         def once(access: Access) -> T:
             with (
-                sql_errors(self._where, self._pause),
+                sql_errors(self._where, lambda: retry_after(self._connection)),
                 self._cursor(access) as cursor,
                 within(self._limit_s, cursor, where=self._where),
             ):
@@ -68,56 +68,61 @@ class Warehouse:
     def _where(self) -> str:
         return f"warehouse {self._http_path} at {self._workspace.host}"
 
-    def _pause(self) -> float | None:
-        """The Retry-After of the last reply. The connector has no word for it, so its transport is asked."""
-        headers = self._connection
-        for name in ("session", "backend", "_transport", "headers"):
-            headers = getattr(headers, name, None)
-        try:
-            return float(headers["Retry-After"]) if headers is not None else None
-        except (KeyError, TypeError, ValueError):
-            return None
-
     @contextlib.contextmanager
     def _cursor(self, access: Access) -> Any:
         if self._access is not access:  # a session that was opened with other credentials may end with them
             self.close()
         if self._connection is None:
-            self._connection, self._access = self._connect(access), access
+            self._connection, self._access = open_connection(access, self._http_path), access
         try:
             with self._connection.cursor() as cursor:
                 yield cursor
         except Exception as error:
-            if _session_is_gone(error):
+            if session_is_gone(error):
                 # Nothing is lost but the session: the caller's retry opens another one.
                 self._connection = None
                 raise Unreachable(f"The warehouse session is gone: {error}.", where=self._where) from None
             raise
 
-    def _connect(self, access: Access) -> Any:
-        if not self._http_path:
-            raise ConfigError(
-                "No SQL warehouse is configured.",
-                where="RLM_WAREHOUSE_HTTP_PATH",
-                fix="Set it to the warehouse's HTTP path, such as /sql/1.0/warehouses/<id>.",
-            )
-        from databricks import sql
 
-        host = str(access.config.host).rstrip("/")
-        # The URI, not the host name, decides between http and https; telemetry would phone home.
-        return sql.connect(
-            server_hostname=host.split("://")[-1],
-            http_path=self._http_path,
-            credentials_provider=lambda: access.config.authenticate,
-            _connection_uri=f"{host}{self._http_path}",
-            enable_telemetry=False,
-            use_cloud_fetch=False,
-            user_agent_entry="databricks-rlm-agent",
-            **connector_options(),
+def open_connection(access: Access, http_path: str | None, **options: Any) -> Any:
+    """A new connection of the connector, without its own retries; raise ConfigError without a path."""
+    if not http_path:
+        raise ConfigError(
+            "No SQL warehouse is configured.",
+            where="RLM_WAREHOUSE_HTTP_PATH",
+            fix="Set it to the warehouse's HTTP path, such as /sql/1.0/warehouses/<id>.",
         )
+    from databricks import sql
+
+    host = str(access.config.host).rstrip("/")
+    # The URI, not the host name, decides between http and https; telemetry would phone home.
+    return sql.connect(
+        server_hostname=host.split("://")[-1],
+        http_path=http_path,
+        credentials_provider=lambda: access.config.authenticate,
+        _connection_uri=f"{host}{http_path}",
+        enable_telemetry=False,
+        use_cloud_fetch=False,
+        user_agent_entry="databricks-rlm-agent",
+        **connector_options(),
+        **options,
+    )
 
 
-def _session_is_gone(error: Exception) -> bool:
+def retry_after(connection: Any) -> float | None:
+    """The Retry-After of the last reply in seconds; the connector has no word for it, its transport has."""
+    headers = connection
+    for name in ("session", "backend", "_transport", "headers"):
+        headers = getattr(headers, name, None)
+    try:
+        return float(headers["Retry-After"]) if headers is not None else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def session_is_gone(error: Exception) -> bool:
+    """Whether the warehouse knows the session no more."""
     text = f"{type(error).__name__} {error}"
     return any(
         mark in text for mark in ("SessionAlreadyClosed", "Invalid SessionHandle", "SESSION_NOT_FOUND")

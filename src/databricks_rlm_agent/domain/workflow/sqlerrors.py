@@ -1,0 +1,202 @@
+"""What went wrong with a statement: its kind, how bad it is, and what to do. Pure.
+
+Conditions are those of Databricks SQL (docs.databricks.com, "Error conditions"); the class of the error tells
+those that never reached a parser.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from databricks_rlm_agent.errors import (
+    Conflict,
+    NeverReached,
+    NotFound,
+    RlmError,
+    Throttled,
+    Unauthorized,
+    Unreachable,
+)
+
+HEAD = 120
+
+
+class Cause(StrEnum):
+    """What an error is about."""
+
+    PERMISSION = "permission"
+    MISSING = "missing object"
+    EXISTS = "object exists"
+    SYNTAX = "syntax"
+    DATA = "data"
+    CONCURRENCY = "concurrency"
+    RESOURCE = "resource"
+    CONNECTION = "connection"
+    CANCELLED = "cancelled"
+    MEASURE = "measure"
+    LOOP = "loop"
+    FILE = "file"
+    STATEMENT = "statement"
+
+
+class Severity(StrEnum):
+    """CRITICAL ends the file; TRANSIENT is worth another try; after a WARNING the file goes on."""
+
+    CRITICAL = "critical"
+    TRANSIENT = "transient"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that went wrong. ``line`` counts from 1, None for what is no statement's fault.
+
+    ``outcome_unknown``: the statement may have taken effect all the same.
+    """
+
+    kind: Cause
+    severity: Severity
+    message: str
+    hint: str
+    file: str | None = None
+    line: int | None = None
+    statement: str | None = None
+    outcome_unknown: bool = False
+
+    @property
+    def where(self) -> str:
+        """``file:line``, as far as known."""
+        return ":".join(str(part) for part in (self.file, self.line) if part is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    pattern: re.Pattern[str]
+    kind: Cause
+    severity: Severity
+    hint: str
+
+
+def _rule(pattern: str, kind: Cause, severity: Severity, hint: str) -> _Rule:
+    return _Rule(pattern=re.compile(pattern), kind=kind, severity=severity, hint=hint)
+
+
+_CRITICAL, _TRANSIENT, _WARNING = Severity.CRITICAL, Severity.TRANSIENT, Severity.WARNING
+# The first that matches counts. A condition stands in brackets at the start; a name in a message does not.
+_RULES = (
+    _rule(
+        r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED|CONCURRENT_\w*(MODIFICATION|APPEND)",
+        Cause.CONCURRENCY,
+        _TRANSIENT,
+        "Another writer changed the table at the same time; it is tried again.",
+    ),
+    _rule(
+        r"PERMISSION_DENIED|INSUFFICIENT_P(ERMISSIONS|RIVILEGES)|UNAUTHENTICATED",
+        Cause.PERMISSION,
+        _CRITICAL,
+        "Ask for the permission, or use an identity that has it.",
+    ),
+    _rule(
+        r"TABLE_OR_VIEW_NOT_FOUND|(SCHEMA|CATALOG|DATABASE)_NOT_FOUND|NO_SUCH_\w+|UNRESOLVED_\w+"
+        r"|DELTA_(TABLE|PATH)_(NOT_FOUND|DOES_NOT_EXIST)|VIEW_NOT_FOUND|PATH_NOT_FOUND",
+        Cause.MISSING,
+        _CRITICAL,
+        "Check the spelling, the catalog and schema in force, and whether an earlier file makes it.",
+    ),
+    _rule(
+        r"ALREADY_EXISTS",
+        Cause.EXISTS,
+        _CRITICAL,
+        "Write CREATE OR REPLACE, add IF NOT EXISTS, or drop it first.",
+    ),
+    _rule(
+        r"PARSE_\w+|SYNTAX_ERROR|\w*UNSUPPORTED_FEATURE|FEATURE_NOT_SUPPORTED",
+        Cause.SYNTAX,
+        _CRITICAL,
+        "Correct the statement.",
+    ),
+    _rule(
+        r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|OutOfMemory|QUOTA_EXCEEDED|NO_SPACE"
+        r"|EXECUTOR_LOST|DRIVER_\w+|TEMPORARILY_UNAVAILABLE|REQUEST_LIMIT_EXCEEDED",
+        Cause.RESOURCE,
+        _TRANSIENT,
+        "The warehouse had too little of something; try fewer at a time (--max-parallel) or a larger one.",
+    ),
+    _rule(
+        r"CANCELL?ED|OPERATION_CANCELED|took longer than",
+        Cause.CANCELLED,
+        _CRITICAL,
+        "It was cancelled; run again with --resume.",
+    ),
+    _rule(
+        r"DIVIDE_BY_ZERO|CAST_\w+|\w*OVERFLOW|DELTA_\w*CONSTRAINT\w*|NOT_NULL\w*|\w*MULTIPLE_SOURCE_ROW\w*"
+        r"|DATATYPE_MISMATCH|USER_RAISED_EXCEPTION|INVALID_ARRAY_INDEX|MALFORMED_\w+",
+        Cause.DATA,
+        _CRITICAL,
+        "Look at the data that the statement reads.",
+    ),
+)
+_STATEMENT = "Read the message; run again with --resume when it is mended."
+# Statements whose failure leaves all data as it was.
+_UPKEEP = re.compile(r"(OPTIMIZE|ANALYZE|VACUUM|COMMENT|REFRESH|REORG)\b", re.IGNORECASE)
+_DROP = re.compile(r"DROP\s+(TABLE|VIEW|FUNCTION|SCHEMA)\b", re.IGNORECASE)
+
+
+def classify(
+    error: RlmError,
+    *,
+    file: str | None = None,
+    line: int | None = None,
+    statement: str | None = None,
+) -> Problem:
+    """What to make of an error of the engine; ``statement`` is its text without comments before it."""
+    kind, severity, hint = _of(error)
+    if statement is not None and severity is _CRITICAL and kind is not Cause.CANCELLED:
+        gone_already = kind is Cause.MISSING and _DROP.match(statement)
+        if _UPKEEP.match(statement) or gone_already:
+            severity = _WARNING
+            hint = "Nothing to drop." if gone_already else "No data depends on it; the file goes on."
+    return Problem(
+        kind=kind,
+        severity=severity,
+        message=error.what,
+        hint=hint,
+        file=file,
+        line=line,
+        statement=head(statement) if statement is not None else None,
+        outcome_unknown=isinstance(error, Unreachable) and not isinstance(error, NeverReached),
+    )
+
+
+def _of(error: RlmError) -> tuple[Cause, Severity, str]:
+    if isinstance(error, NeverReached):
+        return Cause.CONNECTION, _CRITICAL, error.fix or "Check host, HTTP path and network."
+    if isinstance(error, Unreachable):
+        return Cause.CONNECTION, _TRANSIENT, "The connection was lost; it is tried again where that is safe."
+    if isinstance(error, Throttled):
+        return Cause.RESOURCE, _TRANSIENT, "The workspace asked to slow down; it is tried again."
+    if isinstance(error, Conflict):
+        return Cause.CONCURRENCY, _TRANSIENT, _RULES[0].hint
+    if isinstance(error, Unauthorized):
+        return Cause.PERMISSION, _CRITICAL, error.fix or _RULES[1].hint
+    condition = re.match(r"\s*\[([^\]]+)\]", error.what)
+    text = condition[1] if condition else error.what  # a message may quote the statement's own words
+    for rule in _RULES:
+        if rule.pattern.search(text):
+            return rule.kind, rule.severity, rule.hint
+    if isinstance(error, NotFound):
+        return Cause.MISSING, _CRITICAL, _RULES[2].hint
+    return Cause.STATEMENT, _CRITICAL, error.fix or _STATEMENT
+
+
+def head(statement: str) -> str:
+    """The beginning of a statement in one line."""
+    text = " ".join(statement[: 4 * HEAD].split())
+    return text if len(text) <= HEAD else f"{text[: HEAD - 1]}…"
