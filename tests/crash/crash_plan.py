@@ -16,6 +16,8 @@ from crash_network import cases, fault_at, noise
 from crash_points import MODES, Case, Mode, Point, kill_at, record
 from crash_programs import DYING, WRITING, write_script
 from crash_rig import Rig, rig
+from crash_subcalls import MOMENTS, Moment, interrupt
+from crash_subcalls import Victim as Interrupted
 from crash_workspace import kill_workspace
 
 Work = Callable[[Rig, str], Case]
@@ -46,6 +48,7 @@ def plan(folder: Path, seed: int, sections: Collection[str]) -> list[Job]:
     kinds = list(dict.fromkeys(kind for kind, _ in [(INSERT, 1), *points]))
     jobs += _faults(kinds, dying=False) + _faults(list(dict.fromkeys(kind for kind, _ in extra)), dying=True)
     jobs += [_noise(seed + number) for number in range(5)] + children
+    jobs += [_interrupted(victim, moment) for victim, moments in MOMENTS for moment in moments]
     return [job for job in jobs if job.section in sections]
 
 
@@ -168,7 +171,18 @@ def _children(made: Rig) -> list[Job]:
 
     # What falls into one tick differs from run to run: points are those that two runs have had.
     recorded, again = record_children(made, "tree"), record_children(made, "again")
-    points = [
-        Point(kind=kind, n=n, mode=mode) for kind, n in recorded for mode in MODES[:2] if (kind, n) in again
+    return [
+        job(Point(kind=kind, n=n, mode=mode), controllers)
+        for controllers, modes in ((1, MODES[:2]), (2, MODES[1:2]))
+        for kind, n in recorded
+        for mode in modes
+        if (kind, n) in again
     ]
-    return [job(point, controllers) for controllers in CREWS for point in points]
+
+
+def _interrupted(victim: Interrupted, moment: Moment) -> Job:
+    return Job(
+        section="subcalls",
+        name=f"{victim} at {moment}",
+        work=lambda made, run_id: interrupt(made, victim, moment, run_id),
+    )

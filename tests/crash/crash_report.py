@@ -13,6 +13,7 @@ HEADINGS = {
     "harness killed": "The executor is killed",
     "workspace killed": "The workspace is killed during a program, and the controller in the next attempt",
     "children": "A controller is killed between any two effects of a run with child runs",
+    "subcalls": "A batch of 200 model calls is interrupted",
     "network": "One fault on one request",
     "noise": "15 % of all requests go wrong",
 }

@@ -138,8 +138,10 @@ def _paid(rig: Rig, run_id: str, children: list[str], log: list[Mapping[str, Any
         (root, own.calls, _OWN_TURNS),
         *((kid, kid.budget.usage.calls, _TURNS[name]) for kid, name in zip(kids, CHILDREN, strict=True)),
     ):
-        # What a killed controller had asked is known by its reservation only, which counts in full.
-        if not turns - sum(run.budget.reserved.values()) <= calls <= turns:
+        # What a killed controller had asked is known by its reservation only, which counts in full; who was
+        # too slow to keep its lease has asked in vain, and says so.
+        vain = sum(row["kind"] == "passing_error" for row in rig.app.ledger.events(run.run_id))
+        if not turns - sum(run.budget.reserved.values()) <= calls <= turns + vain:
             problems.append(f"{run.run_id}: {calls} model calls of {turns}, {run.budget.reserved} reserved")
     asked = sum(entry["prompt_sha256"] is not None for entry in log)
     if (asked, spent.sub_usage.calls, own.sub_calls, own.sub_tokens) != (2 * _ASKED, asked, 0, (0, 0)):

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from crash_audit import Expected
+from crash_children import kill_children
 from crash_controller import warm_up
 from crash_kinds import BY_NAME
 from crash_network import FAULTS, fault_at
 from crash_points import Mode, Point, kill_at
 from crash_programs import SHORT, write_script
 from crash_rig import Rig, rig
+from crash_subcalls import Victim, interrupt
 
 
 @pytest.fixture(scope="module")
@@ -47,4 +49,19 @@ def test_a_killed_controller_changes_nothing(
 def test_a_lost_reply_changes_nothing(made: Rig) -> None:
     (chosen,) = [each for each in FAULTS if each.name == "500 after the effect"]
     case = fault_at(made, BY_NAME["submit"], chosen, "net", dying=False)
+    assert case.good, case
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("insert run", "after"), ("put answer", "before")])
+def test_a_killed_controller_neither_loses_a_child_nor_makes_one_twice(
+    made: Rig, kind: str, mode: Mode
+) -> None:
+    point = Point(kind=BY_NAME[kind], n=1, mode=mode)
+    case = kill_children(made, point, f"tree-{point.slug}", controllers=1)
+    assert case.good, case
+
+
+@pytest.mark.parametrize("victim", ["process", "controller"])
+def test_an_answered_prompt_is_not_asked_again(made: Rig, victim: Victim) -> None:
+    case = interrupt(made, victim, 30, f"asked-{victim}", prompts=80)
     assert case.good, case
