@@ -100,7 +100,8 @@ class Batch:
 class Blow:
     """What was known when it fell: prompts asked until then, and those with an answer on record (digests).
 
-    ``log_lost``: the workspace was started again, and its request log begins anew.
+    ``log_lost``: the workspace was started again, and its request log begins anew; what was asked at its end
+    is in neither of them.
     """
 
     asked: Counter[str] = field(default_factory=Counter)
@@ -123,7 +124,11 @@ def audit_batch(batch: Batch, blow: Blow, status: str) -> Audit:
     count = batch.asked() + (blow.asked if blow.log_lost else Counter())
     repeated = {prompt for prompt, times in count.items() if times > 1}
     again = len(repeated & blow.on_record)
-    problems = _questions(batch, count, repeated) + _kept(batch) + _paid(batch, count.total(), status)
+    problems = _kept(batch) + _paid(batch, count.total(), status)
+    if len(repeated) > CONCURRENCY or count.total() > batch.prompts + CONCURRENCY:
+        problems.append(f"{len(repeated)} prompts were asked again, {count.total()} calls in all")
+    if not blow.log_lost and len(count) != batch.prompts:
+        problems.append(f"{len(count)} prompts of {batch.prompts} were asked")
     if again:
         problems.append(f"{again} of {len(blow.on_record)} prompts with an answer on record were asked again")
     return Audit(
@@ -138,15 +143,6 @@ def _expected(*attempts: tuple[int, int, str], tried: int) -> Expected:
     every = ((1, 1, "SUCCESS"), *attempts, (BATCH + 1, 1, "SUCCESS"))
     value = {"total": 42, "tried": tried}
     return Expected(attempts=every, tables=False, calls=BATCH + 2, values={BATCH + 1: value})
-
-
-def _questions(batch: Batch, count: Counter[str], repeated: set[str]) -> list[str]:
-    problems = []
-    if set(count) != {digest(text) for text in batch.texts()}:
-        problems.append(f"{len(count)} prompts of {batch.prompts} were asked")
-    if len(repeated) > CONCURRENCY or count.total() > batch.prompts + CONCURRENCY:
-        problems.append(f"{len(repeated)} prompts were asked again, {count.total()} calls in all")
-    return problems
 
 
 def _kept(batch: Batch) -> list[str]:

@@ -29,7 +29,8 @@ MOMENTS: tuple[tuple[Victim, tuple[Moment, ...]], ...] = (
     ("workspace", (30, 100, 170)),
     ("machine", (1, 100, 170)),
 )
-_ENDS = {"controller": "SUCCESS", "workspace": "LOST", "machine": "LOST"}
+# A workspace that starts ends the processes that its forerunner left behind.
+_ENDS = {"controller": "SUCCESS", "machine": "LOST"}
 
 
 def interrupt(rig: Rig, victim: Victim, moment: Moment, run_id: str, *, prompts: int = 200) -> Case:
