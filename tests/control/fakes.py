@@ -98,13 +98,15 @@ class Job:
 
 @dataclass(kw_only=True)
 class World:
-    """Everything that outlives a controller. ``endings`` are by (iteration, attempt), GOOD by default.
+    """Everything that outlives a controller. ``endings`` are by (iteration, attempt), GOOD by default;
+    ``own_endings`` are those of single runs, by their task.
 
     ``calls`` counts, by run, what models were really asked, whether or not anybody lived to report it.
     ``torn`` are columns of ``run_state`` that somebody has overwritten, by run.
     """
 
     endings: Mapping[tuple[int, int], Ending] = field(default_factory=dict)
+    own_endings: Mapping[str, Mapping[tuple[int, int], Ending]] = field(default_factory=dict)
     now_s: float = 0.0
     runs: dict[str, Run] = field(default_factory=dict)
     rows: dict[tuple[Any, ...], Any] = field(default_factory=dict)
@@ -179,7 +181,8 @@ class World:
             if cancels and job.cancelled and not job.verdict.over:
                 self._end(job, CANCELLED)
             elif not job.verdict.over:
-                self._end(job, self.endings.get((job.key.iter_n, job.key.attempt), GOOD))
+                endings = self.own_endings.get(self.runs[job.key.run_id].capsule.objective, self.endings)
+                self._end(job, endings.get((job.key.iter_n, job.key.attempt), GOOD))
 
     def _end(self, job: Job, ending: Ending) -> None:
         job.verdict = replace(
@@ -268,7 +271,13 @@ class FakeStore:
         self.gate("insert", lambda: self.world.insert(runs))
 
     def children(self, run_id: str) -> Sequence[Run]:
-        return self.gate("children", lambda: self.world.children(run_id))
+        def act() -> list[Run]:  # of a damaged row, what can be read
+            found = self.world.children(run_id)
+            return [
+                replace(self._read(run, reported=False).run, cancel_reason=run.cancel_reason) for run in found
+            ]
+
+        return self.gate("children", act)
 
     def family(self, run_id: str) -> Sequence[str]:
         below = [name for child in self.world.children(run_id) for name in self.family(child.run_id)]
@@ -471,12 +480,13 @@ class NoSql:
 
 @dataclass(kw_only=True)
 class ScriptedPlanner:
-    """ports.Planner: the action depends on the iteration only, as with a scripted model."""
+    """ports.Planner: the action depends on the task and the iteration only, as with a scripted model."""
 
     world: World
     gate: Gate
     script: Sequence[Action | str | Exception]
     child_script: Sequence[Action | str | Exception] = ()
+    scripts: Mapping[str, Sequence[Action | str | Exception]] = field(default_factory=dict)
     park: Callable[[], None] = lambda: None
     model: str = "scripted"
 
@@ -508,7 +518,7 @@ class ScriptedPlanner:
             model=self.model, purpose="planner", usage=Usage(calls=1, input_tokens=10), seconds=0.0
         )
         script = self.script if self.world.runs[turn.run_id].parent_run_id is None else self.child_script
-        reply = script[turn.iter_n - 1]
+        reply = self.scripts.get(turn.capsule.objective, script)[turn.iter_n - 1]
         reason = None if isinstance(reply, str | Exception) else turn.review(reply)
         if reason is not None:
             return Planned(action=None, failure=f"refused: {reason}", calls=(call,))
@@ -526,6 +536,7 @@ class Controller:
     world: World
     script: Sequence[Action | str | Exception]
     child_script: Sequence[Action | str | Exception] = ()
+    scripts: Mapping[str, Sequence[Action | str | Exception]] = field(default_factory=dict)
     name: str = "c1"
     planners: int = 1
     crew: Crew | None = None
@@ -538,7 +549,13 @@ class Controller:
         volume, jobs = FakeVolume(world=world, gate=gate), FakeJobs(world=world, gate=gate)
         ledger, catalog = FakeLedger(world=world, gate=gate), NoTables()
         crew = self.crew or Crew(size=self.planners)
-        planner = ScriptedPlanner(world=world, gate=gate, script=self.script, child_script=self.child_script)
+        planner = ScriptedPlanner(
+            world=world,
+            gate=gate,
+            script=self.script,
+            child_script=self.child_script,
+            scripts=self.scripts,
+        )
         if isinstance(crew, SteadyCrew):
             planner.park = crew.park
         publisher = Publisher(

@@ -227,11 +227,14 @@ class Fleet(RuleBasedStateMachine):
         self.check_ledgers()
 
     def check_run(self, run: Run) -> None:
-        assert run.lease_epoch >= self.epochs.get(run.run_id, 0)
-        self.epochs[run.run_id] = run.lease_epoch
         budget = run.budget
         counted = budget.usage.calls + sum(budget.reserved.values())
         assert self.world.calls[run.run_id] <= counted <= budget.max_model_calls, (self.world.calls, run)
+        self.check_progress(run)
+
+    def check_progress(self, run: Run) -> None:
+        assert run.lease_epoch >= self.epochs.get(run.run_id, 0)
+        self.epochs[run.run_id] = run.lease_epoch
         if run.run_id in self.ended:
             assert run == self.ended[run.run_id]
         elif run.fsm_state.terminal:

@@ -19,6 +19,7 @@ from fakes import (
     program,
     settle,
 )
+from steady import HereCrew
 
 from databricks_rlm_agent.domain.actions import Action, Finish, Spawn
 from databricks_rlm_agent.domain.budget import Budget, Usage
@@ -34,7 +35,9 @@ IDS = [child_id("r1", 1, task.name) for task in TASKS]
 
 
 def controller(world: World, script: Any = PARENT, name: str = "c1", gate: Gate | None = None) -> Controller:
-    return Controller(world=world, script=script, child_script=CHILD, name=name, gate=gate or Gate())
+    return Controller(
+        world=world, script=script, child_script=CHILD, name=name, gate=gate or Gate(), crew=HereCrew()
+    )
 
 
 def test_a_run_waits_for_its_children_and_finds_their_answers_as_inputs() -> None:
