@@ -59,12 +59,20 @@ def gaps(contenders: Sequence[Contender], plan: Plan) -> list[Row]:
 
 
 def sub_calls(contenders: Sequence[Contender], plan: Plan) -> list[Row]:
-    """Batches of sub-calls of half a second, timed in the program that asks them; the first batch twice."""
+    """Batches of sub-calls of half a second, timed in the program that asks them.
+
+    The first size is asked in several rounds, contenders in turn, and in the last one twice.
+    """
     rows = []
     for count in plan.sub_calls:
         twice = count == plan.sub_calls[0]
+        earlier = [
+            {it.name: _batch(it, count, times=1) for it in contenders} for _ in range(ROUNDS if twice else 0)
+        ]
         done = {it.name: _batch(it, count, times=2 if twice else 1) for it in contenders}
-        took = {name: batch.seconds[0] for name, batch in done.items()}
+        took = {
+            name: statistics.median(batch[name].seconds[0] for batch in [*earlier, done]) for name in done
+        }
         most = {name: batch.at_once for name, batch in done.items()}
         limits = {
             name: math.ceil(count / (plan.at_once if name == OURS else most[name])) * SUB_LATENCY_S
