@@ -1,4 +1,4 @@
-"""What a directory of SQL is: files of statements, loops over files, and the plan that they make. Pure values.
+"""What a directory of SQL is: files of statements, loops over files, and the plan that they make. Pure.
 
 Names of tables are of `names.Name`: lower case, as many parts as are known.
 """
@@ -38,8 +38,9 @@ _REPEATABLE = frozenset({Kind.USE, Kind.SESSION, Kind.QUERY, Kind.REPLACE, Kind.
 class Statement:
     """One statement, without comments around it and the semicolon after it.
 
-    ``makes`` are tables and views that it leaves behind under a name (a rename's new one), ``gone`` those that
-    it takes away; both are among ``writes``. Temporary views are none. CTEs are no reads.
+    ``makes`` are tables and views that it leaves under a name (a rename's new one), ``gone`` those that it
+    takes away; both are among ``writes``. A schema is there as ``main.shop.*``, a function as
+    ``main.shop.f()``. Temporary views and CTEs are neither reads nor writes.
     """
 
     text: str
@@ -50,7 +51,6 @@ class Statement:
     writes: tuple[Name, ...] = ()
     makes: tuple[Name, ...] = ()
     gone: tuple[Name, ...] = ()
-    temporary: tuple[str, ...] = ()  # views of the session that it makes
     problem: str | None = None  # why its reads and writes are not known; they are then ``ANYTHING``
 
     @property
@@ -82,9 +82,13 @@ class SqlFile:
     reads: tuple[Name, ...] = ()
     writes: tuple[Name, ...] = ()
     makes: tuple[Name, ...] = ()
-    problem: str | None = (
-        None  # why it runs alone: the first statement's whose reads and writes are not known
-    )
+    views: tuple[str, ...] = ()  # temporary ones, which no other file sees
+    problem: str | None = None  # why it runs alone: not all that it reads and writes is known
+
+    @property
+    def tables(self) -> tuple[Name, ...]:
+        """The tables and views that are there after it because of it."""
+        return tuple(name for name in self.makes if name[-1] != "*" and not name[-1].endswith("()"))
 
 
 @dataclass(frozen=True, kw_only=True)

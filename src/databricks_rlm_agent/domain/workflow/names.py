@@ -53,3 +53,8 @@ def resolved(parts: Name, catalog: str | None, schema: str | None) -> Name:
     if len(name) == 2 and catalog and "/" not in name[1]:
         name = (catalog.lower(), *name)
     return name
+
+
+def unique(names: Iterable[Name]) -> tuple[Name, ...]:
+    """The names, each once, in order."""
+    return tuple(dict.fromkeys(names))

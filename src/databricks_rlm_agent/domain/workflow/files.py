@@ -1,0 +1,64 @@
+"""A file of SQL, read: its stage, its statements, and what they read and write together. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+from databricks_rlm_agent.domain.workflow.model import SqlFile, Statement
+from databricks_rlm_agent.domain.workflow.names import ANYTHING, Name, unique
+from databricks_rlm_agent.domain.workflow.split import split
+from databricks_rlm_agent.domain.workflow.statements import Session, read_statement
+
+# A number, and a letter at most: 01_graph, 2-merge, 03b.stats.
+_PREFIX = re.compile(r"(\d+)[a-z]?(?=[_.\- ]|$)", re.IGNORECASE)
+
+
+def stage_of(name: str) -> int | None:
+    """The number that a file's name begins with; None without one."""
+    found = _PREFIX.match(name)
+    return int(found[1]) if found else None
+
+
+def sql_file(name: str, text: str, *, catalog: str | None = None, schema: str | None = None) -> SqlFile:
+    """Read a file whose variables have been put in; names without a place are in ``catalog``, ``schema``.
+
+    Raises UsageError, with file and line, where it cannot be split into statements.
+    """
+    session = Session(catalog=catalog, schema=schema)
+    statements = []
+    for piece in split(text, name):
+        statement, session = read_statement(piece, name, session)
+        statements.append(statement)
+    unclear = next((each for each in statements if each.problem), None)
+    return SqlFile(
+        name=name,
+        stage=stage_of(name),
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        statements=tuple(statements),
+        reads=_reads(statements),
+        writes=unique(name for statement in statements for name in statement.writes),
+        makes=_makes(statements),
+        views=tuple(sorted(session.views)),
+        problem=f"{unclear.file}:{unclear.line}: {unclear.problem}" if unclear else None,
+    )
+
+
+def _reads(statements: Iterable[Statement]) -> tuple[Name, ...]:
+    """What must be there before: all that is read, but for what the file has made itself by then."""
+    made: set[Name] = set()
+    reads = []
+    for statement in statements:
+        reads += [name for name in statement.reads if name not in made]
+        made = (made | set(statement.makes)) - {ANYTHING}
+    return unique(reads)
+
+
+def _makes(statements: Iterable[Statement]) -> tuple[Name, ...]:
+    made: dict[Name, None] = {}
+    for statement in statements:
+        for name in statement.gone:
+            made.pop(name, None)
+        made |= dict.fromkeys(statement.makes)
+    return tuple(made)

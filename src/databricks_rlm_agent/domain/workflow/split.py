@@ -1,0 +1,136 @@
+"""A text of SQL into its statements, by the tokens of Databricks SQL. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from databricks_rlm_agent.errors import UsageError
+
+if TYPE_CHECKING:
+    from sqlglot import Token
+
+_FIX = "Check its quotes, comments and $$ from there on."
+# Anything that has an end, or one character: for the place of an error only, so not of nested comments.
+_CLOSED = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|\$(\w*)\$.*?\$\1\$|/\*|\$\w*\$|.""",
+    re.DOTALL,
+)
+_OPENERS = {"'", '"', "`", "/*", "$$"}
+# What stands before a word that is a name there: `SELECT begin, t.end`.
+_BEFORE_NAMES = {"DOT", "COMMA", "SELECT", "L_PAREN"}
+# After END, what it ends; these are not counted where they begin, for IF and REPEAT are functions as well.
+_ENDINGS = {"IF", "LOOP", "WHILE", "REPEAT", "FOR"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A statement's text, without comments around it, and the line of its first word, from 1."""
+
+    text: str
+    line: int
+
+
+def split(text: str, file: str) -> list[Piece]:
+    """The statements of a text, in order; empty ones are left out.
+
+    Raises UsageError, with file and line, for a text that has no end of a string, comment or block.
+    """
+    pieces = []
+    at, line = 0, 1
+    for tokens in _statements(tokens_of(text, file), text, file):
+        line += text.count("\n", at, tokens[0].start)
+        at = tokens[0].start
+        pieces.append(Piece(text=text[at : tokens[-1].end + 1], line=line))
+    return pieces
+
+
+def tokens_of(text: str, file: str) -> list[Token]:
+    """The tokens of a text, comments left out; UsageError for one that cannot be read to its end."""
+    from sqlglot.dialects import Databricks
+    from sqlglot.errors import TokenError
+
+    try:
+        return list(_tokenizer()(dialect=Databricks()).tokenize(text))
+    except TokenError:
+        line = _unended(text)
+        raise UsageError(
+            "The SQL cannot be read: a string, quoted name or comment has no end.",
+            where=f"{file}:{line}",
+            fix=_FIX,
+        ) from None
+
+
+@cache
+def _tokenizer() -> Any:
+    from sqlglot.dialects import Databricks
+
+    class Tokenizer(Databricks.Tokenizer):  # type: ignore[misc]  # sqlglot leaves it untyped
+        """As Databricks has it, which sqlglot's own leaves out in three points."""
+
+        HEREDOC_STRINGS = ["$"]  # noqa: RUF012 - of sqlglot; $$ … $$ and $tag$ … $tag$: bodies of functions
+        HEREDOC_TAG_IS_IDENTIFIER = True
+        COMMANDS: set[Any] = set()  # noqa: RUF012 - of sqlglot; it would take what follows up to any semicolon
+
+    return Tokenizer
+
+
+def _unended(text: str) -> int:
+    """The line where what has no end begins."""
+    place = 0
+    for found in _CLOSED.finditer(text):
+        if found[0] in _OPENERS:
+            break
+        place = found.end()
+    return 1 + text.count("\n", 0, place)
+
+
+def _statements(tokens: Sequence[Token], text: str, file: str) -> Iterator[list[Token]]:
+    """The tokens of each statement: between semicolons that are in no ``BEGIN … END``."""
+    current: list[Token] = []
+    opened: list[Token] = []
+    for place, token in enumerate(tokens):
+        kind = token.token_type.name
+        if kind == "SEMICOLON" and not opened:
+            if current:
+                yield current
+            current = []
+            continue
+        current.append(token)
+        following = tokens[place + 1] if place + 1 < len(tokens) else None
+        if _opens(current, following, inside=bool(opened)):
+            opened.append(token)
+        elif opened and _closes(current, following):
+            opened.pop()
+    if opened:
+        line = 1 + text.count("\n", 0, opened[0].start)
+        raise UsageError("A BEGIN has no END.", where=f"{file}:{line}", fix="Add the END that is missing.")
+    if current:
+        yield current
+
+
+def _opens(current: Sequence[Token], following: Token | None, *, inside: bool) -> bool:
+    """Whether the newest token opens a block, or within one a CASE, which has an END as well."""
+    kind = current[-1].token_type.name
+    before = current[-2].token_type.name if len(current) > 1 else ""
+    if kind == "CASE":
+        return inside and before not in {"DOT", "END"}
+    if kind != "BEGIN" or before in _BEFORE_NAMES:
+        return False
+    if inside:
+        return True
+    words = [token.text.upper() for token in current[:12]]
+    if len(current) == 1:  # BEGIN TRANSACTION is a statement of its own
+        return following is not None and following.text.upper() not in {";", "TRANSACTION", "WORK"}
+    labelled = len(current) == 3 and before == "COLON"
+    return labelled or (words[0] == "CREATE" and "PROCEDURE" in words)
+
+
+def _closes(current: Sequence[Token], following: Token | None) -> bool:
+    before = current[-2].token_type.name
+    if current[-1].token_type.name != "END" or before in _BEFORE_NAMES:
+        return False
+    return following is None or following.text.upper() not in _ENDINGS

@@ -1,0 +1,54 @@
+"""Variables of a workflow: ``{name}`` and ``${name}`` in its files. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from databricks_rlm_agent.domain.workflow.split import tokens_of
+from databricks_rlm_agent.errors import UsageError
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_USED = re.compile(r"\$?\{([A-Za-z_]\w*)\}")
+NUMBERS = ("iteration", "previous")
+"""Stand for the numbers of an iteration in a loop's template and convergence query."""
+
+
+def parse_variables(given: Iterable[str]) -> dict[str, str]:
+    """Read ``NAME=VALUE``, as given by ``--var``; raise UsageError for what is not that."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not _NAME.fullmatch(name) or name in NUMBERS or "\n" in value:
+            raise UsageError(
+                f"--var {text[:80]!r} is not a variable.",
+                fix="Write NAME=VALUE on one line; NAME is a word other than iteration and previous.",
+            )
+        if found.get(name, value) != value:
+            raise UsageError(f"--var {name} is given twice.", fix="Give it one value.")
+        found[name] = value
+    return found
+
+
+def used(text: str) -> set[str]:
+    """Names that may stand for variables in a text, also where they are part of a string."""
+    return set(_USED.findall(text))
+
+
+def substitute(text: str, values: Mapping[str, str]) -> str:
+    """The text with values in place of the variables that have one."""
+    return _USED.sub(lambda found: values.get(found[1], found[0]), text)
+
+
+def check_all_known(text: str, file: str) -> None:
+    """Raise UsageError for a variable without a value; in strings and comments braces mean themselves."""
+    tokens = tokens_of(text, file)
+    for one, two, three in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        name = text[one.start : three.end + 1]
+        if one.text == "{" and three.text == "}" and _USED.fullmatch(name):
+            line = 1 + text.count("\n", 0, one.start)
+            raise UsageError(
+                f"The variable {name} has no value.",
+                where=f"{file}:{line}",
+                fix=f"Give --var {two.text}=VALUE.",
+            )
