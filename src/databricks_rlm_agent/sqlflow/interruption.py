@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from databricks_rlm_agent.sqlflow.engine import Session
+
+S = TypeVar("S", bound=Session)
 
 
 class InterruptedRunError(Exception):
@@ -45,7 +48,7 @@ class Interruption:
         self.check()
 
     @contextmanager
-    def watching(self, session: Session) -> Iterator[Session]:
+    def watching(self, session: S) -> Iterator[S]:
         """A session that is cancelled with the workflow, and closed at the end."""
         self._sessions.append(session)
         try:

@@ -69,7 +69,7 @@ def judge(history: Sequence[Measure], *, limit: int) -> Verdict:
                 reason=f"iteration {last.n} has the rows of iteration {earlier.n} again, and "
                 f"{last.changed} of them differ from iteration {last.n - 1}: it would go round for ever",
             )
-    if last.n >= limit:
+    if len(history) >= limit:
         changed = f"{last.changed} rows still changed" if last.changed is not None else "nothing to compare"
         return Verdict(
             end=LoopEnd.NOT_CONVERGED, reason=f"{limit} iterations were allowed, and in the last {changed}"

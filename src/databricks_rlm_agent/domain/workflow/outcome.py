@@ -136,12 +136,36 @@ def critical_path(plan: Plan, seconds: Mapping[str, float]) -> tuple[tuple[str, 
     return before[1], before[0]
 
 
-def status_of(steps: Sequence[StepOutcome], tables: Sequence[TableCheck]) -> RunStatus:
+def status_of(
+    steps: Sequence[StepOutcome], tables: Sequence[TableCheck], *, interrupted: bool = False
+) -> RunStatus:
     """How a workflow with such steps and tables has ended."""
-    if any(step.status is StepStatus.INTERRUPTED for step in steps):
-        return RunStatus.INTERRUPTED
     whole = all(step.status in {StepStatus.DONE, StepStatus.KEPT} for step in steps)
+    if interrupted and not whole:
+        return RunStatus.INTERRUPTED
     return RunStatus.SUCCEEDED if whole and all(table.good for table in tables) else RunStatus.FAILED
+
+
+def advice(report: Report) -> tuple[str, ...]:
+    """What to do next, a sentence each."""
+    lines = []
+    for step in report.steps:
+        if step.problem is not None:
+            where = f" ({step.problem.where})" if step.problem.where else ""
+            lines.append(f"{step.id}{where}: {step.problem.hint}")
+    for table in report.tables:
+        if not table.exists:
+            lines.append(
+                f"{table.table} is not there although its file was run: look who drops or renames it."
+            )
+        elif table.unique is False:
+            lines.append(
+                f"{table.table} has rows with the same {', '.join(table.key)}: look at what makes it."
+            )
+    left = sum(step.status not in {StepStatus.DONE, StepStatus.KEPT} for step in report.steps)
+    if left:
+        lines.append(f"{left} of {len(report.steps)} steps are left: run the same command with --resume.")
+    return tuple(lines)
 
 
 def blocked(step: Step, outcomes: Mapping[str, StepOutcome]) -> str | None:
