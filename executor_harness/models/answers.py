@@ -56,12 +56,16 @@ class Answers:
         self._left_over: list[str] | None = None
         self._table_works = True
 
-    def find(self, keys: Iterable[str]) -> dict[str, str]:
-        """The answers that are there, by key. Calls the engine once for what is known nowhere nearer."""
+    def find(self, keys: Iterable[str], meanwhile: Callable[[int], None]) -> dict[str, str]:
+        """The answers that are there, by key. Calls the engine once for what is known nowhere nearer;
+        `meanwhile` is told before how many these are.
+        """
         wanted = list(dict.fromkeys(keys))
         with self._lock:
             self._read_left_overs()
             unknown = [key for key in wanted if key not in self._known and key not in self._absent]
+        if unknown:
+            meanwhile(len(unknown))
         looked_up = self._look_up(unknown) if unknown and self._table_works else {}
         with self._lock:
             self._known.update(looked_up)
@@ -74,6 +78,11 @@ class Answers:
         with self._lock:
             self._known[record["call_key"]] = record["answer"]
             self._pending[record["call_key"]] = record
+
+    def appeared(self, keys: Iterable[str]) -> None:
+        """Others have put answers to these into the table."""
+        with self._lock:
+            self._absent.difference_update(keys)
 
     def flush(self, seconds: float) -> bool:
         """Wait until the answers so far are on record; False when time was too short."""

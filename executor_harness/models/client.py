@@ -30,6 +30,7 @@ _REASONS = {
     413: "the prompt is too large for the endpoint: split it",
 }
 _IDLE_S = 4.0  # servers close idle connections, some after 5 s; a call that meets the closing would be lost
+_JUST_S = 0.05  # a connection that was used just now is as it was: looking costs a turn of the interpreter
 _REPLY_BYTES = 64 * 1024 * 1024
 
 
@@ -114,6 +115,12 @@ class Line:
             self._connection.close()
             return _failed(error, endpoint, sent=sent)
 
+    def open(self) -> None:
+        """Connect ahead of the first request, which says what is wrong if this fails."""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            self._connection.connect()
+            self._used = time.monotonic()
+
     def close(self) -> None:
         """Let go of the connection."""
         self._connection.close()
@@ -129,7 +136,8 @@ class Line:
         sock = self._connection.sock
         if sock is None:
             return
-        if time.monotonic() - self._used > _IDLE_S or select.select([sock], [], [], 0)[0]:
+        idle = time.monotonic() - self._used
+        if idle > _IDLE_S or (idle > _JUST_S and select.select([sock], [], [], 0)[0]):
             self._connection.close()
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypedDict
 
 from executor_harness.volumes import Volumes
@@ -99,28 +100,34 @@ class Journal:
                 lines, self._waiting = self._waiting, []
                 if not lines:
                     return
-            self._keep(lines)
+            self._keep(b"".join(lines))
             with self._changed:
                 self._written += len(lines)
                 self._changed.notify_all()
-
-    def _keep(self, lines: list[bytes]) -> None:
-        try:
-            data = b"".join(lines)
-            self._small.append((self._put(data), data))
-            if len(self._small) >= _JOINED:
+            if len(self._small) >= _JOINED:  # after that: nobody has to wait for it
                 self._join()
+
+    def _keep(self, data: bytes) -> None:
+        with self._saying_so():
+            self._small.append((self._put(data), data))
+
+    def _join(self) -> None:
+        small, self._small = self._small, []
+        with self._saying_so():
+            self._put(b"".join(data for _, data in small))
+            remove(self._volumes, [path for path, _ in small])
+            self.paths.difference_update(path for path, _ in small)
+
+    @contextmanager
+    def _saying_so(self) -> Iterator[None]:
+        """Where the folder does not take it."""
+        try:
+            yield
         except OSError as error:
             self._note(
                 f"answers of models could not be written to {self._folder} ({error}): if the job is killed, "
                 "they will be asked for again"
             )
-
-    def _join(self) -> None:
-        small, self._small = self._small, []
-        self._put(b"".join(data for _, data in small))
-        remove(self._volumes, [path for path, _ in small])
-        self.paths.difference_update(path for path, _ in small)
 
     def _put(self, data: bytes) -> str:
         self._files += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import os
 import threading
 import time
@@ -15,6 +17,7 @@ from executor_harness.models.asking import Answer, Asker, Question
 from executor_harness.models.chat import Options
 from executor_harness.models.client import Line
 from executor_harness.models.credentials import Credentials
+from executor_harness.models.errors import NoModel
 from executor_harness.models.journal import Journal, Record
 from executor_harness.models.meter import NOTHING, Meter, amount_of
 from executor_harness.models.pace import Pace
@@ -107,7 +110,7 @@ class Kit:
         """The answers that are there, as values, by key."""
         by_key = {question.key: question for question in questions}
         found: dict[str, Any] = {}
-        for key, text in self.answers.find(by_key).items():
+        for key, text in self.answers.find(by_key, self._prepare).items():
             try:
                 found[key] = value_of(text, by_key[key].options)
             except shapes.Misshapen:
@@ -119,12 +122,27 @@ class Kit:
         self.login.get()  # raises before anything is set in motion
         announced = len(questions) >= _ANNOUNCED
         if announced:
-            self.meter.announce(sum(map(self.asker.bound, questions), NOTHING))
+            bounds = [self.asker.bound(question) for question in questions]
+            # Twice what is asked at once: so the next round finds itself on record already.
+            block = 2 * max(_ANNOUNCED, self.access["concurrency"])
+            largest = heapq.nlargest(block, bounds, key=lambda bound: bound.tokens)
+            self.meter.announce(sum(bounds, NOTHING), sum(largest, NOTHING))
         answers = self.pool.ask(questions)
         if announced:
             self.meter.exact()
         self.answers.flush(_RECORD_S)
         return answers
+
+    def _prepare(self, questions: int) -> None:
+        """Get ready to ask while the engine looks for answers."""
+
+        def work() -> None:
+            with contextlib.suppress(NoModel):  # `ask` says so, if it comes to that
+                self.login.get()
+                self.pool.prepare(questions)
+
+        if questions >= _ANNOUNCED:
+            threading.Thread(target=work, name="rlm-prepare", daemon=True).start()
 
     def close(self) -> None:
         """End what runs, and leave everything on record."""

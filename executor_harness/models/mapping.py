@@ -250,6 +250,7 @@ class _Mapper:
             if row["answer"] is not None
         ]
         table.append(self._kit.session(), self._kit.access["calls_table"], records)
+        self._kit.answers.appeared(record["call_key"] for record in records)
         for row in rows:
             if row["answer"] is None:
                 self.errors[row["call_key"]] = f"{row['kind']}: {row['message']}"

@@ -46,6 +46,24 @@ class Amount:
             cost=self.cost + other.cost,
         )
 
+    def __sub__(self, other: Amount) -> Amount:
+        """What is left of it; nothing where the other is more."""
+        return Amount(
+            calls=max(0, self.calls - other.calls),
+            read=max(0, self.read - other.read),
+            written=max(0, self.written - other.written),
+            cost=max(0, self.cost - other.cost),
+        )
+
+    def least(self, other: Amount) -> Amount:
+        """The smaller one of the two in each way."""
+        return Amount(
+            calls=min(self.calls, other.calls),
+            read=min(self.read, other.read),
+            written=min(self.written, other.written),
+            cost=min(self.cost, other.cost),
+        )
+
     def within(self, other: Amount) -> bool:
         """Whether it is no more than the other in any way."""
         return (
@@ -106,6 +124,9 @@ def _cost(tokens: Tokens, price: Price | None) -> int:
 class Meter:
     """The account of one program. `declare` puts on record what it may have spent at most; `before` is what
     an earlier start of the same attempt has there.
+
+    The record leads what is admitted by a block of calls, no more: so that the charge of a program that is
+    killed stays near what it used. One thread at a time writes it, while the others go on.
     """
 
     def __init__(
@@ -118,8 +139,10 @@ class Meter:
         self._changed = threading.Condition()
         self._admitted: dict[int, Amount] = {}
         self._numbers = itertools.count()
-        self._spent = self._declared = before or NOTHING
+        self._spent = self._total = self._declared = before or NOTHING  # the total: with what is admitted
+        self._expected = self._block = NOTHING
         self._recorded: Usage | None = None
+        self._writing = False
         self._cached = 0
         self._stopped = False
 
@@ -130,38 +153,48 @@ class Meter:
         """
         with self._changed:
             while not self._stopped:
-                lack = self._lack(bound)
-                if not lack:
-                    number = next(self._numbers)
-                    self._admitted[number] = bound
-                    self._cover(_times(bound, _BLOCK - 1))
-                    return number
-                if not self._admitted:
+                after = self._total + bound
+                lack = self._lack(after, bound)
+                if lack and not self._admitted:
                     raise BudgetExhausted(_message(lack))
-                self._changed.wait(1.0)
+                if lack or (self._writing and not after.within(self._declared)):
+                    self._changed.wait(1.0)
+                elif after.within(self._declared):
+                    return self._admit(bound)
+                else:
+                    self._record(after + self._ahead(after, bound))
             return None
 
     def settle(self, number: int, amount: Amount) -> None:
         """The call is over, and this is what it used."""
         with self._changed:
-            del self._admitted[number]
+            bound = self._admitted.pop(number)
             self._spent += amount
-            self._cover(NOTHING)  # only where a server used more than it was asked to
+            self._total = self._total - bound + amount
             self._changed.notify_all()
+            while not self._total.within(self._declared):  # a server used more than it was asked to
+                if self._writing:
+                    self._changed.wait(1.0)
+                else:
+                    self._record(self._total)
 
-    def announce(self, amount: Amount) -> None:
-        """So much may be asked for next: one record for all of it, where there would be many."""
+    def announce(self, amount: Amount, block: Amount | None = None) -> None:
+        """So much may be asked for next; on record is to be `block` of it at a time (None: all)."""
         with self._changed:
-            total = self._total()
-            wanted = total + self._fitting(amount, total)
+            self._expected += amount
+            self._block = block or amount
+            self._turn()
+            wanted = self._total + self._ahead(self._total, NOTHING)
             if not wanted.within(self._declared):
                 self._record(wanted)
 
     def exact(self) -> None:
-        """Put on record what was really spent, if anything is on record."""
+        """Put on record what was really spent, if anything is on record. What was announced is over."""
         with self._changed:
-            if self._recorded not in (None, self._total().usage(self._cached)):
-                self._record(self._total())
+            self._expected = NOTHING
+            self._turn()
+            if self._recorded not in (None, self._total.usage(self._cached)):
+                self._record(self._total)
 
     def count_cached(self, answers: int) -> None:
         """So many answers were there already."""
@@ -177,14 +210,22 @@ class Meter:
     def usage(self) -> Usage:
         """What was used; calls on their way count as what they may use."""
         with self._changed:
-            return self._total().usage(self._cached)
+            return self._total.usage(self._cached)
 
-    def _total(self) -> Amount:
-        return sum(self._admitted.values(), self._spent)
+    def _admit(self, bound: Amount) -> int:
+        number = next(self._numbers)
+        self._admitted[number] = bound
+        self._total += bound
+        self._expected -= bound
+        if not self._writing and self._declared.calls - self._total.calls < self._block.calls // 2:
+            wanted = self._total + self._ahead(self._total, NOTHING)
+            if not wanted.within(self._declared):
+                self._record(wanted)  # in time, so that nobody has to wait for it
+        return number
 
-    def _lack(self, bound: Amount) -> list[str]:
+    def _lack(self, after: Amount, bound: Amount) -> list[str]:
         """What is too little for it, in words."""
-        after, allowed = self._total() + bound, self._allowance
+        allowed = self._allowance
         lack = []
         if after.calls > allowed["calls"]:
             lack.append(
@@ -202,14 +243,12 @@ class Meter:
             lack.append(f"it may cost ${cost:.4f}, and ${left / _PICO:.4f} of ${whole:.4f} are left")
         return lack
 
-    def _cover(self, ahead: Amount) -> None:
-        """Have what is admitted on record; if it is not, so much more with it."""
-        total = self._total()
-        if not total.within(self._declared):
-            self._record(total + self._fitting(ahead, total))
+    def _ahead(self, total: Amount, bound: Amount) -> Amount:
+        """What goes on record beyond the total: of what was announced, or some calls more like this one.
 
-    def _fitting(self, ahead: Amount, total: Amount) -> Amount:
-        """So much of it as may really be spent: a record above the allowance would be nonsense."""
+        Only so much as may really be spent: a record above the allowance would be nonsense.
+        """
+        ahead = self._expected.least(self._block) if self._expected.calls else _times(bound, _BLOCK - 1)
         tokens = max(0, self._allowance["tokens"] - total.tokens)
         written = min(ahead.written, tokens)
         room = ahead.cost if self._max_cost is None else max(0, self._max_cost - total.cost)
@@ -220,9 +259,25 @@ class Meter:
             cost=min(ahead.cost, room),
         )
 
+    def _turn(self) -> None:
+        """Wait until nobody writes the record."""
+        while self._writing:
+            self._changed.wait(1.0)
+
     def _record(self, amount: Amount) -> None:
-        self._recorded = amount.usage(self._cached)
-        self._declare(self._recorded)
+        """Write the record. Called with the lock, which others may have meanwhile: what they admit then is
+        within both, for a kill leaves the one or the other.
+        """
+        self._declared = amount.least(self._declared)
+        self._recorded = usage = amount.usage(self._cached)
+        self._writing = True
+        self._changed.release()
+        try:
+            self._declare(usage)
+        finally:
+            self._changed.acquire()
+            self._writing = False
+            self._changed.notify_all()
         self._declared = amount
 
 

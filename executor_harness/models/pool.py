@@ -55,7 +55,7 @@ class Pool:
         self._tasks: dict[str, _Task] = {}  # queued, or being asked
         self._threads: list[threading.Thread] = []
         self._lines: set[Line] = set()
-        self._idle = 0
+        self._busy = 0
         self._closed = False
 
     def ask(self, questions: Iterable[Question]) -> dict[str, Answer]:
@@ -68,6 +68,12 @@ class Pool:
         finally:
             self._abandon(batch)
         return batch.answers
+
+    def prepare(self, questions: int) -> None:
+        """So many may come: start threads and open connections for them."""
+        with self._changed:
+            if not self._closed:
+                self._start(questions)
 
     def close(self) -> None:
         """Drop what was not asked, cut what is being asked, and end the threads."""
@@ -96,11 +102,16 @@ class Pool:
                 else:
                     self._tasks[question.key] = task = _Task(question, batch)
                     self._queue.append(task)
-            for _ in range(min(len(self._queue) - self._idle, self._size - len(self._threads))):
-                thread = threading.Thread(target=self._run, name="rlm-call", daemon=True)
-                thread.start()
-                self._threads.append(thread)
+            self._start(len(self._queue))
             self._changed.notify_all()
+
+    def _start(self, wanted: int) -> None:
+        """Have so many threads without a task, as far as there may be. Called under the lock."""
+        free = len(self._threads) - self._busy
+        for _ in range(min(wanted - free, self._size - len(self._threads))):
+            thread = threading.Thread(target=self._run, name="rlm-call", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def _abandon(self, batch: Batch) -> None:
         """Nobody waits for it any more: what it alone wanted, and was not asked yet, is not asked."""
@@ -117,9 +128,11 @@ class Pool:
         with closing(self._connect()) as line:
             with self._changed:
                 self._lines.add(line)
+            line.open()
             while (task := self._next()) is not None:
                 answer = self._answer(task.question, line)
                 with self._changed:
+                    self._busy -= 1
                     self._finish(task, answer)
 
     def _answer(self, question: Question, line: Line) -> Answer:
@@ -130,11 +143,12 @@ class Pool:
 
     def _next(self) -> _Task | None:
         with self._changed:
-            self._idle += 1
             while not self._queue and not self._closed:
                 self._changed.wait()
-            self._idle -= 1
-            return None if self._closed else self._queue.popleft()
+            if self._closed:
+                return None
+            self._busy += 1
+            return self._queue.popleft()
 
     def _finish(self, task: _Task, answer: Answer) -> None:
         self._tasks.pop(task.question.key, None)

@@ -270,16 +270,19 @@ def test_tokens_and_dollars_are_bounded_before_they_are_spent(tmp_path: Path) ->
         assert len(stub.asked) == 2
 
 
-def test_what_may_be_spent_is_on_record_before(tmp_path: Path) -> None:
-    with serving(latency_s=0.3) as stub:
-        calls = calls_of(tmp_path, stub, concurrency=2)
-        thread = threading.Thread(target=calls.query_batched, args=([f"p{n}" for n in range(12)],))
-        thread.start()
-        eventually(lambda: stub.asked)
-        announced = spent(tmp_path)
-        assert announced["calls"] == 12
-        assert announced["output_tokens"] == 1200
-        thread.join()
+def test_what_may_be_spent_is_on_record_before_in_blocks(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def rule(prompt: str, before: int) -> Said:
+        on_record = spent(tmp_path)["calls"]
+        seen.append((len(seen) + 1, on_record))
+        return Said()
+
+    with serving(rule, latency_s=0.02) as stub:
+        calls = calls_of(tmp_path, stub, concurrency=10)
+        calls.query_batched([f"p{n}" for n in range(100)])
+        assert all(asked <= on_record for asked, on_record in seen), seen
+        assert all(on_record <= asked + 3 * 10 for asked, on_record in seen), seen
         assert spent(tmp_path) == calls.usage(), "and what was spent, after"
         calls.close()
 
@@ -337,6 +340,18 @@ def test_what_is_said_in_the_log(tmp_path: Path) -> None:
 
 
 # -- threads and endings -----------------------------------------------------------------------------
+
+
+def test_threads_are_used_again(tmp_path: Path) -> None:
+    with serving(latency_s=0.05) as stub:
+        calls = calls_of(tmp_path, stub, concurrency=4)
+        calls.query_batched([f"p{n}" for n in range(40)])
+        kit = calls._kit
+        assert kit is not None
+        assert len(kit.pool._threads) == 4
+        calls.query_batched([f"q{n}" for n in range(40)])
+        assert (len(kit.pool._threads), kit.pool._busy, stub.most_busy) == (4, 0, 4)
+        calls.close()
 
 
 def test_threads_of_the_program_share_the_limit_and_the_answers(tmp_path: Path) -> None:
