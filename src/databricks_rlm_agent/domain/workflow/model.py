@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from databricks_rlm_agent.domain.workflow.names import Name, shown
+from databricks_rlm_agent.domain.workflow.names import Name, is_table, shown
 
 
 class Kind(StrEnum):
@@ -88,7 +88,7 @@ class SqlFile:
     @property
     def tables(self) -> tuple[Name, ...]:
         """The tables and views that are there after it because of it."""
-        return tuple(name for name in self.makes if name[-1] != "*" and not name[-1].endswith("()"))
+        return tuple(name for name in self.makes if is_table(name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +161,14 @@ class Step:
     makes: tuple[Name, ...] = ()  # of a loop: the alias, and the tables of the iterations that exist
 
     @property
+    def files(self) -> tuple[SqlFile, ...]:
+        """Its file, or those of its loop."""
+        return self.loop.files if self.loop else (self.file,) if self.file else ()
+
+    @property
     def problem(self) -> str | None:
         """Why it runs alone."""
-        files = self.loop.files if self.loop else (self.file,)
-        return next((file.problem for file in files if file and file.problem), None)
+        return next((file.problem for file in self.files if file.problem), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,10 +198,8 @@ def _step(step: Step) -> dict[str, Any]:
     document: dict[str, Any] = {
         "id": step.id,
         "kind": "loop" if step.loop else "file",
-        "files": [file.name for file in (step.loop.files if step.loop else (step.file,)) if file],
-        "statements": sum(
-            len(file.statements) for file in (step.loop.files if step.loop else (step.file,)) if file
-        ),
+        "files": [file.name for file in step.files],
+        "statements": sum(len(file.statements) for file in step.files),
         "needs": [{"step": need.step, "reason": need.reason} for need in step.needs],
         "reads": [shown(name) for name in step.reads],
         "writes": [shown(name) for name in step.writes],

@@ -17,6 +17,11 @@ def shown(name: Name) -> str:
     return ".".join(name)
 
 
+def is_table(name: Name) -> bool:
+    """Whether it is the name of one table or view: not a schema's ``*``, and not a function's ``f()``."""
+    return "*" not in name[-1] and not name[-1].endswith("()")
+
+
 def quoted(name: Name) -> str:
     """A name for a statement, every part in backquotes."""
     return ".".join("`" + part.replace("`", "``") + "`" for part in name)
@@ -36,12 +41,18 @@ def _may_be(part: str, other: str) -> bool:
 
 
 def common(some: Iterable[Name], others: Iterable[Name]) -> Name | None:
-    """The first name, in order, that may mean the same as one of the others; None if no two do."""
+    """The first name, in order, that may mean the same as one of the others; None if no two do.
+
+    Of a name and a pattern that it fits, the pattern: it says why.
+    """
     others = tuple(others)
+    lasts = {name[-1] for name in others}
+    open_ended = any("*" in last for last in lasts)
     for name in some:
-        for other in others:
-            if may_be_same(name, other):
-                return other if name == ANYTHING else name
+        if open_ended or "*" in name[-1] or name[-1] in lasts:
+            for other in others:
+                if may_be_same(name, other):
+                    return other if "*" in other[-1] else name
     return None
 
 

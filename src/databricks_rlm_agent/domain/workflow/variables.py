@@ -44,11 +44,13 @@ def check_all_known(text: str, file: str) -> None:
     """Raise UsageError for a variable without a value; in strings and comments braces mean themselves."""
     tokens = tokens_of(text, file)
     for one, two, three in zip(tokens, tokens[1:], tokens[2:], strict=False):
-        name = text[one.start : three.end + 1]
-        if one.text == "{" and three.text == "}" and _USED.fullmatch(name):
-            line = 1 + text.count("\n", 0, one.start)
-            raise UsageError(
-                f"The variable {name} has no value.",
-                where=f"{file}:{line}",
-                fix=f"Give --var {two.text}=VALUE.",
-            )
+        if one.text == "{" and three.text == "}" and _NAME.fullmatch(two.text):
+            raise _without_value(two.text, f"{file}:{1 + text.count(chr(10), 0, one.start)}")
+    for token in tokens:
+        found = _USED.search(token.text)
+        if found and token.token_type.name == "IDENTIFIER":  # a quoted name
+            raise _without_value(found[1], f"{file}:{1 + text.count(chr(10), 0, token.start)}")
+
+
+def _without_value(name: str, where: str) -> UsageError:
+    return UsageError(f"The variable {{{name}}} has no value.", where=where, fix=f"Give --var {name}=VALUE.")

@@ -1,0 +1,151 @@
+"""The iterations of a loop: those that exist as files, and those that are made from the last one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from databricks_rlm_agent.domain.workflow.files import sql_file
+from databricks_rlm_agent.domain.workflow.model import Iteration, Loop, SqlFile
+from databricks_rlm_agent.domain.workflow.names import Name, is_table
+from databricks_rlm_agent.domain.workflow.numbers import (
+    counted_up,
+    moved,
+    renumbered,
+    renumbered_name,
+    with_word,
+)
+from databricks_rlm_agent.domain.workflow.split import tokens_of
+from databricks_rlm_agent.domain.workflow.variables import check_all_known, substitute
+from databricks_rlm_agent.errors import UsageError
+
+_FIX = "Declare the loop in workflow.yml, with a template that has {iteration} and {previous}."
+
+
+def iteration(loop: Loop, number: int) -> Iteration:
+    """Iteration ``number`` of a loop, from ``loop.first`` on; the same one every time.
+
+    Raises UsageError where there is no file of that number and none can be made.
+    """
+    place = number - loop.first
+    generated = not 0 <= place < len(loop.files)
+    if place < 0:
+        raise UsageError(f"There is no iteration {number}.", fix=f"The first one is {loop.first}.")
+    if not generated:
+        file = loop.files[place]
+    elif loop.template:
+        file = of_template(loop, number)
+    else:
+        file = _generated(loop, number)
+    table, before = tables_of(file, number, loop.first)
+    if generated and not loop.template:
+        _check(loop, number, table)
+    convergence = substitute(loop.convergence, _numbers(number)) if loop.convergence else None
+    return Iteration(
+        number=number, file=file, generated=generated, table=table, before=before, convergence=convergence
+    )
+
+
+def of_template(loop: Loop, number: int) -> SqlFile:
+    """An iteration made from the loop's template."""
+    assert loop.template is not None
+    stem, dot, end = loop.template.name.rpartition(".")
+    name = f"{stem}.{number}{dot}{end}"
+    text = substitute(loop.template.text, _numbers(number))
+    check_all_known(text, name)
+    return sql_file(name, text, catalog=loop.catalog, schema=loop.schema)
+
+
+def _numbers(number: int) -> dict[str, str]:
+    return {"iteration": str(number), "previous": str(number - 1)}
+
+
+def tables_of(file: SqlFile, number: int, first: int) -> tuple[Name | None, Name | None]:
+    """The table that an iteration leaves, and the one before it in its series, if that is to be there.
+
+    Of several that carry the number, the last whose predecessor is read; of none, one changed in place.
+    """
+    written = [name for name in file.writes if is_table(name) and _is_left(file, name)]
+    series = [(name, renumbered_name(name, number, number - 1)) for name in written]
+    numbered = [(name, before) for name, before in series if before is not None]
+    following = [pair for pair in numbered if pair[1] in file.reads]
+    if following:
+        return following[-1]
+    if numbered:
+        table, before = numbered[-1]
+        return table, before if number > first else None
+    in_place = [name for name in written if name in file.reads] or written
+    return (in_place[-1], in_place[-1]) if in_place else (None, None)
+
+
+def _is_left(file: SqlFile, name: Name) -> bool:
+    """Whether a table that the file writes is there at its end, as far as it is up to the file."""
+    touched = [each for each in file.statements if name in each.writes]
+    return name in file.makes or not any(name in each.gone or name in each.makes for each in touched)
+
+
+def _check(loop: Loop, number: int, table: Name | None) -> None:
+    """Raise UsageError if the iteration does not write where it should."""
+    last = loop.first + len(loop.files) - 1
+    before, _ = tables_of(loop.files[-1], last, loop.first)
+    wanted = before and (renumbered_name(before, last, number) or before)
+    if table is None or table != wanted:
+        raise UsageError(
+            f"Iteration {number} cannot be made from {loop.files[-1].name}.",
+            where=f"loop of {last}",
+            fix=_FIX,
+        )
+
+
+def _generated(loop: Loop, number: int) -> SqlFile:
+    """An iteration beyond the files: the last file's, with its numbers moved on."""
+    last = loop.files[-1]
+    at = loop.first + len(loop.files) - 1
+    texts = _learned(loop.files, number - at) or _in_series(last, at, number)
+    name = renumbered(last.name, at, number) or f"{number}.{last.name}"
+    text = ";\n\n".join(texts) + ";\n"
+    return sql_file(name, text, catalog=loop.catalog, schema=loop.schema)
+
+
+def _learned(files: Sequence[SqlFile], by: int) -> list[str] | None:
+    """Moves on what the last file counts up from the one before; None if they differ in more than numbers."""
+    if len(files) < 2 or len(files[-2].statements) != len(files[-1].statements):
+        return None
+    texts = []
+    for before, last in zip(files[-2].statements, files[-1].statements, strict=True):
+        ones, others = tokens_of(before.text, before.file), tokens_of(last.text, last.file)
+        if len(ones) != len(others):
+            return None
+        text, at = "", 0
+        for one, other in zip(ones, others, strict=True):
+            if other.start < at:  # a word of several tokens: 10L
+                continue
+            word = last.text[other.start : other.end + 1]
+            places = counted_up(before.text[one.start : one.end + 1], word)
+            if places is None:
+                return None
+            text += last.text[at : other.start] + moved(word, places, by)
+            at = other.end + 1
+        texts.append(text + last.text[at:])
+    return texts
+
+
+def _in_series(file: SqlFile, at: int, number: int) -> list[str]:
+    """Moves on the names of tables and temporary views that are numbered as those that the file makes."""
+    parts = {name[-1] for statement in file.statements for name in statement.writes} | set(file.views)
+    series = {with_word(part, at, "*") for part in parts} - {None}
+    texts = []
+    for statement in file.statements:
+        text, done = "", 0
+        for token in tokens_of(statement.text, statement.file):
+            if token.token_type.name not in {"VAR", "IDENTIFIER"}:
+                continue
+            word = statement.text[token.start : token.end + 1]
+            bare = token.text.lower()
+            for old in (at, at - 1):
+                if with_word(bare, old, "*") in series:
+                    word = renumbered(word, old, number - at + old) or word
+                    break
+            text += statement.text[done : token.start] + word
+            done = token.end + 1
+        texts.append(text + statement.text[done:])
+    return texts

@@ -1,0 +1,105 @@
+"""In what order steps run, and which must wait for which. Pure.
+
+Stages come one after another. Within a stage, a step that makes a table comes before those that need it, and
+apart from that names decide. Steps that clash then keep that order; all others may run at the same time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from databricks_rlm_agent.domain.workflow.model import Need, Step
+from databricks_rlm_agent.domain.workflow.names import ANYTHING, Name, common, is_table, shown
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+def ordered(steps: Iterable[Step]) -> tuple[tuple[Step, ...], list[str]]:
+    """The steps in an order in which they could run one by one, with their needs; and notices."""
+    steps = _without_foreign_functions(sorted(steps, key=_by_stage))
+    order: list[Step] = []
+    notices: list[str] = []
+    for stage in dict.fromkeys(step.stage for step in steps):
+        some, told = _stage([step for step in steps if step.stage == stage])
+        order += some
+        notices += told
+    done = [replace(step, needs=tuple(_needs(step, order[:place]))) for place, step in enumerate(order)]
+    return tuple(done), notices
+
+
+def clash(earlier: Step, later: Step) -> str | None:
+    """Why the later one must wait for the earlier one; None if they may run at the same time."""
+    for step in (later, earlier):
+        if step.problem:
+            return f"{step.id} runs alone: what it reads and writes is not known"
+    if name := common(later.reads, earlier.writes):
+        return f"reads {shown(name)}"
+    if name := common(later.writes, earlier.writes):
+        return f"writes {shown(name)} as well"
+    if name := common(later.writes, earlier.reads):
+        return f"writes {shown(name)}, which that one reads"
+    return None
+
+
+def required(step: Step) -> tuple[Name, ...]:
+    """What must be there before a step: what it reads, and what it changes without making it."""
+    makes = set(step.makes)
+    gone = {name for file in step.files for each in file.statements if each.repeatable for name in each.gone}
+    changed = [name for name in step.writes if name not in makes and name not in gone and is_table(name)]
+    return (*step.reads, *changed)
+
+
+def natural(name: str) -> tuple[tuple[int, int | str], ...]:
+    """A key that sorts names as people do: b2 before b10."""
+    parts = _DIGITS.split(name.lower())
+    return tuple((0, int(part)) if place % 2 else (1, part) for place, part in enumerate(parts))
+
+
+def _by_stage(step: Step) -> tuple[bool, int, tuple[tuple[int, int | str], ...], str]:
+    return step.stage is None, step.stage or 0, natural(step.id), step.id
+
+
+def _needs(step: Step, earlier: Sequence[Step]) -> Iterable[Need]:
+    for other in earlier:
+        if reason := clash(other, step):
+            yield Need(step=other.id, reason=reason)
+
+
+def _stage(steps: Sequence[Step]) -> tuple[list[Step], list[str]]:
+    """The steps of a stage, makers before users, else by name; notices where that goes in a circle."""
+    waiting = list(steps)
+    before = {step.id: {other.id for other in steps if _makes_for(other, step)} for step in steps}
+    order: list[Step] = []
+    notices = []
+    while waiting:
+        left = {step.id for step in waiting}
+        free = next((step for step in waiting if not before[step.id] & left), None)
+        if free is None:
+            free = waiting[0]
+            others = ", ".join(sorted(before[free.id] & left))
+            notices.append(f"{free.id} needs what {others} makes, and the other way round: names decide.")
+        waiting.remove(free)
+        order.append(free)
+    return order, notices
+
+
+def _makes_for(maker: Step, user: Step) -> bool:
+    """Whether one makes what the other needs and does not make itself."""
+    if maker.id == user.id or maker.problem or user.problem:
+        return False
+    own = set(user.makes)
+    makes = [name for name in maker.makes if name not in own]
+    schemas = [name for name in makes if "*" in name[-1]]
+    return bool(common(makes, required(user)) or common(schemas, user.writes))
+
+
+def _without_foreign_functions(steps: Sequence[Step]) -> list[Step]:
+    """Drops from what they read the functions that no step makes: they are Databricks' own, or there."""
+    made = {name[-1] for step in steps for name in step.makes if name[-1].endswith("()")}
+
+    def ours(name: Name) -> bool:
+        return name == ANYTHING or not name[-1].endswith("()") or name[-1] in made
+
+    return [replace(step, reads=tuple(name for name in step.reads if ours(name))) for step in steps]
