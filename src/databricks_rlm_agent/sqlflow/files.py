@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ ATTEMPTS = 6
 RESTARTS = 2
 # They may have been half done when they fail, whatever the reason.
 _NOT_ATOMIC = {Kind.BLOCK, Kind.OTHER}
+_IF_NOT_THERE = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
 
 
 class StepFailedError(Exception):
@@ -68,8 +70,10 @@ def repeatable(file: SqlFile, upto: int | None = None) -> bool:
         read += [name for name in statement.reads if name not in fresh]
         if common([name for name in statement.writes if name not in fresh], read):
             return False
-        if statement.kind is Kind.REPLACE or own:
-            fresh += statement.writes
+        if statement.kind is Kind.REPLACE and not _IF_NOT_THERE.search(statement.text):
+            fresh += [*statement.makes, *statement.gone]  # not what is only overwritten, perhaps in part
+        elif own:
+            fresh += statement.makes
     return True
 
 

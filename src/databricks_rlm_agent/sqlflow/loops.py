@@ -11,7 +11,7 @@ from databricks_rlm_agent.domain.workflow.iterations import iteration
 from databricks_rlm_agent.domain.workflow.model import Iteration, Loop, Step
 from databricks_rlm_agent.domain.workflow.names import quoted, shown
 from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity, classify
-from databricks_rlm_agent.errors import RlmError
+from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.ports import Clock
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed
@@ -72,7 +72,7 @@ class LoopRunner:
             try:
                 while (verdict := judge(history, limit=limit)).end is None:
                     self._interruption.check()
-                    now = iteration(loop, loop.first + len(history))
+                    now = _next(loop, loop.first + len(history))
                     result, measure = self._once(step, now, measurer)
                     results.append(result)
                     history.append(measure)
@@ -163,6 +163,21 @@ class LoopRunner:
                     outcome_unknown=False,
                 )
             ) from None
+
+
+def _next(loop: Loop, number: int) -> Iteration:
+    try:
+        return iteration(loop, number)
+    except UsageError as error:
+        raise StepFailedError(
+            Problem(
+                kind=Cause.FILE,
+                severity=Severity.CRITICAL,
+                message=f"The loop has not converged, and there is no iteration {number}: {error.what}",
+                hint=error.fix or "",
+                file=loop.files[-1].name,
+            )
+        ) from None
 
 
 def put_on_record(record: Record, row: StepRow) -> None:
