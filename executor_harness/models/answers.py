@@ -18,6 +18,7 @@ from executor_harness.results_table import quoted
 from executor_harness.volumes import Volumes
 
 _KEYS = 2_000  # in one look-up
+_KEPT_S = 60.0  # for the journal to take an answer
 _TRIES, _PAUSE_S = 3, 0.2
 
 _FIND = (
@@ -73,11 +74,16 @@ class Answers:
             return {key: self._known[key] for key in wanted if key in self._known}
 
     def keep(self, record: Record) -> None:
-        """A new answer: into the journal at once, into the table at the end."""
+        """A new answer: in the journal when this returns, if it can be written; in the table at the end.
+
+        Whoever asks goes on only then: so a killed program has no more prompts to ask again than may be on
+        their way at once.
+        """
         self._journal.add(record)
         with self._lock:
             self._known[record["call_key"]] = record["answer"]
             self._pending[record["call_key"]] = record
+        self._journal.flush(_KEPT_S)
 
     def appeared(self, keys: Iterable[str]) -> None:
         """Others have put answers to these into the table."""
