@@ -106,15 +106,14 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return call
 
 
-@pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+@contextmanager
+def workspace(root: Path, *arguments: str) -> Iterator[Serving]:
     """`rlm-agent workspace start --json`, as a user starts it."""
-    root = tmp_path_factory.mktemp("workspace")
     with (root.parent / f"{root.name}.err").open("w") as errors:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "databricks_rlm_agent.cli.main", "workspace", "start"),
-                *("--root", str(root), "--json", "--allow-faults"),
+                *("--root", str(root), "--json", "--allow-faults", *arguments),
             ],
             env=environment({}),
             stdout=subprocess.PIPE,
@@ -135,6 +134,13 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         process.terminate()
         process.stdout.close()
         assert process.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A workspace without a model behind its serving endpoints."""
+    with workspace(tmp_path_factory.mktemp("workspace")) as found:
+        yield found
 
 
 @pytest.fixture
