@@ -63,7 +63,7 @@ def interrupt(rig: Rig, victim: Victim, moment: Moment, run_id: str, *, prompts:
 
 def _wait(batch: Batch, moment: Moment) -> None:
     """Until the batch is at that moment."""
-    eventually(lambda: (batch.folder / protocol.SPEND_FILE).exists() or None, GIVE_UP_S)
+    eventually(lambda: any(batch.folder.glob("spend*")) or None, GIVE_UP_S)
     wanted = batch.prompts if moment == "in the table" else moment
     eventually(lambda: len(batch.asked()) >= wanted or None, GIVE_UP_S)
     if moment == "in the table":
