@@ -16,6 +16,7 @@ from typing import Any
 from executor_harness import protocol
 from executor_harness.data import plain
 from executor_harness.data.kinds import KINDS, SHORT, Kind, kind_of
+from executor_harness.data.secrets import Secrets
 from executor_harness.volumes import Volumes
 
 MAX_BYTES = 1 << 30  # of one value
@@ -93,12 +94,14 @@ class Files:
 
     volumes: Volumes
     folder: str
+    secrets: Secrets
 
     def save(self, name: str, value: Any, known: Entry | None) -> Entry:
-        """Keep a value. Where its content is that of `known`, nothing is written.
+        """Keep a value that holds no secret. Where its content is that of `known`, nothing is written.
 
         Raises TypeError and ValueError for what cannot be kept, OSError.
         """
+        self.secrets.check(value)
         kind = kind_of(value)
         type_, size = kind.note(value)
         text = plain.dumps(value) if kind.name == "plain" else ""
@@ -111,6 +114,7 @@ class Files:
             else:
                 kind.write(value, source)
             check_size(source.stat().st_size)
+            self.secrets.check_file(source)
             sha256 = _sha256(source)
             if known and (known.kind, known.sha256) == (kind.name, sha256):
                 return known

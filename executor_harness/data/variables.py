@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from executor_harness import protocol
+from executor_harness import protocol, redaction
 from executor_harness.data.kinds import KINDS, TABLE, is_spark, kind_of
 from executor_harness.data.plain import NotPlainError
 from executor_harness.data.saved import Entry, Files, Index, VariablesError, check_size, encode, read_index
+from executor_harness.data.secrets import Secrets
 from executor_harness.data.tables import ScratchTables
 from executor_harness.volumes import Volumes
 
@@ -30,12 +32,24 @@ class Variables(MutableMapping[str, Any]):
     Threads may share it.
     """
 
-    def __init__(self, request: protocol.Request, volumes: Volumes, session: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        request: protocol.Request,
+        volumes: Volumes,
+        session: Callable[[], Any],
+        secrets: Sequence[str] | None = None,
+    ) -> None:
         self._request = request
         self._volumes = volumes
         self._ref = request.get("variables")
         self._path = f"{request['output_dir']}/{protocol.VARIABLES_FILE}"
-        self._files = Files(volumes=volumes, folder=f"{request['output_dir']}/{protocol.VARIABLES_FOLDER}")
+        # Those of the job, as its streams and results have them masked.
+        self._secrets = Secrets(redaction.secrets_of(os.environ) if secrets is None else secrets)
+        self._files = Files(
+            volumes=volumes,
+            folder=f"{request['output_dir']}/{protocol.VARIABLES_FOLDER}",
+            secrets=self._secrets,
+        )
         self._tables = ScratchTables(request, session)
         self._lock = threading.RLock()
         self._base: Index | None = None
@@ -68,6 +82,8 @@ class Variables(MutableMapping[str, Any]):
         """Keep a value. Raises TypeError for what cannot be kept, ValueError for what is too much."""
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"rlm.vars: {name!r} is no name: ASCII letters, digits and _, at most 64")
+        with _named("…"):
+            self._secrets.check(name)
         with self._lock:
             self._load()
             self._check_room(name)
@@ -75,8 +91,11 @@ class Variables(MutableMapping[str, Any]):
         entry = None
         if is_spark(value):
             entry = self._entries[name] if same else self._tables.keep(name, value)
+            with _named(name):
+                self._secrets.check(entry and entry.size)  # the names of columns; the table is the program's
         else:
             with _named(name):
+                self._secrets.check(value)
                 check_size(kind_of(value).size(value))
         with self._lock:
             self._entries.pop(name, None)  # the newest come last
@@ -136,24 +155,21 @@ class Variables(MutableMapping[str, Any]):
     def commit(self) -> protocol.Variables | None:
         """Keep everything, once, after the program has succeeded; where it is, for the result.
 
-        None if there are no variables, and were none before. Raises TypeError and ValueError for a value that
+        None if it never looked at them: then they are what they were, even where their index is damaged; and
+        if there are no variables, and were none before. Raises TypeError and ValueError for a value that
         was changed in place into one that cannot be kept, VariablesError, OSError.
         """
         with self._lock:
             self._check_open()
             self._ended = True
-            if self._base is None and self._ref is None:
-                return None  # not even looked at
-            self._load()
-            return self._kept()
+            return self._kept(self._base) if self._base is not None else None
 
     def discard(self) -> None:
         """Drop the tables of a program that did not succeed. Never raises."""
         self._ended = True
         self._tables.drop(self._tables.made)
 
-    def _kept(self) -> protocol.Variables | None:
-        base = self._base or Index()
+    def _kept(self, base: Index) -> protocol.Variables | None:
         entries = {name: self._entry(name) for name in self._entries}
         named = {entry.table for entry in entries.values()}
         ref = self._ref

@@ -151,6 +151,7 @@ class Kit:
         self.pool.close()
         self.journal.close(_RECORD_S)
         self.meter.exact()
+        spend.tidy(self.volumes, self.request["output_dir"])
         self.answers.close(_TABLE_S)
 
 
@@ -171,14 +172,13 @@ class Login:
 
 
 def _declarer(volumes: Volumes, home: str, note: Callable[[str], None]) -> Callable[[Usage], None]:
-    path = f"{home}/{protocol.SPEND_FILE}"
-
     def declare(usage: Usage) -> None:
         try:
-            volumes.put(path, spend.encode(usage))
+            spend.write(volumes, home, usage)
         except OSError as error:
             note(
-                f"{path} could not be written ({error}): if the job is killed, its model calls may not count"
+                f"{home}/{protocol.SPEND_FILE} could not be written ({error}): if the job is killed, its "
+                "model calls may not count"
             )
 
     return declare

@@ -1,17 +1,34 @@
 """spend.json: what an attempt may have spent at most, on record before it spends it.
 
-Whoever finds an attempt dead reads it, so that a killed program's calls count. It is written whole; one that
-was cut off by the kill stands for everything that the attempt was allowed.
+Whoever finds an attempt dead reads it, so that a killed program's calls count. It is written whole, and its
+twin before it: of the two a kill cuts off one at most. Where neither can be read, everything that the attempt
+was allowed counts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 from executor_harness import protocol
 from executor_harness.protocol import Usage
 from executor_harness.volumes import Volumes
+
+_TWIN = f"{protocol.SPEND_FILE}.next"
+
+
+def write(volumes: Volumes, output_dir: str, usage: Usage) -> None:
+    """Put on record what may be spent. Raises OSError."""
+    data = encode(usage)
+    for name in (_TWIN, protocol.SPEND_FILE):
+        volumes.put(f"{output_dir}/{name}", data)
+
+
+def tidy(volumes: Volumes, output_dir: str) -> None:
+    """Take the twin away, once nothing more comes; on a best effort."""
+    with contextlib.suppress(OSError):
+        volumes.local(f"{output_dir}/{_TWIN}").unlink(missing_ok=True)
 
 
 def encode(usage: Usage) -> bytes:
@@ -21,16 +38,14 @@ def encode(usage: Usage) -> bytes:
 
 def read(volumes: Volumes, output_dir: str) -> Usage:
     """What a dead attempt may have spent; nothing where it never asked a model."""
-    try:
-        data = volumes.local(f"{output_dir}/{protocol.SPEND_FILE}").read_bytes()
-    except FileNotFoundError:
-        return protocol.no_usage()
-    except OSError:
-        data = b""
-    try:
-        return _usage(json.loads(data)["usage"])
-    except (ValueError, TypeError, KeyError):
-        return _allowed(volumes, output_dir)
+    if not volumes.local(f"{output_dir}/{protocol.SPEND_FILE}").exists():
+        return protocol.no_usage()  # calls wait for it, whether there is a twin or not
+    for name in (protocol.SPEND_FILE, _TWIN):
+        try:
+            return _usage(json.loads(volumes.local(f"{output_dir}/{name}").read_bytes())["usage"])
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    return _allowed(volumes, output_dir)
 
 
 def _usage(found: dict[str, Any]) -> Usage:

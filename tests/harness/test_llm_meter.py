@@ -215,6 +215,23 @@ def test_a_record_that_was_cut_off_stands_for_the_allowance(data: bytes, tmp_pat
     assert (found["calls"], found["input_tokens"], found["cost_usd"]) == (7, 900, 0.5)
 
 
+def test_one_of_the_two_can_always_be_read(tmp_path: Path) -> None:
+    volumes = Volumes(root=str(tmp_path))
+    before, after = (Amount(calls=n, read=n, written=n).usage(0) for n in (1, 2))
+    spend.write(volumes, HOME, before)
+    folder = volumes.local(HOME)
+    twin = folder / "spend.json.next"
+    twin.write_bytes(b"")  # killed while the twin was written
+    assert spend.read(volumes, HOME) == before
+    twin.write_bytes(spend.encode(after))
+    (folder / "spend.json").write_bytes(b'{"schema')  # or this one
+    assert spend.read(volumes, HOME) == after
+    spend.write(volumes, HOME, after)
+    spend.tidy(volumes, HOME)
+    assert [path.name for path in folder.iterdir()] == ["spend.json"]
+    assert spend.read(volumes, HOME) == after
+
+
 # -- pace --------------------------------------------------------------------------------------------
 
 

@@ -245,6 +245,8 @@ def test_untouched_variables_stay_where_they_are(run: Run) -> None:
     run.keep(x=1)
     ref = run.ref
     run.do(lambda kept: None)
+    assert run.said is None
+    run.do(len)
     assert run.said is not None
     assert (run.said["ref"], run.said["count"], run.said["shown"]) == (
         ref, 1, [{"name": "x", "type": "int", "size": ""}]
@@ -292,12 +294,13 @@ def test_an_index_that_was_changed_is_not_believed(run: Run) -> None:
     run.keep(x=1)
     path = run.volumes.local(f"{RUN}/iter_1/variables.json")
     path.write_bytes(path.read_bytes().replace(b'"text": "1"', b'"text": "2"'))
-    for use in (lambda kept: kept["x"], len, lambda kept: kept.update(y=1), lambda kept: kept.commit()):
+    for use in (lambda kept: kept["x"], len, lambda kept: kept.update(y=1), list):
         with pytest.raises(VariablesError, match=r"iteration 1, .* has SHA-256 .*clear\(\) starts without"):
             use(run.begin())
     path.unlink()
     with pytest.raises(VariablesError, match="cannot be read"):
         run.read()
+    assert run.begin().commit() is None, "who does not look at them does not fail"
     run.do(lambda kept: kept.clear())
     assert run.said is not None
     assert run.said["count"] == 0
