@@ -15,7 +15,7 @@ from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.new_run import new_run
 from databricks_rlm_agent.domain.records import EventRow
 from databricks_rlm_agent.domain.run import Run
-from databricks_rlm_agent.errors import Conflict, Rejected, RemoteError, RunNotFound, Unreachable
+from databricks_rlm_agent.errors import Conflict, InvalidData, Rejected, RemoteError, RunNotFound, Unreachable
 from databricks_rlm_agent.stores import sql
 from databricks_rlm_agent.stores.ledger import Ledger
 from databricks_rlm_agent.stores.migrations import MIGRATIONS, migrate
@@ -280,3 +280,24 @@ def test_a_key_that_comes_twice_in_a_batch_is_sent_once() -> None:
     row = EventRow(run_id="r1", seq=1, at=NOW, kind="x", actor="c", epoch=1, payload="{}")
     Ledger(backend, NAMESPACE, sleep=Sleeper()).append([row, replace(row, kind="y")])
     assert [item["kind"] for item in json.loads(backend.calls[0][1]["rows"])] == ["x"]
+
+
+@pytest.mark.parametrize(("column", "value"), [("capsule", "{"), ("budget", "[]"), ("outcome", "{")])
+def test_of_a_damaged_child_what_can_be_read(column: str, value: str) -> None:
+    store, backend, _ = store_of("a", "b")
+    backend.rows["a"][column] = value
+    first, second = store.children("p")
+    assert (first.run_id, first.fsm_state, second) == ("a", run("a").fsm_state, run("b"))
+
+
+def test_a_child_of_which_nobody_knows_whether_it_has_ended() -> None:
+    store, backend, _ = store_of("a", "b")
+    backend.rows["b"]["fsm_state"] = "FROZEN"
+    with pytest.raises(InvalidData, match="FROZEN") as refused:
+        store.children("p")
+    assert refused.value.where == "run b"
+
+
+def test_a_family_in_which_somebody_made_a_circle_has_an_end() -> None:
+    store, _, _ = store_of("a", "b")  # whoever is asked for: the same two
+    assert store.family("a") == ["a", "b"]

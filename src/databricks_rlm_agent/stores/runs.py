@@ -89,13 +89,16 @@ class RunStore:
         return self._row(run_id)["cancel_reason"] is not None  # whatever else of the row can be read
 
     def children(self, run_id: str) -> list[Run]:
-        """The child runs of a run, oldest first; of a damaged row, what can be read."""
-        return [_salvaged(row)[0] for row in self._children([run_id])]
+        """The child runs of a run, oldest first; of a damaged row, what can be read.
+
+        Raises InvalidData where not even a row's state can be: nobody knows then whether that one has ended.
+        """
+        return [_child(row) for row in self._children([run_id])]
 
     def family(self, run_id: str) -> list[str]:
         """The ids of a run and of all runs below it: one query for each level."""
         found, level = [run_id], [run_id]
-        while level := [row["run_id"] for row in self._children(level)]:
+        while level := [row["run_id"] for row in self._children(level) if row["run_id"] not in found]:
             found += level
         return found
 
@@ -245,6 +248,15 @@ def _salvaged(row: Mapping[str, Any]) -> tuple[Run, str | None]:
             problems.append(f"{name}: {error}")
             values[name] = otherwise
     return Run(**values), "; ".join(problems) or None
+
+
+def _child(row: Mapping[str, Any]) -> Run:
+    try:
+        return _salvaged(row)[0]
+    except ValueError as error:
+        raise InvalidData(
+            f"The child run's row does not parse: {error}", where=f"run {row['run_id']}"
+        ) from None
 
 
 def due_of(row: Mapping[str, Any]) -> Due:
