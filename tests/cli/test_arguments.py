@@ -30,6 +30,7 @@ COMMANDS = [
     "orchestrate",
     "workspace start",
     "secrets check",
+    "sql plan",
 ]
 HELP = [["--help"], ["--version"], ["run", "--help"], ["workspace", "start", "--help"]]
 WRONG = [
@@ -45,6 +46,9 @@ WRONG = [
     ["workspace", "start", "--root", "x", "--engine", "duck"],
     ["secrets"],
     ["answer", "r1"],
+    ["sql"],
+    ["sql", "plan"],
+    ["sql", "plan", "x", "--format", "png"],
 ]
 PROBE = """
 import json, sys
@@ -127,6 +131,7 @@ def test_every_command_explains_itself_and_names_a_function(
         (["tick"], "operate:tick"),
         (["orchestrate"], "operate:orchestrate"),
         (["secrets", "check"], "operate:secrets_check"),
+        (["sql", "plan", "x"], "sql:plan"),
         (["workspace", "start", "--root", "x"], "workspace:start"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

@@ -36,6 +36,7 @@ def parser(version: str) -> argparse.ArgumentParser:
     _work(commands)
     _inspect(commands)
     _operate(commands)
+    _sql(commands)
     _workspace(commands)
     return top
 
@@ -167,6 +168,33 @@ def _operate(commands: Any) -> None:
     )
     _model(check)
     _place(check)
+
+
+def _sql(commands: Any) -> None:
+    actions = commands.add_parser("sql", help="Run directories of SQL.").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    plan = _add(actions, "plan", "sql:plan", "Show in what order a directory of SQL would run, and why.")
+    _directory(plan)
+    plan.add_argument(
+        "--format",
+        choices=["table", "json", "mermaid", "dot"],
+        default="table",
+        help="a table (default), JSON, or a picture for Mermaid or Graphviz",
+    )
+
+
+def _directory(command: argparse.ArgumentParser) -> None:
+    command.add_argument("directory", metavar="DIR", help="the directory that has the .sql files")
+    command.add_argument("--catalog", help="what names without a catalog mean")
+    command.add_argument("--schema", help="what names without a schema mean")
+    command.add_argument(
+        "--var", action="append", default=[], metavar="NAME=VALUE", help="what {NAME} means in the files"
+    )
+    steps = command.add_argument_group("steps (names as sql plan shows them, files, or patterns)")
+    steps.add_argument("--only", action="append", default=[], metavar="STEP", help="only these")
+    steps.add_argument("--from", dest="start", metavar="STEP", help="this one and all after it")
+    steps.add_argument("--skip", action="append", default=[], metavar="STEP", help="all but these")
 
 
 def _workspace(commands: Any) -> None:

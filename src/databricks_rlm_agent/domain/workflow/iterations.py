@@ -10,8 +10,8 @@ from databricks_rlm_agent.domain.workflow.names import Name, is_table
 from databricks_rlm_agent.domain.workflow.numbers import (
     counted_up,
     moved,
+    predecessors,
     renumbered,
-    renumbered_name,
     with_word,
 )
 from databricks_rlm_agent.domain.workflow.split import tokens_of
@@ -26,23 +26,33 @@ def iteration(loop: Loop, number: int) -> Iteration:
 
     Raises UsageError where there is no file of that number and none can be made.
     """
-    place = number - loop.first
-    generated = not 0 <= place < len(loop.files)
-    if place < 0:
+    if number < loop.first:
         raise UsageError(f"There is no iteration {number}.", fix=f"The first one is {loop.first}.")
-    if not generated:
-        file = loop.files[place]
-    elif loop.template:
-        file = of_template(loop, number)
+    file = _file(loop, number)
+    table = table_of(file, number)
+    if number > loop.first:
+        before = table_of(_file(loop, number - 1), number - 1)
     else:
-        file = _generated(loop, number)
-    table, before = tables_of(file, number, loop.first)
-    if generated and not loop.template:
-        _check(loop, number, table)
-    convergence = substitute(loop.convergence, _numbers(number)) if loop.convergence else None
+        before = _before_the_first(file, table, number)
     return Iteration(
-        number=number, file=file, generated=generated, table=table, before=before, convergence=convergence
+        number=number,
+        file=file,
+        generated=number - loop.first >= len(loop.files),
+        table=table,
+        before=before,
+        convergence=substitute(loop.convergence, _numbers(number)) if loop.convergence else None,
     )
+
+
+def _file(loop: Loop, number: int) -> SqlFile:
+    """The file of an iteration, or what it would be."""
+    if number - loop.first < len(loop.files):
+        return loop.files[number - loop.first]
+    if loop.template:
+        return of_template(loop, number)
+    file = _generated(loop, number)
+    _check(loop, number, table_of(file, number))
+    return file
 
 
 def of_template(loop: Loop, number: int) -> SqlFile:
@@ -59,22 +69,23 @@ def _numbers(number: int) -> dict[str, str]:
     return {"iteration": str(number), "previous": str(number - 1)}
 
 
-def tables_of(file: SqlFile, number: int, first: int) -> tuple[Name | None, Name | None]:
-    """The table that an iteration leaves, and the one before it in its series, if that is to be there.
+def table_of(file: SqlFile, number: int) -> Name | None:
+    """The table that an iteration leaves; None if it leaves none.
 
     Of several that carry the number, the last whose predecessor is read; of none, one changed in place.
     """
     written = [name for name in file.writes if is_table(name) and _is_left(file, name)]
-    series = [(name, renumbered_name(name, number, number - 1)) for name in written]
-    numbered = [(name, before) for name, before in series if before is not None]
-    following = [pair for pair in numbered if pair[1] in file.reads]
-    if following:
-        return following[-1]
-    if numbered:
-        table, before = numbered[-1]
-        return table, before if number > first else None
-    in_place = [name for name in written if name in file.reads] or written
-    return (in_place[-1], in_place[-1]) if in_place else (None, None)
+    numbered = [name for name in written if predecessors(name, number)]
+    following = [name for name in numbered if set(predecessors(name, number)) & set(file.reads)]
+    in_place = [name for name in written if name in file.reads]
+    return next((names[-1] for names in (following, numbered, in_place, written) if names), None)
+
+
+def _before_the_first(file: SqlFile, table: Name | None, number: int) -> Name | None:
+    """The table that a first iteration starts from, if that is of its series, or the same one."""
+    if table is None or table in file.reads:
+        return table
+    return next((name for name in predecessors(table, number) if name in file.reads), None)
 
 
 def _is_left(file: SqlFile, name: Name) -> bool:
@@ -86,13 +97,11 @@ def _is_left(file: SqlFile, name: Name) -> bool:
 def _check(loop: Loop, number: int, table: Name | None) -> None:
     """Raise UsageError if the iteration does not write where it should."""
     last = loop.first + len(loop.files) - 1
-    before, _ = tables_of(loop.files[-1], last, loop.first)
-    wanted = before and (renumbered_name(before, last, number) or before)
+    before = table_of(loop.files[-1], last)
+    wanted = before and (*before[:-1], renumbered(before[-1], last, number) or before[-1])
     if table is None or table != wanted:
         raise UsageError(
-            f"Iteration {number} cannot be made from {loop.files[-1].name}.",
-            where=f"loop of {last}",
-            fix=_FIX,
+            f"Iteration {number} cannot be made from the last file.", where=loop.files[-1].name, fix=_FIX
         )
 
 

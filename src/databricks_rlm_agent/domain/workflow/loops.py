@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from databricks_rlm_agent.domain.workflow.iterations import iteration
+from databricks_rlm_agent.domain.workflow.iterations import table_of
 from databricks_rlm_agent.domain.workflow.model import Loop
 from databricks_rlm_agent.domain.workflow.names import Name, unique
 from databricks_rlm_agent.domain.workflow.numbers import with_word
@@ -79,7 +79,7 @@ def alias_of(loop: Loop, wanted: Iterable[Name]) -> Name | None:
     ``wanted``: names that other files read and no file makes. None for a loop that has no numbered tables.
     """
     number = loop.first + len(loop.files) - 1
-    table = iteration(loop, number).table
+    table = table_of(loop.files[-1], number)
     plain = with_word(table[-1], number, "final") if table else None
     if table is None or plain is None:
         return None

@@ -45,10 +45,12 @@ def common(some: Iterable[Name], others: Iterable[Name]) -> Name | None:
 
     Of a name and a pattern that it fits, the pattern: it says why.
     """
-    others = tuple(others)
+    others = dict.fromkeys(others)
     lasts = {name[-1] for name in others}
     open_ended = any("*" in last for last in lasts)
     for name in some:
+        if name in others:
+            return name
         if open_ended or "*" in name[-1] or name[-1] in lasts:
             for other in others:
                 if may_be_same(name, other):

@@ -17,10 +17,11 @@ def renumbered(text: str, old: int, new: int) -> str | None:
     return None
 
 
-def renumbered_name(name: Name, old: int, new: int) -> Name | None:
-    """The same for the last part of a table's name."""
-    last = renumbered(name[-1], old, new)
-    return None if last is None else (*name[:-1], last)
+def predecessors(name: Name, number: int) -> list[Name]:
+    """What a table with that number may be called with the one before: after x_10, x_9 as well as x_09."""
+    last = renumbered(name[-1], number, number - 1)
+    bare = with_word(name[-1], number, str(number - 1))
+    return [(*name[:-1], part) for part in dict.fromkeys((last, bare)) if part is not None]
 
 
 def with_word(text: str, number: int, word: str) -> str | None:

@@ -33,6 +33,7 @@ class Source:
     variables: Mapping[str, str] = field(default_factory=dict)
     catalog: str | None = None
     schema: str | None = None
+    notices: tuple[str, ...] = ()  # of who read it
 
 
 def plan_of(source: Source) -> Plan:
@@ -49,6 +50,7 @@ def plan_of(source: Source) -> Plan:
     steps += _with_aliases([_loop_step(group, files, source) for group in groups], steps)
     _check_ids(steps)
     done, told = ordered(steps)
+    notices = [*source.notices, *notices]
     notices += unused([*source.texts.values(), source.declared or ""], source.variables)
     notices += [*told, *(line for step in done for line in told_of(step)), *hidden_views(done)]
     return Plan(steps=done, notices=tuple(notices))

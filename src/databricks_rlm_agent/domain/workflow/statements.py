@@ -94,6 +94,7 @@ def _parseable(text: str) -> str:
     text = re.sub(r"^create or refresh ", "create or replace ", text, flags=re.IGNORECASE)
     text = re.sub(r"^merge with schema evolution into ", "merge into ", text, flags=re.IGNORECASE)
     text = _CLONE.sub(r"\1 as select * from \2", text)
+    text = re.sub(r"\bas table (?=[\w`. ]+$)", "as select * from ", text, flags=re.IGNORECASE)
     return re.sub(r"^table (?=\w|`)", "select * from ", text, flags=re.IGNORECASE)
 
 
