@@ -60,10 +60,11 @@ class Kit:
         self.answers = Answers(places, volumes, session, self.journal, note)
         before = amount_of(spend.read(volumes, home))
         self.meter = Meter(access["allowance"], _declarer(volumes, home, note), before)
+        self.pace = Pace(access["per_minute"], time.monotonic)
         self.asker = Asker(
             endpoint=lambda model: self.login.get().endpoint(model, access["timeout_s"]),
             account=self.meter,
-            pace=Pace(access["per_minute"], time.monotonic),
+            pace=self.pace,
             prices=access["prices"],
             redactor=redactor,
             note=note,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from executor_harness.models.meter import NOTHING, Amount
 from executor_harness.models.parts import Part, calls_each, share, spread_of, waves
 from executor_harness.models.shipping import shipped
 from executor_harness.models.workers import Row, Work
+from executor_harness.protocol import ModelAccess
 
 KEY, PROMPT, BUCKET = "__rlm_key", "__rlm_prompt", "__rlm_bucket"
 ANSWER, ERROR = "__rlm_answer", "__rlm_error"
@@ -30,7 +30,6 @@ _WAVE = 16  # prompts for each call at once: the end of a wave, when calls run o
 _BUCKETS = 1024  # parts by key, of which waves are made
 _WAVE_BYTES = 256 * 1024 * 1024
 _RECORD_S = 60.0
-_MINUTE_S = 60.0
 _ERRORS = 100_000  # held in this process; with so many there is something wrong beyond single prompts
 
 
@@ -81,7 +80,6 @@ class _Mapper:
         self._options = options
         self._price = kit.access["prices"].get(options.model)
         self._stem = f"map_{kit.request['iter_n']}_{kit.request['attempt']}_{time.time_ns():x}"
-        self._sent: deque[float] = deque(maxlen=kit.access["per_minute"] or 0)
         self.errors: dict[str, str] = {}
         self.rest = "the rows were not the same when they were read again: keep them in a table first"
 
@@ -178,12 +176,28 @@ class _Mapper:
             answered = self._streamed(by_engine)
             yield from engine.rows_of(answered, self._options, self._price, self._kit.redactor.text)
             return
-        spread = spread_of(self._kit.access, part.prompts)
-        work = self._work(spread, stem)
-        function = shipped(workers.BUNDLE, "models.workers", "ask", work)
-        for row in self._streamed(chosen.repartition(spread[0]).mapInArrow(function, workers.SCHEMA)):
-            self._sent.append(time.monotonic() - row["seconds"])
-            yield row.asDict()
+        with self._kit.pool.lend() as at_once:
+            yield from self._by_workers(chosen, part, stem, at_once)
+
+    def _by_workers(self, chosen: Any, part: Part, stem: str, at_once: int) -> Iterator[Row]:
+        """What Spark's workers report, with so many calls at once."""
+        pace = self._kit.pace
+        # Taken before the limit is shared out: what anybody of this program sent within the last minute.
+        sent_ago, per_minute = pace.ages(), pace.lend()
+        began: list[float] = []
+        try:
+            access: ModelAccess = {**self._kit.access, "concurrency": at_once, "per_minute": per_minute}
+            work = self._work(access, part.prompts, sent_ago, stem)
+            function = shipped(workers.BUNDLE, "models.workers", "ask", work)
+            partitions = spread_of(access, part.prompts)[0]
+            plan = chosen.repartition(partitions).mapInArrow(function, workers.SCHEMA)
+            for row in self._streamed(plan):
+                began.append(time.monotonic() - row["seconds"])
+                yield row.asDict()
+        finally:
+            now = time.monotonic()
+            unknown = min(part.prompts - len(began), per_minute or 0)  # sent just now, for all we know
+            pace.over([*(now - one for one in began), *[0.0] * unknown])
 
     def _streamed(self, plan: Any) -> Iterable[Any]:
         """Rows as they come, where the engine streams (Spark Connect); elsewhere that would be one partition
@@ -206,11 +220,11 @@ class _Mapper:
             )
             return None
 
-    def _work(self, spread: tuple[int, int], stem: str) -> Work:
-        partitions, threads = spread
+    def _work(self, access: ModelAccess, prompts: int, sent_ago: list[float], stem: str) -> Work:
+        partitions, threads = spread_of(access, prompts)
         kit, request = self._kit, self._kit.request
-        endpoint = kit.login.get().endpoint(self._options.model, kit.access["timeout_s"])
-        per_minute = kit.access["per_minute"]
+        endpoint = kit.login.get().endpoint(self._options.model, access["timeout_s"])
+        per_minute = access["per_minute"]
         return {
             "host": endpoint.host,
             "headers": endpoint.headers,
@@ -220,7 +234,7 @@ class _Mapper:
             "calls_each": calls_each(self._options),
             "threads": threads,
             "per_minute": None if per_minute is None else per_minute // partitions,
-            "sent_ago": self._sent_ago()[::partitions],
+            "sent_ago": sent_ago[::partitions],
             "run_id": request["run_id"],
             "iter_n": request["iter_n"],
             "attempt": request["attempt"],
@@ -229,11 +243,6 @@ class _Mapper:
             "stem": stem,
             "secrets": list(redaction.secrets_of(os.environ)),
         }
-
-    def _sent_ago(self) -> list[float]:
-        """How many seconds ago calls of this map began: the next wave must not forget them."""
-        ages = sorted(time.monotonic() - began for began in self._sent)
-        return [age for age in ages if age < _MINUTE_S]
 
     def _keep(self, rows: list[Row]) -> None:
         """Answers into the table, failures into memory."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 
 from executor_harness.models.asking import Answer, Question
 from executor_harness.models.client import Line
 
 _JOIN_S = 2.0
+_MANY = 16  # places, of which one is always kept for single questions
 _TURN_S = 0.2  # an interruption of the thread that waits must come through
 
 
@@ -55,7 +56,8 @@ class Pool:
         self._tasks: dict[str, _Task] = {}  # queued, or being asked
         self._threads: list[threading.Thread] = []
         self._lines: set[Line] = set()
-        self._busy = 0
+        self._busy = self._lent = 0
+        self._lending = threading.Lock()
         self._closed = False
 
     def ask(self, questions: Iterable[Question]) -> dict[str, Answer]:
@@ -74,6 +76,23 @@ class Pool:
         with self._changed:
             if not self._closed:
                 self._start(questions)
+
+    @contextmanager
+    def lend(self) -> Iterator[int]:
+        """How many calls may be made elsewhere meanwhile; for one borrower at a time.
+
+        Half of all while questions are being asked here; else all, or all but one where there are many: a
+        single question should not wait for thousands.
+        """
+        while not self._lending.acquire(timeout=_TURN_S):
+            pass  # in turns, as above
+        try:
+            yield self._lend()
+        finally:
+            with self._changed:
+                self._lent = 0
+                self._changed.notify_all()
+            self._lending.release()
 
     def close(self) -> None:
         """Drop what was not asked, cut what is being asked, and end the threads."""
@@ -113,6 +132,17 @@ class Pool:
             thread.start()
             self._threads.append(thread)
 
+    def _lend(self) -> int:
+        with self._changed:
+            all_ = self._size if self._size < _MANY else self._size - 1
+            lent = max(1, self._size // 2) if self._tasks else all_
+            while lent == self._size and self._tasks and not self._closed:
+                self._changed.wait(_TURN_S)  # a single place: those who wait for it already go first
+            self._lent = lent
+            while self._busy > self._size - lent and not self._closed:
+                self._changed.wait(_TURN_S)
+            return lent
+
     def _abandon(self, batch: Batch) -> None:
         """Nobody waits for it any more: what it alone wanted, and was not asked yet, is not asked."""
         if not batch.left:
@@ -143,7 +173,7 @@ class Pool:
 
     def _next(self) -> _Task | None:
         with self._changed:
-            while not self._queue and not self._closed:
+            while not (self._queue and self._busy < self._size - self._lent) and not self._closed:
                 self._changed.wait()
             if self._closed:
                 return None

@@ -255,6 +255,38 @@ def test_no_minute_has_more_calls_than_it_may(limit: int, gaps: list[float]) -> 
         assert sum(at <= other < at + 59.99 for other in sent) <= limit
 
 
+@given(
+    limit=st.integers(1, 20),
+    steps=st.lists(
+        st.tuples(st.floats(0, 25), st.sampled_from(["call", "lend", "elsewhere", "over"])), max_size=80
+    ),
+)
+def test_what_is_lent_counts(limit: int, steps: list[tuple[float, str]]) -> None:
+    now = [1000.0]
+    pace = Pace(limit, lambda: now[0])
+    sent: list[float] = []
+    elsewhere: list[float] | None = None
+    lent, earlier = 0, 0
+    for gap, step in steps:
+        now[0] += gap
+        if step == "call" and not pace.wait_s():
+            sent.append(now[0])
+        elif step == "lend" and elsewhere is None:
+            before = [now[0] - age for age in pace.ages()]
+            lent, elsewhere = pace.lend() or 0, []
+            assert 1 <= lent <= limit
+        elif step == "elsewhere" and elsewhere is not None:
+            earlier = sum(now[0] - at < 60 for at in [*before, *elsewhere])
+            if earlier < lent:  # as they who borrow it see to
+                elsewhere.append(now[0])
+                sent.append(now[0])
+        elif step == "over" and elsewhere is not None:
+            pace.over(now[0] - at for at in elsewhere)
+            elsewhere = None
+    for at in sent:
+        assert sum(at <= other < at + 59.99 for other in sent) <= limit
+
+
 def test_quiet_is_for_everybody() -> None:
     now = [0.0]
     pace = Pace(None, lambda: now[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -79,6 +80,59 @@ def test_what_single_calls_were_answered_is_not_asked(spark: Any, tmp_path: Path
         calls.query_batched(["Say p0", "Say p1"])  # in the journal, not in the table yet
         calls.map(frame(spark, 10, 4), "Say {t}", "a")
         assert sorted(stub.prompts) == ["Say p0", "Say p1", "Say p2", "Say p3"]
+        calls.close()
+
+
+def test_what_a_map_was_answered_is_found_although_it_was_not_there_before(
+    spark: Any, tmp_path: Path
+) -> None:
+    with serving(lambda prompt, before: Said() if before else Said(status=400, tokens=None)) as stub:
+        calls = calls_of(tmp_path, stub, session=lambda: spark)
+        assert not calls.query_batched(["Say p0"])[0]
+        assert answers(calls.map(frame(spark, 1, 1), "Say {t}", "a")) == {0: ("ok", None)}
+        assert calls.query("Say p0") == "ok"
+        assert len(stub.asked) == 2
+        calls.close()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 16])
+def test_maps_and_single_calls_share_the_limit(spark: Any, tmp_path: Path, at_once: int) -> None:
+    with serving(latency_s=0.02) as stub:
+        calls = calls_of(tmp_path, stub, session=lambda: spark, concurrency=at_once)
+        found: list[Any] = []
+
+        def single(number: int) -> None:
+            for turn in range(3):
+                found.extend(calls.query_batched([f"q{number} {turn} {n}" for n in range(6)]))
+
+        def mapped(text: str) -> None:
+            out = calls.map(frame(spark, 60, 40), text, "a").collect()
+            found.extend(row["a"] for row in out)
+
+        threads = [threading.Thread(target=single, args=(n,)) for n in range(3)]
+        threads += [threading.Thread(target=mapped, args=(text,)) for text in ("Say {t}", "Sing {t}")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(found) == 3 * 3 * 6 + 2 * 60
+        assert all(found)
+        assert stub.most_busy <= at_once
+        assert len(stub.asked) == 3 * 3 * 6 + 2 * 40
+        kit = calls._kit
+        assert kit is not None
+        assert (kit.pool._busy, kit.pool._lent) == (0, 0)
+        calls.close()
+
+
+def test_a_single_question_need_not_wait_for_a_large_map(spark: Any, tmp_path: Path) -> None:
+    with serving() as stub:
+        calls = calls_of(tmp_path, stub, session=lambda: spark, concurrency=16)
+        kit = calls._kit
+        assert kit is not None
+        with kit.pool.lend() as lent:
+            assert lent == 15
+            assert calls.query("q") == "re: q"
         calls.close()
 
 
