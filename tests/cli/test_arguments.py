@@ -31,6 +31,7 @@ COMMANDS = [
     "workspace start",
     "secrets check",
     "sql plan",
+    "sql run",
 ]
 HELP = [["--help"], ["--version"], ["run", "--help"], ["workspace", "start", "--help"]]
 WRONG = [

@@ -182,6 +182,57 @@ def _sql(commands: Any) -> None:
         default="table",
         help="a table (default), JSON, or a picture for Mermaid or Graphviz",
     )
+    run = _add(
+        actions, "run", "sqlrun:run", "Run a directory of SQL on a warehouse, loops until they converge."
+    )
+    _directory(run)
+    _warehouse(run)
+    _running(run)
+
+
+def _warehouse(command: argparse.ArgumentParser) -> None:
+    where = command.add_argument_group(
+        "warehouse (default: RLM_WAREHOUSE_HTTP_PATH, the SDK's configuration)"
+    )
+    where.add_argument("--root", metavar="DIR", help="use the local workspace in DIR, started if need be")
+    where.add_argument("--server-hostname", metavar="HOST", help="the workspace's host")
+    where.add_argument("--http-path", metavar="PATH", help="/sql/1.0/warehouses/<id>")
+    where.add_argument(
+        "--auth-type",
+        choices=["pat", "oauth", "profile"],
+        help="a token, a browser, or what the SDK finds (machine-to-machine too; default, "
+        "but pat with --access-token)",
+    )
+    where.add_argument("--access-token", metavar="TOKEN", help="better: DATABRICKS_TOKEN, or be asked for it")
+    where.add_argument("--profile", help="profile of ~/.databrickscfg")
+
+
+def _running(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--dry-run", action="store_true", help="check the warehouse, show the plan, run nothing"
+    )
+    command.add_argument("--optimize-tables", action="store_true", help="OPTIMIZE what a step has made")
+    command.add_argument(
+        "--max-iterations", type=_positive_int, default=30, metavar="N", help="of a loop (default 30)"
+    )
+    command.add_argument(
+        "--max-parallel", type=_positive_int, default=4, metavar="N", help="steps at once (default 4)"
+    )
+    command.add_argument(
+        "--on-error",
+        choices=["ask", "stop", "continue"],
+        default="ask",
+        help="when a step has failed: ask (default; off a terminal it stops), stop, or "
+        "continue with what does not need it",
+    )
+    command.add_argument("--resume", action="store_true", help="go on with the last run that did not succeed")
+    command.add_argument("--resume-run", metavar="RUN", help="go on with this one")
+
+
+def _positive_int(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def _directory(command: argparse.ArgumentParser) -> None:

@@ -45,9 +45,11 @@ class Workspace:
         profile: str | None = None,
         host: str | None = None,
         token: str | None = None,
+        auth_type: str | None = None,
         sleep: Sleep = time.sleep,
     ) -> None:
         self._profile, self._host, self._token, self._sleep = profile, host, token, sleep
+        self._auth_type = auth_type  # a way to authenticate that the SDK is held to, such as external-browser
         self._lock = threading.Lock()
         self._access: Access | None = None
 
@@ -127,6 +129,7 @@ class Workspace:
                 profile=self._profile,
                 host=self._host,
                 token=self._token,
+                auth_type=self._auth_type,
                 retry_timeout_seconds=DISCOVERY_S,
                 http_timeout_seconds=HTTP_TIMEOUT_S,
                 max_connection_pools=CONNECTIONS,

@@ -1,0 +1,191 @@
+"""``sql run``: run a directory of SQL on a warehouse."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from databricks_rlm_agent.cli.place import local_workspace, say
+from databricks_rlm_agent.cli.sql import planned_for
+from databricks_rlm_agent.cli.sqldisplay import Lines, problem_lines, report_lines
+from databricks_rlm_agent.domain.workflow.pictures import as_table
+from databricks_rlm_agent.errors import ConfigError
+from databricks_rlm_agent.sqlflow.events import Silent
+from databricks_rlm_agent.sqlflow.preflight import verify
+from databricks_rlm_agent.sqlflow.record import DeltaRecord
+from databricks_rlm_agent.sqlflow.runner import Decide, Decision, Options, Runner, go_on, stop
+from databricks_rlm_agent.sqlflow.steady import SteadySession
+
+if TYPE_CHECKING:
+    from databricks_rlm_agent.domain.workflow.model import Plan, Step
+    from databricks_rlm_agent.domain.workflow.outcome import StepOutcome
+    from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
+    from databricks_rlm_agent.remote.workspace import Workspace
+
+INTERRUPTED = 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the plan of a directory; the exit code says how it ended."""
+    options.catalog = options.catalog or os.environ.get("ADK_DELTA_CATALOG") or "main"
+    options.schema = options.schema or os.environ.get("ADK_DELTA_SCHEMA") or "default"
+    planned = planned_for(options)  # before anybody is asked for a token
+    place = (options.catalog, options.schema)
+    with _warehouse(options) as (workspace, http_path):
+        from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
+
+        verify(WarehouseEngine(workspace, http_path=http_path), place, _new_id)
+        if options.dry_run:
+            said = json.dumps({"dry_run": True, **planned.to_dict()}) if options.json else as_table(planned)
+            print(said, flush=True)
+            return 0
+        engine = WarehouseEngine(workspace, http_path=http_path, catalog=place[0], schema=place[1])
+        return _run(options, planned, engine, place)
+
+
+def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, place: Any) -> int:
+    session = SteadySession(engine, time.sleep)
+    try:
+        record = DeltaRecord(session, place, _now)
+        record.create()
+        runner = Runner(
+            plan=planned,
+            workflow=Path(options.directory).resolve().name,
+            engine=engine,
+            record=record,
+            clock=_now,
+            new_id=_new_id,
+            options=Options(
+                max_parallel=options.max_parallel,
+                max_iterations=options.max_iterations,
+                optimize=options.optimize_tables,
+                resume=options.resume or options.resume_run is not None,
+                resume_id=options.resume_run,
+            ),
+            observer=Silent() if options.json else Lines(_print),
+            decide=_decide(options),
+        )
+        with _interrupting(runner):
+            report = runner.run()
+    finally:
+        session.close()
+    if options.json:
+        print(json.dumps(report.to_dict(), ensure_ascii=False, default=str), flush=True)
+    else:
+        _print("\n".join(report_lines(report)))
+    return report.exit_code
+
+
+def _decide(options: argparse.Namespace) -> Decide:
+    if options.on_error == "continue":
+        return go_on
+    if options.on_error == "stop":
+        return stop
+    return _ask if sys.stdin.isatty() and not options.json else _cannot_ask
+
+
+def _ask(step: Step, outcome: StepOutcome) -> Decision:
+    if outcome.problem is not None:
+        say(problem_lines(outcome.problem))
+    answers = {"r": Decision.RETRY, "c": Decision.CONTINUE, "s": Decision.STOP}
+    while True:
+        try:
+            said = input(f"{step.id} has failed. [r]etry, [c]ontinue with what does not need it, [s]top? ")
+        except EOFError:
+            return Decision.STOP
+        if said.strip().lower()[:1] in answers:
+            return answers[said.strip().lower()[:1]]
+
+
+def _cannot_ask(_step: Step, _outcome: StepOutcome) -> Decision:
+    say("Nobody can be asked here: stopping. Pass --on-error stop or --on-error continue.")
+    return Decision.STOP
+
+
+@contextmanager
+def _warehouse(options: argparse.Namespace) -> Iterator[tuple[Workspace, str]]:
+    """The workspace and the HTTP path of the warehouse that the options name."""
+    from databricks_rlm_agent.remote.workspace import Workspace
+
+    with ExitStack() as stack:
+        if options.root:
+            info = stack.enter_context(local_workspace(options.root, catalog=options.catalog))
+            yield Workspace(host=info.host, token=info.token), info.http_path
+            return
+        http_path = options.http_path or os.environ.get("RLM_WAREHOUSE_HTTP_PATH")
+        if not http_path:
+            raise ConfigError(
+                "No SQL warehouse is named.",
+                where="--http-path",
+                fix="Give --http-path /sql/1.0/warehouses/<id> (its connection details in the workspace).",
+            )
+        yield _workspace(options, Workspace), http_path
+
+
+def _workspace(options: argparse.Namespace, make: type[Workspace]) -> Workspace:
+    host = options.server_hostname
+    if host and "://" not in host:
+        host = f"https://{host}"
+    if options.auth_type == "pat" or (options.auth_type is None and options.access_token):
+        token = options.access_token or os.environ.get("DATABRICKS_TOKEN") or _asked_token()
+        return make(host=host, token=token)
+    if options.auth_type == "oauth":
+        return make(host=host, auth_type="external-browser")
+    return make(profile=options.profile, host=host)
+
+
+def _asked_token() -> str:
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            "No access token is given, and nobody can be asked for it here.",
+            where="--auth-type pat",
+            fix="Set DATABRICKS_TOKEN, or pass --auth-type oauth or profile.",
+        )
+    token = getpass.getpass("Access token: ")
+    if not token:
+        raise ConfigError("No access token was given.", where="--auth-type pat", fix="Give one.")
+    return token
+
+
+@contextmanager
+def _interrupting(runner: Runner) -> Iterator[None]:
+    """SIGINT and SIGTERM cancel what runs; a second one ends the process at once."""
+    asked: list[bool] = []
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if asked:
+            os._exit(INTERRUPTED)
+        asked.append(True)
+        say("Interrupted: cancelling what runs (once more ends it now).")
+        runner.interrupt()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _new_id(prefix: str) -> str:
+    return f"{prefix}{uuid4().hex[:16]}"

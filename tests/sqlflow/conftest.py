@@ -1,0 +1,58 @@
+"""One local workspace for the folder, used through the real connector; a schema of its own for each test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from databricks_rlm_agent.localworkspace.client import spawn
+from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
+from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine, WarehouseSession
+from databricks_rlm_agent.remote.workspace import Workspace
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def info(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceInfo]:
+    with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("sqlflow"), allow_faults=True)) as spawned:
+        yield spawned.info
+
+
+@pytest.fixture
+def workspace(info: WorkspaceInfo) -> Workspace:
+    return Workspace(host=info.host, token=info.token)
+
+
+@pytest.fixture
+def schema(info: WorkspaceInfo, workspace: Workspace) -> str:
+    name = f"s{next(_numbers)}"
+    session = WarehouseEngine(workspace, http_path=info.http_path).session()
+    session.execute(f"CREATE SCHEMA main.{name}")
+    session.close()
+    return name
+
+
+class Engine(WarehouseEngine):
+    """Remembers its sessions, so that those of a killed process are closed too."""
+
+    def session(self) -> WarehouseSession:
+        made = super().session()
+        self.__dict__.setdefault("made", []).append(made)
+        return made
+
+
+@pytest.fixture
+def engine(info: WorkspaceInfo, workspace: Workspace, schema: str) -> Iterator[WarehouseEngine]:
+    engine = Engine(workspace, http_path=info.http_path, catalog="main", schema=schema)
+    yield engine
+    for session in engine.__dict__.get("made", []):
+        session.close()
+
+
+@pytest.fixture
+def session(engine: WarehouseEngine) -> WarehouseSession:
+    return engine.session()
