@@ -21,6 +21,7 @@ CHILDREN = ("north", "south")
 _ASKED = 6  # prompts of each child
 _TURNS = {"north": 3, "south": 2}  # planner calls of each child
 _OWN_TURNS = 3
+_CLOCK_S = 0.05  # the log rounds
 _ASKING = f"""{MARK}tag = rlm.inputs["tag"].text()
 prompts = [{PROMPT!r}.format(tag, n) for n in range({_ASKED})]
 answers = rlm.llm_query_batched(prompts)
@@ -165,19 +166,20 @@ def _own(root: Run, spent: Share) -> _Own:
 
 
 def _planned_late(rig: Rig, runs: Iterable[str], log: list[Mapping[str, Any]]) -> list[str]:
-    """Turns of a planner that were told later than what an attempt was to be had been put on record."""
+    """Turns of a planner that began when what the attempt was to be had been put on record."""
     records: dict[str, float] = {}
     for entry in log:
         if MANIFEST.matches(entry) and 200 <= entry["status"] < 300:
-            records.setdefault(entry["path"].removeprefix(FILES), entry["time"] / 1000)
+            records.setdefault(entry["path"].removeprefix(FILES.rstrip("/")), entry["time"] / 1000)
     problems = []
     for run_id in runs:
-        for row in rig.app.ledger.events(run_id):
-            if row["kind"] != "model_call":
-                continue
-            said = json.loads(row["payload"])
-            folder = rig.app.settings.namespace.attempt_dir(run_id, said["iter_n"], 1)
+        events = rig.app.ledger.events(run_id)
+        # Who began before the record, and has lost its lease since, may think once more than is needed.
+        began = {row["epoch"]: row["at"].timestamp() for row in reversed(events)}
+        for row in (row for row in events if row["kind"] == "model_call"):
+            iter_n = json.loads(row["payload"])["iter_n"]
+            folder = rig.app.settings.namespace.attempt_dir(run_id, iter_n, 1)
             record = records.get(f"{folder}/manifest.json")
-            if record is not None and row["at"].timestamp() > record + 0.05:
-                problems.append(f"{run_id}: iteration {said['iter_n']} was planned after its record")
+            if record is not None and began[row["epoch"]] > record + _CLOCK_S:
+                problems.append(f"{run_id}: iteration {iter_n} was planned after its record")
     return problems
