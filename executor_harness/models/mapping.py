@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from executor_harness import protocol, redaction
-from executor_harness.models import engine, journal, table, template, workers
-from executor_harness.models.chat import Options
+from executor_harness.models import engine, journal, meter, table, template, workers
+from executor_harness.models.chat import Options, Tokens
 from executor_harness.models.errors import BudgetExhausted
 from executor_harness.models.kit import Kit
 from executor_harness.models.meter import NOTHING, Amount
@@ -126,17 +127,17 @@ class _Mapper:
 
     def _afford(self, parts: list[Part]) -> None:
         """Raise BudgetExhausted unless the budget has room for everything at its most."""
-        meter, whole = self._kit.meter, waves(parts)[0]
+        account, whole = self._kit.meter, waves(parts)[0]
         try:
-            number = meter.admit(whole.bound(self._options, self._price))
+            number = account.admit(whole.bound(self._options, self._price))
         except BudgetExhausted as error:
             raise BudgetExhausted(
                 f"rlm.llm_map has {whole.prompts} prompts to ask, each with a reply of up to "
                 f"{self._options.max_tokens} tokens, and asked none: {error}"
             ) from None
         if number is not None:
-            meter.settle(number, NOTHING)
-            meter.exact()
+            account.settle(number, NOTHING)
+            account.exact()
 
     def _wave(self, number: int, part: Part) -> int:
         """Ask a part; how many answers came."""
@@ -152,21 +153,27 @@ class _Mapper:
             return 0
         rows: list[Row] = []
         try:
-            rows.extend(self._rows(part, f"{self._stem}_{number}"))
+            for row in self._rows(part, f"{self._stem}_{number}"):
+                rows.append(row)
+                used = workers.amount_of(row)
+                kit.meter.part(admitted, self._freed(used), used)
         finally:
-            kit.meter.settle(admitted, self._used(rows, part, bound))
+            # What the workers did not report, after an interruption: they may have asked it, and may go on
+            # for a moment.
+            unknown = max(0, part.prompts - len(rows))
+            kit.meter.settle(admitted, share(bound, unknown, part.prompts))
         kit.meter.exact()
         self._keep(rows)
         self._remove(f"{self._stem}_{number}")
         return sum(row["answer"] is not None for row in rows)
 
-    def _used(self, rows: list[Row], part: Part, bound: Amount) -> Amount:
-        """What the workers report. What they do not, after an interruption, counts as the most: they may have
-        asked it, and may go on for a moment.
+    def _freed(self, used: Amount) -> Amount:
+        """What was set aside for a prompt that used so much, as far as that is sure: its size is not known
+        here any more.
         """
-        used = sum((workers.amount_of(row) for row in rows), NOTHING)
-        unknown = part.prompts - len(rows)
-        return used if unknown <= 0 else used + share(bound, unknown, part.prompts)
+        calls = calls_each(self._options)
+        tokens = Tokens(read=used.read, written=calls * self._options.max_tokens)
+        return replace(meter.used(tokens, self._price), calls=calls)
 
     def _rows(self, part: Part, stem: str) -> Iterator[Row]:
         """What became of a part's prompts, as the engine hands it over."""

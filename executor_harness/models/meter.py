@@ -178,6 +178,17 @@ class Meter:
                 else:
                     self._record(self._total)
 
+    def part(self, number: int, freed: Amount, amount: Amount) -> None:
+        """A part of what was set aside together is over: it used `amount`, and `freed` was its bound."""
+        with self._changed:
+            freed = freed.least(self._admitted[number])
+            self._admitted[number] -= freed
+            self._spent += amount
+            self._total = self._total - freed + amount
+            enough = 4 * self._total.tokens < 3 * self._declared.tokens
+            if not self._writing and (enough or not self._total.within(self._declared)):
+                self._record(self._total)
+
     def announce(self, amount: Amount, block: Amount | None = None) -> None:
         """So much may be asked for next; on record is to be `block` of it at a time (None: all)."""
         with self._changed:

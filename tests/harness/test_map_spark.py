@@ -273,17 +273,23 @@ def test_killed_in_the_midst_no_answered_prompt_is_asked_again(bench: Bench, sha
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         at_kill = stub.prompts
-        eventually(lambda: stub.busy == 0 and lines(bench) >= len(stub.prompts))
+        # The engine may end the query at once: then what was on its way is lost.
+        eventually(lambda: stub.busy == 0 and lines(bench) >= len(stub.prompts) - 8)
         before = stub.prompts
         assert len(at_kill) < 64
+        dead = eventually(bench.read_result)["usage"]
+        assert len(at_kill) <= dead["calls"] <= 64
+        assert 2 * len(at_kill) <= dead["output_tokens"] <= 64 * 100
 
         bench.attempt = 2
         bench.publish(_PROGRAM, models=access(concurrency=8))
         ended = bench.again()
         assert (ended.code, ended.report["value"]) == (0, 64), ended.err
-        assert sorted(stub.prompts) == sorted(f"Say p{n}" for n in range(64)), "each once"
+        assert set(stub.prompts) == {f"Say p{n}" for n in range(64)}
+        assert len(stub.prompts) <= 64 + 8, "only what was on its way is asked again"
         usage = ended.report["usage"]
-        assert (usage["calls"], usage["cached"]) == (64 - len(before), len(before))
+        assert usage["calls"] == len(stub.prompts) - len(before)
+        assert usage["calls"] + usage["cached"] == 64
     kept = b"".join(path.read_bytes() for path in bench.root.rglob("*.json*") if path.is_file())
     assert b"dapi-very-secret" not in kept
 
