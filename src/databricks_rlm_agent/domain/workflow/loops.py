@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from databricks_rlm_agent.domain.workflow.iterations import table_of
@@ -48,7 +48,15 @@ def series_of(names: Iterable[str]) -> tuple[list[Series], list[str]]:
             continue
         _check_numbers([number for number, _ in group], [name for _, name in group])
         loops.append(Series(id=_id(key), first=first, files=tuple(name for _, name in group)))
-    return loops, notices
+    return loops, [*notices, *_parts_of_one(list(groups))]
+
+
+def _parts_of_one(keys: Sequence[str]) -> Iterator[str]:
+    """Tells of loops whose files may be meant as several of one iteration: ``iter_1_a``, ``iter_1_b``."""
+    heads = [key.partition("#")[0] for key in keys]
+    for head in sorted({head for head in heads if heads.count(head) > 1}):
+        names = ", ".join(sorted(_id(key) for key in keys if key.partition("#")[0] == head))
+        yield f"{names} are loops of their own: put what belongs to one iteration into one file."
 
 
 def first_number(name: str) -> int:

@@ -28,10 +28,14 @@ _ENDINGS = {"IF", "LOOP", "WHILE", "REPEAT", "FOR"}
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A statement's text, without comments around it, and the line of its first word, from 1."""
+    """A statement's text, without comments around it, and the line of its first word, from 1.
+
+    ``plain`` is the same with single spaces between its words, and without comments and hints.
+    """
 
     text: str
     line: int
+    plain: str
 
 
 def split(text: str, file: str) -> list[Piece]:
@@ -44,8 +48,18 @@ def split(text: str, file: str) -> list[Piece]:
     for tokens in _statements(tokens_of(text, file), text, file):
         line += text.count("\n", at, tokens[0].start)
         at = tokens[0].start
-        pieces.append(Piece(text=text[at : tokens[-1].end + 1], line=line))
+        pieces.append(Piece(text=text[at : tokens[-1].end + 1], line=line, plain=_plain(tokens, text)))
     return pieces
+
+
+def _plain(tokens: Sequence[Token], text: str) -> str:
+    words: list[str] = []
+    last = -1
+    for token in tokens:
+        if token.start > last and token.token_type.name != "HINT":  # one word may be several tokens: 10L
+            words.append(text[token.start : token.end + 1])
+            last = token.end
+    return " ".join(words)
 
 
 def tokens_of(text: str, file: str) -> list[Token]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from databricks_rlm_agent.domain.workflow.model import Kind, Statement
 from databricks_rlm_agent.domain.workflow.names import ANYTHING, Name, resolved, unique
 from databricks_rlm_agent.domain.workflow.queries import Parts, Reading, reading_of
-from databricks_rlm_agent.domain.workflow.split import Piece, tokens_of
+from databricks_rlm_agent.domain.workflow.split import Piece
 from databricks_rlm_agent.domain.workflow.words import Head, head_of
 
 _IDENTIFIER = re.compile(r"\bidentifier ?\( ?(?:(['\"])([\w.`]+)\1|[^)]*) ?\)", re.IGNORECASE)
@@ -16,6 +16,8 @@ _CLONE = re.compile(
     r"^(create .*?) (?:deep |shallow )?clone ([\w`. -]+?)(?: (?:version|timestamp) as of .*)?$",
     re.IGNORECASE | re.DOTALL,
 )
+# Without any of these, rows are written out: there may be a million of them, and parsing would take minutes.
+_QUERIES = re.compile(r"\b(?:select|from|table)\b", re.IGNORECASE)
 _UNKNOWN = "zzunknownzz"
 _ROW_KINDS = {Kind.INSERT, Kind.MERGE, Kind.UPDATE, Kind.DELETE}
 _ALONE = {
@@ -52,12 +54,13 @@ class _Effects:
 
 def read_statement(piece: Piece, file: str, session: Session) -> tuple[Statement, Session]:
     """The statement, and the session after it."""
-    text = _plain(piece, file)
+    text = _IDENTIFIER.sub(lambda found: found[2] or _UNKNOWN, piece.plain)
     head = head_of(text)
     if head is None or (head.form.kind in _ALONE and not head.form.role):
         kind = head.form.kind if head else Kind.OTHER
         return _unclear(piece, file, kind, _ALONE[kind]), session
-    reading = reading_of(_parseable(text)) if head.form.query else Reading()
+    reads = head.form.query and (head.form.kind is not Kind.INSERT or _QUERIES.search(text))
+    reading = reading_of(_parseable(text)) if reads else Reading()
     if head.form.role == "function":  # bodies are of many languages
         reading = replace(reading, problem=None)
     effects = _effects(head, reading, session)
@@ -75,17 +78,6 @@ def read_statement(piece: Piece, file: str, session: Session) -> tuple[Statement
         problem=problem,
     )
     return statement, _after(head, session)
-
-
-def _plain(piece: Piece, file: str) -> str:
-    """The text on one line, without comments and hints, with names in place of ``IDENTIFIER('…')``."""
-    words: list[str] = []
-    last = -1
-    for token in tokens_of(piece.text, f"{file}:{piece.line}"):
-        if token.start > last and token.token_type.name != "HINT":  # one word may be several tokens: 10L
-            words.append(piece.text[token.start : token.end + 1])
-            last = token.end
-    return _IDENTIFIER.sub(lambda found: found[2] or _UNKNOWN, " ".join(words))
 
 
 def _parseable(text: str) -> str:

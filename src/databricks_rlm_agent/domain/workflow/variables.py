@@ -42,6 +42,8 @@ def substitute(text: str, values: Mapping[str, str]) -> str:
 
 def check_all_known(text: str, file: str) -> None:
     """Raise UsageError for a variable without a value; in strings and comments braces mean themselves."""
+    if not _USED.search(text):
+        return
     tokens = tokens_of(text, file)
     for one, two, three in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if one.text == "{" and three.text == "}" and _NAME.fullmatch(two.text):

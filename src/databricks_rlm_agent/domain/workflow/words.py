@@ -107,6 +107,10 @@ _FORMS: list[tuple[str, Form]] = [
         rf"merge (?:with schema evolution )?into {_NAME}",
         Form(kind=Kind.MERGE, role="change", query=True),
     ),
+    (
+        rf"(?:restore(?: table)?|undrop table|comment on (?:column|view)) (?!to ){_NAME}",
+        Form(kind=Kind.OTHER, role="change"),
+    ),
     (rf"copy into {_NAME}", Form(kind=Kind.MERGE, role="change")),
     (rf"update {_NAME}", Form(kind=Kind.UPDATE, role="change", query=True)),
     (rf"delete +from {_NAME}", Form(kind=Kind.DELETE, role="change", query=True)),
