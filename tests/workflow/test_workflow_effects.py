@@ -79,6 +79,9 @@ def test_what_a_statement_reads_and_writes(text: str, reads: str, writes: str, m
         "SELECT * FROM IDENTIFIER(:name)",
         "CREATE TABLE IDENTIFIER(:a || '.t') AS SELECT 1",
         "FROBNICATE t",
+        "SET VAR x = (SELECT max(a) FROM t)",
+        "DECLARE x INT DEFAULT (SELECT 1 FROM t)",
+        "ALTER VIEW v AS SELECT * FROM t",
     ],
 )
 def test_what_cannot_be_told_may_be_anything(text: str) -> None:
@@ -91,6 +94,7 @@ def test_what_cannot_be_told_may_be_anything(text: str) -> None:
 def test_names_are_those_of_the_session() -> None:
     file = read("USE CATALOG c; USE s; SELECT * FROM a; USE d.t; SELECT * FROM a, b.a; USE u; TABLE a")
     assert names(file.reads) == {"c.s.a", "d.t.a", "d.b.a", "d.u.a"}
+    assert names(read("USE c.s; USE IDENTIFIER(:x); SELECT * FROM a").reads) == {"a"}
     assert names(read("SELECT * FROM a, b.a", catalog="C", schema="S").reads) == {"c.s.a", "c.b.a"}
 
 

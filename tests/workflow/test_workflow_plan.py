@@ -113,6 +113,7 @@ def test_variables_are_put_in_before_all_else() -> None:
             r"The variable \{s\} has no value. \(a.sql:2\) Give --var s=",
         ),
         ({"a.sql": "\nSELECT * FROM `{s}`.t"}, r"The variable \{s\} has no value. \(a.sql:2\)"),
+        ({"a.sql": "SELECT {iteration}"}, "Declare the file as the template of a loop"),
         ({"a.sql": "SELECT '", "b.sql": "\n/* x"}, r"2 files cannot be read: a.sql:1: .* b.sql:2: "),
         ({"a.sql": "SELECT 1", "A.sql": "SELECT 1"}, "Two steps have the name"),
     ],

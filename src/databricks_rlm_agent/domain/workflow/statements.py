@@ -20,6 +20,9 @@ _CLONE = re.compile(
 _QUERIES = re.compile(r"\b(?:select|from|table)\b", re.IGNORECASE)
 _UNKNOWN = "zzunknownzz"
 _ROW_KINDS = {Kind.INSERT, Kind.MERGE, Kind.UPDATE, Kind.DELETE}
+# SET VAR x = (SELECT …), ALTER VIEW … AS SELECT, EXPLAIN SELECT
+_MAY_HIDE = {Kind.SESSION, Kind.ALTER, Kind.QUERY}
+_SELECT = re.compile(r"\bselect\b", re.IGNORECASE)
 _ALONE = {
     Kind.BLOCK: "what a BEGIN … END does is known when it runs",
     Kind.OTHER: "what it does is not known here",
@@ -59,9 +62,11 @@ def read_statement(piece: Piece, file: str, session: Session) -> tuple[Statement
     if head is None or (head.form.kind in _ALONE and not head.form.role):
         kind = head.form.kind if head else Kind.OTHER
         return _unclear(piece, file, kind, _ALONE[kind]), session
+    if not head.form.query and head.form.kind in _MAY_HIDE and _SELECT.search(text):
+        return _unclear(piece, file, head.form.kind, "it has a query inside"), _after(head, session)
     reads = head.form.query and (head.form.kind is not Kind.INSERT or _QUERIES.search(text))
     reading = reading_of(_parseable(text)) if reads else Reading()
-    if head.form.role == "function":  # bodies are of many languages
+    if head.form.role == "function" and not _SELECT.search(text):  # bodies are of many languages
         reading = replace(reading, problem=None)
     effects = _effects(head, reading, session)
     dynamic = ANYTHING in (*effects.reads, *effects.writes)
@@ -152,6 +157,8 @@ def _function(name: Name) -> Name:
 def _after(head: Head, session: Session) -> Session:
     """The session after such a statement."""
     match head.form.role:
+        case "catalog" | "schema" if _UNKNOWN in ".".join(head.name):
+            return replace(session, catalog=None, schema=None)
         case "catalog":
             return replace(session, catalog=head.name[0], schema="default")
         case "schema":

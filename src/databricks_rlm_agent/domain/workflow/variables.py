@@ -55,4 +55,7 @@ def check_all_known(text: str, file: str) -> None:
 
 
 def _without_value(name: str, where: str) -> UsageError:
-    return UsageError(f"The variable {{{name}}} has no value.", where=where, fix=f"Give --var {name}=VALUE.")
+    fix = f"Give --var {name}=VALUE."
+    if name in NUMBERS:
+        fix = "Declare the file as the template of a loop in workflow.yml."
+    return UsageError(f"The variable {{{name}}} has no value.", where=where, fix=fix)
