@@ -25,7 +25,7 @@ from databricks_rlm_agent.ports import Clock, NewId
 from databricks_rlm_agent.sqlflow.checking import check_tables
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed, Observer, Silent
-from databricks_rlm_agent.sqlflow.files import FileRunner, backoff
+from databricks_rlm_agent.sqlflow.files import FileRunner, backoff, repeatable
 from databricks_rlm_agent.sqlflow.interruption import Interruption
 from databricks_rlm_agent.sqlflow.loops import LoopRunner
 from databricks_rlm_agent.sqlflow.record import Record, StepRow
@@ -128,6 +128,8 @@ class Runner:
         self.record.begin(self.workflow, run_id, earlier.started_at if earlier else started)
         before = standing(self.plan, earlier.rows) if earlier else Standing()
         self._void(before, started)
+        if earlier:
+            self._doubts(before)
         self._feed.tell(EventKind.RUN_STARTED, run_id)
         return run_id, started, before
 
@@ -147,6 +149,16 @@ class Runner:
         ]
         if rows:
             self.record.steps(rows)
+
+    def _doubts(self, before: Standing) -> None:
+        """Say which steps may have been begun, and are not safe to repeat."""
+        for step in self.plan.steps:
+            needs = all(need.step in before.kept for need in step.needs)
+            if step.file and step.id not in before.kept and needs and not repeatable(step.file):
+                self._notice(
+                    f"{step.id} is run from its start. It changes tables that it does not make anew: if it "
+                    "was begun before, look whether rows are there twice."
+                )
 
     def _stage(self, steps: Sequence[Step], before: Standing) -> None:
         pending = {step.id: step for step in steps}
