@@ -20,7 +20,7 @@ from fakes import (
 )
 
 from databricks_rlm_agent.domain.actions import Ask, Finish
-from databricks_rlm_agent.domain.budget import Budget
+from databricks_rlm_agent.domain.budget import TURN_CALLS, Budget
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.records import ResultRow
 from databricks_rlm_agent.domain.run import OVERRUN_S, AttemptKey
@@ -230,7 +230,7 @@ def test_a_decision_on_record_is_taken_and_not_thought_over() -> None:
     assert len(world.plans) == 2
     # The first one's turn never reported: what it had reserved counts; the second one's plan was found.
     assert run.budget.usage.calls == 1
-    assert sum(run.budget.reserved.values()) == 16
+    assert sum(run.budget.reserved.values()) == TURN_CALLS
 
 
 def test_a_job_run_that_outlives_all_of_its_time_is_ended_and_counts_as_a_timeout() -> None:
