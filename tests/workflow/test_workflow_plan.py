@@ -71,6 +71,18 @@ def test_makers_come_before_users_whatever_their_names_are() -> None:
     assert needs(found)["1_d"] == {"1_e", "1_z"}  # u may be a table of s
 
 
+def test_tables_of_the_workflow_are_filled_before_they_are_read() -> None:
+    found = plan(
+        {
+            "a.sql": "SELECT * FROM t JOIN source",
+            "b.sql": "INSERT INTO t SELECT 1",
+            "c.sql": "CREATE TABLE t (a INT)",
+            "d.sql": "INSERT INTO source SELECT 1",
+        }
+    )
+    assert ids(found) == ["c", "b", "a", "d"]
+
+
 def test_a_circle_is_decided_by_names_and_told() -> None:
     found = plan({"a.sql": "CREATE TABLE t AS SELECT * FROM u", "b.sql": "CREATE TABLE u AS SELECT * FROM t"})
     assert needs(found) == {"a": set(), "b": {"a"}}

@@ -1,7 +1,8 @@
 """In what order steps run, and which must wait for which. Pure.
 
-Stages come one after another. Within a stage, a step that makes a table comes before those that need it, and
-apart from that names decide. Steps that clash then keep that order; all others may run at the same time.
+Stages come one after another. Within a stage, a step that makes a table comes before those that need it, one
+that adds to a table of the workflow's own before those that only read it; apart from that names decide. Steps
+that clash then keep that order; all others may run at the same time.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from databricks_rlm_agent.domain.workflow.model import Need, Step
-from databricks_rlm_agent.domain.workflow.names import ANYTHING, Name, common, is_table, shown
+from databricks_rlm_agent.domain.workflow.model import Kind, Need, Step
+from databricks_rlm_agent.domain.workflow.names import ANYTHING, Name, common, is_table, shown, unique
 
+_ADDING = {Kind.INSERT, Kind.MERGE}
 _DIGITS = re.compile(r"(\d+)")
 
 
 def ordered(steps: Iterable[Step]) -> tuple[tuple[Step, ...], list[str]]:
     """The steps in an order in which they could run one by one, with their needs; and notices."""
     steps = _without_foreign_functions(sorted(steps, key=_by_stage))
+    made = unique(name for step in steps for name in step.makes if is_table(name))
     order: list[Step] = []
     notices: list[str] = []
     for stage in dict.fromkeys(step.stage for step in steps):
-        some, told = _stage([step for step in steps if step.stage == stage])
+        some, told = _stage([step for step in steps if step.stage == stage], made)
         order += some
         notices += told
     done = [replace(step, needs=tuple(_needs(step, order[:place]))) for place, step in enumerate(order)]
@@ -67,10 +70,10 @@ def _needs(step: Step, earlier: Sequence[Step]) -> Iterable[Need]:
             yield Need(step=other.id, reason=reason)
 
 
-def _stage(steps: Sequence[Step]) -> tuple[list[Step], list[str]]:
+def _stage(steps: Sequence[Step], made: Sequence[Name]) -> tuple[list[Step], list[str]]:
     """The steps of a stage, makers before users, else by name; notices where that goes in a circle."""
     waiting = list(steps)
-    before = {step.id: {other.id for other in steps if _makes_for(other, step)} for step in steps}
+    before = {step.id: {other.id for other in steps if _makes_for(other, step, made)} for step in steps}
     order: list[Step] = []
     notices = []
     while waiting:
@@ -85,14 +88,26 @@ def _stage(steps: Sequence[Step]) -> tuple[list[Step], list[str]]:
     return order, notices
 
 
-def _makes_for(maker: Step, user: Step) -> bool:
-    """Whether one makes what the other needs and does not make itself."""
+def _makes_for(maker: Step, user: Step, made: Sequence[Name]) -> bool:
+    """Whether one makes what the other needs and does not make itself, or adds to what the other only reads.
+
+    The latter for tables ``made`` by the workflow: others it may as well mark as read, after they were read.
+    """
     if maker.id == user.id or maker.problem or user.problem:
         return False
     own = set(user.makes)
     makes = [name for name in maker.makes if name not in own]
     schemas = [name for name in makes if "*" in name[-1]]
-    return bool(common(makes, required(user)) or common(schemas, user.writes))
+    if common(makes, required(user)) or common(schemas, user.writes):
+        return True
+    added = [name for name in _added(maker) if name not in user.writes and common([name], made)]
+    return bool(added and common(added, user.reads))
+
+
+def _added(step: Step) -> tuple[Name, ...]:
+    """Tables that a step adds rows to."""
+    statements = (each for file in step.files for each in file.statements)
+    return unique(name for each in statements if each.kind in _ADDING for name in each.writes)
 
 
 def _without_foreign_functions(steps: Sequence[Step]) -> list[Step]:
