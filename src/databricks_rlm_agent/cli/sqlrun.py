@@ -73,6 +73,7 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
                 optimize=options.optimize_tables,
                 resume=options.resume or options.resume_run is not None,
                 resume_id=options.resume_run,
+                partial=bool(options.only or options.start or options.skip),
             ),
             observer=Silent() if options.json else Lines(_print),
             decide=_decide(options),

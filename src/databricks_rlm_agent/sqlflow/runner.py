@@ -12,6 +12,7 @@ from enum import StrEnum
 from databricks_rlm_agent.domain.workflow.model import Plan, Step
 from databricks_rlm_agent.domain.workflow.outcome import (
     Report,
+    RunStatus,
     StepOutcome,
     StepStatus,
     TableCheck,
@@ -49,13 +50,17 @@ Decide = Callable[[Step, StepOutcome], Decision]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a workflow is run. ``resume``: go on with the newest unfinished run, or that of ``resume_id``."""
+    """How a workflow is run. ``resume``: go on with the newest unfinished run, or that of ``resume_id``.
+
+    ``partial``: the plan is a part of a workflow, which its success does not bring to an end.
+    """
 
     max_parallel: int = 4
     max_iterations: int = 30
     optimize: bool = False
     resume: bool = False
     resume_id: str | None = None
+    partial: bool = False
 
 
 def stop(_step: Step, _outcome: StepOutcome) -> Decision:
@@ -106,7 +111,8 @@ class Runner:
             self._interruption.cancel()
         report = self._report(run_id, started)
         try:
-            self.record.end(report.status.value, report.to_dict())
+            whole = report.status is not RunStatus.SUCCEEDED or not self.options.partial
+            self.record.end(report.status.value if whole else "partial", report.to_dict())
         except RlmError as error:
             report = replace(report, notices=(*report.notices, f"The end is not on record: {error}"))
         self._feed.tell(EventKind.RUN_FINISHED, report.status.value, seconds=report.seconds)
