@@ -22,6 +22,7 @@ PAPERS = (
     "docs/work-tables.md",
     "docs/local-workspace.md",
     "docs/recursion.md",
+    "docs/sql-workflows.md",
     "docs/stub-model.md",
     "docs/data.md",
     "docs/model-calls.md",
