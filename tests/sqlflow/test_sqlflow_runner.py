@@ -203,6 +203,17 @@ def test_a_failed_optimize_is_a_warning() -> None:
     assert len(report.steps[0].warnings) == 2
 
 
+def test_only_tables_are_counted_and_optimized() -> None:
+    text = "CREATE OR REPLACE FUNCTION f(x INT) RETURNS INT RETURN x; CREATE SCHEMA IF NOT EXISTS main.s;"
+    text += f"CREATE OR REPLACE VIEW v AS SELECT 1 AS a; {make('a')}; {make('b')}; DROP TABLE b"
+    engine = FakeEngine()
+    report = runner(
+        plan(step("01_a.sql", text), step("02_b.sql", "DROP TABLE c")), engine, optimize=True
+    ).run()
+    assert [table.table for table in report.tables] == ["main.default.a"]
+    assert [sql for sql in engine.ran if sql.startswith("OPTIMIZE")] == ["OPTIMIZE `main`.`default`.`a`"]
+
+
 def test_an_interruption_cancels_what_runs_and_resume_goes_on() -> None:
     begun = threading.Event()
     slow = [True]

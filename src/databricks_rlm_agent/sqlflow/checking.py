@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from databricks_rlm_agent.domain.workflow.model import Plan
 from databricks_rlm_agent.domain.workflow.names import Name, quoted, shown
 from databricks_rlm_agent.domain.workflow.outcome import StepOutcome, StepStatus, TableCheck
-from databricks_rlm_agent.errors import NotFound, RlmError
+from databricks_rlm_agent.errors import NotFound, RlmError, Unreachable
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.steady import SteadySession
 from databricks_rlm_agent.sqlflow.steps import tables_of
@@ -32,8 +32,15 @@ def expected(plan: Plan, outcomes: Mapping[str, StepOutcome]) -> dict[Name, tupl
 def check_tables(plan: Plan, outcomes: Mapping[str, StepOutcome], engine: Engine) -> tuple[TableCheck, ...]:
     """Count the rows of every table that must be there."""
     session = SteadySession(engine, time.sleep)
+    checks = []
     try:
-        return tuple(_check(session, name, key) for name, key in expected(plan, outcomes).items())
+        for name, key in expected(plan, outcomes).items():
+            try:
+                checks.append(_check(session, name, key))
+            except Unreachable as error:  # it has been tried long enough: nor will it answer for the others
+                checks.append(_not_counted(name, error))
+                break
+        return tuple(checks)
     finally:
         session.close()
 
@@ -46,7 +53,13 @@ def _check(session: SteadySession, name: Name, key: tuple[str, ...]) -> TableChe
         row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(name)}) AS n{distinct}")[0]
     except NotFound:
         return TableCheck(table=table, exists=False)
+    except Unreachable:
+        raise
     except RlmError as error:
-        return TableCheck(table=table, exists=True, note=f"It could not be counted: {error.what}")
+        return _not_counted(name, error)
     unique = row["u"] == row["n"] if key else None
     return TableCheck(table=table, exists=True, rows=int(row["n"]), key=key, unique=unique)
+
+
+def _not_counted(name: Name, error: RlmError) -> TableCheck:
+    return TableCheck(table=shown(name), exists=True, note=f"It could not be counted: {error.what}")

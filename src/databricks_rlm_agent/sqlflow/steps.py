@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure
 from databricks_rlm_agent.domain.workflow.iterations import iteration
-from databricks_rlm_agent.domain.workflow.model import Kind, SqlFile, Step
+from databricks_rlm_agent.domain.workflow.model import SqlFile, Step
 from databricks_rlm_agent.domain.workflow.names import Name, quoted, shown
 from databricks_rlm_agent.domain.workflow.outcome import StepOutcome, StepStatus
 from databricks_rlm_agent.domain.workflow.sqlerrors import Problem, classify
@@ -23,6 +24,9 @@ from databricks_rlm_agent.sqlflow.loops import LoopRunner, put_on_record
 from databricks_rlm_agent.sqlflow.record import DONE, Record, StepRow
 from databricks_rlm_agent.sqlflow.resuming import identity
 from databricks_rlm_agent.sqlflow.steady import SteadySession
+
+_VIEW = re.compile(r"CREATE\s+(OR\s+(REPLACE|REFRESH)\s+)?(MATERIALIZED\s+)?VIEW\b", re.IGNORECASE)
+_NO_TABLE = set("*(")  # in the names of schemas, and of functions
 
 
 @dataclass(kw_only=True)
@@ -150,10 +154,10 @@ def tables_of(step: Step, outcome: StepOutcome) -> tuple[Name, ...]:
         views = {
             name
             for statement in (step.file.statements if step.file else ())
-            if statement.kind is Kind.REPLACE and " VIEW " in statement.text[:80].upper()
+            if _VIEW.match(statement.text)
             for name in statement.makes
         }
-        return tuple(name for name in step.makes if name not in views and "*" not in "".join(name))
+        return tuple(name for name in step.makes if name not in views and not _NO_TABLE & set("".join(name)))
     last = iteration(step.loop, outcome.iterations[-1].n).table if outcome.iterations else None
     found = step.loop.alias or last
     return (found,) if found is not None else ()
