@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -273,8 +274,8 @@ def test_killed_in_the_midst_no_answered_prompt_is_asked_again(bench: Bench, sha
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         at_kill = stub.prompts
-        # The engine may end the query at once: then what was on its way is lost.
-        eventually(lambda: stub.busy == 0 and lines(bench) >= len(stub.prompts) - 8)
+        # The engine may end the query at once, and what was on its way is lost; or go on with it for a while.
+        eventually(lambda: stub.busy == 0 and time.monotonic() - stub.asked[-1].at > 1.5)
         before = stub.prompts
         assert len(at_kill) < 64
         dead = eventually(bench.read_result)["usage"]
@@ -318,8 +319,3 @@ def test_cancelled_in_the_midst(bench: Bench, shared: Any, spark: Any) -> None:
         bench.publish(_PROGRAM, models=access(concurrency=8))
         assert bench.again().report["value"] == 64
         assert len(stub.asked) <= 64 + 8
-
-
-def lines(bench: Bench) -> int:
-    folder = bench.folder.parent / "calls"
-    return sum(file.read_bytes().count(b"\n") for file in folder.glob("*.jsonl"))
