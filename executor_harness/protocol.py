@@ -31,6 +31,7 @@ RESERVED_FILES = frozenset(
         STDOUT_FILE,
         STDERR_FILE,
         SPEND_FILE,
+        f"{SPEND_FILE}.next",
         VARIABLES_FILE,
         "transcript.jsonl",
         "notebook.ipynb",

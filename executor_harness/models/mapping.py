@@ -19,7 +19,7 @@ from executor_harness.models import engine, journal, meter, table, template, wor
 from executor_harness.models.chat import Options, Tokens
 from executor_harness.models.errors import BudgetExhausted
 from executor_harness.models.kit import Kit
-from executor_harness.models.meter import NOTHING, Amount
+from executor_harness.models.meter import Amount
 from executor_harness.models.parts import Part, calls_each, share, spread_of, waves
 from executor_harness.models.shipping import shipped
 from executor_harness.models.workers import Row, Work
@@ -93,10 +93,11 @@ class _Mapper:
         self._kit.meter.count_cached(total - missing)
         if parts:
             self._afford(parts)
-        answered = 0
-        for number, part in enumerate(waves(parts, _WAVE * self._kit.access["concurrency"], _WAVE_BYTES)):
+        answered = number = 0
+        while parts:
+            part, parts = self._next(parts)
             found = self._wave(number, part)
-            answered += found
+            answered, number = answered + found, number + 1
             if not self._goes_on(found):
                 break
         self._kit.note(
@@ -126,18 +127,25 @@ class _Mapper:
         return self._keyed.join(known, KEY, "left_anti").withColumn(BUCKET, bucket)
 
     def _afford(self, parts: list[Part]) -> None:
-        """Raise BudgetExhausted unless the budget has room for everything at its most."""
+        """Raise BudgetExhausted where the budget surely has no room for everything, or for nothing."""
         account, whole = self._kit.meter, waves(parts)[0]
-        try:
-            number = account.admit(whole.bound(self._options, self._price))
-        except BudgetExhausted as error:
-            raise BudgetExhausted(
-                f"rlm.llm_map has {whole.prompts} prompts to ask, each with a reply of up to "
-                f"{self._options.max_tokens} tokens, and asked none: {error}"
-            ) from None
-        if number is not None:
-            account.settle(number, NOTHING)
-            account.exact()
+        least = meter.used(Tokens(read=0, written=whole.prompts), self._price)
+        smallest = min(parts, key=lambda part: part.size).bound(self._options, self._price)
+        for amount in (replace(least, calls=whole.prompts), smallest):
+            if lack := account.lack(amount):
+                raise BudgetExhausted(
+                    f"rlm.llm_map has {whole.prompts} prompts to ask, each with a reply of up to "
+                    f"{self._options.max_tokens} tokens, and asked none: {lack}"
+                )
+
+    def _next(self, parts: list[Part]) -> tuple[Part, list[Part]]:
+        """The next wave, no larger than what is left to spend at its most, and what comes after it."""
+        most: float = _WAVE * self._kit.access["concurrency"]
+        while True:
+            wave = waves(parts, most, _WAVE_BYTES)[0]
+            if wave.first == wave.last or not self._kit.meter.lack(wave.bound(self._options, self._price)):
+                return wave, [part for part in parts if part.first > wave.last]
+            most = wave.prompts // 2
 
     def _wave(self, number: int, part: Part) -> int:
         """Ask a part; how many answers came."""

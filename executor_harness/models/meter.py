@@ -165,6 +165,12 @@ class Meter:
                     self._record(after + self._ahead(after, bound))
             return None
 
+    def lack(self, bound: Amount) -> str:
+        """Why it would not be admitted now, or nothing."""
+        with self._changed:
+            lack = self._lack(self._total + bound, bound)
+            return _message(lack) if lack else ""
+
     def settle(self, number: int, amount: Amount) -> None:
         """The call is over, and this is what it used."""
         with self._changed:

@@ -62,7 +62,7 @@ def test_no_engine_says_why(bench: Bench) -> None:
 
 def test_unknown_names_list_what_exists(rlm: Rlm) -> None:
     with pytest.raises(
-        AttributeError, match=r"rlm has no 'llm'; it has: artifact, finish, inputs, llm_map, llm_query, "
+        AttributeError, match=r"rlm has no 'llm'; it has: BudgetExhausted, CallError, CallFailed, artifact, "
     ):
         _ = rlm.llm
     with pytest.raises(KeyError, match="the inputs of this run: none"):

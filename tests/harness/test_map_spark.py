@@ -160,7 +160,7 @@ def test_a_prompt_that_fails_for_good(spark: Any, tmp_path: Path) -> None:
 
 def test_too_small_a_budget_asks_nothing(spark: Any, tmp_path: Path) -> None:
     with serving() as stub:
-        for short in ({"calls": 29}, {"tokens": 30 * 100}, {"cost_usd": 0.0001}):
+        for short in ({"calls": 29}, {"tokens": 60}, {"cost_usd": 0.0001}):
             allowance = {"calls": 10_000, "tokens": 10_000_000, "cost_usd": None, **short}
             prices = {"small": {"input_usd": 1.0, "output_usd": 5.0}}
             calls = calls_of(tmp_path, stub, session=lambda: spark, allowance=allowance, prices=prices)
@@ -168,6 +168,16 @@ def test_too_small_a_budget_asks_nothing(spark: Any, tmp_path: Path) -> None:
                 calls.map(frame(spark, 300, 30), "Say {t}", "a")
             assert calls.usage()["calls"] == 0
         assert stub.asked == []
+
+
+def test_waves_are_no_larger_than_what_is_left(spark: Any, tmp_path: Path) -> None:
+    """The longest replies of all together would be too much; what is really said is not."""
+    with serving() as stub:
+        allowance = {"calls": 1_000, "tokens": 2_000, "cost_usd": None}
+        calls = calls_of(tmp_path, stub, session=lambda: spark, allowance=allowance)
+        found = answers(calls.map(frame(spark, 300, 30), "Say {t}", "a", max_tokens=100))
+        assert all(text for text, _ in found.values())
+        assert len(stub.asked) == calls.usage()["calls"] == 30
 
 
 def test_null_is_not_asked_and_columns_of_any_type_are_filled(spark: Any, tmp_path: Path) -> None:
