@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,9 +138,7 @@ def _put_key(client: WorkspaceClient, bundle: Bundle) -> None:
 
 def _upload_harness(workspace: WorkspaceInfo, root: Path) -> None:
     folder = Path(workspace.root) / "Workspace" / "files" / "executor_harness"
-    folder.mkdir(parents=True)
-    for path in (root / "executor_harness").glob("*.py"):
-        (folder / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(root / "executor_harness", folder, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def _run_now(client: WorkspaceClient, settings: dict[str, Any], **given: Any) -> Run:
