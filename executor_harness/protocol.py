@@ -20,6 +20,7 @@ RESULT_FILE = "result.json"
 STDOUT_FILE = "stdout.txt"
 STDERR_FILE = "stderr.txt"
 SPEND_FILE = "spend.json"
+SPEND_TWIN = f"{SPEND_FILE}.next"  # written before it: of the two a kill cuts off one at most
 VARIABLES_FILE = "variables.json"
 VARIABLES_FOLDER = "variables"
 CALLS_FOLDER = "calls"  # of the run, not of an attempt: another attempt finds the answers there
@@ -31,7 +32,7 @@ RESERVED_FILES = frozenset(
         STDOUT_FILE,
         STDERR_FILE,
         SPEND_FILE,
-        f"{SPEND_FILE}.next",
+        SPEND_TWIN,
         VARIABLES_FILE,
         "transcript.jsonl",
         "notebook.ipynb",

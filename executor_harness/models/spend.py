@@ -15,20 +15,18 @@ from executor_harness import protocol
 from executor_harness.protocol import Usage
 from executor_harness.volumes import Volumes
 
-_TWIN = f"{protocol.SPEND_FILE}.next"
-
 
 def write(volumes: Volumes, output_dir: str, usage: Usage) -> None:
     """Put on record what may be spent. Raises OSError."""
     data = encode(usage)
-    for name in (_TWIN, protocol.SPEND_FILE):
+    for name in (protocol.SPEND_TWIN, protocol.SPEND_FILE):
         volumes.put(f"{output_dir}/{name}", data)
 
 
 def tidy(volumes: Volumes, output_dir: str) -> None:
     """Take the twin away, once nothing more comes; on a best effort."""
     with contextlib.suppress(OSError):
-        volumes.local(f"{output_dir}/{_TWIN}").unlink(missing_ok=True)
+        volumes.local(f"{output_dir}/{protocol.SPEND_TWIN}").unlink(missing_ok=True)
 
 
 def encode(usage: Usage) -> bytes:
@@ -40,7 +38,7 @@ def read(volumes: Volumes, output_dir: str) -> Usage:
     """What a dead attempt may have spent; nothing where it never asked a model."""
     if not volumes.local(f"{output_dir}/{protocol.SPEND_FILE}").exists():
         return protocol.no_usage()  # calls wait for it, whether there is a twin or not
-    for name in (protocol.SPEND_FILE, _TWIN):
+    for name in (protocol.SPEND_FILE, protocol.SPEND_TWIN):
         try:
             return _usage(json.loads(volumes.local(f"{output_dir}/{name}").read_bytes())["usage"])
         except (OSError, ValueError, TypeError, KeyError):

@@ -145,14 +145,17 @@ class Ingester:
             if result.usage.calls or result.usage.cached:
                 journal.event("program_calls", iter_n=run.iter_n, **result.usage.model_dump())
             return result.usage.usage()
-        path = f"{(run.last_request or {}).get('output_dir')}/{protocol.SPEND_FILE}"
-        try:
-            return parse(Spend, self.volume.get(path), what="What was spent", where=path).usage.usage()
-        except NotFound:
-            return Usage()  # nothing is asked before that file is there
-        except InvalidData as error:
-            log.warning("%s All that the program was allowed counts as spent.", error)
-            return _allowed(run)
+        for name in (protocol.SPEND_FILE, protocol.SPEND_TWIN):
+            path = f"{(run.last_request or {}).get('output_dir')}/{name}"
+            try:
+                return parse(Spend, self.volume.get(path), what="What was spent", where=path).usage.usage()
+            except NotFound:
+                if name == protocol.SPEND_FILE:
+                    return Usage()  # nothing is asked before that file is there
+            except InvalidData as error:
+                log.warning("%s", error)
+        log.warning("All that the program was allowed counts as spent.")
+        return _allowed(run)
 
     def _result(self, run: Run, journal: Journal) -> Result | None:
         path = f"{(run.last_request or {}).get('output_dir')}/{RESULT}"
