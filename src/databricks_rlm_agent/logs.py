@@ -171,3 +171,11 @@ def _text(value: Any) -> str:
         return str(value)
     except Exception as error:  # noqa: BLE001 - recorded: an object that does not print must not stop the log
         return f"<{type(value).__name__} that does not print: {type(error).__name__}>"
+
+
+def keep_off_root(name: str) -> None:
+    """Keep a library's logger off the root logger; who wants its log adds a handler to it."""
+    logger = logging.getLogger(name)
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    logger.propagate = False

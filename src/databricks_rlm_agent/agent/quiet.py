@@ -6,6 +6,8 @@ import logging
 import os
 import warnings
 
+from databricks_rlm_agent.logs import keep_off_root
+
 
 def quiet_adk() -> None:
     """Keep google-adk off the root logger.
@@ -13,18 +15,13 @@ def quiet_adk() -> None:
     It logs every model error with its traceback, where a key may stand; we record each one, redacted, in the
     run. Who wants its log adds a handler to ``google_adk``.
     """
-    _own_handler("google_adk")
+    keep_off_root("google_adk")
     # google-genai makes such a class at its first call (_api_client.py), which would fail under -W error.
     warnings.filterwarnings(
         "ignore",
         message="Inheritance class AiohttpClientSession from ClientSession is discouraged",
         category=DeprecationWarning,
     )
-
-
-def quiet_sqlglot() -> None:
-    """Keep sqlglot off the root logger: it warns about statements that it does not know, and so do we."""
-    _own_handler("sqlglot")
 
 
 def quiet_litellm() -> None:
@@ -37,11 +34,4 @@ def quiet_litellm() -> None:
     litellm.telemetry = False
     for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
         logging.getLogger(name).handlers.clear()  # google-adk points them at standard output
-        _own_handler(name)
-
-
-def _own_handler(name: str) -> None:
-    logger = logging.getLogger(name)
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
-    logger.propagate = False
+        keep_off_root(name)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from databricks_rlm_agent.agent.actions import settled
 from databricks_rlm_agent.agent.desk import Desk
-from databricks_rlm_agent.agent.quiet import quiet_sqlglot
 from databricks_rlm_agent.domain.actions import Action
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.policy.gating import Finding
 from databricks_rlm_agent.domain.policy.judge import Policy
 from databricks_rlm_agent.errors import Conflict, InvalidData
+from databricks_rlm_agent.logs import keep_off_root
 from databricks_rlm_agent.ports import Turn
 
 Judge = Callable[[Turn, Action], Finding | None]
@@ -22,7 +22,7 @@ Judge = Callable[[Turn, Action], Finding | None]
 
 def turn_policy(namespace: Namespace, write_targets: tuple[str, ...] | None) -> Judge:
     """The policy of domain/policy/ on what a turn tells of its run (``Settings.write_targets``)."""
-    quiet_sqlglot()
+    keep_off_root("sqlglot")  # it warns about statements that it does not know, and so do we
 
     def judge(turn: Turn, action: Action) -> Finding | None:
         capsule = turn.capsule

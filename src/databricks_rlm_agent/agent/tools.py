@@ -7,7 +7,7 @@ from typing import Any
 
 from databricks_rlm_agent.agent.bounded import cell, take, take_text
 from databricks_rlm_agent.agent.results import Results
-from databricks_rlm_agent.domain.ids import check_table_name
+from databricks_rlm_agent.domain.ids import check_table_name, quoted_table
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.paths import check_volume_path
 from databricks_rlm_agent.ports import Catalog, Ledger, SqlBackend, Turn, Volume
@@ -82,7 +82,7 @@ class Toolbox:
             table: The full name, catalog.schema.table.
             rows: How many rows, at most 20.
         """
-        quoted = ".".join(f"`{part}`" for part in check_table_name(table).split("."))
+        quoted = quoted_table(table)
         count = max(1, min(rows, _MAX_ROWS))
         # The names are checked and quoted, the count is a number: there is nothing here to inject.
         found = self._sql.fetch(f"SELECT * FROM {quoted} LIMIT {count:d}")  # noqa: S608 - checked name

@@ -11,6 +11,7 @@ from typing import Any
 from databricks_rlm_agent.control.glances import counted
 from databricks_rlm_agent.control.passing import passes
 from databricks_rlm_agent.domain.checks import Check
+from databricks_rlm_agent.domain.ids import quoted_table
 from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.ports import Catalog, SqlBackend, Volume
@@ -82,8 +83,7 @@ class Evidence:
             return False, f"no column {', '.join(missing)}; its columns are {', '.join(columns)}"
         if not check.min_rows:
             return True, counted(len(columns), "column")
-        quoted = ".".join(f"`{part}`" for part in check.table.split("."))
-        rows = int(self.sql.fetch(f"SELECT count(*) AS n FROM {quoted}")[0]["n"])  # noqa: S608 - checked name
+        rows = int(self.sql.fetch(f"SELECT count(*) AS n FROM {quoted_table(check.table)}")[0]["n"])  # noqa: S608 - checked name
         return rows >= check.min_rows, counted(rows, "row")
 
     def _file(self, check: Check) -> tuple[bool, str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from databricks_rlm_agent.control.glances import counted, excerpt, file_note, folder_note, short
 from databricks_rlm_agent.control.passing import passes
-from databricks_rlm_agent.domain.ids import check_table_name
+from databricks_rlm_agent.domain.ids import quoted_table
 from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.ports import Catalog, SqlBackend, Volume
@@ -55,7 +55,7 @@ class Surveyor:
         return clip(_or_why(looks[kind], f"{kind}; it cannot be looked at"), NOTE_CHARS)
 
     def _table(self, name: str) -> str:
-        quoted = ".".join(f"`{part}`" for part in check_table_name(name).split("."))
+        quoted = quoted_table(name)
         columns = self.catalog.describe(name)
         rows = _or_why(lambda: self._count(quoted), "rows cannot be counted")
         head = _or_why(lambda: self._head(quoted, columns), "rows cannot be shown")

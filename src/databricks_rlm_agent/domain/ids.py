@@ -38,3 +38,8 @@ def check_table_name(value: str) -> str:
     for part, what in zip(parts, ("catalog", "schema", "table"), strict=True):
         check_name(part, what=what)
     return value
+
+
+def quoted_table(value: str) -> str:
+    """A three-level table name as a statement may hold it; raise UsageError as ``check_table_name`` does."""
+    return ".".join(f"`{part}`" for part in check_table_name(value).split("."))

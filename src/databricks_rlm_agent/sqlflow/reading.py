@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from databricks_rlm_agent.domain.workflow.declared import FILE
 from databricks_rlm_agent.domain.workflow.plan import Source
 from databricks_rlm_agent.errors import UsageError
+from databricks_rlm_agent.logs import keep_off_root
 
 MAX_FILES = 2_000
 MAX_BYTES = 16 << 20  # of one file; what a warehouse takes in a request is less
@@ -26,7 +26,7 @@ def read_directory(
 
     Raises UsageError for a directory that is not there or has no such file, and for what cannot be read.
     """
-    quiet_sqlglot()
+    keep_off_root("sqlglot")  # it warns of statements that it does not know; notices tell that
     found = _entries(directory)
     paths = [path for path in found if path.suffix.lower() == SUFFIX and path.is_file()]
     if not paths:
@@ -88,11 +88,3 @@ def _text(path: Path) -> str:
 
 def _reason(error: OSError | ValueError) -> str:
     return getattr(error, "strerror", None) or str(error)
-
-
-def quiet_sqlglot() -> None:
-    """Keep sqlglot off the root logger: it warns of statements that it does not know; notices tell that."""
-    logger = logging.getLogger("sqlglot")
-    logger.propagate = False
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
