@@ -8,14 +8,11 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.cli.place import local_workspace, say
 from databricks_rlm_agent.cli.sql import planned_for
@@ -23,10 +20,9 @@ from databricks_rlm_agent.cli.sqldisplay import Lines, problem_lines, report_lin
 from databricks_rlm_agent.domain.workflow.pictures import as_table
 from databricks_rlm_agent.errors import ConfigError
 from databricks_rlm_agent.sqlflow.events import Silent
+from databricks_rlm_agent.sqlflow.library import new_id, prepared
 from databricks_rlm_agent.sqlflow.preflight import verify
-from databricks_rlm_agent.sqlflow.record import DeltaRecord
 from databricks_rlm_agent.sqlflow.runner import Decide, Decision, Options, Runner, go_on, stop
-from databricks_rlm_agent.sqlflow.steady import SteadySession
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.domain.workflow.model import Plan, Step
@@ -46,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     with _warehouse(options) as (workspace, http_path):
         from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
 
-        verify(WarehouseEngine(workspace, http_path=http_path), place, _new_id)
+        verify(WarehouseEngine(workspace, http_path=http_path), place, new_id)
         if options.dry_run:
             said = json.dumps({"dry_run": True, **planned.to_dict()}) if options.json else as_table(planned)
             print(said, flush=True)
@@ -55,33 +51,28 @@ def run(options: argparse.Namespace) -> int:
         return _run(options, planned, engine, place)
 
 
-def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, place: Any) -> int:
-    session = SteadySession(engine, time.sleep)
-    try:
-        record = DeltaRecord(session, place, _now)
-        record.create()
-        runner = Runner(
-            plan=planned,
+def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, place: tuple[str, str]) -> int:
+    settings = Options(
+        max_parallel=options.max_parallel,
+        max_iterations=options.max_iterations,
+        optimize=options.optimize_tables,
+        resume=options.resume or options.resume_run is not None,
+        resume_id=options.resume_run,
+        partial=bool(options.only or options.start or options.skip),
+    )
+    with (
+        prepared(
+            planned,
+            engine,
             workflow=Path(options.directory).resolve().name,
-            engine=engine,
-            record=record,
-            clock=_now,
-            new_id=_new_id,
-            options=Options(
-                max_parallel=options.max_parallel,
-                max_iterations=options.max_iterations,
-                optimize=options.optimize_tables,
-                resume=options.resume or options.resume_run is not None,
-                resume_id=options.resume_run,
-                partial=bool(options.only or options.start or options.skip),
-            ),
+            place=place,
+            options=settings,
             observer=Silent() if options.json else Lines(_print),
             decide=_decide(options),
-        )
-        with _interrupting(runner):
-            report = runner.run()
-    finally:
-        session.close()
+        ) as runner,
+        _interrupting(runner),
+    ):
+        report = runner.run()
     if options.json:
         print(json.dumps(report.to_dict(), ensure_ascii=False, default=str), flush=True)
     else:
@@ -182,11 +173,3 @@ def _interrupting(runner: Runner) -> Iterator[None]:
 
 def _print(text: str) -> None:
     print(text, flush=True)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _new_id(prefix: str) -> str:
-    return f"{prefix}{uuid4().hex[:16]}"
