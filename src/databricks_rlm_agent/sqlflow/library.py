@@ -61,7 +61,7 @@ def prepared(
     observer: Observer | None = None,
     decide: Decide = stop,
 ) -> Iterator[Runner]:
-    """A runner for a plan, with its record in ``place``; for who may want to interrupt it. Raises RlmError."""
+    """A runner for a plan, with its record in ``place``; for who may interrupt it. Raises RlmError."""
     session = SteadySession(engine, time.sleep)
     try:
         record = DeltaRecord(session, place, now)
