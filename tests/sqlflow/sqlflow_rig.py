@@ -111,6 +111,11 @@ class MemoryRecord:
             return None
         return Earlier(workflow_run_id=self.run[0], started_at=self.run[1], rows=tuple(self.rows))
 
+    def named(self, workflow_run_id: str) -> Earlier | None:
+        if self.run is None or workflow_run_id != self.run[0]:
+            return None
+        return Earlier(workflow_run_id=self.run[0], started_at=self.run[1], rows=tuple(self.rows))
+
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> None:
         self.run, self.status = (workflow_run_id, started_at), "running"
 

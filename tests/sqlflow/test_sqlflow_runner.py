@@ -393,6 +393,16 @@ def test_resume_goes_on_at_the_first_step_not_on_record(at: int, after: bool) ->
     assert [measure.n for measure in report.steps[1].iterations] == [1, 2, 3]
 
 
+def test_a_run_of_a_given_id_begins_or_goes_on_however_it_has_ended() -> None:
+    record, made = MemoryRecord(), plan(step("01_a.sql", make("a")), step("02_b.sql", make("bad", "a")))
+    failed = runner(made, failing("bad", Rejected("no")), record, run_id="mine").run()
+    assert (failed.workflow_run_id, failed.status) == ("mine", RunStatus.FAILED)
+    for wanted in ([StepStatus.KEPT, StepStatus.DONE], [StepStatus.KEPT, StepStatus.KEPT]):
+        report = runner(made, FakeEngine(), record, run_id="mine").run()
+        assert (report.workflow_run_id, report.status) == ("mine", RunStatus.SUCCEEDED)
+        assert list(statuses(report).values()) == wanted
+
+
 def test_a_changed_file_and_all_after_it_run_again_even_if_it_changes_back() -> None:
     record = MemoryRecord()
     old = [step("01_a.sql", make("a")), step("02_b.sql", make("b", "a")), step("03_c.sql", make("bad", "b"))]

@@ -70,7 +70,7 @@ class StepRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """A run on record that was not brought to an end."""
+    """A run on record."""
 
     workflow_run_id: str
     started_at: datetime
@@ -82,6 +82,9 @@ class Record(Protocol):
 
     def unfinished(self, workflow: str, workflow_run_id: str | None) -> Earlier | None:
         """The newest run of a workflow, or that one, if it has not succeeded."""
+
+    def named(self, workflow_run_id: str) -> Earlier | None:
+        """The run of that id, however it has ended."""
 
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> None:
         """A run begins, or goes on."""
@@ -110,14 +113,27 @@ class DeltaRecord:
 
     def unfinished(self, workflow: str, workflow_run_id: str | None) -> Earlier | None:
         """The newest run of a workflow, or that one, if it has not succeeded; its rows are gone on with."""
-        found = self._session.fetch(
-            f"SELECT workflow_run_id, started_at, status FROM {self._table(RUNS)} WHERE workflow = :workflow "
-            "AND (:run = '' OR workflow_run_id = :run) ORDER BY started_at DESC, seq DESC LIMIT 1",
+        found = self._newest(
+            "workflow = :workflow AND (:run = '' OR workflow_run_id = :run)",
             {"workflow": workflow, "run": workflow_run_id or ""},
         )
-        if not found or found[0]["status"] == "succeeded":
-            return None
-        run = str(found[0]["workflow_run_id"])
+        return self._earlier(found) if found and found["status"] != "succeeded" else None
+
+    def named(self, workflow_run_id: str) -> Earlier | None:
+        """The run of that id, however it has ended; its rows are gone on with."""
+        found = self._newest("workflow_run_id = :run", {"run": workflow_run_id})
+        return self._earlier(found) if found else None
+
+    def _newest(self, where: str, parameters: Mapping[str, Any]) -> Row | None:
+        found = self._session.fetch(
+            f"SELECT workflow_run_id, started_at, status FROM {self._table(RUNS)} WHERE {where} "
+            "ORDER BY started_at DESC, seq DESC LIMIT 1",
+            parameters,
+        )
+        return found[0] if found else None
+
+    def _earlier(self, found: Row) -> Earlier:
+        run = str(found["workflow_run_id"])
         rows = self._session.fetch(
             f"SELECT * FROM {self._table(STEPS)} WHERE workflow_run_id = :run ORDER BY seq", {"run": run}
         )
@@ -126,7 +142,7 @@ class DeltaRecord:
         )
         self._seq = max([int(newest[0]["seq"] or 0), *(int(row["seq"]) for row in rows)])
         return Earlier(
-            workflow_run_id=run, started_at=found[0]["started_at"], rows=tuple(_step_row(row) for row in rows)
+            workflow_run_id=run, started_at=found["started_at"], rows=tuple(_step_row(row) for row in rows)
         )
 
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> None:

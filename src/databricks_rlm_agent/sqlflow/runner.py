@@ -29,7 +29,7 @@ from databricks_rlm_agent.sqlflow.events import EventKind, Feed, Observer, Silen
 from databricks_rlm_agent.sqlflow.files import FileRunner, backoff, repeatable
 from databricks_rlm_agent.sqlflow.interruption import Interruption
 from databricks_rlm_agent.sqlflow.loops import LoopRunner
-from databricks_rlm_agent.sqlflow.record import Record, StepRow
+from databricks_rlm_agent.sqlflow.record import Earlier, Record, StepRow
 from databricks_rlm_agent.sqlflow.resuming import Standing, identity, standing
 from databricks_rlm_agent.sqlflow.steps import StepRunner
 
@@ -52,7 +52,9 @@ Decide = Callable[[Step, StepOutcome], Decision]
 class Options:
     """How a workflow is run. ``resume``: go on with the newest unfinished run, or that of ``resume_id``.
 
-    ``partial``: the plan is a part of a workflow, which its success does not bring to an end.
+    ``run_id``: go on with the run of that id, however it has ended, or begin it: what has succeeded succeeds
+    again without running. ``partial``: the plan is a part of a workflow, which its success does not bring to
+    an end.
     """
 
     max_parallel: int = 4
@@ -60,6 +62,7 @@ class Options:
     optimize: bool = False
     resume: bool = False
     resume_id: str | None = None
+    run_id: str | None = None
     partial: bool = False
 
 
@@ -119,18 +122,8 @@ class Runner:
         return report
 
     def _begin(self) -> tuple[str, datetime, Standing]:
-        started = self.clock()
-        earlier = None
-        if self.options.resume:
-            earlier = self.record.unfinished(self.workflow, self.options.resume_id)
-            if earlier is None and self.options.resume_id:
-                raise UsageError(
-                    f"No unfinished run {self.options.resume_id} of {self.workflow} is on record.",
-                    fix="Leave the id away for the newest one, or run without --resume.",
-                )
-            if earlier is None:
-                self._notice("There is no unfinished run to resume: everything runs.")
-        run_id = earlier.workflow_run_id if earlier else self.new_id("w")
+        started, earlier = self.clock(), self._earlier()
+        run_id = earlier.workflow_run_id if earlier else self.options.run_id or self.new_id("w")
         self.record.begin(self.workflow, run_id, earlier.started_at if earlier else started)
         before = standing(self.plan, earlier.rows) if earlier else Standing()
         self._void(before, started)
@@ -138,6 +131,22 @@ class Runner:
             self._doubts(before)
         self._feed.tell(EventKind.RUN_STARTED, run_id)
         return run_id, started, before
+
+    def _earlier(self) -> Earlier | None:
+        """The run to go on with."""
+        if self.options.run_id is not None:
+            return self.record.named(self.options.run_id)
+        if not self.options.resume:
+            return None
+        earlier = self.record.unfinished(self.workflow, self.options.resume_id)
+        if earlier is None and self.options.resume_id:
+            raise UsageError(
+                f"No unfinished run {self.options.resume_id} of {self.workflow} is on record.",
+                fix="Leave the id away for the newest one, or run without --resume.",
+            )
+        if earlier is None:
+            self._notice("There is no unfinished run to resume: everything runs.")
+        return earlier
 
     def _void(self, before: Standing, now: datetime) -> None:
         steps = {step.id: step for step in self.plan.steps}
