@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +116,6 @@ def test_a_program_that_was_changed_after_publishing_is_not_run(
     agent, serving, script, tmp_path: Path
 ) -> None:
     """The job run is held before it starts, the program is changed in the Volume, and then it is let go."""
-    import urllib.request
 
     def fault(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(
@@ -128,15 +130,15 @@ def test_a_program_that_was_changed_after_publishing_is_not_run(
     environment = serving.environment
     model = script([program("print('the real one')")], [finish()])
     assert agent("submit", "t", "--run-id", "tampered", "--model", model, env=environment).code == 0
-    fault(
-        "POST",
-        "/_local/faults",
-        {"method": "POST", "path": "runs/submit", "action": "status", "status": 503, "times": 100},
-    )
-    agent("tick", env=environment)
-    fault("DELETE", "/_local/faults")
+    fault("POST", "/_local/faults", {"method": "POST", "path": "runs/submit", "action": "hold", "times": 1})
+    tick = threading.Thread(target=agent, args=("tick",), kwargs={"env": environment})
+    tick.start()
+    while not (held := fault("GET", "/_local/held")["held"]):
+        time.sleep(0.05)
     folder = serving.root / "Volumes/main/rlm/artifacts/scratchpad/run_tampered/iter_1"
     (folder / "entrypoint.py").write_text("print('another one')")
+    fault("POST", f"/_local/held/{held[0]['id']}/release")
+    tick.join()
     assert agent("orchestrate", "--until-idle", env=environment | {"RLM_SUSPECT_AFTER_S": "1"}).code == 0
     (row,) = agent("show", "tampered", "--json", env=environment).document["results"]
     assert (row["status"], row["error_type"]) == ("FAILED", "ArtifactMismatch")
