@@ -18,6 +18,7 @@ class EventKind(StrEnum):
     STAGE_STARTED = "stage_started"
     STEP_STARTED = "step_started"
     STEP_KEPT = "step_kept"
+    STATEMENT_STARTED = "statement_started"
     STATEMENT_DONE = "statement_done"
     RETRY = "retry"
     WARNING = "warning"
@@ -27,6 +28,8 @@ class EventKind(StrEnum):
     STEP_DONE = "step_done"
     STEP_FAILED = "step_failed"
     STEP_SKIPPED = "step_skipped"
+    CHECKING = "checking"
+    CHECKED = "checked"
     NOTICE = "notice"
     INTERRUPTING = "interrupting"
     RUN_FINISHED = "run_finished"
@@ -34,7 +37,10 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One thing that has happened. Only what makes sense for its kind is set."""
+    """One thing that has happened. Only what makes sense for its kind is set.
+
+    ``statement`` counts from 1, of ``statements`` in the file.
+    """
 
     kind: EventKind
     at: datetime
@@ -42,6 +48,8 @@ class Event:
     step: str | None = None
     file: str | None = None
     line: int | None = None
+    statement: int | None = None
+    statements: int | None = None
     iteration: int | None = None
     rows: int | None = None
     changed: int | None = None

@@ -130,6 +130,8 @@ class FileRunner:
         by_table: dict[str, int] = {}
         for index, statement in enumerate(file.statements):
             started = self._monotonic()
+            place = {"line": statement.line, "statement": index + 1, "statements": len(file.statements)}
+            self._feed.tell(EventKind.STATEMENT_STARTED, statement.kind.value, **place, **tell)
             changed, warning = self._statement(session, statement, index, tell)
             if warning is not None:
                 warnings.append(warning)
@@ -140,9 +142,9 @@ class FileRunner:
             self._feed.tell(
                 EventKind.STATEMENT_DONE,
                 statement.kind.value,
-                line=statement.line,
                 rows=changed,
                 seconds=self._monotonic() - started,
+                **place,
                 **tell,
             )
         return FileResult(
