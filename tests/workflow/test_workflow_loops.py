@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.domain.workflow.declared import parse_declared
+from databricks_rlm_agent.domain.workflow.declared import Document, parse_declared
 from databricks_rlm_agent.domain.workflow.iterations import iteration
 from databricks_rlm_agent.domain.workflow.loops import series_of
 from databricks_rlm_agent.domain.workflow.model import Loop, Plan
@@ -271,7 +271,7 @@ def test_what_is_wrong_in_a_declaration_is_told_with_its_line(text: str, line: i
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "loops: []\n"])
 def test_nothing_may_be_declared(text: str) -> None:
-    assert parse_declared(text) == []
+    assert parse_declared(text) == Document()
 
 
 @pytest.mark.parametrize(

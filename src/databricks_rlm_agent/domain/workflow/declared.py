@@ -1,8 +1,11 @@
-"""``workflow.yml``: loops that are declared rather than found by their files' names. Pure."""
+"""``workflow.yml``: loops that are declared rather than found by their files' names, and what must hold of
+tables in the end. Pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +13,8 @@ from databricks_rlm_agent.errors import UsageError
 
 FILE = "workflow.yml"
 _FIX = "docs/sql-workflows.md says what may stand there."
+_COVER_FIX = "Write covers: {table: NAME, on: [COLUMN]}, or on: {column here: column there}."
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,30 +32,65 @@ class Declared:
     alias: str | None = None
 
 
-def parse_declared(text: str, file: str = FILE) -> list[Declared]:
+@dataclass(frozen=True, kw_only=True)
+class CoverRule:
+    """Keys of another table that must be found in this one.
+
+    ``on``: columns here with those there that they are compared with. ``share`` of the keys, 0 to 1, is the
+    least that will do.
+    """
+
+    line: int
+    table: str
+    on: tuple[tuple[str, str], ...]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRule:
+    """What must hold of a table in the end, as it is declared."""
+
+    line: int
+    table: str
+    key: tuple[str, ...] = ()
+    min_rows: int | None = None
+    covers: tuple[CoverRule, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """All that stands in ``workflow.yml``."""
+
+    name: str | None = None
+    loops: tuple[Declared, ...] = ()
+    tables: tuple[TableRule, ...] = ()
+
+
+def parse_declared(text: str, file: str = FILE) -> Document:
     """Read the document; raise UsageError, with key and line, for what cannot stand there."""
     top = _Node.of(text, file)
-    if top is None:
-        return []
-    found = []
-    for key, node in top.entries():
-        if key != "loops":
-            raise node.wrong(f"The key {key!r} is not known", "Known is: loops.")
-        found += [_loop(each) for each in node.items()]
-    return found
+    return Document() if top is None else Document(**top.values(_DOCUMENT))
 
 
 def _loop(node: _Node) -> Declared:
-    values: dict[str, Any] = {}
-    for key, value in node.entries():
-        if key not in _FIELDS:
-            raise value.wrong(f"The key {key!r} is not known", f"Known are: {', '.join(_FIELDS)}.")
-        if key in values:
-            raise value.wrong(f"The key {key!r} stands there twice")
-        values[key] = _FIELDS[key](value)
+    values = node.values(_LOOP)
     if bool(values.get("files")) == bool(values.get("template")):
         raise node.wrong("A loop has either files or a template")
     return Declared(line=node.line, **values)
+
+
+def _table(node: _Node) -> TableRule:
+    values = node.values(_TABLE)
+    if not values:
+        raise node.wrong(f"Nothing is declared of {node.key}", f"Known are: {', '.join(_TABLE)}.")
+    return TableRule(line=node.line, table=node.key, **values)
+
+
+def _cover(node: _Node) -> CoverRule:
+    values = node.values(_COVER)
+    if "table" not in values or "on" not in values:
+        raise node.wrong("What is covered has a table and the columns that it is looked up on", _COVER_FIX)
+    return CoverRule(line=node.line, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +121,18 @@ class _Node:
     def wrong(self, what: str, fix: str = _FIX) -> UsageError:
         return UsageError(f"{what}.", where=f"{self.file}:{self.line}", fix=fix)
 
+    def values(self, fields: Mapping[str, Callable[[_Node], Any]]) -> dict[str, Any]:
+        """What stands under the keys that are known, each once."""
+        known = f"Known are: {', '.join(fields)}."
+        values: dict[str, Any] = {}
+        for key, value in self.entries():
+            if key not in fields:
+                raise value.wrong(f"The key {key!r} is not known", known)
+            if key in values:
+                raise value.wrong(f"The key {key!r} stands there twice")
+            values[key] = fields[key](value)
+        return values
+
     def entries(self) -> Iterator[tuple[str, _Node]]:
         if self.node.id != "mapping":
             raise self.wrong(f"{self.key} must have keys and values")
@@ -107,13 +159,48 @@ class _Node:
             raise self.wrong(f"{self.key} is {text!r}; it must be a number up to 10,000")
         return int(text)
 
+    def rows(self) -> int:
+        text = self.text().replace("_", "")
+        if not (text.isascii() and text.isdigit()):
+            raise self.wrong(f"{self.key} is {text!r}; it must be a number of rows")
+        return int(text)
+
+    def share(self) -> float:
+        text = self.text()
+        number = float(text) if _NUMBER.fullmatch(text) else -1.0
+        if not 0.0 <= number <= 1.0:
+            raise self.wrong(f"{self.key} is {text!r}; it must be a share from 0 to 1")
+        return number
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Columns that have one name here and there, or ``here: there``."""
+        if self.node.id != "mapping":
+            return tuple((name, name) for name in self.texts())
+        return tuple((key, value.text()) for key, value in self.entries())
+
+    def tables(self) -> tuple[TableRule, ...]:
+        rules = tuple(_table(node) for _key, node in self.entries())
+        names = [rule.table.lower() for rule in rules]
+        for rule in rules:
+            if names.count(rule.table.lower()) > 1:
+                raise self.wrong(f"The table {rule.table} stands there twice")
+        return rules
+
+    def covers(self) -> tuple[CoverRule, ...]:
+        """One table, or a list of them."""
+        return tuple(_cover(each) for each in (self.items() if self.node.id == "sequence" else [self]))
+
+    def loops(self) -> tuple[Declared, ...]:
+        return tuple(_loop(each) for each in self.items())
+
     def limit(self) -> int:
         if (number := self.count()) < 1:
             raise self.wrong(f"{self.key} must be 1 or more")
         return number
 
 
-_FIELDS: dict[str, Callable[[_Node], Any]] = {
+_Fields = dict[str, Callable[[_Node], Any]]
+_LOOP: _Fields = {
     "name": _Node.text,
     "files": _Node.texts,
     "template": _Node.text,
@@ -123,3 +210,6 @@ _FIELDS: dict[str, Callable[[_Node], Any]] = {
     "limit": _Node.limit,
     "alias": _Node.text,
 }
+_COVER: _Fields = {"table": _Node.text, "on": _Node.pairs, "share": _Node.share}
+_TABLE: _Fields = {"key": _Node.texts, "min_rows": _Node.rows, "covers": _Node.covers}
+_DOCUMENT: _Fields = {"name": _Node.text, "loops": _Node.loops, "tables": _Node.tables}

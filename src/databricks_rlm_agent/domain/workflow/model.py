@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from databricks_rlm_agent.domain.workflow.names import Name, is_table, shown
+
+if TYPE_CHECKING:
+    from databricks_rlm_agent.domain.workflow.expectations import Expectation
 
 
 class Kind(StrEnum):
@@ -177,6 +180,7 @@ class Plan:
 
     steps: tuple[Step, ...]
     notices: tuple[str, ...] = ()
+    expectations: tuple[Expectation, ...] = ()
 
     @property
     def stages(self) -> tuple[tuple[int | None, tuple[Step, ...]], ...]:
@@ -190,6 +194,7 @@ class Plan:
             "stages": [
                 {"stage": stage, "steps": [_step(step) for step in steps]} for stage, steps in self.stages
             ],
+            "checks": [each.to_dict() for each in self.expectations],
             "notices": list(self.notices),
         }
 

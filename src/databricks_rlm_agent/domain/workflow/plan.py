@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from databricks_rlm_agent.domain.workflow.declared import Declared, parse_declared
+from databricks_rlm_agent.domain.workflow.expectations import expectations_of
 from databricks_rlm_agent.domain.workflow.files import sql_file, stage_of
 from databricks_rlm_agent.domain.workflow.groups import Group, groups_of
 from databricks_rlm_agent.domain.workflow.iterations import of_template
@@ -42,7 +43,8 @@ def plan_of(source: Source) -> Plan:
     Raises UsageError, with file and line, for what cannot be read, told apart or found.
     """
     texts = {name: substitute(text, source.variables) for name, text in source.texts.items()}
-    groups, notices = groups_of(texts, parse_declared(substitute(source.declared or "", source.variables)))
+    declared = parse_declared(substitute(source.declared or "", source.variables))
+    groups, notices = groups_of(texts, declared.loops)
     grouped = {name for group in groups for name in group.members}
     templates = {group.template.name for group in groups if group.template}
     files = _read_all({name: text for name, text in texts.items() if name not in templates}, source)
@@ -53,7 +55,8 @@ def plan_of(source: Source) -> Plan:
     notices = [*source.notices, *notices]
     notices += unused([*source.texts.values(), source.declared or ""], source.variables)
     notices += [*told, *(line for step in done for line in told_of(step)), *hidden_views(done)]
-    return Plan(steps=done, notices=tuple(notices))
+    expectations, doubts = expectations_of(declared.tables, done, source.catalog, source.schema)
+    return Plan(steps=done, notices=(*notices, *doubts), expectations=expectations)
 
 
 def _read_all(texts: Mapping[str, str], source: Source) -> dict[str, SqlFile]:
