@@ -210,7 +210,8 @@ def test_only_tables_are_counted_and_optimized() -> None:
     report = runner(
         plan(step("01_a.sql", text), step("02_b.sql", "DROP TABLE c")), engine, optimize=True
     ).run()
-    assert [table.table for table in report.tables] == ["main.default.a"]
+    found = [(table.table, table.view, table.rows) for table in report.tables]
+    assert found == [("main.default.a", False, 1), ("main.default.v", True, None)]
     assert [sql for sql in engine.ran if sql.startswith("OPTIMIZE")] == ["OPTIMIZE `main`.`default`.`a`"]
 
 

@@ -88,12 +88,8 @@ def report_lines(report: Report) -> list[str]:
     if report.path:
         lines.append(f"critical path: {' → '.join(report.path)} ({report.path_seconds:.1f} s)")
     for table in report.tables:
-        unique = (
-            ""
-            if table.unique is None
-            else f", key {', '.join(table.key)} " + ("unique" if table.unique else "NOT unique")
-        )
-        state = f"{table.rows:,} rows{unique}" if table.rows is not None else table.note or "is not there"
+        state = f"{table.rows:,} rows" if table.rows is not None else "a view" if table.view else ""
+        state = "; ".join(filter(None, [state, *table.faults]))
         lines.append(f"  {'✓' if table.good else '✗'} {table.table}: {state}")
     lines += [f"notice: {notice}" for notice in report.notices]
     if report.next and report.status is not RunStatus.SUCCEEDED:

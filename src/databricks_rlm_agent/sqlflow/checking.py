@@ -1,65 +1,203 @@
-"""What is there in the end: tables, their rows, and whether declared keys are unique."""
+"""What is there in the end: tables and views, their rows, and whether what is declared of them holds."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from queue import SimpleQueue
 
-from databricks_rlm_agent.domain.workflow.model import Plan
+from databricks_rlm_agent.domain.workflow.expectations import Cover, Expectation
+from databricks_rlm_agent.domain.workflow.model import Plan, Statement, Step
 from databricks_rlm_agent.domain.workflow.names import Name, quoted, shown
-from databricks_rlm_agent.domain.workflow.outcome import StepOutcome, StepStatus, TableCheck
+from databricks_rlm_agent.domain.workflow.outcome import StepOutcome, StepStatus
+from databricks_rlm_agent.domain.workflow.sqlerrors import classify
+from databricks_rlm_agent.domain.workflow.tablechecks import Coverage, TableCheck
 from databricks_rlm_agent.errors import NotFound, RlmError, Unreachable
 from databricks_rlm_agent.sqlflow.engine import Engine
+from databricks_rlm_agent.sqlflow.events import EventKind, Feed
+from databricks_rlm_agent.sqlflow.interruption import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqlflow.steady import SteadySession
 from databricks_rlm_agent.sqlflow.steps import tables_of
 
+_AGAIN_S = 0.5  # how often a cancel is repeated: a statement may just be starting
+_DONE = {StepStatus.DONE, StepStatus.KEPT}
 
-def expected(plan: Plan, outcomes: Mapping[str, StepOutcome]) -> dict[Name, tuple[str, ...]]:
-    """The tables that must be there after the steps that are done, with their declared keys."""
-    there: dict[Name, tuple[str, ...]] = {}
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A table or view that is to be checked, and for what."""
+
+    expectation: Expectation
+    step: str | None = None
+    view: bool = False
+
+    @property
+    def counted(self) -> bool:
+        """A view is a query that may take long: it is only run where something is declared of it."""
+        expects = self.expectation
+        return not self.view or bool(expects.key or expects.min_rows or expects.covers)
+
+
+def expected(plan: Plan, outcomes: Mapping[str, StepOutcome]) -> list[Wanted]:
+    """What must be there after the steps that are done, with what is declared of it.
+
+    What is declared of a table is left out where the step that makes it is not chosen, or not done.
+    """
+    there: dict[Name, Wanted] = {}
     for step in plan.steps:
         outcome = outcomes[step.id]
-        if outcome.status not in {StepStatus.DONE, StepStatus.KEPT}:
-            continue
-        for statement in step.file.statements if step.file else ():
-            for name in statement.gone:
+        if outcome.status in _DONE:
+            for name in (name for statement in _statements(step) for name in statement.gone):
                 there.pop(name, None)
+            there |= dict(_made(step, outcome))
+    for each in plan.expectations:
+        known = there.get(each.table) or Wanted(expectation=each)
+        if _due(each, outcomes):
+            key = each.key or known.expectation.key
+            there[each.table] = replace(known, expectation=replace(each, key=key))
+    return list(there.values())
+
+
+def _made(step: Step, outcome: StepOutcome) -> Iterator[tuple[Name, Wanted]]:
+    tables = tables_of(step, outcome)
+    views = [name for name in (step.file.tables if step.file else ()) if name not in tables]
+    for name in (*tables, *(view for view in views if not set("*(") & set("".join(view)))):
         key = step.loop.key_columns if step.loop else ()
-        there |= dict.fromkeys(tables_of(step, outcome), key)
-    return there
+        expects = Expectation(table=name, key=key, steps=(step.id,))
+        yield name, Wanted(expectation=expects, step=step.id, view=name in views)
 
 
-def check_tables(plan: Plan, outcomes: Mapping[str, StepOutcome], engine: Engine) -> tuple[TableCheck, ...]:
-    """Count the rows of every table that must be there."""
-    session = SteadySession(engine, time.sleep)
-    checks = []
-    try:
-        for name, key in expected(plan, outcomes).items():
-            try:
-                checks.append(_check(session, name, key))
-            except Unreachable as error:  # it has been tried long enough: nor will it answer for the others
-                checks.append(_not_counted(name, error))
-                break
-        return tuple(checks)
-    finally:
-        session.close()
+def _statements(step: Step) -> Iterator[Statement]:
+    return iter(step.file.statements if step.file else ())
 
 
-def _check(session: SteadySession, name: Name, key: tuple[str, ...]) -> TableCheck:
-    table = shown(name)
-    columns = ", ".join(quoted((column,)) for column in key)
-    distinct = f", (SELECT count(*) FROM (SELECT DISTINCT {columns} FROM {quoted(name)})) AS u" if key else ""
-    try:
-        row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(name)}) AS n{distinct}")[0]
-    except NotFound:
-        return TableCheck(table=table, exists=False)
-    except Unreachable:
-        raise
-    except RlmError as error:
-        return _not_counted(name, error)
-    unique = row["u"] == row["n"] if key else None
-    return TableCheck(table=table, exists=True, rows=int(row["n"]), key=key, unique=unique)
+def _due(expects: Expectation, outcomes: Mapping[str, StepOutcome]) -> bool:
+    chosen = [step for step in expects.steps if step in outcomes]
+    return not expects.steps or (bool(chosen) and all(outcomes[step].status in _DONE for step in chosen))
 
 
-def _not_counted(name: Name, error: RlmError) -> TableCheck:
-    return TableCheck(table=shown(name), exists=True, note=f"It could not be counted: {error.what}")
+def check_tables(
+    plan: Plan,
+    outcomes: Mapping[str, StepOutcome],
+    engine: Engine,
+    *,
+    feed: Feed,
+    interruption: Interruption,
+    parallel: int = 1,
+) -> tuple[TableCheck, ...]:
+    """Check what must be there, so many at once. What cannot be checked says so in its ``errors``."""
+    wanted = expected(plan, outcomes)
+    if not wanted:
+        return ()
+    feed.tell(EventKind.CHECKING, f"{len(wanted)} tables and views", statements=len(wanted))
+    with ExitStack() as stack:
+        free: SimpleQueue[SteadySession] = SimpleQueue()
+        many = min(max(1, parallel), len(wanted))
+        for _ in range(many):
+            free.put(stack.enter_context(interruption.watching(SteadySession(engine, interruption.wait))))
+        checker = _Checker(free, interruption, feed)
+        pool = stack.enter_context(ThreadPoolExecutor(many, thread_name_prefix="check"))
+        futures = [pool.submit(checker.check, each) for each in wanted]
+        while wait(futures, timeout=_AGAIN_S).not_done:
+            if interruption.asked:
+                interruption.cancel()
+        return tuple(future.result() for future in futures)
+
+
+class _Checker:
+    def __init__(self, free: SimpleQueue[SteadySession], interruption: Interruption, feed: Feed) -> None:
+        self._free, self._interruption, self._feed = free, interruption, feed
+        self._gone = threading.Event()  # it has been tried long enough: nor will it answer for the others
+
+    def check(self, wanted: Wanted) -> TableCheck:
+        session = self._free.get()
+        try:
+            found = self._checked(session, wanted)
+        finally:
+            self._free.put(session)
+        self._feed.tell(EventKind.CHECKED, found.table, rows=found.rows)
+        return found
+
+    def _checked(self, session: SteadySession, wanted: Wanted) -> TableCheck:
+        expects = wanted.expectation
+        found = TableCheck(
+            table=shown(expects.table),
+            exists=True,
+            view=wanted.view,
+            step=wanted.step,
+            key=expects.key,
+            min_rows=expects.min_rows,
+        )
+        try:
+            found = self._tried(found, lambda: _counted(session, wanted, found))
+        except NotFound:
+            return replace(found, exists=False)
+        for cover in expects.covers:
+            if not found.errors:
+                found = self._tried(found, partial(_covered, session, expects.table, cover, found))
+        return found
+
+    def _tried(self, found: TableCheck, check: Callable[[], TableCheck]) -> TableCheck:
+        """What the check has found, or why it could not be made."""
+        try:
+            if self._gone.is_set():
+                return _failed(found, "the warehouse does not answer")
+            self._interruption.check()
+            return check()
+        except InterruptedRunError:
+            return _failed(found, "the run was interrupted")
+        except NotFound as error:
+            if found.rows is None:
+                raise
+            return _failed(found, classify(error).message)
+        except RlmError as error:
+            if isinstance(error, Unreachable):
+                self._gone.set()
+            if self._interruption.asked:
+                return _failed(found, "the run was interrupted")
+            return _failed(found, classify(error).message)
+
+
+def _failed(found: TableCheck, why: str) -> TableCheck:
+    return replace(found, errors=(*found.errors, f"It could not be checked: {why}"))
+
+
+def _counted(session: SteadySession, wanted: Wanted, found: TableCheck) -> TableCheck:
+    table = quoted(wanted.expectation.table)
+    if not wanted.counted:
+        session.fetch(f"SELECT 1 FROM {table} LIMIT 0")
+        return found
+    key = ", ".join(quoted((column,)) for column in found.key)
+    distinct = f", (SELECT count(*) FROM (SELECT DISTINCT {key} FROM {table})) AS u" if key else ""
+    row = session.fetch(f"SELECT (SELECT count(*) FROM {table}) AS n{distinct}")[0]
+    return replace(found, rows=int(row["n"]), duplicates=int(row["n"]) - int(row["u"]) if key else None)
+
+
+def _covered(session: SteadySession, table: Name, cover: Cover, found: TableCheck) -> TableCheck:
+    row = session.fetch(coverage_query(table, cover))[0]
+    coverage = Coverage(
+        table=shown(cover.table),
+        on=cover.on,
+        keys=int(row["all_keys"]),
+        found=int(row["found_keys"]),
+        wanted=cover.share,
+    )
+    return replace(found, coverage=(*found.coverage, coverage))
+
+
+def coverage_query(table: Name, cover: Cover) -> str:
+    """Counts the distinct keys of the covered table, and those of them that the other one has."""
+    columns = [(quoted((here,)), quoted((there,)), f"k{n}") for n, (here, there) in enumerate(cover.on)]
+    here = ", ".join(f"{name} AS {alias}" for name, _, alias in columns)
+    there = ", ".join(f"{name} AS {alias}" for _, name, alias in columns)
+    known = " AND ".join(f"{name} IS NOT NULL" for _, name, _ in columns)
+    same = " AND ".join(f"c.{alias} = t.{alias}" for _, _, alias in columns)
+    return (
+        f"SELECT count(*) AS all_keys, count(t.found) AS found_keys "
+        f"FROM (SELECT DISTINCT {there} FROM {quoted(cover.table)} WHERE {known}) c "
+        f"LEFT JOIN (SELECT DISTINCT {here}, 1 AS found FROM {quoted(table)}) t ON {same}"
+    )

@@ -76,6 +76,7 @@ def prepared(
             options=options or Options(),
             observer=observer or Silent(),
             decide=decide,
+            place=".".join(place),
         )
     finally:
         session.close()

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from databricks_rlm_agent.domain.workflow.advice import advice
 from databricks_rlm_agent.domain.workflow.model import Plan, Step
 from databricks_rlm_agent.domain.workflow.outcome import (
     Report,
     RunStatus,
     StepOutcome,
     StepStatus,
-    TableCheck,
-    advice,
     blocked,
     critical_path,
     status_of,
 )
+from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck
 from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.ports import Clock, NewId
 from databricks_rlm_agent.sqlflow.checking import check_tables
@@ -91,6 +91,7 @@ class Runner:
     decide: Decide = stop
     wait_s: Callable[[int], float] = backoff
     monotonic: Callable[[], float] = time.monotonic
+    place: str | None = None  # catalog and schema that the record is in, for the report
 
     def __post_init__(self) -> None:
         self._interruption = Interruption()
@@ -207,10 +208,16 @@ class Runner:
             del pending[step.id]
             if step.id in before.kept:
                 kept = before.history.get(step.id, ())
-                self._outcomes[step.id] = StepOutcome(id=step.id, status=StepStatus.KEPT, iterations=kept)
+                self._outcomes[step.id] = StepOutcome(
+                    id=step.id,
+                    status=StepStatus.KEPT,
+                    stage=step.stage,
+                    iterations=kept,
+                    iterations_before=len(kept),
+                )
                 self._feed.tell(EventKind.STEP_KEPT, step=step.id)
             elif culprit := blocked(step, self._outcomes):
-                self._outcomes[step.id] = StepOutcome(id=step.id, status=StepStatus.SKIPPED)
+                self._outcomes[step.id] = StepOutcome(id=step.id, status=StepStatus.SKIPPED, stage=step.stage)
                 self._feed.tell(EventKind.STEP_SKIPPED, f"it needs {culprit}", step=step.id)
             else:
                 failed = self._outcomes.get(step.id)
@@ -246,12 +253,20 @@ class Runner:
 
     def _report(self, run_id: str, started: datetime) -> Report:
         steps = tuple(
-            self._outcomes.get(step.id) or StepOutcome(id=step.id, status=StepStatus.NOT_RUN)
+            self._outcomes.get(step.id)
+            or StepOutcome(id=step.id, status=StepStatus.NOT_RUN, stage=step.stage)
             for step in self.plan.steps
         )
         tables: tuple[TableCheck, ...] = ()
         if not self._interruption.asked:
-            tables = check_tables(self.plan, {step.id: step for step in steps}, self.engine)
+            tables = check_tables(
+                self.plan,
+                {step.id: step for step in steps},
+                self.engine,
+                feed=self._feed,
+                interruption=self._interruption,
+                parallel=self.options.max_parallel,
+            )
         status = status_of(steps, tables, interrupted=self._interruption.asked)
         path, seconds = critical_path(self.plan, {step.id: step.seconds for step in steps})
         report = Report(
@@ -265,6 +280,8 @@ class Runner:
             path_seconds=round(seconds, 3),
             tables=tables,
             notices=tuple(self._notices),
+            place=self.place,
+            optimized=self.options.optimize,
         )
         return replace(report, next=advice(report))
 

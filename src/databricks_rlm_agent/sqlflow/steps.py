@@ -49,7 +49,8 @@ class StepRunner:
         started, began = self.clock(), self.monotonic()
         self.feed.tell(EventKind.STEP_STARTED, step=step.id)
         outcome = self._done(step, earlier)
-        outcome = replace(outcome, seconds=round(self.monotonic() - began, 3))
+        took = round(self.monotonic() - began, 3)
+        outcome = replace(outcome, stage=step.stage, started_at=started, seconds=took)
         row = StepRow(
             step=step.id,
             status=DONE if outcome.status is StepStatus.DONE else outcome.status.value,
@@ -114,6 +115,7 @@ class StepRunner:
             rows=result.rows,
             warnings=result.warnings,
             iterations=result.history,
+            iterations_before=len(earlier),
             end=result.end,
             problem=result.problem,
         )

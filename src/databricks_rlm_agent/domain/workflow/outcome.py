@@ -11,6 +11,7 @@ from typing import Any
 from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure
 from databricks_rlm_agent.domain.workflow.model import Plan, Step
 from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
+from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck
 
 
 class StepStatus(StrEnum):
@@ -37,17 +38,22 @@ class RunStatus(StrEnum):
 class StepOutcome:
     """What became of one step. ``rows`` affected where the warehouse says; ``seconds`` of this run only.
 
-    ``accepted``: it failed, and what it left is good enough for the steps that need it.
+    ``started_at`` is of its last try, None if it did not run now. The first ``iterations_before`` of its
+    iterations are of an earlier run or try. ``accepted``: it failed, and what it left is good enough for the
+    steps that need it.
     """
 
     id: str
     status: StepStatus
+    stage: int | None = None
+    started_at: datetime | None = None
     seconds: float = 0.0
     statements: int = 0
     rows: int | None = None
     problem: Problem | None = None
     warnings: tuple[Problem, ...] = ()
     iterations: tuple[Measure, ...] = ()
+    iterations_before: int = 0
     end: LoopEnd | None = None
     accepted: bool = False
 
@@ -58,29 +64,16 @@ class StepOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableCheck:
-    """What was found of a table that the workflow makes. ``unique`` None: no key was declared for it."""
-
-    table: str
-    exists: bool
-    rows: int | None = None
-    key: tuple[str, ...] = ()
-    unique: bool | None = None
-    note: str | None = None
-
-    @property
-    def good(self) -> bool:
-        """Whether it is as it should be."""
-        return self.exists and self.unique is not False and self.note is None
+        began = self.started_at.isoformat() if self.started_at else None
+        return {**asdict(self), "started_at": began}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The end of a workflow. ``path`` is the critical path: the chain of steps that took ``path_seconds``."""
+    """The end of a workflow. ``path`` is the critical path: the chain of steps that took ``path_seconds``.
+
+    ``place``: the catalog and schema that the record is in. ``optimized``: whether tables were, on the way.
+    """
 
     workflow_run_id: str
     workflow: str
@@ -93,11 +86,18 @@ class Report:
     tables: tuple[TableCheck, ...] = ()
     notices: tuple[str, ...] = ()
     next: tuple[str, ...] = field(default=())
+    place: str | None = None
+    optimized: bool = False
 
     @property
     def seconds(self) -> float:
         """Wall time."""
         return (self.finished_at - self.started_at).total_seconds()
+
+    @property
+    def step_seconds(self) -> float:
+        """The time of all steps together: that of a run with one step at a time."""
+        return sum(step.seconds for step in self.steps)
 
     @property
     def exit_code(self) -> int:
@@ -111,11 +111,23 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            **asdict(self),
+            "workflow_run_id": self.workflow_run_id,
+            "workflow": self.workflow,
+            "status": self.status.value,
+            "exit_code": self.exit_code,
             "started_at": self.started_at.isoformat(),
             "finished_at": self.finished_at.isoformat(),
             "seconds": round(self.seconds, 3),
+            "step_seconds": round(self.step_seconds, 3),
+            "path": list(self.path),
+            "path_seconds": self.path_seconds,
             "counts": {status.value: self.count(status) for status in StepStatus if self.count(status)},
+            "steps": [step.to_dict() for step in self.steps],
+            "tables": [table.to_dict() for table in self.tables],
+            "notices": list(self.notices),
+            "next": list(self.next),
+            "place": self.place,
+            "optimized": self.optimized,
         }
 
 
@@ -139,33 +151,12 @@ def critical_path(plan: Plan, seconds: Mapping[str, float]) -> tuple[tuple[str, 
 def status_of(
     steps: Sequence[StepOutcome], tables: Sequence[TableCheck], *, interrupted: bool = False
 ) -> RunStatus:
-    """How a workflow with such steps and tables has ended."""
+    """How a workflow with such steps and tables has ended; an interrupted one that was not checked, so."""
     whole = all(step.status in {StepStatus.DONE, StepStatus.KEPT} for step in steps)
-    if interrupted and not whole:
+    good = whole and all(table.good for table in tables)
+    if interrupted and not (good and tables):
         return RunStatus.INTERRUPTED
-    return RunStatus.SUCCEEDED if whole and all(table.good for table in tables) else RunStatus.FAILED
-
-
-def advice(report: Report) -> tuple[str, ...]:
-    """What to do next, a sentence each."""
-    lines = []
-    for step in report.steps:
-        if step.problem is not None:
-            where = f" ({step.problem.where})" if step.problem.where else ""
-            lines.append(f"{step.id}{where}: {step.problem.hint}")
-    for table in report.tables:
-        if not table.exists:
-            lines.append(
-                f"{table.table} is not there although its file was run: look who drops or renames it."
-            )
-        elif table.unique is False:
-            lines.append(
-                f"{table.table} has rows with the same {', '.join(table.key)}: look at what makes it."
-            )
-    left = sum(step.status not in {StepStatus.DONE, StepStatus.KEPT} for step in report.steps)
-    if left:
-        lines.append(f"{left} of {len(report.steps)} steps are left: run the same command with --resume.")
-    return tuple(lines)
+    return RunStatus.SUCCEEDED if good else RunStatus.FAILED
 
 
 def blocked(step: Step, outcomes: Mapping[str, StepOutcome]) -> str | None:
