@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from databricks_rlm_agent.domain.actions import Action
-from databricks_rlm_agent.domain.budget import Budget, Usage
-from databricks_rlm_agent.domain.capsule import Capsule, CapsuleDelta
-from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
-from databricks_rlm_agent.domain.result import Result
-from databricks_rlm_agent.domain.run import Due, Run
-from databricks_rlm_agent.domain.verdict import JobVerdict
-from databricks_rlm_agent.errors import RemoteError
+if TYPE_CHECKING:  # sqlflow uses a few of these names in a job that has no pydantic (control/pack.py)
+    from databricks_rlm_agent.domain.actions import Action
+    from databricks_rlm_agent.domain.budget import Budget, Usage
+    from databricks_rlm_agent.domain.capsule import Capsule, CapsuleDelta
+    from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
+    from databricks_rlm_agent.domain.result import Result
+    from databricks_rlm_agent.domain.run import Due, Run
+    from databricks_rlm_agent.domain.verdict import JobVerdict
+    from databricks_rlm_agent.errors import RemoteError
 
 Row = Mapping[str, Any]
 Sleep = Callable[[float], None]
@@ -200,6 +201,8 @@ class Planned:
     @property
     def usage(self) -> Usage:
         """What all calls used together."""
+        from databricks_rlm_agent.domain.budget import Usage
+
         return sum((call.usage for call in self.calls), Usage())
 
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from databricks_rlm_agent.domain.conditions import FIX_AUTH, FIX_DENIED, classify_sql, first_line
 from databricks_rlm_agent.errors import (
     AlreadyExists,
-    Conflict,
     Forbidden,
     NotFound,
     Rejected,
@@ -19,8 +19,6 @@ from databricks_rlm_agent.errors import (
 )
 from databricks_rlm_agent.remote.patience import WouldWaitError
 
-_CONFLICT = re.compile(r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED")
-_MISSING = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|CATALOG_NOT_FOUND|NO_SUCH_CATALOG")
 # Databricks answers a personal token that is expired or unknown with 403 and "Invalid access token."
 _TOKEN = re.compile(
     r"\b(invalid|expired|revoked|unknown)\b.{0,30}\b(token|jwt|credentials?)\b"
@@ -33,13 +31,8 @@ _DENIED = re.compile(
     r"|\b(does not have|no permission|not authorized|not allowed|requires)\b",
     re.IGNORECASE,
 )
-# A statement's own words, quoted in its error, must not pass for a refusal: conditions only.
-_DENIED_SQL = re.compile(r"PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS|INSUFFICIENT_PRIVILEGES")
-_TOKEN_SQL = re.compile(r"invalid access token|UNAUTHENTICATED", re.IGNORECASE)
 # Of the statuses that the SDK has no class for, those that a proxy or a tired server gives.
 _PASSING = re.compile(r"BAD_GATEWAY|INTERNAL|UNKNOWN|5\d\d|\w*(TIMEOUT|UNAVAILABLE)")
-_FIX_AUTH = "Check the token or profile (DATABRICKS_TOKEN, --profile)."
-_FIX_DENIED = "Ask for the permission, or use an identity that has it."
 _FIX_NET = "Check DATABRICKS_HOST, RLM_WAREHOUSE_HTTP_PATH and the network, then try again."
 _FIX_UNKNOWN = "The outcome is unknown; asking again with the same token is safe."
 _FIX_LATER = "Try again later."
@@ -69,14 +62,14 @@ def classify_sdk(error: BaseException, *, where: str) -> RemoteError | None:
 
     if isinstance(error, RemoteError):
         return None
-    text = _first_line(error)
+    text = first_line(error)
     if isinstance(error, sdk.PermissionDenied):
         return refused(text, where=where)
     pause = getattr(error, "retry_after_secs", None)
     if isinstance(error, sdk.TooManyRequests) or (pause or 0) > _SDK_DEFAULT_S:
         return Throttled(text, where=where, fix=_FIX_LATER, retry_after=pause)
     table: tuple[tuple[type[BaseException], type[RemoteError], str | None], ...] = (
-        (sdk.Unauthenticated, Unauthorized, _FIX_AUTH),
+        (sdk.Unauthenticated, Unauthorized, FIX_AUTH),
         (sdk.NotFound, NotFound, None),
         (sdk.AlreadyExists, AlreadyExists, None),
         (sdk.ResourceConflict, AlreadyExists, None),
@@ -95,15 +88,15 @@ def classify_sdk(error: BaseException, *, where: str) -> RemoteError | None:
             return Unreachable(text, where=where, fix=_FIX_UNKNOWN)
         return Rejected(text, where=where)
     if isinstance(error, ValueError):  # the SDK's word for unusable credentials or configuration
-        return Unauthorized(text, where=where, fix=_FIX_AUTH)
+        return Unauthorized(text, where=where, fix=FIX_AUTH)
     return None
 
 
 def refused(text: str, *, where: str) -> RemoteError:
     """A 403: Unauthorized for a token that is no good, or where nothing is said; else Forbidden."""
     if _TOKEN.search(text) or text == "Forbidden.":  # a reply to HEAD has no words of its own
-        return Unauthorized(text, where=where, fix=_FIX_AUTH)
-    return Forbidden(text, where=where, fix=_FIX_DENIED)
+        return Unauthorized(text, where=where, fix=FIX_AUTH)
+    return Forbidden(text, where=where, fix=FIX_DENIED)
 
 
 @contextmanager
@@ -127,35 +120,15 @@ def sql_errors(where: str, pause: Callable[[], float | None] = lambda: None) -> 
 
 def _of_status(code: int | None, text: str, where: str, pause: float | None) -> RemoteError:
     if code == 401 or (code == 403 and not _DENIED.search(text)) or (code is None and _TOKEN.search(text)):
-        return Unauthorized(text, where=where, fix=_FIX_AUTH)
+        return Unauthorized(text, where=where, fix=FIX_AUTH)
     if code == 403:
-        return Forbidden(text, where=where, fix=_FIX_DENIED)
+        return Forbidden(text, where=where, fix=FIX_DENIED)
     if code == 429 or (code == 503 and pause is not None):
         return Throttled(text, where=where, fix=_FIX_LATER, retry_after=pause)
     return Unreachable(text, where=where, fix=_FIX_NET)
 
 
-def classify_sql(text: str, *, where: str) -> RemoteError:
-    """The error of a statement that the warehouse refused, by its condition."""
-    line = _first_line(text)
-    if _CONFLICT.search(text):
-        return Conflict(line, where=where)
-    if _MISSING.search(text):
-        return NotFound(line, where=where)
-    if _DENIED_SQL.search(line):
-        return Forbidden(line, where=where, fix=_FIX_DENIED)
-    if _TOKEN_SQL.search(line):
-        return Unauthorized(line, where=where, fix=_FIX_AUTH)
-    return Rejected(line, where=where)
-
-
 def _request_text(error: BaseException, context: dict[str, object], code: int | None) -> str:
     cause = context.get("original-exception")
     words = [str(error).rstrip(": ."), f"HTTP {code}" if code not in {None, 200} else "", str(cause or "")]
-    return _first_line(", ".join(word for word in words if word and word != "None"))
-
-
-def _first_line(error: BaseException | str) -> str:
-    # The SDK adds its configuration to refusals: it says nothing of the reason, and has "token" in it.
-    text = str(error).strip().partition(". Config: ")[0] or type(error).__name__
-    return text.splitlines()[0][:600].rstrip(".") + "."
+    return first_line(", ".join(word for word in words if word and word != "None"))
