@@ -54,14 +54,6 @@ def test_iterations_are_in_the_order_of_their_numbers() -> None:
     assert series.files == tuple(f"4_iter_{number}.sql" for number in range(12))
 
 
-def test_several_files_per_iteration_are_told() -> None:
-    found, notices = series_of(["4_iter_1_a.sql", "4_iter_1_b.sql", "4_iter_2_a.sql", "4_iter_2_b.sql"])
-    assert [series.id for series in found] == ["4_iter_a", "4_iter_b"]
-    assert notices == [
-        "4_iter_a, 4_iter_b are loops of their own: put what belongs to one iteration into one file."
-    ]
-
-
 def test_a_number_like_a_year_is_no_iteration() -> None:
     assert series_of(["1_iter_2024.sql"]) == (
         [],

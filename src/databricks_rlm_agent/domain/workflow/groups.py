@@ -15,18 +15,24 @@ from databricks_rlm_agent.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Files of one loop, or its template, and what is declared about it."""
+    """Files of one loop, or its template, and what is declared about it.
+
+    ``iterations`` are names of files: mostly one, or those that make up an iteration, in order.
+    """
 
     id: str
     first: int
-    files: tuple[str, ...] = ()
+    iterations: tuple[tuple[str, ...], ...] = ()
     template: Template | None = None
     declared: Declared | None = None
+    head: str = ""  # of a loop by convention: the names of its files up to the number
 
     @property
     def members(self) -> tuple[str, ...]:
         """The names of its files."""
-        return (self.template.name,) if self.template else self.files
+        if self.template:
+            return (self.template.name,)
+        return tuple(name for names in self.iterations for name in names)
 
 
 def groups_of(texts: Mapping[str, str], declared: Sequence[Declared]) -> tuple[list[Group], list[str]]:
@@ -40,7 +46,10 @@ def groups_of(texts: Mapping[str, str], declared: Sequence[Declared]) -> tuple[l
         groups.append(group)
     left = texts.keys() - {name for group in groups for name in group.members}
     series, notices = series_of(left)
-    groups += [Group(id=each.id, first=each.first, files=each.files) for each in series]
+    groups += [
+        Group(id=each.id, first=each.first, iterations=tuple((name,) for name in each.files), head=each.head)
+        for each in series
+    ]
     return groups, notices
 
 
@@ -60,7 +69,7 @@ def _declared_group(declared: Declared, texts: Mapping[str, str]) -> Group:
         files += [name for name in found if name not in files]
     first = first_number(files[0]) if declared.first is None else declared.first
     name = declared.name or files[0].rpartition(".")[0]
-    return Group(id=name, first=first, files=tuple(files), declared=declared)
+    return Group(id=name, first=first, iterations=tuple((file,) for file in files), declared=declared)
 
 
 def _wrong(declared: Declared, what: str) -> UsageError:

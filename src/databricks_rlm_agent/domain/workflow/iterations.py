@@ -11,6 +11,7 @@ from databricks_rlm_agent.domain.workflow.numbers import (
     counted_up,
     moved,
     predecessors,
+    renamed,
     renumbered,
     with_word,
 )
@@ -85,7 +86,10 @@ def _before_the_first(file: SqlFile, table: Name | None, number: int) -> Name | 
     """The table that a first iteration starts from, if that is of its series, or the same one."""
     if table is None or table in file.reads:
         return table
-    return next((name for name in predecessors(table, number) if name in file.reads), None)
+    series = predecessors(table, number)
+    if not series and table not in file.makes:  # UPDATE, MERGE: of what was there before
+        return table
+    return next((name for name in series if name in file.reads), None)
 
 
 def _is_left(file: SqlFile, name: Name) -> bool:
@@ -110,7 +114,7 @@ def _generated(loop: Loop, number: int) -> SqlFile:
     last = loop.files[-1]
     at = loop.first + len(loop.files) - 1
     texts = _learned(loop.files, number - at) or _in_series(last, at, number)
-    name = renumbered(last.name, at, number) or f"{number}.{last.name}"
+    name = " + ".join(renamed(part, at, number) or f"{number}.{part}" for part in last.names)
     text = ";\n\n".join(texts) + ";\n"
     return sql_file(name, text, catalog=loop.catalog, schema=loop.schema)
 

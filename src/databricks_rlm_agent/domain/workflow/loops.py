@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from databricks_rlm_agent.domain.workflow.iterations import table_of
 from databricks_rlm_agent.domain.workflow.model import Loop
 from databricks_rlm_agent.domain.workflow.names import Name, unique
-from databricks_rlm_agent.domain.workflow.numbers import with_word
+from databricks_rlm_agent.domain.workflow.numbers import ITERATION, with_word
 from databricks_rlm_agent.errors import UsageError
 
-# 04_unify_loop_iteration_01.sql, 04_iter_2.sql, loopiter3.sql, 5_iterate_merge_07.sql; not criteria_1.sql.
-_ITERATION = re.compile(r"(?:(?<![a-z])|(?<=loop))iter(?:ation|ate)?s?(?![a-z])\D*(\d+)", re.IGNORECASE)
 _FIX = "Rename the files, or declare the loop in workflow.yml."
 
 
@@ -25,6 +23,7 @@ class Series:
     id: str
     first: int
     files: tuple[str, ...]
+    head: str  # the name up to the number: several series that have it in common are parts of one loop
 
 
 def series_of(names: Iterable[str]) -> tuple[list[Series], list[str]]:
@@ -36,34 +35,27 @@ def series_of(names: Iterable[str]) -> tuple[list[Series], list[str]]:
     groups: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for name in sorted(names):
         stem = name.rpartition(".")[0] or name
-        if found := _ITERATION.search(stem):
+        if found := ITERATION.search(stem):
             groups[stem[: found.start(1)] + "#" + stem[found.end(1) :]].append((int(found[1]), name))
     loops, notices = [], []
     for key, group in groups.items():
         group.sort()
         first, one = group[0]
         if first > 1:
-            files = one if len(group) == 1 else f"{one} and those like it"
-            notices.append(f"{files}: no loop, for its iterations would begin at {first}.")
+            those = one if len(group) == 1 else f"{one} and those like it"
+            notices.append(f"{those}: no loop, for its iterations would begin at {first}.")
             continue
         _check_numbers([number for number, _ in group], [name for _, name in group])
-        loops.append(Series(id=_id(key), first=first, files=tuple(name for _, name in group)))
-    return loops, [*notices, *_parts_of_one(list(groups))]
-
-
-def _parts_of_one(keys: Sequence[str]) -> Iterator[str]:
-    """Tells of loops whose files may be meant as several of one iteration: ``iter_1_a``, ``iter_1_b``."""
-    heads = [key.partition("#")[0] for key in keys]
-    for head in sorted({head for head in heads if heads.count(head) > 1}):
-        names = ", ".join(sorted(_id(key) for key in keys if key.partition("#")[0] == head))
-        yield f"{names} are loops of their own: put what belongs to one iteration into one file."
+        files = tuple(name for _, name in group)
+        loops.append(Series(id=_id(key), first=first, files=files, head=key.partition("#")[0]))
+    return loops, notices
 
 
 def first_number(name: str) -> int:
     """The number of an iteration in a file's name; 1 where it has none."""
     stem = name.rpartition(".")[0] or name
     numbers = re.findall(r"\d+", re.sub(r"^\d+", "", stem))
-    found = _ITERATION.search(stem)
+    found = ITERATION.search(stem)
     return int(found[1]) if found else int(numbers[-1]) if numbers else 1
 
 

@@ -87,6 +87,12 @@ class SqlFile:
     makes: tuple[Name, ...] = ()
     views: tuple[str, ...] = ()  # temporary ones, which no other file sees
     problem: str | None = None  # why it runs alone: not all that it reads and writes is known
+    parts: tuple[str, ...] = ()  # the files that it is put together from, for an iteration of several
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the files that it is."""
+        return self.parts or (self.name,)
 
     @property
     def tables(self) -> tuple[Name, ...]:
@@ -203,7 +209,7 @@ def _step(step: Step) -> dict[str, Any]:
     document: dict[str, Any] = {
         "id": step.id,
         "kind": "loop" if step.loop else "file",
-        "files": [file.name for file in step.files],
+        "files": [name for file in step.files for name in file.names],
         "statements": sum(len(file.statements) for file in step.files),
         "needs": [{"step": need.step, "reason": need.reason} for need in step.needs],
         "reads": [shown(name) for name in step.reads],

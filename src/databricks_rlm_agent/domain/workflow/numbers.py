@@ -7,6 +7,8 @@ import re
 from databricks_rlm_agent.domain.workflow.names import Name
 
 _RUNS = re.compile(r"\d+")
+# 04_unify_loop_iteration_01.sql, 04_iter_2.sql, loopiter3.sql, 5_iterate_merge_07.sql; not criteria_1.sql.
+ITERATION = re.compile(r"(?:(?<![a-z])|(?<=loop))iter(?:ation|ate)?s?(?![a-z])\D*(\d+)", re.IGNORECASE)
 
 
 def renumbered(text: str, old: int, new: int) -> str | None:
@@ -15,6 +17,14 @@ def renumbered(text: str, old: int, new: int) -> str | None:
         if int(found[0]) == old:
             return f"{text[: found.start()]}{new:0{len(found[0])}d}{text[found.end() :]}"
     return None
+
+
+def renamed(file: str, old: int, new: int) -> str | None:
+    """The name of a file with ``new`` for its iteration's number; None where it has none."""
+    found = ITERATION.search(file)
+    if found is None or int(found[1]) != old:
+        return renumbered(file, old, new)
+    return f"{file[: found.start(1)]}{new:0{len(found[1])}d}{file[found.end(1) :]}"
 
 
 def predecessors(name: Name, number: int) -> list[Name]:

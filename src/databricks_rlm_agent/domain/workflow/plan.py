@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 
 from databricks_rlm_agent.domain.workflow.declared import Declared, parse_declared
 from databricks_rlm_agent.domain.workflow.expectations import expectations_of
-from databricks_rlm_agent.domain.workflow.files import sql_file, stage_of
+from databricks_rlm_agent.domain.workflow.files import joined_file, sql_file, stage_of
 from databricks_rlm_agent.domain.workflow.groups import Group, groups_of
 from databricks_rlm_agent.domain.workflow.iterations import of_template
 from databricks_rlm_agent.domain.workflow.loops import alias_of, makes_of, reads_of, writes_of
 from databricks_rlm_agent.domain.workflow.model import Loop, Plan, SqlFile, Step
 from databricks_rlm_agent.domain.workflow.names import resolved
-from databricks_rlm_agent.domain.workflow.notices import hidden_views, told_of, unused
+from databricks_rlm_agent.domain.workflow.notices import hidden_views, made_later, made_twice, told_of, unused
 from databricks_rlm_agent.domain.workflow.order import natural, ordered
+from databricks_rlm_agent.domain.workflow.parts import joined
 from databricks_rlm_agent.domain.workflow.variables import check_all_known, substitute
 from databricks_rlm_agent.domain.workflow.words import parts_of
 from databricks_rlm_agent.errors import UsageError
@@ -48,13 +49,16 @@ def plan_of(source: Source) -> Plan:
     grouped = {name for group in groups for name in group.members}
     templates = {group.template.name for group in groups if group.template}
     files = _read_all({name: text for name, text in texts.items() if name not in templates}, source)
+    groups, told = joined(groups, files)
+    notices += told
     steps = [_file_step(file) for name, file in files.items() if name not in grouped]
     steps += _with_aliases([_loop_step(group, files, source) for group in groups], steps)
     _check_ids(steps)
     done, told = ordered(steps)
     notices = [*source.notices, *notices]
     notices += unused([*source.texts.values(), source.declared or ""], source.variables)
-    notices += [*told, *(line for step in done for line in told_of(step)), *hidden_views(done)]
+    notices += [*told, *(line for step in done for line in told_of(step))]
+    notices += [*hidden_views(done), *made_later(done), *made_twice(done)]
     expectations, doubts = expectations_of(declared.tables, done, source.catalog, source.schema)
     return Plan(steps=done, notices=(*notices, *doubts), expectations=expectations)
 
@@ -85,7 +89,7 @@ def _file_step(file: SqlFile) -> Step:
 def _loop_step(group: Group, files: Mapping[str, SqlFile], source: Source) -> Step:
     declared = group.declared or Declared(line=0)
     loop = Loop(
-        files=tuple(files[name] for name in group.files),
+        files=tuple(_iteration([files[name] for name in names], source) for names in group.iterations),
         first=group.first,
         template=group.template,
         key_columns=declared.key_columns,
@@ -98,6 +102,12 @@ def _loop_step(group: Group, files: Mapping[str, SqlFile], source: Source) -> St
     if group.template:
         loop = replace(loop, files=(of_template(loop, group.first),))
     return Step(id=group.id, stage=stage_of(group.members[0]), loop=loop)
+
+
+def _iteration(files: Sequence[SqlFile], source: Source) -> SqlFile:
+    if len(files) == 1:
+        return files[0]
+    return joined_file(files, catalog=source.catalog, schema=source.schema)
 
 
 def _with_aliases(loops: Iterable[Step], others: Sequence[Step]) -> list[Step]:

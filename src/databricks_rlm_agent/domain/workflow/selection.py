@@ -47,7 +47,7 @@ def _named(plan: Plan, pattern: str, option: str) -> list[str]:
 
 
 def _names(step: Step) -> list[str]:
-    return [step.id, *(file.name for file in step.files)]
+    return [step.id, *(name for file in step.files for name in file.names)]
 
 
 def _narrowed(steps: Iterable[Step]) -> list[Step]:
