@@ -20,6 +20,7 @@ from databricks_rlm_agent.domain.workflow.outcome import (
     critical_path,
     status_of,
 )
+from databricks_rlm_agent.domain.workflow.pictures import stage_name
 from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck
 from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.ports import Clock, NewId
@@ -109,7 +110,10 @@ class Runner:
         """Run the plan, and report. Raises RlmError only before anything has run, or where nothing can."""
         run_id, started, before = self._begin()
         try:
-            for _stage, steps in self.plan.stages:
+            for stage, steps in self.plan.stages:
+                if not (self._stopping or self._interruption.asked):
+                    some = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+                    self._feed.tell(EventKind.STAGE_STARTED, f"{stage_name(stage)}: {some}")
                 self._stage(steps, before)
         finally:
             self._interruption.cancel()

@@ -13,7 +13,7 @@ def as_table(plan: Plan) -> str:
     lines = []
     for stage, steps in plan.stages:
         some = "1 step" if len(steps) == 1 else f"{len(steps)} steps, {_width(steps)} at once"
-        lines.append(f"{_stage(stage)}: {some}")
+        lines.append(f"{stage_name(stage)}: {some}")
         for step in steps:
             lines.append(f"  {step.id:<40} {_size(step)}")
             lines += [f"      after {need.step}: {need.reason}" for need in direct_needs(plan, step)]
@@ -27,7 +27,7 @@ def as_mermaid(plan: Plan) -> str:
     number = {step.id: f"s{place}" for place, step in enumerate(plan.steps)}
     lines = ["flowchart LR"]
     for place, (stage, steps) in enumerate(plan.stages):
-        lines.append(f'  subgraph g{place}["{_stage(stage)}"]')
+        lines.append(f'  subgraph g{place}["{stage_name(stage)}"]')
         lines += [f"    {number[step.id]}{_mermaid_box(step)}" for step in steps]
         lines.append("  end")
     for need, step in _arrows(plan):
@@ -40,7 +40,7 @@ def as_dot(plan: Plan) -> str:
     lines = ["digraph plan {", "  rankdir=LR;", "  node [shape=box];"]
     for place, (stage, steps) in enumerate(plan.stages):
         lines.append(f"  subgraph cluster_{place} {{")
-        lines.append(f"    label={_dot(_stage(stage))};")
+        lines.append(f"    label={_dot(stage_name(stage))};")
         lines += [
             f"    {_dot(step.id)} [label={_dot(_label(step))}{', peripheries=2' if step.loop else ''}];"
             for step in steps
@@ -77,7 +77,8 @@ def _width(steps: tuple[Step, ...]) -> int:
     return max(counts.count(each) for each in counts)
 
 
-def _stage(stage: int | None) -> str:
+def stage_name(stage: int | None) -> str:
+    """What a stage is called: ``Stage 3``."""
     return "Without a prefix" if stage is None else f"Stage {stage}"
 
 
