@@ -1,0 +1,87 @@
+"""``python -m examples.identity_unification``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.identity_unification.landing import Landing, landing
+from examples.identity_unification.people import LEAST, SEED, people
+from examples.identity_unification.proof import Proof, prove
+from examples.identity_unification.stage import Stage, workspace
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Generate, run and prove; the exit code is 0 if every record is with its person."""
+    options = _parse(arguments)
+    root = Path(options.root or tempfile.mkdtemp(prefix="rlm-example-")).absolute()
+    told: dict[str, Any] = {"edges": options.edges, "root": str(root)}
+    began = time.monotonic()
+    delivered = landing(people(options.edges, options.seed), options.seed)
+    told["generate_s"] = round(time.monotonic() - began, 1)
+    with workspace(root, delivered) as stage:
+        proof = _run(stage, delivered, told, quiet=options.json)
+    told["peak_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    print(json.dumps(told, ensure_ascii=False) if options.json else _report(told, proof))
+    return 1 if told["problems"] else 0
+
+
+def _run(stage: Stage, delivered: Landing, told: dict[str, Any], *, quiet: bool) -> Proof | None:
+    if not quiet:
+        print(f"rlm-agent {shlex.join(stage.command()[3:])}\n", flush=True)
+    began = time.monotonic()
+    report = stage.run()
+    told["run_s"] = round(time.monotonic() - began, 1)
+    told["status"] = report["status"]
+    loop = next(step for step in report["steps"] if step["iterations"])
+    told["iterations"] = [measure["changed"] for measure in loop["iterations"]]
+    told["loop_s"] = loop["seconds"]
+    told["slowest"] = {
+        step["id"]: step["seconds"] for step in sorted(report["steps"], key=lambda step: -step["seconds"])[:5]
+    }
+    if report["status"] != "succeeded":
+        told["problems"] = [f"The workflow has {report['status']}: {report['next']}"]
+        return None
+    began = time.monotonic()
+    proof = prove(stage.folder(), delivered.truth, delivered.edges)
+    told["prove_s"] = round(time.monotonic() - began, 1)
+    told |= {name: getattr(proof, name) for name in ("records", "persons", "components", "largest")}
+    told["problems"] = list(proof.problems)
+    return proof
+
+
+def _report(told: dict[str, Any], proof: Proof | None) -> str:
+    lines = []
+    if proof is not None:
+        lines += [
+            f"{proof.edges:,} edges, {proof.records:,} records, {proof.persons:,} persons, the largest of "
+            f"{proof.largest:,} records.",
+            f"The workflow took {told['run_s']} s, {told['loop_s']} s of it for the loop of "
+            f"{len(told['iterations'])} iterations; rows changed: {told['iterations']}.",
+            f"The largest process had {told['peak_mb']:,} MB. Everything is in {told['root']}.",
+        ]
+    lines += [f"WRONG: {problem}" for problem in told["problems"]]
+    if not told["problems"]:
+        lines.append("Every canonical id is the one of networkx, and every record is with its person.")
+    return "\n".join(lines)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="examples.identity_unification", description=__doc__)
+    parser.add_argument("--edges", type=int, default=1_000, metavar="N", help=f"at least {LEAST} (1,000)")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="of the generator")
+    parser.add_argument("--root", metavar="DIR", help="keep everything in DIR (default: a temporary folder)")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+-- All identifiers of all sources in one table, and which of them may join records.
+CREATE OR REPLACE TABLE identifiers USING DELTA AS
+SELECT record_key, source, seen_at, namespace, value, true AS joins, CAST(NULL AS STRING) AS why_not FROM identifiers_crm
+UNION ALL
+SELECT record_key, source, seen_at, namespace, value, true, CAST(NULL AS STRING) FROM identifiers_web
+UNION ALL
+SELECT record_key, source, seen_at, namespace, value, true, CAST(NULL AS STRING) FROM identifiers_app
+UNION ALL
+SELECT record_key, source, seen_at, namespace, value, true, CAST(NULL AS STRING) FROM identifiers_support;
+
+-- Placeholders; then what too many records share.
+MERGE INTO identifiers AS t
+USING blocked_values AS b
+ON t.namespace = b.namespace AND t.value = b.value
+WHEN MATCHED THEN UPDATE SET joins = false, why_not = b.reason;
+
+MERGE INTO identifiers AS t
+USING (
+  SELECT i.namespace, i.value, count(DISTINCT i.record_key) AS records, max(r.max_records) AS max_records
+  FROM identifiers i JOIN unification_rules r ON r.namespace = i.namespace
+  WHERE i.joins
+  GROUP BY i.namespace, i.value
+  HAVING count(DISTINCT i.record_key) > max(r.max_records)
+) AS shared
+ON t.namespace = shared.namespace AND t.value = shared.value
+WHEN MATCHED AND t.joins THEN UPDATE SET
+  joins = false,
+  why_not = concat('shared by ', CAST(shared.records AS STRING), ' records; at most ', CAST(shared.max_records AS STRING), ' may');
