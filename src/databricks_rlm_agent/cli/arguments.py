@@ -225,6 +225,16 @@ def _running(command: argparse.ArgumentParser) -> None:
         help="when a step has failed: ask (default; off a terminal it stops), stop, or "
         "continue with what does not need it",
     )
+    command.add_argument(
+        "--progress",
+        choices=["live", "lines", "json", "none"],
+        help="a live display (default on a terminal), plain lines (default elsewhere), an event per line as "
+        "JSON on standard error, or none (default with --json)",
+    )
+    command.add_argument(
+        "--statements", action="store_true", help="a line for each statement: place, rows affected, time"
+    )
+    command.add_argument("--page", metavar="FILE", help="write the report as a page, one HTML file")
     command.add_argument("--resume", action="store_true", help="go on with the last run that did not succeed")
     command.add_argument("--resume-run", metavar="RUN", help="go on with this one")
 

@@ -14,19 +14,19 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.cli.place import local_workspace, say
+from databricks_rlm_agent.cli.place import local_workspace
 from databricks_rlm_agent.cli.sql import planned_for
-from databricks_rlm_agent.cli.sqldisplay import Lines, problem_lines, report_lines
+from databricks_rlm_agent.cli.sqlasking import Asker, NotAskedError, cannot_ask
+from databricks_rlm_agent.cli.sqlreport import report_lines
+from databricks_rlm_agent.cli.sqlscreen import Screen, screen
 from databricks_rlm_agent.domain.workflow.pictures import as_table
 from databricks_rlm_agent.errors import ConfigError
-from databricks_rlm_agent.sqlflow.events import Silent
 from databricks_rlm_agent.sqlflow.library import new_id, prepared
 from databricks_rlm_agent.sqlflow.preflight import verify
-from databricks_rlm_agent.sqlflow.runner import Decide, Decision, Options, Runner, go_on, stop
+from databricks_rlm_agent.sqlflow.runner import Decide, Options, Runner, go_on, stop
 
 if TYPE_CHECKING:
-    from databricks_rlm_agent.domain.workflow.model import Plan, Step
-    from databricks_rlm_agent.domain.workflow.outcome import StepOutcome
+    from databricks_rlm_agent.domain.workflow.model import Plan
     from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
     from databricks_rlm_agent.remote.workspace import Workspace
 
@@ -60,50 +60,36 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
         resume_id=options.resume_run,
         partial=bool(options.only or options.start or options.skip),
     )
-    with (
-        prepared(
-            planned,
-            engine,
-            workflow=Path(options.directory).resolve().name,
-            place=place,
-            options=settings,
-            observer=Silent() if options.json else Lines(_print),
-            decide=_decide(options),
-        ) as runner,
-        _interrupting(runner),
-    ):
-        report = runner.run()
+    with screen(planned, how=options.progress, statements=options.statements, document=options.json) as shown:
+        decide = _decide(options, shown)
+        with (
+            prepared(
+                planned,
+                engine,
+                workflow=Path(options.directory).resolve().name,
+                place=place,
+                options=settings,
+                observer=shown,
+                decide=decide,
+            ) as runner,
+            _interrupting(runner, shown, decide),
+        ):
+            report = runner.run()
     if options.json:
         print(json.dumps(report.to_dict(), ensure_ascii=False, default=str), flush=True)
     else:
-        _print("\n".join(report_lines(report)))
+        shown.tell(report_lines(report))
     return report.exit_code
 
 
-def _decide(options: argparse.Namespace) -> Decide:
+def _decide(options: argparse.Namespace, shown: Screen) -> Decide:
     if options.on_error == "continue":
         return go_on
     if options.on_error == "stop":
         return stop
-    return _ask if sys.stdin.isatty() and not options.json else _cannot_ask
-
-
-def _ask(step: Step, outcome: StepOutcome) -> Decision:
-    if outcome.problem is not None:
-        say(problem_lines(outcome.problem))
-    answers = {"r": Decision.RETRY, "c": Decision.CONTINUE, "s": Decision.STOP}
-    while True:
-        try:
-            said = input(f"{step.id} has failed. [r]etry, [c]ontinue with what does not need it, [s]top? ")
-        except EOFError:
-            return Decision.STOP
-        if said.strip().lower()[:1] in answers:
-            return answers[said.strip().lower()[:1]]
-
-
-def _cannot_ask(_step: Step, _outcome: StepOutcome) -> Decision:
-    say("Nobody can be asked here: stopping. Pass --on-error stop or --on-error continue.")
-    return Decision.STOP
+    if not sys.stdin.isatty() or options.json:
+        return cannot_ask
+    return Asker(shown, shown=sys.stdout.isatty() and options.progress in {None, "live", "lines"})
 
 
 @contextmanager
@@ -152,16 +138,19 @@ def _asked_token() -> str:
 
 
 @contextmanager
-def _interrupting(runner: Runner) -> Iterator[None]:
+def _interrupting(runner: Runner, shown: Screen, decide: Decide) -> Iterator[None]:
     """SIGINT and SIGTERM cancel what runs; a second one ends the process at once."""
     asked: list[bool] = []
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         if asked:
+            shown.leave()
             os._exit(INTERRUPTED)
         asked.append(True)
-        say("Interrupted: cancelling what runs (once more ends it now).")
         runner.interrupt()
+        shown.interrupted()
+        if isinstance(decide, Asker) and decide.open:
+            raise NotAskedError
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -169,7 +158,3 @@ def _interrupting(runner: Runner) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)

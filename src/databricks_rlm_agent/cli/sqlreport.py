@@ -1,0 +1,145 @@
+"""How a SQL workflow went, as lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from databricks_rlm_agent.domain.workflow.convergence import Measure
+from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
+from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck, percent
+
+_GOOD = {StepStatus.DONE, StepStatus.KEPT}
+_MARKS = {
+    StepStatus.DONE: "✓",
+    StepStatus.KEPT: "✓",
+    StepStatus.FAILED: "✗",
+    StepStatus.SKIPPED: "-",
+    StepStatus.INTERRUPTED: "✗",
+    StepStatus.NOT_RUN: "-",
+}
+_NAME = 56  # columns of a name at most, where names are set in a column
+_LINE = 100
+
+
+def report_lines(report: Report) -> list[str]:
+    """The final report."""
+    return [*_head(report), *_steps(report), *_path(report), *_tables(report), *_ending(report)]
+
+
+def _head(report: Report) -> Iterator[str]:
+    done = sum(step.status in _GOOD for step in report.steps)
+    mark = "✓" if report.status is RunStatus.SUCCEEDED else "✗"
+    yield ""
+    yield (
+        f"{mark} {report.workflow}: {report.status.value}, {done} of {len(report.steps)} steps in "
+        f"{seconds(report.seconds)} (run {report.workflow_run_id})"
+    )
+
+
+def _steps(report: Report) -> Iterator[str]:
+    width = _width(step.id for step in report.steps)
+    rows = max([0, *(len(f"{step.rows:,}") for step in report.steps if step.rows is not None)])
+    for step in report.steps:
+        took = seconds(step.seconds) if step.started_at is not None else ""
+        affected = f"{step.rows:,}" if step.rows is not None else ""
+        unit = "" if not affected else "row" if step.rows == 1 else "rows"
+        told = f"{affected:>{rows}} {unit:<4}  {_said(step)}" if rows else _said(step)
+        yield f"  {_MARKS[step.status]} {step.id:<{width}} {took:>8}  {told}".rstrip()
+        yield from _within(step)
+
+
+def _said(step: StepOutcome) -> str:
+    if step.end is not None or step.iterations:
+        many = f"{len(step.iterations)} iteration{'' if len(step.iterations) == 1 else 's'}"
+        before = f", {step.iterations_before} of them before" if step.iterations_before else ""
+        return f"{step.end.value if step.end else step.status.value}, {many}{before}"
+    return {StepStatus.DONE: "", StepStatus.KEPT: "done before"}.get(step.status, step.status.value)
+
+
+def _within(step: StepOutcome) -> Iterator[str]:
+    if step.iterations:
+        yield f"      rows changed: {history(step.iterations)}"
+    for warning in step.warnings:
+        yield f"      ! {_place(warning)}{warning.message}"
+    if step.problem is not None:
+        yield f"      ✗ {_place(step.problem)}{step.problem.message}"
+
+
+def history(iterations: Sequence[Measure]) -> str:
+    """The rows changed by each iteration: ``- → 812 → 33 → 0``, where ``-`` had none before it."""
+    return " → ".join("-" if each.changed is None else f"{each.changed:,}" for each in iterations)
+
+
+def _path(report: Report) -> Iterator[str]:
+    if not report.path:
+        return
+    took = {step.id: step.seconds for step in report.steps}
+    share = f", {report.path_seconds / report.seconds:.0%} of the time" if report.seconds else ""
+    yield ""
+    yield f"critical path: {seconds(report.path_seconds)}{share}"
+    yield from _wrapped([f"{step} {seconds(took[step])}" for step in report.path])
+    if report.seconds and report.step_seconds > report.seconds:
+        times = report.step_seconds / report.seconds
+        yield f"  all steps together {seconds(report.step_seconds)}: {times:.1f} at once on average"
+
+
+def _wrapped(parts: Sequence[str]) -> Iterator[str]:
+    line = " "
+    for place, part in enumerate(parts):
+        more = f" → {part}" if place else f" {part}"
+        if place and len(line) + len(more) > _LINE:
+            yield line
+            line = f"  {more}"
+        else:
+            line += more
+    yield line
+
+
+def _tables(report: Report) -> Iterator[str]:
+    if not report.tables:
+        return
+    bad = sum(not table.good for table in report.tables)
+    yield ""
+    verdict = f"{bad} not as they should be" if bad else "all good"
+    yield f"tables and views: {len(report.tables)} checked, {verdict}"
+    width = _width(table.table for table in report.tables)
+    rows = max([4, *(len(f"{table.rows:,}") for table in report.tables if table.rows is not None)])
+    for table in report.tables:
+        count = f"{table.rows:,}" if table.rows is not None else "view" if table.view else ""
+        told = "; ".join(_held(table))
+        yield f"  {'✓' if table.good else '✗'} {table.table:<{width}} {count:>{rows}}  {told}".rstrip()
+        yield from (f"      ✗ {fault}" for fault in table.faults)
+
+
+def _held(table: TableCheck) -> Iterator[str]:
+    """What was declared, and holds."""
+    if table.unique:
+        yield f"key {', '.join(table.key)} is unique"
+    for each in table.coverage:
+        if each.good:
+            share = "no keys" if each.share is None else percent(each.share)
+            yield f"covers {share} of {each.table} ({each.found:,} of {each.keys:,} keys)"
+
+
+def _ending(report: Report) -> Iterator[str]:
+    if report.notices:
+        yield from ("", "notices", *(f"  • {notice}" for notice in report.notices))
+    if report.next:
+        yield from ("", "next", *(f"  → {line}" for line in report.next))
+
+
+def _place(problem: Problem) -> str:
+    return f"{problem.where} " if problem.where else ""
+
+
+def _width(names: Iterator[str]) -> int:
+    return min(_NAME, max(map(len, names), default=0))
+
+
+def seconds(number: float) -> str:
+    """A time for people: ``0.4 s``, ``12.3 s``, ``4 min 05 s``."""
+    if number < 100:
+        return f"{number:.1f} s"
+    minutes, rest = divmod(round(number), 60)
+    return f"{minutes} min {rest:02d} s"
