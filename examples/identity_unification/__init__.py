@@ -1,1 +1,1 @@
-"""Identity unification: records of four systems become persons, proven against networkx and against the truth."""
+"""Identity unification: records of four systems become persons, proven against networkx and the truth."""

@@ -61,11 +61,12 @@ def _run(stage: Stage, delivered: Landing, told: dict[str, Any], *, quiet: bool)
 def _report(told: dict[str, Any], proof: Proof | None) -> str:
     lines = []
     if proof is not None:
-        lines += [
-            f"{proof.edges:,} edges, {proof.records:,} records, {proof.persons:,} persons, the largest of "
-            f"{proof.largest:,} records.",
-            f"The workflow took {told['run_s']} s, {told['loop_s']} s of it for the loop of "
-            f"{len(told['iterations'])} iterations; rows changed: {told['iterations']}.",
+        took, loop, changed = told["run_s"], told["loop_s"], told["iterations"]
+        lines = [
+            f"{proof.edges:,} edges, {proof.records:,} records, {proof.persons:,} persons.",
+            f"The largest person has {proof.largest:,} records.",
+            f"The workflow took {took} s, {loop} s of it for the loop of {len(changed)} iterations.",
+            f"Rows that they changed: {', '.join(f'{n:,}' for n in changed)}.",
             f"The largest process had {told['peak_mb']:,} MB. Everything is in {told['root']}.",
         ]
     lines += [f"WRONG: {problem}" for problem in told["problems"]]

@@ -52,7 +52,7 @@ def landing(people: People, seed: int = SEED) -> Landing:
     """The deliveries of all systems."""
     import pyarrow as pa
 
-    chance = random.Random(seed)  # noqa: S311 - no secret
+    chance = random.Random(seed)
     keys, tables = [""] * len(people.person), dict[str, pa.Table]()
     for number, source in enumerate(SOURCES):
         records = (people.source == number).nonzero()[0].tolist()
@@ -87,8 +87,6 @@ class _Rows:
 
     def table(self) -> pa.Table:
         """All of them."""
-        import pyarrow as pa
-
         makers = {"crm": self._crm, "web": self._web, "app": self._app, "support": self._support}
         table: pa.Table = makers[self._source]()
         return table

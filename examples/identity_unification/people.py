@@ -1,7 +1,7 @@
 """Persons and their records in four systems, the same for the same seed: who shares what, as numbers.
 
-Identifiers are numbers here; ``texts`` writes them as people do. What joins records is known by construction, so
-the persons are the truth that an unification has to find.
+Identifiers are numbers here; ``texts`` writes them as people do. What joins records is known by construction:
+the persons are the truth that a unification has to find.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _REACH = (
 class People:
     """``person`` and ``source`` of each record, and the identifier in each place.
 
-    In ``places``, a row per record and a column per namespace, a number from 0 on is an identifier that joins,
-    NONE is an empty place, and what is below belongs to so many that it must join nobody.
+    In ``places``, a row per record and a column per namespace, a number from 0 on is an identifier that
+    joins, NONE is an empty place, and what is below belongs to so many that it must join nobody.
     """
 
     person: Ints
@@ -57,8 +57,8 @@ class People:
 def people(edges: int, seed: int = SEED) -> People:
     """Persons whose records have exactly ``edges`` identifiers that join; raise ValueError below LEAST.
 
-    Most have a few records around one identifier (a star). Some are chains, where each record shares something
-    with the next one only, up to 600 long; some are giants of thousands; many have one record.
+    Most have a few records around one identifier (a star). Some are chains, where each record shares
+    something with the next one only, up to 600 long; some are giants of thousands; many have one record.
     """
     import numpy as np
 
@@ -115,7 +115,7 @@ class _Maker:
         self._add(np.zeros(len(group), dtype=np.int64), source, places)
 
     def chains(self, lengths: Ints) -> None:
-        """A person each: every record shares its e-mail with one neighbour and something else with the other."""
+        """A person each: a record shares its e-mail with one neighbour and something else with the other."""
         import numpy as np
 
         for other in (PHONE, DEVICE, LOYALTY):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,17 @@ def workspace(root: Path, delivered: Landing, schemas: Sequence[str] = (SCHEMA,)
     with spawn(WorkspaceOptions(root=root / "workspace")) as started:
         remote = Workspace(host=started.info.host, token=started.info.token)
         for schema in {SCHEMA, *schemas}:
-            _make(remote, lambda client, name=schema: client.schemas.create(name, CATALOG))
+            _make(remote, partial(_schema, schema))
         _make(remote, lambda client: client.volumes.create(CATALOG, SCHEMA, "landing", VolumeType.MANAGED))
         for path in paths:
             to = f"{VOLUME}/{path.relative_to(files)}"
             WorkspaceVolume(remote).put(to, path.read_bytes(), overwrite=True)
         shutil.rmtree(files)
         yield Stage(root=root / "workspace")
+
+
+def _schema(name: str, client: WorkspaceClient) -> None:
+    client.schemas.create(name, CATALOG)
 
 
 def _make(remote: Workspace, make: Callable[[WorkspaceClient], Any]) -> None:

@@ -49,7 +49,7 @@ def clean(namespace: int, number: int) -> str:
 
 
 def written(namespace: int, number: int, chance: random.Random) -> str | None:
-    """An identifier as somebody wrote it; an empty place is NULL, or what is put in where something must be."""
+    """An identifier as somebody wrote it; an empty place is NULL, or what is put in where one is demanded."""
     if number == NONE:
         return chance.choice(_PLACEHOLDERS[namespace]) if chance.random() < 0.15 else None
     text, way = clean(namespace, number), chance.randrange(8)
