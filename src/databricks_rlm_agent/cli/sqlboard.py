@@ -12,6 +12,7 @@ from databricks_rlm_agent.sqlflow.events import Event, EventKind
 
 _SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BAR = 24
+_WIDE = 80
 _STEP = 36  # columns of a step's name at most
 _SHOWN = 8  # running steps, and changed rows of a loop
 
@@ -63,7 +64,7 @@ class Board:
     def lines(self, now: datetime, width: int, height: int, beat: int = 0) -> list[str]:
         """How it stands: one line for the whole, one for each running step. None is longer than ``width``."""
         with self._lock:
-            lines = [self._whole(now)]
+            lines = [self._whole(now, _BAR if width >= _WIDE else _BAR // 2)]
             spin = _SPIN[beat % len(_SPIN)]
             if self.checking:
                 lines.append(f"{spin} checking tables: {self.checked} of {self.checking}")
@@ -75,14 +76,14 @@ class Board:
                 lines.append(f"  and {len(running) - room} more")
         return [_cut(line, width - 1) for line in lines]
 
-    def _whole(self, now: datetime) -> str:
+    def _whole(self, now: datetime, bar: int) -> str:
         ended = self.done + self.failed + self.skipped
-        full = _BAR * ended // max(1, self.total)
-        parts = [f"{'━' * full}{'─' * (_BAR - full)} {ended} of {self.total} steps"]
-        parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [self.stage] if self.stage else []
+        full = bar * ended // max(1, self.total)
+        parts = [f"{'━' * full}{'─' * (bar - full)} {ended} of {self.total} steps"]
         parts += [clock(now - self.since)] if self.since else []
+        parts += [f"{self.failed} failed"] if self.failed else []
         parts += ["interrupting; Ctrl-C again ends it now"] if self.interrupting else []
+        parts += [self.stage] if self.stage and not self.interrupting else []
         return " · ".join(parts)
 
     def _begin(self, event: Event) -> None:
@@ -117,7 +118,7 @@ class Board:
         self.interrupting = True
 
     def _staged(self, event: Event) -> None:
-        self.stage = event.text
+        self.stage = event.text.partition(":")[0]
 
 
 _Note = Callable[[Board, Event], None]
@@ -160,15 +161,15 @@ def _moved(step: Running, event: Event, *, loop: bool) -> Running:
 def _line(step: Running, now: datetime, names: int) -> str:
     name = _cut(step.step, names)
     parts = [f"{name:<{names}} {clock(now - step.since):>6}"]
-    if step.iteration is not None:
-        parts.append(f"iteration {step.iteration}{_fall(step.changed)}")
-    return "  ".join([*parts, *([step.doing] if step.doing else [])])
+    parts += [] if step.iteration is None else [f"iteration {step.iteration}"]
+    parts += [step.doing] if step.doing else []
+    return "  ".join([*parts, *_fall(step.changed)])
 
 
-def _fall(changed: Sequence[int | None]) -> str:
+def _fall(changed: Sequence[int | None]) -> list[str]:
     told = [f"{number:,}" for number in changed if number is not None]
     left_out = ["…"] if len(told) > _SHOWN else []
-    return f" ({' → '.join([*left_out, *told[-_SHOWN:]])} rows changed)" if told else ""
+    return [f"changed {' → '.join([*left_out, *told[-_SHOWN:]])}"] if told else []
 
 
 def clock(span: timedelta) -> str:

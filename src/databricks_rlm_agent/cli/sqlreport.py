@@ -107,19 +107,18 @@ def _tables(report: Report) -> Iterator[str]:
     rows = max([4, *(len(f"{table.rows:,}") for table in report.tables if table.rows is not None)])
     for table in report.tables:
         count = f"{table.rows:,}" if table.rows is not None else "view" if table.view else ""
-        told = "; ".join(_held(table))
-        yield f"  {'✓' if table.good else '✗'} {table.table:<{width}} {count:>{rows}}  {told}".rstrip()
+        key = f"key {', '.join(table.key)} is unique" if table.unique else ""
+        yield f"  {'✓' if table.good else '✗'} {table.table:<{width}} {count:>{rows}}  {key}".rstrip()
+        yield from _covered(table)
         yield from (f"      ✗ {fault}" for fault in table.faults)
 
 
-def _held(table: TableCheck) -> Iterator[str]:
-    """What was declared, and holds."""
-    if table.unique:
-        yield f"key {', '.join(table.key)} is unique"
+def _covered(table: TableCheck) -> Iterator[str]:
+    """Coverage that is as it was declared; what is not is among the faults."""
     for each in table.coverage:
         if each.good:
             share = "no keys" if each.share is None else percent(each.share)
-            yield f"covers {share} of {each.table} ({each.found:,} of {each.keys:,} keys)"
+            yield f"      covers {share} of {each.table}: {each.found:,} of {each.keys:,} keys"
 
 
 def _ending(report: Report) -> Iterator[str]:

@@ -18,6 +18,7 @@ from databricks_rlm_agent.sqlflow.library import now
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
     from rich.text import Text
 
 _STYLES = {"✓": "green", "✗": "bold red", "!": "yellow", "-": "dim", "→": "cyan"}
@@ -91,19 +92,10 @@ class LiveScreen:
     """The same lines as when piped, and below them how it stands now, on a terminal. Imports rich."""
 
     def __init__(self, board: Board, console: Console, *, statements: bool = False) -> None:
-        from rich.live import Live
-
         self._board, self._console, self._beat = board, console, 0
         self._gate = _Gate(self._print)
         self._lines = Lines(self._gate.write, statements=statements)
-        self._live = Live(
-            console=console,
-            get_renderable=self._picture,
-            refresh_per_second=_REFRESH_HZ,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._live = self._new()
 
     def on(self, event: Event) -> None:
         """Take note, and write a line, if it is worth one."""
@@ -118,8 +110,11 @@ class LiveScreen:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the display for a while; it is gone afterwards, and the cursor is there again."""
-        with self._live:
+        self._live.start()
+        try:
             yield
+        finally:
+            self._live.stop()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -129,6 +124,7 @@ class LiveScreen:
             try:
                 yield
             finally:
+                self._live = self._new()  # one that is started again would wipe out lines above it
                 self._live.start()
 
     def interrupted(self) -> None:
@@ -138,6 +134,18 @@ class LiveScreen:
     def leave(self) -> None:
         """Show the cursor again."""
         os.write(self._console.file.fileno(), b"\x1b[?25h\r\n")
+
+    def _new(self) -> Live:
+        from rich.live import Live
+
+        return Live(
+            console=self._console,
+            get_renderable=self._picture,
+            refresh_per_second=_REFRESH_HZ,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def _picture(self) -> Text:
         from rich.text import Text
