@@ -42,10 +42,11 @@ class Verified:
 def load(arguments: Arguments, volumes: Volumes) -> Verified:
     """Read and verify manifest and artifact. Raises Refused."""
     request = read_request(arguments, volumes)
-    if request["task_type"] != "python":
+    if request["task_type"] not in protocol.TASK_TYPES:
         raise Refused(
             protocol.UNSUPPORTED_TASK,
-            f"task_type {request['task_type']!r} is not one that this harness runs (python)",
+            f"task_type {request['task_type']!r} is not one that this harness runs "
+            f"({', '.join(protocol.TASK_TYPES)})",
             request,
         )
     return Verified(request=request, source=_read_artifact(request, volumes))

@@ -19,6 +19,10 @@ class ProcessExit(SystemExit):
     """`os._exit` in the program, made into an exit that still reports."""
 
 
+class WorkflowFailed(Exception):  # noqa: N818 -- the planner reads the name
+    """A SQL workflow has not succeeded; its text says which step, file and line, and what to do."""
+
+
 def success() -> Report:
     """The program ran to its end."""
     return Report(status=protocol.SUCCESS, exit_code=protocol.EXIT_OK)
@@ -29,6 +33,13 @@ def of_exception(error: BaseException, program: str) -> Report:
     if isinstance(error, SystemExit):
         return _of_exit(error, program)
     kind = type(error).__name__
+    if isinstance(error, WorkflowFailed):  # its place in the generated program says nothing
+        return Report(
+            status=protocol.FAILED,
+            exit_code=protocol.EXIT_FAILED,
+            error_type=kind,
+            error_summary=bounded(_message(error), protocol.SUMMARY_CHARS),
+        )
     summary = f"{_place(error, program)}{kind}: {_message(error)}"
     return Report(
         status=protocol.FAILED,

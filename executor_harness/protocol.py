@@ -14,6 +14,9 @@ HARNESS_VERSION = "0.1.0"
 
 ID_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 
+# A SQL workflow is a program as well: one that the control plane wrote. It brings along what it needs.
+TASK_TYPES = ("python", "sql_workflow")
+
 ENTRYPOINT_FILE = "entrypoint.py"
 MANIFEST_FILE = "manifest.json"
 RESULT_FILE = "result.json"
@@ -216,6 +219,7 @@ class Request(_RequestBase, total=False):
     variables: VariablesRef | None
     scratch_schema: str  # `catalog.schema` of the tables behind variables
     spawn: SpawnAccess
+    packages: list[str]  # of the job's environment: for who submits it
 
 
 class Manifest(TypedDict):

@@ -27,6 +27,7 @@ from databricks_rlm_agent.control.submodels import SubModels
 from databricks_rlm_agent.control.survey import Surveyor
 from databricks_rlm_agent.control.tick import Tick
 from databricks_rlm_agent.control.watch import Watch
+from databricks_rlm_agent.control.workflows import Workflows
 from databricks_rlm_agent.domain.models import parse_models
 from databricks_rlm_agent.domain.records import ModelCallRow
 from databricks_rlm_agent.domain.secret import Secret
@@ -203,6 +204,11 @@ class App:
             compute=self.settings.compute,
             default_timeout_s=self.settings.program_timeout_s,
             models=self._sub_models,
+            workflows=Workflows(
+                volume=self.volume,
+                namespace=self.settings.namespace,
+                http_path=self.settings.warehouse_http_path,
+            ),
             clock=self.clock,
             worker=self.controller,
         )

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:  # sqlflow uses a few of these names in a job that has no pydantic (control/pack.py)
-    from databricks_rlm_agent.domain.actions import Action
-    from databricks_rlm_agent.domain.budget import Budget, Usage
-    from databricks_rlm_agent.domain.capsule import Capsule, CapsuleDelta
-    from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
-    from databricks_rlm_agent.domain.result import Result
-    from databricks_rlm_agent.domain.run import Due, Run
-    from databricks_rlm_agent.domain.verdict import JobVerdict
-    from databricks_rlm_agent.errors import RemoteError
-
-Row = Mapping[str, Any]
-Sleep = Callable[[float], None]
-"""Waits for so many seconds; passed in, so that tests need not wait."""
-
-
-Clock = Callable[[], datetime]
-"""The time now, with a time zone: for the record, never for a decision about a lease."""
-
-NewId = Callable[[str], str]
-"""A new id that starts with the given letters."""
+from databricks_rlm_agent.domain.actions import Action
+from databricks_rlm_agent.domain.budget import Budget, Usage
+from databricks_rlm_agent.domain.capsule import Capsule, CapsuleDelta
+from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
+from databricks_rlm_agent.domain.result import Result
+from databricks_rlm_agent.domain.run import Due, Run
+from databricks_rlm_agent.domain.types import Clock as Clock
+from databricks_rlm_agent.domain.types import NewId as NewId
+from databricks_rlm_agent.domain.types import Row as Row
+from databricks_rlm_agent.domain.types import Sleep as Sleep
+from databricks_rlm_agent.domain.verdict import JobVerdict
+from databricks_rlm_agent.errors import RemoteError
 
 
 class SqlBackend(Protocol):
@@ -201,8 +192,6 @@ class Planned:
     @property
     def usage(self) -> Usage:
         """What all calls used together."""
-        from databricks_rlm_agent.domain.budget import Usage
-
         return sum((call.usage for call in self.calls), Usage())
 
 

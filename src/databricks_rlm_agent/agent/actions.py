@@ -6,6 +6,7 @@ The docstrings are what the model reads.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from databricks_rlm_agent.domain.actions import (
     Ask,
     Finish,
     RunPython,
+    RunSqlWorkflow,
     Spawn,
     check_python,
     check_text,
@@ -23,13 +25,15 @@ from databricks_rlm_agent.domain.actions import (
 )
 from databricks_rlm_agent.domain.answer import resolve
 from databricks_rlm_agent.domain.children import MAX_CHILDREN, ChildTask, check_children
-from databricks_rlm_agent.domain.ids import check_table_name
+from databricks_rlm_agent.domain.ids import check_name, check_table_name
 from databricks_rlm_agent.domain.paths import check_volume_path
 from databricks_rlm_agent.domain.text import clip, storable
+from databricks_rlm_agent.domain.workflow.shipped import NAME
 from databricks_rlm_agent.errors import InvalidData
 
 _PURPOSE_CHARS = 300
 _INPUTS_CHARS = 20_000
+_MAX_LOOP = 1_000
 _HANDLES = {"table": "name", "file": "path", "folder": "path", "answer": "path", "text": "text"}
 
 
@@ -56,6 +60,59 @@ def run_python(
         purpose=clip(check_text(purpose, name="purpose"), _PURPOSE_CHARS),
         timeout_s=check_timeout(timeout_s),
         inputs=_check_inputs(inputs or {}),
+    )
+
+
+def run_sql_workflow(
+    purpose: str,
+    path: str | None = None,
+    files: dict[str, str] | None = None,
+    name: str | None = None,
+    variables: dict[str, str] | None = None,
+    engine: Literal["spark", "warehouse"] = "spark",
+    target: str | None = None,
+    max_iterations: int = 30,
+    on_error: Literal["stop", "continue"] = "stop",
+    restart: bool = False,
+    timeout_s: int | None = None,
+) -> RunSqlWorkflow:
+    """Run a folder of SQL files as a job of its own; called again with the files that change, it goes on.
+
+    Files run in order of their numbers (01_…), side by side where they are independent, and loops
+    (…_iter_01.sql, …_iter_02.sql) until nothing changes; the report comes at the next iteration. After an
+    error: path = the report's `folder`, and the corrected files in `files`; what still counts is kept.
+
+    Args:
+        purpose: One sentence that says what it is to make.
+        path: The Volume folder of the *.sql files (and workflow.yml).
+        files: Texts by file name, which replace or add to those of path.
+        name: The workflow's name (a-z, 0-9, _), the same at every call; left out, it is the folder's.
+        variables: Values for {name} in the files.
+        engine: "spark", or "warehouse" for a SQL warehouse.
+        target: catalog.schema of names that leave it out; left out, the one that programs write to.
+        max_iterations: Of a loop.
+        on_error: "continue" runs what does not need the step that failed.
+        restart: Begin anew, though steps were done before.
+        timeout_s: Seconds after which it is stopped; leave it out for the default.
+    """
+    if path is not None:
+        check_volume_path(path)
+    if not 1 <= max_iterations <= _MAX_LOOP:
+        raise InvalidData(f"max_iterations is {max_iterations}; it must be between 1 and {_MAX_LOOP}.")
+    catalog, schema = _place(target)
+    return RunSqlWorkflow(
+        name=_workflow_name(name, path),
+        purpose=clip(check_text(purpose, name="purpose"), _PURPOSE_CHARS),
+        path=path,
+        files=files or {},
+        variables=variables or {},
+        engine=engine,
+        catalog=catalog,
+        schema=schema,
+        max_iterations=max_iterations,
+        on_error=on_error,
+        restart=restart,
+        timeout_s=check_timeout(timeout_s),
     )
 
 
@@ -94,7 +151,7 @@ def spawn(tasks: list[dict[str, Any]]) -> Spawn:
     return Spawn(tasks=tuple(check_children(children, room=MAX_CHILDREN)))
 
 
-ACTIONS = (run_python, ask, finish)
+ACTIONS = (run_python, run_sql_workflow, ask, finish)
 """What every turn has."""
 
 
@@ -113,6 +170,30 @@ def settled(action: Action, *, value: Any, room: int) -> Action:
         return action
     answer = check_text(resolve(action.answer, value), name="answer")
     return Finish(answer=answer, evidence=_check_optional(resolve(action.evidence, value), name="evidence"))
+
+
+def _place(target: str | None) -> tuple[str | None, str | None]:
+    """Catalog and schema; raise InvalidData."""
+    if target is None:
+        return None, None
+    catalog, dot, schema = target.partition(".")
+    if not dot:
+        raise InvalidData(f"target is {target[:80]!r}.", fix="Give it as catalog.schema.")
+    return check_name(catalog, what="catalog"), check_name(schema, what="schema")
+
+
+def _workflow_name(name: str | None, path: str | None) -> str:
+    """The name of a workflow, from its folder's where none is given; raise InvalidData."""
+    if name is None:
+        folder = (path or "").rstrip("/").rpartition("/")[2].lower()
+        folder = re.sub(r"_[0-9a-f]{16}$", "", folder)  # where it was published (Namespace.workflow_dir)
+        name = re.sub(r"\W+|_{2,}", "_", folder, flags=re.ASCII).strip("_")[:48]
+        name = name if NAME.fullmatch(name) else "workflow"
+    if not NAME.fullmatch(name):
+        raise InvalidData(
+            f"{name[:80]!r} is not a name for a workflow.", fix="Use a-z, 0-9 and _, at most 48 characters."
+        )
+    return name
 
 
 def _child(place: int, task: dict[str, Any]) -> ChildTask:

@@ -93,7 +93,13 @@ class AdkPlanner:
 
         desk: Desk[Action] = Desk(max_refusals=self._max_refusals, redact=self._models.redact)
         meter = self._meter("planner", turn)
-        review = Review(turn=turn, desk=desk, policy=self._policy)
+        review = Review(
+            turn=turn,
+            desk=desk,
+            policy=self._policy,
+            volume=self._toolbox.volume,
+            namespace=self._namespace,
+        )
         gated = gated_in(turn.mode, self._gated)
         reads = [ReadTool(tool) for tool in self._toolbox.for_run(turn) if tool.__name__ not in gated]
         taken = [one for one in actions(children_left=turn.children_left) if one.__name__ not in gated]

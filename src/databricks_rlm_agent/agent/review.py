@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from databricks_rlm_agent.agent.actions import settled
 from databricks_rlm_agent.agent.desk import Desk
-from databricks_rlm_agent.domain.actions import Action
+from databricks_rlm_agent.agent.gathering import gathered
+from databricks_rlm_agent.domain.actions import Action, RunSqlWorkflow
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.policy.gating import Finding
 from databricks_rlm_agent.domain.policy.judge import Policy
 from databricks_rlm_agent.errors import Conflict, InvalidData
 from databricks_rlm_agent.logs import keep_off_root
-from databricks_rlm_agent.ports import Turn
+from databricks_rlm_agent.ports import Turn, Volume
 
 Judge = Callable[[Turn, Action], Finding | None]
 """A policy: what it finds about an action of a turn."""
@@ -57,6 +58,8 @@ class Review:
     turn: Turn
     desk: Desk[Action]
     policy: Judge | None
+    volume: Volume
+    namespace: Namespace
 
     async def __call__(self, action: Action, tool: str) -> Action:
         """The action as it is to be carried out. Raise InvalidData with a refusal's reason for the model, and
@@ -64,7 +67,10 @@ class Review:
         """
         turn = self.turn
         action = settled(action, value=turn.last_value, room=turn.children_left)
-        # On a thread: a policy parses programs, and control may ask the workspace.
+        # On threads: a workflow is read from a Volume, a policy parses programs, and control may ask the
+        # workspace.
+        if isinstance(action, RunSqlWorkflow):
+            action = await asyncio.to_thread(gathered, action, volume=self.volume, namespace=self.namespace)
         finding = await asyncio.to_thread(self.policy, turn, action) if self.policy else None
         if finding is not None:
             self.desk.judged(finding, tool=tool, mode=turn.mode)

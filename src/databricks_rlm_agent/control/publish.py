@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from databricks_rlm_agent.control.submodels import SubModels
-from databricks_rlm_agent.domain.actions import RunPython
+from databricks_rlm_agent.control.workflows import Workflows
+from databricks_rlm_agent.domain.actions import RunPython, RunSqlWorkflow
 from databricks_rlm_agent.domain.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.domain.manifest import Artifact, Closing, Manifest, Plan, Request, parse_intent
 from databricks_rlm_agent.domain.records import RequestRow
@@ -21,6 +22,17 @@ from databricks_rlm_agent.domain.run import AttemptKey, Run
 from databricks_rlm_agent.domain.submission import Compute, submit_payload, submits
 from databricks_rlm_agent.errors import AlreadyExists, InvalidData, NotFound, RemoteError
 from databricks_rlm_agent.ports import Clock, Jobs, Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What is asked of a job beside its program."""
+
+    type: Literal["python", "sql_workflow"]
+    purpose: str
+    timeout_s: int
+    inputs: dict[str, Any] = field(default_factory=dict)
+    packages: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +46,7 @@ class Publisher:
     compute: Compute
     default_timeout_s: int
     models: SubModels
+    workflows: Workflows
     clock: Clock
     worker: str
 
@@ -44,16 +57,18 @@ class Publisher:
         except NotFound:
             return None
 
-    def publish(self, run: Run, action: RunPython, plan: Plan) -> Manifest | Closing:
+    def publish(self, run: Run, action: RunPython | RunSqlWorkflow, plan: Plan) -> Manifest | Closing:
         """Freeze an action as the manifest of the run's current attempt; return the decision that counts."""
-        return self._put(
-            run,
-            action.code.encode(),
-            purpose=action.purpose,
-            inputs=run.capsule.inputs | _answers(run) | action.inputs,
-            timeout_s=action.timeout_s or self.default_timeout_s,
-            plan=plan,
-        )
+        timeout_s = action.timeout_s or self.default_timeout_s
+        if isinstance(action, RunSqlWorkflow):
+            job = self.workflows.publish(run.key, action)
+            task = _Task(
+                type="sql_workflow", purpose=action.purpose, timeout_s=timeout_s, packages=[*job.packages]
+            )
+            return self._put(run, job.program, task, plan=plan)
+        inputs = run.capsule.inputs | _answers(run) | action.inputs
+        task = _Task(type="python", purpose=action.purpose, timeout_s=timeout_s, inputs=inputs)
+        return self._put(run, action.code.encode(), task, plan=plan)
 
     def publish_again(self, run: Run) -> Manifest | Closing:
         """Freeze the program of the attempt before as the manifest of this one; raise NotFound."""
@@ -65,14 +80,14 @@ class Publisher:
                 "The manifest of the attempt before is gone.", where=f"{self._dir(before)}/{MANIFEST}"
             )
         request = found.request
-        return self._put(
-            run,
-            self.volume.get(request.artifact.path),
+        task = _Task(
+            type=request.task_type,
             purpose=request.purpose,
-            inputs=request.inputs,
             timeout_s=request.timeout_s,
-            plan=None,
+            inputs=request.inputs,
+            packages=request.packages,
         )
+        return self._put(run, self.volume.get(request.artifact.path), task, plan=None)
 
     def close(self, closing: Closing) -> Manifest | Closing:
         """Decide that the attempt runs no program; return the decision that counts."""
@@ -111,27 +126,20 @@ class Publisher:
         }
         return row, last_request
 
-    def _put(
-        self,
-        run: Run,
-        program: bytes,
-        *,
-        purpose: str,
-        inputs: dict[str, Any],
-        timeout_s: float,
-        plan: Plan | None,
-    ) -> Manifest | Closing:
+    def _put(self, run: Run, program: bytes, task: _Task, *, plan: Plan | None) -> Manifest | Closing:
         key, folder = run.key, self._dir(run.key)
         request = Request(
             run_id=key.run_id,
             iter_n=key.iter_n,
             attempt=key.attempt,
-            purpose=purpose,
+            task_type=task.type,
+            purpose=task.purpose,
             artifact=self._put_program(folder, program),
             output_dir=folder,
             codebase_dir=self.namespace.codebase_dir,
-            inputs=inputs,
-            timeout_s=max(1, run.budget.granted_s(timeout_s, age_s=run.age_s(self.clock()))),
+            inputs=task.inputs,
+            packages=task.packages,
+            timeout_s=max(1, run.budget.granted_s(task.timeout_s, age_s=run.age_s(self.clock()))),
             results_table=self.namespace.table("execution_results"),
             catalog=self.namespace.catalog,
             schema=self.namespace.schema,

@@ -14,7 +14,7 @@ from databricks_rlm_agent.control.passing import passes
 from databricks_rlm_agent.control.publish import Publisher
 from databricks_rlm_agent.control.survey import Surveyor
 from databricks_rlm_agent.control.turn import turn_of
-from databricks_rlm_agent.domain.actions import Action, Ask, Finish, RunPython, Spawn
+from databricks_rlm_agent.domain.actions import Action, Ask, Finish, RunPython, RunSqlWorkflow, Spawn
 from databricks_rlm_agent.domain.children import ChildTask
 from databricks_rlm_agent.domain.fsm import Event, State
 from databricks_rlm_agent.domain.layout import MANIFEST
@@ -173,7 +173,7 @@ class _Turn:
         if planned.fault is not None:
             raise planned.fault
         match planned.action:
-            case RunPython() as action:
+            case RunPython() | RunSqlWorkflow() as action:
                 return self._counting(self.stepper.publisher.publish(self.run, action, self._plan()))
             case Finish(answer=answer, evidence=evidence):
                 return self._closing(Event.FINISH, Outcome(answer=answer, evidence=evidence))
@@ -196,6 +196,8 @@ class _Turn:
         """Why an action cannot be taken, as far as it is not the planner's own affair; None if it can."""
         if isinstance(action, Spawn):
             return self.stepper.children.refusal(self.run, action.tasks)
+        if isinstance(action, RunSqlWorkflow):
+            return self.stepper.publisher.workflows.refusal(action)
         if isinstance(action, Finish) and (checks := self.run.capsule.checks):
             findings = self.stepper.evidence.verify(checks)
             said = [finding.to_dict() for finding in findings]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from databricks_rlm_agent.domain.children import ChildTask
 from databricks_rlm_agent.domain.text import storable
@@ -24,6 +24,29 @@ class RunPython:
     purpose: str
     timeout_s: int | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSqlWorkflow:
+    """Run a directory of SQL as a job of its own (docs/sql-workflows.md).
+
+    ``files`` are texts by name. With ``path``, a Volume folder, they replace or add to those in it; what is
+    published has none any more: all texts are in ``files``. ``catalog`` and ``schema`` None mean ours;
+    ``timeout_s`` None means the run's default. ``restart``: nothing of earlier runs of that ``name`` counts.
+    """
+
+    name: str
+    purpose: str
+    path: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    engine: Literal["spark", "warehouse"] = "spark"
+    catalog: str | None = None
+    schema: str | None = None
+    max_iterations: int = 30
+    on_error: Literal["stop", "continue"] = "stop"
+    restart: bool = False
+    timeout_s: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +71,7 @@ class Spawn:
     tasks: tuple[ChildTask, ...]
 
 
-Action = RunPython | Ask | Finish | Spawn
+Action = RunPython | RunSqlWorkflow | Ask | Finish | Spawn
 
 
 def check_python(code: str) -> str:

@@ -54,6 +54,10 @@ class Namespace:
         folder = f"{self.run_dir(run_id)}/iter_{iter_n:d}"
         return folder if attempt == 1 else f"{folder}/attempt_{attempt:d}"
 
+    def workflow_dir(self, run_id: str, name: str, content_hash: str) -> str:
+        """Folder of the files of a SQL workflow that a run has published."""
+        return f"{self.run_dir(run_id)}/workflows/{check_name(name, what='workflow')}_{content_hash[:16]}"
+
     def harness_dir(self, content_hash: str) -> str:
         """Folder of one published version of the executor harness."""
         return f"{self.volume_root}/harness/{content_hash}"

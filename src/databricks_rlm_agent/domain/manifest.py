@@ -40,7 +40,7 @@ class Request(_Frozen):
     run_id: str = Field(pattern=f"^{ID_PATTERN.pattern}$")
     iter_n: int = Field(ge=1)
     attempt: int = Field(ge=1)
-    task_type: Literal["python"] = "python"
+    task_type: Literal["python", "sql_workflow"] = "python"
     purpose: str
     artifact: Artifact
     output_dir: str
@@ -57,10 +57,14 @@ class Request(_Frozen):
     variables: VariablesRef | None = None
     scratch_schema: str = ""
     spawn: dict[str, int] = Field(default_factory=dict)
+    # what the job's environment must have beside what its compute brings, as requirements of pip
+    packages: list[str] = Field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The request as it is hashed and stored."""
-        return self.model_dump(mode="json", by_alias=True)
+        # Left out where there are none: the digests of requests that were stored before there were any.
+        left_out = None if self.packages else {"packages"}
+        return self.model_dump(mode="json", by_alias=True, exclude=left_out)
 
     def sha256(self) -> str:
         """SHA-256 (hex) of the request's canonical JSON."""

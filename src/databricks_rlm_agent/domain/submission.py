@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +71,7 @@ def submit_payload(request: Request, *, harness_dir: str, compute: Compute) -> d
         "timeout_seconds": request.timeout_s + PLATFORM_MARGIN_S,
         **compute.task,
     }
-    return {
+    payload = {
         "run_name": f"rlm {request.run_id} iteration {request.iter_n} attempt {request.attempt}",
         "idempotency_token": idempotency_token(key, catalog=request.catalog, schema=request.schema_name),
         "timeout_seconds": request.timeout_s + PLATFORM_MARGIN_S,
@@ -78,6 +79,26 @@ def submit_payload(request: Request, *, harness_dir: str, compute: Compute) -> d
         "tasks": [task],
         **compute.run,
     }
+    return _with_packages(payload, request.packages) if request.packages else payload
+
+
+def _with_packages(payload: dict[str, Any], packages: Sequence[str]) -> dict[str, Any]:
+    """The same with packages from the workspace's index: in the task's environment on serverless compute, else
+    as its libraries.
+    """
+    (task,) = payload["tasks"]
+    key = task.get("environment_key")
+    if key is None:
+        libraries = [*task.get("libraries", []), *({"pypi": {"package": package}} for package in packages)]
+        return payload | {"tasks": [task | {"libraries": libraries}]}
+    environments = [
+        each | {"spec": spec | {"dependencies": [*spec.get("dependencies", []), *packages]}}
+        if each["environment_key"] == key
+        else each
+        for each in payload["environments"]
+        for spec in [each["spec"]]
+    ]
+    return payload | {"environments": environments}
 
 
 def submits(payload: dict[str, Any], request: Request) -> bool:

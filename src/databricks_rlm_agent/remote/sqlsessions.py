@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from databricks_rlm_agent.domain.types import Row
 from databricks_rlm_agent.errors import Unreachable
-from databricks_rlm_agent.ports import Row
 from databricks_rlm_agent.remote.errors import sql_errors
 from databricks_rlm_agent.remote.warehouse import open_connection, retry_after, session_is_gone
 from databricks_rlm_agent.remote.workspace import Access, Workspace

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from databricks_rlm_agent.domain.types import Row
 from databricks_rlm_agent.errors import ConfigError, Unreachable
-from databricks_rlm_agent.ports import Row
 from databricks_rlm_agent.remote.deadline import within
 from databricks_rlm_agent.remote.errors import sql_errors
 from databricks_rlm_agent.remote.patience import connector_options

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from databricks_rlm_agent import __version__
+from databricks_rlm_agent.domain.types import Sleep
 from databricks_rlm_agent.errors import Forbidden, NeverReached, RemoteError, Unauthorized
-from databricks_rlm_agent.ports import Sleep
 from databricks_rlm_agent.remote.errors import sdk_errors
 from databricks_rlm_agent.remote.patience import CONNECTIONS, DISCOVERY_S, HTTP_TIMEOUT_S, NoRetries
 from databricks_rlm_agent.retries import REQUESTS

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from databricks_rlm_agent.domain.types import Row
 from databricks_rlm_agent.domain.workflow.names import Name, quoted
-from databricks_rlm_agent.ports import Row
 
 # Keys of two columns are looked for among so many, the likeliest first.
 _PAIRED = 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from databricks_rlm_agent.ports import Row
+from databricks_rlm_agent.domain.types import Row
 
 
 class Session(Protocol):

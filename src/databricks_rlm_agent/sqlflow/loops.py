@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from databricks_rlm_agent.domain.types import Clock
 from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure, judge
 from databricks_rlm_agent.domain.workflow.iterations import iteration
 from databricks_rlm_agent.domain.workflow.model import Iteration, Loop, Step
 from databricks_rlm_agent.domain.workflow.names import quoted, shown
 from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.errors import RlmError, UsageError
-from databricks_rlm_agent.ports import Clock
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed
 from databricks_rlm_agent.sqlflow.files import FileResult, FileRunner, StepFailedError

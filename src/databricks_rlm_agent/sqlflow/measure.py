@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
+from databricks_rlm_agent.domain.types import Row
 from databricks_rlm_agent.domain.workflow.convergence import Measure
 from databricks_rlm_agent.domain.workflow.model import Iteration
 from databricks_rlm_agent.domain.workflow.names import Name, quoted, shown
 from databricks_rlm_agent.domain.workflow.sqlerrors import classify
 from databricks_rlm_agent.errors import InvalidData, RlmError
-from databricks_rlm_agent.ports import Row
 from databricks_rlm_agent.sqlflow import comparison
 from databricks_rlm_agent.sqlflow.comparison import Column
 from databricks_rlm_agent.sqlflow.steady import SteadySession

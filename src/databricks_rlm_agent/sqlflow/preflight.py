@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from databricks_rlm_agent.domain.types import NewId
 from databricks_rlm_agent.domain.workflow.names import Name, quoted
 from databricks_rlm_agent.errors import Forbidden, NotFound, RlmError, Unauthorized
-from databricks_rlm_agent.ports import NewId
 from databricks_rlm_agent.sqlflow.engine import Engine, Session
 
 

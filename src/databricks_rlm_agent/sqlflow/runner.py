@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from databricks_rlm_agent.domain.types import Clock, NewId
 from databricks_rlm_agent.domain.workflow.advice import advice
 from databricks_rlm_agent.domain.workflow.model import Plan, Step
 from databricks_rlm_agent.domain.workflow.outcome import (
@@ -23,7 +24,6 @@ from databricks_rlm_agent.domain.workflow.outcome import (
 from databricks_rlm_agent.domain.workflow.pictures import stage_name
 from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck
 from databricks_rlm_agent.errors import RlmError, UsageError
-from databricks_rlm_agent.ports import Clock, NewId
 from databricks_rlm_agent.sqlflow.checking import check_tables
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed, Observer, Silent

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from databricks_rlm_agent.domain.types import Row, Sleep
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.ports import Row, Sleep
 from databricks_rlm_agent.retries import STATEMENTS
 from databricks_rlm_agent.sqlflow.engine import Engine, Session
 

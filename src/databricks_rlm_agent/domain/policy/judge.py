@@ -11,10 +11,10 @@ import posixpath
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from databricks_rlm_agent.domain.actions import Action, RunPython
+from databricks_rlm_agent.domain.actions import Action, RunPython, RunSqlWorkflow
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.policy.code import Program
 from databricks_rlm_agent.domain.policy.deeds import Deed, Kind
@@ -22,6 +22,7 @@ from databricks_rlm_agent.domain.policy.effects import DESTRUCTIVE, TELLING
 from databricks_rlm_agent.domain.policy.gating import Finding, lenient
 from databricks_rlm_agent.domain.policy.literals import Texts
 from databricks_rlm_agent.domain.policy.reach import Name, Reach, Targets, full_name, may_be_same, shown
+from databricks_rlm_agent.domain.policy.workflows import Judged, judged
 from executor_harness.protocol import RESERVED_FILES
 
 _SHOWN = 160
@@ -50,15 +51,26 @@ class Policy:
 
     def judge(self, action: Action) -> Finding | None:
         """What is found about an action: its first refusal, else what could not be told and is let pass."""
-        if not isinstance(action, RunPython):
+        if not isinstance(action, RunPython | RunSqlWorkflow):
             return None
         try:
-            findings = list(_Judgement(self, self._deeds(action)).findings())
+            if isinstance(action, RunSqlWorkflow):
+                findings = list(self._of_workflow(judged(action, self.namespace)))
+            else:
+                findings = list(_Judgement(self, self._deeds(action)).findings())
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = f"The program cannot be read ({type(error).__name__}). Write it more simply."
             return Finding(rule="unclear", reason=reason)
         refused = [finding for finding in findings if finding.refused]
         return next(iter(refused or findings), None)
+
+    def _of_workflow(self, workflow: Judged) -> Iterator[Finding]:
+        """Its record is kept in its schema; every file has a session of its own."""
+        record = Deed(kind=Kind.MAKE_SCHEMA, what="The workflow's schema", target=workflow.place)
+        yield from _Judgement(self, [record]).findings()
+        for name, deeds in workflow.files:
+            told = _Judgement(self, list(deeds), here=workflow.place, made=workflow.made).findings()
+            yield from (replace(finding, reason=f"{name}: {finding.reason}") for finding in told)
 
     def _deeds(self, action: RunPython) -> list[Deed]:
         with warnings.catch_warnings():  # an odd escape such as "\d" is the program's affair
@@ -79,14 +91,23 @@ class Policy:
 
 
 class _Judgement:
-    """The rules on one program's deeds."""
+    """The rules on one program's deeds. ``here`` is the catalog and schema that its session begins in, where
+    they are known; ``made`` what others of the same action make.
+    """
 
-    def __init__(self, policy: Policy, deeds: list[Deed]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        deeds: list[Deed],
+        *,
+        here: tuple[str, str] = ("", ""),
+        made: frozenset[Name] = frozenset(),
+    ) -> None:
         self._policy, self._deeds = policy, deeds
         self._lenient = lenient(policy.mode)
         self._targets = Targets.of(policy.mode, policy.namespace, policy.write_targets)
-        self._here = ("", "")  # the session's own, which is not known; until a USE says it
-        self._made = {full_name(tuple(name.split(".")), self._here) for name in policy.tables}
+        self._here = here  # until a USE says it
+        self._made = {full_name(tuple(name.split(".")), ("", "")) for name in policy.tables} | made
         self._rules: dict[Kind, Callable[[Deed], Finding | None]] = {
             Kind.WRITE: self._write,
             Kind.CREATE: self._write,

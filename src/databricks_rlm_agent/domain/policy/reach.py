@@ -12,7 +12,7 @@ from databricks_rlm_agent.domain.policy.gating import lenient
 LEDGER = frozenset(
     {
         *("run_state", "execution_requests", "execution_results", "run_events", "model_calls"),
-        *("intake_watermarks", "schema_migrations"),
+        *("intake_watermarks", "schema_migrations", "sql_workflow_runs", "sql_workflow_steps"),
     }
 )
 """Our own tables, which generated code may read and never write. ``work_items`` belongs to the givers."""
