@@ -82,11 +82,19 @@ def candidates(compared: Sequence[Column]) -> tuple[tuple[Column, ...], ...]:
 
 
 def uniqueness(table: Name, keys: Sequence[Sequence[Column]]) -> str:
-    """One row: ``n`` rows, and for every key ``u<i>`` distinct values of it that hold no NULL."""
-    parts = (
-        f"count(DISTINCT {', '.join(column.quoted for column in key)}) AS u{i}" for i, key in enumerate(keys)
-    )
-    return f"SELECT {', '.join(['count(*) AS n', *parts])} FROM {quoted(table)}"
+    """One row: ``n`` rows, and for every key ``u<i>`` distinct values of it that hold no NULL.
+
+    A subquery for each: several ``count(DISTINCT …)`` in one SELECT cost ten times as much, 12 s and not 1.3
+    for a million rows of two columns on the local workspace.
+    """
+    parts = (f"(SELECT count(*) FROM ({_distinct(table, key)})) AS u{i}" for i, key in enumerate(keys))
+    return f"SELECT {', '.join([f'(SELECT count(*) FROM {quoted(table)}) AS n', *parts])}"
+
+
+def _distinct(table: Name, key: Sequence[Column]) -> str:
+    names = [column.quoted for column in key]
+    there = " AND ".join(f"{name} IS NOT NULL" for name in names)
+    return f"SELECT DISTINCT {', '.join(names)} FROM {quoted(table)} WHERE {there}"
 
 
 def state(table: Name, compared: Sequence[Column]) -> str:
