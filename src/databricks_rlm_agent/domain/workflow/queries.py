@@ -41,7 +41,7 @@ def reading_of(text: str) -> Reading:
 def _tree(text: str) -> Any:
     """The syntax tree, or why there is none."""
     from sqlglot import exp, parse
-    from sqlglot.errors import ParseError, SqlglotError
+    from sqlglot.errors import ParseError
 
     try:
         trees = [tree for tree in parse(text, dialect="databricks") if tree is not None]
@@ -50,8 +50,10 @@ def _tree(text: str) -> Any:
         near = f"{first.get('start_context', '')[-30:]}{first.get('highlight', '')}".strip()
         said = str(first.get("description", "")).partition(" but got <")[0].rstrip(".")
         return f"{said}, near {near!r}" if near else said or "it does not parse"
-    except (SqlglotError, RecursionError):
-        return "it is nested too deeply, or not SQL that is known here"
+    except RecursionError:
+        return "it is nested too deeply"
+    except Exception as error:  # noqa: BLE001 - the parser has faults of its own; the reason is told
+        return f"the parser does not know it ({type(error).__name__})"
     if len(trees) != 1 or trees[0].find(exp.Command) or isinstance(trees[0], exp.Alias | exp.Column):
         return "its syntax is not known here"
     return trees[0]

@@ -22,6 +22,8 @@ _CLOSED = re.compile(
 _OPENERS = {"'", '"', "`", "/*", "$$"}
 # What stands before a word that is a name there: `SELECT begin, t.end`.
 _BEFORE_NAMES = {"DOT", "COMMA", "SELECT", "L_PAREN"}
+# All others neither end a statement nor open or close what holds several.
+_DECIDING = {"SEMICOLON", "CASE", "BEGIN", "END"}
 # After END, what it ends; these are not counted where they begin, for IF and REPEAT are functions as well.
 _ENDINGS = {"IF", "LOOP", "WHILE", "REPEAT", "FOR"}
 
@@ -104,47 +106,57 @@ def _unended(text: str) -> int:
 
 def _statements(tokens: Sequence[Token], text: str, file: str) -> Iterator[list[Token]]:
     """The tokens of each statement: between semicolons that are in no ``BEGIN … END``."""
-    current: list[Token] = []
     opened: list[Token] = []
+    first = 0
     for place, token in enumerate(tokens):
         kind = token.token_type.name
-        if kind == "SEMICOLON" and not opened:
-            if current:
-                yield current
-            current = []
+        if kind not in _DECIDING:
             continue
-        current.append(token)
-        following = tokens[place + 1] if place + 1 < len(tokens) else None
-        if _opens(current, following, inside=bool(opened)):
+        if kind == "SEMICOLON":
+            if not opened:
+                if place > first:
+                    yield list(tokens[first:place])
+                first = place + 1
+            continue
+        if _opens(tokens, first, place, inside=bool(opened)):
             opened.append(token)
-        elif opened and _closes(current, following):
+        elif opened and _closes(tokens, first, place):
             opened.pop()
     if opened:
         line = 1 + text.count("\n", 0, opened[0].start)
         raise UsageError("A BEGIN has no END.", where=f"{file}:{line}", fix="Add the END that is missing.")
-    if current:
-        yield current
+    if first < len(tokens):
+        yield list(tokens[first:])
 
 
-def _opens(current: Sequence[Token], following: Token | None, *, inside: bool) -> bool:
-    """Whether the newest token opens a block, or within one a CASE, which has an END as well."""
-    kind = current[-1].token_type.name
-    before = current[-2].token_type.name if len(current) > 1 else ""
+def _opens(tokens: Sequence[Token], first: int, place: int, *, inside: bool) -> bool:
+    """Whether a token opens a block, or within one a CASE, which has an END as well."""
+    kind = tokens[place].token_type.name
+    before = _kind_before(tokens, first, place)
     if kind == "CASE":
         return inside and before not in {"DOT", "END"}
     if kind != "BEGIN" or before in _BEFORE_NAMES:
         return False
     if inside:
         return True
-    words = [token.text.upper() for token in current[:12]]
-    if len(current) == 1:  # BEGIN TRANSACTION is a statement of its own
-        return following is not None and following.text.upper() not in {";", "TRANSACTION", "WORK"}
-    labelled = len(current) == 3 and before == "COLON"
+    words = [token.text.upper() for token in tokens[first : min(first + 12, place + 1)]]
+    if place == first:  # BEGIN TRANSACTION is a statement of its own
+        following = _word_after(tokens, place)
+        return following is not None and following not in {";", "TRANSACTION", "WORK"}
+    labelled = place == first + 2 and before == "COLON"
     return labelled or (words[0] == "CREATE" and "PROCEDURE" in words)
 
 
-def _closes(current: Sequence[Token], following: Token | None) -> bool:
-    before = current[-2].token_type.name
-    if current[-1].token_type.name != "END" or before in _BEFORE_NAMES:
+def _closes(tokens: Sequence[Token], first: int, place: int) -> bool:
+    before = _kind_before(tokens, first, place)
+    if tokens[place].token_type.name != "END" or before in _BEFORE_NAMES:
         return False
-    return following is None or following.text.upper() not in _ENDINGS
+    return _word_after(tokens, place) not in _ENDINGS
+
+
+def _kind_before(tokens: Sequence[Token], first: int, place: int) -> str:
+    return tokens[place - 1].token_type.name if place > first else ""
+
+
+def _word_after(tokens: Sequence[Token], place: int) -> str | None:
+    return tokens[place + 1].text.upper() if place + 1 < len(tokens) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from databricks_rlm_agent.domain.workflow.brief import STRING, brief
 from databricks_rlm_agent.domain.workflow.model import Kind, Statement
 from databricks_rlm_agent.domain.workflow.names import ANYTHING, Name, resolved, unique
 from databricks_rlm_agent.domain.workflow.queries import Parts, Reading, reading_of
@@ -18,6 +19,7 @@ _CLONE = re.compile(
 )
 # Without any of these, rows are written out: there may be a million of them, and parsing would take minutes.
 _QUERIES = re.compile(r"\b(?:select|from|table)\b", re.IGNORECASE)
+_STRING = re.compile(STRING, re.DOTALL)
 _UNKNOWN = "zzunknownzz"
 _ROW_KINDS = {Kind.INSERT, Kind.MERGE, Kind.UPDATE, Kind.DELETE}
 # SET VAR x = (SELECT …), ALTER VIEW … AS SELECT, EXPLAIN SELECT
@@ -57,14 +59,16 @@ class _Effects:
 
 def read_statement(piece: Piece, file: str, session: Session) -> tuple[Statement, Session]:
     """The statement, and the session after it."""
-    text = _IDENTIFIER.sub(lambda found: found[2] or _UNKNOWN, piece.plain)
+    text = brief(_IDENTIFIER.sub(lambda found: found[2] or _UNKNOWN, piece.plain))
     head = head_of(text)
     if head is None or (head.form.kind in _ALONE and not head.form.role):
         kind = head.form.kind if head else Kind.OTHER
         return _unclear(piece, file, kind, _ALONE[kind]), session
     if not head.form.query and head.form.kind in _MAY_HIDE and _SELECT.search(text):
         return _unclear(piece, file, head.form.kind, "it has a query inside"), _after(head, session)
-    reads = head.form.query and (head.form.kind is not Kind.INSERT or _QUERIES.search(text))
+    reads = head.form.query and (
+        head.form.kind is not Kind.INSERT or _QUERIES.search(_STRING.sub("''", text))
+    )
     reading = reading_of(_parseable(text)) if reads else Reading()
     if head.form.role == "function" and not _SELECT.search(text):  # bodies are of many languages
         reading = replace(reading, problem=None)
