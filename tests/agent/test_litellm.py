@@ -142,7 +142,7 @@ def test_a_plan_with_tool_calls(
     names = [tool["function"]["name"] for tool in first["body"]["tools"]]
     assert names == [
         *("search_catalog", "describe_table", "sample_table", "list_files", "read_file"),
-        *("run_python", "ask", "finish"),
+        *("run_python", "run_sql_workflow", "ask", "finish"),
     ]
     assert "Which airport" in first["body"]["messages"][0]["content"]
     assert "main.rlm.flights" in json.dumps(second["body"]["messages"])

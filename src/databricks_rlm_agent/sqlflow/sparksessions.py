@@ -1,7 +1,8 @@
 """Sessions of a SparkSession, classic or Spark Connect, for other people's SQL.
 
-Every session of ours is one of Spark's own, so that USE, SET and temporary views of a file stay with it. Where
-Spark gives no second session, all share one: ``SparkEngine.alone`` says why, and files then run one at a time.
+Every session of ours is one of Spark's own, so that USE, SET and temporary views of a file stay with it.
+Where Spark gives no second session, all share one: ``SparkEngine.alone`` says why, and files then run one at
+a time.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class SparkSession:
         return self._run(sql, parameters, lambda frame: _carried_out(frame, sql))
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
-        """Run a query and return its rows; times that have a place in the world in UTC, as a warehouse does."""
+        """Run a query and return its rows; TIMESTAMPs in UTC, as a warehouse has them."""
         return self._run(sql, parameters, _rows)
 
     def cancel(self) -> None:
@@ -119,7 +120,7 @@ class SparkSession:
             self._running, self._cancelled = True, False
             try:
                 return self._sent(sql, parameters, read)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - Spark raises anything; it is raised as ours
                 raise self._mapped(error) from None
             finally:
                 self._running = False
@@ -227,13 +228,8 @@ def _carried_out(frame: Any, sql: str) -> int | None:
 
 def _rows(frame: Any) -> list[Row]:
     stamps = {field.name for field in frame.schema.fields if field.dataType.typeName() == "timestamp"}
-    return [
-        {
-            name: _in_utc(value) if name in stamps else value
-            for name, value in row.asDict(recursive=True).items()
-        }
-        for row in frame.collect()
-    ]
+    rows = [row.asDict(recursive=True) for row in frame.collect()]
+    return [{name: _in_utc(row[name]) if name in stamps else row[name] for name in row} for row in rows]
 
 
 def _in_utc(value: Any) -> Any:

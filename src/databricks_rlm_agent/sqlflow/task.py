@@ -127,9 +127,10 @@ def _run_id(engine: Engine, order: Order) -> str:
     if order.restart is not None:
         return f"{order.run_id}-{order.restart}"
     session = SteadySession(engine, time.sleep)
+    table = quoted((order.catalog, order.schema, RUNS))
     try:
         rows = session.fetch(
-            f"SELECT workflow_run_id, max(started_at) AS at FROM {quoted((order.catalog, order.schema, RUNS))} "
+            f"SELECT workflow_run_id, max(started_at) AS at FROM {table} "
             "WHERE workflow = :workflow AND substr(workflow_run_id, 1, :length) = :run "
             "GROUP BY workflow_run_id ORDER BY at DESC",
             {"workflow": order.name, "run": order.run_id, "length": len(order.run_id)},

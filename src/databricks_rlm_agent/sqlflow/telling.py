@@ -1,4 +1,4 @@
-"""What a workflow tells the agent: lines as it runs, and its report as a bounded JSON value and a sentence."""
+"""What a workflow tells the agent: lines as it runs, its report as a bounded JSON value, and a sentence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from databricks_rlm_agent.domain.workflow.outcome import Report, StepOutcome, StepStatus
 from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
+from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
 
 MAX_BYTES = 48 * 1024  # of JSON; rlm.finish takes 64 KB
@@ -115,10 +116,9 @@ def _loop(step: StepOutcome) -> dict[str, Any]:
     return {"end": step.end.value if step.end else None, "iterations": len(changed), "rows_changed": shown}
 
 
-def _table(table: Any) -> dict[str, Any]:
-    told = {"table": table.table, "rows": table.rows, "unique": table.unique, "note": table.note}
-    good = {} if table.good else {"good": False}
-    return {name: value for name, value in told.items() if value is not None} | good
+def _table(table: TableCheck) -> dict[str, Any]:
+    told = {"table": table.table, "rows": table.rows, "unique": table.unique, "faults": list(table.faults)}
+    return {name: value for name, value in told.items() if value not in (None, [])}
 
 
 def _within(whole: dict[str, Any], order: Iterable[str]) -> dict[str, Any]:
