@@ -12,6 +12,7 @@ from databricks_rlm_agent.domain.workflow.model import Loop, Need, Plan, SqlFile
 from databricks_rlm_agent.domain.workflow.names import Name
 from databricks_rlm_agent.errors import Rejected, Unreachable
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.interruption import TakenOverError
 from databricks_rlm_agent.sqlflow.record import Earlier, StepRow
 from databricks_rlm_agent.sqlflow.runner import Options, Runner
 
@@ -66,6 +67,8 @@ class FakeSession:
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Mapping[str, Any]]:
         self._engine.asked.append(sql)
+        if sql.startswith("DESCRIBE HISTORY"):
+            return self._engine.histories(sql)
         return self._engine.on_fetch(sql)
 
     def cancel(self) -> None:
@@ -90,6 +93,7 @@ class FakeEngine:
         on_fetch: Callable[[str], Sequence[Mapping[str, Any]]] = lambda _sql: [{"n": 1}],
     ) -> None:
         self.on_execute, self.on_fetch = on_execute, on_fetch
+        self.histories: Callable[[str], Sequence[Mapping[str, Any]]] = lambda _sql: []
         self.ran: list[str] = []
         self.asked: list[str] = []
         self.sessions: list[FakeSession] = []
@@ -104,23 +108,30 @@ class MemoryRecord:
         self.run: tuple[str, datetime] | None = None
         self.rows: list[StepRow] = []
         self.status: str | None = None
+        self.taken_over = False
         self.before_write: Callable[[Sequence[StepRow]], None] = lambda _rows: None
 
-    def unfinished(self, workflow: str, workflow_run_id: str | None) -> Earlier | None:
-        if self.run is None or self.status == "succeeded" or workflow_run_id not in {None, self.run[0]}:
-            return None
-        return Earlier(workflow_run_id=self.run[0], started_at=self.run[1], rows=tuple(self.rows))
+    def newest(self, workflow: str) -> Earlier | None:
+        return self.named(self.run[0]) if self.run else None
 
     def named(self, workflow_run_id: str) -> Earlier | None:
         if self.run is None or workflow_run_id != self.run[0]:
             return None
-        return Earlier(workflow_run_id=self.run[0], started_at=self.run[1], rows=tuple(self.rows))
+        return Earlier(workflow_run_id=self.run[0], started_at=self.run[1], status=self.status or "")
 
-    def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> None:
+    def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> Sequence[StepRow]:
+        if self.run is None or workflow_run_id != self.run[0]:
+            self.rows = []
         self.run, self.status = (workflow_run_id, started_at), "running"
+        return tuple(self.rows)
+
+    def check(self, *, now: bool = False) -> None:
+        if self.taken_over:
+            raise TakenOverError("another process")
 
     def steps(self, rows: Sequence[StepRow]) -> None:
         self.before_write(rows)
+        self.check()
         self.rows += rows
 
     def end(self, status: str, report: Mapping[str, Any]) -> None:

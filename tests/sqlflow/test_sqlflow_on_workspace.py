@@ -66,7 +66,7 @@ def components(schema: str, *, n: int = 4, extra: str = "", files: int = 2, **op
 
 
 def record_of(engine: Any, schema: str) -> DeltaRecord:
-    record = DeltaRecord(SteadySession(engine, lambda _s: None), ("main", schema), Clock())
+    record = DeltaRecord(SteadySession(engine, lambda _s: None), ("main", schema), Clock(), proof_s=0.0)
     record.create()
     return record
 
@@ -186,10 +186,13 @@ def test_killed_after_every_effect_and_resumed_gives_the_same_tables(
 class Ephemeral:
     """Remembers nothing."""
 
-    def unfinished(self, _workflow: str, _run: str | None) -> None:
+    def newest(self, _workflow: str) -> None:
         return None
 
-    def begin(self, *_args: Any) -> None:
+    def begin(self, *_args: Any) -> tuple[()]:
+        return ()
+
+    def check(self, *, now: bool = False) -> None:
         pass
 
     def steps(self, _rows: Sequence[StepRow]) -> None:

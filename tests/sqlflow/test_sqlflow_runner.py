@@ -20,12 +20,12 @@ from sqlflow_rig import (
     step,
 )
 
+from databricks_rlm_agent.domain.workflow.checkpoints import checkpoints
 from databricks_rlm_agent.domain.workflow.convergence import LoopEnd
 from databricks_rlm_agent.domain.workflow.outcome import RunStatus, StepOutcome, StepStatus
 from databricks_rlm_agent.domain.workflow.sqlerrors import Cause
 from databricks_rlm_agent.errors import Conflict, Rejected, Throttled, Unreachable
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
-from databricks_rlm_agent.sqlflow.files import repeatable
 from databricks_rlm_agent.sqlflow.record import StepRow
 from databricks_rlm_agent.sqlflow.runner import Decision, go_on
 
@@ -159,7 +159,7 @@ def test_an_insert_whose_outcome_is_unknown_is_not_repeated() -> None:
     problem = report.steps[0].problem
     assert problem is not None
     assert problem.outcome_unknown
-    assert "may have taken effect" in problem.hint
+    assert "not known" in problem.message
 
 
 def test_a_lost_session_begins_the_file_again_where_that_is_safe() -> None:
@@ -193,7 +193,7 @@ def test_a_lost_session_begins_the_file_again_where_that_is_safe() -> None:
     ],
 )
 def test_which_files_are_safe_to_begin_again(text: str, safe: bool) -> None:
-    assert repeatable(file_of("01_a.sql", text)) is safe
+    assert (not checkpoints(file_of("01_a.sql", text))) is safe
 
 
 def test_a_failed_optimize_is_a_warning() -> None:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from databricks_rlm_agent.domain.types import NewId
+from databricks_rlm_agent.domain.workflow.checkpoints import Doubt, Entry, sessional
 from databricks_rlm_agent.domain.workflow.model import Kind, SqlFile, Statement
-from databricks_rlm_agent.domain.workflow.names import Name, common
-from databricks_rlm_agent.domain.workflow.sqlerrors import Problem, Severity, classify
+from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.sqlflow.engine import Engine, Session
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed
+from databricks_rlm_agent.sqlflow.exactly import Exactly, Notebook, in_doubt
 from databricks_rlm_agent.sqlflow.interruption import InterruptedRunError, Interruption
+from databricks_rlm_agent.sqlflow.record import Record
 
+T = TypeVar("T")
 ATTEMPTS = 6
 RESTARTS = 2
 # They may have been half done when they fail, whatever the reason.
 _NOT_ATOMIC = {Kind.BLOCK, Kind.OTHER}
-_IF_NOT_THERE = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
 
 
 class StepFailedError(Exception):
@@ -35,9 +38,24 @@ class StepFailedError(Exception):
 class _LostError(Exception):
     """What a statement did is not known, or its session is gone with what earlier ones made there."""
 
-    def __init__(self, problem: Problem, index: int) -> None:
+    def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
-        self.problem, self.index = problem, index
+        self.problem = problem
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A statement's place in a file that began ``at``; ``rows`` affected so far."""
+
+    exactly: Exactly
+    index: int
+    at: int
+    rows: dict[str, int]
+
+    @property
+    def again(self) -> bool:
+        """Whether it is repeated for what it leaves in the session only."""
+        return self.index < self.at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +73,6 @@ def backoff(attempt: int) -> float:
     return random.uniform(0.5, 1.0) * min(20.0, 0.25 * 2.0**attempt)  # noqa: S311 - no secret
 
 
-def repeatable(file: SqlFile, upto: int | None = None) -> bool:
-    """Whether the file may be run again from its start after ``upto`` statements of it, the last in doubt.
-
-    Every one of them must be safe to repeat, or change only what the file itself makes anew before; and
-    nothing is changed that the file has read as it was before.
-    """
-    fresh: list[Name] = []
-    read: list[Name] = []
-    for statement in file.statements[:upto]:
-        own = all(name in fresh for name in statement.writes)
-        if not (statement.repeatable or (own and statement.writes)):
-            return False
-        read += [name for name in statement.reads if name not in fresh]
-        if common([name for name in statement.writes if name not in fresh], read):
-            return False
-        if statement.kind is Kind.REPLACE and not _IF_NOT_THERE.search(statement.text):
-            fresh += [*statement.makes, *statement.gone]  # not what is only overwritten, perhaps in part
-        elif own:
-            fresh += statement.makes
-    return True
-
-
 class FileRunner:
     """Runs files, each in a session of its own. Safe to use from several threads."""
 
@@ -86,25 +82,29 @@ class FileRunner:
         feed: Feed,
         interruption: Interruption,
         *,
+        record: Record,
+        notebook: Notebook,
+        new_id: NewId,
         wait_s: Callable[[int], float] = backoff,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine, self._feed, self._interruption = engine, feed, interruption
+        self._record, self._notebook, self._new_id = record, notebook, new_id
         self._wait_s, self._monotonic = wait_s, monotonic
 
     def run(self, file: SqlFile, *, step: str, iteration: int | None = None) -> FileResult:
-        """Run a file; raise StepFailedError or InterruptedRunError."""
+        """Run a file, from where it was left; raise StepFailedError or InterruptedRunError."""
         tell: dict[str, Any] = {"step": step, "file": file.name, "iteration": iteration}
         for begun in range(RESTARTS + 1):
             try:
                 with self._interruption.watching(self._open(file)) as session:
                     return self._whole(session, file, tell)
             except _LostError as lost:
-                if begun == RESTARTS or not repeatable(file, lost.index + 1):
-                    raise StepFailedError(_in_doubt(lost.problem)) from None
+                if begun == RESTARTS:
+                    raise StepFailedError(_lost_again(lost.problem)) from None
                 self._feed.tell(
                     EventKind.RETRY,
-                    "the file begins again",
+                    "in a new session",
                     problem=lost.problem,
                     line=lost.problem.line,
                     **tell,
@@ -125,55 +125,105 @@ class FileRunner:
         raise AssertionError("unreachable")
 
     def _whole(self, session: Session, file: SqlFile, tell: dict[str, Any]) -> FileResult:
-        rows: list[int] = []
+        exactly = Exactly(
+            self._notebook,
+            file,
+            (tell["step"], tell["iteration"] or 0),
+            ask=lambda sql: self._steadily(session, file, lambda: session.fetch(sql)),
+            new_id=self._new_id,
+        )
+        begin = self._begin(session, file, exactly, tell)
         warnings: list[Problem] = []
-        by_table: dict[str, int] = {}
+        rows = dict(begin.rows)
         for index, statement in enumerate(file.statements):
+            if index < begin.at and not sessional(statement):
+                continue
             started = self._monotonic()
-            place = {"line": statement.line, "statement": index + 1, "statements": len(file.statements)}
-            self._feed.tell(EventKind.STATEMENT_STARTED, statement.kind.value, **place, **tell)
-            changed, warning = self._statement(session, statement, index, tell)
+            changed, warning = self._statement(
+                session, statement, _Place(exactly, index, begin.at, rows), tell
+            )
             if warning is not None:
                 warnings.append(warning)
             if changed is not None:
-                rows.append(changed)
-                for name in statement.writes[:1]:
-                    by_table[name[-1]] = by_table.get(name[-1], 0) + changed
+                name = statement.writes[0][-1] if statement.writes else ""
+                rows[name] = rows.get(name, 0) + changed
             self._feed.tell(
                 EventKind.STATEMENT_DONE,
                 statement.kind.value,
+                line=statement.line,
                 rows=changed,
                 seconds=self._monotonic() - started,
-                **place,
                 **tell,
             )
         return FileResult(
             statements=len(file.statements),
-            rows=sum(rows) if rows else None,
+            rows=sum(rows.values()) if rows else None,
             warnings=tuple(warnings),
-            by_table=by_table,
+            by_table=rows,
         )
 
+    def _begin(self, session: Session, file: SqlFile, exactly: Exactly, tell: dict[str, Any]) -> Entry:
+        """Where the file begins: behind what an earlier try has done."""
+        try:
+            found = exactly.entry(lambda sql: self._steadily(session, file, lambda: session.execute(sql)))
+        except RlmError as error:
+            raise StepFailedError(classify(error, file=file.name)) from None
+        if isinstance(found, Doubt):
+            raise StepFailedError(in_doubt(found, file))
+        if found.said:
+            self._feed.tell(EventKind.NOTICE, found.said, **tell)
+        return found
+
     def _statement(
-        self, session: Session, statement: Statement, index: int, tell: dict[str, Any]
+        self, session: Session, statement: Statement, place: _Place, tell: dict[str, Any]
     ) -> tuple[int | None, Problem | None]:
         """Rows affected, or the warning that it ended with."""
+        exactly, index = place.exactly, place.index
         for attempt in range(1, ATTEMPTS + 1):
             self._interruption.check()
+            try:
+                if not place.again:
+                    exactly.before(index, place.rows)
+                self._record.check()
+            except RlmError as error:
+                raise StepFailedError(classify(error, file=statement.file, line=statement.line)) from None
             try:
                 return session.execute(statement.text), None
             except RlmError as error:
                 problem = self._judge(error, statement)
-                if problem.severity is Severity.WARNING:
+                if problem.severity is Severity.WARNING or (place.again and problem.kind is Cause.MISSING):
                     self._feed.tell(EventKind.WARNING, problem=problem, line=statement.line, **tell)
                     return None, problem
-                if not session.alive or (problem.outcome_unknown and not statement.repeatable):
-                    raise _LostError(problem, index) from None
+                unsafe = exactly.careful(index) or not statement.repeatable
+                if not session.alive or (problem.outcome_unknown and unsafe):
+                    raise _LostError(problem) from None
                 if problem.severity is not Severity.TRANSIENT or attempt == ATTEMPTS:
-                    raise StepFailedError(problem) from None
+                    raise StepFailedError(self._failed(exactly, index, problem)) from None
                 self._feed.tell(
                     EventKind.RETRY, "the statement again", problem=problem, line=statement.line, **tell
                 )
+                self._interruption.wait(_pause(error, self._wait_s(attempt)))
+        raise AssertionError("unreachable")
+
+    def _failed(self, exactly: Exactly, index: int, problem: Problem) -> Problem:
+        with suppress(RlmError):  # then it is found out when the file goes on
+            exactly.failed(index, problem)
+        return problem
+
+    def _steadily(self, session: Session, file: SqlFile, call: Callable[[], T]) -> T:
+        """A statement of ours, which is safe to repeat; _LostError if the session is gone."""
+        for attempt in range(1, ATTEMPTS + 1):
+            self._interruption.check()
+            try:
+                return call()
+            except RlmError as error:
+                if self._interruption.asked:
+                    raise InterruptedRunError from None
+                problem = classify(error, file=file.name)
+                if not session.alive:
+                    raise _LostError(problem) from None
+                if problem.severity is not Severity.TRANSIENT or attempt == ATTEMPTS:
+                    raise
                 self._interruption.wait(_pause(error, self._wait_s(attempt)))
         raise AssertionError("unreachable")
 
@@ -190,11 +240,11 @@ def _pause(error: RlmError, seconds: float) -> float:
     return max(seconds, getattr(error, "retry_after", None) or 0.0)
 
 
-def _in_doubt(problem: Problem) -> Problem:
+def _lost_again(problem: Problem) -> Problem:
     return replace(
         problem,
         severity=Severity.CRITICAL,
         outcome_unknown=True,
-        hint="The statement may have taken effect, and it is not safe to repeat: look at the table that it "
-        "writes, undo it (RESTORE TABLE … TO VERSION AS OF …) if it did, then run with --resume.",
+        hint="The connection was lost again and again. Run with --resume when it is better: what has taken "
+        "effect is found out then.",
     )

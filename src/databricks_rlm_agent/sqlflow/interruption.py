@@ -16,11 +16,20 @@ class InterruptedRunError(Exception):
     """The workflow is being interrupted; raised in the thread of a step."""
 
 
+class TakenOverError(InterruptedRunError):
+    """Another process goes on with the run; ``owner`` says which."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(f"The run was taken over by {owner}.")
+        self.owner = owner
+
+
 class Interruption:
     """Knows the sessions at work. Safe to use from any thread, and from a signal handler."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self.taken_over: TakenOverError | None = None
         self._sessions: list[Session] = []  # list operations below are atomic: no lock in a signal handler
 
     @property
@@ -30,6 +39,11 @@ class Interruption:
 
     def ask(self) -> None:
         """End the workflow; what runs is cancelled by ``cancel``."""
+        self._asked.set()
+
+    def lost(self, error: TakenOverError) -> None:
+        """End the workflow, since another process has taken it over."""
+        self.taken_over = error
         self._asked.set()
 
     def cancel(self) -> None:

@@ -6,26 +6,30 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from databricks_rlm_agent.domain.workflow.convergence import Measure
 from databricks_rlm_agent.domain.workflow.iterations import iteration
 from databricks_rlm_agent.domain.workflow.model import Loop, Plan, Step
+from databricks_rlm_agent.domain.workflow.versions import Note
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.sqlflow.record import DONE, STALE, VOID, StepRow
+from databricks_rlm_agent.sqlflow.exactly import Key, with_note
+from databricks_rlm_agent.sqlflow.record import BEGUN, DONE, STALE, VOID, StepRow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
     """What is left of an earlier run.
 
-    ``kept`` are steps that are done, ``history`` the measures of a loop's first iterations that are.
+    ``kept`` are steps that are done, ``history`` the measures of a loop's first iterations that are,
+    ``notes`` what was noted in the files of steps and iterations.
     ``void`` are steps and iterations on record that count no more, with what is to be recorded of them: else
     a file that gets its old text back would count as done with what another text has made since.
     """
 
     kept: frozenset[str] = frozenset()
     history: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
+    notes: Mapping[Key, tuple[Note, ...]] = field(default_factory=dict)
     void: tuple[tuple[str, int, str], ...] = ()
 
 
@@ -76,7 +80,28 @@ def standing(plan: Plan, rows: Sequence[StepRow]) -> Standing:
                 after = step.loop.first + len(counting)
                 void += [(step.id, after, VOID)] if any(n >= after for n in done) else []
         whole = whole and inside <= kept
-    return Standing(kept=frozenset(kept), history=history, void=tuple(void))
+    return Standing(kept=frozenset(kept), history=history, notes=_notes(rows, void), void=tuple(void))
+
+
+def _notes(rows: Sequence[StepRow], void: Sequence[tuple[str, int, str]]) -> dict[Key, tuple[Note, ...]]:
+    """What was noted, in order; void where what the step comes after has changed since."""
+    found: dict[Key, list[Note]] = {}
+    for row in rows:
+        key = (row.step, row.iteration)
+        if row.status == BEGUN and row.detail is not None:
+            found[key] = with_note(found.get(key, ()), Note.from_dict(row.detail))
+        elif row.status == VOID:
+            _make_void(found, *key)
+    for name, n, status in void:
+        if status == VOID:
+            _make_void(found, name, n)
+    return {key: tuple(notes) for key, notes in found.items()}
+
+
+def _make_void(found: dict[Key, list[Note]], step: str, n: int) -> None:
+    for key, notes in found.items():
+        if key[0] == step and key[1] >= n:
+            found[key] = [replace(note, void=True) for note in notes]
 
 
 def _read(rows: Sequence[StepRow]) -> tuple[dict[str, StepRow], dict[str, dict[int, StepRow]]]:

@@ -27,8 +27,9 @@ from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.sqlflow.checking import check_tables
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed, Observer, Silent
-from databricks_rlm_agent.sqlflow.files import FileRunner, backoff, repeatable
-from databricks_rlm_agent.sqlflow.interruption import Interruption
+from databricks_rlm_agent.sqlflow.exactly import Notebook
+from databricks_rlm_agent.sqlflow.files import FileRunner, backoff
+from databricks_rlm_agent.sqlflow.interruption import Interruption, TakenOverError
 from databricks_rlm_agent.sqlflow.loops import LoopRunner
 from databricks_rlm_agent.sqlflow.record import Earlier, Record, StepRow
 from databricks_rlm_agent.sqlflow.resuming import Standing, identity, standing
@@ -100,6 +101,7 @@ class Runner:
         self._outcomes: dict[str, StepOutcome] = {}
         self._stopping = False
         self._notices: list[str] = list(self.plan.notices)
+        self._notebook = Notebook(self.record, self.clock)
         self._steps = self._step_runner()
 
     def interrupt(self) -> None:
@@ -108,7 +110,10 @@ class Runner:
 
     def run(self) -> Report:
         """Run the plan, and report. Raises RlmError only before anything has run, or where nothing can."""
-        run_id, started, before = self._begin()
+        try:
+            run_id, started, before = self._begin()
+        except TakenOverError as error:
+            raise RlmError(str(error), fix="Let it go on, or end it and use --resume.") from None
         try:
             for stage, steps in self.plan.stages:
                 if not (self._stopping or self._interruption.asked):
@@ -120,8 +125,9 @@ class Runner:
         report = self._report(run_id, started)
         try:
             whole = report.status is not RunStatus.SUCCEEDED or not self.options.partial
-            self.record.end(report.status.value if whole else "partial", report.to_dict())
-        except RlmError as error:
+            if self._interruption.taken_over is None:
+                self.record.end(report.status.value if whole else "partial", report.to_dict())
+        except (RlmError, TakenOverError) as error:
             report = replace(report, notices=(*report.notices, f"The end is not on record: {error}"))
         self._feed.tell(EventKind.RUN_FINISHED, report.status.value, seconds=report.seconds)
         return report
@@ -129,29 +135,35 @@ class Runner:
     def _begin(self) -> tuple[str, datetime, Standing]:
         started, earlier = self.clock(), self._earlier()
         run_id = earlier.workflow_run_id if earlier else self.options.run_id or self.new_id("w")
-        self.record.begin(self.workflow, run_id, earlier.started_at if earlier else started)
-        before = standing(self.plan, earlier.rows) if earlier else Standing()
+        rows = self.record.begin(self.workflow, run_id, earlier.started_at if earlier else started)
+        before = standing(self.plan, rows)
         self._void(before, started)
-        if earlier:
-            self._doubts(before)
+        self._notebook.load(before.notes)
         self._feed.tell(EventKind.RUN_STARTED, run_id)
         return run_id, started, before
 
     def _earlier(self) -> Earlier | None:
         """The run to go on with."""
+        wanted = self.options.run_id or self.options.resume_id
+        found = self.record.named(wanted) if wanted else self.record.newest(self.workflow)
         if self.options.run_id is not None:
-            return self.record.named(self.options.run_id)
+            return found
         if not self.options.resume:
+            if found is not None and found.status == RunStatus.RUNNING:
+                self._notice(
+                    f"Run {found.workflow_run_id} of {self.workflow} has no end on record: it was killed, or "
+                    "still runs. This is a new one; --resume would have gone on with it."
+                )
             return None
-        earlier = self.record.unfinished(self.workflow, self.options.resume_id)
-        if earlier is None and self.options.resume_id:
+        if found is not None and found.status != RunStatus.SUCCEEDED:
+            return found
+        if self.options.resume_id:
             raise UsageError(
                 f"No unfinished run {self.options.resume_id} of {self.workflow} is on record.",
                 fix="Leave the id away for the newest one, or run without --resume.",
             )
-        if earlier is None:
-            self._notice("There is no unfinished run to resume: everything runs.")
-        return earlier
+        self._notice("There is no unfinished run to resume: everything runs.")
+        return None
 
     def _void(self, before: Standing, now: datetime) -> None:
         steps = {step.id: step for step in self.plan.steps}
@@ -169,16 +181,6 @@ class Runner:
         ]
         if rows:
             self.record.steps(rows)
-
-    def _doubts(self, before: Standing) -> None:
-        """Say which steps may have been begun, and are not safe to repeat."""
-        for step in self.plan.steps:
-            needs = all(need.step in before.kept for need in step.needs)
-            if step.file and step.id not in before.kept and needs and not repeatable(step.file):
-                self._notice(
-                    f"{step.id} is run from its start. It changes tables that it does not make anew: if it "
-                    "was begun before, look whether rows are there twice."
-                )
 
     def _stage(self, steps: Sequence[Step], before: Standing) -> None:
         pending = {step.id: step for step in steps}
@@ -271,7 +273,11 @@ class Runner:
                 interruption=self._interruption,
                 parallel=self.options.max_parallel,
             )
-        status = status_of(steps, tables, interrupted=self._interruption.asked)
+        taken_over = self._interruption.taken_over
+        if taken_over is not None:
+            self._notice(f"{taken_over} This process has stopped; what it did last is not on record.")
+        interrupted = self._interruption.asked and taken_over is None
+        status = status_of(steps, tables, interrupted=interrupted)
         path, seconds = critical_path(self.plan, {step.id: step.seconds for step in steps})
         report = Report(
             workflow_run_id=run_id,
@@ -295,7 +301,14 @@ class Runner:
 
     def _step_runner(self) -> StepRunner:
         files = FileRunner(
-            self.engine, self._feed, self._interruption, wait_s=self.wait_s, monotonic=self.monotonic
+            self.engine,
+            self._feed,
+            self._interruption,
+            record=self.record,
+            notebook=self._notebook,
+            new_id=self.new_id,
+            wait_s=self.wait_s,
+            monotonic=self.monotonic,
         )
         loops = LoopRunner(
             files,

@@ -19,7 +19,7 @@ from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed
 from databricks_rlm_agent.sqlflow.files import FileRunner, StepFailedError
-from databricks_rlm_agent.sqlflow.interruption import InterruptedRunError, Interruption
+from databricks_rlm_agent.sqlflow.interruption import InterruptedRunError, Interruption, TakenOverError
 from databricks_rlm_agent.sqlflow.loops import LoopRunner, put_on_record
 from databricks_rlm_agent.sqlflow.record import DONE, Record, StepRow
 from databricks_rlm_agent.sqlflow.resuming import identity
@@ -62,14 +62,21 @@ class StepRunner:
             error=outcome.problem.message if outcome.problem else None,
         )
         if outcome.status is StepStatus.DONE:
-            try:
-                put_on_record(self.record, row)
-            except StepFailedError as failed:
-                outcome = replace(outcome, status=StepStatus.FAILED, problem=failed.problem)
+            outcome = self._recorded(outcome, row)
         else:
-            with suppress(RlmError):  # a step without a record is one that is not done: nothing is lost
+            with suppress(RlmError, TakenOverError):  # without a record it is not done: nothing is lost
                 self.record.steps([row])
         self._tell(outcome)
+        return outcome
+
+    def _recorded(self, outcome: StepOutcome, row: StepRow) -> StepOutcome:
+        try:
+            put_on_record(self.record, row)
+        except StepFailedError as failed:
+            return replace(outcome, status=StepStatus.FAILED, problem=failed.problem)
+        except TakenOverError as error:
+            self.interruption.lost(error)
+            return replace(outcome, status=StepStatus.INTERRUPTED)
         return outcome
 
     def accept(self, step: Step, outcome: StepOutcome) -> StepOutcome:
@@ -85,12 +92,18 @@ class StepRunner:
     def _done(self, step: Step, earlier: Sequence[Measure]) -> StepOutcome:
         nothing = StepOutcome(id=step.id, status=StepStatus.INTERRUPTED)
         try:
+            self.record.check()
             outcome = self._file(step, step.file) if step.file else self._loop(step, earlier)
             if outcome.status is StepStatus.DONE and self.optimize:
                 outcome = replace(outcome, warnings=(*outcome.warnings, *self._optimized(step, outcome)))
             return outcome
         except StepFailedError as failed:
             return replace(nothing, status=StepStatus.FAILED, problem=failed.problem)
+        except RlmError as error:  # of the record
+            return replace(nothing, status=StepStatus.FAILED, problem=classify(error, file=step.id))
+        except TakenOverError as error:
+            self.interruption.lost(error)
+            return nothing
         except InterruptedRunError:
             return nothing
 

@@ -39,6 +39,7 @@ class Cause(StrEnum):
     MEASURE = "measure"
     LOOP = "loop"
     FILE = "file"
+    DOUBT = "in doubt"
     STATEMENT = "statement"
 
 
