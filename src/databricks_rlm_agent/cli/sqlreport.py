@@ -8,6 +8,7 @@ from databricks_rlm_agent.domain.workflow.convergence import Measure
 from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepOutcome, StepStatus
 from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
 from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck, percent
+from databricks_rlm_agent.domain.workflow.times import seconds
 
 _GOOD = {StepStatus.DONE, StepStatus.KEPT}
 _MARKS = {
@@ -134,11 +135,3 @@ def _place(problem: Problem) -> str:
 
 def _width(names: Iterator[str]) -> int:
     return min(_NAME, max(map(len, names), default=0))
-
-
-def seconds(number: float) -> str:
-    """A time for people: ``0.4 s``, ``12.3 s``, ``4 min 05 s``."""
-    if number < 100:
-        return f"{number:.1f} s"
-    minutes, rest = divmod(round(number), 60)
-    return f"{minutes} min {rest:02d} s"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from databricks_rlm_agent.cli.place import local_workspace
 from databricks_rlm_agent.cli.sql import planned_for
 from databricks_rlm_agent.cli.sqlasking import Asker, NotAskedError, cannot_ask
+from databricks_rlm_agent.cli.sqlpage import check_page, write_page
 from databricks_rlm_agent.cli.sqlreport import report_lines
 from databricks_rlm_agent.cli.sqlscreen import Screen, screen
 from databricks_rlm_agent.domain.workflow.pictures import as_table
@@ -38,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     options.catalog = options.catalog or os.environ.get("ADK_DELTA_CATALOG") or "main"
     options.schema = options.schema or os.environ.get("ADK_DELTA_SCHEMA") or "default"
     planned = planned_for(options)  # before anybody is asked for a token
+    if options.page:
+        check_page(options.page)
     place = (options.catalog, options.schema)
     with _warehouse(options) as (workspace, http_path):
         from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
@@ -75,6 +78,8 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
             _interrupting(runner, shown, decide),
         ):
             report = runner.run()
+    if options.page:
+        write_page(options.page, report.to_dict())
     if options.json:
         print(json.dumps(report.to_dict(), ensure_ascii=False, default=str), flush=True)
     else:
