@@ -55,7 +55,7 @@ def test_the_plan_as_json(directory: Path, capsys: pytest.CaptureFixture[str]) -
     ]
 
 
-@pytest.mark.parametrize(("kind", "start"), [("mermaid", "flowchart LR"), ("dot", "digraph plan {")])
+@pytest.mark.parametrize(("kind", "start"), [("mermaid", "flowchart TB"), ("dot", "digraph plan {")])
 def test_the_plan_as_a_picture(
     kind: str, start: str, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,22 +132,23 @@ class _Checker:
             key=expects.key,
             min_rows=expects.min_rows,
         )
-        try:
-            found = self._tried(found, lambda: _counted(session, wanted, found))
-        except NotFound:
-            return replace(found, exists=False)
-        for cover in expects.covers:
-            if not found.errors:
-                found = self._tried(found, partial(_covered, session, expects.table, cover, found))
+        checks = [partial(_counted if wanted.counted else _looked_at, session, expects.table)]
+        checks += [partial(_unique, session, expects.table)] if expects.key else []
+        checks += [partial(_covered, session, expects.table, cover) for cover in expects.covers]
+        for check in checks:
+            try:
+                found = self._tried(found, check)
+            except NotFound:
+                return replace(found, exists=False)
         return found
 
-    def _tried(self, found: TableCheck, check: Callable[[], TableCheck]) -> TableCheck:
+    def _tried(self, found: TableCheck, check: Callable[[TableCheck], TableCheck]) -> TableCheck:
         """What the check has found, or why it could not be made."""
         try:
             if self._gone.is_set():
                 return _failed(found, "the warehouse does not answer")
             self._interruption.check()
-            return check()
+            return check(found)
         except InterruptedRunError:
             return _failed(found, "the run was interrupted")
         except NotFound as error:
@@ -166,15 +167,21 @@ def _failed(found: TableCheck, why: str) -> TableCheck:
     return replace(found, errors=(*found.errors, f"It could not be checked: {why}"))
 
 
-def _counted(session: SteadySession, wanted: Wanted, found: TableCheck) -> TableCheck:
-    table = quoted(wanted.expectation.table)
-    if not wanted.counted:
-        session.fetch(f"SELECT 1 FROM {table} LIMIT 0")
-        return found
+def _looked_at(session: SteadySession, table: Name, found: TableCheck) -> TableCheck:
+    session.fetch(f"SELECT 1 FROM {quoted(table)} LIMIT 0")
+    return found
+
+
+def _counted(session: SteadySession, table: Name, found: TableCheck) -> TableCheck:
+    row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n")[0]
+    return replace(found, rows=int(row["n"]))
+
+
+def _unique(session: SteadySession, table: Name, found: TableCheck) -> TableCheck:
     key = ", ".join(quoted((column,)) for column in found.key)
-    distinct = f", (SELECT count(*) FROM (SELECT DISTINCT {key} FROM {table})) AS u" if key else ""
-    row = session.fetch(f"SELECT (SELECT count(*) FROM {table}) AS n{distinct}")[0]
-    return replace(found, rows=int(row["n"]), duplicates=int(row["n"]) - int(row["u"]) if key else None)
+    distinct = f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM {quoted(table)})) AS u"
+    row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n, {distinct}")[0]
+    return replace(found, duplicates=int(row["n"]) - int(row["u"]))
 
 
 def _covered(session: SteadySession, table: Name, cover: Cover, found: TableCheck) -> TableCheck:

@@ -18,7 +18,9 @@ def _mend(report: Report) -> Iterator[str]:
             where = f" ({step.problem.where})" if step.problem.where else ""
             yield f"{step.id}{where}: {step.problem.hint}"
     for table in report.tables:
-        if not table.exists:
+        if not table.exists and table.step is None:
+            yield f"{table.table} is not there, and no file makes it: correct workflow.yml, or make it before."
+        elif not table.exists:
             yield f"{table.table} is not there although its file was run: look who drops or renames it."
         elif table.errors:
             yield f"{table.table} could not be checked: see the error, and what workflow.yml declares of it."

@@ -57,9 +57,9 @@ def _bar(
 
 
 def short(number: int) -> str:
-    """A number in at most five characters: ``812``, ``12.3k``, ``4.5M``."""
+    """A number in at most five characters: ``812``, ``12.3k``, ``4M``."""
     for unit, name in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
         if number >= unit:
             scaled = number / (1000 if name == "k" else unit)
-            return f"{scaled:.1f}{name}" if scaled < 100 else f"{scaled:.0f}{name}"
+            return (f"{scaled:.1f}" if scaled < 100 else f"{scaled:.0f}").removesuffix(".0") + name
     return f"{number:,}"

@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from databricks_rlm_agent.domain.workflow.model import Need, Plan, Step
 from databricks_rlm_agent.domain.workflow.names import shown
 
+_DOT = (
+    'fontname="Helvetica"; fontsize=11; fontcolor="#626b76"; labeljust=l; nodesep=0.4; ranksep=0.35;',
+    'graph [style="rounded,filled", fillcolor="#f6f7f9", color="#dfe3e8"];',
+    'node [fontname="Helvetica", fontsize=11, shape=box, style="rounded,filled", fillcolor="#ffffff"];',
+    'edge [fontname="Helvetica", fontsize=9, fontcolor="#626b76", color="#626b76", arrowsize=0.7];',
+)
+
 
 def as_table(plan: Plan) -> str:
     """Stages with their steps, what each waits for in its stage and reads from before, and the notices."""
@@ -23,29 +30,33 @@ def as_table(plan: Plan) -> str:
 
 
 def as_mermaid(plan: Plan) -> str:
-    """A Mermaid flow chart: one box per stage, one arrow per direct need."""
+    """A Mermaid flow chart: a box for each stage, one below the other; an arrow for each direct need."""
     number = {step.id: f"s{place}" for place, step in enumerate(plan.steps)}
-    lines = ["flowchart LR"]
+    lines = ["flowchart TB"]
     for place, (stage, steps) in enumerate(plan.stages):
         lines.append(f'  subgraph g{place}["{stage_name(stage)}"]')
         lines += [f"    {number[step.id]}{_mermaid_box(step)}" for step in steps]
         lines.append("  end")
+    lines += [f"  g{place} ~~~ g{place + 1}" for place in range(len(plan.stages) - 1)]
     for need, step in _arrows(plan):
         lines.append(f'  {number[need.step]} -->|"{_mermaid(need.reason)}"| {number[step.id]}')
     return "\n".join(lines)
 
 
 def as_dot(plan: Plan) -> str:
-    """A Graphviz graph of the same."""
-    lines = ["digraph plan {", "  rankdir=LR;", "  node [shape=box];"]
-    for place, (stage, steps) in enumerate(plan.stages):
+    """A Graphviz graph of the same. An unseen point between two stages keeps the one below the other."""
+    lines = ["digraph plan {", *(f"  {line}" for line in _DOT)]
+    stages = plan.stages
+    for place, (stage, steps) in enumerate(stages):
         lines.append(f"  subgraph cluster_{place} {{")
         lines.append(f"    label={_dot(stage_name(stage))};")
-        lines += [
-            f"    {_dot(step.id)} [label={_dot(_label(step))}{', peripheries=2' if step.loop else ''}];"
-            for step in steps
-        ]
+        lines += [f"    {_dot(step.id)} [label={_dot(_label(step))}{_dot_style(step)}];" for step in steps]
         lines.append("  }")
+        if place + 1 < len(stages):
+            gap = _dot(f"/{place}")  # no step has such a name
+            lines.append(f"  {gap} [style=invis, shape=point];")
+            lines += [f"  {_dot(step.id)} -> {gap} [style=invis];" for step in steps]
+            lines += [f"  {gap} -> {_dot(step.id)} [style=invis];" for step in stages[place + 1][1]]
     for need, step in _arrows(plan):
         lines.append(f"  {_dot(need.step)} -> {_dot(step.id)} [label={_dot(need.reason)}];")
     return "\n".join([*lines, "}"])
@@ -85,7 +96,8 @@ def stage_name(stage: int | None) -> str:
 def _size(step: Step) -> str:
     if step.loop:
         alias = f", then {shown(step.loop.alias)}" if step.loop.alias else ""
-        made = "a template" if step.loop.template else f"{len(step.loop.files)} iterations as files"
+        count = len(step.loop.files)
+        made = f"{count} file{'' if count == 1 else 's'}" if not step.loop.template else "a template"
         return f"loop of {made}{alias}"
     count = len(step.files[0].statements)
     return f"{count} statement{'' if count == 1 else 's'}{', alone' if step.problem else ''}"
@@ -93,6 +105,10 @@ def _size(step: Step) -> str:
 
 def _label(step: Step) -> str:
     return f"{step.id}\n{_size(step)}"
+
+
+def _dot_style(step: Step) -> str:
+    return ', peripheries=2, fillcolor="#dce8fc"' if step.loop else ""
 
 
 def _mermaid_box(step: Step) -> str:

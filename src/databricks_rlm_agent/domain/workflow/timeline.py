@@ -78,7 +78,7 @@ def _axis(scale: _Scale, bottom: float) -> Iterator[Markup]:
     for tick in _ticks(scale.total):
         x = scale.x(tick)
         yield el("line", x1=x, y1=_TOP, x2=x, y2=bottom, class_="grid")
-        yield el("text", seconds(tick), x=x, y=_TOP - 9, class_="tick", text_anchor="middle")
+        yield el("text", _tick(tick), x=x, y=_TOP - 9, class_="tick", text_anchor="middle")
 
 
 def _ticks(total: float) -> list[float]:
@@ -87,6 +87,10 @@ def _ticks(total: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * times for times in (1, 2, 5, 10) if power * times >= raw)
     return [step * n for n in range(int(total / step) + 1)]
+
+
+def _tick(tick: float) -> str:
+    return f"{tick:g} s" if tick < 100 else seconds(tick)
 
 
 def _label(step: Document, y: float) -> Markup:
