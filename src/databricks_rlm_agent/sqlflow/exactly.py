@@ -108,6 +108,7 @@ class Exactly:
         self._ask, self._new_id = ask, new_id
         self._due = checkpoints(file)
         self._first = False
+        self._suspect: int | None = None  # a statement that an earlier process may have sent
 
     def entry(self, execute: Callable[[str], Any]) -> Entry | Doubt:
         """Where the file begins or goes on; a statement that may still be on its way is fenced off first."""
@@ -117,6 +118,8 @@ class Exactly:
             execute(f"ALTER TABLE {quoted(found.fence.table)} SET TBLPROPERTIES ('{FENCE}' = '{token}')")
             found = self._entry()
         self._first = isinstance(found, Entry) and found.at == 0
+        last = self._notebook.of(self._key)[-1:]
+        self._suspect = last[0].index if last and last[0].outcome is Outcome.BEGUN else None
         if isinstance(found, Doubt):
             self._notebook.write(
                 self._key, self._file, replace(found.note, outcome=Outcome.DOUBT, first=False)
@@ -145,6 +148,14 @@ class Exactly:
         if not last or replace(last[0], first=False) != replace(note, first=False):
             self._notebook.write(self._key, self._file, note)
         self._first = False
+
+    def late(self, index: int, problem: Problem) -> bool:
+        """Whether a statement fails since the same one, sent by an earlier process, arrived after we looked."""
+        last = self._notebook.of(self._key)[-1:]
+        if not last or not index == last[0].index == self._suspect:
+            return False
+        made = last[0].kind is Kind.CREATE and not last[0].there and problem.kind is Cause.EXISTS
+        return made or (last[0].new is not None and problem.kind in {Cause.EXISTS, Cause.MISSING})
 
     def failed(self, index: int, problem: Problem) -> None:
         """Note that a statement has failed, if it is known then that it changed nothing."""

@@ -195,7 +195,8 @@ class FileRunner:
                     self._feed.tell(EventKind.WARNING, problem=problem, line=statement.line, **tell)
                     return None, problem
                 unsafe = exactly.careful(index) or not statement.repeatable
-                if not session.alive or (problem.outcome_unknown and unsafe):
+                unknown = (problem.outcome_unknown and unsafe) or exactly.late(index, problem)
+                if not session.alive or unknown:
                     raise _LostError(problem) from None
                 if problem.severity is not Severity.TRANSIENT or attempt == ATTEMPTS:
                     raise StepFailedError(self._failed(exactly, index, problem)) from None
