@@ -16,11 +16,14 @@ WHEN MATCHED THEN UPDATE SET joins = false, why_not = b.reason;
 
 MERGE INTO identifiers AS t
 USING (
-  SELECT i.namespace, i.value, count(DISTINCT i.record_key) AS records, max(r.max_records) AS max_records
-  FROM identifiers i JOIN unification_rules r ON r.namespace = i.namespace
-  WHERE i.joins
-  GROUP BY i.namespace, i.value
-  HAVING count(DISTINCT i.record_key) > max(r.max_records)
+  SELECT i.namespace, i.value, i.records, r.max_records
+  FROM (
+    SELECT namespace, value, count(*) AS records  -- a record has a value once: they are distinct
+    FROM identifiers
+    WHERE joins
+    GROUP BY namespace, value
+  ) AS i
+  JOIN unification_rules r ON r.namespace = i.namespace AND i.records > r.max_records
 ) AS shared
 ON t.namespace = shared.namespace AND t.value = shared.value
 WHEN MATCHED AND t.joins THEN UPDATE SET

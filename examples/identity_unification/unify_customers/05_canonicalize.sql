@@ -4,18 +4,16 @@ CREATE OR REPLACE TABLE identity_graph USING DELTA AS
 WITH components AS (
   SELECT n.node_id, n.namespace, n.value, n.priority, coalesce(f.parent, n.node_id) AS component
   FROM nodes n LEFT JOIN unify_loop_final f ON f.node = n.node_id
-), leaders AS (
-  SELECT component, min(struct(priority, namespace, value)) AS leader, count(*) AS nodes
+), best AS (
+  SELECT component, min(concat(priority, '|', namespace, '|', value)) AS identifier, count(*) AS nodes
   FROM components
   GROUP BY component
+), persons AS (
+  SELECT component, concat('P', upper(substring(sha2(substring(identifier, 3), 256), 1, 20))) AS canonical_id, nodes
+  FROM best
 )
-SELECT
-  concat('P', upper(substring(sha2(concat(l.leader.namespace, '|', l.leader.value), 256), 1, 20))) AS canonical_id,
-  c.namespace,
-  c.value,
-  c.node_id,
-  l.nodes AS component_nodes
-FROM components c JOIN leaders l ON l.component = c.component;
+SELECT p.canonical_id, c.namespace, c.value, c.node_id, p.nodes AS component_nodes
+FROM components c JOIN persons p ON p.component = c.component;
 
 -- For lookups by record.
 CREATE OR REPLACE TABLE identity_lookup USING DELTA AS

@@ -8,13 +8,13 @@ SELECT
   max(records) AS largest,
   count_if(sources > 1) AS across_sources
 FROM (
-  SELECT canonical_id, count(*) AS records, count(DISTINCT source) AS sources, CASE
-    WHEN count(*) = 1 THEN '1'
-    WHEN count(*) <= 5 THEN '2-5'
-    WHEN count(*) <= 20 THEN '6-20'
-    WHEN count(*) <= 100 THEN '21-100'
+  SELECT canonical_id, sum(records) AS records, count(*) AS sources, CASE
+    WHEN sum(records) = 1 THEN '1'
+    WHEN sum(records) <= 5 THEN '2-5'
+    WHEN sum(records) <= 20 THEN '6-20'
+    WHEN sum(records) <= 100 THEN '21-100'
     ELSE '101 and more; look at these' END AS size_class
-  FROM identity_lookup
+  FROM (SELECT canonical_id, source, count(*) AS records FROM identity_lookup GROUP BY canonical_id, source) AS parts
   GROUP BY canonical_id
 ) AS persons
 GROUP BY size_class;

@@ -15,8 +15,9 @@ WITH named AS (
   WHERE name <> '' AND name NOT IN ('n/a', 'unknown; not given')
   GROUP BY canonical_id, name
 ), cities AS (
-  SELECT canonical_id, max(struct(seen_at, city)).city AS city
-  FROM named WHERE city IS NOT NULL GROUP BY canonical_id
+  SELECT canonical_id, city, row_number() OVER (PARTITION BY canonical_id ORDER BY seen_at DESC, city) AS place
+  FROM named
+  WHERE city IS NOT NULL
 ), known AS (
   SELECT
     canonical_id,
@@ -38,7 +39,7 @@ FROM known k
 JOIN sources s ON s.canonical_id = k.canonical_id
 JOIN seen ON seen.canonical_id = k.canonical_id
 LEFT JOIN votes v ON v.canonical_id = k.canonical_id AND v.place = 1
-LEFT JOIN cities c ON c.canonical_id = k.canonical_id;
+LEFT JOIN cities c ON c.canonical_id = k.canonical_id AND c.place = 1;
 
 -- Who reads master_customers sees the old one or the new one, and never half of it.
 DROP TABLE IF EXISTS master_customers;
