@@ -6,6 +6,7 @@ later, unless what it goes by has changed meanwhile, as Delta has it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -244,7 +245,5 @@ class _Session:
 
 
 def _quietly(commit: Callable[[], int | None]) -> None:
-    try:
+    with contextlib.suppress(Conflict, AlreadyExists, NotFound):
         commit()
-    except (Conflict, AlreadyExists, NotFound):
-        pass

@@ -150,7 +150,7 @@ class Exactly:
         self._first = False
 
     def late(self, index: int, problem: Problem) -> bool:
-        """Whether a statement fails since the same one, sent by an earlier process, arrived after we looked."""
+        """Whether it fails since the same statement, sent by an earlier process, arrived after we looked."""
         last = self._notebook.of(self._key)[-1:]
         if not last or not index == last[0].index == self._suspect:
             return False

@@ -174,7 +174,10 @@ def _complete(statement: Statement, reader: Reader, info: TableInfo) -> str:
         return statement.text
     given = ", ".join(quote(token.name) for token in tokens[at + 1 : end] if token.is_name)
     extra = ", ".join(quote(column.name) for column in missing)
-    values = ", ".join(f"CAST({column.default or 'NULL'} AS {column.type})" for column in missing)
+    values = ", ".join(
+        f"CAST({column.default or 'NULL'} AS {column.type}) AS _d{index}"  # two of a type need names
+        for index, column in enumerate(missing)
+    )
     head = statement.source(0, at)
     aliases = ", ".join(f"_c{index}" for index in range(len(named)))
     query = f"SELECT _q.*, {values} FROM ({statement.source(end + 1)}\n) AS _q ({aliases})"  # noqa: S608 - names are quoted
