@@ -47,9 +47,11 @@ engine = SparkEngine(
 )
 """
 _WAREHOUSE = """\
+from databricks_rlm_agent.logs import keep_off_root
 from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
 from databricks_rlm_agent.remote.workspace import Workspace
 
+keep_off_root("databricks.sql")  # its errors are told, and better
 engine = WarehouseEngine(
     Workspace(), http_path={http_path!r}, catalog=ORDER["catalog"], schema=ORDER["schema"]
 )

@@ -109,9 +109,10 @@ class SparkSession:
         """End the session."""
         self._alive = False
         if _is_connect(self._spark):  # a classic one is nothing but memory of this process
-            with contextlib.suppress(Exception):  # it ends by itself if this does not reach the server
+            # It ends by itself if this does not reach the server. The client is left to the collector: to close
+            # it ends a pool of threads that other sessions may just be using (pyspark's reattach.py).
+            with contextlib.suppress(Exception):
                 self._spark.client.release_session()
-                self._spark.client.close()
 
     def _run(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
         with self._lock:
