@@ -22,6 +22,7 @@ from databricks_rlm_agent.control.submodels import SubModels
 from databricks_rlm_agent.control.survey import Surveyor
 from databricks_rlm_agent.control.tick import Tick, TickReport
 from databricks_rlm_agent.control.watch import Watch
+from databricks_rlm_agent.control.workflows import Workflows
 from databricks_rlm_agent.domain.actions import Action, RunPython
 from databricks_rlm_agent.domain.budget import Budget, Usage
 from databricks_rlm_agent.domain.capsule import CapsuleDelta
@@ -566,6 +567,7 @@ class Controller:
             compute=serverless(),
             default_timeout_s=60,
             models=SubModels(planner_model="scripted:x", calls_table="main.rlm.model_calls"),
+            workflows=Workflows(volume=volume, namespace=NAMESPACE, http_path=None),
             clock=self.now,
             worker=self.name,
         )
