@@ -109,8 +109,8 @@ class SparkSession:
         """End the session."""
         self._alive = False
         if _is_connect(self._spark):  # a classic one is nothing but memory of this process
-            # It ends by itself if this does not reach the server. The client is left to the collector: closing
-            # it ends a pool of threads that other sessions may just be using (pyspark's reattach.py).
+            # It ends by itself if this does not reach the server. The client is left to the collector: its
+            # close() ends a pool of threads that other sessions may just be using (pyspark's reattach.py).
             with contextlib.suppress(Exception):
                 self._spark.client.release_session()
 
