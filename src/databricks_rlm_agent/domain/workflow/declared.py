@@ -88,7 +88,7 @@ def _table(node: _Node) -> TableRule:
 
 def _cover(node: _Node) -> CoverRule:
     values = node.values(_COVER)
-    if "table" not in values or "on" not in values:
+    if not values.get("table") or not values.get("on"):
         raise node.wrong("What is covered has a table and the columns that it is looked up on", _COVER_FIX)
     return CoverRule(line=node.line, **values)
 
