@@ -140,7 +140,7 @@ class Exactly:
             return
         note = note_of(self._file, index, safe=self._due[index], rows=rows, first=self._first)
         if note.table is not None:
-            found = self.look(note.table)
+            found = self.look(note.table, newest=1)
             newest = found.commits[0] if found.commits else None
             version, at = (newest.version, newest.at) if newest else (None, None)
             note = replace(note, there=found.there, version=version, at=at)
@@ -166,10 +166,10 @@ class Exactly:
         outcome = Outcome.DOUBT if half else Outcome.UNDONE
         self._notebook.write(self._key, self._file, replace(last[0], outcome=outcome, first=False))
 
-    def look(self, name: Name) -> Table:
-        """What is under a name now, with its newest commits."""
+    def look(self, name: Name, *, newest: int = HISTORY) -> Table:
+        """What is under a name now, with so many of its newest commits."""
         try:
-            rows = self._ask(f"DESCRIBE HISTORY {quoted(name)} LIMIT {HISTORY}")
+            rows = self._ask(f"DESCRIBE HISTORY {quoted(name)} LIMIT {newest}")
             return Table(there=True, commits=tuple(commit_of(row) for row in rows))
         except NotFound:
             return GONE

@@ -1,0 +1,268 @@
+"""The workflow matrix: ``python tests/crash/workflows.py [--section S] [--every N] [--list] [--json]``.
+
+``rlm-agent sql run`` is stopped dead before and after every statement that it sends, those of its record
+too, and run again with ``--resume``: all tables must be as after an undisturbed run, row for row, and those
+that the workflow does not make anew must not have one commit more. On local workspaces in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from crash_controller import Controller, warm_up
+from crash_flow import write_flow
+from crash_flowrig import GIVE_UP_S, FlowRig, flow_rig
+
+HEADINGS = {
+    "before": "Killed before a statement takes effect",
+    "after": "Killed after it took effect, before its answer",
+    "late record": "A record write arrives when the run has been resumed and ended",
+    "again": "Killed before or after, and again while it is resumed",
+    "interrupted": "SIGINT while a statement runs",
+    "terminated": "SIGTERM while a statement runs",
+    "lost": "The answer of a statement is lost, and nobody is killed",
+}
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """The n-th statement, from 0, of a run, and what happens then."""
+
+    section: str
+    n: int
+    sql: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.n} {' '.join(self.sql.split())[:60]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    section: str
+    name: str
+    problem: str
+    seconds: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--section", action="append", choices=HEADINGS, help="only this; may be given again")
+    parser.add_argument("--every", type=int, default=1, help="only every n-th statement (default 1)")
+    parser.add_argument("--lanes", type=int, default=2, help="workspaces at the same time (default 2)")
+    parser.add_argument("--list", action="store_true", help="list the cases, and run none")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args(argv)
+    warm_up()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="workflows-") as name:
+        folder = Path(name)
+        flow = write_flow(folder)
+        with flow_rig(folder / "plan", flow) as made:
+            wanted, sent = undisturbed(made)
+        cases = planned(sent, options.section or list(HEADINGS), options.every)
+        if options.list:
+            print("\n".join(f"{case.section}: {case.name}" for case in cases))
+            return 0
+        results = run(cases, folder, flow, wanted, options.lanes)
+    report = {
+        "cores": os.cpu_count(),
+        "lanes": options.lanes,
+        "statements": len(sent),
+        "seconds": round(time.monotonic() - began, 1),
+        "cases": [asdict(result) for result in results],
+    }
+    print(json.dumps(report) if options.json else table(report))
+    return 1 if any(result.problem for result in results) else 0
+
+
+def undisturbed(made: FlowRig) -> tuple[dict[str, Any], list[str]]:
+    """What is there after a run without faults, and the statements that it sent."""
+    made.prepare()
+    made.fault()
+    process = made.start()
+    assert process.wait(GIVE_UP_S), process.log.read_text()
+    sent = made.statements()
+    assert process.exit_code == 0, process.log.read_text()
+    return made.found(), sent
+
+
+def planned(sent: Sequence[str], sections: Sequence[str], every: int) -> list[Case]:
+    """The cases of the sections. Those that are slow, or say little more, are sampled."""
+    sampled = {"again": 7, "interrupted": 4, "terminated": 12}
+    cases = []
+    for section in sections:
+        step = every * sampled.get(section, 1)
+        points = list(enumerate(sent))
+        if section == "late record":
+            points = [
+                (n, sql) for n, sql in points if sql.startswith("INSERT INTO `main`") and "from_json" in sql
+            ]
+        cases += [Case(section=section, n=n, sql=sql) for n, sql in points[::step]]
+    return cases
+
+
+def run(cases: Sequence[Case], folder: Path, flow: Path, wanted: dict[str, Any], lanes: int) -> list[Result]:
+    """Do the cases, each lane on a workspace of its own; in their order, what came of each."""
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(len(cases)):
+        waiting.put(number)
+    done: dict[int, Result] = {}
+
+    def lane(number: int) -> None:
+        with flow_rig(folder / f"lane{number}", flow) as made:
+            while not waiting.empty():
+                index = waiting.get()
+                done[index] = one(cases[index], made, wanted)
+                verdict = done[index].problem or "ok"
+                _say(f"[{len(done)}/{len(cases)}] {cases[index].section}: {cases[index].name}: {verdict}")
+
+    threads = [threading.Thread(target=lane, args=(number,)) for number in range(lanes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [done[index] for index in sorted(done)]
+
+
+def one(case: Case, made: FlowRig, wanted: dict[str, Any]) -> Result:
+    """One case, from an empty schema to the comparison of all tables."""
+    began = time.monotonic()
+    try:
+        made.prepare()
+        problem = _HOW[case.section](case, made) or compared(made, wanted)
+    except Exception:
+        problem = traceback.format_exc(limit=-4)
+        made.fault()
+    return Result(
+        section=case.section, name=case.name, problem=problem, seconds=round(time.monotonic() - began, 2)
+    )
+
+
+def compared(made: FlowRig, wanted: dict[str, Any]) -> str:
+    """What is not as after an undisturbed run; empty if all is."""
+    found = made.found()
+    problems = [
+        f"{what} of {name}: {found[what].get(name)}, not {wanted[what].get(name)}"
+        for what in ("rows", "commits")
+        for name in sorted({*found[what], *wanted[what]})
+        if found[what].get(name) != wanted[what].get(name)
+    ]
+    return "; ".join(problems + [f"on record twice: {made.twice()}"] * bool(made.twice()))
+
+
+def _killed(case: Case, made: FlowRig) -> str:
+    held, _process = _kill(made, case.n, after=case.section == "after")
+    if held is not None:
+        made.release(held, drop=case.section == "before")
+    return "not reached" if held is None else _resumed(made)
+
+
+def _kill(made: FlowRig, n: int, *, after: bool) -> tuple[int | None, Controller]:
+    made.fault(action="hold", after_effect=after, skip=n)
+    process = made.start()
+    held = made.held(process)
+    process.kill()
+    return held, process
+
+
+def _late(case: Case, made: FlowRig) -> str:
+    held, _process = _kill(made, case.n, after=False)
+    if held is None:
+        return "not reached"
+    problem = _resumed(made)
+    made.release(held, drop=False)
+    return problem or _resumed(made)
+
+
+def _again(case: Case, made: FlowRig) -> str:
+    """The second process dies at each of a few places, the third one ends."""
+    for n in (case.n, case.n % 11 + 6, 14):
+        held, _process = _kill(made, n, after=n % 2 == 0)
+        if held is not None:
+            made.release(held, drop=n % 2 == 1)
+    return _resumed(made)
+
+
+def _signalled(case: Case, made: FlowRig) -> str:
+    made.fault(action="hold", skip=case.n)
+    process = made.start()
+    held = made.held(process)
+    if held is None:
+        return "not reached"
+    process.signal(signal.SIGINT if case.section == "interrupted" else signal.SIGTERM)
+    time.sleep(0.2)  # the process is waiting for an answer, and has nothing to show for the signal
+    made.release(held, drop=False)
+    if not process.wait(GIVE_UP_S):
+        return "it did not end"
+    if process.exit_code not in {INTERRUPTED, 0}:
+        return f"exit code {process.exit_code}: {process.log.read_text()[-800:]}"
+    return _resumed(made)
+
+
+def _lost(case: Case, made: FlowRig) -> str:
+    made.fault(action="drop", after_effect=True, skip=case.n)
+    process = made.start()
+    if not process.wait(GIVE_UP_S):
+        return "it did not end"
+    ended = process.exit_code
+    return "" if ended == 0 else _resumed(made)
+
+
+def _resumed(made: FlowRig) -> str:
+    made.fault()
+    process = made.start()
+    if not process.wait(GIVE_UP_S):
+        return "the resumed run did not end"
+    return (
+        "" if process.exit_code == 0 else f"exit code {process.exit_code}: {process.log.read_text()[-1500:]}"
+    )
+
+
+_HOW: dict[str, Callable[[Case, FlowRig], str]] = {
+    "before": _killed,
+    "after": _killed,
+    "late record": _late,
+    "again": _again,
+    "interrupted": _signalled,
+    "terminated": _signalled,
+    "lost": _lost,
+}
+
+
+def table(report: dict[str, Any]) -> str:
+    """For the terminal."""
+    lines = [f"{'':70}{'cases':>7}{'as undisturbed':>16}{'worst s':>9}"]
+    for section, heading in HEADINGS.items():
+        cases = [case for case in report["cases"] if case["section"] == section]
+        if cases:
+            good, worst = sum(not case["problem"] for case in cases), max(case["seconds"] for case in cases)
+            lines.append(f"{heading:70}{len(cases):>7}{good:>16}{worst:>9.1f}")
+    bad = [case for case in report["cases"] if case["problem"]]
+    lines.append(
+        f"{len(report['cases'])} cases in {report['seconds']} s, {report['statements']} statements in a run; "
+        f"{len(bad)} not good"
+    )
+    return "\n".join(lines + [f"- {case['section']}: {case['name']}: {case['problem']}" for case in bad])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
