@@ -156,8 +156,10 @@ class LiveScreen:
         return Text("\n".join(map(printable, lines)), no_wrap=True, overflow="ellipsis")
 
     def _print(self, text: str) -> None:
-        for line in text.split("\n"):
-            self._console.print(_styled(line), soft_wrap=True)
+        from rich.text import Text
+
+        whole = Text("\n").join(_styled(line) for line in text.split("\n"))
+        self._console.print(whole, soft_wrap=True)  # at once: the display is drawn anew after each print
 
 
 class _Gate:

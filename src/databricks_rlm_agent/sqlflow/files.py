@@ -139,6 +139,8 @@ class FileRunner:
             if index < begin.at and not sessional(statement):
                 continue
             started = self._monotonic()
+            where = {"line": statement.line, "statement": index + 1, "statements": len(file.statements)}
+            self._feed.tell(EventKind.STATEMENT_STARTED, statement.kind.value, **where, **tell)
             changed, warning = self._statement(
                 session, statement, _Place(exactly, index, begin.at, rows), tell
             )
@@ -150,9 +152,9 @@ class FileRunner:
             self._feed.tell(
                 EventKind.STATEMENT_DONE,
                 statement.kind.value,
-                line=statement.line,
                 rows=changed,
                 seconds=self._monotonic() - started,
+                **where,
                 **tell,
             )
         return FileResult(
