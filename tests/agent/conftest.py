@@ -37,11 +37,11 @@ class MemoryVolume:
     def exists(self, path: str) -> bool:
         return path in self.files
 
-    def list(self, path: str) -> Sequence[FileEntry]:
+    def list(self, path: str, *, limit: int | None = None) -> Sequence[FileEntry]:
         found = [name for name in self.files if name.startswith(path + "/")]
         if not found:
             raise NotFound("There is no such folder.", where=path)
-        return [FileEntry(path=name, is_directory=False, size=len(self.files[name])) for name in found]
+        return [FileEntry(path=name, is_directory=False, size=len(self.files[name])) for name in found][:limit]
 
 
 class MemoryCatalog:

@@ -121,7 +121,9 @@ def test_a_full_capsule_is_not_cut_at_its_end(make_turn: Callable[..., Turn]) ->
 def test_the_prompt_speaks_of_what_is_registered_only(make_turn: Callable[..., Turn]) -> None:
     prompt = prompt_of(make_turn())
     assert "spawn" not in prompt
-    assert "run_sql_workflow" not in prompt
+    assert "a loop until nothing changes: run_sql_workflow" in prompt
+    rest = {name: text for name, text in ACTION_DOCS.items() if name != "run_sql_workflow"}
+    assert "run_sql_workflow" not in planner_prompt(make_turn(), NAMESPACE, actions=rest, reads=READ_DOCS)
     assert "main.rlm" in prompt
     assert "No program has run yet." in prompt
     assert "30 iterations" in prompt

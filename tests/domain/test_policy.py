@@ -15,6 +15,7 @@ from databricks_rlm_agent.domain.policy.gating import Finding
 from databricks_rlm_agent.domain.policy.judge import Policy
 from databricks_rlm_agent.domain.policy.reach import LEDGER
 from databricks_rlm_agent.domain.policy.sql import deeds_of_sql, is_statement
+from databricks_rlm_agent.sqlflow.record import RUNS, STEPS
 from databricks_rlm_agent.stores.schema import ALL_TABLES
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="files")
@@ -384,7 +385,7 @@ def test_actions_without_a_program_pass() -> None:
 
 def test_the_ledger_is_all_our_tables_but_the_givers() -> None:
     ours = {table.TABLE for table in ALL_TABLES} - {"work_items"}
-    assert ours | {"model_calls", "schema_migrations"} == LEDGER
+    assert ours | {"model_calls", "schema_migrations", RUNS, STEPS} == LEDGER
 
 
 @pytest.mark.parametrize(

@@ -78,15 +78,14 @@ def run_sql_workflow(
 ) -> RunSqlWorkflow:
     """Run a folder of SQL files as a job of its own; called again with the files that change, it goes on.
 
-    Files run in order of their numbers (01_…), side by side where they are independent, and loops
-    (…_iter_01.sql, …_iter_02.sql) until nothing changes; the report comes at the next iteration. After an
-    error: path = the report's `folder`, and the corrected files in `files`; what still counts is kept.
+    Files run in order of their numbers (01_…), side by side where independent, loops (…_iter_01.sql, …) until
+    nothing changes. After an error: path = the report's `folder`, and the corrected files in `files`.
 
     Args:
         purpose: One sentence that says what it is to make.
         path: The Volume folder of the *.sql files (and workflow.yml).
         files: Texts by file name, which replace or add to those of path.
-        name: The workflow's name (a-z, 0-9, _), the same at every call; left out, it is the folder's.
+        name: Of the workflow (a-z, 0-9, _), the same at every call; left out, the folder's.
         variables: Values for {name} in the files.
         engine: "spark", or "warehouse" for a SQL warehouse.
         target: catalog.schema of names that leave it out; left out, the one that programs write to.

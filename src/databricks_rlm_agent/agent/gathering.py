@@ -37,9 +37,15 @@ def _read(path: str, volume: Volume) -> Mapping[str, str]:
         entries = volume.list(path, limit=_LISTED)
     except (NotFound, Forbidden) as error:
         raise InvalidData(
-            f"The folder cannot be listed: {error.what}", where=path, fix="Check it with list_volume."
+            f"The folder cannot be listed: {error.what}", where=path, fix="Check it with list_files."
         ) from None
     parts = [entry for entry in entries if not entry.is_directory and is_part(_name(entry))]
+    if len(entries) >= _LISTED:
+        raise InvalidData(
+            f"The folder has {_LISTED:,} entries or more.",
+            where=path,
+            fix="Name one that has the SQL files only.",
+        )
     size = sum(entry.size or 0 for entry in parts)
     if not parts:
         raise InvalidData("The folder has no *.sql file.", where=path, fix="Name the folder that has them.")

@@ -80,6 +80,9 @@ and add."""
 _CHILD_RULE = """\
 - Parts that need several programs each and do not need each other: spawn one child run for each, with all \
 that it must know in its task. Do smaller things yourself."""
+_SQL_RULE = """\
+- SQL that lies in files, or goes in several steps or round in a loop until nothing changes: \
+run_sql_workflow, not a program; it runs side by side what can, checks, and goes on after a fix."""
 _LAST_RULES = """\
 - Write tables with full names in {schema}, such as {schema}.result.
 - After an error, correct its cause; do not repeat an approach that has failed.
@@ -108,7 +111,7 @@ def planner_prompt(
         "Read-only tools (use as needed):\n" + _tools(reads),
         "A program has `spark` (a SparkSession) and `rlm`:\n" + _listed(capabilities(turn)),
         *_models(turn),
-        _rules(turn, f"{namespace.catalog}.{namespace.schema}"),
+        _rules(turn, actions, f"{namespace.catalog}.{namespace.schema}"),
         _DATA_RULE,
         f"Objective:\n{clip(turn.capsule.objective, 3_000)}",
     ]
@@ -185,11 +188,12 @@ def _models(turn: Turn) -> list[str]:
     return [told]
 
 
-def _rules(turn: Turn, schema: str) -> str:
+def _rules(turn: Turn, actions: Mapping[str, str], schema: str) -> str:
     rules = [
         _RULES.format(shown=3_000),
         _MODEL_RULES if turn.sub_model else "",
         _CHILD_RULE if turn.children_left else "",
+        _SQL_RULE if "run_sql_workflow" in actions else "",
         _LAST_RULES.format(schema=schema),
     ]
     return "\n".join(rule for rule in rules if rule)

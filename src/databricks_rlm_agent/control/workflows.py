@@ -18,44 +18,13 @@ from databricks_rlm_agent.ports import Volume
 
 _CONNECTOR = "databricks-sql-connector"
 _PROGRAM = '''\
-"""The SQL workflow {name}, published beside this program. Written by the control plane."""
-import hashlib, io, json, os, sys, zipfile
+"""The SQL workflow {name}, in the folder that the order names. Written by the control plane."""
+import json
 
-if sys.version_info < (3, 11):
-    sys.exit("A SQL workflow needs Python 3.11 or later in its job; this is " + sys.version.split()[0])
-ORDER = json.loads({order!r})
-with open(rlm.path({pack!r}), "rb") as file:
-    content = file.read()
-if hashlib.sha256(content).hexdigest() != {sha256!r}:
-    sys.exit({pack!r} + " was changed after publishing; nothing was run")
-zipfile.ZipFile(io.BytesIO(content)).extractall("sqlflow")
-sys.path.insert(0, os.path.abspath("sqlflow"))
+from executor_harness.workflow import run
 
-from databricks_rlm_agent.sqlflow.task import Order, run_task
-{engine}
-problem = run_task(rlm, Order.of(ORDER), engine, alone=getattr(engine, "alone", None))
-if problem:
-    from executor_harness.outcome import WorkflowFailed
-
-    raise WorkflowFailed(problem)
+run(rlm, json.loads({document!r}))
 '''
-_SPARK = """\
-from databricks_rlm_agent.sqlflow.sparksessions import SparkEngine
-
-engine = SparkEngine(
-    rlm.spark, catalog=ORDER["catalog"], schema=ORDER["schema"], remote=os.environ.get("SPARK_REMOTE")
-)
-"""
-_WAREHOUSE = """\
-from databricks_rlm_agent.logs import keep_off_root
-from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
-from databricks_rlm_agent.remote.workspace import Workspace
-
-keep_off_root("databricks.sql")  # its errors are told, and better
-engine = WarehouseEngine(
-    Workspace(), http_path={http_path!r}, catalog=ORDER["catalog"], schema=ORDER["schema"]
-)
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +56,18 @@ class Workflows:
         for name, text in sorted(action.files.items()):
             self._put(f"{folder}/{name}", text.encode())
         shipped = pack.load()
-        program = _PROGRAM.format(
-            name=action.name,
-            order=json.dumps(self._order(key, action, folder=folder, sha256=sha256)),
-            pack=shipped.publish(self.volume, self.namespace),
-            sha256=shipped.sha256,
-            engine=_SPARK if action.engine == "spark" else _WAREHOUSE.format(http_path=self.http_path),
-        )
+        engine = {"kind": "spark"} if action.engine == "spark" else self._warehouse()
+        document = {
+            "order": self._order(key, action, folder=folder, sha256=sha256),
+            "engine": engine,
+            "pack": {"path": shipped.publish(self.volume, self.namespace), "sha256": shipped.sha256},
+        }
+        program = _PROGRAM.format(name=action.name, document=json.dumps(document))
         packages = () if action.engine == "spark" else (f"{_CONNECTOR}=={metadata.version(_CONNECTOR)}",)
         return Job(program=program.encode(), packages=packages)
+
+    def _warehouse(self) -> Mapping[str, Any]:
+        return {"kind": "warehouse", "http_path": self.http_path}
 
     def _order(
         self, key: AttemptKey, action: RunSqlWorkflow, *, folder: str, sha256: str

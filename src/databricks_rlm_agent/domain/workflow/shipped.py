@@ -16,7 +16,7 @@ SUFFIX = ".sql"
 DECLARATIONS = frozenset({FILE, "workflow.yaml"})
 NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 """A workflow's name: a part of its run's id and of what people read."""
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,199}", re.ASCII)
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][\w .,()+=-]{0,199}", re.ASCII)
 
 
 def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
@@ -25,7 +25,7 @@ def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
         if not is_part(name) or not _FILE_NAME.fullmatch(name):
             raise InvalidData(
                 f"{name[:200]!r} is not the name of a workflow's file.",
-                fix=f"Names end in {SUFFIX} (letters, digits, _ - .); declarations are in {FILE}.",
+                fix=f"Use letters, digits, spaces and _ - . in it, and {SUFFIX} or {FILE} at the end.",
             )
     if not any(name not in DECLARATIONS for name in files):
         raise InvalidData(f"There is no {SUFFIX} file.", fix="Give `path`, or the texts in `files`.")
@@ -40,8 +40,8 @@ def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def is_part(name: str) -> bool:
-    """Whether a file of that name belongs to a workflow."""
-    return name.lower().endswith(SUFFIX) or name in DECLARATIONS
+    """Whether a file of that name belongs to a workflow; hidden ones do not."""
+    return (name.lower().endswith(SUFFIX) and not name.startswith(".")) or name in DECLARATIONS
 
 
 def source_of(files: Mapping[str, str], *, variables: Mapping[str, str], catalog: str, schema: str) -> Source:
