@@ -90,7 +90,8 @@ class FlowRig:
     def found(self) -> dict[str, Any]:
         """All rows of all tables, and the commits of those that are not made anew."""
         tables = [row["tableName"] for row in self.session.fetch("SHOW TABLES")]
-        mine = sorted(name for name in tables if not name.startswith("sql_workflow_"))
+        # A killed process leaves the table behind that it tried whether it may make tables with.
+        mine = sorted(name for name in tables if not name.startswith(("sql_workflow_", "_rlm_probe_")))
         rows = {name: sorted(map(repr, self.session.fetch(f"SELECT * FROM {name}"))) for name in mine}
         return {"rows": rows, "commits": {name: self._commits(name) for name in EXACT if name in mine}}
 

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     if options.page:
         check_page(options.page)
     place = (options.catalog, options.schema)
-    with _warehouse(options) as (workspace, http_path):
+    with _terminating(), _warehouse(options) as (workspace, http_path):
         from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
 
         verify(WarehouseEngine(workspace, http_path=http_path), place, new_id)
@@ -140,6 +140,20 @@ def _asked_token() -> str:
     if not token:
         raise ConfigError("No access token was given.", where="--auth-type pat", fix="Give one.")
     return token
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM ends what comes before and after the run itself as Ctrl-C does: things are closed."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
