@@ -1,0 +1,218 @@
+"""The record that is written while the next steps run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlflow_rig import WAIT_S, FakeEngine, MemoryRecord, loop_step, plan, runner, step
+
+from databricks_rlm_agent.domain.workflow.late import Late, late
+from databricks_rlm_agent.domain.workflow.model import Plan
+from databricks_rlm_agent.domain.workflow.outcome import RunStatus
+from databricks_rlm_agent.domain.workflow.plan import Source, plan_of
+from databricks_rlm_agent.errors import Unreachable
+from databricks_rlm_agent.sqlflow.behind import WrittenBehind
+from databricks_rlm_agent.sqlflow.interruption import TakenOverError
+from databricks_rlm_agent.sqlflow.record import DONE, StepRow
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NAMES = ("a", "b", "c")
+
+
+def row(name: str, status: str = DONE, iteration: int = 0) -> StepRow:
+    return StepRow(
+        step=name,
+        iteration=iteration,
+        status=status,
+        file=name,
+        sha256="0",
+        started_at=NOW,
+        finished_at=NOW,
+    )
+
+
+class Slow(MemoryRecord):
+    """Writes when it may; remembers what it was given at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may, self.begun = threading.Event(), threading.Event()
+        self.commits: list[list[str]] = []
+
+    def steps(self, rows: Sequence[StepRow]) -> None:
+        self.begun.set()
+        assert self.may.wait(WAIT_S)
+        self.commits.append([each.step for each in rows])
+        super().steps(rows)
+
+
+def test_rows_that_may_be_late_wait_for_nothing_and_go_together() -> None:
+    record = Slow()
+    behind = WrittenBehind(record, Late(steps=frozenset(NAMES)))
+    behind.steps([row("a")])
+    assert record.begun.wait(WAIT_S)
+    behind.steps([row("b")])
+    behind.steps([row("c")])
+    assert record.rows == []
+    record.may.set()
+    behind.end("succeeded", {})
+    assert record.commits == [["a"], ["b", "c"]]
+    assert record.status == "succeeded"
+
+
+@pytest.mark.parametrize("waited_for", [row("z"), row("a", "begun"), row("a", "failed"), row("a", "void")])
+def test_all_other_rows_are_durable_when_they_are_given_with_all_before_them(waited_for: StepRow) -> None:
+    record = MemoryRecord()
+    behind = WrittenBehind(record, Late(steps=frozenset(NAMES)))
+    behind.steps([row("b")])
+    behind.steps([waited_for])
+    assert record.rows == [row("b"), waited_for]
+
+
+def test_an_iteration_is_durable_before_the_one_after_the_next_begins() -> None:
+    record = Slow()
+    behind = WrittenBehind(record, Late(loops=frozenset({"loop"})))
+    behind.steps([row("loop", iteration=1)])
+    ended = threading.Thread(target=behind.steps, args=([row("loop", iteration=2)],))
+    ended.start()
+    ended.join(0.05)
+    assert ended.is_alive()
+    record.may.set()
+    ended.join(WAIT_S)
+    assert record.rows[0] == row("loop", iteration=1)
+    behind.end("succeeded", {})
+
+
+def test_what_could_not_be_written_is_told_and_written_with_the_next() -> None:
+    record = MemoryRecord()
+    behind = WrittenBehind(record, Late(steps=frozenset(NAMES)))
+
+    def fail(_rows: Sequence[StepRow]) -> None:
+        raise Unreachable("Nothing answers.")
+
+    record.before_write = fail
+    behind.steps([row("a")])
+    with pytest.raises(Unreachable):
+        behind.end("succeeded", {})
+    with pytest.raises(Unreachable):
+        behind.check()
+    with pytest.raises(Unreachable):
+        behind.steps([row("b")])  # it may be late, but not after that
+    record.before_write = lambda _rows: None
+    behind.steps([row("z")])
+    behind.check()
+    assert [each.step for each in record.rows] == ["a", "b", "z"]
+
+
+def test_a_run_that_was_taken_over_is_found_out_behind_too() -> None:
+    record = MemoryRecord()
+    behind = WrittenBehind(record, Late(steps=frozenset(NAMES)))
+    record.taken_over = True
+    behind.steps([row("a")])
+    with pytest.raises(TakenOverError):
+        behind.end("succeeded", {})
+    with pytest.raises(TakenOverError):
+        behind.check()
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=12))
+def test_rows_become_durable_in_the_order_in_which_they_were_given(
+    given_rows: list[tuple[str, bool]],
+) -> None:
+    record = MemoryRecord()
+    behind = WrittenBehind(record, Late(steps=frozenset(NAMES)))
+    rows = [row(name, DONE if done else "failed") for name, done in given_rows]
+    for each in rows:
+        behind.steps([each])
+    behind.end("failed", {})
+    assert record.rows == rows
+
+
+def test_a_whole_workflow_is_on_record_at_its_end() -> None:
+    made = plan(
+        step("01_a.sql", make("a", "src")), step("02_b.sql", make("b", "a")), step("03_c.sql", make("c", "b"))
+    )
+    record = MemoryRecord()
+    report = runner(made, FakeEngine(), WrittenBehind(record, late(made))).run()
+    assert report.status is RunStatus.SUCCEEDED
+    assert record.done() == ["01_a.sql#0", "02_b.sql#0", "03_c.sql#0"]
+    assert record.status == "succeeded"
+
+
+def make(table: str, source: str) -> str:
+    return f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM {source}"
+
+
+PLANS = {
+    "tables made anew": (
+        plan(step("01_a", make("a", "src")), step("02_b", make("b", "a"))),
+        {"01_a", "02_b"},
+    ),
+    "a later step makes anew what it read": (
+        plan(step("01_a", make("a", "src")), step("02_b", make("src", "a"))),
+        {"02_b"},
+    ),
+    "a later step adds to what it read": (
+        plan(step("01_a", make("a", "src")), step("02_b", "INSERT INTO src SELECT * FROM a")),
+        set(),
+    ),
+    "a later step drops what it read": (
+        plan(step("01_a", make("a", "src")), step("02_b", "DROP TABLE IF EXISTS src")),
+        {"02_b"},
+    ),
+    "a later step drops what it made": (
+        plan(step("01_a", make("a", "src")), step("02_b", "DROP TABLE IF EXISTS a")),
+        {"01_a", "02_b"},
+    ),
+    "an earlier step makes what it reads": (
+        plan(step("01_a", make("a", "src")), step("01_b", make("b", "a"), "01_a")),
+        {"01_a", "01_b"},
+    ),
+    "one beside it makes what it reads": (
+        plan(step("01_a", make("a", "src")), step("01_b", make("b", "a"))),
+        {"01_a"},
+    ),
+    "not safe to repeat": (plan(step("01_a", "INSERT INTO log SELECT * FROM src")), set()),
+    "a later step of which not all is known": (
+        plan(step("01_a", make("a", "src")), step("02_b", "CALL anything()")),
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "steps"), PLANS.values(), ids=PLANS)
+def test_which_steps_may_be_late(made: Plan, steps: set[str]) -> None:
+    assert late(made).steps == steps
+
+
+LOOPS = {
+    "each its own table": (["CREATE OR REPLACE TABLE l_1 AS SELECT * FROM l_0", make("l_2", "l_1")], True),
+    "with a table in between": (
+        [f"{make('tmp', f'l_{n - 1}')}; {make(f'l_{n}', 'tmp')}" for n in (1, 2)],
+        True,
+    ),
+    "in place": (["DELETE FROM l WHERE x > 1", "DELETE FROM l WHERE x > 2"], False),
+    "two tables in turn": ([make("l_b", "l_a"), make("l_a", "l_b")], False),
+    "adds to a history": (
+        [f"{make(f'l_{n}', f'l_{n - 1}')}; INSERT INTO log SELECT * FROM l_{n}" for n in (1, 2)],
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("texts", "may_be"), LOOPS.values(), ids=LOOPS)
+def test_which_loops_may_be_an_iteration_late(texts: list[str], may_be: bool) -> None:
+    assert late(plan(loop_step("03_loop", texts))).loops == ({"03_loop"} if may_be else set())
+
+
+def test_a_loop_whose_tables_a_later_step_drops_is_on_record_before_that() -> None:
+    texts = {f"03_x_loop_iteration_0{n}.sql": make(f"x_loop_{n}", f"x_loop_{n - 1}") for n in (1, 2)}
+    cleaning = {"04_clean.sql": "DROP TABLE IF EXISTS x_loop_2"}
+    (loop,) = late(plan_of(Source(texts=texts, catalog="main", schema="s"))).loops
+    assert loop in late(plan_of(Source(texts=texts, catalog="main", schema="s"))).steps
+    assert late(plan_of(Source(texts=texts | cleaning, catalog="main", schema="s"))).steps == {"04_clean"}
