@@ -40,13 +40,14 @@ def _head(report: Report) -> Iterator[str]:
 
 def _steps(report: Report) -> Iterator[str]:
     width = _width(step.id for step in report.steps)
+    times = {step.id: seconds(step.seconds) for step in report.steps if step.started_at is not None}
+    time = max([6, *map(len, times.values())])
     rows = max([0, *(len(f"{step.rows:,}") for step in report.steps if step.rows is not None)])
     for step in report.steps:
-        took = seconds(step.seconds) if step.started_at is not None else ""
         affected = f"{step.rows:,}" if step.rows is not None else ""
         unit = "" if not affected else "row" if step.rows == 1 else "rows"
         told = f"{affected:>{rows}} {unit:<4}  {_said(step)}" if rows else _said(step)
-        yield f"  {_MARKS[step.status]} {step.id:<{width}} {took:>8}  {told}".rstrip()
+        yield f"  {_MARKS[step.status]} {step.id:<{width}} {times.get(step.id, ''):>{time}}  {told}".rstrip()
         yield from _within(step)
 
 
