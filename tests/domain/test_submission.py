@@ -80,3 +80,24 @@ def test_compute_is_merged_into_the_task() -> None:
     assert task["existing_cluster_id"] == "c-1"
     assert "environment_key" not in task
     assert "environments" not in submit_payload(request(), harness_dir=HARNESS, compute=Compute())
+
+
+def test_packages_go_where_the_compute_installs_them() -> None:
+    asked = request(packages=["connector==1"], task_type="sql_workflow")
+    environments = submit_payload(asked, harness_dir=HARNESS, compute=serverless())["environments"]
+    spec = {"environment_version": "5", "dependencies": ["connector==1"]}
+    assert environments == [{"environment_key": "executor", "spec": spec}]
+    (task,) = submit_payload(asked, harness_dir=HARNESS, compute=existing_cluster("c1"))["tasks"]
+    assert task["libraries"] == [{"pypi": {"package": "connector==1"}}]
+    assert serverless() == serverless()  # none of it stays in the compute of other tasks
+    plain = submit_payload(request(), harness_dir=HARNESS, compute=serverless())
+    assert "dependencies" not in plain["environments"][0]["spec"]
+    own = Compute(task={"libraries": [{"whl": "/Volumes/a.whl"}], "existing_cluster_id": "c1"})
+    (task,) = submit_payload(asked, harness_dir=HARNESS, compute=own)["tasks"]
+    assert [*task["libraries"][0]] == ["whl"]
+    assert len(task["libraries"]) == 2
+
+
+def test_a_request_without_packages_has_the_digest_that_it_always_had() -> None:
+    assert "packages" not in request().to_dict()
+    assert request(packages=["x"]).to_dict()["packages"] == ["x"]
