@@ -10,6 +10,7 @@ import pytest
 
 from databricks_rlm_agent.cli.main import main
 from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
+from databricks_rlm_agent.remote.sqlsessions import WarehouseSession
 
 FILES = {
     "01_edges.sql": "-- a; path\nCREATE OR REPLACE TABLE edges AS SELECT id AS a, id + 1 AS b FROM range(2)",
@@ -43,16 +44,29 @@ def sql_run(info: WorkspaceInfo, schema: str, flow: Path, capsys: pytest.Capture
     return call
 
 
-def test_a_directory_fails_is_mended_and_resumed(sql_run: Any, flow: Path) -> None:
+def test_a_directory_fails_is_mended_and_resumed(
+    sql_run: Any, flow: Path, session: WarehouseSession, schema: str
+) -> None:
     (flow / "05_last.sql").write_text("SELECT 1;\nSELEC 2")
-    code, out, _ = sql_run()
+    declared = "tables:\n  used: {key: id, covers: {table: l_loop_final, on: id}}\n"
+    (flow / "workflow.yml").write_text(declared)
+    code, out, _ = sql_run("--statements", "--page", str(flow / "page.html"))
     assert code == 1
+    assert "05_last.sql:1 query" in out
+    assert "05_last.sql:2" in (flow / "page.html").read_text()
     assert "05_last.sql:2" in out
     assert "iteration 3: 0 rows changed" in out
     (flow / "05_last.sql").write_text("SELECT 2")
-    code, out, _ = sql_run("--resume", "--json")
+    code, out, err = sql_run("--resume", "--json", "--progress", "json")
     report = json.loads(out)
     assert code == 0
+    assert {"step_kept", "checking", "run_finished"} <= {
+        json.loads(line)["kind"] for line in err.splitlines()
+    }
+    used = next(table for table in report["tables"] if table["table"].endswith(".used"))
+    assert (used["unique"], used["coverage"][0]["keys"], used["good"]) == (True, 3, True)
+    query = f"SELECT report FROM main.{schema}.sql_workflow_runs WHERE status = 'succeeded'"
+    assert json.loads(session.fetch(query)[0]["report"]) == report
     assert [step["status"] for step in report["steps"]] == ["kept"] * 4 + ["done"]
     assert {table["table"].rpartition(".")[2] for table in report["tables"]} >= {"used", "l_loop_final"}
 
