@@ -29,7 +29,14 @@ from dataclasses import replace
 from typing import Any
 
 from databricks_rlm_agent.domain.types import Clock, NewId, Row
-from databricks_rlm_agent.domain.workflow.checkpoints import Doubt, Entry, checkpoints, entry, note_of
+from databricks_rlm_agent.domain.workflow.checkpoints import (
+    Doubt,
+    Entry,
+    checkpoints,
+    entry,
+    hash_of,
+    note_of,
+)
 from databricks_rlm_agent.domain.workflow.model import Kind, SqlFile
 from databricks_rlm_agent.domain.workflow.names import Name, quoted
 from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity, head
@@ -121,9 +128,7 @@ class Exactly:
         last = self._notebook.of(self._key)[-1:]
         self._suspect = last[0].index if last and last[0].outcome is Outcome.BEGUN else None
         if isinstance(found, Doubt):
-            self._notebook.write(
-                self._key, self._file, replace(found.note, outcome=Outcome.DOUBT, first=False)
-            )
+            self._settle(found.note, Outcome.DOUBT)
         return found
 
     def due(self, index: int) -> bool:
@@ -163,8 +168,7 @@ class Exactly:
         if not last or last[0].index != index or problem.outcome_unknown:
             return
         half = last[0].kind in _IN_PARTS and problem.kind is not Cause.SYNTAX
-        outcome = Outcome.DOUBT if half else Outcome.UNDONE
-        self._notebook.write(self._key, self._file, replace(last[0], outcome=outcome, first=False))
+        self._settle(last[0], Outcome.DOUBT if half else Outcome.UNDONE)
 
     def look(self, name: Name, *, newest: int = HISTORY) -> Table:
         """What is under a name now, with so many of its newest commits."""
@@ -175,6 +179,10 @@ class Exactly:
             return GONE
         except Rejected:  # a view, or a table that has no history
             return self._without_history(name)
+
+    def _settle(self, note: Note, outcome: Outcome) -> None:
+        told = hash_of(each.text for each in self._file.statements) if outcome is Outcome.DOUBT else None
+        self._notebook.write(self._key, self._file, replace(note, outcome=outcome, told=told, first=False))
 
     def _without_history(self, name: Name) -> Table:
         try:

@@ -122,7 +122,10 @@ def this_process() -> str:
 
 
 class DeltaRecord:
-    """Implements Record. Safe to use from several threads; its session is its own, and outlives a cancel."""
+    """Implements Record. Safe to use from several threads; its sessions are its own, and outlive a cancel.
+
+    ``prover``: a second session to ask in, so that who asks does not wait for what is being written.
+    """
 
     def __init__(
         self,
@@ -130,12 +133,14 @@ class DeltaRecord:
         place: Name,
         clock: Clock,
         *,
+        prover: SteadySession | None = None,
         owner: str | None = None,
         proof_s: float = PROOF_S,
         sleep: Sleep = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._place, self._clock = session, place, clock
+        self._prover = prover or session
         self._owner, self._proof_s = owner or this_process(), proof_s
         self._sleep, self._monotonic = sleep, monotonic
         self._lock = threading.Lock()
@@ -179,7 +184,7 @@ class DeltaRecord:
         """Raise TakenOverError if the run is another's; ``now``: whatever was known a moment ago."""
         if now or self._monotonic() - self._known > self._proof_s:
             asked = self._monotonic()
-            self._is_ours(self._rows(RUNS, "seq = 1", "seq, owner"))
+            self._is_ours(self._rows(RUNS, "seq = 1", "seq, owner", session=self._prover))
             self._known = asked
 
     def steps(self, rows: Sequence[StepRow]) -> None:
@@ -235,9 +240,11 @@ class DeltaRecord:
         if self._owner not in owners:
             raise TakenOverError(str(next(iter(owners), None) or "another process"))
 
-    def _rows(self, table: str, where: str = "true", columns: str = "*") -> Sequence[Row]:
+    def _rows(
+        self, table: str, where: str = "true", columns: str = "*", *, session: SteadySession | None = None
+    ) -> Sequence[Row]:
         assert self._run is not None
-        return self._session.fetch(
+        return (session or self._session).fetch(
             f"SELECT {columns} FROM {self._table(table)} WHERE workflow_run_id = :run AND {where} "
             "ORDER BY seq",
             {"run": self._run[1]},

@@ -26,6 +26,8 @@ from databricks_rlm_agent.domain.workflow.versions import (
 _IF_NOT_THERE = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
 _TRANSACTION = re.compile(r"(BEGIN(\s+(TRANSACTION|WORK))?|COMMIT|ROLLBACK)\b", re.IGNORECASE)
 _TEMPORARY_TABLE = re.compile(r"CREATE\s+(OR\s+REPLACE\s+)?TEMP(ORARY)?\s+TABLE\b|CACHE\b", re.IGNORECASE)
+# Of those that no parser of ours knows.
+_IDEMPOTENT = re.compile(r"(REFRESH|COMMENT|RESTORE|MSCK|FSCK|GRANT|REVOKE|SHOW|EXPLAIN)\b", re.IGNORECASE)
 _ROWS = {Kind.INSERT, Kind.MERGE, Kind.UPDATE, Kind.DELETE}
 _ONE_TABLE = {*_ROWS, Kind.ALTER, Kind.CREATE, Kind.REPLACE}
 # A DROP of what is gone is a warning, so doing it again is none the worse.
@@ -98,6 +100,8 @@ def checkpoints(file: SqlFile) -> dict[int, bool]:
 
 
 def _safe(statement: Statement, views: Sequence[Name]) -> bool:
+    if statement.kind is Kind.OTHER and _IDEMPOTENT.match(statement.text):
+        return True
     if statement.kind is Kind.CREATE and not any(map(is_table, statement.writes)):
         return True  # a function or schema that is there already can only fail
     reads = [*statement.reads, *views]
@@ -184,20 +188,26 @@ def _same_so_far(file: SqlFile, note: Note) -> bool:
 def _go_on(file: SqlFile, note: Note, found: Judgement) -> Entry | None:
     texts = [each.text for each in file.statements[note.index : note.index + 1]]
     same = bool(texts) and hash_of(texts) == note.statement
+    where = f"{file.name}:{note.line}"
     if found.effect is Effect.TAKEN and same:
         rows = dict(note.rows)
         if note.table is not None and found.rows is not None:
             rows[note.table[-1]] = rows.get(note.table[-1], 0) + found.rows
-        said = f"{file.name}:{note.line} has taken effect ({found.why}): it is not repeated"
+        said = f"{where} has taken effect ({found.why}): it is not repeated"
         return Entry(at=note.index + 1, rows=rows, said=said)
     if found.effect is Effect.NONE:
         fence = note if note.outcome is Outcome.BEGUN and note.version is not None and note.there else None
         return Entry(at=note.index, rows=note.rows, fence=fence)
-    if note.outcome is Outcome.DOUBT and not same:
-        return Entry(
-            at=note.index, rows=note.rows, said=f"{file.name}:{note.line} was changed: it runs as it is"
-        )
+    if not same and _answered(file, note):
+        return Entry(at=note.index, rows=note.rows, said=f"{where} was changed: it runs as it is")
     return None
+
+
+def _answered(file: SqlFile, note: Note) -> bool:
+    """Whether the file was changed after a person was told of the doubt, and lacks the statement now."""
+    texts = [each.text for each in file.statements]
+    gone = note.statement not in {hash_of([text]) for text in texts}
+    return note.outcome is Outcome.DOUBT and gone and hash_of(texts) != note.told
 
 
 def _of_its_time(file: SqlFile, at: int) -> bool:
@@ -219,13 +229,11 @@ def _from_the_start(
             firsts.setdefault(note.table, note)
     anew = remade(file)
     left = [note for name, note in firsts.items() if name not in anew and not is_back(note, look(name))]
-    told = last.outcome is Outcome.DOUBT and last.statement not in {
-        hash_of([s.text]) for s in file.statements
-    }
-    unclear = last.table is None and found.effect is Effect.DOUBT and not told
+    unclear = last.table is None and found.effect is Effect.DOUBT and not _answered(file, last)
     if not left and not unclear:
         return Entry(said=f"{file.name} begins at its start: nothing is left of what it did before")
-    return Doubt(note=last, why=_why(file, last, found), hint=_hint(left, last))
+    here = _same_so_far(file, last) and not last.void
+    return Doubt(note=last, why=_why(file, last, found), hint=_hint(left, change=here or unclear))
 
 
 def remade(file: SqlFile) -> set[Name]:
@@ -251,20 +259,14 @@ def _why(file: SqlFile, note: Note, found: Judgement) -> str:
     return f"The file has changed up to {at}, and what it was before has taken effect."
 
 
-def _hint(left: Sequence[Note], last: Note) -> str:
+def _hint(left: Sequence[Note], *, change: bool) -> str:
     undo = [
         f"RESTORE TABLE {quoted(note.table)} TO VERSION AS OF {note.version}"
         if note.there and note.version is not None
-        else f"undo by hand what was done to {shown(note.table)}"
+        else f"undo what was done to {shown(note.table)}"
         for note in left
         if note.table is not None
     ]
-    look = " (DESCRIBE HISTORY tells)" if undo else ""
-    begin = f"Look at what was done{look}, undo it"
-    way = f": {'; '.join(undo)}" if undo else ""
-    other = (
-        ""
-        if last.void
-        else "; or change the statement, or take it out, as is right now (then that text counts)"
-    )
-    return f"{begin}{way}{other}; then run with --resume."
+    ways = [f"undo it ({'; '.join(undo)})"] if undo else []
+    ways += ["change the statement, or take it out: what is there then is run"] if change else []
+    return f"Look at what was done (DESCRIBE HISTORY); {', or '.join(ways)}. Then run with --resume."

@@ -122,7 +122,8 @@ class Note:
     ``there``, ``version``, ``at``: whether that table was there, its version, and when that was made.
     ``new``: what a rename makes of it. ``rows``: rows that the statements before it affected, by table.
     ``safe``: it may be repeated, but not what is before it. ``first``: the file was begun at its start.
-    ``void``: what the file comes after has changed since.
+    ``void``: what the file comes after has changed since. ``told``: a hash of all texts of the file when a
+    person was told of the doubt.
     """
 
     index: int
@@ -140,6 +141,7 @@ class Note:
     first: bool = False
     outcome: Outcome = Outcome.BEGUN
     void: bool = False
+    told: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, without what says nothing."""
@@ -206,7 +208,10 @@ def judge(note: Note, now: Table, new: Table = GONE) -> Judgement:
 
 
 def is_back(note: Note, now: Table) -> bool:
-    """Whether nothing is left in the table of what was done since the note: it was undone, or made anew."""
+    """Whether nothing is left of what was done since the note: it never was, was undone, or all made anew.
+
+    What others have written after that is no matter: who writes for the noted step makes a new note.
+    """
     if not now.there:
         return True
     if not note.there or note.version is None:
@@ -214,15 +219,28 @@ def is_back(note: Note, now: Table) -> bool:
     since = _since(note, now)
     if since is None:  # another table of that name, unless its history is too long to tell
         return now.at(note.version) is not None or now.at(0) is not None
-    clean = {note.version: True}
-    last = True
+    state, states = _State.BEFORE, {note.version: _State.BEFORE}
     for commit in since:
-        if commit.restored is not None:
-            last = clean.get(commit.restored, commit.restored <= note.version)
-        else:
-            last = commit.remakes or (last and not commit.changes_rows)
-        clean[commit.version] = last
-    return last
+        state = _after(commit, state, states, note.version)
+        states[commit.version] = state
+    return state is not _State.LEFT
+
+
+class _State(StrEnum):
+    """Of a table: nothing done yet, something left, or undone since."""
+
+    BEFORE = "before"
+    LEFT = "left"
+    UNDONE = "undone"
+
+
+def _after(commit: Commit, state: _State, states: Mapping[int, _State], base: int) -> _State:
+    if commit.remakes:
+        return _State.UNDONE
+    if commit.restored is not None:
+        left = states.get(commit.restored, _State.BEFORE if commit.restored < base else _State.LEFT)
+        return _State.LEFT if left is _State.LEFT else _State.UNDONE
+    return _State.LEFT if state is _State.BEFORE and commit.changes_rows else state
 
 
 def _doubt(why: str) -> Judgement:
