@@ -46,7 +46,7 @@ def main(mode: str) -> int:
     if mode.startswith("token"):
         print(f"{len(sqlrun._asked_token())} characters", flush=True)
     engine: Any = FakeEngine(lambda sql, session: execute(mode.split()[-1], sql, session))
-    library.DeltaRecord = lambda *_arguments: _record()  # type: ignore[misc,assignment]
+    library.DeltaRecord = lambda *_some, **_others: _record()  # type: ignore[misc,assignment]
     with tempfile.TemporaryDirectory() as folder:
         for name, text in FILES.items():
             (Path(folder) / name).write_text(text)

@@ -214,6 +214,17 @@ def test_the_lines_of_a_run_tell_stages_steps_iterations_and_checks() -> None:
         assert line in text.splitlines()
 
 
+def test_a_reader_that_has_gone_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    made = plan(step("01_a.sql", "CREATE OR REPLACE TABLE a AS SELECT 1 AS id"))
+    with os.fdopen(write, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with screen(made, how=None, statements=True, document=False) as shown_on:
+            assert runner(made, FakeEngine(), observer=shown_on).run().exit_code == 0
+        shown_on.tell(["the report"])
+
+
 class Terminal:
     """A child on a terminal of its own, and all that it wrote."""
 
@@ -298,10 +309,10 @@ def test_on_a_terminal_a_display_asks_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize("point", ["at the question", "while it runs"])
-def test_ctrl_c_on_a_terminal_leaves_it_whole(point: str) -> None:
+def test_an_interruption_leaves_the_terminal_whole(point: str) -> None:
     child = Terminal("ask" if point == "at the question" else "slow", columns=50, NO_COLOR="1")
     child.until(lambda text: ("[s]top?" if point == "at the question" else "01_slow  ") in text)
-    child.signal(signal.SIGINT)
+    child.signal(signal.SIGINT if point == "at the question" else signal.SIGHUP)
     assert child.end() == 130
     assert "interrupted, " in plain(child.wrote)
     assert cursor_shown(child.wrote)

@@ -19,7 +19,7 @@ from databricks_rlm_agent.cli.sql import planned_for
 from databricks_rlm_agent.cli.sqlasking import Asker, NotAskedError, cannot_ask
 from databricks_rlm_agent.cli.sqlpage import check_page, write_page
 from databricks_rlm_agent.cli.sqlreport import report_lines
-from databricks_rlm_agent.cli.sqlscreen import Screen, screen
+from databricks_rlm_agent.cli.sqlscreen import Screen, put, screen
 from databricks_rlm_agent.domain.workflow.pictures import as_table
 from databricks_rlm_agent.errors import ConfigError
 from databricks_rlm_agent.sqlflow.library import new_id, prepared
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
     if options.page:
         write_page(options.page, report.to_dict())
     if options.json:
-        print(json.dumps(report.to_dict(), ensure_ascii=False, default=str), flush=True)
+        put(json.dumps(report.to_dict(), ensure_ascii=False, default=str), sys.stdout)
     else:
         shown.tell(report_lines(report))
     return report.exit_code
@@ -158,7 +158,7 @@ def _terminating() -> Iterator[None]:
 
 @contextmanager
 def _interrupting(runner: Runner, shown: Screen, decide: Decide) -> Iterator[None]:
-    """SIGINT and SIGTERM cancel what runs; a second one ends the process at once."""
+    """SIGINT, SIGTERM and the end of the terminal cancel what runs; a second one ends the process at once."""
     asked: list[bool] = []
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -171,7 +171,10 @@ def _interrupting(runner: Runner, shown: Screen, decide: Decide) -> Iterator[Non
         if isinstance(decide, Asker) and decide.open:
             raise NotAskedError
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # and nohup, which ignores it, is left alone
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield
     finally:

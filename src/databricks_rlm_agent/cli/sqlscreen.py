@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from databricks_rlm_agent.cli.sqlboard import Board
@@ -67,7 +67,8 @@ class PlainScreen:
 
     def interrupted(self) -> None:
         """Say so."""
-        os.write(2, _INTERRUPTED.encode())
+        with suppress(OSError):  # the terminal may be gone: that is why
+            os.write(2, _INTERRUPTED.encode())
 
     def leave(self) -> None:
         """There is nothing to leave."""
@@ -114,7 +115,8 @@ class LiveScreen:
         try:
             yield
         finally:
-            self._live.stop()
+            with suppress(OSError):  # the terminal is gone
+                self._live.stop()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -133,7 +135,8 @@ class LiveScreen:
 
     def leave(self) -> None:
         """Show the cursor again."""
-        os.write(self._console.file.fileno(), b"\x1b[?25h\r\n")
+        with suppress(OSError):
+            os.write(self._console.file.fileno(), b"\x1b[?25h\r\n")
 
     def _new(self) -> Live:
         from rich.live import Live
@@ -143,8 +146,8 @@ class LiveScreen:
             get_renderable=self._picture,
             refresh_per_second=_REFRESH_HZ,
             transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
+            redirect_stdout=False,  # there is nobody else who writes there
+            redirect_stderr=sys.stderr.isatty(),  # what is logged stands above the display
         )
 
     def _picture(self) -> Text:
@@ -163,11 +166,15 @@ class LiveScreen:
 
 
 class _Gate:
-    """Lets lines through, or holds them back until it is opened. Safe to use from several threads."""
+    """Lets lines through, or holds them back until it is opened. Safe to use from several threads.
+
+    Where nobody reads any more, it is silent: that is no reason to end a run.
+    """
 
     def __init__(self, write: Callable[[str], None]) -> None:
-        self._write, self._lock = write, threading.Lock()
+        self._out, self._lock = write, threading.Lock()
         self._held: list[str] | None = None
+        self._gone = False
 
     def write(self, text: str) -> None:
         """Write it, now or later."""
@@ -175,7 +182,7 @@ class _Gate:
             if self._held is not None:
                 self._held.append(text)
             else:
-                self._write(printable(text))
+                self._write(text)
 
     @contextmanager
     def closed(self) -> Iterator[None]:
@@ -188,7 +195,14 @@ class _Gate:
             with self._lock:
                 held, self._held = self._held, None
                 for text in held or ():
-                    self._write(printable(text))
+                    self._write(text)
+
+    def _write(self, text: str) -> None:
+        if not self._gone:
+            try:
+                self._out(printable(text))
+            except OSError:
+                self._gone = True
 
 
 @contextmanager
@@ -205,7 +219,16 @@ def screen(plan: Plan, *, how: str | None, statements: bool, document: bool) -> 
             yield live
         return
     kinds = {"json": JsonScreen, "none": NoScreen}
-    yield kinds.get(how, PlainScreen)(lambda text: print(text, file=out, flush=True), statements=statements)
+    yield kinds.get(how, PlainScreen)(lambda text: put(text, out), statements=statements)
+
+
+def put(text: str, out: TextIO) -> None:
+    """Write a line. Where nobody reads any more, nothing is written, there and from then on."""
+    try:
+        print(text, file=out, flush=True)
+    except OSError:
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), out.fileno())
 
 
 def _live(plan: Plan, out: TextIO, *, statements: bool) -> LiveScreen | None:
