@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from databricks_rlm_agent.cli.sqlboard import Board
@@ -227,7 +228,7 @@ def put(text: str, out: TextIO) -> None:
     try:
         print(text, file=out, flush=True)
     except OSError:
-        with suppress(OSError, ValueError), open(os.devnull, "wb") as nothing:
+        with suppress(OSError, ValueError), Path(os.devnull).open("wb") as nothing:
             os.dup2(nothing.fileno(), out.fileno())
 
 
