@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from databricks_rlm_agent.domain.workflow.late import late
 from databricks_rlm_agent.domain.workflow.model import Plan
 from databricks_rlm_agent.domain.workflow.outcome import Report
 from databricks_rlm_agent.domain.workflow.plan import plan_of
+from databricks_rlm_agent.sqlflow.ahead import OpenedAhead
+from databricks_rlm_agent.sqlflow.behind import WrittenBehind
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import Observer, Silent
 from databricks_rlm_agent.sqlflow.reading import read_directory
@@ -62,24 +65,26 @@ def prepared(
     decide: Decide = stop,
 ) -> Iterator[Runner]:
     """A runner for a plan, with its record in ``place``; for who may interrupt it. Raises RlmError."""
-    session = SteadySession(engine, time.sleep)
-    try:
-        record = DeltaRecord(session, place, now)
+    options = options or Options()
+    with ExitStack() as stack:
+        # The record has two sessions of its own, one to write and one to ask.
+        spare = min(options.max_parallel, len(plan.steps)) + 2
+        engine = stack.enter_context(OpenedAhead(engine, spare=spare))
+        writer, prover = (stack.enter_context(closing(SteadySession(engine, time.sleep))) for _ in range(2))
+        record = DeltaRecord(writer, place, now, prover=prover)
         record.create()
         yield Runner(
             plan=plan,
             workflow=workflow,
             engine=engine,
-            record=record,
+            record=WrittenBehind(record, late(plan)),
             clock=now,
             new_id=new_id,
-            options=options or Options(),
+            options=options,
             observer=observer or Silent(),
             decide=decide,
             place=".".join(place),
         )
-    finally:
-        session.close()
 
 
 def now() -> datetime:
