@@ -102,8 +102,8 @@ class FlowRig:
     def twice(self) -> Mapping[str, int]:
         """Steps and iterations that are on record as done more than once."""
         rows = self.session.fetch(
-            "SELECT step, iteration, count(*) AS n FROM sql_workflow_steps WHERE status = 'done' "
-            "GROUP BY step, iteration HAVING count(*) > 1"
+            "SELECT step, iteration, count(DISTINCT seq) AS n FROM sql_workflow_steps WHERE status = 'done' "
+            "GROUP BY step, iteration HAVING count(DISTINCT seq) > 1"
         )
         return {f"{row['step']}#{row['iteration']}": row["n"] for row in rows}
 

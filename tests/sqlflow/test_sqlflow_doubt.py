@@ -314,7 +314,7 @@ def test_nothing_is_left_only_where_no_row_is(operations: list[str], kind: Kind)
     held: list[frozenset[int]] = [frozenset()]
     made = []
     for version, name in enumerate(operations, start=1):
-        operation, _, restored = name.partition(" ")
+        operation, restored = ("RESTORE", name[-1]) if "RESTORE" in name else (name, "")
         if restored and int(restored) >= version:
             operation, restored = "OPTIMIZE", ""
         more = {version} if operation in {"WRITE", "MERGE"} else set()

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from databricks_rlm_agent.domain.types import Clock, Row, Sleep
 from databricks_rlm_agent.domain.workflow.names import Name, quoted
-from databricks_rlm_agent.errors import RlmError
+from databricks_rlm_agent.errors import NotFound, Rejected, RlmError
 from databricks_rlm_agent.sqlflow.interruption import TakenOverError
 from databricks_rlm_agent.sqlflow.steady import SteadySession
 
@@ -149,12 +149,10 @@ class DeltaRecord:
         self._known = float("-inf")  # when it was last known that the run is ours
 
     def create(self) -> None:
-        """Make the tables that are missing, and in those of an earlier version the columns that are."""
+        """Make the tables that are missing."""
         for name, columns in ((RUNS, _RUN_COLUMNS), (STEPS, _STEP_COLUMNS)):
             listed = ", ".join(f"{column} {kind}" for column, kind in columns.items())
             self._session.execute(f"CREATE TABLE IF NOT EXISTS {self._table(name)} ({listed}) USING DELTA")
-            if missing := self._missing(name, columns):
-                self._add(name, missing)
 
     def newest(self, workflow: str) -> Earlier | None:
         """The newest run of a workflow."""
@@ -167,7 +165,11 @@ class DeltaRecord:
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> Sequence[StepRow]:
         """A run begins, or is taken over; the rows of its steps so far."""
         self._run = (workflow, workflow_run_id, started_at)
-        self._seize()
+        try:
+            self._seize()
+        except (NotFound, Rejected):  # a table of an earlier version
+            self._widen()
+            self._seize()
         runs = self._rows(RUNS)
         self._is_ours(runs)
         if len(runs) == 1 and runs[0]["report"] == self._begun():
@@ -258,17 +260,21 @@ class DeltaRecord:
         )
         return Earlier(**found[0]) if found else None
 
+    def _widen(self) -> None:
+        """Add the columns that tables of an earlier version lack; the runs last: they are looked at."""
+        for name, columns in ((STEPS, _STEP_COLUMNS), (RUNS, _RUN_COLUMNS)):
+            if missing := self._missing(name, columns):
+                try:
+                    self._session.execute(
+                        f"ALTER TABLE {self._table(name)} ADD COLUMNS ({', '.join(missing)})"
+                    )
+                except RlmError:
+                    if self._missing(name, columns):  # else another process has just done the same
+                        raise
+
     def _missing(self, table: str, columns: Mapping[str, str]) -> list[str]:
         there = {row["col_name"] for row in self._session.fetch(f"DESCRIBE TABLE {self._table(table)}")}
         return [f"{column} {kind}" for column, kind in columns.items() if column not in there]
-
-    def _add(self, table: str, missing: Sequence[str]) -> None:
-        try:
-            self._session.execute(f"ALTER TABLE {self._table(table)} ADD COLUMNS ({', '.join(missing)})")
-        except RlmError:
-            columns = _RUN_COLUMNS if table == RUNS else _STEP_COLUMNS
-            if self._missing(table, columns):  # or another process has just done the same
-                raise
 
     def _append(self, table: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
         # One JSON parameter: the text of the statement does not grow with the rows, and NULLs need no type.

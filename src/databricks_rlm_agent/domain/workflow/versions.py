@@ -255,14 +255,16 @@ def _since(note: Note, now: Table) -> list[Commit] | None:
 
 
 def _changed(kind: Kind, since: Sequence[Commit], base: int) -> Judgement:
-    effective: list[Commit] = []
+    effective: tuple[Commit, ...] = ()
+    states = {base: effective}
     for commit in since:
         if commit.restored is not None:
-            if commit.restored < base:
+            if commit.restored not in states:
                 return _doubt(f"version {commit.restored} was restored since, which is older")
-            effective = [each for each in effective if each.version <= commit.restored]
+            effective = states[commit.restored]
         elif commit.changes_rows:
-            effective.append(commit)
+            effective = (*effective, commit)
+        states[commit.version] = effective
     if not effective:
         return Judgement(effect=Effect.NONE)
     fitting = _FITTING.get(kind)
