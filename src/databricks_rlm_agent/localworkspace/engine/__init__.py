@@ -111,7 +111,7 @@ class Engine:
 
 def create_engine(options: EngineOptions) -> Engine:
     """The engine for `options`, not started yet. Raises `EngineError` when this environment cannot run it."""
-    tree = CatalogTree(options.root, options.catalogs)
+    tree = CatalogTree(options.root, options.catalogs, ascii_folders=options.kind == "sail")
     if options.kind == "spark":
         from .spark import SparkBackend
 

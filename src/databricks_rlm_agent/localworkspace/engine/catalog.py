@@ -16,7 +16,7 @@ from typing import Any
 from .compaction import AutoCompaction
 from .deltalog import DeltaLogs, TableShape, sql_type
 from .errors import EngineError, catalog_not_found, schema_not_found, table_not_found
-from .names import TableName, folded, is_name
+from .names import TableName, folded, folder_of, is_name, name_of
 
 # Tables on their way to be something else; nobody shall see them listed.
 DRAFT = "_draft_"
@@ -64,8 +64,9 @@ class ViewDefinition:
 class CatalogTree:
     """Catalogs, schemas, tables and views under one root; safe for threads; names are case-insensitive."""
 
-    def __init__(self, root: Path, catalogs: tuple[str, ...]) -> None:
+    def __init__(self, root: Path, catalogs: tuple[str, ...], *, ascii_folders: bool = True) -> None:
         self.root = root.resolve()
+        self._folder_of = folder_of if ascii_folders else str
         self._tables = self.root / "tables"
         self.logs = DeltaLogs()
         self.compaction = AutoCompaction(self)
@@ -139,7 +140,7 @@ class CatalogTree:
         self.require_schema(catalog, schema)
         found = set()
         for path in self.schema_path(catalog, schema).iterdir():
-            name = path.name.removesuffix(".view.json").removesuffix(".table.json")
+            name = name_of(path.name.removesuffix(".view.json").removesuffix(".table.json"))
             if not name.startswith((".", DRAFT)) and self.signature(
                 TableName(catalog.lower(), schema.lower(), name)
             ):
@@ -177,7 +178,7 @@ class CatalogTree:
 
     def _stored(self, name: TableName) -> bool:
         """Whether anything is kept under a name. Every word of a statement is asked about: be quick."""
-        path = f"{self._tables}/{name.catalog}/{name.schema}/{name.name}"
+        path = f"{self._tables}/{name.catalog}/{name.schema}/{self._folder_of(name.name)}"
         return any(os.path.lexists(path + suffix) for suffix in ("", ".table.json", ".view.json"))
 
     def shape(self, name: TableName) -> TableShape | None:
@@ -194,10 +195,10 @@ class CatalogTree:
     def location(self, name: TableName) -> Path:
         """The folder of a table: its place in the tree, or where its external location points."""
         schema = self.schema_path(name.catalog, name.schema)
-        pointer = schema / f"{name.name}.table.json"
+        pointer = self._sidecar(name, "table")
         if pointer.exists():
             return Path(json.loads(pointer.read_text(encoding="utf-8"))["location"])
-        return schema / name.name
+        return schema / self._folder_of(name.name)
 
     def register_external(self, name: TableName, location: Path) -> None:
         """Point a name at a Delta table outside the tree."""
@@ -222,7 +223,7 @@ class CatalogTree:
 
     def discard_unborn(self, name: TableName) -> None:
         """Remove what a failed CREATE left behind: a folder without a committed table."""
-        path = self.schema_path(name.catalog, name.schema) / name.name
+        path = self.schema_path(name.catalog, name.schema) / self._folder_of(name.name)
         if path.is_dir() and self.shape(name) is None:
             self._remove(path)
 
@@ -270,7 +271,7 @@ class CatalogTree:
         return str(self.root / bare.lstrip("/"))
 
     def _sidecar(self, name: TableName, kind: str) -> Path:
-        return self.schema_path(name.catalog, name.schema) / f"{name.name}.{kind}.json"
+        return self.schema_path(name.catalog, name.schema) / f"{self._folder_of(name.name)}.{kind}.json"
 
     def _write(self, path: Path, data: dict[str, Any]) -> None:
         draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

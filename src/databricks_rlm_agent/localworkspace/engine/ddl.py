@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from .arrowtypes import arrow_sql_type
 from .catalog import DRAFT, ColumnInfo, ViewDefinition
+from .copies import as_query
+from .described import describe, without_comment
 from .errors import EngineError, catalog_not_found, table_not_found, unsupported
+from .keys import without_keys
 from .lexer import quote
+from .literals import string_literal
 from .names import TableName
-from .properties import readable_by_all
+from .properties import pairs_of, readable_by_all
 from .statements import Handler, Reader, Statement
 from .views import qualify
 
@@ -38,9 +42,22 @@ def use(session: CatalogSession, statement: Statement) -> dict[str, Any]:
     return done()
 
 
+# Databricks SQL's own parameters (docs.databricks.com, "Configuration parameters"), and what they are here.
+_PARAMETERS = {"ANSI_MODE": "spark.sql.ansi.enabled", "TIMEZONE": "spark.sql.session.timeZone"}
+_WITHOUT_EFFECT = {"USE_CACHED_RESULT", "ENABLE_PHOTON", "STATEMENT_TIMEOUT", "MAX_FILE_PARTITION_BYTES"}
+
+
 def set_configuration(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
     """SET key = value, for keys that the engine's own SET does not take; other forms are the engine's."""
+    if statement.starts("SET", "TIME", "ZONE"):
+        session.client.configure({"spark.sql.session.timeZone": statement.source(3).strip("'\"")})
+        return done()
+    if statement.starts("SET", "VAR") or statement.starts("SET", "VARIABLE"):
+        raise unsupported("SET VARIABLE")
     key, equals, value = statement.text.strip()[3:].partition("=")
+    if key.strip().upper() in _WITHOUT_EFFECT and equals:
+        return done()
+    key = _PARAMETERS.get(key.strip().upper(), key)
     if not equals or "." not in key:
         return statement.text
     session.client.configure({key.strip(): value.strip().strip("'\"")})
@@ -114,6 +131,7 @@ def create_table(session: CatalogSession, statement: Statement) -> str | dict[st
     lenient = reader.accept("IF", "NOT", "EXISTS")
     name = session.namespace.table(reader.name())
     session.tree.require_schema(name.catalog, name.schema)
+    statement = without_keys(as_query(session, statement, reader.at), reader.at)
     create = session.create(statement, name, reader.at)
     with session.tree.lock(name), session.lock:
         if session.tree.view(name) is not None:
@@ -144,6 +162,10 @@ class Create:
         self, session: CatalogSession, statement: Statement, name: TableName, after_name: int
     ) -> None:
         body = statement.find("AS", "SELECT", "WITH", start=after_name)
+        self.comment = None
+        if body is not None:
+            statement, self.comment = without_comment(statement, after_name, body)
+            body = statement.find("AS", "SELECT", "WITH", start=after_name)
         statement = readable_by_all(statement, start=after_name, end=body, left_out=session.left_out)
         self.session = session
         self.statement = statement
@@ -162,18 +184,16 @@ class Create:
         if location is not None:
             tree.register_external(name, location)
         try:
-            table = session.client.sql(self._text(name))
+            session.client.sql(self._text(name))
         except EngineError:
             session.doubt(name)
             if location is not None:
                 tree.drop_table(name)
             tree.discard_unborn(name)
             raise
-        if self.body is None or "count" not in table.column_names:
-            session.learned(name)
-            return done()
         session.learned(name)
-        return inserted(table.column("count")[0].as_py())
+        describe(session, name, self.comment, {})
+        return done() if self.body is None else made()
 
     def replace(self) -> dict[str, Any]:
         """Replace the table's rows and schema in one commit, so that its history stays."""
@@ -185,9 +205,11 @@ class Create:
         self.session.client.write_table(
             query, table=self.name.sql, options={"overwriteSchema": "true"}, partitions=partitions
         )
+        at = self._clause("TBLPROPERTIES")
+        describe(self.session, self.name, self.comment, pairs_of(self.statement, at + 1) if at else {})
         self.session.forget(self.name)
         self.session.learn(self.name)
-        return done()
+        return made()
 
     def _replace_empty(self) -> None:
         """Replace by an empty table: let the engine read the definition, then commit that over the old
@@ -213,7 +235,15 @@ class Create:
 
     def _text(self, name: TableName) -> str:
         """The CREATE TABLE statement for the engine: with USING DELTA, without CLUSTER BY."""
-        return f"CREATE TABLE {name.sql} {self._columns()} {self._using()} {self._without_cluster_by()}"
+        using, clauses = self._using(), self._without_cluster_by()
+        folder = self.session.tree.location(name)
+        if folder.name != name.name and self._clause("LOCATION") is None:  # where the engine would not put it
+            clauses = f"LOCATION {string_literal(str(folder))} {clauses if using else self._after_using()}"
+            using = "USING DELTA"
+        return f"CREATE TABLE {name.sql} {self._columns()} {using} {clauses}"
+
+    def _after_using(self) -> str:
+        return Statement.parse(self._without_cluster_by()).source(2)
 
     def _columns(self) -> str:
         return self.statement.source(self.after_name, self.clauses) if self.clauses > self.after_name else ""
@@ -259,6 +289,12 @@ class Create:
             return []
         end = self.statement.tokens.index(next(t for t in self.statement.tokens[at:] if t.text == ")"))
         return [token.name for token in self.statement.tokens[at + 2 : end] if token.is_name]
+
+
+def made() -> dict[str, Any]:
+    """What Databricks returns for CREATE TABLE … AS: the columns of an insert's result, and no row."""
+    empty = inserted(0)["table"].slice(0, 0)
+    return {"table": empty}
 
 
 def inserted(count: int) -> dict[str, Any]:
@@ -349,7 +385,7 @@ def drop_view(session: CatalogSession, statement: Statement) -> dict[str, Any] |
 HANDLERS: tuple[tuple[str, Handler], ...] = (
     (r"USE ", use),
     (r"SET CATALOG ", use),
-    (r"SET [A-Z]+(\W|$)", set_configuration),
+    (r"SET [A-Z_]+(\W|$)", set_configuration),
     (r"CREATE (SCHEMA|DATABASE) ", create_schema),
     (r"DROP (SCHEMA|DATABASE) ", drop_schema),
     (r"CREATE CATALOG ", create_catalog),

@@ -16,6 +16,7 @@ from .ddl import inserted
 from .errors import EngineError, table_not_found
 from .lexer import quote
 from .names import TableName
+from .nullable import write
 from .statements import Handler, Reader, Statement
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _run(session: CatalogSession, name: TableName, text: str, marker: str) -> di
             )
         raise table_not_found(name.sql)
     before = tree.require(name).version
-    session.client.sql(text)
+    write(session, name, text)
     metrics = metrics_after(session, name, before, marker)
     if metrics:
         session.wrote(name)
@@ -154,9 +155,27 @@ def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any
     info = session.tree.info(name)
     if info is None:
         raise table_not_found(name.sql)
-    table = session.client.sql(_complete(statement, reader, info))
+    text = _complete(statement, reader, info)
+    try:
+        table = write(session, name, text)
+    except EngineError as error:
+        if "duplicate unqualified field name" not in error.message:
+            raise
+        table = write(session, name, _with_names(statement, reader, info))
     session.wrote(name)
     return inserted(table.column("count")[0].as_py() if "count" in table.column_names else 0)
+
+
+def _with_names(statement: Statement, reader: Reader, info: TableInfo) -> str:
+    """The statement with names of its own for the query's columns: the engine refuses two of one name."""
+    query = statement.find("SELECT", "WITH", "FROM", start=reader.at)
+    if query is None or statement.find("BY", start=reader.at) == reader.at:
+        return statement.text
+    listed = [token.name for token in statement.tokens[reader.at : query] if token.is_name]
+    count = len(listed) or len(info.columns)
+    aliases = ", ".join(f"_c{index}" for index in range(count))
+    head = statement.source(0, query)
+    return f"{head} SELECT * FROM ({statement.source(query)}\n) AS _q ({aliases})"  # noqa: S608 - names are quoted
 
 
 def _complete(statement: Statement, reader: Reader, info: TableInfo) -> str:

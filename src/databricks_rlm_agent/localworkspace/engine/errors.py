@@ -10,8 +10,10 @@ class EngineError(Exception):
     """A statement failed.
 
     `condition` is the error condition (TABLE_OR_VIEW_NOT_FOUND …), `sqlstate` its five characters, `message`
-    the whole text with both, ready for a client.
+    the whole text with both, ready for a client. `sent` is what was sent to the engine, where that is known.
     """
+
+    sent = ""
 
     def __init__(self, message: str, *, condition: str, sqlstate: str, java_class: str = "") -> None:
         super().__init__(message)
@@ -103,6 +105,24 @@ RULES: tuple[Rule, ...] = (
         "Cannot resolve routine `{name}` on the search path.",
     ),
     _rule(
+        r"^function: (?P<name>\w+)$",
+        "UNRESOLVED_ROUTINE",
+        "42883",
+        "The local workspace's engine has no function `{name}`.",
+    ),
+    _rule(
+        r"NOT NULL constraint violated|NOT_NULL_CONSTRAINT_VIOLATED",
+        "DELTA_NOT_NULL_CONSTRAINT_VIOLATED",
+        "23502",
+        "A column that is NOT NULL got no value.",
+    ),
+    _rule(
+        r"^(?:PARTITION for write|DISTRIBUTE BY|CLUSTER BY)$|Physical plan does not support",
+        "UNSUPPORTED_FEATURE",
+        "0A000",
+        "The local workspace's engine does not support this.",
+    ),
+    _rule(
         r"input schema for INSERT has \d+ fields, but table schema has \d+",
         "INSERT_COLUMN_ARITY_MISMATCH",
         "21S01",
@@ -134,6 +154,8 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 _CODED = re.compile(r"^\[[A-Z][A-Z_.]+\] .*SQLSTATE: \w{5}", re.DOTALL)
+# Of all that might have stood there, the first few.
+_TOO_MANY = re.compile(r"( expected (?:[^,]+, ){4}[^,]+),.*", re.DOTALL)
 _IDENTIFIER = re.compile(r'Identifier\("((?:[^"\\]|\\.)*)"\)')
 
 
@@ -145,6 +167,7 @@ def from_engine(text: str, *, java_class: str = "") -> EngineError:
     if coded and _CODED.match(text):
         sqlstate = text.rsplit("SQLSTATE: ", 1)[1][:5]
         return EngineError(text, condition=coded.group(1), sqlstate=sqlstate, java_class=java_class)
+    text = _TOO_MANY.sub(r"\1 …", text)
     for rule in RULES:
         match = rule.pattern.search(text)
         if match:
@@ -220,6 +243,34 @@ def catalog_not_found(catalog: str) -> EngineError:
         f"it with `--catalog {catalog}`.",
         "42704",
     )
+
+
+def at_place(error: EngineError, original: str) -> EngineError:
+    """A syntax error with line and position in the statement as it was written, as Spark tells them.
+
+    The engine tells the place in the text that was sent to it, which has the same end.
+    """
+    found = _PLACE.search(error.message)
+    if error.condition != "PARSE_SYNTAX_ERROR" or found is None or "(line " in error.message:
+        return error
+    rest = error.sent[int(found["start"]) :].rstrip() if found["start"] else ""
+    if not original.rstrip().endswith(rest):
+        return error
+    at = len(original.rstrip()) - len(rest)
+    line = original.count("\n", 0, at) + 1
+    column = at - (original.rfind("\n", 0, at) + 1)
+    near = rest.split(None, 1)[0][:40] if rest else "end of input"
+    head, _, tail = error.message.rpartition(" SQLSTATE: ")
+    head = head.replace("Syntax error.", f"Syntax error at or near '{near}'.", 1)
+    return EngineError(
+        f"{head} SQLSTATE: {tail} (line {line}, pos {column})",
+        condition=error.condition,
+        sqlstate=error.sqlstate,
+        java_class=error.java_class,
+    )
+
+
+_PLACE = re.compile(r"\bat (?P<start>\d+):\d+ expected|found end of input")
 
 
 def unsupported(what: str) -> EngineError:

@@ -12,7 +12,8 @@ _TOKEN = re.compile(
     r"""
     (?P<space>\s+|--[^\n]*)
   | (?P<comment>/\*)
-  | (?P<string>[rR]'[^']*'|[rR]"[^"]*"|'[^'\\]*+(?:\\.[^'\\]*+)*+'|"[^"\\]*+(?:\\.[^"\\]*+)*+")
+  | (?P<string>[rR]'[^']*'|[rR]"[^"]*"|'[^'\\]*+(?:\\.[^'\\]*+)*+'|"[^"\\]*+(?:\\.[^"\\]*+)*+"
+              |\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
   | (?P<quoted>`(?:[^`]|``)*`)
   | (?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?[A-Za-z]*|\.\d+(?:[eE][+-]?\d+)?[A-Za-z]*)
   | (?P<word>[^\W\d]\w*)
@@ -119,6 +120,8 @@ def unquote_string(text: str) -> str:
     """The value of a SQL string literal as written in the source."""
     if text[0] in "rR":
         return text[2:-1]
+    if text[0] == "$":
+        return text.split("$", 2)[2].rsplit("$", 2)[0]
     return re.sub(r"\\(u[0-9a-fA-F]{4}|.)", _unescape, text[1:-1], flags=re.DOTALL)
 
 

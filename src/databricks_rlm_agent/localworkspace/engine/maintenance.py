@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from .catalog import DRAFT
 from .ddl import done
 from .errors import EngineError, from_engine, unsupported
-from .lexer import quote
 from .names import TableName
 from .properties import drop_left_out, pairs_of
 from .statements import Handler, Reader, Statement
@@ -161,9 +160,18 @@ def refresh(session: CatalogSession, statement: Statement) -> dict[str, Any]:
     return done()
 
 
+def nothing(_session: CatalogSession, _statement: Statement) -> dict[str, Any]:
+    """Statements about what the engine does not keep."""
+    return done()
+
+
 def not_here(_session: CatalogSession, statement: Statement) -> dict[str, Any]:
     """Statements that only Databricks has."""
-    raise unsupported(" ".join(quote(token.text).strip("`") for token in statement.tokens[:2]).upper())
+    words = [token.upper for token in statement.tokens[:5]]
+    if words[0] == "BEGIN":
+        raise unsupported("A SQL script (BEGIN … END)")
+    kept = [word for word in words if word not in {"OR", "REPLACE", "REFRESH", "TEMPORARY", "TEMP"}]
+    raise unsupported(" ".join(kept[:2]))
 
 
 HANDLERS: tuple[tuple[str, Handler], ...] = (
@@ -172,9 +180,13 @@ HANDLERS: tuple[tuple[str, Handler], ...] = (
     (r"RESTORE ", restore),
     (r"ALTER TABLE ", alter_table),
     (r"COMMENT ON ", comment_on),
+    (r"UNCACHE TABLE IF EXISTS |CLEAR CACHE", nothing),
     (r"(REFRESH|ANALYZE|CACHE|UNCACHE) (LAZY )?TABLE ", refresh),
+    (r"(GRANT|REVOKE|SHOW GRANTS|COPY INTO|LIST|CLONE|CONVERT|FSCK|REORG|MSCK)( |$)", not_here),
+    (r"(ALTER (SCHEMA|CATALOG|VIEW)|CREATE VOLUME|SHOW (PARTITIONS|VOLUMES)) ", not_here),
+    (r"(DECLARE|EXECUTE IMMEDIATE|BEGIN|CALL|RESET)( |$)", not_here),
     (
-        r"(GRANT|REVOKE|COPY INTO|CLONE|CONVERT|FSCK|REORG|MSCK|SHOW GRANTS|ALTER (SCHEMA|CATALOG|VIEW)) ?",
+        r"CREATE (OR (REPLACE|REFRESH) )?(TEMP |TEMPORARY )?(FUNCTION|PROCEDURE|MATERIALIZED|STREAMING) ",
         not_here,
     ),
 )

@@ -11,6 +11,9 @@ from .lexer import quote
 # What may become a folder name. Unity Catalog forbids dots, spaces, slashes and control characters too.
 _FOLDER = re.compile(r"[^\s./\\\x00-\x1f\x7f]{1,200}")
 
+_OTHER = re.compile(r"[^\x00-\x7f]|%")
+_CODED = re.compile(r"u\+([0-9a-f]{6})")
+
 
 def is_name(part: str) -> bool:
     """Whether `part` can be the name of anything in the catalog; what cannot never reaches a path."""
@@ -24,6 +27,18 @@ def folded(part: str) -> str:
             "INVALID_PARAMETER_VALUE", f"{part!r} is not a valid name: no dots, slashes or spaces.", "22023"
         )
     return part.lower()
+
+
+def folder_of(part: str) -> str:
+    """The folder of a table with that name: other letters than ASCII's would be written by the engine in one
+    way and looked for in another. `%` is what the engine writes others with.
+    """
+    return part if part.isascii() and "%" not in part else _OTHER.sub(lambda c: f"u+{ord(c[0]):06x}", part)
+
+
+def name_of(folder: str) -> str:
+    """The name whose folder that is."""
+    return _CODED.sub(lambda code: chr(int(code[1], 16)), folder) if "u+" in folder else folder
 
 
 @dataclass(frozen=True, order=True)

@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import statements
+from . import dialect, statements
 from .catalog import CatalogTree
-from .errors import EngineError, catalog_not_found, schema_not_found
+from .errors import EngineError, at_place, catalog_not_found, schema_not_found
 from .lexer import chains, quote, tokenize
 from .literals import inline, string_literal
 from .names import Namespace, TableName
@@ -119,6 +119,14 @@ class CatalogSession:
         """Who carries out a statement; None when the engine runs it as it is."""
         return statements.handler_of(statement)
 
+    def plainer(self, statement: statements.Statement) -> statements.Statement:
+        """A statement in words that the engine has."""
+
+        def columns(query: str) -> list[str]:
+            return list(self.client.sql(query).column_names)
+
+        return dialect.plainer(statement, columns)
+
     def create(self, statement: statements.Statement, name: TableName, after_name: int) -> Create:
         """The making of the table `name` by a CREATE TABLE statement; its name ends before `after_name`."""
         from .ddl import Create
@@ -205,10 +213,13 @@ class CatalogSession:
 
     def run(self, sql: str) -> StatementResult:
         """Run one statement in full; raises `EngineError`."""
-        outcome = self.translate(sql)
-        if isinstance(outcome, StatementResult):
-            return outcome
-        return StatementResult(table=self.client.sql(outcome))
+        try:
+            outcome = self.translate(sql)
+            if isinstance(outcome, StatementResult):
+                return outcome
+            return StatementResult(table=self.client.sql(outcome))
+        except EngineError as error:
+            raise at_place(error, sql) from error
 
     def translate(self, sql: str) -> StatementResult | str:
         """Carry out `sql` if it needs more than the engine can do; otherwise the text for the engine to
@@ -216,11 +227,12 @@ class CatalogSession:
         """
         statement = statements.Statement.parse(sql)
         self.prepare(statement.names())
+        statement = self.plainer(statement)
         handler = self.handler_of(statement)
         text = statements.map_paths(statement, self.tree)
         if handler is None:
             return text
-        outcome = handler(self, statements.Statement.parse(text) if text != sql else statement)
+        outcome = handler(self, statements.Statement.parse(text) if text != statement.text else statement)
         return outcome if isinstance(outcome, str) else StatementResult(**outcome)
 
     def _learn_schemas_of(self, parts: tuple[str, ...]) -> None:

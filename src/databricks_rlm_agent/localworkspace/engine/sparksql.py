@@ -42,6 +42,10 @@ class SparkCatalogSession(CatalogSession):
                 return handler
         return statements.handler_of(statement)
 
+    def plainer(self, statement: Statement) -> Statement:
+        """Spark says what it lacks."""
+        return statement
+
     def run(self, sql: str) -> StatementResult:
         """As everywhere, with the rows that Spark says it changed."""
         outcome = super().run(sql)
@@ -96,7 +100,7 @@ class CreateByPath(ddl.Create):
             if tree.shape(name) is not None:
                 return ddl.done()
         try:
-            return self._make("CREATE TABLE", tree.location(name), before=-1)
+            return self._make("CREATE TABLE", tree.location(name))
         except BaseException:
             if location is not None:
                 tree.drop_table(name)
@@ -106,18 +110,13 @@ class CreateByPath(ddl.Create):
     def replace(self) -> dict[str, Any]:
         """Replace the table in one commit, so that its history stays."""
         tree = self.session.tree
-        before = tree.require(self.name).version
-        return self._make("REPLACE TABLE", tree.location(self.name), before=before)
+        tree.require(self.name)
+        return self._make("REPLACE TABLE", tree.location(self.name))
 
-    def _make(self, verb: str, folder: Path, *, before: int) -> dict[str, Any]:
+    def _make(self, verb: str, folder: Path) -> dict[str, Any]:
         target = f"delta.{quote(str(folder))}"
-        mark = uuid.uuid4().hex
-        text = f"{verb} {target} {self._columns()} {self._using()} {self._rest()}"
-        _marked(self.session, text, mark)
-        if self.body is None:
-            return ddl.done()
-        metrics = dml.metrics_after(self.session, self.name, before, mark)
-        return ddl.inserted(int(metrics.get("numOutputRows", 0)))
+        self.session.client.sql(f"{verb} {target} {self._columns()} {self._using()} {self._rest()}")
+        return ddl.done() if self.body is None else ddl.made()
 
     def _rest(self) -> str:
         """The clauses without LOCATION, and without CLUSTER BY: the other engine refuses clustered tables."""
@@ -186,4 +185,5 @@ HANDLERS: tuple[tuple[str, Handler], ...] = (
     (r"(OPTIMIZE|VACUUM|RESTORE|COMMENT ON|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", as_it_is),
     (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", as_it_is),
     (r"SET (?!CATALOG )", as_it_is),
+    (r"(DECLARE|EXECUTE|BEGIN|RESET)( |$)|CREATE (OR REPLACE )?(TEMPORARY|TEMP) FUNCTION ", as_it_is),
 )

@@ -33,7 +33,7 @@ class Statement:
         end = len(sql)
         while tokens and tokens[-1].text == ";":
             end = tokens.pop().start
-        if any(token.text == ";" for token in tokens):
+        if any(token.text == ";" for token in tokens) and not _is_script(tokens):
             raise EngineError.of(
                 "PARSE_SYNTAX_ERROR", "Syntax error: expected one statement, found several.", "42601"
             )
@@ -68,6 +68,10 @@ class Statement:
             elif depth and upper in {")", "END", "]"}:
                 depth -= 1
         return None
+
+
+def _is_script(tokens: list[Token]) -> bool:
+    return tokens[0].upper == "BEGIN" and tokens[-1].upper == "END"
 
 
 class Reader:

@@ -89,7 +89,11 @@ class ConnectClient:
         """Run one statement; its result as a pyarrow.Table. Raises `EngineError`."""
         import pyspark.sql.connect.proto as pb
 
-        return self.run(pb.Plan(root=pb.Relation(sql=pb.SQL(query=text))))
+        try:
+            return self.run(pb.Plan(root=pb.Relation(sql=pb.SQL(query=text))))
+        except EngineError as error:
+            error.sent = text
+            raise
 
     def run(self, plan: Any) -> Any:
         """Run a plan; its result as a pyarrow.Table. Raises `EngineError`."""
@@ -134,7 +138,11 @@ class ConnectClient:
             input=pb.Relation(sql=pb.SQL(query=query)), source="delta", mode=write.SAVE_MODE_OVERWRITE,
             table=target, options=options, partitioning_columns=partitions,
         )  # fmt: skip
-        self.run(pb.Plan(command=pb.Command(write_operation=operation)))
+        try:
+            self.run(pb.Plan(command=pb.Command(write_operation=operation)))
+        except EngineError as error:
+            error.sent = query
+            raise
 
     def configure(self, settings: dict[str, str]) -> None:
         """Set session configuration; an engine that does not know a key keeps it without effect."""

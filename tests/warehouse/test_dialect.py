@@ -1,0 +1,154 @@
+"""What the engine lacks of Databricks' SQL, said otherwise; and what strangers write besides."""
+
+from __future__ import annotations
+
+import pytest
+
+from databricks_rlm_agent.localworkspace.engine import EngineError, EngineSession
+from databricks_rlm_agent.localworkspace.engine.dialect import plainer
+from databricks_rlm_agent.localworkspace.engine.errors import at_place
+from databricks_rlm_agent.localworkspace.engine.keys import without_keys
+from databricks_rlm_agent.localworkspace.engine.lexer import tokenize
+from databricks_rlm_agent.localworkspace.engine.names import folder_of, name_of
+from databricks_rlm_agent.localworkspace.engine.statements import Statement
+
+
+def plain(text: str) -> str:
+    return plainer(Statement.parse(text), lambda _query: ["id", "v", "Name"]).text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT * FROM t",
+        "SELECT * FROM a EXCEPT (SELECT * FROM b)",
+        "SELECT count(*) EXCEPT SELECT 1",
+        "SELECT 'QUALIFY x', `qualify` FROM t GROUP BY a",
+        "CREATE OR REPLACE TABLE t AS SELECT 1 AS x",
+    ],
+)
+def test_what_the_engine_has_stays_as_it_is(text: str) -> None:
+    assert plain(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("SELECT k, max(v) AS m FROM t GROUP BY ALL", "SELECT k, MAX(v) AS m FROM t GROUP BY k"),
+        (
+            "SELECT a + 1 AS b, 'x' AS c, count(*) FROM t GROUP BY ALL ORDER BY ALL",
+            "SELECT a + 1 AS b, 'x' AS c, COUNT(*) FROM t GROUP BY a + 1 ORDER BY 1, 2, 3",
+        ),
+        ("CREATE TABLE x AS SELECT * EXCEPT (v) FROM t", "CREATE TABLE x AS SELECT `id`, `Name` FROM t"),
+        ("SELECT u.* REPLACE (1 AS v) FROM u", "SELECT `u`.`id`, 1 AS v, `u`.`Name` FROM u"),
+        (
+            "INSERT INTO x SELECT * FROM t PIVOT (sum(v) FOR m IN (1 AS a))",
+            "INSERT INTO x SELECT * FROM t PIVOT (sum(v) FOR (m) IN (1 AS a))",
+        ),
+        (
+            "WITH q AS (SELECT 1 AS x) INSERT INTO t (x) SELECT x FROM q",
+            "INSERT INTO t (x) WITH q AS (SELECT 1 AS x) SELECT x FROM q",
+        ),
+    ],
+)
+def test_what_it_lacks_is_said_otherwise(text: str, wanted: str) -> None:
+    assert " ".join(plain(text).split()).replace("u.`", "`u`.`") == wanted
+
+
+def test_the_columns_of_a_star_are_asked_where_it_stands() -> None:
+    asked: list[str] = []
+
+    def columns(query: str) -> list[str]:
+        asked.append(query)
+        return ["x"]
+
+    text = (
+        "WITH a AS (SELECT * EXCEPT (v) FROM t), b AS (SELECT * FROM (SELECT * EXCEPT (y) FROM a)) SELECT 1"
+    )
+    plainer(Statement.parse(text), columns)
+    assert asked == ["SELECT * FROM t LIMIT 0", "WITH a AS (SELECT `x` FROM t) SELECT * FROM a LIMIT 0"]
+
+
+def test_keys_are_left_out_and_all_else_stays() -> None:
+    text = (
+        "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, m MAP<STRING, INT>, primary DECIMAL(10, 2), "
+        "x INT CONSTRAINT a REFERENCES u(x), CONSTRAINT fk FOREIGN KEY (x) REFERENCES u (x)) USING DELTA"
+    )
+    wanted = (
+        "CREATE TABLE t (id BIGINT NOT NULL, m MAP<STRING, INT>, primary DECIMAL(10, 2), x INT) USING DELTA"
+    )
+    assert without_keys(Statement.parse(text), 3).text == wanted
+    assert without_keys(Statement.parse(wanted), 3).text == wanted
+
+
+@pytest.mark.parametrize("name", ["plain", "tablé", "日本", "a%b", "u00e9"])
+def test_every_name_has_a_folder(name: str) -> None:
+    assert folder_of(name).isascii()
+    assert name_of(folder_of(name)) == name
+
+
+def test_dollar_quotes_are_strings() -> None:
+    assert [token.kind for token in tokenize("AS $$ a; b $$ $x$ ; $x$")] == ["word", "string", "string"]
+
+
+def test_a_syntax_error_has_its_place_in_what_was_written() -> None:
+    error = EngineError.of("PARSE_SYNTAX_ERROR", "Syntax error. (found = at 18:19 expected x)", "42601")
+    error.sent = "SELECT a WHERE b == 1"
+    placed = at_place(error, "CREATE TABLE t AS\nSELECT a\nWHERE b == 1")
+    assert "at or near '='" in placed.message
+    assert placed.message.endswith("(line 3, pos 9)")
+    error.sent = "something else that is written at another place"
+    assert at_place(error, "SELECT 1") is error
+
+
+def run(session: EngineSession, *texts: str) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for text in texts:
+        rows = session.execute(text).table.to_pylist()
+    return rows
+
+
+def test_strangers_statements_run(session: EngineSession) -> None:
+    run(
+        session,
+        "CREATE OR REPLACE TABLE t COMMENT 'c; d' AS SELECT id, id * 2 AS v, 'x' AS Name FROM range(4)",
+        "INSERT INTO t VALUES (9, NULL, NULL)",  # columns of a query may be NULL
+        "INSERT INTO t SELECT id, id, Name FROM t WHERE id = 1",
+        "CREATE TABLE c DEEP CLONE t VERSION AS OF 0",
+        "CREATE TABLE l (id BIGINT, CONSTRAINT pk PRIMARY KEY (id))",
+        "CREATE TABLE m LIKE t",
+        "CREATE OR REPLACE TABLE `tablé` AS SELECT 1 AS `é`",
+        "INSERT INTO `tablé` SELECT * FROM `tablé`",
+        "SET TIME ZONE 'UTC'",
+        "SET use_cached_result = false",
+    )
+    assert (
+        len(run(session, "SELECT * FROM t QUALIFY row_number() OVER (PARTITION BY id ORDER BY v) = 1")) == 5
+    )
+    counts = run(session, "SELECT (SELECT count(*) FROM c) AS a, (SELECT count(*) FROM m) AS b")
+    assert list(counts[0].values()) == [4, 0]
+    assert run(session, "SELECT * FROM `tablé`") == [{"é": 1}, {"é": 1}]
+    shown = {row["tableName"] for row in run(session, "SHOW TABLES")}
+    assert shown == {"t", "c", "l", "m", "tablé"}
+
+
+def test_what_a_query_makes_is_answered_as_databricks_does(session: EngineSession) -> None:
+    for text in ("CREATE TABLE t AS SELECT 1 AS x", "CREATE OR REPLACE TABLE t AS SELECT 2 AS x"):
+        result = session.execute(text)
+        assert result.table.column_names == ["num_affected_rows", "num_inserted_rows"]
+        assert (result.table.num_rows, result.affected_rows) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("BEGIN SELECT 1; SELECT 2; END", "A SQL script"),
+        ("DECLARE VARIABLE n INT", "DECLARE VARIABLE"),
+        ("SET VAR n = 1", "SET VARIABLE"),
+        ("CREATE OR REPLACE FUNCTION f() RETURNS INT LANGUAGE PYTHON AS $$ a; b $$", "CREATE FUNCTION"),
+        ("EXECUTE IMMEDIATE 'SELECT 1'", "EXECUTE IMMEDIATE"),
+    ],
+)
+def test_what_is_missing_is_named(session: EngineSession, text: str, said: str) -> None:
+    with pytest.raises(EngineError, match=f"UNSUPPORTED_FEATURE.*{said}"):
+        session.execute(text)
