@@ -18,6 +18,7 @@ from databricks.sdk.service.catalog import VolumeType
 
 from databricks_rlm_agent.errors import AlreadyExists
 from databricks_rlm_agent.localworkspace.client import spawn
+from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
 from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 from databricks_rlm_agent.remote.volumes import WorkspaceVolume
 from databricks_rlm_agent.remote.workspace import Workspace
@@ -28,11 +29,17 @@ CATALOG, SCHEMA = "main", "identity"
 VOLUME = f"/Volumes/{CATALOG}/{SCHEMA}/landing"
 
 
+def variables(schema: str = SCHEMA) -> dict[str, str]:
+    """What the workflow's variables stand for."""
+    return {"catalog": CATALOG, "schema": schema, "landing": VOLUME}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A workspace that runs, with the deliveries in ``VOLUME``."""
 
     root: Path
+    info: WorkspaceInfo
 
     def folder(self, schema: str = SCHEMA) -> Path:
         """Where the tables of a schema are."""
@@ -40,8 +47,7 @@ class Stage:
 
     def command(self, *more: str, schema: str = SCHEMA) -> list[str]:
         """``rlm-agent sql run`` as a person would call it."""
-        variables = {"catalog": CATALOG, "schema": schema, "landing": VOLUME}
-        given = [part for name, value in variables.items() for part in ("--var", f"{name}={value}")]
+        given = [part for name, value in variables(schema).items() for part in ("--var", f"{name}={value}")]
         return [
             *(sys.executable, "-m", "databricks_rlm_agent.cli.main", "sql", "run", str(FLOW)),
             *("--root", str(self.root), "--catalog", CATALOG, "--schema", schema),
@@ -73,7 +79,7 @@ def workspace(root: Path, delivered: Landing, schemas: Sequence[str] = (SCHEMA,)
             to = f"{VOLUME}/{path.relative_to(files)}"
             WorkspaceVolume(remote).put(to, path.read_bytes(), overwrite=True)
         shutil.rmtree(files)
-        yield Stage(root=root / "workspace")
+        yield Stage(root=root / "workspace", info=started.info)
 
 
 def _schema(name: str, client: WorkspaceClient) -> None:
