@@ -11,7 +11,7 @@ from typing import Any
 from databricks_rlm_agent.domain.types import Row
 from databricks_rlm_agent.domain.workflow.convergence import Measure
 from databricks_rlm_agent.domain.workflow.model import Iteration
-from databricks_rlm_agent.domain.workflow.names import Name, quoted, shown
+from databricks_rlm_agent.domain.workflow.names import Name, common, quoted, shown
 from databricks_rlm_agent.domain.workflow.sqlerrors import classify
 from databricks_rlm_agent.errors import InvalidData, RlmError
 from databricks_rlm_agent.sqlflow import comparison
@@ -43,6 +43,7 @@ class Measurer:
         self._session, self._declared = session, tuple(key_columns)
         self._notice, self._monotonic = notice, monotonic
         self._key: tuple[str, ...] | None = None
+        self._described: dict[Name, tuple[Column, ...]] = {}  # tables of earlier iterations
         self._said: set[str] = set()
 
     def measure(self, iteration: Iteration, *, affected: int | None) -> Measure:
@@ -66,6 +67,8 @@ class Measurer:
 
     def _measured(self, iteration: Iteration, affected: int | None) -> tuple[int | None, Row | None]:
         table, before = iteration.table, iteration.before
+        for name in [name for name in self._described if common(iteration.file.writes, [name])]:
+            del self._described[name]
         if iteration.convergence is not None:
             return self._asked(iteration.convergence), self._state_if_any(table)
         if table is None:
@@ -116,7 +119,11 @@ class Measurer:
         return self._session.fetch(comparison.difference(table, before, compared, key))[0]
 
     def _columns(self, table: Name) -> tuple[Column, ...]:
-        return comparison.columns(self._session.fetch(f"DESCRIBE TABLE {quoted(table)}"))
+        known = self._described.get(table)
+        if known is None:
+            known = comparison.columns(self._session.fetch(f"DESCRIBE TABLE {quoted(table)}"))
+            self._described[table] = known
+        return known
 
     def _stamps(self, table: Name, before: Name, may_be: Sequence[Column]) -> list[Column]:
         """Columns to leave out: stamps of the iteration by their names, with one value in all rows."""
