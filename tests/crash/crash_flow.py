@@ -35,6 +35,12 @@ FILES = {
 }
 # Tables that are not made anew: not one commit more than in an undisturbed run.
 EXACT = ("ledger", "work", "kept")
+_LONG = "SELECT count(*) AS n FROM range(60000) a CROSS JOIN range(30000) b WHERE a.id * b.id % 7 = 3"
+# Each adds one row to a table, after some seconds.
+SLOW = (
+    f"INSERT INTO slow {_LONG}",
+    f"MERGE INTO slow AS t USING ({_LONG}) AS s ON t.v = s.n WHEN NOT MATCHED THEN INSERT (v) VALUES (s.n)",
+)
 
 
 def write_flow(folder: Path) -> Path:
@@ -43,4 +49,12 @@ def write_flow(folder: Path) -> Path:
     flow.mkdir(parents=True)
     for name, text in FILES.items():
         (flow / name).write_text(text, encoding="utf-8")
+    return flow
+
+
+def write_slow(folder: Path, statement: str) -> Path:
+    """Write a workflow of one statement below ``folder``."""
+    flow = folder / "slow"
+    flow.mkdir(parents=True)
+    (flow / "01_slow.sql").write_text(statement, encoding="utf-8")
     return flow

@@ -99,6 +99,12 @@ class FlowRig:
         history = self.session.fetch(f"DESCRIBE HISTORY {table}")
         return [row["operation"] for row in history if row["operation"] not in _NO_ROWS]
 
+    def noted(self) -> bool:
+        """Whether a statement is about to be sent that must not happen twice."""
+        if "sql_workflow_steps" not in [row["tableName"] for row in self.session.fetch("SHOW TABLES")]:
+            return False
+        return bool(self.session.fetch("SELECT 1 AS x FROM sql_workflow_steps WHERE status = 'begun'"))
+
     def twice(self) -> Mapping[str, int]:
         """Steps and iterations that are on record as done more than once."""
         rows = self.session.fetch(

@@ -8,6 +8,7 @@ that the workflow does not make anew must not have one commit more. On local wor
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import queue
@@ -23,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from crash_controller import Controller, warm_up
-from crash_flow import write_flow
+from crash_flow import SLOW, write_flow, write_slow
 from crash_flowrig import GIVE_UP_S, FlowRig, flow_rig
+from crash_rig import eventually
 
 HEADINGS = {
     "before": "Killed before a statement takes effect",
@@ -34,6 +36,8 @@ HEADINGS = {
     "interrupted": "SIGINT while a statement runs",
     "terminated": "SIGTERM while a statement runs",
     "lost": "The answer of a statement is lost, and nobody is killed",
+    "taken over": "Another process resumes while the first still waits for an answer",
+    "in flight": "Killed while a long statement runs, which goes on, and resumed at once",
 }
 INTERRUPTED = 130
 
@@ -103,9 +107,12 @@ def undisturbed(made: FlowRig) -> tuple[dict[str, Any], list[str]]:
 
 def planned(sent: Sequence[str], sections: Sequence[str], every: int) -> list[Case]:
     """The cases of the sections. Those that are slow, or say little more, are sampled."""
-    sampled = {"again": 7, "interrupted": 4, "terminated": 12}
+    sampled = {"again": 7, "interrupted": 4, "terminated": 12, "taken over": 5}
     cases = []
     for section in sections:
+        if section == "in flight":
+            cases += [Case(section=section, n=n, sql=sql) for n, sql in enumerate(SLOW)]
+            continue
         step = every * sampled.get(section, 1)
         points = list(enumerate(sent))
         if section == "late record":
@@ -144,7 +151,9 @@ def one(case: Case, made: FlowRig, wanted: dict[str, Any]) -> Result:
     began = time.monotonic()
     try:
         made.prepare()
-        problem = _HOW[case.section](case, made) or compared(made, wanted)
+        problem = _HOW[case.section](case, made)
+        if not problem and case.section != "in flight":  # that one has tables of its own
+            problem = compared(made, wanted)
     except Exception:
         problem = traceback.format_exc(limit=-4)
         made.fault()
@@ -223,6 +232,40 @@ def _lost(case: Case, made: FlowRig) -> str:
     return "" if ended == 0 else _resumed(made)
 
 
+def _taken_over(case: Case, made: FlowRig) -> str:
+    made.fault(action="hold", after_effect=True, skip=case.n)
+    first = made.start()
+    held = made.held(first)
+    if held is None:
+        return "not reached"
+    problem = _resumed(made)
+    made.release(held, drop=False)
+    if not first.wait(GIVE_UP_S):
+        return "the first process did not end"
+    said = first.log.read_text()
+    noticed = first.exit_code == 1 and "taken over by" in said
+    before = case.n < 4 and first.exit_code == 0  # it had not begun: there was nothing to take over
+    return problem or ("" if noticed or before else f"exit code {first.exit_code}: {said[-800:]}")
+
+
+def _in_flight(case: Case, made: FlowRig) -> str:
+    made.session.execute("CREATE TABLE slow AS SELECT CAST(id AS BIGINT) AS v FROM range(1)")
+    usual, made.flow = made.flow, write_slow(made.folder / made.schema, case.sql)
+    try:
+        made.fault()
+        process = made.start()
+        eventually(lambda: made.noted() or None, GIVE_UP_S)
+        time.sleep(1.0)  # it has begun, and takes some seconds
+        process.kill()
+        problem = _resumed(made)
+        with contextlib.suppress(TimeoutError):  # a workspace may have given up what its client had asked for
+            eventually(lambda: made.statements().count(case.sql) > 1 or None, GIVE_UP_S / 2)
+    finally:
+        made.flow = usual
+    rows = made.session.fetch("SELECT count(*) AS n FROM slow")[0]["n"]
+    return problem or (f"{rows} rows, not 2" if rows != 2 else "")
+
+
 def _resumed(made: FlowRig) -> str:
     made.fault()
     process = made.start()
@@ -241,6 +284,8 @@ _HOW: dict[str, Callable[[Case, FlowRig], str]] = {
     "interrupted": _signalled,
     "terminated": _signalled,
     "lost": _lost,
+    "taken over": _taken_over,
+    "in flight": _in_flight,
 }
 
 

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from sqlflow_rig import MemoryRecord, loop_step, plan, runner, step
 from sqlflow_world import Killed, World
 
+from databricks_rlm_agent.domain.workflow.late import late
 from databricks_rlm_agent.domain.workflow.model import Plan
 from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus
 from databricks_rlm_agent.errors import Unreachable
+from databricks_rlm_agent.sqlflow.behind import WrittenBehind
 from databricks_rlm_agent.sqlflow.record import StepRow
 
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
@@ -53,18 +55,23 @@ def world() -> World:
     return made
 
 
-def run(made: World, record: MemoryRecord, flow: Plan = FLOW, **options: Any) -> Report:
+def run(made: World, record: Any, flow: Plan = FLOW) -> Report:
     """One process: it goes on with what is on record."""
-    return runner(flow, made, record, max_parallel=1, run_id="w1", **options).run()
+    return runner(flow, made, record, max_parallel=1, run_id="w1").run()
+
+
+def run_behind(made: World, record: MemoryRecord) -> Report:
+    """The same, as ``prepared`` does it: with a record that is written behind."""
+    return run(made, WrittenBehind(record, late(FLOW)))
 
 
 def counting(limit: int) -> tuple[list[str], Callable[[str], None]]:
-    """Counts down with every effect, and kills at the last one."""
+    """Counts every effect, and kills at the one of that number; who is dead does nothing more."""
     seen: list[str] = []
 
     def look(what: str) -> None:
         seen.append(what)
-        if len(seen) == limit:
+        if len(seen) >= limit:
             raise Killed(what)
 
     return seen, look
@@ -106,20 +113,22 @@ def test_the_points_are_many() -> None:
     assert WANTED.state()["w"] == (0, 0)
 
 
+@pytest.mark.parametrize("process", [run, run_behind])
 @pytest.mark.parametrize("early", [True, False], ids=["lands", "late"])
-def test_killed_at_every_point_and_resumed(early: bool) -> None:
+def test_killed_at_every_point_and_resumed(early: bool, process: Callable[..., Report]) -> None:
     """What was on its way commits before the next process begins, or after it has looked."""
-    for at in range(1, len(POINTS) + 1):
+    for at in range(1 + (process is run), len(POINTS) + 1, 2):  # each of the two at every other one
         made, record = world(), MemoryRecord()
         seen = mortal(made, record, at)
-        with pytest.raises(Killed):
-            run(made, record)
+        with contextlib.suppress(Killed):
+            process(made, record)
+            assert len(seen) < at, "it has survived"
         mortal(made, record, 10**9)
         if early:
             made.arrive()
         else:
             made.die = arriving(made)
-        assert run(made, record).status is RunStatus.SUCCEEDED, seen[-1]
+        assert process(made, record).status is RunStatus.SUCCEEDED, seen[-1]
         compare(made)
 
 
