@@ -169,6 +169,13 @@ def test_events_as_json_lines() -> None:
     assert (document["changed"], document["iteration"], document["step"]) == (0, 2, "a\x1b")
 
 
+def test_the_report_does_not_stand_among_events(capsys: pytest.CaptureFixture[str]) -> None:
+    with screen(plan(), how="json", statements=False, document=False) as made:
+        made.tell(["a report"])
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("a report\n", "")
+
+
 @pytest.mark.parametrize(
     ("how", "document", "out", "err"),
     [

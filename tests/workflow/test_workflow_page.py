@@ -6,6 +6,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure
+from databricks_rlm_agent.domain.workflow.declared import parse_declared
 from databricks_rlm_agent.domain.workflow.loopchart import short
 from databricks_rlm_agent.domain.workflow.markup import el
 from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepOutcome, StepStatus
@@ -21,6 +23,7 @@ from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Sever
 from databricks_rlm_agent.domain.workflow.tablechecks import Coverage, TableCheck
 from databricks_rlm_agent.domain.workflow.timeline import timeline
 from databricks_rlm_agent.domain.workflow.times import seconds
+from databricks_rlm_agent.sqlflow.events import EventKind
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 EVIL = "</style></script><script>alert(1)</script>\"'&<img src=x onerror=alert(1)>\x1b[2J\x00"
@@ -182,6 +185,17 @@ def test_the_json_has_every_part_under_its_name() -> None:
     table = document["tables"][0]
     assert (table["unique"], table["good"], len(table["faults"])) == (False, False, 2)
     assert table["coverage"][0]["share"] == pytest.approx(2 / 3)
+
+
+def test_the_document_on_reports_names_all_of_it() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sql-reports.md").read_text()
+    made = report().to_dict()
+    parts = [made, *made["steps"], *made["steps"][1]["iterations"], *made["tables"]]
+    parts += [*made["tables"][0]["coverage"], made["steps"][3]["problem"]]
+    names = {name for part in parts for name in part} | {kind.value for kind in EventKind}
+    assert {name for name in names if f"`{name}`" not in text} - {"fingerprint"} == set()
+    declared = text.partition("```yaml\n")[2].partition("```")[0]
+    assert [rule.table for rule in parse_declared(declared).tables] == ["identity_lookup", "master_customers"]
 
 
 def test_the_timeline_draws_each_step_that_ran_where_it_ran() -> None:

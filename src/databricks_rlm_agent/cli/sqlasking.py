@@ -11,6 +11,10 @@ from databricks_rlm_agent.domain.workflow.model import Step
 from databricks_rlm_agent.domain.workflow.outcome import StepOutcome
 from databricks_rlm_agent.sqlflow.runner import Decision
 
+_HELP = (
+    "r: run the same text again. c: go on with what does not need it. "
+    "s: start nothing more; mend the file, then run with --resume."
+)
 _ANSWERS = {"r": Decision.RETRY, "c": Decision.CONTINUE, "s": Decision.STOP}
 
 
@@ -48,7 +52,7 @@ class Asker:
                 return Decision.STOP
             if said.strip().lower()[:1] in _ANSWERS:
                 return _ANSWERS[said.strip().lower()[:1]]
-            say("r: run it again, mended or not. c: go on with what does not need it. s: start nothing more.")
+            say(_HELP)
 
 
 def cannot_ask(_step: Step, _outcome: StepOutcome) -> Decision:

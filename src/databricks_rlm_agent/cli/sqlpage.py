@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from databricks_rlm_agent.cli.place import say
 from databricks_rlm_agent.domain.workflow.page import as_page
 from databricks_rlm_agent.errors import UsageError
 
@@ -23,14 +22,13 @@ def check_page(file: str) -> None:
         )
 
 
-def write_page(file: str, report: Mapping[str, Any]) -> None:
-    """Write it, whole or not at all. A page that cannot be written does not change how the run has ended."""
+def write_page(file: str, report: Mapping[str, Any]) -> str:
+    """Write it, whole or not at all, and say so. That it cannot be does not change how the run has ended."""
     path = Path(file)
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(as_page(report), encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        say(f"The page could not be written: {error}.")
-    else:
-        say(f"The report as a page: {path}")
+        return f"The page could not be written: {error}."
+    return f"The report as a page: {path}"

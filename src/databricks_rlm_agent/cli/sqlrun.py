@@ -78,12 +78,11 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
             _interrupting(runner, shown, decide),
         ):
             report = runner.run()
-    if options.page:
-        write_page(options.page, report.to_dict())
+    told = [write_page(options.page, report.to_dict())] if options.page else []
     if options.json:
         put(json.dumps(report.to_dict(), ensure_ascii=False, default=str), sys.stdout)
     else:
-        shown.tell(report_lines(report))
+        shown.tell([*report_lines(report), *told])
     return report.exit_code
 
 

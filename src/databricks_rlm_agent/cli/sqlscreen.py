@@ -82,6 +82,11 @@ class JsonScreen(PlainScreen):
         """Write it."""
         self._gate.write(json.dumps(event.to_dict(), ensure_ascii=False, default=str))
 
+    def tell(self, lines: Iterable[str]) -> None:
+        """Write them elsewhere: who reads JSON should not stumble over them."""
+        for line in lines:
+            put(printable(line), sys.stdout)
+
 
 class NoScreen(PlainScreen):
     """Shows nothing of the progress."""
