@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.cli.place import local_workspace
+from databricks_rlm_agent.cli.place import local_workspace, say
 from databricks_rlm_agent.cli.sql import planned_for
 from databricks_rlm_agent.cli.sqlasking import Asker, NotAskedError, cannot_ask
 from databricks_rlm_agent.cli.sqlpage import check_page, write_page
@@ -81,6 +81,8 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
     told = [write_page(options.page, report.to_dict())] if options.page else []
     if options.json:
         put(json.dumps(report.to_dict(), ensure_ascii=False, default=str), sys.stdout)
+        for line in told if options.progress != "json" else ():
+            say(line)
     else:
         shown.tell([*report_lines(report), *told])
     return report.exit_code
