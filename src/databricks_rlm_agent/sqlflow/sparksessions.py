@@ -42,16 +42,21 @@ class SparkEngine:
         self._spark, self._remote = spark, remote
         self._place = (f"USE CATALOG {quoted((catalog,))}", f"USE SCHEMA {quoted((catalog, schema))}")
         self._turns = _Turns()
+        self._spare: Any = None
         self.alone: str | None = None
         """Why there is but one session for all; None where each has its own."""
-        self._spare = self._another()
+        try:
+            self._spare = _another(spark, remote)
+        except Exception as error:  # noqa: BLE001 - Spark raises anything; recorded, and told in a notice
+            self.alone = first_line(error)
+        if self._spare is None:
+            self.alone = self.alone or "This Spark gives no second session."
 
     def session(self) -> SparkSession:
         """Open a session; raise RlmError if there is no way into the catalog and schema."""
         if self.alone is not None:
             return SharedSession(self._spark, self._turns, self._place)
-        spare, self._spare = self._spare, None
-        session = SparkSession(spare if spare is not None else self._another())
+        session = SparkSession(self._made())
         try:
             for statement in self._place:
                 session.execute(statement)
@@ -60,20 +65,16 @@ class SparkEngine:
             raise
         return session
 
-    def _another(self) -> Any:
-        """A new session of Spark's; None where there is none to be had."""
-        if not _is_connect(self._spark):
-            return self._spark.newSession()
+    def _made(self) -> Any:
+        """A session of Spark's that nobody has yet."""
+        with self._turns.lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            return spare
         try:
-            made = _connected(self._spark, self._remote)
-        except Exception as error:
-            if self._spare is not None or self.alone is not None:
-                raise
-            self.alone = first_line(error)  # recorded, and told in a notice
-            return None
-        if made is None:
-            self.alone = "This Spark Connect gives no second session."
-        return made
+            return _another(self._spark, self._remote)
+        except Exception as error:  # noqa: BLE001 - Spark raises anything; it is raised as ours
+            raise _classified(error) from None
 
 
 class SparkSession:
@@ -138,17 +139,12 @@ class SparkSession:
             self._spark.sparkContext.cancelJobGroup(self._id)
 
     def _mapped(self, error: Exception) -> RlmError:
-        text = str(error)
-        if isinstance(error, RlmError):
-            return error
         if self._cancelled:
-            return Rejected(f"[CANCELED] {first_line(text)}", where=_WHERE)
-        if _GONE.search(text) or type(error).__name__ == "Py4JNetworkError":
+            return Rejected(f"[CANCELED] {first_line(error)}", where=_WHERE)
+        mapped = _classified(error)
+        if isinstance(mapped, _SessionGone):
             self._alive = False
-            return Unreachable(f"The Spark session is gone: {first_line(text)}", where=_WHERE)
-        if _UNREACHABLE.search(text):
-            return Unreachable(first_line(text), where=_WHERE)
-        return classify_sql(text, where=_WHERE)
+        return mapped
 
 
 class SharedSession(SparkSession):
@@ -174,18 +170,21 @@ class SharedSession(SparkSession):
                 self._turns.last = self._id
                 for statement in self._uses:
                     self._spark.sql(statement)
-            if not _is_connect(self._spark):
-                return super()._sent(sql, parameters, read)
-            self._spark.addTag(self._id)
-            try:
-                answer = super()._sent(sql, parameters, read)
-            finally:
-                self._spark.removeTag(self._id)
+            answer = self._tagged(sql, parameters, read)
             if _USE.match(sql):
                 self._uses.append(sql)
             if found := _VIEW.match(sql):
                 self._turns.views.setdefault(self._id, []).append(found[1].strip("`"))
             return answer
+
+    def _tagged(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        if not _is_connect(self._spark):
+            return super()._sent(sql, parameters, read)
+        self._spark.addTag(self._id)
+        try:
+            return super()._sent(sql, parameters, read)
+        finally:
+            self._spark.removeTag(self._id)
 
     def _interrupt(self) -> None:
         if _is_connect(self._spark):
@@ -206,8 +205,26 @@ class _Turns:
         self.views: dict[str, list[str]] = {}
 
 
-def _connected(spark: Any, remote: str | None) -> Any:
-    """A new session of the same Spark Connect server; None where it gives none."""
+class _SessionGone(Unreachable):
+    """The session is no more, and what it held went with it."""
+
+
+def _classified(error: Exception) -> RlmError:
+    """Ours for what Spark raises."""
+    if isinstance(error, RlmError):
+        return error
+    text = str(error)
+    if _GONE.search(text) or type(error).__name__ == "Py4JNetworkError":
+        return _SessionGone(f"The Spark session is gone: {first_line(text)}", where=_WHERE)
+    if _UNREACHABLE.search(text):
+        return Unreachable(first_line(text), where=_WHERE)
+    return classify_sql(text, where=_WHERE)
+
+
+def _another(spark: Any, remote: str | None) -> Any:
+    """A new session beside this one; None where there is none to be had. Raises what Spark raises."""
+    if not _is_connect(spark):
+        return spark.newSession()
     if remote:
         made = type(spark).builder.remote(remote).create()
         if made.session_id != spark.session_id:  # a URL may name the session, and then it is the same one
