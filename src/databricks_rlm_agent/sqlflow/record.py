@@ -35,6 +35,8 @@ DONE = "done"
 BEGUN = "begun"  # a note in a file; ``detail`` is the note
 RUNNING = "running"
 PROOF_S = 1.0
+# Each row is a file of its own: without this reading them would cost more with every run that ever was.
+_COMPACT = "'delta.autoOptimize.autoCompact' = 'true'"
 _OF_THE_RUN = {"workflow_run_id", "seq", "owner"}
 # All that was recorded before of a step, or of an iteration and those after it, counts no more: what it comes
 # after has changed, or itself. STALE: that of the step, but not of its iterations.
@@ -152,7 +154,10 @@ class DeltaRecord:
         """Make the tables that are missing."""
         for name, columns in ((RUNS, _RUN_COLUMNS), (STEPS, _STEP_COLUMNS)):
             listed = ", ".join(f"{column} {kind}" for column, kind in columns.items())
-            self._session.execute(f"CREATE TABLE IF NOT EXISTS {self._table(name)} ({listed}) USING DELTA")
+            self._session.execute(
+                f"CREATE TABLE IF NOT EXISTS {self._table(name)} ({listed}) USING DELTA "
+                f"TBLPROPERTIES ({_COMPACT})"
+            )
 
     def newest(self, workflow: str) -> Earlier | None:
         """The newest run of a workflow."""
