@@ -101,6 +101,11 @@ def test_expectations_have_full_names_and_the_steps_that_make_them() -> None:
     ]
 
 
+def test_a_workflow_may_have_a_name_of_its_own() -> None:
+    assert planned("name: identity").name == "identity"
+    assert planned("tables: {a: {key: id}}").name is None
+
+
 def test_a_table_that_no_file_makes_is_a_notice() -> None:
     plan = planned("tables: {elsewhere: {key: id}}")
     assert plan.expectations[0].steps == ()

@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
             prepared(
                 planned,
                 engine,
-                workflow=Path(options.directory).resolve().name,
+                workflow=planned.name or Path(options.directory).resolve().name,
                 place=place,
                 options=settings,
                 observer=shown,

@@ -40,7 +40,7 @@ def run_workflow(
     later is in the report.
     """
     plan = plan_of(read_directory(directory, variables=variables, catalog=catalog, schema=schema))
-    name = directory.resolve().name
+    name = plan.name or directory.resolve().name
     with prepared(
         plan,
         engine,

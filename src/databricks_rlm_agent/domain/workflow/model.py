@@ -182,11 +182,15 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Steps in an order in which they could run one after another, stage by stage."""
+    """Steps in an order in which they could run one after another, stage by stage.
+
+    ``name``: what the workflow calls itself, by which a run of it is found again; None: by its directory.
+    """
 
     steps: tuple[Step, ...]
     notices: tuple[str, ...] = ()
     expectations: tuple[Expectation, ...] = ()
+    name: str | None = None
 
     @property
     def stages(self) -> tuple[tuple[int | None, tuple[Step, ...]], ...]:
@@ -197,6 +201,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The plan for JSON."""
         return {
+            "name": self.name,
             "stages": [
                 {"stage": stage, "steps": [_step(step) for step in steps]} for stage, steps in self.stages
             ],

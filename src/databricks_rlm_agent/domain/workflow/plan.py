@@ -60,7 +60,7 @@ def plan_of(source: Source) -> Plan:
     notices += [*told, *(line for step in done for line in told_of(step))]
     notices += [*hidden_views(done), *made_later(done), *made_twice(done)]
     expectations, doubts = expectations_of(declared.tables, done, source.catalog, source.schema)
-    return Plan(steps=done, notices=(*notices, *doubts), expectations=expectations)
+    return Plan(steps=done, notices=(*notices, *doubts), expectations=expectations, name=declared.name)
 
 
 def _read_all(texts: Mapping[str, str], source: Source) -> dict[str, SqlFile]:
