@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from sqlflow_rig import FakeEngine, Watcher, loop_step, plan, runner, step
+from sqlflow_rig import FakeEngine, FakeSession, Watcher, loop_step, plan, runner, step
 
+from databricks_rlm_agent.domain.workflow.convergence import LoopEnd
 from databricks_rlm_agent.domain.workflow.expectations import Cover, Expectation
 from databricks_rlm_agent.domain.workflow.model import Plan
 from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus
@@ -165,3 +166,26 @@ def test_coverage_on_a_real_engine(engine: WarehouseEngine, session: WarehouseSe
     name = ("main", schema, "there")
     row = session.fetch(coverage_query(("main", schema, "here"), Cover(table=name, on=(("x", "id"),))))[0]
     assert (row["all_keys"], row["found_keys"]) == (2, 1)
+
+
+def test_an_interrupted_loop_tells_how_far_it_came() -> None:
+    engine = FakeEngine()
+
+    def execute(sql: str, session: FakeSession) -> int:
+        if "l_3" in sql:
+            made.interrupt()
+            session.until_cancelled()
+        return 1
+
+    def fetch(sql: str) -> Sequence[Mapping[str, Any]]:
+        if sql.startswith("DESCRIBE"):
+            raise Rejected("[UNSUPPORTED] no")
+        return [{"n": 7}]
+
+    engine.on_execute, engine.on_fetch = execute, fetch
+    texts = [f"CREATE OR REPLACE TABLE l_{n} AS SELECT 1 AS id" for n in (1, 2, 3)]
+    made = runner(plan(loop_step("03_l_iter", texts, convergence="SELECT 7")), engine)
+    report = made.run()
+    assert report.steps[0].end is LoopEnd.INTERRUPTED
+    assert [each.changed for each in report.steps[0].iterations] == [7, 7]
+    assert report.status is RunStatus.INTERRUPTED

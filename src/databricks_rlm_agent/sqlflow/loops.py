@@ -16,7 +16,7 @@ from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed
 from databricks_rlm_agent.sqlflow.files import FileResult, FileRunner, StepFailedError
-from databricks_rlm_agent.sqlflow.interruption import Interruption
+from databricks_rlm_agent.sqlflow.interruption import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqlflow.measure import MeasureFailedError, Measurer
 from databricks_rlm_agent.sqlflow.record import DONE, Record, StepRow
 from databricks_rlm_agent.sqlflow.steady import SteadySession
@@ -30,7 +30,7 @@ _HINTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class LoopResult:
-    """How a loop ended, and what was measured; ``problem`` for every end but CONVERGED."""
+    """How a loop ended, and what was measured; ``problem`` for every bad end."""
 
     end: LoopEnd
     history: tuple[Measure, ...]
@@ -82,6 +82,8 @@ class LoopRunner:
                 measuring = error.problem.kind is Cause.MEASURE
                 end = LoopEnd.MEASURE_FAILED if measuring else LoopEnd.FAILED
                 return _result(end, history, results, error.problem)
+            except InterruptedRunError:
+                return _result(LoopEnd.INTERRUPTED, history, results, None)
         if verdict.end is LoopEnd.CONVERGED:
             return _result(verdict.end, history, results, None)
         problem = Problem(

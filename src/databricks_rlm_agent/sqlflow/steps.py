@@ -28,6 +28,8 @@ from databricks_rlm_agent.sqlflow.steady import SteadySession
 _VIEW = re.compile(r"CREATE\s+(OR\s+(REPLACE|REFRESH)\s+)?(MATERIALIZED\s+)?VIEW\b", re.IGNORECASE)
 _NO_TABLE = set("*(")  # in the names of schemas, and of functions
 
+_ENDS = {LoopEnd.CONVERGED: StepStatus.DONE, LoopEnd.INTERRUPTED: StepStatus.INTERRUPTED}
+
 
 @dataclass(kw_only=True)
 class StepRunner:
@@ -123,7 +125,7 @@ class StepRunner:
         result = self.loops.run(step, limit=limit, earlier=earlier)
         return StepOutcome(
             id=step.id,
-            status=StepStatus.DONE if result.end is LoopEnd.CONVERGED else StepStatus.FAILED,
+            status=_ENDS.get(result.end, StepStatus.FAILED),
             statements=result.statements,
             rows=result.rows,
             warnings=result.warnings,
