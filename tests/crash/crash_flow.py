@@ -35,7 +35,7 @@ FILES = {
 }
 # Tables that are not made anew: not one commit more than in an undisturbed run.
 EXACT = ("ledger", "work", "kept")
-_LONG = "SELECT count(*) AS n FROM range(60000) a CROSS JOIN range(30000) b WHERE a.id * b.id % 7 = 3"
+_LONG = "SELECT count(*) AS n FROM range(30000) a CROSS JOIN range(15000) b WHERE a.id * b.id % 7 = 3"
 # Each adds one row to a table, after some seconds.
 SLOW = (
     f"INSERT INTO slow {_LONG}",

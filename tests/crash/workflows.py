@@ -150,9 +150,11 @@ def one(case: Case, made: FlowRig, wanted: dict[str, Any]) -> Result:
     """One case, from an empty schema to the comparison of all tables."""
     began = time.monotonic()
     try:
+        made.fault()
         made.prepare()
         problem = _HOW[case.section](case, made)
         if not problem and case.section != "in flight":  # that one has tables of its own
+            made.fault()
             problem = compared(made, wanted)
     except Exception:
         problem = traceback.format_exc(limit=-4)
@@ -175,10 +177,17 @@ def compared(made: FlowRig, wanted: dict[str, Any]) -> str:
 
 
 def _killed(case: Case, made: FlowRig) -> str:
-    held, _process = _kill(made, case.n, after=case.section == "after")
-    if held is not None:
-        made.release(held, drop=case.section == "before")
-    return "not reached" if held is None else _resumed(made)
+    held, process = _kill(made, case.n, after=case.section == "after")
+    if held is None:
+        return _not_reached(process)
+    made.release(held, drop=case.section == "before")
+    return _resumed(made)
+
+
+def _not_reached(process: Controller) -> str:
+    """How many statements a run sends depends on how many rows are recorded at once."""
+    ended = process.exit_code
+    return "" if ended == 0 else f"not reached, exit code {ended}: {process.log.read_text()[-800:]}"
 
 
 def _kill(made: FlowRig, n: int, *, after: bool) -> tuple[int | None, Controller]:
@@ -190,9 +199,9 @@ def _kill(made: FlowRig, n: int, *, after: bool) -> tuple[int | None, Controller
 
 
 def _late(case: Case, made: FlowRig) -> str:
-    held, _process = _kill(made, case.n, after=False)
+    held, process = _kill(made, case.n, after=False)
     if held is None:
-        return "not reached"
+        return _not_reached(process)
     problem = _resumed(made)
     made.release(held, drop=False)
     return problem or _resumed(made)
@@ -212,7 +221,7 @@ def _signalled(case: Case, made: FlowRig) -> str:
     process = made.start()
     held = made.held(process)
     if held is None:
-        return "not reached"
+        return _not_reached(process)
     process.signal(signal.SIGINT if case.section == "interrupted" else signal.SIGTERM)
     time.sleep(0.2)  # the process is waiting for an answer, and has nothing to show for the signal
     made.release(held, drop=False)
@@ -237,7 +246,7 @@ def _taken_over(case: Case, made: FlowRig) -> str:
     first = made.start()
     held = made.held(first)
     if held is None:
-        return "not reached"
+        return _not_reached(first)
     problem = _resumed(made)
     made.release(held, drop=False)
     if not first.wait(GIVE_UP_S):

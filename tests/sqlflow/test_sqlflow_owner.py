@@ -143,3 +143,14 @@ def test_a_new_run_says_that_another_has_no_end_on_record() -> None:
     report = runner(FILES, FakeEngine(), kept).run()
     assert report.status is RunStatus.SUCCEEDED
     assert any("Run w0 of test has no end on record" in notice for notice in report.notices)
+
+
+def test_tables_of_the_record_are_made_when_they_are_missed(
+    engine: WarehouseEngine, schema: str, session: WarehouseSession
+) -> None:
+    made = DeltaRecord(SteadySession(engine, lambda _s: None), ("main", schema), Clock())
+    assert made.newest("w") is None
+    made.begin("w", "w1", AT)
+    session.execute("DROP TABLE sql_workflow_steps")
+    made.steps([row("a")])
+    assert session.fetch("SELECT step FROM sql_workflow_steps") == [{"step": "a"}]

@@ -151,8 +151,8 @@ class DeltaRecord:
         self._known = float("-inf")  # when it was last known that the run is ours
 
     def create(self) -> None:
-        """Make the tables that are missing."""
-        for name, columns in ((RUNS, _RUN_COLUMNS), (STEPS, _STEP_COLUMNS)):
+        """Make the tables that are missing; the runs last: they are looked at."""
+        for name, columns in ((STEPS, _STEP_COLUMNS), (RUNS, _RUN_COLUMNS)):
             listed = ", ".join(f"{column} {kind}" for column, kind in columns.items())
             self._session.execute(
                 f"CREATE TABLE IF NOT EXISTS {self._table(name)} ({listed}) USING DELTA "
@@ -201,7 +201,11 @@ class DeltaRecord:
             for row in rows:
                 fields = {**vars(row), "detail": json.dumps(row.detail) if row.detail is not None else None}
                 values.append(self._numbered(fields))
-            self._append(STEPS, _STEP_COLUMNS, values)
+            try:
+                self._append(STEPS, _STEP_COLUMNS, values)
+            except NotFound:  # somebody has dropped it, and left the other
+                self.create()
+                self._append(STEPS, _STEP_COLUMNS, values)
 
     def end(self, status: str, report: Mapping[str, Any]) -> None:
         """The run ends so."""
@@ -258,11 +262,15 @@ class DeltaRecord:
         )
 
     def _earlier(self, where: str, parameters: Mapping[str, Any]) -> Earlier | None:
-        found = self._session.fetch(
-            f"SELECT workflow_run_id, started_at, status FROM {self._table(RUNS)} WHERE {where} "
-            "ORDER BY started_at DESC, seq DESC LIMIT 1",
-            parameters,
-        )
+        try:
+            found = self._session.fetch(
+                f"SELECT workflow_run_id, started_at, status FROM {self._table(RUNS)} WHERE {where} "
+                "ORDER BY started_at DESC, seq DESC LIMIT 1",
+                parameters,
+            )
+        except NotFound:  # the first run here; only then a run waits for DDL
+            self.create()
+            return None
         return Earlier(**found[0]) if found else None
 
     def _widen(self) -> None:

@@ -89,6 +89,7 @@ def _rule(pattern: str, kind: Cause, severity: Severity, hint: str) -> _Rule:
     return _Rule(pattern=re.compile(pattern), kind=kind, severity=severity, hint=hint)
 
 
+_MISSING_HINT = "Check the spelling, the catalog and schema in force, and whether an earlier file makes it."
 _CRITICAL, _TRANSIENT, _WARNING = Severity.CRITICAL, Severity.TRANSIENT, Severity.WARNING
 # The first that matches counts. A condition stands in brackets at the start; a name in a message does not.
 _RULES = (
@@ -105,11 +106,23 @@ _RULES = (
         "Ask for the permission, or use an identity that has it.",
     ),
     _rule(
+        r"UNRESOLVED_(COLUMN|FIELD|MAP_KEY|USING_COLUMN\w*)",
+        Cause.MISSING,
+        _CRITICAL,
+        "Check the column's spelling, and that what it is read from has it (DESCRIBE).",
+    ),
+    _rule(
+        r"UNRESOLVED_ROUTINE",
+        Cause.MISSING,
+        _CRITICAL,
+        "Check the function's spelling, and whether it has to be made first.",
+    ),
+    _rule(
         r"TABLE_OR_VIEW_NOT_FOUND|(SCHEMA|CATALOG|DATABASE)_NOT_FOUND|NO_SUCH_\w+|UNRESOLVED_\w+"
         r"|DELTA_(TABLE|PATH)_(NOT_FOUND|DOES_NOT_EXIST)|VIEW_NOT_FOUND|PATH_NOT_FOUND",
         Cause.MISSING,
         _CRITICAL,
-        "Check the spelling, the catalog and schema in force, and whether an earlier file makes it.",
+        _MISSING_HINT,
     ),
     _rule(
         r"ALREADY_EXISTS",
@@ -144,6 +157,8 @@ _RULES = (
         "Look at the data that the statement reads.",
     ),
 )
+# The place of an error within its statement, as Spark tells it; lines from 1.
+_PLACE = re.compile(r"\(line (\d+), pos \d+\)|; line (\d+) pos \d+")
 _STATEMENT = "Read the message; run again with --resume when it is mended."
 # Statements whose failure leaves all data as it was.
 _UPKEEP = re.compile(r"(OPTIMIZE|ANALYZE|VACUUM|COMMENT|REFRESH|REORG)\b", re.IGNORECASE)
@@ -164,6 +179,12 @@ def classify(
         if _UPKEEP.match(statement) or gone_already:
             severity = _WARNING
             hint = "Nothing to drop." if gone_already else "No data depends on it; the file goes on."
+    shown = head(statement) if statement is not None else None
+    if statement is not None and (place := _PLACE.search(error.what)):
+        further = int(place[1] or place[2]) - 1
+        lines = statement.splitlines()
+        if line is not None and 0 < further < len(lines):
+            line, shown = line + further, head(lines[further])
     return Problem(
         kind=kind,
         severity=severity,
@@ -171,7 +192,7 @@ def classify(
         hint=hint,
         file=file,
         line=line,
-        statement=head(statement) if statement is not None else None,
+        statement=shown,
         outcome_unknown=isinstance(error, Unreachable) and not isinstance(error, NeverReached),
     )
 
@@ -193,7 +214,7 @@ def _of(error: RlmError) -> tuple[Cause, Severity, str]:
         if rule.pattern.search(text):
             return rule.kind, rule.severity, rule.hint
     if isinstance(error, NotFound):
-        return Cause.MISSING, _CRITICAL, _RULES[2].hint
+        return Cause.MISSING, _CRITICAL, _MISSING_HINT
     return Cause.STATEMENT, _CRITICAL, error.fix or _STATEMENT
 
 
