@@ -72,7 +72,6 @@ def prepared(
         engine = stack.enter_context(OpenedAhead(engine, spare=spare))
         writer, prover = (stack.enter_context(closing(SteadySession(engine, time.sleep))) for _ in range(2))
         record = DeltaRecord(writer, place, now, prover=prover)
-        record.create()
         yield Runner(
             plan=plan,
             workflow=workflow,
