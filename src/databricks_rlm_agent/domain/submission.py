@@ -83,8 +83,8 @@ def submit_payload(request: Request, *, harness_dir: str, compute: Compute) -> d
 
 
 def _with_packages(payload: dict[str, Any], packages: Sequence[str]) -> dict[str, Any]:
-    """The same with packages from the workspace's index: in the task's environment on serverless compute, else
-    as its libraries.
+    """The same with packages from the workspace's index: in the task's environment where it has one (it runs
+    serverless then), else as its libraries.
     """
     (task,) = payload["tasks"]
     key = task.get("environment_key")
