@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -27,6 +28,7 @@ from sqlflow_rig import FakeEngine, loop_step, plan, runner, step
 from databricks_rlm_agent.cli.sqlboard import Board, clock
 from databricks_rlm_agent.cli.sqldisplay import Lines, printable
 from databricks_rlm_agent.cli.sqlscreen import JsonScreen, PlainScreen, screen
+from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity
 from databricks_rlm_agent.errors import Rejected
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
 
@@ -142,6 +144,28 @@ def test_lines_of_statements_are_there_when_they_are_asked_for() -> None:
     assert said == []
     Lines(said.append, statements=True).on(done)
     assert said == ["    01_a.sql:3 merge 1 row (0.2 s)"]
+
+
+def test_a_message_of_pages_is_cut() -> None:
+    long = Problem(kind=Cause.DATA, severity=Severity.CRITICAL, message="no\n" * 9000, hint="h", file="a.sql")
+    said: list[str] = []
+    Lines(said.append).on(event(EventKind.STEP_FAILED, step="01_a", seconds=1.0, problem=long))
+    Lines(said.append).on(event(EventKind.RETRY, step="01_a", text="again", problem=long))
+    assert len(said[0]) < 6000
+    assert "characters left out" in said[0]
+    assert all(line.startswith("    ") for line in said[0].splitlines()[1:])
+    assert len(said[1].splitlines()) == 1
+    assert len(said[1]) < 500
+
+
+def test_any_name_can_be_written_to_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"01_\xff.sql")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    with screen(plan(), how="lines", statements=False, document=False) as made:
+        made.on(event(EventKind.STEP_DONE, step=name, seconds=1.0))
+    assert out.buffer.getvalue() == b"? 01_?.sql (1.0 s)\n"  # type: ignore[attr-defined]
+    out.close()
 
 
 def test_nothing_that_a_terminal_obeys_gets_through() -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from databricks_rlm_agent.domain.memory import one_line
+from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
+
+_LINE, _MESSAGE = 400, 2000  # characters of a message, where it has a line, and where it is the subject
 
 
 class Lines:
@@ -58,15 +62,21 @@ def _trouble(event: Event, problem: Problem) -> str:
         return f"✗ {event.step} {_took(event)}\n{problem_lines(problem)}"
     mark = "!" if event.kind is EventKind.WARNING else "•"
     said = f"{event.text}: " if event.text else ""
-    return f"  {mark} {problem.where} {said}{problem.message}"
+    return f"  {mark} {problem.where} {said}{short(problem.message)}"
 
 
 def problem_lines(problem: Problem) -> str:
     """What went wrong, where, and what to do, indented."""
-    lines = [f"{problem.severity.value}, {problem.kind.value}: {problem.message}"]
+    told = f"{problem.severity.value}, {problem.kind.value}: {clip(problem.message, _MESSAGE)}"
+    lines = told.splitlines()
     if problem.where:
         lines.append(f"at {problem.where}" + (f": {problem.statement}" if problem.statement else ""))
     return "\n".join(f"    {line}" for line in [*lines, problem.hint] if line)
+
+
+def short(message: str) -> str:
+    """A message on one line that is not too long: a warehouse may send pages."""
+    return one_line(clip(message, _LINE))
 
 
 def printable(text: str) -> str:

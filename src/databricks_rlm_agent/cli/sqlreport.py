@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from databricks_rlm_agent.cli.sqldisplay import short
 from databricks_rlm_agent.domain.workflow.convergence import Measure
 from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepOutcome, StepStatus
 from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
@@ -63,9 +64,9 @@ def _within(step: StepOutcome) -> Iterator[str]:
     if step.iterations:
         yield f"      rows changed: {history(step.iterations)}"
     for warning in step.warnings:
-        yield f"      ! {_place(warning)}{warning.message}"
+        yield f"      ! {_place(warning)}{short(warning.message)}"
     if step.problem is not None:
-        yield f"      ✗ {_place(step.problem)}{step.problem.message}"
+        yield f"      ✗ {_place(step.problem)}{short(step.problem.message)}"
 
 
 def history(iterations: Sequence[Measure]) -> str:
@@ -112,7 +113,7 @@ def _tables(report: Report) -> Iterator[str]:
         key = f"key {', '.join(table.key)} is unique" if table.unique else ""
         yield f"  {'✓' if table.good else '✗'} {table.table:<{width}} {count:>{rows}}  {key}".rstrip()
         yield from _covered(table)
-        yield from (f"      ✗ {fault}" for fault in table.faults)
+        yield from (f"      ✗ {short(fault)}" for fault in table.faults)
 
 
 def _covered(table: TableCheck) -> Iterator[str]:

@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
             report = runner.run()
     told = [write_page(options.page, report.to_dict())] if options.page else []
     if options.json:
-        put(json.dumps(report.to_dict(), ensure_ascii=False, default=str), sys.stdout)
+        put(json.dumps(report.to_dict(), default=str), sys.stdout)
         for line in told if options.progress != "json" else ():
             say(line)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import sys
@@ -80,7 +81,7 @@ class JsonScreen(PlainScreen):
 
     def on(self, event: Event) -> None:
         """Write it."""
-        self._gate.write(json.dumps(event.to_dict(), ensure_ascii=False, default=str))
+        self._gate.write(json.dumps(event.to_dict(), default=str))
 
     def tell(self, lines: Iterable[str]) -> None:
         """Write them elsewhere: who reads JSON should not stumble over them."""
@@ -230,8 +231,9 @@ def screen(plan: Plan, *, how: str | None, statements: bool, document: bool) -> 
 
 def put(text: str, out: TextIO) -> None:
     """Write a line. Where nobody reads any more, nothing is written, there and from then on."""
-    try:
-        print(text, file=out, flush=True)
+    encoding = out.encoding or "utf-8"
+    try:  # ✓ is no reason to fail either, where a terminal does not have it
+        print(text.encode(encoding, "replace").decode(encoding), file=out, flush=True)
     except OSError:
         with suppress(OSError, ValueError), Path(os.devnull).open("wb") as nothing:
             os.dup2(nothing.fileno(), out.fileno())
@@ -239,7 +241,7 @@ def put(text: str, out: TextIO) -> None:
 
 def _live(plan: Plan, out: TextIO, *, statements: bool) -> LiveScreen | None:
     """A live display, where the terminal can have one."""
-    if not out.isatty():
+    if not out.isatty() or codecs.lookup(out.encoding or "utf-8").name != "utf-8":
         return None
     from rich.console import Console
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
+from databricks_rlm_agent.domain.text import clip
 from databricks_rlm_agent.domain.workflow.loopchart import loop_chart
 from databricks_rlm_agent.domain.workflow.markup import Markup, el, joined
 from databricks_rlm_agent.domain.workflow.pictures import stage_name
@@ -15,6 +16,7 @@ from databricks_rlm_agent.domain.workflow.times import seconds
 
 Document = Mapping[str, Any]
 
+_MESSAGE = 4000  # characters of a message at most
 _GOOD = {"done", "kept"}
 _MARKS = {"done": "✓", "kept": "✓", "failed": "✗", "interrupted": "✗", "skipped": "-", "not run": "-"}
 # Nothing is loaded, and nothing runs, whatever a name or a statement may hold.
@@ -91,7 +93,14 @@ def _problem(step: Document, problem: Document, kind: str) -> Markup:
     )
     statement = el("pre", problem["statement"]) if problem["statement"] else None
     hint = el("p", "→ ", problem["hint"], class_="hint")
-    return el("article", head, el("p", problem["message"]), statement, hint, class_=f"problem {kind}")
+    return el(
+        "article",
+        head,
+        el("p", clip(problem["message"], _MESSAGE), class_="message"),
+        statement,
+        hint,
+        class_=f"problem {kind}",
+    )
 
 
 def _timeline(report: Document) -> Markup:
