@@ -235,6 +235,8 @@ def test_a_measure_that_failed_goes_on_when_it_is_mended() -> None:
         ("INSERT INTO t VALUES (1); OPTIMIZE t; SELECT * FROM t", {0: False}),
         ("REFRESH MATERIALIZED VIEW m", {}),
         ("CALL p()", {0: False}),
+        ("ALTER VIEW v AS SELECT 1 AS a", {}),
+        ("ALTER VIEW v RENAME TO w", {0: False}),
     ],
 )
 def test_where_notes_are_due(text: str, due: dict[int, bool]) -> None:

@@ -17,8 +17,10 @@ More commits, of other kinds, no history, another table of that name: nobody gue
 doubt". ``RESTORE TABLE … TO VERSION AS OF`` the noted version counts as undone.
 
 *Fence*: a table property set before a statement is run again. A metadata change makes writers that began
-before it fail. Not covered: a statement that was sent before the crash, and waits at the warehouse or on the
-way until after the fence. A statement that changes no row leaves no commit, and may be run again.
+before it fail. A statement that changes no row leaves no commit, and may be run again.
+
+Not covered: a statement that was sent before the crash, and begins at the warehouse only after the fence; a
+process that is stopped between asking whose the run is and sending the statement, until another has sent it.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ from databricks_rlm_agent.domain.workflow.versions import (
     Table,
     commit_of,
 )
-from databricks_rlm_agent.errors import NotFound, Rejected
+from databricks_rlm_agent.errors import Forbidden, NotFound, Rejected
 from databricks_rlm_agent.sqlflow.record import BEGUN, Record, StepRow
 
 Key = tuple[str, int]
@@ -177,7 +179,7 @@ class Exactly:
             return Table(there=True, commits=tuple(commit_of(row) for row in rows))
         except NotFound:
             return GONE
-        except Rejected:  # a view, or a table that has no history
+        except (Rejected, Forbidden):  # a view, a table without a history, or who may write it but not read
             return self._without_history(name)
 
     def _settle(self, note: Note, outcome: Outcome) -> None:
@@ -189,6 +191,8 @@ class Exactly:
             self._ask(f"DESCRIBE TABLE {quoted(name)}")
         except NotFound:
             return GONE
+        except Forbidden:
+            pass
         return Table(there=True)
 
     def _entry(self) -> Entry | Doubt:

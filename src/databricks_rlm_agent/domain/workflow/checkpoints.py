@@ -26,8 +26,10 @@ from databricks_rlm_agent.domain.workflow.versions import (
 _IF_NOT_THERE = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
 _TRANSACTION = re.compile(r"(BEGIN(\s+(TRANSACTION|WORK))?|COMMIT|ROLLBACK)\b", re.IGNORECASE)
 _TEMPORARY_TABLE = re.compile(r"CREATE\s+(OR\s+REPLACE\s+)?TEMP(ORARY)?\s+TABLE\b|CACHE\b", re.IGNORECASE)
-# Of those that no parser of ours knows.
-_IDEMPOTENT = re.compile(r"(REFRESH|COMMENT|RESTORE|MSCK|FSCK|GRANT|REVOKE|SHOW|EXPLAIN)\b", re.IGNORECASE)
+# Of those that no parser of ours knows; a view has no history to look at.
+_IDEMPOTENT = re.compile(
+    r"(REFRESH|COMMENT|RESTORE|MSCK|FSCK|GRANT|REVOKE|SHOW|EXPLAIN|ALTER\s+(\w+\s+)?VIEW)\b", re.IGNORECASE
+)
 _ROWS = {Kind.INSERT, Kind.MERGE, Kind.UPDATE, Kind.DELETE}
 _ONE_TABLE = {*_ROWS, Kind.ALTER, Kind.CREATE, Kind.REPLACE}
 # A DROP of what is gone is a warning, so doing it again is none the worse.
@@ -100,8 +102,8 @@ def checkpoints(file: SqlFile) -> dict[int, bool]:
 
 
 def _safe(statement: Statement, views: Sequence[Name]) -> bool:
-    if statement.kind is Kind.OTHER and _IDEMPOTENT.match(statement.text):
-        return True
+    if statement.kind in {Kind.OTHER, Kind.ALTER} and _IDEMPOTENT.match(statement.text):
+        return not statement.gone  # a rename is none
     if statement.kind is Kind.CREATE and not any(map(is_table, statement.writes)):
         return True  # a function or schema that is there already can only fail
     reads = [*statement.reads, *views]
