@@ -31,7 +31,8 @@ class WarehouseEngine:
         catalog: str | None = None,
         schema: str | None = None,
     ) -> None:
-        self._workspace, self._http_path = workspace, http_path
+        # Without its first slash it would become a part of the port.
+        self._workspace, self._http_path = workspace, http_path and "/" + http_path.strip().lstrip("/")
         self._place = {k: v for k, v in {"catalog": catalog, "schema": schema}.items() if v is not None}
 
     def session(self) -> WarehouseSession:
@@ -42,7 +43,27 @@ class WarehouseEngine:
             with sql_errors(where):
                 return open_connection(access, self._http_path, **self._place)
 
-        return WarehouseSession(self._workspace.renewing(once), where=where)
+        try:
+            return WarehouseSession(self._workspace.renewing(once), where=where)
+        except Unreachable as error:
+            raise self._plainly(error) from None
+
+    def _plainly(self, error: Unreachable) -> Unreachable:
+        """What the connector says of an address that is not a warehouse's, so that a person can mend it."""
+        host = self._workspace.host
+        if "HTTP 404" in error.what:
+            return Unreachable(
+                f"There is no SQL warehouse {self._http_path} (HTTP 404).",
+                where=host,
+                fix="Check --http-path (RLM_WAREHOUSE_HTTP_PATH): see the warehouse's connection details.",
+            )
+        if error.what == "Error during request to server.":  # it has answered, but not as a warehouse does
+            return Unreachable(
+                "What answers is not a Databricks SQL warehouse.",
+                where=f"{host}{self._http_path}",
+                fix="Check --server-hostname (DATABRICKS_HOST) and --http-path (RLM_WAREHOUSE_HTTP_PATH).",
+            )
+        return error
 
 
 class WarehouseSession:

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from databricks_rlm_agent.domain.types import Row
 from databricks_rlm_agent.errors import ConfigError, Unreachable
@@ -95,7 +96,8 @@ def open_connection(access: Access, http_path: str | None, **options: Any) -> An
         )
     from databricks import sql
 
-    host = str(access.config.host).rstrip("/")
+    address = urlsplit(str(access.config.host))  # as copied from a browser, it may go on with /?o=…
+    host = f"{address.scheme}://{address.netloc}" if address.netloc else str(access.config.host).rstrip("/")
     # The URI, not the host name, decides between http and https; telemetry would phone home.
     return sql.connect(
         server_hostname=host.split("://")[-1],

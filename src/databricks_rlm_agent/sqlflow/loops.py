@@ -73,7 +73,7 @@ class LoopRunner:
                 while (verdict := judge(history, limit=limit)).end is None:
                     self._interruption.check()
                     now = _next(loop, loop.first + len(history))
-                    result, measure = self._once(step, now, measurer)
+                    result, measure = self._once(step, now, measurer, history[-1] if history else None)
                     results.append(result)
                     history.append(measure)
                 if verdict.end is LoopEnd.CONVERGED:
@@ -115,14 +115,16 @@ class LoopRunner:
                 replace(problem, message=f"{shown(loop.alias)} could not be made: {problem.message}")
             ) from None
 
-    def _once(self, step: Step, now: Iteration, measurer: Measurer) -> tuple[FileResult, Measure]:
+    def _once(
+        self, step: Step, now: Iteration, measurer: Measurer, last: Measure | None
+    ) -> tuple[FileResult, Measure]:
         started, began = self._clock(), self._monotonic()
         what = "generated" if now.generated else ""
         self._feed.tell(
             EventKind.ITERATION_STARTED, what, step=step.id, iteration=now.number, file=now.file.name
         )
         result = self._files.run(now.file, step=step.id, iteration=now.number)
-        measure = self._measure(now, result, measurer)
+        measure = self._measure(now, result, measurer, last)
         measure = replace(measure, seconds=round(self._monotonic() - began, 3))
         row = StepRow(
             step=step.id,
@@ -148,10 +150,12 @@ class LoopRunner:
         )
         return result, measure
 
-    def _measure(self, now: Iteration, result: FileResult, measurer: Measurer) -> Measure:
+    def _measure(
+        self, now: Iteration, result: FileResult, measurer: Measurer, last: Measure | None
+    ) -> Measure:
         affected = result.by_table.get(now.table[-1]) if now.table else None
         try:
-            return measurer.measure(now, affected=affected)
+            return measurer.measure(now, affected=affected, last=last)
         except MeasureFailedError as failed:
             self._interruption.check()
             problem = classify(failed.error, file=now.file.name)

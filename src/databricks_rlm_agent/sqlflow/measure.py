@@ -46,14 +46,15 @@ class Measurer:
         self._described: dict[Name, tuple[Column, ...]] = {}  # tables of earlier iterations
         self._said: set[str] = set()
 
-    def measure(self, iteration: Iteration, *, affected: int | None) -> Measure:
+    def measure(self, iteration: Iteration, *, affected: int | None, last: Measure | None = None) -> Measure:
         """Compare an iteration's table with the one before; raise MeasureFailedError.
 
-        ``affected`` is how many rows its statements changed, for a loop that changes one table in place.
+        ``affected`` is how many rows its statements changed, and ``last`` what was measured before: for a
+        loop that changes one table in place.
         """
         started = self._monotonic()
         try:
-            changed, state = self._measured(iteration, affected)
+            changed, state = self._measured(iteration, affected, last)
         except RlmError as error:
             raise MeasureFailedError(error) from None
         return Measure(
@@ -65,7 +66,9 @@ class Measurer:
             file=iteration.file.name,
         )
 
-    def _measured(self, iteration: Iteration, affected: int | None) -> tuple[int | None, Row | None]:
+    def _measured(
+        self, iteration: Iteration, affected: int | None, last: Measure | None
+    ) -> tuple[int | None, Row | None]:
         table, before = iteration.table, iteration.before
         for name in [name for name in self._described if common(iteration.file.writes, [name])]:
             del self._described[name]
@@ -76,15 +79,19 @@ class Measurer:
         if before is None:
             return None, self._state(table)
         if table == before:
-            if affected is None:
-                raise InvalidData(
-                    f"The iteration changes {shown(table)} in place, and the warehouse does not say how many "
-                    "rows.",
-                    fix=_DECLARE,
-                )
-            return affected, self._state(table)
+            return self._in_place(table, affected, last)
         row = self._compared(table, before)
         return _whole(row["changed"]), row
+
+    def _in_place(self, table: Name, affected: int | None, last: Measure | None) -> tuple[int | None, Row]:
+        """Rows that the statements changed, as they say; none only if the table has the same rows as before.
+
+        Statements that write rows as they are count them as changed, and CREATE … AS counts nothing.
+        """
+        state = self._state(table)
+        if last is not None and (last.rows, last.fingerprint) == (int(state["n"]), str(state["h"])):
+            return 0, state
+        return affected or None, state
 
     def _asked(self, query: str) -> int:
         rows = self._session.fetch(query)

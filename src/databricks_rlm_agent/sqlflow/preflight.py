@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from databricks_rlm_agent.domain.types import NewId
 from databricks_rlm_agent.domain.workflow.names import Name, quoted
-from databricks_rlm_agent.errors import Forbidden, NotFound, RlmError, Unauthorized
+from databricks_rlm_agent.errors import Forbidden, NotFound, Rejected, RlmError, Unauthorized, UsageError
 from databricks_rlm_agent.sqlflow.engine import Engine, Session
 
 
@@ -41,6 +41,8 @@ def _use(session: Session, statement: str, what: str, option: str) -> None:
             where=error.where,
             fix=f"Check {option}, or create it.",
         ) from None
+    except Rejected as error:
+        raise UsageError(f"This cannot be a {what}: {error.what}", fix=f"Check {option}.") from None
     except RlmError as error:
         error.fix = error.fix or f"Check {option}."
         raise

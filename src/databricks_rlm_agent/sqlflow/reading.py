@@ -28,7 +28,7 @@ def read_directory(
     """
     keep_off_root("sqlglot")  # it warns of statements that it does not know; notices tell that
     found = _entries(directory)
-    paths = [path for path in found if path.suffix.lower() == SUFFIX and path.is_file()]
+    paths = [path for path in found if path.suffix.lower() == SUFFIX and not path.is_dir()]
     if not paths:
         raise UsageError(
             f"There is no {SUFFIX} file.", where=str(directory), fix="Give the directory that has them."
@@ -47,7 +47,7 @@ def read_directory(
         notices=tuple(
             f"{path.name}/ is not looked into."
             for path in found
-            if path.is_dir() and any(path.glob(f"*{SUFFIX}"))
+            if path.is_dir() and (path.suffix.lower() == SUFFIX or any(path.glob(f"*{SUFFIX}")))
         ),
     )
 
@@ -71,6 +71,9 @@ def _entries(directory: Path) -> list[Path]:
 def _text(path: Path) -> str:
     """A file's text, without a byte order mark."""
     try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            link = "a link to what is not there" if path.is_symlink() else "no regular file"
+            raise UsageError(f"It is {link}.", where=str(path), fix="Remove it, or put the file there.")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise UsageError(

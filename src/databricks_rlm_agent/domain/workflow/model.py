@@ -133,7 +133,7 @@ class Iteration:
 
     Changed rows are counted between ``before`` and ``table``, unless ``convergence`` asks. ``before`` is None
     for a first iteration that reads no table of its series. ``table == before``: every iteration changes the
-    same table in place, and without a ``convergence`` query only the rows affected say how much.
+    same table in place; without a ``convergence`` query the loop ends when one leaves it as it was.
     """
 
     number: int

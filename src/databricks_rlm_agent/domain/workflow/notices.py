@@ -38,7 +38,10 @@ def _told_of_loop(name: str, loop: Loop) -> Iterator[str]:
         yield f"{name}: its iterations write no table that could be compared: declare a convergence query."
     elif last.table == last.before and not loop.convergence:
         where = shown(last.table or ())
-        yield f"{name}: its iterations change {where} in place: declare a convergence query."
+        yield (
+            f"{name}: its iterations change {where} in place: it ends when one leaves all rows as they were. "
+            "Declare a convergence query if rows get a time or number with every iteration."
+        )
     for number in range(loop.first, loop.first + len(loop.files)):
         yield from _dropped(name, loop, number)
     if loop.template is None:

@@ -155,7 +155,7 @@ RULES: tuple[Rule, ...] = (
 )
 _CODED = re.compile(r"^\[[A-Z][A-Z_.]+\] .*SQLSTATE: \w{5}", re.DOTALL)
 # Of all that might have stood there, the first few.
-_TOO_MANY = re.compile(r"( expected (?:[^,]+, ){4}[^,]+),.*", re.DOTALL)
+_TOO_MANY = re.compile(r"( expected (?:(?:'[^']*'|[^,']+), ){4}(?:'[^']*'|[^,']+)),.*", re.DOTALL)
 _IDENTIFIER = re.compile(r'Identifier\("((?:[^"\\]|\\.)*)"\)')
 
 
