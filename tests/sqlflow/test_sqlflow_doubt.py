@@ -128,6 +128,19 @@ def test_a_statement_in_doubt_that_is_taken_out() -> None:
     assert life.run(step("01_a.sql", "CREATE OR REPLACE TABLE s AS VALUES (1)")).status is GOOD
 
 
+def test_what_no_history_tells_is_noted_when_it_is_done() -> None:
+    life = Life()
+    file = step("01_a.sql", "SET x = 1; CALL p(); SELEC 1")
+    start = life.world.start
+    life.world.start = lambda sql: start(sql.replace("CALL p()", "SELECT 1"))  # type: ignore[method-assign]
+    sent: list[str] = []
+    life.world.die = lambda when, sql: sent.append(sql) if when == "before" else None
+    assert life.run(file).status is RunStatus.FAILED
+    assert life.run(step("01_a.sql", "SET x = 1; CALL p(); SELECT 1")).status is GOOD
+    assert sent.count("CALL p()") == 1
+    assert sent.count("SET x = 1") == 2
+
+
 @pytest.mark.parametrize("op", ["OPTIMIZE", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMNS"])
 def test_commits_that_change_no_row_do_not_count(op: str) -> None:
     life = Life()

@@ -133,10 +133,6 @@ class Exactly:
             self._settle(found.note, Outcome.DOUBT)
         return found
 
-    def due(self, index: int) -> bool:
-        """Whether a note is due before a statement."""
-        return index in self._due
-
     def careful(self, index: int) -> bool:
         """Whether a statement must not be repeated by itself."""
         return self._due.get(index) is False
@@ -155,6 +151,12 @@ class Exactly:
         if not last or replace(last[0], first=False) != replace(note, first=False):
             self._notebook.write(self._key, self._file, note)
         self._first = False
+
+    def done(self, index: int) -> None:
+        """Note that a statement has taken effect, where nothing else would tell."""
+        last = self._notebook.of(self._key)[-1:]
+        if last and last[0].index == index and last[0].table is None and self.careful(index):
+            self._settle(last[0], Outcome.TAKEN)
 
     def late(self, index: int, problem: Problem) -> bool:
         """Whether it fails since the same statement, sent by an earlier process, arrived after we looked."""

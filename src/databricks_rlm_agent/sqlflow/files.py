@@ -190,7 +190,7 @@ class FileRunner:
             except RlmError as error:
                 raise StepFailedError(classify(error, file=statement.file, line=statement.line)) from None
             try:
-                return session.execute(statement.text), None
+                changed = session.execute(statement.text)
             except RlmError as error:
                 problem = self._judge(error, statement)
                 if problem.severity is Severity.WARNING or (place.again and problem.kind is Cause.MISSING):
@@ -206,6 +206,10 @@ class FileRunner:
                     EventKind.RETRY, "the statement again", problem=problem, line=statement.line, **tell
                 )
                 self._interruption.wait(_pause(error, self._wait_s(attempt)))
+            else:
+                with suppress(RlmError):  # then it is in doubt if we die here, and only then
+                    exactly.done(index)
+                return changed, None
         raise AssertionError("unreachable")
 
     def _failed(self, exactly: Exactly, index: int, problem: Problem) -> Problem:

@@ -318,9 +318,13 @@ def _text(value: Any) -> str:
 
 
 def _counts(row: Row, runs: Sequence[Row]) -> bool:
-    """Whether a row was written by the process that had the run then: late ones of earlier ones are not."""
+    """Whether a row was written by the process that had the run then: late ones of earlier ones are not.
+
+    Of two that took it over at once only the second wrote more than that.
+    """
     taken = [each for each in runs if each["status"] == RUNNING and 1 < each["seq"] <= row["seq"]]
-    return not taken or taken[-1]["owner"] == row["owner"]
+    last = max((each["seq"] for each in taken), default=None)
+    return last is None or row["owner"] in [each["owner"] for each in taken if each["seq"] == last]
 
 
 def _step_row(row: Row) -> StepRow:

@@ -231,11 +231,15 @@ def _from_the_start(
             firsts.setdefault(note.table, note)
     anew = remade(file)
     left = [note for name, note in firsts.items() if name not in anew and not is_back(note, look(name))]
-    unclear = last.table is None and found.effect is Effect.DOUBT and not _answered(file, last)
+    unclear = any(map(_unknown, notes)) and not _answered(file, last)
     if not left and not unclear:
         return Entry(said=f"{file.name} begins at its start: nothing is left of what it did before")
     here = _same_so_far(file, last) and not last.void
     return Doubt(note=last, why=_why(file, last, found), hint=_hint(left, change=here or unclear))
+
+
+def _unknown(note: Note) -> bool:
+    return note.table is None and not note.safe and note.outcome is not Outcome.UNDONE
 
 
 def remade(file: SqlFile) -> set[Name]:

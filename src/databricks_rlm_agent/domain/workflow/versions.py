@@ -54,6 +54,7 @@ class Outcome(StrEnum):
     """What is known of a noted statement without looking: BEGUN is nothing."""
 
     BEGUN = "begun"
+    TAKEN = "taken"  # on record only where no history would tell
     UNDONE = "undone"  # it has failed, and changed nothing
     DOUBT = "doubt"  # and a person was told so
 
@@ -189,6 +190,8 @@ def judge(note: Note, now: Table, new: Table = GONE) -> Judgement:
     """Whether the statement that was noted has taken effect; ``new`` is what is under a rename's new name."""
     if note.safe or note.outcome is Outcome.UNDONE:
         return Judgement(effect=Effect.NONE)
+    if note.outcome is Outcome.TAKEN:
+        return Judgement(effect=Effect.TAKEN, why="it is on record")
     if note.table is None:
         return _doubt("what it writes cannot be told from its text")
     if note.new is not None:
