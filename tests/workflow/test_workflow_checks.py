@@ -15,6 +15,7 @@ from databricks_rlm_agent.domain.workflow.declared import CoverRule, TableRule, 
 from databricks_rlm_agent.domain.workflow.expectations import Cover, Expectation
 from databricks_rlm_agent.domain.workflow.model import Plan
 from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepOutcome, StepStatus, status_of
+from databricks_rlm_agent.domain.workflow.pictures import as_table
 from databricks_rlm_agent.domain.workflow.plan import Source, plan_of
 from databricks_rlm_agent.domain.workflow.tablechecks import Coverage, TableCheck, percent
 from databricks_rlm_agent.errors import UsageError
@@ -99,6 +100,15 @@ def test_expectations_have_full_names_and_the_steps_that_make_them() -> None:
             "covers": [{"table": "main.x.y", "on": {"id": "id"}, "share": 1.0}],
         }
     ]
+
+
+def test_the_plan_tells_what_will_be_checked() -> None:
+    told = as_table(planned("tables: {a: {key: [id, b], min_rows: 1_000, covers: {table: n, on: {id: x}}}}"))
+    assert (
+        "  main.s.a: key id, b is unique; 1,000 rows or more; covers 100% of main.s.n on id = x"
+        in told.splitlines()
+    )
+    assert "Checked" not in as_table(planned(""))
 
 
 def test_a_workflow_may_have_a_name_of_its_own() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from databricks_rlm_agent.domain.workflow.declared import FILE, TableRule
 from databricks_rlm_agent.domain.workflow.names import Name, may_be_same, resolved, shown
+from databricks_rlm_agent.domain.workflow.tablechecks import percent
 from databricks_rlm_agent.domain.workflow.words import parts_of
 from databricks_rlm_agent.errors import UsageError
 
@@ -36,6 +37,16 @@ class Expectation:
     min_rows: int | None = None
     covers: tuple[Cover, ...] = ()
     steps: tuple[str, ...] = ()
+
+    def told(self) -> Iterator[str]:
+        """Each check, in words."""
+        if self.key:
+            yield f"key {', '.join(self.key)} is unique"
+        if self.min_rows is not None:
+            yield f"{self.min_rows:,} rows or more"
+        for cover in self.covers:
+            on = ", ".join(here if here == there else f"{here} = {there}" for here, there in cover.on)
+            yield f"covers {percent(cover.share)} of {shown(cover.table)} on {on}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

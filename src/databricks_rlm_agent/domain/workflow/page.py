@@ -45,12 +45,13 @@ def _header(report: Document) -> Markup:
     steps, wall = report["steps"], float(report["seconds"])
     done = sum(step["status"] in _GOOD for step in steps)
     bad = sum(not table["good"] for table in report["tables"])
+    verdict = f", {bad} at fault" if bad else ", all good"
     cards = [
         _card(f"{done} of {len(steps)}", "steps done"),
         _card(seconds(wall), "from start to end"),
         _card(seconds(float(report["path_seconds"])), f"critical path{_share(report['path_seconds'], wall)}"),
         _card(f"{float(report['step_seconds']) / wall:.1f}" if wall else "-", "steps at once on average"),
-        _card(str(len(report["tables"])), f"tables checked, {f'{bad} at fault' if bad else 'all good'}"),
+        _card(str(len(report["tables"])), f"tables checked{verdict if report['tables'] else ''}"),
     ]
     badge = el("span", report["status"], class_=f"badge {report['status']}")
     started = str(report["started_at"])[:19].replace("T", " ")
@@ -104,8 +105,10 @@ def _problem(step: Document, problem: Document, kind: str) -> Markup:
 
 
 def _timeline(report: Document) -> Markup:
-    keys = [("bar done", "step"), ("bar done path", "on the critical path"), ("iteration odd", "iterations")]
-    keys += [("bar failed", "failed")] if any(step["status"] == "failed" for step in report["steps"]) else []
+    ends = {step["status"] for step in report["steps"]}
+    keys = [("bar done", "step"), ("bar done path", "on the critical path")]
+    keys += [("iteration odd", "iterations")] if any(step["iterations"] for step in report["steps"]) else []
+    keys += [(f"bar {end}", end) for end in ("failed", "interrupted") if end in ends]
     legend = [el("span", el("i", class_=kind), name) for kind, name in keys]
     picture = el("div", timeline(report), class_="scroll")
     return _section("When each step ran", el("p", *legend, class_="legend"), picture)

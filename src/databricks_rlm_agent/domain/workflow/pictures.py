@@ -24,6 +24,9 @@ def as_table(plan: Plan) -> str:
         for step in steps:
             lines.append(f"  {step.id:<40} {_size(step)}")
             lines += [f"      after {need.step}: {need.reason}" for need in direct_needs(plan, step)]
+    if plan.expectations:
+        lines += ["", "Checked in the end, besides that all tables are there:"]
+        lines += [f"  {shown(each.table)}: {'; '.join(each.told())}" for each in plan.expectations]
     if plan.notices:
         lines += ["", *(f"Notice: {notice}" for notice in plan.notices)]
     return "\n".join(lines)

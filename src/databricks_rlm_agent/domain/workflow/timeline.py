@@ -99,7 +99,7 @@ def _label(step: Document, y: float) -> Markup:
     ran = step["started_at"] is not None
     text = el("text", el("title", name), short, x=22, y=y + 4, class_="name" if ran else "name off")
     told = {"kept": "done before"}.get(step["status"], step["status"])
-    return text if ran else el("g", text, el("text", told, x=_LEFT, y=y + 4, class_="off"))
+    return text if ran else el("g", text, el("text", told, x=_LEFT + 6, y=y + 4, class_="off"))
 
 
 def _drawn(bar: _Bar, scale: _Scale, *, path: bool) -> Markup:
