@@ -43,7 +43,7 @@ def past(stage: Stage, root: Path, repeat: int) -> Report:
             *_lines("a run of one statement", fresh),
             *_lines("a resume for the last of 22 steps", resumed),
         ],
-        notes=[f"A run of 21 steps leaves {each} commits in its two tables, and so does each earlier run."],
+        notes=[f"A run of 21 steps leaves {each} commits in its two tables; so has each earlier run."],
     )
 
 
