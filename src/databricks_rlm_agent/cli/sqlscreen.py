@@ -118,7 +118,7 @@ class LiveScreen:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show the display for a while; it is gone afterwards, and the cursor is there again."""
-        self._live.start()
+        self._live.start(refresh=True)
         try:
             yield
         finally:
@@ -134,7 +134,7 @@ class LiveScreen:
                 yield
             finally:
                 self._live = self._new()  # one that is started again would wipe out lines above it
-                self._live.start()
+                self._live.start(refresh=True)
 
     def interrupted(self) -> None:
         """The display says so."""
