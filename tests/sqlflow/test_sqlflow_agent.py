@@ -23,7 +23,7 @@ RUN = "flow-agent"
 FILES = {
     "01_a.sql": "CREATE OR REPLACE TABLE flow_a AS SELECT id FROM range(100)",
     "02_b_loop_iteration_01.sql": "CREATE OR REPLACE TABLE flow_b_1 AS SELECT id FROM flow_a WHERE id > 1",
-    "02_b_loop_iteration_02.sql": "CREATE OR REPLACE TABLE flow_b_2 AS SELECT abs(id) + 0 AS id FROM flow_b_1",
+    "02_b_loop_iteration_02.sql": "CREATE OR REPLACE TABLE flow_b_2 AS SELECT abs(id) AS id FROM flow_b_1",
     "03_c.sql": "-- the end\nCREATE OR REPLACE TABLE flow_c AS\nSELECT nothing FROM flow_b_loop_final",
 }
 FIXED = {"03_c.sql": "CREATE OR REPLACE TABLE flow_c AS SELECT count(*) AS n FROM flow_b_loop_final"}
