@@ -78,7 +78,7 @@ class Notebook:
             return tuple(self._notes.get(key, ()))
 
     def write(self, key: Key, file: SqlFile, note: Note) -> None:
-        """Put a note on record, and make sure that the run is still ours; raises RlmError, TakenOverError."""
+        """Put a note on record; raises RlmError, TakenOverError."""
         now = self._clock()
         step, iteration = key
         self._record.steps(
@@ -97,7 +97,6 @@ class Notebook:
         )
         with self._lock:
             self._notes[key] = with_note(self._notes.get(key, ()), note)
-        self._record.check(now=True)
 
 
 def with_note(notes: Sequence[Note], note: Note) -> list[Note]:

@@ -5,9 +5,10 @@ is written when its step, or iteration of a loop, is done, so a crash between a 
 the step run again; what must not happen twice is noted before (``exactly``).
 
 The first row of a run also names the process that it belongs to. Who goes on with a run puts itself there, in
-one statement, and then reads the steps; it appends a row of its own with the next ``seq``. From there on rows
-of others do not count, and rows are written only by who is named. A process finds out before every statement:
-it asks when what it knew last is more than ``PROOF_S`` old; who takes over waits as long before it begins.
+one statement; it waits, reads the steps, and appends a row of its own with the next ``seq``. From there on
+rows of others do not count, and rows are written only by who is named. A process finds out before every
+statement: it asks when what it knew last is more than ``PROOF_S`` old. Who takes over waits as long, and so
+sees all that the other put on record before a statement that it still sends.
 """
 
 from __future__ import annotations
@@ -180,11 +181,12 @@ class DeltaRecord:
         if len(runs) == 1 and runs[0]["report"] == self._begun():
             self._seq = 1
             return ()
+        if max(runs, key=lambda row: int(row["seq"]))["status"] == RUNNING:
+            self._sleep(self._proof_s)  # another may think for that long that it is still its own
+            runs = self._rows(RUNS)
         steps = self._rows(STEPS)
         self._seq = max(int(row["seq"]) for row in (*runs, *steps))
         self._state(RUNNING, None)
-        if max(runs, key=lambda row: int(row["seq"]))["status"] == RUNNING:
-            self._sleep(self._proof_s)  # another may think for that long that it is still its own
         return tuple(_step_row(row) for row in steps if _counts(row, runs))
 
     def check(self, *, now: bool = False) -> None:
