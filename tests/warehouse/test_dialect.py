@@ -55,6 +55,32 @@ def test_what_it_lacks_is_said_otherwise(text: str, wanted: str) -> None:
     assert " ".join(plain(text).split()).replace("u.`", "`u`.`") == wanted
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("SELECT a.*, z FROM a JOIN b USING (k)", "SELECT a.id, a.k, z FROM a JOIN b ON a.k = b.k"),
+        (
+            "SELECT k, b.k AS q FROM a LEFT JOIN b USING (k) WHERE b.k IS NULL GROUP BY k ORDER BY k",
+            "SELECT a.k, b.k AS q FROM a LEFT JOIN b ON a.k = b.k WHERE b.k IS NULL GROUP BY a.k ORDER BY k",
+        ),
+        (
+            "SELECT k, b.z FROM a RIGHT JOIN b USING (k) JOIN c USING (k) WHERE a.k > 1",
+            "SELECT b.k, b.z FROM a RIGHT JOIN b ON a.k = b.k JOIN c ON b.k = c.k WHERE a.k > 1",
+        ),
+        (
+            "SELECT k FROM a FULL JOIN b USING (k) WHERE a.k IS NULL",
+            "SELECT COALESCE(a.k, b.k) AS k FROM a FULL JOIN b ON a.k = b.k WHERE a.k IS NULL",
+        ),
+        ("SELECT * FROM a JOIN b USING (k)", "SELECT * FROM a JOIN b USING (k)"),
+        ("SELECT 1 FROM IDENTIFIER('a' || '.b')", "SELECT 1 FROM a.b"),
+    ],
+)
+def test_columns_joined_by_are_of_both_tables(text: str, wanted: str) -> None:
+    tables = {"a": ["id", "k"], "b": ["k", "z"], "c": ["k"]}
+    said = plainer(Statement.parse(text), lambda query: tables[query.split()[3]]).text
+    assert " ".join(said.replace("`", "").split()) == wanted
+
+
 def test_the_columns_of_a_star_are_asked_where_it_stands() -> None:
     asked: list[str] = []
 
@@ -128,6 +154,8 @@ def test_strangers_statements_run(session: EngineSession) -> None:
     counts = run(session, "SELECT (SELECT count(*) FROM c) AS a, (SELECT count(*) FROM m) AS b")
     assert list(counts[0].values()) == [4, 0]
     assert run(session, "SELECT * FROM `tablé`") == [{"é": 1}, {"é": 1}]
+    joined = run(session, "SELECT a.*, b.v AS w FROM t a JOIN c b USING (id) WHERE a.id = 2")
+    assert joined == [{"id": 2, "v": 4, "Name": "x", "w": 4}]
     shown = {row["tableName"] for row in run(session, "SHOW TABLES")}
     assert shown == {"t", "c", "l", "m", "tablé"}
 

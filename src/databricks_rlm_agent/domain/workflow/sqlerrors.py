@@ -131,11 +131,12 @@ _RULES = (
         "Write CREATE OR REPLACE, add IF NOT EXISTS, or drop it first.",
     ),
     _rule(
-        r"PARSE_\w+|SYNTAX_ERROR|\w*UNSUPPORTED_FEATURE|FEATURE_NOT_SUPPORTED",
+        r"\w*UNSUPPORTED_FEATURE|FEATURE_NOT_SUPPORTED",
         Cause.SYNTAX,
         _CRITICAL,
-        "Correct the statement.",
+        "Say it in another way, or run it on a warehouse that has this.",
     ),
+    _rule(r"PARSE_\w+|SYNTAX_ERROR", Cause.SYNTAX, _CRITICAL, "Correct the statement."),
     _rule(
         r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|OutOfMemory|QUOTA_EXCEEDED|NO_SPACE"
         r"|EXECUTOR_LOST|DRIVER_\w+|TEMPORARILY_UNAVAILABLE|REQUEST_LIMIT_EXCEEDED",

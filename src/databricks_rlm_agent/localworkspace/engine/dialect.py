@@ -1,17 +1,20 @@
 """What Databricks' queries can say and the engine cannot, said in words that it has.
 
-QUALIFY, GROUP BY ALL, ORDER BY ALL, `* EXCEPT (…)`, `* REPLACE (…)`, PIVOT over one column, WITH before
-INSERT.
+QUALIFY, GROUP BY ALL, ORDER BY ALL, `* EXCEPT (…)`, `* REPLACE (…)`, JOIN … USING with names of tables, PIVOT
+over one column, WITH before INSERT, IDENTIFIER('…').
 Only a statement that has one of them is touched, and of it only the query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from .errors import unsupported
+from .lexer import unquote_string
 from .statements import Statement
+from .using import qualified, without_using
 
 # The names of the columns that a query has; asked of the engine, which knows all that is in scope.
 Columns = Callable[[str], Sequence[str]]
@@ -33,7 +36,7 @@ def plainer(statement: Statement, columns: Columns) -> Statement:
     """The statement as the engine takes it; the same where there is nothing to change."""
     if statement.starts("WITH"):
         statement = _with_after_insert(statement)
-    statement = _pivots(statement)
+    statement = _identifiers(_pivots(statement))
     span = _query(statement) if _needs(statement) else None
     if span is None:
         return statement
@@ -56,7 +59,7 @@ def _needs(statement: Statement) -> bool:
             )
             if statement.starts("(", at=index + 1) and not query:
                 return True
-    return False
+    return qualified(tokens)
 
 
 def _query(statement: Statement) -> tuple[int, int] | None:
@@ -106,6 +109,21 @@ def _pivots(statement: Statement) -> Statement:
     return Statement.parse(text + statement.text[done:])
 
 
+def _identifiers(statement: Statement) -> Statement:
+    """`IDENTIFIER('a' || '.b')` as `a.b`: of strings that are written out."""
+    tokens = statement.tokens
+    text, done = "", 0
+    for index, token in enumerate(tokens[:-3]):
+        if token.upper != "IDENTIFIER" or tokens[index + 1].text != "(" or token.start < done:
+            continue
+        end = next((at for at in range(index, len(tokens)) if tokens[at].text == ")"), index)
+        parts = [each for each in tokens[index + 2 : end] if each.text != "|"]
+        if parts and all(each.kind == "string" for each in parts):
+            text += statement.text[done : token.start] + "".join(unquote_string(each.text) for each in parts)
+            done = tokens[end].end
+    return Statement.parse(text + statement.text[done:]) if done else statement
+
+
 def _rewritten(text: str, columns: Columns) -> str:
     from sqlglot import exp, parse_one
     from sqlglot.errors import SqlglotError
@@ -114,6 +132,7 @@ def _rewritten(text: str, columns: Columns) -> str:
         tree = parse_one(text, dialect="databricks")
         for select in list(_inner_first(tree)):
             _stars(select, columns)
+            without_using(select, partial(_columns_of, columns, select))
             _all(select)
             plain = _without_qualify(select)
             if select is tree:
@@ -146,7 +165,8 @@ def _stars(select: Any, columns: Columns) -> None:
         star: Any = each.this if isinstance(each, exp.Column) else each
         known = isinstance(star, exp.Star)
         changed = known and any(star.args.get(key) for key in ("except_", "except", "replace"))
-        if not known or not (changed or select.args.get("qualify")):
+        using = any(join.args.get("using") for join in select.args.get("joins") or ())
+        if not known or not (changed or using or select.args.get("qualify")):
             found.append(each)
             continue
         found += _columns(select, each, star, columns)
@@ -160,7 +180,8 @@ def _columns(select: Any, item: Any, star: Any, columns: Columns) -> list[Any]:
     table = item.args.get("table") if isinstance(item, exp.Column) else None
     left_out = {each.name.lower() for each in star.args.get("except_") or star.args.get("except") or ()}
     replaced = {each.alias.lower(): each for each in star.args.get("replace") or ()}
-    names = columns(_probe(select, table))
+    source = _source(select, table.name) if table is not None else None
+    names = columns(_probe(select, None if source is not None else table, source))
     return [
         replaced.get(name.lower()) or exp.column(name, table=table.copy() if table else None, quoted=True)
         for name in names
@@ -168,13 +189,28 @@ def _columns(select: Any, item: Any, star: Any, columns: Columns) -> list[Any]:
     ]
 
 
-def _probe(select: Any, table: Any) -> str:
-    """A query without rows that has the columns of a star of a SELECT."""
+def _source(select: Any, name: str) -> Any:
+    """What a SELECT joins under a name, where it joins with USING: such a star is of that table only."""
+    joins = select.args.get("joins") or []
+    if not any(join.args.get("using") for join in joins):
+        return None
+    first = select.args.get("from_") or select.args.get("from")
+    return next((each.this for each in (first, *joins) if each.this.alias_or_name == name), None)
+
+
+def _columns_of(columns: Columns, select: Any, source: Any) -> Sequence[str]:
+    return columns(_probe(select, None, source))
+
+
+def _probe(select: Any, table: Any, source: Any = None) -> str:
+    """A query without rows that has the columns of a star of a SELECT, or of one of its sources."""
     from sqlglot import exp
 
     star = exp.Column(this=exp.Star(), table=table.copy()) if table else exp.Star()
     probe = exp.Select(expressions=[star])
-    for key in ("from_", "from", "joins", "laterals"):
+    if source is not None:
+        probe = probe.from_(source.copy())
+    for key in ("from_", "from", "joins", "laterals") if source is None else ():
         if part := select.args.get(key):
             probe.set(key, [each.copy() for each in part] if isinstance(part, list) else part.copy())
     clauses: list[Any] = []
