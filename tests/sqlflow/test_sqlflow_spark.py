@@ -222,7 +222,7 @@ def test_who_shares_a_session_finds_its_own_place_there() -> None:
 
     spark = Lonely()
     engine = SparkEngine(spark, **PLACE)
-    assert engine.alone == "[NOT_IMPLEMENTED] newSession."
+    assert engine.alone == "Spark gives no second session: [NOT_IMPLEMENTED] newSession."
     one, other = engine.session(), engine.session()
     assert isinstance(one, SparkSession)
     one.execute("USE SCHEMA x")

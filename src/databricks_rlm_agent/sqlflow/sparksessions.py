@@ -48,9 +48,9 @@ class SparkEngine:
         try:
             self._spare = _another(spark, remote)
         except Exception as error:  # noqa: BLE001 - Spark raises anything; recorded, and told in a notice
-            self.alone = first_line(error)
+            self.alone = f"Spark gives no second session: {first_line(_text(error))}"
         if self._spare is None:
-            self.alone = self.alone or "This Spark gives no second session."
+            self.alone = self.alone or "Spark gives no second session."
 
     def session(self) -> SparkSession:
         """Open a session; raise RlmError if there is no way into the catalog and schema."""
@@ -140,7 +140,7 @@ class SparkSession:
 
     def _mapped(self, error: Exception) -> RlmError:
         if self._cancelled:
-            return Rejected(f"[CANCELED] {first_line(error)}", where=_WHERE)
+            return Rejected(f"[CANCELED] {first_line(_text(error))}", where=_WHERE)
         mapped = _classified(error)
         if isinstance(mapped, _SessionGone):
             self._alive = False
@@ -213,12 +213,21 @@ def _classified(error: Exception) -> RlmError:
     """Ours for what Spark raises."""
     if isinstance(error, RlmError):
         return error
-    text = str(error)
+    text = _text(error)
     if _GONE.search(text) or type(error).__name__ == "Py4JNetworkError":
         return _SessionGone(f"The Spark session is gone: {first_line(text)}", where=_WHERE)
     if _UNREACHABLE.search(text):
         return Unreachable(first_line(text), where=_WHERE)
     return classify_sql(text, where=_WHERE)
+
+
+def _text(error: Exception) -> str:
+    """What it says; errors of gRPC that Spark has not made its own say little in their first line."""
+    if callable(details := getattr(error, "details", None)) and callable(
+        code := getattr(error, "code", None)
+    ):
+        return f"{code()}: {details()}"
+    return str(error)
 
 
 def _another(spark: Any, remote: str | None) -> Any:
