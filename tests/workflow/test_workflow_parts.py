@@ -13,6 +13,7 @@ from databricks_rlm_agent.domain.workflow.model import Loop, Plan
 from databricks_rlm_agent.domain.workflow.plan import Source, plan_of
 from databricks_rlm_agent.domain.workflow.selection import Selection, select
 from databricks_rlm_agent.errors import UsageError
+from databricks_rlm_agent.sqlflow.resuming import identity
 
 FIRST = "CREATE OR REPLACE TABLE w_{n} AS SELECT id, label - 1 AS label FROM l_{m}"
 SECOND = "CREATE OR REPLACE TABLE l_{n} AS SELECT id, greatest(label, 0) AS label FROM w_{n}"
@@ -190,3 +191,12 @@ def test_braces_in_strings_and_comments_mean_themselves(text: str) -> None:
 def test_parameters_as_databricks_queries_have_them_are_variables() -> None:
     plan = planned({"1_a.sql": "SELECT * FROM {{ place }}.t, ${place}.u, {place}.v"}, place="other")
     assert {name[1] for name in plan.steps[0].reads} == {"other"}
+
+
+def test_a_variable_that_changes_makes_other_steps_of_the_files_that_have_it() -> None:
+    texts = {"1_a.sql": "CREATE TABLE {place}.a (x INT)", "2_b.sql": "CREATE TABLE b (x INT)"}
+    texts["3_t.sql"] = "CREATE TABLE {place}.t_{iteration} AS SELECT * FROM b"
+    declared = "loops:\n- template: 3_t.sql\n  convergence: SELECT count(*) FROM {place}.t_{iteration}\n"
+    one, other = (planned(texts, declared, place=place) for place in ("s", "t"))
+    same = [identity(a) == identity(b) for a, b in zip(one.steps, other.steps, strict=True)]
+    assert same == [False, True, False]

@@ -137,6 +137,11 @@ class Runner:
         run_id = earlier.workflow_run_id if earlier else self.options.run_id or self.new_id("w")
         rows = self.record.begin(self.workflow, run_id, earlier.started_at if earlier else started)
         before = standing(self.plan, rows)
+        if rows and not {row.step for row in rows} & {step.id for step in self.plan.steps}:
+            self._notice(
+                f"Run {run_id} has none of these files on record: another directory has the same name. "
+                "Give each a name of its own in workflow.yml."
+            )
         self._void(before, started)
         self._notebook.load(before.notes)
         self._feed.tell(EventKind.RUN_STARTED, run_id)

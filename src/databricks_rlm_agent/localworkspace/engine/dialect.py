@@ -7,6 +7,7 @@ Only a statement that has one of them is touched, and of it only the query.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,10 @@ from .lexer import unquote_string
 from .statements import Statement
 from .using import qualified, without_using
 
+# Else no token needs to be looked at: of rows written out there may be a million.
+_WORTH_A_LOOK = re.compile(
+    r"\b(qualify|pivot|using|identifier)\b|\bby\s+all\b|\*\s*(except|replace)\b|\bwith\b", re.IGNORECASE
+)
 # The names of the columns that a query has; asked of the engine, which knows all that is in scope.
 Columns = Callable[[str], Sequence[str]]
 # Aggregates that the parser has no class for.
@@ -34,8 +39,9 @@ _AGGREGATES = {
 
 def plainer(statement: Statement, columns: Columns) -> Statement:
     """The statement as the engine takes it; the same where there is nothing to change."""
-    if statement.starts("WITH"):
-        statement = _with_after_insert(statement)
+    if not _WORTH_A_LOOK.search(statement.text):
+        return statement
+    statement = _with_after_insert(statement)
     statement = _identifiers(_pivots(statement))
     span = _query(statement) if _needs(statement) else None
     if span is None:
@@ -85,7 +91,7 @@ def _closing(statement: Statement, opening: int) -> int:
 
 def _with_after_insert(statement: Statement) -> Statement:
     """`WITH q AS (…) INSERT INTO t SELECT …` as `INSERT INTO t WITH q AS (…) SELECT …`."""
-    insert = statement.find("INSERT", "SELECT")
+    insert = statement.find("INSERT", "SELECT") if statement.starts("WITH") else None
     if insert is None or statement.tokens[insert].upper != "INSERT":
         return statement
     query = statement.find("SELECT", start=insert)

@@ -117,7 +117,8 @@ RULES: tuple[Rule, ...] = (
         "A column that is NOT NULL got no value.",
     ),
     _rule(
-        r"^(?:PARTITION for write|DISTRIBUTE BY|CLUSTER BY)$|Physical plan does not support",
+        r"^(?:PARTITION for write|DISTRIBUTE BY|CLUSTER BY)$|Physical plan does not support"
+        r"|Unsupported table features required",
         "UNSUPPORTED_FEATURE",
         "0A000",
         "The local workspace's engine does not support this.",
