@@ -48,6 +48,20 @@ def checked(made: Plan, answers: Answers, **options: Any) -> Report:
     return runner(made, FakeEngine(on_fetch=answers), **options).run()
 
 
+def test_tables_are_counted_in_one_statement() -> None:
+    answers = Answers(n1={"n0": 7, "n1": 8})
+    report = checked(expecting(), answers)
+    assert [table.rows for table in report.tables] == [7, 8]
+    assert len(answers.asked) == 1
+
+
+def test_where_one_is_missing_each_is_counted_by_itself() -> None:
+    answers = Answers(n1=NotFound("no table"), **{"`b`": NotFound("no table")})
+    report = checked(expecting(), answers)
+    assert [(table.exists, table.rows) for table in report.tables] == [(True, 5), (False, None)]
+    assert len(answers.asked) == 3
+
+
 def test_a_declared_key_that_is_not_unique_fails_the_run() -> None:
     wanted = Expectation(table=A, key=("id", "kind"), min_rows=6, steps=("01_a.sql",))
     report = checked(expecting(wanted), Answers(DISTINCT={"n": 5, "u": 3}))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
+from typing import Any
 
 from databricks_rlm_agent.domain.workflow.expectations import Cover, Expectation
 from databricks_rlm_agent.domain.workflow.model import Plan, Statement, Step
@@ -24,6 +25,7 @@ from databricks_rlm_agent.sqlflow.steady import SteadySession
 from databricks_rlm_agent.sqlflow.steps import tables_of
 
 _AGAIN_S = 0.5  # how often a cancel is repeated: a statement may just be starting
+_TOGETHER = 25  # tables that are counted in one statement
 _DONE = {StepStatus.DONE, StepStatus.KEPT}
 
 
@@ -101,17 +103,38 @@ def check_tables(
             free.put(stack.enter_context(interruption.watching(SteadySession(engine, interruption.wait))))
         checker = _Checker(free, interruption, feed)
         pool = stack.enter_context(ThreadPoolExecutor(many, thread_name_prefix="check"))
+        _through([pool.submit(checker.count, wanted)], interruption)
         futures = [pool.submit(checker.check, each) for each in wanted]
-        while wait(futures, timeout=_AGAIN_S).not_done:
-            if interruption.asked:
-                interruption.cancel()
+        _through(futures, interruption)
         return tuple(future.result() for future in futures)
+
+
+def _through(futures: Sequence[Future[Any]], interruption: Interruption) -> None:
+    """Wait for their end, and cancel what they run as soon as the workflow is to end."""
+    while wait(futures, timeout=_AGAIN_S).not_done:
+        if interruption.asked:
+            interruption.cancel()
 
 
 class _Checker:
     def __init__(self, free: SimpleQueue[SteadySession], interruption: Interruption, feed: Feed) -> None:
         self._free, self._interruption, self._feed = free, interruption, feed
         self._gone = threading.Event()  # it has been tried long enough: nor will it answer for the others
+        self._rows: dict[Name, int] = {}  # of tables that are counted already
+
+    def count(self, wanted: Sequence[Wanted]) -> None:
+        """Count the tables, many in a statement. Where that fails, ``check`` counts each, and says why."""
+        tables = [each.expectation.table for each in wanted if each.counted and not each.view]
+        session = self._free.get()
+        try:
+            for some in (tables[n : n + _TOGETHER] for n in range(0, len(tables), _TOGETHER)):
+                self._rows |= _rows_of(session, some)
+        except Unreachable:
+            self._gone.set()
+        except RlmError:
+            pass  # one that is missing, most likely
+        finally:
+            self._free.put(session)
 
     def check(self, wanted: Wanted) -> TableCheck:
         session = self._free.get()
@@ -132,6 +155,8 @@ class _Checker:
             key=expects.key,
             min_rows=expects.min_rows,
         )
+        if expects.table in self._rows:
+            found = replace(found, rows=self._rows[expects.table])
         checks = [partial(_counted if wanted.counted else _looked_at, session, expects.table)]
         checks += [partial(_unique, session, expects.table)] if expects.key else []
         checks += [partial(_covered, session, expects.table, cover) for cover in expects.covers]
@@ -172,7 +197,15 @@ def _looked_at(session: SteadySession, table: Name, found: TableCheck) -> TableC
     return found
 
 
+def _rows_of(session: SteadySession, tables: Sequence[Name]) -> dict[Name, int]:
+    counts = ", ".join(f"(SELECT count(*) FROM {quoted(name)}) AS n{i}" for i, name in enumerate(tables))
+    row = session.fetch(f"SELECT {counts}")[0] if tables else {}
+    return {name: int(row[f"n{i}"]) for i, name in enumerate(tables) if f"n{i}" in row}
+
+
 def _counted(session: SteadySession, table: Name, found: TableCheck) -> TableCheck:
+    if found.rows is not None:
+        return found
     row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n")[0]
     return replace(found, rows=int(row["n"]))
 
