@@ -105,6 +105,11 @@ class FlowRig:
             return False
         return bool(self.session.fetch("SELECT 1 AS x FROM sql_workflow_steps WHERE status = 'begun'"))
 
+    def recorded(self) -> tuple[int, int]:
+        """How many rows are on record, and how many statements were sent by now."""
+        rows = self.session.fetch("SELECT count(*) AS n FROM sql_workflow_steps")[0]["n"]
+        return rows, len(self.statements())
+
     def twice(self) -> Mapping[str, int]:
         """Steps and iterations that are on record as done more than once."""
         rows = self.session.fetch(

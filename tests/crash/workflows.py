@@ -205,9 +205,11 @@ def _late(case: Case, made: FlowRig) -> str:
     held, process = _kill(made, case.n, after=False)
     if held is None:
         return _not_reached(process)
-    problem = _resumed(made)
+    problem, before = _resumed(made), made.recorded()
     made.release(held, drop=False)
-    return problem or _resumed(made)
+    eventually(lambda: any("from_json" in sql for sql in made.statements()[before[1] :]) or None)
+    added = made.recorded()[0] - before[0]
+    return problem or (f"{added} rows were added by a process that had the run before" if added else "")
 
 
 def _again(case: Case, made: FlowRig) -> str:

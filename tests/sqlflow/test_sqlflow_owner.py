@@ -13,7 +13,7 @@ from databricks_rlm_agent.domain.workflow.outcome import RunStatus, StepStatus
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.sqlflow.interruption import TakenOverError
-from databricks_rlm_agent.sqlflow.record import DONE, DeltaRecord, StepRow
+from databricks_rlm_agent.sqlflow.record import DONE, DeltaRecord, StepRow, _counts
 from databricks_rlm_agent.sqlflow.steady import SteadySession
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -97,6 +97,30 @@ def test_tables_of_an_earlier_version_get_their_columns(
     found = session.fetch("SELECT report FROM sql_workflow_runs WHERE status = 'succeeded'")
     assert json.loads(found[0]["report"]) == {"a": 1}
     assert names(record(engine, schema, "second").begin("w", "w1", AT)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("seq", "owner", "counts"),
+    [
+        (2, "a", True),
+        (5, "a", False),  # late: b had the run by then
+        (5, "b", True),
+        (8, "b", False),
+        (8, "c", True),
+        (8, "d", True),  # c and d took it over at once; only one of them has written steps
+        (8, None, False),
+    ],
+)
+def test_which_rows_count(seq: int, owner: str | None, counts: bool) -> None:
+    taken = [
+        (1, "d", "running"),
+        (4, "b", "running"),
+        (6, "b", "failed"),
+        (7, "c", "running"),
+        (7, "d", "running"),
+    ]
+    runs = [{"seq": n, "owner": name, "status": status} for n, name, status in taken]
+    assert _counts({"seq": seq, "owner": owner}, runs) is counts
 
 
 FILES = plan(

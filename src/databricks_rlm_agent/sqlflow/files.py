@@ -92,13 +92,16 @@ class FileRunner:
         self._record, self._notebook, self._new_id = record, notebook, new_id
         self._wait_s, self._monotonic = wait_s, monotonic
 
-    def run(self, file: SqlFile, *, step: str, iteration: int | None = None) -> FileResult:
-        """Run a file, from where it was left; raise StepFailedError or InterruptedRunError."""
+    def run(self, file: SqlFile, *, step: str, iteration: int | None = None, place: int = 0) -> FileResult:
+        """Run a file, from where it was left; raise StepFailedError or InterruptedRunError.
+
+        ``place`` is that of an iteration on record (`Loop.place`).
+        """
         tell: dict[str, Any] = {"step": step, "file": file.name, "iteration": iteration}
         for begun in range(RESTARTS + 1):
             try:
                 with self._interruption.watching(self._open(file)) as session:
-                    return self._whole(session, file, tell)
+                    return self._whole(session, file, place, tell)
             except _LostError as lost:
                 if begun == RESTARTS:
                     raise StepFailedError(_lost_again(lost.problem)) from None
@@ -124,11 +127,11 @@ class FileRunner:
                 self._interruption.wait(_pause(error, self._wait_s(attempt)))
         raise AssertionError("unreachable")
 
-    def _whole(self, session: Session, file: SqlFile, tell: dict[str, Any]) -> FileResult:
+    def _whole(self, session: Session, file: SqlFile, place: int, tell: dict[str, Any]) -> FileResult:
         exactly = Exactly(
             self._notebook,
             file,
-            (tell["step"], tell["iteration"] or 0),
+            (tell["step"], place),
             ask=lambda sql: self._steadily(session, file, lambda: session.fetch(sql)),
             new_id=self._new_id,
         )

@@ -77,7 +77,7 @@ def standing(plan: Plan, rows: Sequence[StepRow]) -> Standing:
                 void.append((step.id, 0, STALE))
             if step.loop is not None:
                 history[step.id] = counting = _counting(step.loop, done)
-                after = step.loop.first + len(counting)
+                after = 1 + len(counting)
                 void += [(step.id, after, VOID)] if any(n >= after for n in done) else []
         whole = whole and inside <= kept
     return Standing(kept=frozenset(kept), history=history, notes=_notes(rows, void), void=tuple(void))
@@ -125,7 +125,7 @@ def _read(rows: Sequence[StepRow]) -> tuple[dict[str, StepRow], dict[str, dict[i
 def _counting(loop: Loop, done: Mapping[int, StepRow]) -> tuple[Measure, ...]:
     found: list[Measure] = []
     for n in itertools.count(loop.first):
-        row = done.get(n)
+        row = done.get(loop.place(n))
         if row is None or row.detail is None or row.sha256 != _sha256(loop, n):
             return tuple(found)
         found.append(Measure(**row.detail))
