@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlflow_rig import FakeEngine, FakeSession, file_of, loop_step, plan, runner
+from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord, file_of, loop_step, plan, runner
 
 from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure
 from databricks_rlm_agent.domain.workflow.model import Iteration
@@ -151,3 +151,35 @@ def test_an_address_that_is_no_warehouse_is_told(
         WarehouseEngine(Place(), http_path="sql/1.0/x").session()  # type: ignore[arg-type]
     assert fix in (caught.value.fix or "")
     assert caught.value.exit_code == 3
+
+
+def test_a_loop_from_zero_is_gone_on_with_where_it_was() -> None:
+    texts = [
+        "CREATE OR REPLACE TABLE l_0 AS SELECT 1 AS x",
+        "CREATE OR REPLACE TABLE l_1 AS SELECT * FROM l_0",
+    ]
+    made = plan(loop_step("4_iter", texts, first=0, convergence="SELECT {iteration} AS n"))
+    record = MemoryRecord()
+    failing = {"CREATE OR REPLACE TABLE l_3"}
+
+    def execute(sql: str, _session: FakeSession) -> int | None:
+        if sql.startswith(tuple(failing)):
+            raise Rejected("[DIVIDE_BY_ZERO] no")
+        return None
+
+    def fetch(sql: str) -> Sequence[Mapping[str, Any]]:
+        if sql.startswith("DESCRIBE"):
+            return [{"col_name": "x", "data_type": "int", "comment": None}]
+        asked = sql.split()[1]  # the convergence query: how far it is to iteration 4
+        return [{"n": 4 - int(asked)} if asked.isdigit() else {"n": 1, "h": sql}]
+
+    engine = FakeEngine(on_execute=execute, on_fetch=fetch)
+    assert runner(made, engine, record).run().exit_code == 1
+    assert record.done() == ["4_iter#1", "4_iter#2", "4_iter#3"]  # the iterations 0, 1 and 2
+    failing.clear()
+    engine.ran.clear()
+    report = runner(made, engine, record, resume=True).run()
+    assert [measure.n for measure in report.steps[0].iterations] == [0, 1, 2, 3, 4]
+    assert [sql[:27] for sql in engine.ran if " l_" in sql[:26]] == [
+        f"CREATE OR REPLACE TABLE l_{n}" for n in (3, 4)
+    ]

@@ -118,17 +118,19 @@ class LoopRunner:
     def _once(
         self, step: Step, now: Iteration, measurer: Measurer, last: Measure | None
     ) -> tuple[FileResult, Measure]:
+        assert step.loop is not None
+        place = step.loop.place(now.number)
         started, began = self._clock(), self._monotonic()
         what = "generated" if now.generated else ""
         self._feed.tell(
             EventKind.ITERATION_STARTED, what, step=step.id, iteration=now.number, file=now.file.name
         )
-        result = self._files.run(now.file, step=step.id, iteration=now.number)
+        result = self._files.run(now.file, step=step.id, iteration=now.number, place=place)
         measure = self._measure(now, result, measurer, last)
         measure = replace(measure, seconds=round(self._monotonic() - began, 3))
         row = StepRow(
             step=step.id,
-            iteration=now.number,
+            iteration=place,
             status=DONE,
             file=now.file.name,
             sha256=now.file.sha256,

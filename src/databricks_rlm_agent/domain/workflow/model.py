@@ -126,6 +126,10 @@ class Loop:
     catalog: str | None = None  # what names without a place mean in the files
     schema: str | None = None
 
+    def place(self, number: int) -> int:
+        """The how many-th iteration that number is, from 1: what is on record, where 0 is the loop itself."""
+        return number - self.first + 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Iteration:
