@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from databricks_rlm_agent.domain.workflow.names import quoted
 from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepStatus
 from databricks_rlm_agent.domain.workflow.plan import plan_of
 from databricks_rlm_agent.domain.workflow.shipped import content_hash, source_of
+from databricks_rlm_agent.domain.workflow.speech import to_agent
 from databricks_rlm_agent.errors import InvalidData, NotFound, RlmError
 from databricks_rlm_agent.logs import keep_off_root
 from databricks_rlm_agent.sqlflow.engine import Engine
@@ -100,9 +101,9 @@ def run_task(rlm: Reporter, order: Order, engine: Engine, *, alone: str | None =
             observer=Lines(print),
             decide=go_on if order.on_error == "continue" else stop,
         ) as runner:
-            report = _watched(runner, lambda found: _tell(rlm, order, found))
+            report = _watched(runner, rlm, order)
     except RlmError as error:
-        return f"{order.name}: {error}"
+        return f"{order.name}: {to_agent(str(error))}"
     _tell(rlm, order, report)
     return None if report.status is RunStatus.SUCCEEDED else summary(report)
 
@@ -144,42 +145,46 @@ def _run_id(engine: Engine, order: Order) -> str:
     return next((id_ for id_ in found if ours.fullmatch(id_)), order.run_id)
 
 
-def _watched(runner: Runner, leave: Callable[[Report], None]) -> Report:
+def _watched(runner: Runner, rlm: Reporter, order: Order) -> Report:
     """Run it on a thread of its own: a time-out or a cancel is raised in this one, and ends the run in order.
-
-    ``leave`` is told what is known of a run that was ended so, before that is raised again.
+    What is known of it then is told before that is raised again.
     """
     reports: list[Report] = []
     failures: list[BaseException] = []
+    over = threading.Event()  # Thread.join takes a thread for ended once it was interrupted (Python 3.11)
 
     def work() -> None:
         try:
             reports.append(runner.run())
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             failures.append(error)
+        finally:
+            over.set()
 
-    thread = threading.Thread(target=work, name="sql-workflow", daemon=True)
-    thread.start()
+    threading.Thread(target=work, name="sql-workflow", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(0.5)
+        while not over.is_set():
+            over.wait(0.5)
     except BaseException:
         runner.interrupt()
-        _wait(thread, _LEAVE_S)
+        _wait(over, _LEAVE_S)
         if reports:
-            leave(reports[0])
+            _tell(rlm, order, reports[0])
+        else:
+            why = str(failures[0]) if failures else f"no answer within {_LEAVE_S:g} s"
+            rlm.log(f"{order.name} came to no orderly end ({to_agent(why)}); another call goes on with it.")
         raise
     if failures:
         raise failures[0]
     return reports[0]
 
 
-def _wait(thread: threading.Thread, seconds: float) -> None:
+def _wait(over: threading.Event, seconds: float) -> None:
     """Wait, whatever is raised meanwhile: the harness interrupts more than once."""
     until = time.monotonic() + seconds
-    while thread.is_alive() and time.monotonic() < until:
+    while not over.is_set() and time.monotonic() < until:
         with suppress(BaseException):
-            thread.join(0.1)
+            over.wait(0.1)
 
 
 def _tell(rlm: Reporter, order: Order, report: Report) -> None:
@@ -201,4 +206,4 @@ def _log_lines(report: Report) -> Iterable[str]:
     for step in report.steps:
         if step.problem is not None:
             yield f"{step.id}: {problem_lines(step.problem)}"
-    yield from report.notices[:20]
+    yield from map(to_agent, report.notices[:20])
