@@ -154,10 +154,13 @@ def test_strangers_statements_run(session: EngineSession) -> None:
     counts = run(session, "SELECT (SELECT count(*) FROM c) AS a, (SELECT count(*) FROM m) AS b")
     assert list(counts[0].values()) == [4, 0]
     assert run(session, "SELECT * FROM `tablé`") == [{"é": 1}, {"é": 1}]
+    with_strings = "SELECT count(*) AS n FROM IDENTIFIER('c' || '2')"
+    session.execute("CREATE TABLE c2 AS SELECT 1 AS x")
+    assert run(session, with_strings) == [{"n": 1}]
     joined = run(session, "SELECT a.*, b.v AS w FROM t a JOIN c b USING (id) WHERE a.id = 2")
     assert joined == [{"id": 2, "v": 4, "Name": "x", "w": 4}]
     shown = {row["tableName"] for row in run(session, "SHOW TABLES")}
-    assert shown == {"t", "c", "l", "m", "tablé"}
+    assert shown == {"t", "c", "c2", "l", "m", "tablé"}
 
 
 def test_what_a_query_makes_is_answered_as_databricks_does(session: EngineSession) -> None:

@@ -227,7 +227,10 @@ class CatalogSession:
         """
         statement = statements.Statement.parse(sql)
         self.prepare(statement.names())
-        statement = self.plainer(statement)
+        plain = self.plainer(statement)
+        if plain is not statement:  # IDENTIFIER('…') may have become a name
+            self.prepare(plain.names())
+        statement = plain
         handler = self.handler_of(statement)
         text = statements.map_paths(statement, self.tree)
         if handler is None:
