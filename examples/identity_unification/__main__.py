@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from examples.identity_unification.interrupting import (
@@ -39,11 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     delivered = landing(people(options.edges, options.seed), options.seed)
     told["generate_s"] = round(time.monotonic() - began, 1)
-    schemas = [schema_of(sign) for sign in SIGNALS] if options.interrupt else []
-    with workspace(root, delivered, schemas) as stage:
+    signs = [sign for sign in SIGNALS if options.signal in {None, sign.name}] if options.interrupt else []
+    with workspace(root, delivered, [schema_of(sign) for sign in signs]) as stage:
         proof = _run(stage, delivered, told, quiet=options.json)
         if proof is not None and options.interrupt:
-            told["problems"] += _again(stage, told, options.interrupt, quiet=options.json)
+            kinds = STATEMENTS if options.interrupt == "statements" else STEPS
+            told["problems"] += _again(stage, told, signs, kinds, quiet=options.json)
     told["peak_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
     print(json.dumps(told, ensure_ascii=False) if options.json else _report(told, proof))
     return 1 if told["problems"] else 0
@@ -56,15 +58,15 @@ def _run(stage: Stage, delivered: Landing, told: dict[str, Any], *, quiet: bool)
     report = stage.run()
     told["run_s"] = round(time.monotonic() - began, 1)
     told["status"] = report["status"]
-    loop = next(step for step in report["steps"] if step["iterations"])
-    told["iterations"] = [measure["changed"] for measure in loop["iterations"]]
-    told["loop_s"] = loop["seconds"]
     told["slowest"] = {
         step["id"]: step["seconds"] for step in sorted(report["steps"], key=lambda step: -step["seconds"])[:5]
     }
     if report["status"] != "succeeded":
-        told["problems"] = [f"The workflow has {report['status']}: {report['next']}"]
+        told["problems"] = [f"The workflow has {report['status']}.", *_troubles(report)]
         return None
+    loop = next(step for step in report["steps"] if step["iterations"])
+    told["iterations"] = [measure["changed"] for measure in loop["iterations"]]
+    told["loop_s"] = loop["seconds"]
     began = time.monotonic()
     proof = prove(stage.folder(), delivered.truth, delivered.edges)
     told["prove_s"] = round(time.monotonic() - began, 1)
@@ -73,14 +75,21 @@ def _run(stage: Stage, delivered: Landing, told: dict[str, Any], *, quiet: bool)
     return proof
 
 
-def _again(stage: Stage, told: dict[str, Any], boundaries: str, *, quiet: bool) -> Iterator[str]:
+def _troubles(report: dict[str, Any]) -> list[str]:
+    """What the workflow's report says to its failure."""
+    problems = [step["problem"] for step in report["steps"] if step["problem"]]
+    return [f"{problem['file']}: {problem['message']}" for problem in problems] or report["next"]
+
+
+def _again(
+    stage: Stage, told: dict[str, Any], signs: Sequence[Signals], kinds: Sequence[str], *, quiet: bool
+) -> Iterator[str]:
     """Run it a second time, and interrupted by each signal at each boundary; what is not the same."""
-    kinds = STATEMENTS if boundaries == "statements" else STEPS
     once = rows(stage.folder())
     stage.run()
     yield from (f"Run twice: {text}" for text in differences(once, rows(stage.folder())))
     told["deaths"] = {}
-    for sign in SIGNALS:
+    for sign in signs:
         began = time.monotonic()
         lives = interrupted(stage, sign, kinds)
         told["deaths"][sign.name] = lives.deaths
@@ -124,6 +133,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=("steps", "statements"),
         help="run it twice, and ended by SIGINT and SIGKILL at every step and iteration, or statement",
     )
+    parser.add_argument("--signal", choices=[sign.name for sign in SIGNALS], help="only by this one")
     parser.add_argument("--deliver", metavar="DIR", help="only write the deliveries there, for a Volume")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     return parser.parse_args(arguments)

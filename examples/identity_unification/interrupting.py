@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def schema_of(sign: signal.Signals) -> str:
     return f"identity_{sign.name.lower()}"
 
 
-def interrupted(stage: Stage, sign: signal.Signals, kinds: tuple[str, ...] = STEPS) -> Lives:
+def interrupted(stage: Stage, sign: signal.Signals, kinds: Sequence[str] = STEPS) -> Lives:
     """Run the workflow, ended once at every boundary, and gone on with each time."""
     seen: set[Place] = set()
     deaths = 0
@@ -58,7 +58,7 @@ def interrupted(stage: Stage, sign: signal.Signals, kinds: tuple[str, ...] = STE
 
 
 def _lived(
-    process: subprocess.Popen[str], seen: set[Place], sign: signal.Signals, kinds: tuple[str, ...]
+    process: subprocess.Popen[str], seen: set[Place], sign: signal.Signals, kinds: Sequence[str]
 ) -> dict[str, Any] | None:
     """Let it live until a boundary that it has not been ended at; its report if there was none left."""
     assert process.stderr is not None
@@ -80,7 +80,7 @@ def _lived(
     return report
 
 
-def _place(line: str, kinds: tuple[str, ...]) -> Place | None:
+def _place(line: str, kinds: Sequence[str]) -> Place | None:
     """Where the process is, of what it tells in a line."""
     with contextlib.suppress(ValueError):
         event = json.loads(line)

@@ -149,3 +149,12 @@ def test_the_files_are_as_generators_name_them_and_run_in_parallel_where_they_ma
     assert [step.loop is not None for step in plan.steps].count(True) == 1
     assert max(Counter(step.stage for step in plan.steps).values()) >= 4
     assert all("alone" not in notice for notice in plan.notices)
+
+
+def test_the_picture_of_the_plan_has_every_step() -> None:
+    plan = plan_of(read_directory(FLOW, variables=variables(), catalog=CATALOG, schema=SCHEMA))
+    text = (FLOW.parent / "PLAN.md").read_text(encoding="utf-8")
+    assert [step.id for step in plan.steps if f'"{step.id}<br/>' not in text] == []
+    readme = (FLOW.parent / "README.md").read_text(encoding="utf-8")
+    assert f"{len(list(FLOW.glob('*.sql')))} SQL files" in readme
+    assert readme.count("\n") <= 50

@@ -1,12 +1,12 @@
 -- All identifiers of all sources in one table, and which of them may join records.
 CREATE OR REPLACE TABLE identifiers USING DELTA AS
-SELECT record_key, source, seen_at, namespace, value, true AS joins, CAST(NULL AS STRING) AS why_not FROM identifiers_crm
-UNION ALL
-SELECT record_key, source, seen_at, namespace, value, true, CAST(NULL AS STRING) FROM identifiers_web
-UNION ALL
-SELECT record_key, source, seen_at, namespace, value, true, CAST(NULL AS STRING) FROM identifiers_app
-UNION ALL
-SELECT record_key, source, seen_at, namespace, value, true, CAST(NULL AS STRING) FROM identifiers_support;
+SELECT record_key, source, seen_at, namespace, value, true AS joins, CAST(NULL AS STRING) AS why_not
+FROM (
+  SELECT * FROM identifiers_crm
+  UNION ALL SELECT * FROM identifiers_web
+  UNION ALL SELECT * FROM identifiers_app
+  UNION ALL SELECT * FROM identifiers_support
+) AS found;
 
 -- Placeholders; then what too many records share.
 MERGE INTO identifiers AS t
@@ -28,4 +28,4 @@ USING (
 ON t.namespace = shared.namespace AND t.value = shared.value
 WHEN MATCHED AND t.joins THEN UPDATE SET
   joins = false,
-  why_not = concat('shared by ', CAST(shared.records AS STRING), ' records; at most ', CAST(shared.max_records AS STRING), ' may');
+  why_not = concat('shared by ', shared.records, ' records; at most ', shared.max_records, ' may');

@@ -9,6 +9,7 @@ WITH components AS (
   FROM components
   GROUP BY component
 ), persons AS (
+  -- without the priority, which is one digit
   SELECT component, concat('P', upper(substring(sha2(substring(identifier, 3), 256), 1, 20))) AS canonical_id, nodes
   FROM best
 )
