@@ -141,10 +141,8 @@ class SparkSession:
     def _mapped(self, error: Exception) -> RlmError:
         if self._cancelled:
             return Rejected(f"[CANCELED] {first_line(_text(error))}", where=_WHERE)
-        mapped = _classified(error)
-        if isinstance(mapped, _SessionGone):
-            self._alive = False
-        return mapped
+        self._alive = self._alive and not _is_gone(error)
+        return _classified(error)
 
 
 class SharedSession(SparkSession):
@@ -205,8 +203,9 @@ class _Turns:
         self.views: dict[str, list[str]] = {}
 
 
-class _SessionGone(Unreachable):
-    """The session is no more, and what it held went with it."""
+def _is_gone(error: Exception) -> bool:
+    """Whether the session is no more, and what it held with it."""
+    return bool(_GONE.search(_text(error))) or type(error).__name__ == "Py4JNetworkError"
 
 
 def _classified(error: Exception) -> RlmError:
@@ -214,8 +213,8 @@ def _classified(error: Exception) -> RlmError:
     if isinstance(error, RlmError):
         return error
     text = _text(error)
-    if _GONE.search(text) or type(error).__name__ == "Py4JNetworkError":
-        return _SessionGone(f"The Spark session is gone: {first_line(text)}", where=_WHERE)
+    if _is_gone(error):
+        return Unreachable(f"The Spark session is gone: {first_line(text)}", where=_WHERE)
     if _UNREACHABLE.search(text):
         return Unreachable(first_line(text), where=_WHERE)
     return classify_sql(text, where=_WHERE)
