@@ -57,8 +57,12 @@ class OpenedAhead:
         for opening in left:
             opening.add_done_callback(self._discard)
         deadline = self._monotonic() + _PATIENCE_S
-        while (thread := next(iter(self._threads), None)) and (wait := deadline - self._monotonic()) > 0:
+        while (thread := self._working()) and (wait := deadline - self._monotonic()) > 0:
             thread.join(wait)
+
+    def _working(self) -> threading.Thread | None:
+        with self._lock:  # one that is being started cannot be joined yet
+            return next(iter(self._threads), None)
 
     def session(self) -> Session:
         """The session that has been open, or is being opened, for longest; else a new one."""
