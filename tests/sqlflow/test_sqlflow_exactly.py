@@ -142,7 +142,7 @@ def arriving(made: World) -> Callable[[str, str], None]:
     return die
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, len(POINTS)), st.integers(0, 12)), min_size=2, max_size=5))
 def test_killed_again_and_again(deaths: list[tuple[int, int]]) -> None:
     made, record = world(), MemoryRecord()
