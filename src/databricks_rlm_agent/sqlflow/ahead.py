@@ -30,13 +30,16 @@ _PATIENCE_S = 5.0
 class OpenedAhead:
     """An Engine over another one, which keeps ``spare`` sessions ready. To be used as a context manager.
 
+    When as many have been opened as are ``expected`` to be asked for in all, one is enough.
+
     Safe to use from several threads. What stands against opening a session is told to who asks for one.
     """
 
     def __init__(
-        self, engine: Engine, *, spare: int, monotonic: Callable[[], float] = time.monotonic
+        self, engine: Engine, *, spare: int, expected: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._engine, self._spare, self._monotonic = engine, spare, monotonic
+        self._left = expected
         self._lock = threading.Lock()
         self._ready: deque[tuple[float, Future[Session]]] = deque()
         self._lanes = threading.BoundedSemaphore(_LANES)
@@ -87,7 +90,8 @@ class OpenedAhead:
 
     def _fill(self) -> None:
         with self._lock:
-            while not self._ended and len(self._ready) < self._spare:
+            while not self._ended and len(self._ready) < (self._spare if self._left > 0 else 1):
+                self._left -= 1
                 opening: Future[Session] = Future()
                 self._ready.append((self._monotonic(), opening))
                 self._start(partial(self._open, opening))

@@ -68,8 +68,9 @@ def prepared(
     options = options or Options()
     with ExitStack() as stack:
         # The record has two sessions of its own, one to write and one to ask.
-        spare = min(options.max_parallel, len(plan.steps)) + 2
-        engine = stack.enter_context(OpenedAhead(engine, spare=spare))
+        spare = min(options.max_parallel, len(plan.steps)) + 1
+        expected = sum(len(step.files) for step in plan.steps) + 2
+        engine = stack.enter_context(OpenedAhead(engine, spare=spare, expected=expected))
         writer, prover = (stack.enter_context(closing(SteadySession(engine, time.sleep))) for _ in range(2))
         record = DeltaRecord(writer, place, now, prover=prover)
         yield Runner(
