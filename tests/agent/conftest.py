@@ -41,7 +41,9 @@ class MemoryVolume:
         found = [name for name in self.files if name.startswith(path + "/")]
         if not found:
             raise NotFound("There is no such folder.", where=path)
-        return [FileEntry(path=name, is_directory=False, size=len(self.files[name])) for name in found][:limit]
+        return [FileEntry(path=name, is_directory=False, size=len(self.files[name])) for name in found][
+            :limit
+        ]
 
 
 class MemoryCatalog:

@@ -16,7 +16,7 @@ from databricks_rlm_agent.agent.review import turn_policy
 from databricks_rlm_agent.domain.actions import RunSqlWorkflow
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.workflow.shipped import MAX_BYTES, NAME, content_hash
-from databricks_rlm_agent.errors import Forbidden, InvalidData, RlmError, UsageError
+from databricks_rlm_agent.errors import Forbidden, InvalidData, RlmError
 from databricks_rlm_agent.ports import Planned, Planner, Turn
 
 Make = Callable[..., Planner]
@@ -84,7 +84,7 @@ def test_every_argument_is_passed_on(scripted: Make, turn: Turn) -> None:
         ({"files": {"a.sql": A}, "max_iterations": 0}, "max_iterations"),
         ({"files": {"a.sql": A}, "engine": "duckdb"}, "engine"),
         ({"files": {"02_x.sql": "SELECT 1;\nSELECT 'no end"}}, "02_x.sql:2"),
-        ({"files": {"a.sql": "SELECT * FROM {t}"}}, "a.sql:1"),
+        ({"files": {"a.sql": "SELECT * FROM {t}"}}, 'a.sql:1) Give variables {"t": VALUE}.'),
     ],
 )
 def test_what_cannot_be_run_goes_back_with_the_reason(
@@ -165,5 +165,5 @@ def test_usage_errors_of_the_plan_are_no_faults() -> None:
     action = RunSqlWorkflow(name="flow", purpose="p", files={"a.sql": "SELECT (1;"}, catalog="c", schema="s")
     volume: Any = None
     assert gathered(action, volume=volume, namespace=NAMESPACE).path is None  # the engine will judge it
-    with pytest.raises(UsageError):
+    with pytest.raises(InvalidData, match="has no end"):
         gathered(replace(action, files={"a.sql": "SELECT `x"}), volume=volume, namespace=NAMESPACE)

@@ -9,7 +9,8 @@ from databricks_rlm_agent.domain.actions import RunSqlWorkflow
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.workflow.plan import plan_of
 from databricks_rlm_agent.domain.workflow.shipped import MAX_BYTES, MAX_FILES, check_files, is_part, source_of
-from databricks_rlm_agent.errors import Forbidden, InvalidData, NotFound
+from databricks_rlm_agent.domain.workflow.speech import to_agent
+from databricks_rlm_agent.errors import Forbidden, InvalidData, NotFound, UsageError
 from databricks_rlm_agent.ports import FileEntry, Volume
 
 _LISTED = 2_000
@@ -18,8 +19,7 @@ _LISTED = 2_000
 def gathered(action: RunSqlWorkflow, *, volume: Volume, namespace: Namespace) -> RunSqlWorkflow:
     """The workflow with all its texts, which can be planned.
 
-    Raises InvalidData or UsageError with what the model is to mend, RemoteError where the Volume has no
-    answer.
+    Raises InvalidData with what the model is to mend, RemoteError where the Volume has no answer.
     """
     files = {**(_read(action.path, volume) if action.path else {}), **action.files}
     source = source_of(
@@ -28,7 +28,10 @@ def gathered(action: RunSqlWorkflow, *, volume: Volume, namespace: Namespace) ->
         catalog=action.catalog or namespace.catalog,
         schema=action.schema or namespace.schema,
     )
-    plan_of(source)
+    try:
+        plan_of(source)
+    except UsageError as error:
+        raise InvalidData(error.what, where=error.where, fix=to_agent(error.fix or "") or None) from None
     return replace(action, files=files, path=None)
 
 

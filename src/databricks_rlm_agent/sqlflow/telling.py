@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from databricks_rlm_agent.domain.workflow.outcome import Report, StepOutcome, StepStatus
+from databricks_rlm_agent.domain.workflow.speech import to_agent
 from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
 from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
@@ -44,13 +45,14 @@ class Lines:
                 mark = "✗" if event.kind is EventKind.STEP_FAILED else "!"
                 self._write(f"{mark} {event.step}: {problem_lines(event.problem)}")
             case EventKind.NOTICE | EventKind.INTERRUPTING:
-                self._write(f"! {event.text}")
+                self._write(f"! {to_agent(event.text)}")
 
 
 def problem_lines(problem: Problem) -> str:
     """What went wrong, where, and what to do, in one line."""
     where = f"{problem.where}: " if problem.where else ""
-    return f"{where}{problem.message[:_MESSAGE_CHARS]} ({problem.kind.value}) {problem.hint}".strip()
+    hint = to_agent(problem.hint)
+    return f"{where}{problem.message[:_MESSAGE_CHARS]} ({problem.kind.value}) {hint}".strip()
 
 
 def summary(report: Report) -> str:
@@ -58,7 +60,7 @@ def summary(report: Report) -> str:
     failed = [step for step in report.steps if step.problem is not None and step.status not in _DONE]
     told = [f"{step.id}: {problem_lines(step.problem)}" for step in failed[:3] if step.problem is not None]
     told += [f"and {len(failed) - 3} more steps failed"] if len(failed) > 3 else []
-    told += [] if told else list(report.next[:3])
+    told += [] if told else [to_agent(line) for line in report.next[:3]]
     done = sum(step.status in _DONE for step in report.steps)
     return (
         f"{report.workflow} {report.status.value}, {done} of {len(report.steps)} steps done. "
@@ -80,7 +82,7 @@ def document(report: Report, *, folder: str) -> dict[str, Any]:
         "warnings": [_told(problem) for step in report.steps for problem in step.warnings][:_PROBLEMS],
         "seconds": round(report.seconds, 1),
         "run": report.workflow_run_id,
-        "notices": [notice[:_MESSAGE_CHARS] for notice in report.notices[:20]],
+        "notices": [to_agent(notice)[:_MESSAGE_CHARS] for notice in report.notices[:20]],
     }
     return _within(whole, ("notices", "warnings", "tables", "not_done", "loops"))
 
@@ -102,7 +104,7 @@ def _told(problem: Problem) -> dict[str, Any]:
         "line": problem.line,
         "kind": problem.kind.value,
         "message": problem.message[:_MESSAGE_CHARS],
-        "hint": problem.hint,
+        "hint": to_agent(problem.hint),
         "statement": problem.statement,
     }
     return {name: value for name, value in told.items() if value not in (None, "")}
