@@ -103,3 +103,12 @@ def test_no_more_are_opened_than_will_be_needed_but_one() -> None:
             ahead.session()
             until(lambda: len(engine.sessions) >= 2)
     assert len(engine.sessions) in {3, 4}
+
+
+def test_it_ends_while_sessions_are_being_opened_and_closed() -> None:
+    for _ in range(50):
+        engine = FakeEngine()
+        with OpenedAhead(engine, spare=4, expected=100) as ahead:
+            for _ in range(4):
+                ahead.session().close()
+        assert all(session.closed for session in engine.sessions)
