@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo examples test lint bench bench-control setup-bench-rlm bench-rlm crash-matrix chaos setup-spark test-spark pins clean
+.PHONY: help setup demo examples test lint bench bench-control bench-sql workflow-matrix example-identity setup-bench-rlm bench-rlm crash-matrix chaos setup-spark test-spark pins clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -25,10 +25,14 @@ setup: $(STAMP) ## Create .venv from the pinned, hashed packages
 demo: $(STAMP) ## The main job, end to end, on this machine: no account, no key
 	@$(BIN)/rlm-agent demo
 
-examples: $(STAMP) ## Three larger tasks: 50 MB of text, rows by the thousand, child runs; about two minutes
+examples: $(STAMP) ## Larger tasks: 50 MB of text, rows by the thousand, child runs, a SQL workflow; about three minutes
 	@$(BIN)/python -m examples.needle
 	@$(BIN)/python -m examples.classify
 	@$(BIN)/python -m examples.children
+	@$(BIN)/python -m examples.identity_unification
+
+example-identity: $(STAMP) ## The identity workflow over 1,000,000 edges, proven against networkx; some minutes
+	@$(BIN)/python -m examples.identity_unification --edges 1000000
 
 test: $(STAMP) ## Lint, types, import contracts and all tests (under 12 minutes on 2 cores)
 	@$(MAKE) --no-print-directory lint
@@ -47,11 +51,17 @@ bench: $(STAMP) ## Measure, as ratios within one run
 crash-matrix: $(STAMP) ## Kill controllers and executors before and after every effect; takes a while
 	@$(BIN)/python tests/crash/matrix.py
 
+workflow-matrix: $(STAMP) ## Kill SQL workflows before and after every statement, and resume; takes a while
+	@$(BIN)/python tests/crash/workflows.py
+
 chaos: $(STAMP) ## Four controllers killed, stopped and restarted for minutes; takes about 10 minutes
 	@$(BIN)/python tests/crash/chaos.py
 
 bench-control: $(STAMP) ## What a controller costs: per iteration, per tick, by history, in memory
 	@$(BIN)/python -m benchmarks control
+
+bench-sql: $(STAMP) ## SQL workflows against their critical path and a bare script; about five minutes
+	@$(BIN)/python -m benchmarks.sql
 
 RLM_VENV := .venv-bench-rlm
 
