@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import threading
 import time
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from executor_harness.session import Session
 
 _MEASURE_S = 10.0
-_ENDING_S = 0.3
+_ENDING_S = 0.5
 _OWN_PREFIX = "rlm-"
 # Threads that Spark's client keeps for itself.
 _LIBRARIES = ("grpc", "pyspark", "py4j")
@@ -57,8 +58,10 @@ class Aftermath:
     def leftovers(self) -> list[str]:
         """Lines for the log on what is still running."""
         threads = [thread for thread in self._left() if not _of_library(thread)]
+        if threads:  # pools that nobody holds any more, as Spark's client leaves one after each query
+            gc.collect()
         until = time.monotonic() + _ENDING_S
-        for thread in threads:  # one that is just ending, as workers of Spark's client do after a query
+        for thread in threads:  # one that is just ending
             thread.join(max(0.0, until - time.monotonic()))
         threads = [thread for thread in threads if thread.is_alive()]
         children = self._left_children()
