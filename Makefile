@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo examples test lint bench bench-control bench-sql workflow-matrix example-identity setup-bench-rlm bench-rlm crash-matrix chaos setup-spark test-spark pins clean
+.PHONY: help setup demo examples test lint bench bench-control bench-sql workflow-matrix sql-agent example-identity setup-bench-rlm bench-rlm crash-matrix chaos setup-spark test-spark pins clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ crash-matrix: $(STAMP) ## Kill controllers and executors before and after every 
 
 workflow-matrix: $(STAMP) ## Kill SQL workflows before and after every statement, and resume; takes a while
 	@$(BIN)/python tests/crash/workflows.py
+
+sql-agent: $(STAMP) ## An agent whose workflow is killed, fails, is mended, and finishes; half a minute
+	@$(BIN)/python tests/sqlflow/sqlflow_agent.py
 
 chaos: $(STAMP) ## Four controllers killed, stopped and restarted for minutes; takes about 10 minutes
 	@$(BIN)/python tests/crash/chaos.py

@@ -109,6 +109,8 @@ def test_the_loop_is_a_step_and_later_files_wait_for_its_alias() -> None:
         ("x_loop_iter_{n}", "s.x_loop_final", "x_loop_final"),
         ("x_{n}", "-", "x_final"),
         ("x_{n}", "x_loop_final", "x_loop_final"),
+        ("x_{n}", "s.x_loop_iteration_final", "x_loop_iteration_final"),
+        ("x_{n}", "y_final", "x_final"),
         ("t", "-", None),
     ],
 )

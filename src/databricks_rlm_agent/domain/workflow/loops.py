@@ -85,7 +85,8 @@ def alias_of(loop: Loop, wanted: Iterable[Name]) -> Name | None:
         return None
     base = plain.removesuffix("final").rstrip("_")
     base = re.sub(r"_?(?:iter(?:ation)?|loop)$", "", base)
-    for last in (plain, f"{base}_loop_final", f"{base}_final"):
+    form = re.compile(re.escape(base) + r"(_?loop)?(_?iter(ation)?)?_?final")
+    for last in (plain, *(other[-1] for other in wanted if form.fullmatch(other[-1]))):
         name = (*table[:-1], last)
         if any(name[-len(other) :] == other or other[-len(name) :] == name for other in wanted):
             return name
