@@ -17,8 +17,8 @@ from benchmarks.requestlog import RequestLog
 from benchmarks.sql import flow
 from benchmarks.sql.script import run_script
 from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus
-from databricks_rlm_agent.domain.workflow.plan import plan_of
+from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
+from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus
 from databricks_rlm_agent.localworkspace.client import spawn
 from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
 from databricks_rlm_agent.localworkspace.options import WorkspaceOptions

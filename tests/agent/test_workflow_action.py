@@ -15,7 +15,7 @@ from databricks_rlm_agent.agent.gathering import gathered
 from databricks_rlm_agent.agent.review import turn_policy
 from databricks_rlm_agent.domain.actions import RunSqlWorkflow
 from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.workflow.shipped import MAX_BYTES, NAME, content_hash
+from databricks_rlm_agent.domain.workflow.planning.shipped import MAX_BYTES, NAME, content_hash
 from databricks_rlm_agent.errors import Forbidden, InvalidData, RlmError
 from databricks_rlm_agent.ports import Planned, Planner, Turn
 

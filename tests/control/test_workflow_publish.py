@@ -14,7 +14,7 @@ from databricks_rlm_agent.domain.actions import Finish, RunSqlWorkflow
 from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.domain.manifest import Manifest
 from databricks_rlm_agent.domain.records import RequestRow
-from databricks_rlm_agent.domain.workflow.shipped import content_hash
+from databricks_rlm_agent.domain.workflow.planning.shipped import content_hash
 from databricks_rlm_agent.sqlflow.task import Order
 
 FILES = {"01_a.sql": "CREATE OR REPLACE TABLE a AS SELECT 'ä' AS x", "workflow.yml": "loops: []"}

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd
-from databricks_rlm_agent.domain.workflow.outcome import RunStatus
-from databricks_rlm_agent.domain.workflow.plan import plan_of
+from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd
+from databricks_rlm_agent.domain.workflow.running.outcome import RunStatus
 from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
 from databricks_rlm_agent.remote.workspace import Workspace
 from databricks_rlm_agent.sqlflow.library import run_workflow

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from databricks_rlm_agent.domain.workflow.files import sql_file
 from databricks_rlm_agent.domain.workflow.model import Loop, Need, Plan, SqlFile, Step
 from databricks_rlm_agent.domain.workflow.names import Name
+from databricks_rlm_agent.domain.workflow.planning.files import sql_file
 from databricks_rlm_agent.errors import Rejected, Unreachable
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
 from databricks_rlm_agent.sqlflow.interruption import TakenOverError

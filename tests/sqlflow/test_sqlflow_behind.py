@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlflow_rig import WAIT_S, FakeEngine, MemoryRecord, loop_step, plan, runner, step
 
-from databricks_rlm_agent.domain.workflow.late import Late, late
 from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.outcome import RunStatus
-from databricks_rlm_agent.domain.workflow.plan import Source, plan_of
+from databricks_rlm_agent.domain.workflow.planning.plan import Source, plan_of
+from databricks_rlm_agent.domain.workflow.running.late import Late, late
+from databricks_rlm_agent.domain.workflow.running.outcome import RunStatus
 from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.sqlflow.behind import WrittenBehind
 from databricks_rlm_agent.sqlflow.interruption import TakenOverError

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from sqlflow_rig import FakeEngine, FakeSession, Watcher, loop_step, plan, runner, step
 
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd
-from databricks_rlm_agent.domain.workflow.expectations import Cover, Expectation
+from databricks_rlm_agent.domain.workflow.checks import Cover, Expectation
 from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd
+from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus
 from databricks_rlm_agent.errors import NotFound, Rejected, Unreachable
 from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.sqlflow.checking import coverage_query

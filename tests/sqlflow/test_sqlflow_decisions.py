@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlflow_rig import Clock, plan, step
 
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure, judge
-from databricks_rlm_agent.domain.workflow.outcome import critical_path
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Severity, classify
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure, judge
+from databricks_rlm_agent.domain.workflow.running.outcome import critical_path
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Severity, classify
 from databricks_rlm_agent.errors import (
     Conflict,
     Forbidden,

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sqlflow_rig import MemoryRecord, file_of, loop_step, plan, runner, step
 from sqlflow_world import Killed, World
 
-from databricks_rlm_agent.domain.workflow.checkpoints import checkpoints, note_of
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd
 from databricks_rlm_agent.domain.workflow.model import Kind, Step
-from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause
-from databricks_rlm_agent.domain.workflow.versions import (
+from databricks_rlm_agent.domain.workflow.running.checkpoints import checkpoints, note_of
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd
+from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause
+from databricks_rlm_agent.domain.workflow.running.versions import (
     Commit,
     Effect,
     Note,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sqlflow_rig import MemoryRecord, loop_step, plan, runner, step
 from sqlflow_world import Killed, World
 
-from databricks_rlm_agent.domain.workflow.late import late
 from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus
+from databricks_rlm_agent.domain.workflow.running.late import late
+from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus
 from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.sqlflow.behind import WrittenBehind
 from databricks_rlm_agent.sqlflow.record import StepRow

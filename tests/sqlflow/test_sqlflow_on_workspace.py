@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlflow_rig import Clock, Watcher
 
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd
-from databricks_rlm_agent.domain.workflow.files import sql_file
 from databricks_rlm_agent.domain.workflow.model import Loop, Plan, Step
-from databricks_rlm_agent.domain.workflow.outcome import RunStatus, StepStatus
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause
+from databricks_rlm_agent.domain.workflow.planning.files import sql_file
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd
+from databricks_rlm_agent.domain.workflow.running.outcome import RunStatus, StepStatus
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause
 from databricks_rlm_agent.errors import NotFound, Unreachable
 from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.sqlflow.events import Event, EventKind

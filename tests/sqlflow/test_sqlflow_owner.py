@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlflow_rig import Clock, FakeEngine, FakeSession, MemoryRecord, plan, runner, step
 
-from databricks_rlm_agent.domain.workflow.outcome import RunStatus, StepStatus
+from databricks_rlm_agent.domain.workflow.running.outcome import RunStatus, StepStatus
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.sqlflow.interruption import TakenOverError

@@ -17,9 +17,9 @@ NAMESPACE = Namespace(catalog="main", schema="rlm", volume="files")
 _ALONE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from databricks_rlm_agent.domain.workflow.plan import plan_of
-from databricks_rlm_agent.domain.workflow.shipped import source_of
-from databricks_rlm_agent.domain.workflow.iterations import iteration
+from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
+from databricks_rlm_agent.domain.workflow.planning.shipped import source_of
+from databricks_rlm_agent.domain.workflow.planning.iterations import iteration
 from databricks_rlm_agent.sqlflow import sparksessions, task
 from databricks_rlm_agent.remote import sqlsessions, workspace
 files = {

@@ -12,10 +12,10 @@ import pytest
 from databricks_rlm_agent.cli import sqlrun
 from databricks_rlm_agent.cli.sqlpage import check_page, write_page
 from databricks_rlm_agent.cli.sqlreport import report_lines
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure
-from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepOutcome, StepStatus
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity
-from databricks_rlm_agent.domain.workflow.tablechecks import Coverage, TableCheck
+from databricks_rlm_agent.domain.workflow.checks import Coverage, TableCheck
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure
+from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Problem, Severity
 from databricks_rlm_agent.errors import ConfigError, UsageError
 from databricks_rlm_agent.remote.workspace import Workspace
 

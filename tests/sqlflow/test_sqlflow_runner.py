@@ -20,10 +20,10 @@ from sqlflow_rig import (
     step,
 )
 
-from databricks_rlm_agent.domain.workflow.checkpoints import checkpoints
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd
-from databricks_rlm_agent.domain.workflow.outcome import RunStatus, StepOutcome, StepStatus
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause
+from databricks_rlm_agent.domain.workflow.running.checkpoints import checkpoints
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd
+from databricks_rlm_agent.domain.workflow.running.outcome import RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause
 from databricks_rlm_agent.errors import Conflict, Rejected, Throttled, Unreachable
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
 from databricks_rlm_agent.sqlflow.record import StepRow

@@ -28,7 +28,7 @@ from sqlflow_rig import FakeEngine, loop_step, plan, runner, step
 from databricks_rlm_agent.cli.sqlboard import Board, clock
 from databricks_rlm_agent.cli.sqldisplay import Lines, printable
 from databricks_rlm_agent.cli.sqlscreen import JsonScreen, PlainScreen, screen
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Problem, Severity
 from databricks_rlm_agent.errors import Rejected
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord, file_of, loop_step, plan, runner
 
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure
 from databricks_rlm_agent.domain.workflow.model import Iteration
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, classify
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, classify
 from databricks_rlm_agent.errors import Rejected, Unreachable, UsageError
 from databricks_rlm_agent.remote import sqlsessions
 from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine

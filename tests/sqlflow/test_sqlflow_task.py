@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord, runner
 
-from databricks_rlm_agent.domain.workflow import sqlerrors
-from databricks_rlm_agent.domain.workflow.shipped import content_hash
-from databricks_rlm_agent.domain.workflow.speech import to_agent
+from databricks_rlm_agent.domain.workflow.planning.shipped import content_hash
+from databricks_rlm_agent.domain.workflow.planning.speech import to_agent
+from databricks_rlm_agent.domain.workflow.running import sqlerrors
 from databricks_rlm_agent.errors import NotFound, Rejected
 from databricks_rlm_agent.sqlflow import task, telling
 from databricks_rlm_agent.sqlflow.runner import Options, Runner

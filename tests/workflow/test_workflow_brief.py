@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.domain.workflow.brief import brief
-from databricks_rlm_agent.domain.workflow.files import sql_file
-from databricks_rlm_agent.domain.workflow.queries import reading_of
+from databricks_rlm_agent.domain.workflow.planning.files import sql_file
+from databricks_rlm_agent.domain.workflow.text.brief import brief
+from databricks_rlm_agent.domain.workflow.text.queries import reading_of
 
 ROW = "({}, 'from a; it''s \\' select {}', -{}.5e3, NULL, timestamp'2024-01-01', f(1, array({}, 2)))"
 LITERALS = ["1", "- 2.5", "'a'", "'it''s from t'", "NULL", "true", "date '2024-01-01'", '"q"']

@@ -10,14 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.domain.workflow.advice import advice
-from databricks_rlm_agent.domain.workflow.declared import CoverRule, TableRule, parse_declared
-from databricks_rlm_agent.domain.workflow.expectations import Cover, Expectation
+from databricks_rlm_agent.domain.workflow.checks import Cover, Coverage, Expectation, TableCheck, percent
 from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepOutcome, StepStatus, status_of
-from databricks_rlm_agent.domain.workflow.pictures import as_table
-from databricks_rlm_agent.domain.workflow.plan import Source, plan_of
-from databricks_rlm_agent.domain.workflow.tablechecks import Coverage, TableCheck, percent
+from databricks_rlm_agent.domain.workflow.pictures.plans import as_table
+from databricks_rlm_agent.domain.workflow.planning.declared import CoverRule, TableRule, parse_declared
+from databricks_rlm_agent.domain.workflow.planning.plan import Source, plan_of
+from databricks_rlm_agent.domain.workflow.running.advice import advice
+from databricks_rlm_agent.domain.workflow.running.outcome import (
+    Report,
+    RunStatus,
+    StepOutcome,
+    StepStatus,
+    status_of,
+)
 from databricks_rlm_agent.errors import UsageError
 
 DECLARED = """

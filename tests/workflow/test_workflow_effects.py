@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from databricks_rlm_agent.domain.workflow.files import sql_file, stage_of
 from databricks_rlm_agent.domain.workflow.model import Kind, SqlFile
 from databricks_rlm_agent.domain.workflow.names import Name, shown
+from databricks_rlm_agent.domain.workflow.planning.files import sql_file, stage_of
 
 
 def read(text: str, **place: str) -> SqlFile:

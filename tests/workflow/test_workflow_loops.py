@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.domain.workflow.declared import Document, parse_declared
-from databricks_rlm_agent.domain.workflow.iterations import iteration
-from databricks_rlm_agent.domain.workflow.loops import series_of
 from databricks_rlm_agent.domain.workflow.model import Loop, Plan
 from databricks_rlm_agent.domain.workflow.numbers import renumbered
-from databricks_rlm_agent.domain.workflow.plan import Source, plan_of
+from databricks_rlm_agent.domain.workflow.planning.declared import Document, parse_declared
+from databricks_rlm_agent.domain.workflow.planning.iterations import iteration
+from databricks_rlm_agent.domain.workflow.planning.loops import series_of
+from databricks_rlm_agent.domain.workflow.planning.plan import Source, plan_of
 from databricks_rlm_agent.errors import UsageError
 
 ONE = (

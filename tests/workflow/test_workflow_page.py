@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure
-from databricks_rlm_agent.domain.workflow.declared import parse_declared
-from databricks_rlm_agent.domain.workflow.loopchart import short
-from databricks_rlm_agent.domain.workflow.markup import el
-from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepOutcome, StepStatus
-from databricks_rlm_agent.domain.workflow.page import as_page
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity
-from databricks_rlm_agent.domain.workflow.tablechecks import Coverage, TableCheck
-from databricks_rlm_agent.domain.workflow.timeline import timeline
-from databricks_rlm_agent.domain.workflow.times import seconds
+from databricks_rlm_agent.domain.workflow.checks import Coverage, TableCheck
+from databricks_rlm_agent.domain.workflow.pictures.loopchart import short
+from databricks_rlm_agent.domain.workflow.pictures.markup import el
+from databricks_rlm_agent.domain.workflow.pictures.page import as_page
+from databricks_rlm_agent.domain.workflow.pictures.timeline import timeline
+from databricks_rlm_agent.domain.workflow.planning.declared import parse_declared
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure
+from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Problem, Severity
+from databricks_rlm_agent.domain.workflow.running.times import seconds
 from databricks_rlm_agent.sqlflow.events import EventKind
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

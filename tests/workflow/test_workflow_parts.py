@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.domain.workflow.iterations import iteration
 from databricks_rlm_agent.domain.workflow.model import Loop, Plan
-from databricks_rlm_agent.domain.workflow.plan import Source, plan_of
-from databricks_rlm_agent.domain.workflow.selection import Selection, select
+from databricks_rlm_agent.domain.workflow.planning.iterations import iteration
+from databricks_rlm_agent.domain.workflow.planning.plan import Source, plan_of
+from databricks_rlm_agent.domain.workflow.planning.selection import Selection, select
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.resuming import identity
 

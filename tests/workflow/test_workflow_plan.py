@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from databricks_rlm_agent.domain.workflow.model import Plan, Step
 from databricks_rlm_agent.domain.workflow.names import common, may_be_same
-from databricks_rlm_agent.domain.workflow.order import clash, required
-from databricks_rlm_agent.domain.workflow.pictures import as_dot, as_mermaid, as_table, direct_needs
-from databricks_rlm_agent.domain.workflow.plan import Source, plan_of
-from databricks_rlm_agent.domain.workflow.selection import Selection, select
-from databricks_rlm_agent.domain.workflow.variables import parse_variables
+from databricks_rlm_agent.domain.workflow.pictures.plans import as_dot, as_mermaid, as_table, direct_needs
+from databricks_rlm_agent.domain.workflow.planning.order import clash, required
+from databricks_rlm_agent.domain.workflow.planning.plan import Source, plan_of
+from databricks_rlm_agent.domain.workflow.planning.selection import Selection, select
+from databricks_rlm_agent.domain.workflow.text.variables import parse_variables
 from databricks_rlm_agent.errors import UsageError
 
 

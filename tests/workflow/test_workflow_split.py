@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.domain.workflow.split import split
+from databricks_rlm_agent.domain.workflow.text.split import split
 from databricks_rlm_agent.errors import UsageError
 
 

@@ -28,7 +28,7 @@ from databricks_rlm_agent.domain.children import MAX_CHILDREN, ChildTask, check_
 from databricks_rlm_agent.domain.ids import check_name, check_table_name
 from databricks_rlm_agent.domain.paths import check_volume_path
 from databricks_rlm_agent.domain.text import clip, storable
-from databricks_rlm_agent.domain.workflow.shipped import NAME
+from databricks_rlm_agent.domain.workflow.planning.shipped import NAME
 from databricks_rlm_agent.errors import InvalidData
 
 _PURPOSE_CHARS = 300

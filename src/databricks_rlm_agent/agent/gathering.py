@@ -7,9 +7,15 @@ from dataclasses import replace
 
 from databricks_rlm_agent.domain.actions import RunSqlWorkflow
 from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.workflow.plan import plan_of
-from databricks_rlm_agent.domain.workflow.shipped import MAX_BYTES, MAX_FILES, check_files, is_part, source_of
-from databricks_rlm_agent.domain.workflow.speech import to_agent
+from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
+from databricks_rlm_agent.domain.workflow.planning.shipped import (
+    MAX_BYTES,
+    MAX_FILES,
+    check_files,
+    is_part,
+    source_of,
+)
+from databricks_rlm_agent.domain.workflow.planning.speech import to_agent
 from databricks_rlm_agent.errors import Forbidden, InvalidData, NotFound, UsageError
 from databricks_rlm_agent.ports import FileEntry, Volume
 

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.pictures import as_dot, as_mermaid, as_table
-from databricks_rlm_agent.domain.workflow.plan import plan_of
-from databricks_rlm_agent.domain.workflow.selection import Selection, select
-from databricks_rlm_agent.domain.workflow.variables import parse_variables
+from databricks_rlm_agent.domain.workflow.pictures.plans import as_dot, as_mermaid, as_table
+from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
+from databricks_rlm_agent.domain.workflow.planning.selection import Selection, select
+from databricks_rlm_agent.domain.workflow.text.variables import parse_variables
 from databricks_rlm_agent.sqlflow.reading import read_directory
 
 _PICTURES = {"table": as_table, "mermaid": as_mermaid, "dot": as_dot}

@@ -8,7 +8,7 @@ from databricks_rlm_agent.cli.place import say
 from databricks_rlm_agent.cli.sqldisplay import printable, problem_lines
 from databricks_rlm_agent.cli.sqlscreen import Screen
 from databricks_rlm_agent.domain.workflow.model import Step
-from databricks_rlm_agent.domain.workflow.outcome import StepOutcome
+from databricks_rlm_agent.domain.workflow.running.outcome import StepOutcome
 from databricks_rlm_agent.sqlflow.runner import Decision
 
 _HELP = (

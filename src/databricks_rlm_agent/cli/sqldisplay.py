@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from databricks_rlm_agent.domain.memory import one_line
 from databricks_rlm_agent.domain.text import clip
-from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Problem
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
 
 _LINE, _MESSAGE = 400, 2000  # characters of a message, where it has a line, and where it is the subject

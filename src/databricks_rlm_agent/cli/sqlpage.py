@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from databricks_rlm_agent.domain.workflow.page import as_page
+from databricks_rlm_agent.domain.workflow.pictures.page import as_page
 from databricks_rlm_agent.errors import UsageError
 
 

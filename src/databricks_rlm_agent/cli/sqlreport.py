@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from databricks_rlm_agent.cli.sqldisplay import short
-from databricks_rlm_agent.domain.workflow.convergence import Measure
-from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepOutcome, StepStatus
-from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
-from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck, percent
-from databricks_rlm_agent.domain.workflow.times import seconds
+from databricks_rlm_agent.domain.workflow.checks import TableCheck, percent
+from databricks_rlm_agent.domain.workflow.running.convergence import Measure
+from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Problem
+from databricks_rlm_agent.domain.workflow.running.times import seconds
 
 _GOOD = {StepStatus.DONE, StepStatus.KEPT}
 _MARKS = {

@@ -20,7 +20,7 @@ from databricks_rlm_agent.cli.sqlasking import Asker, NotAskedError, cannot_ask
 from databricks_rlm_agent.cli.sqlpage import check_page, write_page
 from databricks_rlm_agent.cli.sqlreport import report_lines
 from databricks_rlm_agent.cli.sqlscreen import Screen, put, screen
-from databricks_rlm_agent.domain.workflow.pictures import as_table
+from databricks_rlm_agent.domain.workflow.pictures.plans import as_table
 from databricks_rlm_agent.errors import ConfigError
 from databricks_rlm_agent.sqlflow.library import new_id, prepared
 from databricks_rlm_agent.sqlflow.preflight import verify

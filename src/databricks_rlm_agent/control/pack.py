@@ -88,7 +88,11 @@ def _ours() -> Iterator[tuple[str, bytes]]:
 
 
 def _modules(folder: Traversable) -> Iterator[tuple[str, Traversable]]:
-    yield from ((entry.name, entry) for entry in folder.iterdir() if entry.name.endswith(".py"))
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from ((f"{entry.name}/{name}", module) for name, module in _modules(entry))
+        elif entry.name.endswith(".py"):
+            yield entry.name, entry
 
 
 def _libraries() -> Iterator[tuple[str, bytes]]:

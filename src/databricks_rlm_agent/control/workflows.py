@@ -12,7 +12,7 @@ from databricks_rlm_agent.control import pack
 from databricks_rlm_agent.domain.actions import RunSqlWorkflow
 from databricks_rlm_agent.domain.layout import Namespace
 from databricks_rlm_agent.domain.run import AttemptKey
-from databricks_rlm_agent.domain.workflow.shipped import content_hash
+from databricks_rlm_agent.domain.workflow.planning.shipped import content_hash
 from databricks_rlm_agent.errors import AlreadyExists
 from databricks_rlm_agent.ports import Volume
 

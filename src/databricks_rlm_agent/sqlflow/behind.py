@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from databricks_rlm_agent.domain.workflow.late import Late
+from databricks_rlm_agent.domain.workflow.running.late import Late
 from databricks_rlm_agent.sqlflow.record import DONE, Earlier, Record, StepRow
 
 

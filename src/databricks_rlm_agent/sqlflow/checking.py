@@ -11,12 +11,11 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from databricks_rlm_agent.domain.workflow.expectations import Cover, Expectation
+from databricks_rlm_agent.domain.workflow.checks import Cover, Coverage, Expectation, TableCheck
 from databricks_rlm_agent.domain.workflow.model import Plan, Statement, Step
 from databricks_rlm_agent.domain.workflow.names import Name, quoted, shown
-from databricks_rlm_agent.domain.workflow.outcome import StepOutcome, StepStatus
-from databricks_rlm_agent.domain.workflow.sqlerrors import classify
-from databricks_rlm_agent.domain.workflow.tablechecks import Coverage, TableCheck
+from databricks_rlm_agent.domain.workflow.running.outcome import StepOutcome, StepStatus
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import classify
 from databricks_rlm_agent.errors import NotFound, RlmError, Unreachable
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Problem
 
 
 class EventKind(StrEnum):

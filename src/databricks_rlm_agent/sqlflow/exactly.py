@@ -31,7 +31,9 @@ from dataclasses import replace
 from typing import Any
 
 from databricks_rlm_agent.domain.types import Clock, NewId, Row
-from databricks_rlm_agent.domain.workflow.checkpoints import (
+from databricks_rlm_agent.domain.workflow.model import Kind, SqlFile
+from databricks_rlm_agent.domain.workflow.names import Name, quoted
+from databricks_rlm_agent.domain.workflow.running.checkpoints import (
     Doubt,
     Entry,
     checkpoints,
@@ -39,10 +41,8 @@ from databricks_rlm_agent.domain.workflow.checkpoints import (
     hash_of,
     note_of,
 )
-from databricks_rlm_agent.domain.workflow.model import Kind, SqlFile
-from databricks_rlm_agent.domain.workflow.names import Name, quoted
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity, head
-from databricks_rlm_agent.domain.workflow.versions import (
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Problem, Severity, head
+from databricks_rlm_agent.domain.workflow.running.versions import (
     FENCE,
     GONE,
     HISTORY,

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from databricks_rlm_agent.domain.types import NewId
-from databricks_rlm_agent.domain.workflow.checkpoints import Doubt, Entry, sessional
 from databricks_rlm_agent.domain.workflow.model import Kind, SqlFile, Statement
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity, classify
+from databricks_rlm_agent.domain.workflow.running.checkpoints import Doubt, Entry, sessional
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.sqlflow.engine import Engine, Session
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed

@@ -9,10 +9,10 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from databricks_rlm_agent.domain.workflow.late import late
 from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.outcome import Report
-from databricks_rlm_agent.domain.workflow.plan import plan_of
+from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
+from databricks_rlm_agent.domain.workflow.running.late import late
+from databricks_rlm_agent.domain.workflow.running.outcome import Report
 from databricks_rlm_agent.sqlflow.ahead import OpenedAhead
 from databricks_rlm_agent.sqlflow.behind import WrittenBehind
 from databricks_rlm_agent.sqlflow.engine import Engine

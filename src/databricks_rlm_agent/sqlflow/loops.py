@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from databricks_rlm_agent.domain.types import Clock
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure, judge
-from databricks_rlm_agent.domain.workflow.iterations import iteration
 from databricks_rlm_agent.domain.workflow.model import Iteration, Loop, Step
 from databricks_rlm_agent.domain.workflow.names import quoted, shown
-from databricks_rlm_agent.domain.workflow.sqlerrors import Cause, Problem, Severity, classify
+from databricks_rlm_agent.domain.workflow.planning.iterations import iteration
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure, judge
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed

@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 from databricks_rlm_agent.domain.types import Row
-from databricks_rlm_agent.domain.workflow.convergence import Measure
 from databricks_rlm_agent.domain.workflow.model import Iteration
 from databricks_rlm_agent.domain.workflow.names import Name, common, quoted, shown
-from databricks_rlm_agent.domain.workflow.sqlerrors import classify
+from databricks_rlm_agent.domain.workflow.running.convergence import Measure
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import classify
 from databricks_rlm_agent.errors import InvalidData, RlmError
 from databricks_rlm_agent.sqlflow import comparison
 from databricks_rlm_agent.sqlflow.comparison import Column

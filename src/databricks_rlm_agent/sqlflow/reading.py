@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from databricks_rlm_agent.domain.workflow.declared import FILE
-from databricks_rlm_agent.domain.workflow.plan import Source
+from databricks_rlm_agent.domain.workflow.planning.declared import FILE
+from databricks_rlm_agent.domain.workflow.planning.plan import Source
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.logs import keep_off_root
 

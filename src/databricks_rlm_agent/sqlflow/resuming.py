@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from databricks_rlm_agent.domain.workflow.convergence import Measure
-from databricks_rlm_agent.domain.workflow.iterations import iteration
 from databricks_rlm_agent.domain.workflow.model import Loop, Plan, Step
-from databricks_rlm_agent.domain.workflow.versions import Note
+from databricks_rlm_agent.domain.workflow.planning.iterations import iteration
+from databricks_rlm_agent.domain.workflow.running.convergence import Measure
+from databricks_rlm_agent.domain.workflow.running.versions import Note
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.exactly import Key, with_note
 from databricks_rlm_agent.sqlflow.record import BEGUN, DONE, STALE, VOID, StepRow

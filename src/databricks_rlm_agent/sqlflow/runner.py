@@ -10,9 +10,11 @@ from datetime import datetime
 from enum import StrEnum
 
 from databricks_rlm_agent.domain.types import Clock, NewId
-from databricks_rlm_agent.domain.workflow.advice import advice
+from databricks_rlm_agent.domain.workflow.checks import TableCheck
 from databricks_rlm_agent.domain.workflow.model import Plan, Step
-from databricks_rlm_agent.domain.workflow.outcome import (
+from databricks_rlm_agent.domain.workflow.pictures.plans import stage_name
+from databricks_rlm_agent.domain.workflow.running.advice import advice
+from databricks_rlm_agent.domain.workflow.running.outcome import (
     Report,
     RunStatus,
     StepOutcome,
@@ -21,8 +23,6 @@ from databricks_rlm_agent.domain.workflow.outcome import (
     critical_path,
     status_of,
 )
-from databricks_rlm_agent.domain.workflow.pictures import stage_name
-from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck
 from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.sqlflow.checking import check_tables
 from databricks_rlm_agent.sqlflow.engine import Engine

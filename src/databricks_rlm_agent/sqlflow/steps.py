@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from databricks_rlm_agent.domain.types import Clock
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure
-from databricks_rlm_agent.domain.workflow.iterations import iteration
 from databricks_rlm_agent.domain.workflow.model import SqlFile, Step
 from databricks_rlm_agent.domain.workflow.names import Name, quoted, shown
-from databricks_rlm_agent.domain.workflow.outcome import StepOutcome, StepStatus
-from databricks_rlm_agent.domain.workflow.sqlerrors import Problem, classify
+from databricks_rlm_agent.domain.workflow.planning.iterations import iteration
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure
+from databricks_rlm_agent.domain.workflow.running.outcome import StepOutcome, StepStatus
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Problem, classify
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.sqlflow.engine import Engine
 from databricks_rlm_agent.sqlflow.events import EventKind, Feed

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from databricks_rlm_agent.domain.workflow.names import quoted
-from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepStatus
-from databricks_rlm_agent.domain.workflow.plan import plan_of
-from databricks_rlm_agent.domain.workflow.shipped import content_hash, source_of
-from databricks_rlm_agent.domain.workflow.speech import to_agent
+from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
+from databricks_rlm_agent.domain.workflow.planning.shipped import content_hash, source_of
+from databricks_rlm_agent.domain.workflow.planning.speech import to_agent
+from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus, StepStatus
 from databricks_rlm_agent.errors import InvalidData, NotFound, RlmError
 from databricks_rlm_agent.logs import keep_off_root
 from databricks_rlm_agent.sqlflow.engine import Engine

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from databricks_rlm_agent.domain.workflow.outcome import Report, StepOutcome, StepStatus
-from databricks_rlm_agent.domain.workflow.speech import to_agent
-from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
-from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck
+from databricks_rlm_agent.domain.workflow.checks import TableCheck
+from databricks_rlm_agent.domain.workflow.planning.speech import to_agent
+from databricks_rlm_agent.domain.workflow.running.outcome import Report, StepOutcome, StepStatus
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Problem
 from databricks_rlm_agent.sqlflow.events import Event, EventKind
 
 MAX_BYTES = 48 * 1024  # of JSON; rlm.finish takes 64 KB

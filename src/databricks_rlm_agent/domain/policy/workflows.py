@@ -11,8 +11,8 @@ from databricks_rlm_agent.domain.policy.deeds import Deed
 from databricks_rlm_agent.domain.policy.reach import Name
 from databricks_rlm_agent.domain.policy.sql import deeds_of_sql
 from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.plan import plan_of
-from databricks_rlm_agent.domain.workflow.shipped import source_of
+from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
+from databricks_rlm_agent.domain.workflow.planning.shipped import source_of
 
 
 @dataclass(frozen=True, kw_only=True)

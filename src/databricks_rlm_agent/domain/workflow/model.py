@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from databricks_rlm_agent.domain.workflow.checks import Expectation
 from databricks_rlm_agent.domain.workflow.names import Name, is_table, shown
-
-if TYPE_CHECKING:
-    from databricks_rlm_agent.domain.workflow.expectations import Expectation
 
 
 class Kind(StrEnum):

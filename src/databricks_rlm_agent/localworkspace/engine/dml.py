@@ -18,6 +18,7 @@ from .lexer import quote
 from .names import TableName
 from .nullable import write
 from .statements import Handler, Reader, Statement
+from .subqueries import Changed
 
 if TYPE_CHECKING:
     from .session import CatalogSession
@@ -47,8 +48,12 @@ def _predicated(
 
     name = session.namespace.table(reader.name())
     marker = uuid.uuid4().hex
-    where = statement.find("WHERE", start=reader.at)
-    if where is None:
+    changed = Changed(statement=statement, after_name=reader.at)
+    where = changed.where
+    info = session.tree.info(name) if changed.has_subquery else None
+    if info is not None:
+        text, metric = changed.as_merge(info, marker), metric.replace("num", "numTargetRows").removesuffix("Rows")
+    elif where is None:
         text = f"{statement.text} WHERE '{marker}' IS NOT NULL"
     else:
         head, predicate = statement.text[: statement.tokens[where].end], statement.source(where + 1)

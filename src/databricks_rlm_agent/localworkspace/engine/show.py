@@ -13,6 +13,7 @@ from .lexer import quote
 from .literals import string_literal
 from .names import TableName
 from .statements import Handler, Reader, Statement
+from .subqueries import as_recorded
 
 if TYPE_CHECKING:
     from .session import CatalogSession
@@ -228,14 +229,15 @@ def _history(info: TableInfo, reader: Reader) -> dict[str, Any]:
             entry.get("timestamp", 0) * 1000,
             None,
             None,
-            entry.get("operation"),
-            _texts(entry.get("operationParameters")),
+            operation,
+            _texts(parameters),
             entry.get("isBlindAppend"),
-            _texts(entry.get("operationMetrics")),
+            _texts(metrics),
             entry.get("userMetadata"),
             entry.get("engineInfo"),
         )
         for entry in entries
+        for operation, parameters, metrics in [as_recorded(entry)]
     ]
     return _rows(types, rows)
 

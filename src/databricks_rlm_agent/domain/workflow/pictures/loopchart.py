@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from databricks_rlm_agent.domain.workflow.markup import Markup, el
+from databricks_rlm_agent.domain.workflow.pictures.markup import Markup, el
 
 _HEIGHT, _BASE, _TOP, _SIDE = 190.0, 158.0, 26.0, 12.0
 _STEP, _MOST = 62.0, 920.0

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from databricks_rlm_agent.domain.workflow.iterations import table_of
 from databricks_rlm_agent.domain.workflow.model import Loop
 from databricks_rlm_agent.domain.workflow.names import Name, unique
 from databricks_rlm_agent.domain.workflow.numbers import ITERATION, with_word
+from databricks_rlm_agent.domain.workflow.planning.iterations import table_of
 from databricks_rlm_agent.errors import UsageError
 
 _FIX = "Rename the files, or declare the loop in workflow.yml."

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from databricks_rlm_agent.domain.workflow.model import Kind, SqlFile, Statement
 from databricks_rlm_agent.domain.workflow.names import ANYTHING, Name, common, is_table, quoted, shown
-from databricks_rlm_agent.domain.workflow.versions import (
+from databricks_rlm_agent.domain.workflow.running.versions import (
     Effect,
     Judgement,
     Note,

@@ -8,10 +8,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from databricks_rlm_agent.domain.workflow.convergence import LoopEnd, Measure
+from databricks_rlm_agent.domain.workflow.checks import TableCheck
 from databricks_rlm_agent.domain.workflow.model import Plan, Step
-from databricks_rlm_agent.domain.workflow.sqlerrors import Problem
-from databricks_rlm_agent.domain.workflow.tablechecks import TableCheck
+from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure
+from databricks_rlm_agent.domain.workflow.running.sqlerrors import Problem
 
 
 class StepStatus(StrEnum):

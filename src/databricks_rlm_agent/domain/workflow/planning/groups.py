@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from databricks_rlm_agent.domain.workflow.declared import FILE, Declared
-from databricks_rlm_agent.domain.workflow.loops import first_number, series_of
 from databricks_rlm_agent.domain.workflow.model import Template
-from databricks_rlm_agent.domain.workflow.order import natural
+from databricks_rlm_agent.domain.workflow.planning.declared import FILE, Declared
+from databricks_rlm_agent.domain.workflow.planning.loops import first_number, series_of
+from databricks_rlm_agent.domain.workflow.planning.order import natural
 from databricks_rlm_agent.errors import UsageError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from databricks_rlm_agent.domain.workflow.outcome import Report, RunStatus, StepStatus
+from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus, StepStatus
 
 
 def advice(report: Report) -> tuple[str, ...]:
@@ -19,7 +19,7 @@ def _mend(report: Report) -> Iterator[str]:
             yield f"{step.id}{where}: {step.problem.hint}"
     for table in report.tables:
         if not table.exists and table.step is None:
-            yield f"{table.table} is not there, and no file makes it: correct workflow.yml, or make it before."
+            yield f"{table.table} is not there, and no file makes it: correct workflow.yml, or make it."
         elif not table.exists:
             yield f"{table.table} is not there although its file was run: look who drops or renames it."
         elif table.errors:

@@ -6,8 +6,8 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from databricks_rlm_agent.domain.workflow.declared import FILE
-from databricks_rlm_agent.domain.workflow.plan import Source
+from databricks_rlm_agent.domain.workflow.planning.declared import FILE
+from databricks_rlm_agent.domain.workflow.planning.plan import Source
 from databricks_rlm_agent.errors import InvalidData
 
 MAX_FILES = 300

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from databricks_rlm_agent.domain.workflow.brief import STRING, brief
 from databricks_rlm_agent.domain.workflow.model import Kind, Statement
 from databricks_rlm_agent.domain.workflow.names import ANYTHING, Name, resolved, unique
-from databricks_rlm_agent.domain.workflow.queries import Parts, Reading, reading_of
-from databricks_rlm_agent.domain.workflow.split import Piece
-from databricks_rlm_agent.domain.workflow.words import Head, head_of
+from databricks_rlm_agent.domain.workflow.text.brief import STRING, brief
+from databricks_rlm_agent.domain.workflow.text.queries import Parts, Reading, reading_of
+from databricks_rlm_agent.domain.workflow.text.split import Piece
+from databricks_rlm_agent.domain.workflow.text.words import Head, head_of
 
 _IDENTIFIER = re.compile(r"\bidentifier ?\( ?(?:(['\"])([\w.`]+)\1|[^)]*) ?\)", re.IGNORECASE)
 _CLONE = re.compile(

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from databricks_rlm_agent.domain.workflow.model import Kind, SqlFile, Statement
 from databricks_rlm_agent.domain.workflow.names import ANYTHING, Name, quoted, unique
-from databricks_rlm_agent.domain.workflow.split import split
-from databricks_rlm_agent.domain.workflow.statements import Session, read_statement
+from databricks_rlm_agent.domain.workflow.text.split import split
+from databricks_rlm_agent.domain.workflow.text.statements import Session, read_statement
 
 # A number, and a letter at most: 01_graph, 2-merge, 03b.stats.
 _PREFIX = re.compile(r"(\d+)[a-z]?(?=[_.\- ]|$)", re.IGNORECASE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from databricks_rlm_agent.domain.workflow.files import sql_file
 from databricks_rlm_agent.domain.workflow.model import Iteration, Loop, SqlFile
 from databricks_rlm_agent.domain.workflow.names import Name, is_table
 from databricks_rlm_agent.domain.workflow.numbers import (
@@ -15,8 +14,9 @@ from databricks_rlm_agent.domain.workflow.numbers import (
     renumbered,
     with_word,
 )
-from databricks_rlm_agent.domain.workflow.split import tokens_of
-from databricks_rlm_agent.domain.workflow.variables import check_all_known, substitute
+from databricks_rlm_agent.domain.workflow.planning.files import sql_file
+from databricks_rlm_agent.domain.workflow.text.split import tokens_of
+from databricks_rlm_agent.domain.workflow.text.variables import check_all_known, substitute
 from databricks_rlm_agent.errors import UsageError
 
 _FIX = "Declare the loop in workflow.yml, with a template that has {iteration} and {previous}."

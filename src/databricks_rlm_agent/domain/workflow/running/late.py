@@ -11,10 +11,10 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from databricks_rlm_agent.domain.workflow.checkpoints import checkpoints
-from databricks_rlm_agent.domain.workflow.iterations import iteration
 from databricks_rlm_agent.domain.workflow.model import Iteration, Loop, Plan, Step
 from databricks_rlm_agent.domain.workflow.names import Name, common
+from databricks_rlm_agent.domain.workflow.planning.iterations import iteration
+from databricks_rlm_agent.domain.workflow.running.checkpoints import checkpoints
 from databricks_rlm_agent.errors import UsageError
 
 

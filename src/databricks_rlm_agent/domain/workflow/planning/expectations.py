@@ -3,62 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
 
-from databricks_rlm_agent.domain.workflow.declared import FILE, TableRule
+from databricks_rlm_agent.domain.workflow.checks import Cover, Expectation
+from databricks_rlm_agent.domain.workflow.model import Step
 from databricks_rlm_agent.domain.workflow.names import Name, may_be_same, resolved, shown
-from databricks_rlm_agent.domain.workflow.tablechecks import percent
-from databricks_rlm_agent.domain.workflow.words import parts_of
+from databricks_rlm_agent.domain.workflow.planning.declared import FILE, TableRule
+from databricks_rlm_agent.domain.workflow.text.words import parts_of
 from databricks_rlm_agent.errors import UsageError
 
-if TYPE_CHECKING:
-    from databricks_rlm_agent.domain.workflow.model import Step
-
 _NAME = re.compile(r"(`[^`]+`|\w+)(\.(`[^`]+`|\w+)){0,2}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cover:
-    """Keys of ``table`` that must be found: ``on`` are columns here and there; ``share`` of them at least."""
-
-    table: Name
-    on: tuple[tuple[str, str], ...]
-    share: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expectation:
-    """What must hold of one table. ``steps`` are those that make it: none, if it is there before."""
-
-    table: Name
-    key: tuple[str, ...] = ()
-    min_rows: int | None = None
-    covers: tuple[Cover, ...] = ()
-    steps: tuple[str, ...] = ()
-
-    def told(self) -> Iterator[str]:
-        """Each check, in words."""
-        if self.key:
-            yield f"key {', '.join(self.key)} is unique"
-        if self.min_rows is not None:
-            yield f"{self.min_rows:,} rows or more"
-        for cover in self.covers:
-            on = ", ".join(here if here == there else f"{here} = {there}" for here, there in cover.on)
-            yield f"covers {percent(cover.share)} of {shown(cover.table)} on {on}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "table": shown(self.table),
-            "key": list(self.key),
-            "min_rows": self.min_rows,
-            "covers": [
-                {"table": shown(cover.table), "on": dict(cover.on), "share": cover.share}
-                for cover in self.covers
-            ],
-        }
 
 
 def expectations_of(

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from databricks_rlm_agent.domain.workflow.files import stage_of
-from databricks_rlm_agent.domain.workflow.groups import Group
-from databricks_rlm_agent.domain.workflow.iterations import table_of
 from databricks_rlm_agent.domain.workflow.model import SqlFile, Step
 from databricks_rlm_agent.domain.workflow.names import Name, common, is_table
-from databricks_rlm_agent.domain.workflow.order import ordered
+from databricks_rlm_agent.domain.workflow.planning.files import stage_of
+from databricks_rlm_agent.domain.workflow.planning.groups import Group
+from databricks_rlm_agent.domain.workflow.planning.iterations import table_of
+from databricks_rlm_agent.domain.workflow.planning.order import ordered
 
 Files = Mapping[str, SqlFile]
 

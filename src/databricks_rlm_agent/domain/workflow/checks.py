@@ -1,10 +1,54 @@
-"""What was found of a table in the end, and whether that is as declared. Pure values."""
+"""What must hold of tables in the end, and what was found of them. Pure values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from databricks_rlm_agent.domain.workflow.names import Name, shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cover:
+    """Keys of ``table`` that must be found: ``on`` are columns here and there; ``share`` of them at least."""
+
+    table: Name
+    on: tuple[tuple[str, str], ...]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """What must hold of one table. ``steps`` are those that make it: none, if it is there before."""
+
+    table: Name
+    key: tuple[str, ...] = ()
+    min_rows: int | None = None
+    covers: tuple[Cover, ...] = ()
+    steps: tuple[str, ...] = ()
+
+    def told(self) -> Iterator[str]:
+        """Each check, in words."""
+        if self.key:
+            yield f"key {', '.join(self.key)} is unique"
+        if self.min_rows is not None:
+            yield f"{self.min_rows:,} rows or more"
+        for cover in self.covers:
+            on = ", ".join(here if here == there else f"{here} = {there}" for here, there in cover.on)
+            yield f"covers {percent(cover.share)} of {shown(cover.table)} on {on}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "table": shown(self.table),
+            "key": list(self.key),
+            "min_rows": self.min_rows,
+            "covers": [
+                {"table": shown(cover.table), "on": dict(cover.on), "share": cover.share}
+                for cover in self.covers
+            ],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

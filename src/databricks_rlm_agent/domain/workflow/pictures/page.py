@@ -7,12 +7,12 @@ from importlib import resources
 from typing import Any
 
 from databricks_rlm_agent.domain.text import clip
-from databricks_rlm_agent.domain.workflow.loopchart import loop_chart
-from databricks_rlm_agent.domain.workflow.markup import Markup, el, joined
-from databricks_rlm_agent.domain.workflow.pictures import stage_name
-from databricks_rlm_agent.domain.workflow.tablechecks import percent
-from databricks_rlm_agent.domain.workflow.timeline import timeline
-from databricks_rlm_agent.domain.workflow.times import seconds
+from databricks_rlm_agent.domain.workflow.checks import percent
+from databricks_rlm_agent.domain.workflow.pictures.loopchart import loop_chart
+from databricks_rlm_agent.domain.workflow.pictures.markup import Markup, el, joined
+from databricks_rlm_agent.domain.workflow.pictures.plans import stage_name
+from databricks_rlm_agent.domain.workflow.pictures.timeline import timeline
+from databricks_rlm_agent.domain.workflow.running.times import seconds
 
 Document = Mapping[str, Any]
 

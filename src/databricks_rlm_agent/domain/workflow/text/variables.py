@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.domain.workflow.split import tokens_of
+from databricks_rlm_agent.domain.workflow.text.split import tokens_of
 from databricks_rlm_agent.errors import UsageError
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from databricks_rlm_agent.domain.workflow.iterations import iteration
 from databricks_rlm_agent.domain.workflow.model import Loop, Step
 from databricks_rlm_agent.domain.workflow.names import Name, is_table, shown
-from databricks_rlm_agent.domain.workflow.variables import used
+from databricks_rlm_agent.domain.workflow.planning.iterations import iteration
+from databricks_rlm_agent.domain.workflow.text.variables import used
 from databricks_rlm_agent.errors import UsageError
 
 _IF_NOT_THERE = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from databricks_rlm_agent.domain.workflow.markup import Markup, el
-from databricks_rlm_agent.domain.workflow.pictures import stage_name
-from databricks_rlm_agent.domain.workflow.times import seconds
+from databricks_rlm_agent.domain.workflow.pictures.markup import Markup, el
+from databricks_rlm_agent.domain.workflow.pictures.plans import stage_name
+from databricks_rlm_agent.domain.workflow.running.times import seconds
 
 Document = Mapping[str, Any]
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from databricks_rlm_agent.domain.workflow.declared import Declared, parse_declared
-from databricks_rlm_agent.domain.workflow.expectations import expectations_of
-from databricks_rlm_agent.domain.workflow.files import joined_file, sql_file, stage_of
-from databricks_rlm_agent.domain.workflow.groups import Group, groups_of
-from databricks_rlm_agent.domain.workflow.iterations import of_template
-from databricks_rlm_agent.domain.workflow.loops import alias_of, makes_of, reads_of, writes_of
 from databricks_rlm_agent.domain.workflow.model import Loop, Plan, SqlFile, Step
 from databricks_rlm_agent.domain.workflow.names import resolved
-from databricks_rlm_agent.domain.workflow.notices import hidden_views, made_later, made_twice, told_of, unused
-from databricks_rlm_agent.domain.workflow.order import natural, ordered
-from databricks_rlm_agent.domain.workflow.parts import joined
-from databricks_rlm_agent.domain.workflow.variables import check_all_known, substitute
-from databricks_rlm_agent.domain.workflow.words import parts_of
+from databricks_rlm_agent.domain.workflow.planning.declared import Declared, parse_declared
+from databricks_rlm_agent.domain.workflow.planning.expectations import expectations_of
+from databricks_rlm_agent.domain.workflow.planning.files import joined_file, sql_file, stage_of
+from databricks_rlm_agent.domain.workflow.planning.groups import Group, groups_of
+from databricks_rlm_agent.domain.workflow.planning.iterations import of_template
+from databricks_rlm_agent.domain.workflow.planning.loops import alias_of, makes_of, reads_of, writes_of
+from databricks_rlm_agent.domain.workflow.planning.notices import (
+    hidden_views,
+    made_later,
+    made_twice,
+    told_of,
+    unused,
+)
+from databricks_rlm_agent.domain.workflow.planning.order import natural, ordered
+from databricks_rlm_agent.domain.workflow.planning.parts import joined
+from databricks_rlm_agent.domain.workflow.text.variables import check_all_known, substitute
+from databricks_rlm_agent.domain.workflow.text.words import parts_of
 from databricks_rlm_agent.errors import UsageError
 
 _SHOWN = 5  # problems in one message

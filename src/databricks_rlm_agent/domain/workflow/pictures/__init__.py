@@ -1,0 +1,1 @@
+"""Plans and reports for people: tables, diagrams, one HTML page. Pure."""
