@@ -132,7 +132,7 @@ def test_every_command_explains_itself_and_names_a_function(
         (["tick"], "operate:tick"),
         (["orchestrate"], "operate:orchestrate"),
         (["secrets", "check"], "operate:secrets_check"),
-        (["sql", "plan", "x"], "sql:plan"),
+        (["sql", "plan", "x"], "sql.plan:plan"),
         (["workspace", "start", "--root", "x"], "workspace:start"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord
 
-from databricks_rlm_agent.cli import sqlrun
 from databricks_rlm_agent.cli.arguments import parser
-from databricks_rlm_agent.cli.sql import planned_for
+from databricks_rlm_agent.cli.sql import run as sqlrun
+from databricks_rlm_agent.cli.sql.plan import planned_for
 from databricks_rlm_agent.errors import Rejected
 from databricks_rlm_agent.sqlflow import library
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from databricks_rlm_agent.cli import sqlrun
-from databricks_rlm_agent.cli.sqlpage import check_page, write_page
-from databricks_rlm_agent.cli.sqlreport import report_lines
+from databricks_rlm_agent.cli.sql import run as sqlrun
+from databricks_rlm_agent.cli.sql.page import check_page, write_page
+from databricks_rlm_agent.cli.sql.report import report_lines
 from databricks_rlm_agent.domain.workflow.checks import Coverage, TableCheck
 from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure
 from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus, StepOutcome, StepStatus

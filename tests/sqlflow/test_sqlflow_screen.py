@@ -25,9 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlflow_rig import FakeEngine, loop_step, plan, runner, step
 
-from databricks_rlm_agent.cli.sqlboard import Board, clock
-from databricks_rlm_agent.cli.sqldisplay import Lines, printable
-from databricks_rlm_agent.cli.sqlscreen import JsonScreen, PlainScreen, screen
+from databricks_rlm_agent.cli.sql.board import Board, clock
+from databricks_rlm_agent.cli.sql.lines import Lines, printable
+from databricks_rlm_agent.cli.sql.screen import JsonScreen, PlainScreen, screen
 from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Problem, Severity
 from databricks_rlm_agent.errors import Rejected
 from databricks_rlm_agent.sqlflow.events import Event, EventKind

@@ -174,7 +174,7 @@ def _sql(commands: Any) -> None:
     actions = commands.add_parser("sql", help="Run directories of SQL.").add_subparsers(
         required=True, metavar="ACTION"
     )
-    plan = _add(actions, "plan", "sql:plan", "Show in what order a directory of SQL would run, and why.")
+    plan = _add(actions, "plan", "sql.plan:plan", "Show in what order a directory of SQL would run, and why.")
     _directory(plan)
     plan.add_argument(
         "--format",
@@ -183,7 +183,7 @@ def _sql(commands: Any) -> None:
         help="a table (default), JSON, or a picture for Mermaid or Graphviz",
     )
     run = _add(
-        actions, "run", "sqlrun:run", "Run a directory of SQL on a warehouse, loops until they converge."
+        actions, "run", "sql.run:run", "Run a directory of SQL on a warehouse, loops until they converge."
     )
     _directory(run)
     _warehouse(run)

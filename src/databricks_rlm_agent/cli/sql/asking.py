@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from databricks_rlm_agent.cli.place import say
-from databricks_rlm_agent.cli.sqldisplay import printable, problem_lines
-from databricks_rlm_agent.cli.sqlscreen import Screen
+from databricks_rlm_agent.cli.sql.lines import printable, problem_lines
+from databricks_rlm_agent.cli.sql.screen import Screen
 from databricks_rlm_agent.domain.workflow.model import Step
 from databricks_rlm_agent.domain.workflow.running.outcome import StepOutcome
 from databricks_rlm_agent.sqlflow.runner import Decision

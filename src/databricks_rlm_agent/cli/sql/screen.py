@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from databricks_rlm_agent.cli.sqlboard import Board
-from databricks_rlm_agent.cli.sqldisplay import Lines, printable
+from databricks_rlm_agent.cli.sql.board import Board
+from databricks_rlm_agent.cli.sql.lines import Lines, printable
 from databricks_rlm_agent.domain.workflow.model import Plan
 from databricks_rlm_agent.sqlflow.events import Event
 from databricks_rlm_agent.sqlflow.library import now

@@ -15,11 +15,11 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.cli.place import local_workspace, say
-from databricks_rlm_agent.cli.sql import planned_for
-from databricks_rlm_agent.cli.sqlasking import Asker, NotAskedError, cannot_ask
-from databricks_rlm_agent.cli.sqlpage import check_page, write_page
-from databricks_rlm_agent.cli.sqlreport import report_lines
-from databricks_rlm_agent.cli.sqlscreen import Screen, put, screen
+from databricks_rlm_agent.cli.sql.asking import Asker, NotAskedError, cannot_ask
+from databricks_rlm_agent.cli.sql.page import check_page, write_page
+from databricks_rlm_agent.cli.sql.plan import planned_for
+from databricks_rlm_agent.cli.sql.report import report_lines
+from databricks_rlm_agent.cli.sql.screen import Screen, put, screen
 from databricks_rlm_agent.domain.workflow.pictures.plans import as_table
 from databricks_rlm_agent.errors import ConfigError
 from databricks_rlm_agent.sqlflow.library import new_id, prepared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from databricks_rlm_agent.cli.sqldisplay import short
+from databricks_rlm_agent.cli.sql.lines import short
 from databricks_rlm_agent.domain.workflow.checks import TableCheck, percent
 from databricks_rlm_agent.domain.workflow.running.convergence import Measure
 from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus, StepOutcome, StepStatus

@@ -1,0 +1,1 @@
+"""``sql plan`` and ``sql run``: what they print, draw and ask."""
