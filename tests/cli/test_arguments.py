@@ -141,7 +141,8 @@ def test_where_a_command_leads(arguments: list[str], path: str) -> None:
     options = parser("0").parse_args(arguments)
     assert options.command_path == path
     module, _, function = path.partition(":")
-    source = Path(sys.modules[parser.__module__].__file__ or "").with_name(f"{module}.py")
+    folder = Path(sys.modules[parser.__module__].__file__ or "").parent
+    source = folder / f"{module.replace('.', '/')}.py"
     assert f"def {function}(" in source.read_text(encoding="utf-8")
 
 
