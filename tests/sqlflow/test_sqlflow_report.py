@@ -133,6 +133,10 @@ def options(**more: Any) -> Namespace:
         ({"auth_type": "oauth"}, {"auth_type": "external-browser"}),
         ({"auth_type": "profile", "profile": "p"}, {"profile": "p"}),
         ({}, {"profile": None}),
+        (
+            {"server_hostname": "127.0.0.1:80", "access_token": "t"},
+            {"host": "http://127.0.0.1:80", "token": "t"},
+        ),
     ],
 )
 def test_each_way_to_authenticate_reaches_the_sdk(

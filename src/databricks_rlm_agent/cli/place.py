@@ -10,17 +10,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.app import App
-from databricks_rlm_agent.config import from_environment
 from databricks_rlm_agent.errors import ConfigError, RlmError, UsageError
 
 if TYPE_CHECKING:
+    from databricks_rlm_agent.app import App
     from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
 
 
 @contextmanager
 def app_at(options: argparse.Namespace) -> Iterator[App]:
     """The composition root for a command. A local workspace that had to be started ends with the command."""
+    from databricks_rlm_agent.app import App  # here: not every command that works on a workspace needs it
+    from databricks_rlm_agent.config import from_environment
+
     environ = dict(os.environ)
     with ExitStack() as stack:
         host = token = None

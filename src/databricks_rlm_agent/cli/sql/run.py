@@ -121,13 +121,18 @@ def _warehouse(options: argparse.Namespace) -> Iterator[tuple[Workspace, str]]:
 def _workspace(options: argparse.Namespace, make: type[Workspace]) -> Workspace:
     host = options.server_hostname
     if host and "://" not in host:
-        host = f"https://{host}"
+        host = f"{'http' if _is_loopback(host) else 'https'}://{host}"
     if options.auth_type == "pat" or (options.auth_type is None and options.access_token):
         token = options.access_token or os.environ.get("DATABRICKS_TOKEN") or _asked_token()
         return make(host=host, token=token)
     if options.auth_type == "oauth":
         return make(host=host, auth_type="external-browser")
     return make(profile=options.profile, host=host)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host without a scheme is this machine, where nothing speaks TLS."""
+    return host.partition(":")[0] in {"localhost", "127.0.0.1"}
 
 
 def _asked_token() -> str:
