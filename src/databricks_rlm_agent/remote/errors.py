@@ -120,7 +120,7 @@ def sql_errors(where: str, pause: Callable[[], float | None] = lambda: None) -> 
 
 def _of_status(code: int | None, text: str, where: str, pause: float | None) -> RemoteError:
     if code == 401 or (code == 403 and not _DENIED.search(text)) or (code is None and _TOKEN.search(text)):
-        return Unauthorized(text, where=where, fix=FIX_AUTH)
+        return Unauthorized(f"The credentials were refused: {text}", where=where, fix=FIX_AUTH)
     if code == 403:
         return Forbidden(text, where=where, fix=FIX_DENIED)
     if code == 429 or (code == 503 and pause is not None):

@@ -157,7 +157,7 @@ def _reach(host: str) -> None:
         except requests.RequestException as error:
             raise NeverReached(
                 f"Nothing answers at {host}: {_cause(error)}.",
-                where="DATABRICKS_HOST or --profile",
+                where="DATABRICKS_HOST, --profile or --server-hostname",
                 fix="Check the address and the network.",
             ) from None
 
