@@ -1,7 +1,7 @@
 """What Databricks' queries can say and the engine cannot, said in words that it has.
 
 QUALIFY, GROUP BY ALL, ORDER BY ALL, `* EXCEPT (…)`, `* REPLACE (…)`, JOIN … USING with names of tables, PIVOT
-over one column, WITH before INSERT, IDENTIFIER('…').
+over one column, WITH before INSERT, IDENTIFIER('…'), IN with a subquery where the engine is not right.
 Only a statement that has one of them is touched, and of it only the query.
 """
 
@@ -14,12 +14,14 @@ from typing import Any
 
 from .errors import unsupported
 from .lexer import unquote_string
+from .membership import said_with_exists
 from .statements import Statement
 from .using import qualified, without_using
 
 # Else no token needs to be looked at: of rows written out there may be a million.
 _WORTH_A_LOOK = re.compile(
-    r"\b(qualify|pivot|using|identifier)\b|\bby\s+all\b|\*\s*(except|replace)\b|\bwith\b", re.IGNORECASE
+    r"\b(qualify|pivot|using|identifier)\b|\bby\s+all\b|\*\s*(except|replace)\b|\bwith\b|\bin\s*\(\s*select\b",
+    re.IGNORECASE,
 )
 # The names of the columns that a query has; asked of the engine, which knows all that is in scope.
 Columns = Callable[[str], Sequence[str]]
@@ -43,11 +45,20 @@ def plainer(statement: Statement, columns: Columns) -> Statement:
         return statement
     statement = _with_after_insert(statement)
     statement = _identifiers(_pivots(statement))
-    span = _query(statement) if _needs(statement) else None
+    statement = _with_query(statement, said_with_exists)
+    return _with_query(statement, partial(_rewritten, columns=columns)) if _needs(statement) else statement
+
+
+def _with_query(statement: Statement, said: Callable[[str], str]) -> Statement:
+    """The statement with its query said otherwise; the same if that is no other."""
+    span = _query(statement)
     if span is None:
         return statement
     start, end = span
-    query = _rewritten(statement.source(start, end), columns)
+    before = statement.source(start, end)
+    query = said(before)
+    if query == before:
+        return statement
     tail = statement.source(end) if end < len(statement.tokens) else ""
     return Statement.parse(f"{statement.text[: statement.tokens[start].start]}{query} {tail}")
 

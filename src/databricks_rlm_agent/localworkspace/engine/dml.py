@@ -52,7 +52,10 @@ def _predicated(
     where = changed.where
     info = session.tree.info(name) if changed.has_subquery else None
     if info is not None:
-        text, metric = changed.as_merge(info, marker), metric.replace("num", "numTargetRows").removesuffix("Rows")
+        text, metric = (
+            changed.as_merge(info, marker),
+            metric.replace("num", "numTargetRows").removesuffix("Rows"),
+        )
     elif where is None:
         text = f"{statement.text} WHERE '{marker}' IS NOT NULL"
     else:
