@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.command import machine
 from benchmarks.rlm.measures import CONTEXTS, MEASURES, Plan
 from benchmarks.rlm.ours import Ours
 from benchmarks.rlm.rivals import rivals
@@ -91,15 +91,7 @@ def _words(text: str) -> list[str]:
 
 
 def _document(rows: Sequence[Row]) -> dict[str, object]:
-    return {
-        "machine": {
-            "cpus": os.cpu_count(),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "load": os.getloadavg(),
-        "rows": [row.document() for row in rows],
-    }
+    return {**machine(), "rows": [row.document() for row in rows]}
 
 
 if __name__ == "__main__":
