@@ -19,6 +19,7 @@ from .names import TableName
 from .nullable import write
 from .statements import Handler, Reader, Statement
 from .subqueries import Changed
+from .values import rows_in_a_file
 
 if TYPE_CHECKING:
     from .session import CatalogSession
@@ -163,13 +164,15 @@ def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any
     info = session.tree.info(name)
     if info is None:
         raise table_not_found(name.sql)
-    text = _complete(statement, reader, info)
-    try:
-        table = write(session, name, text)
-    except EngineError as error:
-        if "duplicate unqualified field name" not in error.message:
-            raise
-        table = write(session, name, _with_names(statement, reader, info))
+    with rows_in_a_file(statement, reader.at) as plain:
+        reader = Reader(plain, reader.at)
+        text = _complete(plain, reader, info)
+        try:
+            table = write(session, name, text)
+        except EngineError as error:
+            if "duplicate unqualified field name" not in error.message:
+                raise
+            table = write(session, name, _with_names(plain, reader, info))
     session.wrote(name)
     return inserted(table.column("count")[0].as_py() if "count" in table.column_names else 0)
 
