@@ -183,3 +183,26 @@ def test_what_a_query_makes_is_answered_as_databricks_does(session: EngineSessio
 def test_what_is_missing_is_named(session: EngineSession, text: str, said: str) -> None:
     with pytest.raises(EngineError, match=f"UNSUPPORTED_FEATURE.*{said}"):
         session.execute(text)
+
+
+@pytest.mark.parametrize(
+    ("item", "wanted"),
+    [
+        ("zip_with(array(1, 2), array(3), (x, y) -> x + coalesce(y, id))", [4, 3]),
+        ("zip_with(x, y, (x, y) -> concat(y, x))", None),
+        (
+            "zip_with(array(array(1)), array(array(2)), (x, y) -> zip_with(x, y, (p, q) -> p + q + y[0]))",
+            [[5]],
+        ),
+        ("transform_values(m, (k, v) -> CASE WHEN k = 'a' THEN v ELSE 0 END)", [("a", 1), ("b", 0)]),
+        ("transform_keys(m, (k, v) -> upper(k))", [("A", 1), ("B", None)]),
+        ("charindex('b', 'abc')", 2),
+        ("decode(NULL, 1, 'a', NULL, 'n', 'other')", "n"),
+        ("decode(3, 1, 'a')", None),
+        ("'abc' LIKE ANY ('x', 'a%')", True),
+        ("'abc' NOT LIKE ALL ('x', 'a%')", False),
+    ],
+)
+def test_functions_that_it_lacks(session: EngineSession, item: str, wanted: object) -> None:
+    source = "SELECT 1 AS id, CAST(NULL AS ARRAY<INT>) AS x, array('v') AS y, map('a', 1, 'b', NULL) AS m"
+    assert session.execute(f"SELECT {item} AS r FROM ({source}) AS s").table.to_pydict() == {"r": [wanted]}

@@ -1,7 +1,8 @@
 """What Databricks' queries can say and the engine cannot, said in words that it has.
 
 QUALIFY, GROUP BY ALL, ORDER BY ALL, `* EXCEPT (…)`, `* REPLACE (…)`, JOIN … USING with names of tables, PIVOT
-over one column, WITH before INSERT, IDENTIFIER('…'), IN with a subquery where the engine is not right.
+over one column, WITH before INSERT, IDENTIFIER('…'), IN with a subquery where the engine is
+not right, functions that it lacks.
 Only a statement that has one of them is touched, and of it only the query.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from . import functions
 from .errors import unsupported
 from .lexer import unquote_string
 from .membership import said_with_exists
@@ -41,10 +43,11 @@ _AGGREGATES = {
 
 def plainer(statement: Statement, columns: Columns) -> Statement:
     """The statement as the engine takes it; the same where there is nothing to change."""
-    if not _WORTH_A_LOOK.search(statement.text):
+    if not (_WORTH_A_LOOK.search(statement.text) or functions.WORTH_A_LOOK.search(statement.text)):
         return statement
     statement = _with_after_insert(statement)
     statement = _identifiers(_pivots(statement))
+    statement = _with_query(statement, functions.said_with_others)
     statement = _with_query(statement, said_with_exists)
     return _with_query(statement, partial(_rewritten, columns=columns)) if _needs(statement) else statement
 
