@@ -206,3 +206,18 @@ def test_what_is_missing_is_named(session: EngineSession, text: str, said: str) 
 def test_functions_that_it_lacks(session: EngineSession, item: str, wanted: object) -> None:
     source = "SELECT 1 AS id, CAST(NULL AS ARRAY<INT>) AS x, array('v') AS y, map('a', 1, 'b', NULL) AS m"
     assert session.execute(f"SELECT {item} AS r FROM ({source}) AS s").table.to_pydict() == {"r": [wanted]}
+
+
+def test_functions_that_it_lacks_in_what_changes_tables(session: EngineSession) -> None:
+    session.execute("CREATE TABLE t (id INT, w STRING)")
+    session.execute("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')")
+    session.execute("DELETE FROM t AS d WHERE d.w LIKE ANY ('a%') AND d.id IN (SELECT id FROM t)")
+    session.execute("UPDATE t SET w = decode(w, 'b', 'B', w) WHERE w NOT LIKE ALL ('c')")
+    session.execute(
+        "MERGE INTO t USING (SELECT 3 AS id) AS s ON t.id = s.id AND t.w LIKE ANY ('c') "
+        "WHEN MATCHED THEN UPDATE SET w = zip_with(array(w), array('!'), (x, y) -> concat(x, y))[0]"
+    )
+    assert session.execute("SELECT * FROM t ORDER BY id").table.to_pydict() == {
+        "id": [2, 3],
+        "w": ["B", "c!"],
+    }

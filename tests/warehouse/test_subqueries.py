@@ -28,6 +28,7 @@ CONDITIONS = st.recursive(
             "v IN (SELECT w FROM s WHERE w IS NOT NULL)",
             "v NOT IN (SELECT w FROM s WHERE s.id = d.id AND w IS NOT NULL)",
             "d.id NOT IN (SELECT id FROM none)",
+            "(id, v) NOT IN (SELECT id, w FROM s WHERE id IS NOT NULL)",
             "EXISTS (SELECT 1 FROM s WHERE s.id = d.id)",
             "EXISTS (SELECT 1 FROM none)",
             "NOT EXISTS (SELECT 1 FROM s WHERE s.id = d.id AND s.w >= d.v)",

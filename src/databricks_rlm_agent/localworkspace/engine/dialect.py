@@ -47,9 +47,17 @@ def plainer(statement: Statement, columns: Columns) -> Statement:
         return statement
     statement = _with_after_insert(statement)
     statement = _identifiers(_pivots(statement))
-    statement = _with_query(statement, functions.said_with_others)
+    statement = _with_functions(statement)
     statement = _with_query(statement, said_with_exists)
     return _with_query(statement, partial(_rewritten, columns=columns)) if _needs(statement) else statement
+
+
+def _with_functions(statement: Statement) -> Statement:
+    """The statement without functions that the engine lacks, which UPDATE, DELETE and MERGE have anywhere."""
+    if statement.tokens and statement.tokens[0].upper in {"UPDATE", "DELETE", "MERGE"}:
+        said = functions.said_with_others(statement.text)
+        return statement if said == statement.text else Statement.parse(said)
+    return _with_query(statement, functions.said_with_others)
 
 
 def _with_query(statement: Statement, said: Callable[[str], str]) -> Statement:

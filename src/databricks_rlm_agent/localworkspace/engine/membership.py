@@ -42,9 +42,10 @@ def _is_wrong(node: Any) -> bool:
     """Whether the engine would not answer it rightly where it stands."""
     from sqlglot import exp
 
-    if isinstance(node.this, exp.Tuple) or node.this.find(exp.AggFunc, exp.Window):
+    if node.this.find(exp.AggFunc, exp.Window):
         return False
-    negated = among = False
+    negated = False
+    among = isinstance(node.this, exp.Tuple)  # which the engine takes for one value
     for above in _above(node):
         if isinstance(above, exp.Not):
             if negated:
@@ -80,7 +81,11 @@ def _outer(query: Any) -> set[str]:
 
 def _said(node: Any) -> str:
     """The same as a CASE over EXISTS, with NULL where it is not known."""
+    from sqlglot import exp
+
     query = _query(node)
+    if isinstance(node.this, exp.Tuple):
+        return _of_several(node, query)
     if _outer(query):
         return _case(node.this.sql(dialect="databricks"), *_within(node, query))
     text, item = query.sql(dialect="databricks"), node.this.sql(dialect="databricks")
@@ -92,6 +97,24 @@ def _case(item: str, some: str, same: str, unknown: str) -> str:
     return (
         f"CASE WHEN EXISTS ({same}) THEN true WHEN ({item}) IS NULL AND EXISTS ({some}) THEN NULL "
         f"WHEN EXISTS ({unknown}) THEN NULL ELSE false END"
+    )
+
+
+def _of_several(node: Any, query: Any) -> str:
+    """`(a, b) IN (SELECT …)`: not known where no row is the same, and one may be."""
+    if _outer(query):
+        raise unsupported(f"{node.sql(dialect='databricks')[:200]}, here,")
+    items = [each.sql(dialect="databricks") for each in node.this.expressions]
+    names = [f"_c{index}" for index in range(len(items))]
+    source = f"SELECT 1 FROM ({query.sql(dialect='databricks')}) AS _q({', '.join(names)}) WHERE"  # noqa: S608
+    same = [f"_q.{name} = ({item})" for name, item in zip(names, items, strict=True)]
+    maybe = [
+        f"({each} OR _q.{name} IS NULL OR ({item}) IS NULL)"
+        for each, name, item in zip(same, names, items, strict=True)
+    ]
+    return (
+        f"CASE WHEN EXISTS ({source} {' AND '.join(same)}) THEN true "
+        f"WHEN EXISTS ({source} {' AND '.join(maybe)}) THEN NULL ELSE false END"
     )
 
 
