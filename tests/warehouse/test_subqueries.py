@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.localworkspace.engine import Engine, EngineError, EngineSession
+from databricks_rlm_agent.localworkspace.engine.membership import said_with_exists
 
 TABLES = (
     "CREATE TABLE t (id INT, v INT)",
@@ -156,3 +157,29 @@ def test_one_winner_of_those_who_claim_by_a_subquery(engine: Engine, schema: str
     assert len(won) == 1
     for each in sessions:
         each.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT id FROM t WHERE id IN (SELECT id FROM s) AND (v = 1 OR id IN (SELECT 1))",
+        "SELECT id FROM t WHERE id NOT IN (SELECT id FROM s) AND (id, v) IN (SELECT id, w FROM s)",
+        "SELECT * FROM t WHERE NOT EXISTS (SELECT 1 FROM s WHERE s.id = t.id)",
+        "SELECT id FROM t WHERE id NOT IN (SELECT main.x.s.id FROM main.x.s) AND nonsense (",
+    ],
+)
+def test_what_the_engine_answers_rightly_stays_as_it_is(text: str) -> None:
+    assert said_with_exists(text) == text
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "st.a NOT IN (SELECT w FROM s WHERE s.id = t.id)",  # a field, or a column of s?
+        "x NOT IN (SELECT max(w) FROM s WHERE s.id = t.id)",
+        "(x, y) NOT IN (SELECT v, w FROM s WHERE s.id = t.id)",
+    ],
+)
+def test_where_it_cannot_be_told_it_is_an_error(condition: str) -> None:
+    with pytest.raises(EngineError, match="not supported"):
+        said_with_exists(f"SELECT 1 FROM t WHERE {condition} OR z = 1")

@@ -75,8 +75,8 @@ def _outer(query: Any) -> set[str]:
 
     own = {each.alias_or_name.lower() for each in query.find_all(exp.Table, exp.Subquery, exp.Lateral)}
     own |= {each.name.lower() for each in query.find_all(exp.TableAlias)}
-    named = {each.table.lower() for each in query.find_all(exp.Column) if each.table}
-    return named - own
+    columns = ([part.name.lower() for part in each.parts[:-1]] for each in query.find_all(exp.Column))
+    return {parts[0] for parts in columns if parts and not own & set(parts)}
 
 
 def _said(node: Any) -> str:
@@ -152,9 +152,15 @@ def _qualified(node: Any) -> Any:
 
     select, item = node.find_ancestor(exp.Select), node.this.copy()
     source = select.args.get("from_") or select.args.get("from")
-    several = source is None or select.args.get("joins") or select.args.get("laterals")
-    for column in [each for each in item.find_all(exp.Column) if not each.table]:
-        if several or not source.this.alias_or_name:
+    sources = {
+        each.this.alias_or_name.lower() for each in (source, *(select.args.get("joins") or ())) if each
+    }
+    several = len(sources) != 1 or select.args.get("laterals")
+    for column in list(item.find_all(exp.Column)):
+        if column.table and column.parts[0].name.lower() not in sources:  # such as a field of a struct
             return None
-        column.set("table", exp.to_identifier(source.this.alias_or_name, quoted=True))
+        if not column.table and (several or not source.this.alias_or_name):
+            return None
+        if not column.table:
+            column.set("table", exp.to_identifier(source.this.alias_or_name, quoted=True))
     return item
