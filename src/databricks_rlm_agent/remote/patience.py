@@ -7,6 +7,7 @@ after any 429 or 503, and sends a statement again whose answer was lost.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any, NoReturn
 
@@ -37,8 +38,10 @@ def connector_options() -> dict[str, Any]:
     """Arguments of ``databricks.sql.connect`` under which every request is sent once.
 
     The older of its two retry modes is the one that tells the HTTP status and headers of a 429 or 503; the
-    limits hold in both, should it be removed.
+    limits hold in both, should it be removed. It warns of that choice at every connection, which users of this
+    library did not make.
     """
+    logging.getLogger("databricks.sql.backend.thrift_backend").addFilter(_not_of_our_choice)
     return {
         "_enable_v3_retries": False,
         "_retry_stop_after_attempts_count": 1,
@@ -47,3 +50,7 @@ def connector_options() -> dict[str, Any]:
         "_retry_delay_max": 60,
         "_socket_timeout": 120,
     }
+
+
+def _not_of_our_choice(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Legacy retry behavior")
