@@ -38,8 +38,8 @@ def connector_options() -> dict[str, Any]:
     """Arguments of ``databricks.sql.connect`` under which every request is sent once.
 
     The older of its two retry modes is the one that tells the HTTP status and headers of a 429 or 503; the
-    limits hold in both, should it be removed. It warns of that choice at every connection, which users of this
-    library did not make.
+    limits hold in both, should it be removed. It warns of that choice at every connection, which is ours and
+    not that of whoever uses this library.
     """
     logging.getLogger("databricks.sql.backend.thrift_backend").addFilter(_not_of_our_choice)
     return {
