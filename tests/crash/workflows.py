@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import sys
 import tempfile
@@ -40,6 +41,7 @@ HEADINGS = {
     "in flight": "Killed while a long statement runs, which goes on, and resumed at once",
 }
 INTERRUPTED = 130
+_RECORD = r"(?s)INSERT INTO `main`.*from_json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +120,8 @@ def planned(sent: Sequence[str], sections: Sequence[str], every: int) -> list[Ca
         if section == "taken over":  # from where it has a run; else it begins another one
             begun = next(n for n, sql in points if sql.startswith("MERGE"))
             points = points[begun + 2 :]
-        if section == "late record":
-            points = [
-                (n, sql) for n, sql in points if sql.startswith("INSERT INTO `main`") and "from_json" in sql
-            ]
+        if section == "late record":  # counted among themselves: how many others come between may differ
+            points = list(enumerate(sql for sql in sent if re.search(_RECORD, sql)))
         cases += [Case(section=section, n=n, sql=sql) for n, sql in points[::step]]
     return cases
 
@@ -193,8 +193,8 @@ def _not_reached(process: Controller) -> str:
     return "" if ended == 0 else f"not reached, exit code {ended}: {process.log.read_text()[-800:]}"
 
 
-def _kill(made: FlowRig, n: int, *, after: bool) -> tuple[int | None, Controller]:
-    made.fault(action="hold", after_effect=after, skip=n)
+def _kill(made: FlowRig, n: int, *, after: bool, sql: str = ".") -> tuple[int | None, Controller]:
+    made.fault(action="hold", after_effect=after, skip=n, sql=sql)
     process = made.start()
     held = made.held(process)
     process.kill()
@@ -202,13 +202,12 @@ def _kill(made: FlowRig, n: int, *, after: bool) -> tuple[int | None, Controller
 
 
 def _late(case: Case, made: FlowRig) -> str:
-    held, process = _kill(made, case.n, after=False)
+    held, process = _kill(made, case.n, after=False, sql=_RECORD)
     if held is None:
         return _not_reached(process)
     problem, before = _resumed(made), made.recorded()
     made.release(held, drop=False)
-    with contextlib.suppress(TimeoutError):  # it may have been another statement this time
-        eventually(lambda: any("from_json" in sql for sql in made.statements()[before[1] :]) or None, 5)
+    eventually(lambda: any(re.search(_RECORD, sql) for sql in made.statements()[before[1] :]) or None)
     added = made.recorded()[0] - before[0]
     return problem or (f"{added} rows were added by a process that had the run before" if added else "")
 
