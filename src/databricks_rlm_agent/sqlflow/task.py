@@ -196,9 +196,8 @@ def _tell(rlm: Reporter, order: Order, report: Report) -> None:
         rlm.log(line)
     for table in report.tables:
         if table.exists:
-            with suppress(
-                ValueError
-            ):  # of a name that cannot be reported, or too many: they are in the value
+            # A name that cannot be reported, or too many: they are in the value.
+            with suppress(ValueError):
                 rlm.table(table.table)
 
 
