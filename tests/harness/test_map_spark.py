@@ -317,10 +317,12 @@ def test_cancelled_in_the_midst(bench: Bench, shared: Any, spark: Any) -> None:
         bench.publish(_PROGRAM, models=access(concurrency=8))
         process = bench.start()
         eventually(lambda: len(stub.asked) > 24)
+        stub.latency_s = 1.0  # what is asked from now on is not done before the end arrives
         process.send_signal(signal.SIGTERM)
         ended = bench.wait(process)
         assert ended.report["status"] == "CANCELLED", ended.err
         eventually(lambda: stub.busy == 0)
+        stub.latency_s = 0.0
         asked = len(stub.asked)
         assert asked < 64, "the query ended, too"
         calls = ended.report["usage"]["calls"]
