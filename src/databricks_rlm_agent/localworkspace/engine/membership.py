@@ -106,7 +106,7 @@ def _of_several(node: Any, query: Any) -> str:
         raise unsupported(f"{node.sql(dialect='databricks')[:200]}, here,")
     items = [each.sql(dialect="databricks") for each in node.this.expressions]
     names = [f"_c{index}" for index in range(len(items))]
-    source = f"SELECT 1 FROM ({query.sql(dialect='databricks')}) AS _q({', '.join(names)}) WHERE"  # noqa: S608
+    source = f"SELECT 1 FROM ({query.sql(dialect='databricks')}) AS _q({', '.join(names)}) WHERE"  # noqa: S608 - as it was
     same = [f"_q.{name} = ({item})" for name, item in zip(names, items, strict=True)]
     maybe = [
         f"({each} OR _q.{name} IS NULL OR ({item}) IS NULL)"
