@@ -11,13 +11,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-$(STAMP): constraints.txt constraints-build.txt pyproject.toml
+$(STAMP): constraints.txt constraints-build.txt pyproject.toml localworkspace/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found. Say where: make PYTHON=/path/to/python3.12 ..."; exit 2; }
 	@echo "Setting up $(VENV) (once; one to three minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --quiet --require-hashes --no-deps -r constraints-build.txt
 	@$(PIP) install --quiet --require-hashes --no-deps --no-build-isolation -r constraints.txt
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable . --editable localworkspace
 	@touch $@
 
 setup: $(STAMP) ## Create .venv from the pinned, hashed packages
@@ -81,12 +81,12 @@ bench-rlm: $(STAMP) $(RLM_VENV)/.installed ## This project, rlms and dspy agains
 SPARK_VENV := .venv-spark
 SPARK_PIP := $(SPARK_VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir
 
-$(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spark.txt pyproject.toml
+$(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spark.txt pyproject.toml localworkspace/pyproject.toml
 	@$(PYTHON) -m venv $(SPARK_VENV) && mkdir -p .cache
 	@awk '/^[A-Za-z0-9]/ {drop = /^(pysail|pyspark-client)==/} !drop' constraints.txt > .cache/constraints-without-sail.txt
 	@$(SPARK_PIP) install --quiet --require-hashes --no-deps -r constraints-build.txt
 	@$(SPARK_PIP) install --quiet --require-hashes --no-deps --no-build-isolation -r .cache/constraints-without-sail.txt -r constraints-spark.txt
-	@$(SPARK_PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(SPARK_PIP) install --quiet --no-deps --no-build-isolation --editable . --editable localworkspace
 	@touch $@
 
 setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark (needs Java 17)
@@ -98,7 +98,7 @@ UV ?= uv
 PINS := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header --upgrade --cache-dir .cache/uv
 
 pins: ## Renew the constraints*.txt (needs uv)
-	@printf 'hatchling\npip\nsetuptools\nwheel\n' | $(PINS) --extra test --extra litellm -o constraints.txt pyproject.toml -
+	@printf 'hatchling\npip\nsetuptools\nwheel\n' | $(PINS) --extra test --extra litellm --extra sail -o constraints.txt pyproject.toml localworkspace/pyproject.toml -
 	@printf 'hatchling\nsetuptools\nwheel\neditables\n' | $(PINS) -o constraints-build.txt -
 	@printf 'rlms>=0.1.3\ndspy>=3.4.1\n' | $(PINS) -o constraints-bench-rlm.txt -
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from local_workspace.info import WorkspaceInfo
+
 from benchmarks.places import connect
-from databricks_rlm_agent.domain.layout import ENTRYPOINT, MANIFEST, Namespace
-from databricks_rlm_agent.domain.manifest import Manifest
-from databricks_rlm_agent.domain.records import EventRow, RequestRow
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.stores import sql
-from databricks_rlm_agent.stores.schema import ALL_TABLES, RunStateRow
+from databricks_rlm_agent.attempts.manifest import Manifest
+from databricks_rlm_agent.attempts.records import EventRow, RequestRow
+from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
+from databricks_rlm_agent.storage import sql
+from databricks_rlm_agent.storage.schema import ALL_TABLES, RunStateRow
 
 Said = tuple[str, Mapping[str, Any]]
 

@@ -13,12 +13,12 @@ from typing import Any
 from benchmarks.control_stage import Stage, bench_id, commits
 from benchmarks.control_ticks import quiet_workspace
 from benchmarks.measure import Line, in_turn, median
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow, result_row
-from databricks_rlm_agent.domain.result import Result, Status
-from databricks_rlm_agent.domain.run import Outcome
-from databricks_rlm_agent.stores.runs import to_row
-from databricks_rlm_agent.stores.schema import RowType, RunStateRow, columns
+from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow, result_row
+from databricks_rlm_agent.attempts.result import Result, Status
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import Outcome
+from databricks_rlm_agent.storage.schema import RowType, RunStateRow, columns
+from databricks_rlm_agent.storage.stores import to_row
 
 TARGET = 1.2
 WAITING, LITTLE, MUCH = 1000, 1000, 100_000

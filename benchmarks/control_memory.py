@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
+
 from benchmarks.control_stage import Stage, script
 from benchmarks.measure import Line
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 
 # After the first mark all is imported and every cache is warm.
 _MARKS = (200, 1200)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from local_workspace.info import WorkspaceInfo
+
 from benchmarks.places import connect
 from databricks_rlm_agent.app import App
-from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
+from databricks_rlm_agent.layout import Namespace
 
 _SEAMS = ("warehouse", "volume", "jobs")
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from databricks_rlm_agent.app import App
-from databricks_rlm_agent.config import from_environment
-from databricks_rlm_agent.control.tick import TickReport
-from databricks_rlm_agent.domain.new_run import new_run
+from databricks_rlm_agent.controller.tick import TickReport
+from databricks_rlm_agent.runs.run import new_run
+from databricks_rlm_agent.settings import from_environment
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from local_workspace.info import WorkspaceInfo
+
 from benchmarks.control_replay import Call, record
 from benchmarks.measure import seconds
 from benchmarks.requestlog import Asked, RequestLog
 from databricks_rlm_agent.app import App
-from databricks_rlm_agent.config import from_environment
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.layout import RESULT, Namespace
-from databricks_rlm_agent.domain.new_run import new_run
-from databricks_rlm_agent.domain.records import result_row
-from databricks_rlm_agent.domain.result import Result, Status
-from databricks_rlm_agent.domain.run import Run
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
+from databricks_rlm_agent.attempts.records import result_row
+from databricks_rlm_agent.attempts.result import Result, Status
+from databricks_rlm_agent.layout import RESULT, Namespace
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import Run, new_run
+from databricks_rlm_agent.settings import from_environment
 
 _PROGRAM = "rlm.metric('n', 3)\nprint('hello')\nrlm.finish({'total': 42})\n"
 # No renewal falls into a measured tick, and no waiting run is asked of the Jobs API: both go by the clock.

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
+
 from benchmarks.control_replay import Replay
 from benchmarks.control_stage import Stage, Ticked, script
 from benchmarks.jobruns import JobRuns
 from benchmarks.measure import Line, median, seconds
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 
 TARGET_BARE = 1.5
 # Runs in one tick, and how many ticks are measured per repeat.

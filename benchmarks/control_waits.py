@@ -13,12 +13,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from local_workspace.client import spawn
+from local_workspace.options import WorkspaceOptions
+
 from benchmarks.control_stage import Stage, script
 from benchmarks.measure import Line, median
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.new_run import new_run
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import new_run
 
 # What, runs at a time, iterations of each, seconds that a program takes besides its start.
 _CASES = (("short jobs, one run", 1, 20, 0.0), ("jobs of 8 s, four runs", 4, 5, 8.0))

@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from local_workspace.client import spawn
+from local_workspace.options import WorkspaceOptions
+
 from benchmarks.measure import Line, Report, in_turn, median
 from benchmarks.places import connect
 from benchmarks.processes import Spent, spend
-from databricks_rlm_agent.control.harness import load
-from databricks_rlm_agent.domain.layout import ENTRYPOINT, MANIFEST, Namespace
-from databricks_rlm_agent.domain.manifest import Artifact, Manifest, Request
-from databricks_rlm_agent.domain.records import ResultRow
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
-from databricks_rlm_agent.stores import sql
+from databricks_rlm_agent.attempts.manifest import Artifact, Manifest, Request
+from databricks_rlm_agent.attempts.records import ResultRow
+from databricks_rlm_agent.controller.bundle import load
+from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
+from databricks_rlm_agent.storage import sql
 
 TARGET_S, TARGET_MB = 0.3, 50.0
 ROUNDS, LOOKS, SPARK_ROUNDS = 10, 2, 4

@@ -13,20 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
+
 from benchmarks.bare import Bare, Said, Step
 from benchmarks.jobruns import JobRuns
 from benchmarks.measure import Line, Report, median, seconds
 from benchmarks.requestlog import Asked, RequestLog
 from databricks_rlm_agent.app import App
-from databricks_rlm_agent.config import from_environment
-from databricks_rlm_agent.domain.budget import Budget
-from databricks_rlm_agent.domain.layout import MANIFEST, RESULT
-from databricks_rlm_agent.domain.manifest import Manifest
-from databricks_rlm_agent.domain.new_run import new_run
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+from databricks_rlm_agent.attempts.manifest import Manifest
+from databricks_rlm_agent.layout import MANIFEST, RESULT
 from databricks_rlm_agent.ports import Row, SqlBackend
+from databricks_rlm_agent.runs.budget import Budget
+from databricks_rlm_agent.runs.run import new_run
+from databricks_rlm_agent.settings import from_environment
 
 ROUNDS, WARM_UP = 6, 1
 _PROGRAM = "rlm.metric('n', 3)\nprint('hello')\nrlm.finish({'total': 42})\n"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
+from local_workspace.info import WorkspaceInfo
 
 _ENGINE = """
 import os, sys
@@ -47,7 +47,7 @@ def engine_alone() -> Iterator[str]:
 
 
 def connect(info: WorkspaceInfo) -> Any:
-    """A connection of the real SQL connector, with the settings that ``remote/warehouse.py`` uses."""
+    """A connection of the real SQL connector, with the settings that ``databricks/sql.py`` uses."""
     from databricks import sql
 
     return sql.connect(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+from local_workspace.client import Spawned, running, spawn
+from local_workspace.options import WorkspaceOptions
+
 from benchmarks.measure import Line, Report, in_turn, median, seconds
 from benchmarks.places import connect, engine_alone
-from databricks_rlm_agent.localworkspace.client import Spawned, running, spawn
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 
 TARGET_S = 3.0
 ROUNDS = 3

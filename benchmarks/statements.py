@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from local_workspace.client import spawn
+from local_workspace.options import WorkspaceOptions
+
 from benchmarks.measure import Line, Report, in_turn, median, seconds
 from benchmarks.places import connect, engine_alone
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 
 TARGET = 1.5
 ROWS = 100_000
@@ -123,9 +124,8 @@ def _session(url: str) -> Any:
 
 def _messages(url: str) -> Any:
     import grpc
-
-    from databricks_rlm_agent.localworkspace.engine.session import new_session_id
-    from databricks_rlm_agent.localworkspace.engine.wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
+    from local_workspace.engine.session import new_session_id
+    from local_workspace.engine.wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
 
     channel = grpc.insecure_channel(url.removeprefix("sc://"), options=CHANNEL_OPTIONS)
     return ConnectClient(connect_stub(channel), session_id=new_session_id(), user_id="bench")

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
+
 from databricks_rlm_agent import logs
 from databricks_rlm_agent.app import App
-from databricks_rlm_agent.config import from_environment
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+from databricks_rlm_agent.settings import from_environment
 
 Document = Mapping[str, Any]
 

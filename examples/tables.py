@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from databricks_rlm_agent.app import App
-from databricks_rlm_agent.cli.demo.data import read
+from databricks_rlm_agent.cli.demo import read
 
 SCHEMA = "main.nycflights13"
 

@@ -27,7 +27,7 @@ def run(rlm: Rlm, document: Mapping[str, Any]) -> None:
     """Run a workflow and report on `rlm`. Raises WorkflowFailed unless it succeeded.
 
     `document` has the `pack` (path and sha256 of the zip), the `engine` (`kind` is spark, or warehouse with
-    its `http_path`), and the executor's own `order` (`sqlflow.task.Order`).
+    its `http_path`), and the executor's own `order` (`sqlflow.run.task.Order`).
     """
     if sys.version_info < _LEAST:
         raise WorkflowFailed(
@@ -35,7 +35,7 @@ def run(rlm: Rlm, document: Mapping[str, Any]) -> None:
             f"{sys.version.split()[0]}. Choose a newer runtime (RLM_COMPUTE)."
         )
     _unpack(rlm, document["pack"])
-    task = importlib.import_module(f"{_PACKAGE}.sqlflow.task")
+    task = importlib.import_module(f"{_PACKAGE}.sqlflow.run.task")
     order = task.Order.of(document["order"])
     engine = _engine(rlm, document["engine"], catalog=order.catalog, schema=order.schema)
     problem = task.run_task(rlm, order, engine, alone=getattr(engine, "alone", None))
@@ -57,9 +57,9 @@ def _unpack(rlm: Rlm, pack: Mapping[str, str]) -> None:
 def _engine(rlm: Rlm, chosen: Mapping[str, Any], *, catalog: str, schema: str) -> Any:
     place = {"catalog": catalog, "schema": schema}
     if chosen["kind"] == "spark":
-        sessions = importlib.import_module(f"{_PACKAGE}.sqlflow.sparksessions")
+        sessions = importlib.import_module(f"{_PACKAGE}.sqlflow.run.spark")
         return sessions.SparkEngine(rlm.spark, remote=os.environ.get("SPARK_REMOTE"), **place)
     importlib.import_module(f"{_PACKAGE}.logs").keep_off_root("databricks.sql")  # its errors are told better
-    workspace = importlib.import_module(f"{_PACKAGE}.remote.workspace").Workspace()
-    sessions = importlib.import_module(f"{_PACKAGE}.remote.sqlsessions")
+    workspace = importlib.import_module(f"{_PACKAGE}.databricks.workspace").Workspace()
+    sessions = importlib.import_module(f"{_PACKAGE}.databricks.sql")
     return sessions.WarehouseEngine(workspace, http_path=chosen["http_path"], **place)

@@ -17,9 +17,9 @@ FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "executor_harness").rglob("*.py
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 50
 # Who may look at the environment: those who start a process, and those who are started in one.
-MAY_READ_THE_ENVIRONMENT = ("config.py", "secrets.py", "cli", "localworkspace")
+MAY_READ_THE_ENVIRONMENT = ("settings.py", "secrets.py", "cli")
 # It asks which keys stand where the model libraries look for them, to say so and to redact them.
-EXCEPTIONS = {"agent/models.py"}
+EXCEPTIONS = {"planner/models.py"}
 # Setting a variable for a library that looks there is not reading.
 _READ = re.compile(r"\bos\.environ(?!\.setdefault|\[[^\]]*\] = )|\bos\.getenv|from os import .*environ")
 

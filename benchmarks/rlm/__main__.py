@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from local_workspace.client import spawn
+from local_workspace.options import WorkspaceOptions
+
 from benchmarks.command import machine
 from benchmarks.rlm.measures import CONTEXTS, MEASURES, Plan
 from benchmarks.rlm.ours import Ours
@@ -17,8 +20,6 @@ from benchmarks.rlm.rivals import rivals
 from benchmarks.rlm.rows import OURS, RIVALS, Row, table
 from benchmarks.rlm.run import Contender
 from benchmarks.rlm.stubclient import StubClient
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 
 _PLACE = ("-m", "benchmarks.rlm.place")
 

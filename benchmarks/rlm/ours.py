@@ -13,12 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from local_workspace.info import WorkspaceInfo
+
 from benchmarks.rlm.programs import OURS, TASK, Dialect, context, our_messages
 from benchmarks.rlm.rivals import TIMEOUT_S
 from benchmarks.rlm.run import Done
 from benchmarks.rlm.stub import ROOT, SUB, Scenario
 from benchmarks.rlm.stubclient import StubClient
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
 
 _LIMITS = {"max-iterations": 1_000, "max-model-calls": 10_000, "max-tokens": 1_000_000_000}
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 
+from local_workspace import __main__, application
+from local_workspace.jobs.scheduler import Scheduler
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from benchmarks.rlm.stub import PREFIXES, Stub
-from databricks_rlm_agent.localworkspace import __main__, application
-from databricks_rlm_agent.localworkspace.jobs.scheduler import Scheduler
 
 
 class Beside:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.running.outcome import critical_path
+from databricks_rlm_agent.sqlflow.model import Plan
+from databricks_rlm_agent.sqlflow.run.outcome import critical_path
 
 ITERATIONS = 4  # until nothing changes; there is a file for each, for scripts that generate none
 LOOP = "spread_loop"

@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
+
 from benchmarks.measure import seconds
 from benchmarks.places import connect
 from benchmarks.requestlog import RequestLog
 from benchmarks.sql import flow
 from benchmarks.sql.script import run_script
-from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
-from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
-from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
-from databricks_rlm_agent.remote.workspace import Workspace
-from databricks_rlm_agent.sqlflow.library import run_workflow
-from databricks_rlm_agent.sqlflow.reading import read_directory
-from databricks_rlm_agent.sqlflow.runner import Options
+from databricks_rlm_agent.databricks.sql import WarehouseEngine
+from databricks_rlm_agent.databricks.workspace import Workspace
+from databricks_rlm_agent.sqlflow.model import Plan
+from databricks_rlm_agent.sqlflow.plan.plan import plan_of
+from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
+from databricks_rlm_agent.sqlflow.run.runner import Options
+from databricks_rlm_agent.sqlflow.run.workflow import read_directory, run_workflow
 
 
 @dataclass(frozen=True, kw_only=True)

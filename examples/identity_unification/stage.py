@@ -15,13 +15,13 @@ from typing import Any
 
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.catalog import VolumeType
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
 
+from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
+from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import AlreadyExists
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
-from databricks_rlm_agent.remote.volumes import WorkspaceVolume
-from databricks_rlm_agent.remote.workspace import Workspace
 from examples.identity_unification.landing import Landing
 
 FLOW = Path(__file__).parent / "unify_customers"

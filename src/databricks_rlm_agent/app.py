@@ -11,45 +11,39 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.config import Settings, choose_model
-from databricks_rlm_agent.control import harness
-from databricks_rlm_agent.control.children import Children
-from databricks_rlm_agent.control.crew import Crew
-from databricks_rlm_agent.control.evidence import Evidence
-from databricks_rlm_agent.control.holdoff import HoldOff
-from databricks_rlm_agent.control.ingest import Ingester
-from databricks_rlm_agent.control.intake import Intake
-from databricks_rlm_agent.control.lease import Leases
-from databricks_rlm_agent.control.loop import Loop
-from databricks_rlm_agent.control.publish import Publisher
-from databricks_rlm_agent.control.step import Stepper
-from databricks_rlm_agent.control.submodels import SubModels
-from databricks_rlm_agent.control.survey import Surveyor
-from databricks_rlm_agent.control.tick import Tick
-from databricks_rlm_agent.control.watch import Watch
-from databricks_rlm_agent.control.workflows import Workflows
-from databricks_rlm_agent.domain.models import parse_models
-from databricks_rlm_agent.domain.records import ModelCallRow
-from databricks_rlm_agent.domain.secret import Secret
+from databricks_rlm_agent.attempts.records import ModelCallRow
+from databricks_rlm_agent.controller import bundle
+from databricks_rlm_agent.controller.backoff import HoldOff
+from databricks_rlm_agent.controller.children import Children
+from databricks_rlm_agent.controller.evidence import Evidence
+from databricks_rlm_agent.controller.ingest import Ingester
+from databricks_rlm_agent.controller.input_profile import Surveyor
+from databricks_rlm_agent.controller.job_poller import Watch
+from databricks_rlm_agent.controller.lease import Leases
+from databricks_rlm_agent.controller.loop import Loop
+from databricks_rlm_agent.controller.publish import Publisher, SubModels
+from databricks_rlm_agent.controller.step import Stepper
+from databricks_rlm_agent.controller.tick import Tick
+from databricks_rlm_agent.controller.worker_pool import Crew
+from databricks_rlm_agent.controller.workflows import Workflows
+from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
+from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, WorkspaceVolume
+from databricks_rlm_agent.databricks.workspace import Workspace, WorkspaceSecrets
 from databricks_rlm_agent.errors import ConfigError, NotFound
+from databricks_rlm_agent.intake.poll import Intake
+from databricks_rlm_agent.intake.table import WorkTable
+from databricks_rlm_agent.models import parse_models
 from databricks_rlm_agent.ports import Planned
-from databricks_rlm_agent.remote.catalog import WorkspaceCatalog
-from databricks_rlm_agent.remote.jobs import WorkspaceJobs
-from databricks_rlm_agent.remote.secrets import WorkspaceSecrets
-from databricks_rlm_agent.remote.volumes import WorkspaceVolume
-from databricks_rlm_agent.remote.warehouse import Warehouse
-from databricks_rlm_agent.remote.workspace import Workspace
-from databricks_rlm_agent.secrets import LoadedSecrets, find_secrets
-from databricks_rlm_agent.stores.ledger import Ledger
-from databricks_rlm_agent.stores.migrations import Migration, migrate
-from databricks_rlm_agent.stores.retry import Repeating, retrying
-from databricks_rlm_agent.stores.runs import RunStore
-from databricks_rlm_agent.stores.work import WorkTable
+from databricks_rlm_agent.retry import Repeating, retrying
+from databricks_rlm_agent.secrets import LoadedSecrets, Secret, find_secrets
+from databricks_rlm_agent.settings import Settings, choose_model
+from databricks_rlm_agent.storage.migrations import Migration, migrate
+from databricks_rlm_agent.storage.stores import Ledger, RunStore
 
 if TYPE_CHECKING:
-    from databricks_rlm_agent.domain.result import Result
+    from databricks_rlm_agent.attempts.result import Result
     from databricks_rlm_agent.ports import Planner, Summary, Turn
-
 
 # For a query of an acceptance check, or a count of an input's rows.
 QUERY_LIMIT_S = 300.0
@@ -251,14 +245,14 @@ class App:
 
     def _publish_harness(self) -> str:
         try:
-            return retrying(time.sleep)(harness.load().publish, self.volume, self.settings.namespace)
+            return retrying(time.sleep)(bundle.load_harness().publish, self.volume, self.settings.namespace)
         except NotFound as error:
             raise NotFound(error.what, where=error.where, fix="Run `rlm-agent init` first.") from None
 
     def planner_for(self, model: str) -> Planner:
         """A planner that asks ``model``; raise ConfigError where its keys or packages are missing."""
-        from databricks_rlm_agent.agent.planner import create_planner
-        from databricks_rlm_agent.agent.review import turn_policy
+        from databricks_rlm_agent.planner.planner import create_planner
+        from databricks_rlm_agent.planner.review import turn_policy
 
         return create_planner(
             model,

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from databricks_rlm_agent.domain.secret import Secret, redact
+from databricks_rlm_agent.secrets import Secret, redact
 
 FORMATS = ("text", "json")
 _OURS = "databricks_rlm_agent"

@@ -1,4 +1,4 @@
-"""The few seams that the control plane needs: implemented in stores/, remote/, agent/; joined in app.py."""
+"""What the planner is told of a run."""
 
 from __future__ import annotations
 
@@ -6,28 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from databricks_rlm_agent.domain.actions import Action
-from databricks_rlm_agent.domain.budget import Budget, Usage
-from databricks_rlm_agent.domain.capsule import Capsule, CapsuleDelta
-from databricks_rlm_agent.domain.records import EventRow, RequestRow, ResultRow
-from databricks_rlm_agent.domain.result import Result
-from databricks_rlm_agent.domain.run import Due, Run
-from databricks_rlm_agent.domain.types import Clock as Clock
-from databricks_rlm_agent.domain.types import NewId as NewId
-from databricks_rlm_agent.domain.types import Row as Row
-from databricks_rlm_agent.domain.types import Sleep as Sleep
-from databricks_rlm_agent.domain.verdict import JobVerdict
+from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
+from databricks_rlm_agent.attempts.result import Result
+from databricks_rlm_agent.attempts.verdict import JobVerdict
 from databricks_rlm_agent.errors import RemoteError
-
-
-class SqlBackend(Protocol):
-    """Runs SQL on a warehouse. Parameters are bound as ``:name``; errors are RemoteErrors."""
-
-    def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
-        """Run a query and return its rows."""
-
-    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """Run a statement and return how many rows it changed (-1 where the warehouse does not say)."""
+from databricks_rlm_agent.runs.actions import Action
+from databricks_rlm_agent.runs.budget import Budget, Usage
+from databricks_rlm_agent.runs.capsule.capsule import Capsule, CapsuleDelta
+from databricks_rlm_agent.runs.run import Due, Run
+from databricks_rlm_agent.values import Clock as Clock
+from databricks_rlm_agent.values import NewId as NewId
+from databricks_rlm_agent.values import Row as Row
+from databricks_rlm_agent.values import Sleep as Sleep
+from databricks_rlm_agent.values import SqlBackend as SqlBackend
 
 
 class RunStore(Protocol):
@@ -40,9 +31,9 @@ class RunStore(Protocol):
         self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: Sequence[str] = ()
     ) -> Sequence[Due]:
         """Runs that nobody holds and that have something to do, oldest change first, then those whose job run
-        should be asked about (``domain.patience``; ``gap_s`` seconds after the last look that was complete)
-        and is not of ``asked``. One that waits for child runs has something to do when all have ended, or
-        when it was cancelled and they were not.
+        should be asked about (``storage.poll_schedule``; ``gap_s`` seconds after the last look that was
+        complete) and is not of ``asked``. One that waits for child runs has something to do when all have
+        ended, or when it was cancelled and they were not.
         """
 
     def children(self, run_id: str) -> Sequence[Run]:
@@ -215,3 +206,27 @@ class Planner(Protocol):
 
     def summarize(self, turn: Turn, result: Result) -> Summary:
         """Compress a long result."""
+
+
+def turn_of(
+    run: Run,
+    *,
+    used_calls: int,
+    sub_model: str | None = None,
+    held: Callable[[], bool] = lambda: True,
+    review: Callable[[Action], str | None] = lambda _action: None,
+) -> Turn:
+    """The planner's view of a run whose turn has used so many model calls already; see ``ports.Turn``."""
+    return Turn(
+        run_id=run.run_id,
+        iter_n=run.iter_n,
+        mode=run.current_mode,
+        capsule=run.capsule,
+        budget=run.budget.lent(run.lease_epoch, used=used_calls),
+        model=run.model,
+        last_value=(run.last_result or {}).get("value"),
+        sub_model=sub_model,
+        children_left=run.children_left,
+        held=held,
+        review=review,
+    )

@@ -6,11 +6,49 @@ import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
-from databricks_rlm_agent.domain.models import VARIABLES, required_secrets
-from databricks_rlm_agent.domain.secret import Secret
 from databricks_rlm_agent.errors import NotFound, RlmError, SecretsMissing
+from databricks_rlm_agent.models import VARIABLES, required_secrets
+
+
+class Secret:
+    """A secret value. It prints, formats and represents itself as ``***``, and does not pickle or copy out.
+
+    ``json.dumps`` refuses it, as it refuses any object that it does not know.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The value itself, for the one call that needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("A secret does not pickle.")
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Secret:
+        return self
+
+
+def redact(text: str, secrets: list[Secret]) -> str:
+    """``text`` with every secret's value replaced by ``***``. Values under 4 characters are left alone."""
+    for value in sorted((secret.reveal() for secret in secrets), key=len, reverse=True):
+        if len(value) >= 4:  # shorter ones would tear ordinary words apart, and no key is that short
+            text = text.replace(value, "***")
+    return text
+
 
 __all__ = ["LoadedSecrets", "Secret", "find_secrets", "load_secrets"]
 

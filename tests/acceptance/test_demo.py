@@ -13,7 +13,7 @@ from statistics import fmean
 
 import pytest
 
-from databricks_rlm_agent.cli.demo.script import TASK
+from databricks_rlm_agent.cli.demo import TASK
 
 
 def rows(name: str) -> Iterator[dict[str, str]]:

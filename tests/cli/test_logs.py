@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_rlm_agent import logs
-from databricks_rlm_agent.cli import arguments, entrypoints
-from databricks_rlm_agent.cli.logoptions import add_log_options
+from databricks_rlm_agent.cli import arguments
+from databricks_rlm_agent.cli import main as entrypoints
+from databricks_rlm_agent.cli.arguments import add_log_options
 from databricks_rlm_agent.cli.main import main
-from databricks_rlm_agent.domain.secret import Secret
+from databricks_rlm_agent.secrets import Secret
 
 CANARY = "dapi-canary-0123456789abcdef"
-OURS = "databricks_rlm_agent.control.tick"
+OURS = "databricks_rlm_agent.controller.tick"
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +171,7 @@ def test_any_line_is_one_json_object(message: Any, fields: dict[str, Any]) -> No
 
 
 def test_fields_follow_coroutines_and_their_threads(lines: Callable[..., list[dict[str, Any]]]) -> None:
-    from databricks_rlm_agent.agent.loop import shared_loop
+    from databricks_rlm_agent.planner.planner import shared_loop
 
     async def work(name: str) -> None:
         with logs.bound(iteration=name):

@@ -30,8 +30,8 @@ from crash_load import Load, draw
 from crash_network import FAULTS
 from crash_rig import Rig, rig
 
-from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.errors import RlmError
+from databricks_rlm_agent.runs.fsm import State
 
 LEASE_S = 3.0
 ENVIRON = {"RLM_LEASE_S": str(LEASE_S), "RLM_SUSPECT_AFTER_S": "1"}

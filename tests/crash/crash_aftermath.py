@@ -12,7 +12,7 @@ from typing import Any
 from crash_fleet import ASKED, KILLED, Life
 from crash_history import Change, changes, commits, illegal
 
-from databricks_rlm_agent.control.lease import controller_of
+from databricks_rlm_agent.controller.lease import controller_of
 
 _EVENT_COLUMNS = ("run_id", "seq", "at", "kind", "actor", "epoch", "payload")
 # Why a holder did not save what it had claimed.

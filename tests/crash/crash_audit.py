@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from crash_programs import ANSWER, ITERATIONS
 from crash_rig import Rig
 
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.layout import RESULT
 from databricks_rlm_agent.errors import NotFound
+from databricks_rlm_agent.layout import RESULT
+from databricks_rlm_agent.runs.fsm import State
 
 if TYPE_CHECKING:
     from databricks.sdk.service.jobs import BaseRun

@@ -21,8 +21,8 @@ from crash_programs import (
 )
 from crash_rig import CONCURRENCY, Rig
 
-from databricks_rlm_agent.domain.layout import MANIFEST
-from databricks_rlm_agent.stores.retry import fetch
+from databricks_rlm_agent.layout import MANIFEST
+from databricks_rlm_agent.retry import fetch
 from executor_harness import protocol
 from executor_harness.models import journal
 from executor_harness.models.chat import Options

@@ -14,7 +14,7 @@ from crash_points import Case, Point, recovery
 from crash_programs import ANSWER, SHORT, SLEEPING, write_script
 from crash_rig import GIVE_UP_S, ORCHESTRATE, Rig, eventually
 
-from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.runs.fsm import State
 
 if TYPE_CHECKING:
     from crash_controller import Controller

@@ -14,12 +14,12 @@ import requests
 from crash_controller import Controller
 from crash_flow import EXACT, SETUP
 from crash_rig import eventually
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
 
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
-from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine, WarehouseSession
-from databricks_rlm_agent.remote.workspace import Workspace
+from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
+from databricks_rlm_agent.databricks.workspace import Workspace
 
 GIVE_UP_S = 60.0
 # Commits that change no row, and may be more than in an undisturbed run.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from databricks_rlm_agent.domain.fsm import State
+from databricks_rlm_agent.runs.fsm import State
 
 _COLUMNS = [
     "run_id",

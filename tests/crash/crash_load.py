@@ -13,10 +13,9 @@ from crash_audit import Expected
 from crash_programs import TASK, program
 from crash_rig import Rig
 
-from databricks_rlm_agent.domain.budget import Budget
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.new_run import new_run
-from databricks_rlm_agent.domain.run import Run
+from databricks_rlm_agent.runs.budget import Budget
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import Run, new_run
 
 # Adds its number to a sum that lies in the Volume: a program that ran twice, or not at all, shows in the
 # values of all that follow, whatever the ledgers say.

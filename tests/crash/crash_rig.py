@@ -18,13 +18,13 @@ from crash_programs import TASK, write_script, write_stub
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.service.jobs import BaseRun
+from local_workspace.client import Spawned, spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
 
 from databricks_rlm_agent.app import App
-from databricks_rlm_agent.config import from_environment
-from databricks_rlm_agent.domain.new_run import new_run
-from databricks_rlm_agent.localworkspace.client import Spawned, spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+from databricks_rlm_agent.runs.run import new_run
+from databricks_rlm_agent.settings import from_environment
 
 T = TypeVar("T")
 LEASE_S = 1.5

@@ -13,9 +13,9 @@ from crash_kinds import FILES, MANIFEST
 from crash_programs import ANSWER, MARK, PROMPT, SAYS, finish, program
 from crash_rig import Rig
 
-from databricks_rlm_agent.domain.budget import Share
-from databricks_rlm_agent.domain.children import child_id
-from databricks_rlm_agent.domain.run import Run
+from databricks_rlm_agent.runs.budget import Share
+from databricks_rlm_agent.runs.children import child_id
+from databricks_rlm_agent.runs.run import Run
 
 CHILDREN = ("north", "south")
 _ASKED = 6  # prompts of each child

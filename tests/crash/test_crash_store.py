@@ -10,7 +10,7 @@ from crash_controller import warm_up
 from crash_kinds import CLAIM, SAVE
 from crash_rig import Rig, eventually, rig
 
-from databricks_rlm_agent.control.lease import Leases
+from databricks_rlm_agent.controller.lease import Leases
 
 LEASE_S = 0.6
 

@@ -13,13 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
-from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd
-from databricks_rlm_agent.domain.workflow.running.outcome import RunStatus
-from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
-from databricks_rlm_agent.remote.workspace import Workspace
-from databricks_rlm_agent.sqlflow.library import run_workflow
-from databricks_rlm_agent.sqlflow.reading import read_directory
+from databricks_rlm_agent.databricks.sql import WarehouseEngine
+from databricks_rlm_agent.databricks.workspace import Workspace
+from databricks_rlm_agent.sqlflow.plan.plan import plan_of
+from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
+from databricks_rlm_agent.sqlflow.run.outcome import RunStatus
+from databricks_rlm_agent.sqlflow.run.workflow import read_directory, run_workflow
 from examples.identity_unification import proof
 from examples.identity_unification.interrupting import differences, rows
 from examples.identity_unification.landing import landing

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from conftest import PACKAGE, eventually
 from llm_support import CREATE, access
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
 
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 from executor_harness import protocol
 
 VOLUME = "/Volumes/main/rlm/work"

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from conftest import PACKAGE, VOLUME, Bench, eventually
-
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+from local_workspace.client import spawn
+from local_workspace.options import WorkspaceOptions
 
 SCRATCH = "main.rlm_scratch"
 

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 from intake_support import JIRA, Desk
+from local_workspace.client import spawn
+from local_workspace.options import WorkspaceOptions
 
-from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.work import WorkMapping
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
-from databricks_rlm_agent.remote.warehouse import Warehouse
-from databricks_rlm_agent.remote.workspace import Workspace
-from databricks_rlm_agent.stores.migrations import migrate
+from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.workspace import Workspace
+from databricks_rlm_agent.intake.mapping import WorkMapping
+from databricks_rlm_agent.layout import Namespace
+from databricks_rlm_agent.storage.migrations import migrate
 
 # Deterministic and without a database on disk: the same examples on every machine.
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from databricks_rlm_agent.control.intake import Intake, IntakeReport
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.run import Outcome, Run
-from databricks_rlm_agent.domain.work import WorkMapping
+from databricks_rlm_agent.intake.mapping import WorkMapping
+from databricks_rlm_agent.intake.poll import Intake, IntakeReport
+from databricks_rlm_agent.intake.table import WorkTable
+from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import Row, SqlBackend
-from databricks_rlm_agent.stores.ledger import Ledger
-from databricks_rlm_agent.stores.runs import RunStore
-from databricks_rlm_agent.stores.work import WorkTable
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import Outcome, Run
+from databricks_rlm_agent.storage.stores import Ledger, RunStore
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 JIRA_COLUMNS = {

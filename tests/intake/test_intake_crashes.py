@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from intake_support import Controller, Desk, Killed, at
 
-from databricks_rlm_agent.domain.fsm import State
 from databricks_rlm_agent.errors import Conflict, Unreachable
+from databricks_rlm_agent.runs.fsm import State
 
 # Statements of the poll below; a test says so if that changes.
 STATEMENTS = 12

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 from intake_support import JIRA, JIRA_COLUMNS, Desk, at
+from local_workspace.info import WorkspaceInfo
 
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.work import WorkMapping
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.remote.warehouse import Warehouse
-from databricks_rlm_agent.remote.workspace import Workspace
-from databricks_rlm_agent.stores.migrations import migrate
+from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.workspace import Workspace
+from databricks_rlm_agent.intake.mapping import WorkMapping
+from databricks_rlm_agent.layout import Namespace
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.storage.migrations import migrate
 
 PYTHON = os.environ.get("RLM_TEST_SPARK_PYTHON", "")
 
@@ -33,7 +33,7 @@ BY_VERSION = {name: column for name, column in JIRA_COLUMNS.items() if name != "
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     root = tmp_path_factory.mktemp("spark-intake")
-    command = [PYTHON, "-m", "databricks_rlm_agent.localworkspace", "--root", str(root), "--json"]
+    command = [PYTHON, "-m", "local_workspace", "--root", str(root), "--json"]
     server = subprocess.Popen([*command, "--engine", "spark"], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     info = WorkspaceInfo.from_json(server.stdout.readline())

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from intake_support import JIRA, JIRA_COLUMNS, Clock
 
-from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.work import WorkMapping
 from databricks_rlm_agent.errors import ConfigError, Rejected
-from databricks_rlm_agent.stores.work import WorkTable
+from databricks_rlm_agent.intake.mapping import WorkMapping
+from databricks_rlm_agent.intake.table import WorkTable
+from databricks_rlm_agent.layout import Namespace
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
 COLUMNS = {name: column for name, column in JIRA_COLUMNS.items() if name != "updated_at"}

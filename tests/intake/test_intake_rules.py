@@ -15,20 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from intake_support import JIRA
 
-from databricks_rlm_agent.control.intake import Intake
-from databricks_rlm_agent.domain.capsule import OBJECTIVE_CHARS
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.ids import check_id
-from databricks_rlm_agent.domain.items import Item, Prior, Source, answer_of, decide
-from databricks_rlm_agent.domain.layout import Namespace
-from databricks_rlm_agent.domain.news import News, RunNews
-from databricks_rlm_agent.domain.records import EventRow
-from databricks_rlm_agent.domain.run import Run
-from databricks_rlm_agent.domain.work import WorkMapping, default_mapping, parse_mapping
+from databricks_rlm_agent.attempts.records import EventRow
 from databricks_rlm_agent.errors import ConfigError, InvalidData
-from databricks_rlm_agent.stores.runs import to_row
-from databricks_rlm_agent.stores.schema import to_json
-from databricks_rlm_agent.work_config import work_from_environment
+from databricks_rlm_agent.intake.items import Item, News, Prior, RunNews, Source, answer_of, decide
+from databricks_rlm_agent.intake.mapping import WorkMapping, default_mapping, parse_mapping
+from databricks_rlm_agent.intake.poll import Intake
+from databricks_rlm_agent.layout import Namespace
+from databricks_rlm_agent.runs.capsule.capsule import OBJECTIVE_CHARS
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import Run
+from databricks_rlm_agent.settings import work_from_environment
+from databricks_rlm_agent.storage.schema import to_json
+from databricks_rlm_agent.storage.stores import to_row
+from databricks_rlm_agent.values import check_id
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from intake_support import Controller, Desk, at
 
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.run import Run
-from databricks_rlm_agent.domain.work import default_mapping
+from databricks_rlm_agent.intake.mapping import default_mapping
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import Run
 
 
 def test_every_open_item_of_ours_becomes_one_run(desk: Desk) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from databricks_rlm_agent.config import from_environment
+from databricks_rlm_agent.settings import from_environment
 
 Bundle = dict[str, Any]
 Resolve = Callable[..., Bundle]
@@ -191,5 +191,5 @@ def test_the_wheel_has_both_packages_and_nothing_else(wheel: Path) -> None:
     assert not [
         name for name in names if "test" in name.partition("/")[2].split("/")[0] or "__pycache__" in name
     ]
-    assert "rlm-orchestrator = databricks_rlm_agent.cli.entrypoints:orchestrator" in declared
+    assert "rlm-orchestrator = databricks_rlm_agent.cli.main:orchestrator" in declared
     assert "rlm-agent = databricks_rlm_agent.cli.main:main" in declared

@@ -14,14 +14,14 @@ import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.service.jobs import Run, RunLifecycleStateV2State
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
 
 from databricks_rlm_agent.app import App
-from databricks_rlm_agent.config import from_environment
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.new_run import new_run
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import new_run
+from databricks_rlm_agent.settings import from_environment
 
 Bundle = dict[str, Any]
 SCRIPT = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from databricks_rlm_agent.cli.arguments import parser
-from databricks_rlm_agent.config import from_environment
+from databricks_rlm_agent.settings import from_environment
 
 PAPERS = (
     "CONTRIBUTING.md",

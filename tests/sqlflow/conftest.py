@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
 
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
-from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine, WarehouseSession
-from databricks_rlm_agent.remote.workspace import Workspace
+from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
+from databricks_rlm_agent.databricks.workspace import Workspace
 
 _numbers = itertools.count()
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
 
 from databricks_rlm_agent.cli.main import main
-from databricks_rlm_agent.localworkspace.client import spawn
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.localworkspace.options import WorkspaceOptions
 
 WAIT_S = 60.0
 RUN = "flow-agent"

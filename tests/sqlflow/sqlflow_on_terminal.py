@@ -14,9 +14,9 @@ from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord
 
 from databricks_rlm_agent.cli.arguments import parser
 from databricks_rlm_agent.cli.sql import run as sqlrun
-from databricks_rlm_agent.cli.sql.plan import planned_for
+from databricks_rlm_agent.cli.sql.run import planned_for
 from databricks_rlm_agent.errors import Rejected
-from databricks_rlm_agent.sqlflow import library
+from databricks_rlm_agent.sqlflow.run import workflow as library
 
 FILES = {
     "01_bad.sql": "CREATE OR REPLACE TABLE bad AS SELECT 1 AS id",

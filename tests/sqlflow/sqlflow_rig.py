@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from databricks_rlm_agent.domain.workflow.model import Loop, Need, Plan, SqlFile, Step
-from databricks_rlm_agent.domain.workflow.names import Name
-from databricks_rlm_agent.domain.workflow.planning.files import sql_file
 from databricks_rlm_agent.errors import Rejected, Unreachable
-from databricks_rlm_agent.sqlflow.events import Event, EventKind
-from databricks_rlm_agent.sqlflow.interruption import TakenOverError
-from databricks_rlm_agent.sqlflow.record import Earlier, StepRow
-from databricks_rlm_agent.sqlflow.runner import Options, Runner
+from databricks_rlm_agent.sqlflow.model import Loop, Need, Plan, SqlFile, Step
+from databricks_rlm_agent.sqlflow.plan.files import sql_file
+from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
+from databricks_rlm_agent.sqlflow.run.record import Earlier, StepRow
+from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
+from databricks_rlm_agent.sqltext.names import Name
 
 WAIT_S = 30
 PLACE = {"catalog": "main", "schema": "default"}

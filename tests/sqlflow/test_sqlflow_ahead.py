@@ -10,7 +10,7 @@ import pytest
 from sqlflow_rig import WAIT_S, FakeEngine, FakeSession
 
 from databricks_rlm_agent.errors import Unauthorized
-from databricks_rlm_agent.sqlflow.ahead import MAX_AGE_S, OpenedAhead
+from databricks_rlm_agent.sqlflow.run.session_pool import MAX_AGE_S, OpenedAhead
 
 
 def until(holds: Callable[[], bool]) -> None:

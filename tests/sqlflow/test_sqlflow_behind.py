@@ -11,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlflow_rig import WAIT_S, FakeEngine, MemoryRecord, loop_step, plan, runner, step
 
-from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.planning.plan import Source, plan_of
-from databricks_rlm_agent.domain.workflow.running.late import Late, late
-from databricks_rlm_agent.domain.workflow.running.outcome import RunStatus
 from databricks_rlm_agent.errors import Unreachable
-from databricks_rlm_agent.sqlflow.behind import WrittenBehind
-from databricks_rlm_agent.sqlflow.interruption import TakenOverError
-from databricks_rlm_agent.sqlflow.record import DONE, StepRow
+from databricks_rlm_agent.sqlflow.model import Plan
+from databricks_rlm_agent.sqlflow.plan.plan import Source, plan_of
+from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
+from databricks_rlm_agent.sqlflow.run.outcome import RunStatus
+from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
+from databricks_rlm_agent.sqlflow.run.write_behind import Late, WrittenBehind, late
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("a", "b", "c")

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from sqlflow_rig import FakeEngine, FakeSession, Watcher, loop_step, plan, runner, step
 
-from databricks_rlm_agent.domain.workflow.checks import Cover, Expectation
-from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd
-from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus
+from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import NotFound, Rejected, Unreachable
-from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine, WarehouseSession
-from databricks_rlm_agent.sqlflow.checking import coverage_query
-from databricks_rlm_agent.sqlflow.events import EventKind
+from databricks_rlm_agent.sqlflow.checks import Cover, Expectation
+from databricks_rlm_agent.sqlflow.model import Plan
+from databricks_rlm_agent.sqlflow.run.checking import coverage_query
+from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
+from databricks_rlm_agent.sqlflow.run.events import EventKind
+from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
 
 A, B = ("main", "default", "a"), ("main", "default", "b")
 MAKE = "CREATE OR REPLACE TABLE {} AS SELECT 1 AS id"
@@ -139,7 +139,7 @@ def test_views_are_looked_at_and_counted_only_where_something_is_declared() -> N
 
 def test_once_the_warehouse_is_gone_nothing_more_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Answers(SELECT=Unreachable("Nobody answers."))
-    session = "databricks_rlm_agent.sqlflow.steady.SteadySession.fetch"
+    session = "databricks_rlm_agent.sqlflow.run.sessions.SteadySession.fetch"
     monkeypatch.setattr(session, lambda _self, sql, _parameters=None: answers(sql))
     report = checked(expecting(), answers, max_parallel=1)
     assert len(answers.asked) == 1

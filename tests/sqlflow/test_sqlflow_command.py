@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_workspace.info import WorkspaceInfo
 
 from databricks_rlm_agent.cli.main import main
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.remote.sqlsessions import WarehouseSession
+from databricks_rlm_agent.databricks.sql import WarehouseSession
 
 FILES = {
     "01_edges.sql": "-- a; path\nCREATE OR REPLACE TABLE edges AS SELECT id AS a, id + 1 AS b FROM range(2)",

@@ -7,9 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlflow_rig import Clock, plan, step
 
-from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure, judge
-from databricks_rlm_agent.domain.workflow.running.outcome import critical_path
-from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Severity, classify
 from databricks_rlm_agent.errors import (
     Conflict,
     Forbidden,
@@ -20,8 +17,11 @@ from databricks_rlm_agent.errors import (
     Throttled,
     Unreachable,
 )
-from databricks_rlm_agent.sqlflow.record import DONE, STALE, VOID, StepRow
-from databricks_rlm_agent.sqlflow.resuming import standing
+from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure, judge
+from databricks_rlm_agent.sqlflow.run.outcome import critical_path
+from databricks_rlm_agent.sqlflow.run.record import DONE, STALE, VOID, StepRow
+from databricks_rlm_agent.sqlflow.run.resume import standing
+from databricks_rlm_agent.sqltext.errors import Cause, Severity, classify
 
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
 settings.load_profile("rlm")

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sqlflow_rig import MemoryRecord, file_of, loop_step, plan, runner, step
 from sqlflow_world import Killed, World
 
-from databricks_rlm_agent.domain.workflow.model import Kind, Step
-from databricks_rlm_agent.domain.workflow.running.checkpoints import checkpoints, note_of
-from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd
-from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus
-from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause
-from databricks_rlm_agent.domain.workflow.running.versions import (
+from databricks_rlm_agent.sqlflow.model import Step
+from databricks_rlm_agent.sqlflow.run.checkpoints import checkpoints, note_of
+from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
+from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
+from databricks_rlm_agent.sqlflow.run.runner import Decision
+from databricks_rlm_agent.sqlflow.run.versions import (
     Commit,
     Effect,
     Note,
@@ -25,7 +25,8 @@ from databricks_rlm_agent.domain.workflow.running.versions import (
     is_back,
     judge,
 )
-from databricks_rlm_agent.sqlflow.runner import Decision
+from databricks_rlm_agent.sqltext.errors import Cause
+from databricks_rlm_agent.sqltext.statement import Kind
 
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
 settings.load_profile("rlm")

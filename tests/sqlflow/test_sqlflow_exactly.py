@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from sqlflow_rig import MemoryRecord, loop_step, plan, runner, step
 from sqlflow_world import Killed, World
 
-from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.domain.workflow.running.late import late
-from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus
 from databricks_rlm_agent.errors import Unreachable
-from databricks_rlm_agent.sqlflow.behind import WrittenBehind
-from databricks_rlm_agent.sqlflow.record import StepRow
+from databricks_rlm_agent.sqlflow.model import Plan
+from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
+from databricks_rlm_agent.sqlflow.run.record import StepRow
+from databricks_rlm_agent.sqlflow.run.write_behind import WrittenBehind, late
 
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
 settings.load_profile("rlm")

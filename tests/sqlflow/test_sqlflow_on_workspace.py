@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from sqlflow_rig import Clock, Watcher
 
-from databricks_rlm_agent.domain.workflow.model import Loop, Plan, Step
-from databricks_rlm_agent.domain.workflow.planning.files import sql_file
-from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd
-from databricks_rlm_agent.domain.workflow.running.outcome import RunStatus, StepStatus
-from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause
+from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import NotFound, Unreachable
-from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine, WarehouseSession
-from databricks_rlm_agent.sqlflow.events import Event, EventKind
-from databricks_rlm_agent.sqlflow.record import DeltaRecord, StepRow
-from databricks_rlm_agent.sqlflow.runner import Options, Runner
-from databricks_rlm_agent.sqlflow.steady import SteadySession
+from databricks_rlm_agent.sqlflow.model import Loop, Plan, Step
+from databricks_rlm_agent.sqlflow.plan.files import sql_file
+from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
+from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepStatus
+from databricks_rlm_agent.sqlflow.run.record import DeltaRecord, StepRow
+from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
+from databricks_rlm_agent.sqlflow.run.sessions import SteadySession
+from databricks_rlm_agent.sqltext.errors import Cause
 
 EDGES = "CREATE OR REPLACE TABLE edges USING DELTA AS SELECT id AS a, id + 1 AS b FROM range({n})"
 START = (

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlflow_rig import Clock, FakeEngine, FakeSession, MemoryRecord, plan, runner, step
 
-from databricks_rlm_agent.domain.workflow.running.outcome import RunStatus, StepStatus
+from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine, WarehouseSession
-from databricks_rlm_agent.sqlflow.interruption import TakenOverError
-from databricks_rlm_agent.sqlflow.record import DONE, DeltaRecord, StepRow, _counts
-from databricks_rlm_agent.sqlflow.steady import SteadySession
+from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
+from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepStatus
+from databricks_rlm_agent.sqlflow.run.record import DONE, DeltaRecord, StepRow, _counts
+from databricks_rlm_agent.sqlflow.run.sessions import SteadySession
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 

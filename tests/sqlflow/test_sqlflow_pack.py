@@ -9,17 +9,17 @@ import sys
 import zipfile
 from pathlib import Path
 
-from databricks_rlm_agent.control import pack
-from databricks_rlm_agent.domain.layout import Namespace
+from databricks_rlm_agent.controller import bundle
+from databricks_rlm_agent.layout import Namespace
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="files")
 # Python's own library and the pack: -I and -S leave out what is installed.
 _ALONE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from databricks_rlm_agent.domain.workflow.planning.plan import plan_of
-from databricks_rlm_agent.domain.workflow.planning.shipped import source_of
-from databricks_rlm_agent.domain.workflow.planning.iterations import iteration
+from databricks_rlm_agent.sqlflow.plan.plan import plan_of
+from databricks_rlm_agent.sqlflow.handover import source_of
+from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow import sparksessions, task
 from databricks_rlm_agent.remote import sqlsessions, workspace
 files = {
@@ -43,7 +43,7 @@ print(json.dumps({
 
 
 def test_the_pack_plans_a_workflow_without_anything_else(tmp_path: Path) -> None:
-    zipfile.ZipFile(io.BytesIO(pack.load().content)).extractall(tmp_path)
+    zipfile.ZipFile(io.BytesIO(bundle.load_sql_runner().content)).extractall(tmp_path)
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-W", "error", "-c", _ALONE, str(tmp_path)],
         capture_output=True,
@@ -61,7 +61,7 @@ def test_the_pack_plans_a_workflow_without_anything_else(tmp_path: Path) -> None
 
 
 def test_the_pack_holds_licences_and_nothing_of_the_control_plane() -> None:
-    names = zipfile.ZipFile(io.BytesIO(pack.load().content)).namelist()
+    names = zipfile.ZipFile(io.BytesIO(bundle.load_sql_runner().content)).namelist()
     assert {name for name in names if name.startswith("licences/")} == {
         f"licences/{library}/LICENSE" for library in ("PyYAML", "sqlglot", "tenacity")
     }
@@ -73,7 +73,7 @@ def test_the_pack_holds_licences_and_nothing_of_the_control_plane() -> None:
 
 
 def test_it_lies_under_its_content_and_is_the_same_for_the_same_files() -> None:
-    first = pack.load()
-    pack.load.cache_clear()
-    assert pack.load() == first
+    first = bundle.load_sql_runner()
+    bundle.load_sql_runner.cache_clear()
+    assert bundle.load_sql_runner() == first
     assert first.path(NAMESPACE) == f"/Volumes/main/rlm/files/harness/{first.sha256[:16]}/sqlflow.zip"

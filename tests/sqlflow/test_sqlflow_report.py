@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from databricks_rlm_agent.cli.sql import run as sqlrun
-from databricks_rlm_agent.cli.sql.page import check_page, write_page
 from databricks_rlm_agent.cli.sql.report import report_lines
-from databricks_rlm_agent.domain.workflow.checks import Coverage, TableCheck
-from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure
-from databricks_rlm_agent.domain.workflow.running.outcome import Report, RunStatus, StepOutcome, StepStatus
-from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Problem, Severity
+from databricks_rlm_agent.cli.sql.run import check_page, write_page
+from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import ConfigError, UsageError
-from databricks_rlm_agent.remote.workspace import Workspace
+from databricks_rlm_agent.sqlflow.checks import Coverage, TableCheck
+from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
+from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -20,14 +20,14 @@ from sqlflow_rig import (
     step,
 )
 
-from databricks_rlm_agent.domain.workflow.running.checkpoints import checkpoints
-from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd
-from databricks_rlm_agent.domain.workflow.running.outcome import RunStatus, StepOutcome, StepStatus
-from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause
 from databricks_rlm_agent.errors import Conflict, Rejected, Throttled, Unreachable
-from databricks_rlm_agent.sqlflow.events import Event, EventKind
-from databricks_rlm_agent.sqlflow.record import StepRow
-from databricks_rlm_agent.sqlflow.runner import Decision, go_on
+from databricks_rlm_agent.sqlflow.run.checkpoints import checkpoints
+from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
+from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.sqlflow.run.record import StepRow
+from databricks_rlm_agent.sqlflow.run.runner import Decision, go_on
+from databricks_rlm_agent.sqltext.errors import Cause
 
 
 def make(table: str, source: str = "src") -> str:

@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from sqlflow_rig import FakeEngine, loop_step, plan, runner, step
 
 from databricks_rlm_agent.cli.sql.board import Board, clock
-from databricks_rlm_agent.cli.sql.lines import Lines, printable
+from databricks_rlm_agent.cli.sql.report import Lines, printable
 from databricks_rlm_agent.cli.sql.screen import JsonScreen, PlainScreen, screen
-from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, Problem, Severity
 from databricks_rlm_agent.errors import Rejected
-from databricks_rlm_agent.sqlflow.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 WAIT_S = 30.0

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from local_workspace.info import WorkspaceInfo
 
 from databricks_rlm_agent.errors import Conflict, Forbidden, NotFound, Rejected, RlmError, Unreachable
-from databricks_rlm_agent.localworkspace.info import WorkspaceInfo
-from databricks_rlm_agent.sqlflow.sparksessions import SparkEngine, SparkSession
+from databricks_rlm_agent.sqlflow.run.spark import SparkEngine, SparkSession
 
 PLACE = {"catalog": "main", "schema": "s"}
 

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord, file_of, loop_step, plan, runner
 
-from databricks_rlm_agent.domain.workflow.model import Iteration
-from databricks_rlm_agent.domain.workflow.running.convergence import LoopEnd, Measure
-from databricks_rlm_agent.domain.workflow.running.sqlerrors import Cause, classify
+from databricks_rlm_agent.databricks import sql as sqlsessions
+from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.errors import Rejected, Unreachable, UsageError
-from databricks_rlm_agent.remote import sqlsessions
-from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
-from databricks_rlm_agent.sqlflow.measure import Measurer
-from databricks_rlm_agent.sqlflow.preflight import verify
-from databricks_rlm_agent.sqlflow.reading import read_directory
-from databricks_rlm_agent.sqlflow.steady import SteadySession
+from databricks_rlm_agent.sqlflow.model import Iteration
+from databricks_rlm_agent.sqlflow.run.change_count import Measurer
+from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
+from databricks_rlm_agent.sqlflow.run.preflight import verify
+from databricks_rlm_agent.sqlflow.run.sessions import SteadySession
+from databricks_rlm_agent.sqlflow.run.workflow import read_directory
+from databricks_rlm_agent.sqltext.errors import Cause, classify
 
 
 class Table:

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord, runner
 
-from databricks_rlm_agent.domain.workflow.planning.shipped import content_hash
-from databricks_rlm_agent.domain.workflow.planning.speech import to_agent
-from databricks_rlm_agent.domain.workflow.running import sqlerrors
 from databricks_rlm_agent.errors import NotFound, Rejected
-from databricks_rlm_agent.sqlflow import task, telling
-from databricks_rlm_agent.sqlflow.runner import Options, Runner
-from databricks_rlm_agent.sqlflow.task import Order, run_task
+from databricks_rlm_agent.sqlflow.handover import content_hash, to_agent
+from databricks_rlm_agent.sqlflow.run import task
+from databricks_rlm_agent.sqlflow.run import task_report as telling
+from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
+from databricks_rlm_agent.sqlflow.run.task import Order, run_task
+from databricks_rlm_agent.sqltext import errors as sqlerrors
 
 FILES = {
     "01_a.sql": "CREATE OR REPLACE TABLE a AS SELECT 1 AS x",

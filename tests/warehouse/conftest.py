@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from databricks_rlm_agent.localworkspace.engine import Engine, EngineOptions, EngineSession, create_engine
+from local_workspace.engine import Engine, EngineOptions, EngineSession, create_engine
 
 _numbers = itertools.count()
 
@@ -44,9 +43,8 @@ class Server:
 
     def __init__(self, engine: Engine) -> None:
         import uvicorn
+        from local_workspace.warehouse import routes
         from starlette.applications import Starlette
-
-        from databricks_rlm_agent.localworkspace.warehouse import routes
 
         config = uvicorn.Config(Starlette(routes=routes(engine)), port=0, log_level="error", lifespan="off")
         self._server = uvicorn.Server(config)

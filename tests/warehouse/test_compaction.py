@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from databricks_rlm_agent.localworkspace.engine import Engine, EngineError, EngineSession
-from databricks_rlm_agent.localworkspace.engine.compaction import AutoCompaction
+from local_workspace.engine import Engine, EngineError, EngineSession
+from local_workspace.engine.compaction import AutoCompaction
 
 WRITES = 30  # of each writer; 100 pass as well, in three times the time
 COMPACTED = "TBLPROPERTIES ('delta.autoOptimize.autoCompact' = 'true')"

@@ -146,7 +146,7 @@ def test_cancel_from_another_thread(connect: Connect) -> None:
 
 
 def test_statement_longer_than_the_first_wait(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    from databricks_rlm_agent.localworkspace.warehouse import service
+    from local_workspace.warehouse import service
 
     monkeypatch.setattr(service, "FIRST_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(service, "POLL_WAIT_SECONDS", 0.01)
@@ -193,10 +193,9 @@ def test_session_unknown_to_the_server_looks_closed(connect: Connect) -> None:
 
 def test_text_of_a_call() -> None:
     from databricks.sql.thrift_api.TCLIService import TCLIService, ttypes
+    from local_workspace.warehouse import sql_of
     from thrift.protocol.TBinaryProtocol import TBinaryProtocol
     from thrift.transport.TTransport import TMemoryBuffer
-
-    from databricks_rlm_agent.localworkspace.warehouse import sql_of
 
     buffer = TMemoryBuffer()
     client = TCLIService.Client(TBinaryProtocol(buffer))

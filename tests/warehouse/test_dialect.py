@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-
-from databricks_rlm_agent.localworkspace.engine import EngineError, EngineSession
-from databricks_rlm_agent.localworkspace.engine.dialect import plainer
-from databricks_rlm_agent.localworkspace.engine.errors import at_place
-from databricks_rlm_agent.localworkspace.engine.keys import without_keys
-from databricks_rlm_agent.localworkspace.engine.lexer import tokenize
-from databricks_rlm_agent.localworkspace.engine.names import folder_of, name_of
-from databricks_rlm_agent.localworkspace.engine.statements import Statement
+from local_workspace.engine import EngineError, EngineSession
+from local_workspace.engine.dialect import plainer
+from local_workspace.engine.errors import at_place
+from local_workspace.engine.keys import without_keys
+from local_workspace.engine.lexer import tokenize
+from local_workspace.engine.names import folder_of, name_of
+from local_workspace.engine.statements import Statement
 
 
 def plain(text: str) -> str:

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from databricks_rlm_agent.localworkspace.engine import (
-    Engine,
-    EngineError,
-    EngineOptions,
-    EngineSession,
-    create_engine,
-)
+from local_workspace.engine import Engine, EngineError, EngineOptions, EngineSession, create_engine
 
 
 def rows(session: EngineSession, sql: str, parameters: Any = None) -> list[dict[str, Any]]:

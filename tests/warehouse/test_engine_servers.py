@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pyspark.sql.connect.proto as pb
 import pytest
-
-from databricks_rlm_agent.localworkspace.engine import Engine, EngineOptions, create_engine
-from databricks_rlm_agent.localworkspace.engine.errors import EngineError
-from databricks_rlm_agent.localworkspace.engine.servers import EngineServer, Servers
-from databricks_rlm_agent.localworkspace.engine.wire import JOB_HEADER, connect_stub
+from local_workspace.engine import Engine, EngineOptions, create_engine
+from local_workspace.engine.errors import EngineError
+from local_workspace.engine.servers import EngineServer, Servers
+from local_workspace.engine.wire import JOB_HEADER, connect_stub
 
 
 def until(good: Callable[[], bool]) -> None:

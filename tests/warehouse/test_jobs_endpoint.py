@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from databricks_rlm_agent.localworkspace.engine import Engine, EngineSession
+from local_workspace.engine import Engine, EngineSession
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from databricks_rlm_agent.localworkspace.engine import Engine, EngineSession
-from databricks_rlm_agent.localworkspace.engine.properties import pairs_of, readable_by_all
-from databricks_rlm_agent.localworkspace.engine.statements import Statement
+from local_workspace.engine import Engine, EngineSession
+from local_workspace.engine.properties import pairs_of, readable_by_all
+from local_workspace.engine.statements import Statement
 
 PROPERTY = "TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')"
 TWO_ROWS = "SELECT 1L AS id, 5 AS v UNION ALL SELECT 2L, 6"

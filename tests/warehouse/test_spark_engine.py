@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 from databricks.sql import exc
-
-from databricks_rlm_agent.localworkspace.engine import EngineOptions, create_engine
+from local_workspace.engine import EngineOptions, create_engine
 
 PYTHON = os.environ.get("RLM_TEST_SPARK_PYTHON", "")
 
@@ -32,7 +31,7 @@ pytestmark = [
 
 
 def start(root: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-    command = [PYTHON, "-m", "databricks_rlm_agent.localworkspace", "--root", str(root), "--json"]
+    command = [PYTHON, "-m", "local_workspace", "--root", str(root), "--json"]
     command += ["--engine", "spark", "--catalog", "main", "--catalog", "lake"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from databricks_rlm_agent.localworkspace.engine import Engine, EngineError, EngineSession
-from databricks_rlm_agent.localworkspace.engine.membership import said_with_exists
+from local_workspace.engine import Engine, EngineError, EngineSession
+from local_workspace.engine.membership import said_with_exists
 
 TABLES = (
     "CREATE TABLE t (id INT, v INT)",

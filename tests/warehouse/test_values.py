@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from databricks_rlm_agent.localworkspace.engine import EngineError, EngineSession, values
-from databricks_rlm_agent.localworkspace.engine.statements import Statement
-from databricks_rlm_agent.localworkspace.engine.values import rows_in_a_file
+from local_workspace.engine import EngineError, EngineSession, values
+from local_workspace.engine.statements import Statement
+from local_workspace.engine.values import rows_in_a_file
 
 ROWS = (
     """(1, 'it\\'s', 0.5, 1.5D, TRUE, DATE '2024-02-29', TIMESTAMP '2024-01-01 10:00:00', 12.34, 5, NULL)""",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from databricks_rlm_agent.cli.document import brief, emit, outcome, outcome_text, whole
-from databricks_rlm_agent.cli.place import app_at
-from databricks_rlm_agent.domain.ids import check_id
-from databricks_rlm_agent.domain.layout import STDERR, STDOUT
-from databricks_rlm_agent.domain.text import clip
+from databricks_rlm_agent.cli.output import brief, emit, outcome, outcome_text, whole
+from databricks_rlm_agent.cli.workspace import app_at
 from databricks_rlm_agent.errors import NotFound, UsageError
+from databricks_rlm_agent.layout import STDERR, STDOUT
+from databricks_rlm_agent.values import check_id, clip
 
 
 def status(options: argparse.Namespace) -> int:

@@ -1,8 +1,4 @@
-"""``rlm-agent``: parse the arguments, run one command, turn errors into a message and an exit code.
-
-Exit codes: 0 done, 1 the run failed, 2 wrong usage or configuration, 3 workspace unreachable or
-unauthorised, 130 interrupted. Nothing heavy is imported before a command asks for it.
-"""
+"""Entry points of wheel tasks: what Job A calls."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from collections.abc import Sequence
 
 from databricks_rlm_agent import __version__
 from databricks_rlm_agent.cli import arguments
-from databricks_rlm_agent.cli.logoptions import set_up_logs
+from databricks_rlm_agent.cli.arguments import set_up_logs
 from databricks_rlm_agent.errors import RlmError
 
 INTERRUPTED = 130
@@ -79,3 +75,14 @@ def _tell(options: argparse.Namespace, text: str, error: Exception | None = None
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def orchestrator() -> int:
+    """``rlm-orchestrator``: the continuous control plane. It takes the parameters of ``orchestrate``.
+
+    Its log is read by machines and long after the fact: JSON lines at INFO, unless told otherwise.
+    """
+    code = main(["orchestrate", *sys.argv[1:]], log_format="json", log_level=logging.INFO)
+    if code:
+        sys.exit(code)  # a wheel task counts as failed by its exit code only
+    return code

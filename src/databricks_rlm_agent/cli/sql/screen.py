@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from databricks_rlm_agent.cli.sql.board import Board
-from databricks_rlm_agent.cli.sql.lines import Lines, printable
-from databricks_rlm_agent.domain.workflow.model import Plan
-from databricks_rlm_agent.sqlflow.events import Event
-from databricks_rlm_agent.sqlflow.library import now
+from databricks_rlm_agent.cli.sql.report import Lines, printable
+from databricks_rlm_agent.sqlflow.model import Plan
+from databricks_rlm_agent.sqlflow.run.events import Event
+from databricks_rlm_agent.sqlflow.run.workflow import now
 
 if TYPE_CHECKING:
     from rich.console import Console

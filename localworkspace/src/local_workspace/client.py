@@ -1,0 +1,124 @@
+"""For whoever starts a local workspace, or looks for one that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+from urllib.parse import urlsplit
+
+from local_workspace.info import WorkspaceInfo
+from local_workspace.layout import Layout
+from local_workspace.options import WorkspaceOptions
+from local_workspace.problem import WorkspaceError
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+_MODULE = ("-m", "local_workspace")
+
+
+def running(root: Path) -> WorkspaceInfo | None:
+    """The workspace that serves `root` now, or None. Asks it, so that a stale file deceives nobody."""
+    try:
+        info = WorkspaceInfo.from_json(Layout(root=root.resolve()).server_file.read_text())
+        os.kill(info.pid, 0)
+    except (OSError, ValueError):
+        return None
+    return info if _answers(info) else None
+
+
+def _answers(info: WorkspaceInfo) -> bool:
+    connection = http.client.HTTPConnection(urlsplit(info.host).netloc, timeout=5)
+    try:
+        headers = {"Authorization": f"Bearer {info.token}"}
+        connection.request("GET", "/api/2.0/preview/scim/v2/Me", headers=headers)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@dataclass
+class Spawned:
+    """A workspace in a child process; as a context manager it stops the workspace at the end."""
+
+    info: WorkspaceInfo
+    process: subprocess.Popen[str]
+    errors: IO[str]
+
+    def stop(self) -> None:
+        """Stop it: SIGTERM, and SIGKILL if that does not help. Harmless when it has stopped."""
+        _end(self.process)
+        self.errors.close()
+
+    def __enter__(self) -> Spawned:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def spawn(
+    options: WorkspaceOptions, *, program: Sequence[str] = _MODULE, timeout_s: float = START_TIMEOUT_S
+) -> Spawned:
+    """Start a workspace as a child process and wait until it answers; it ends when this process does.
+
+    Raises WorkspaceError with the last lines of the child's standard error when it does not come up.
+    """
+    errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - lives as long as the child
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, *program, *options.to_arguments(), "--exit-with-parent", "--json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        start_new_session=True,  # Ctrl+C in the terminal is for the parent, which then stops the child
+    )
+    line = _first_line(process, timeout_s)
+    try:
+        return Spawned(info=WorkspaceInfo.from_json(line), process=process, errors=errors)
+    except ValueError:
+        _end(process)
+        errors.seek(0)
+        tail = errors.read()[-2000:].strip() or "it said nothing"
+        errors.close()
+        raise WorkspaceError(
+            f"the local workspace at {options.root} did not start (exit code {process.returncode}): {tail}"
+        ) from None
+
+
+def _first_line(process: subprocess.Popen[str], timeout_s: float) -> str:
+    """What the child prints when ready; empty when it ends or takes too long."""
+    assert process.stdout is not None
+    timer = threading.Timer(timeout_s, process.kill)
+    timer.start()
+    try:
+        return process.stdout.readline()
+    finally:
+        timer.cancel()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

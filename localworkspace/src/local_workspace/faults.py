@@ -1,0 +1,182 @@
+"""Fault control: rules that say which requests go wrong, and how; requests held; the request log."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from local_workspace.problem import invalid
+
+Action = Literal["status", "drop", "delay", "hold"]
+ACTIONS: tuple[Action, ...] = ("status", "drop", "delay", "hold")
+LOG_SIZE = 10_000
+LOG_CHARS = 64_000_000  # of SQL text, which may be large: a statement can carry thousands of rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One fault. Of the requests that match, the first `skip` pass, the next `times` go wrong.
+
+    `path` and `sql` are regular expressions, searched for anywhere; an absent one matches every request.
+    `after_effect`: the real handler runs first, and only its reply is tampered with. Seconds for times.
+    """
+
+    action: Action
+    method: str = ""
+    path: str = ""
+    sql: str = ""
+    after_effect: bool = False
+    status: int = 503
+    retry_after: int | None = None
+    delay_s: float = 1.0
+    times: int = 1
+    skip: int = 0
+
+    def matches(self, method: str, path: str, sql: str | None) -> bool:
+        """Whether a request is of this rule's kind."""
+        return (
+            self.method.upper() in {"", method}
+            and (not self.path or re.search(self.path, path) is not None)
+            and (not self.sql or (sql is not None and re.search(self.sql, sql, re.S) is not None))
+        )
+
+    @staticmethod
+    def parse(document: Any) -> Rule:
+        """A rule from JSON. Raises ApiError (400) naming what is wrong with it."""
+        if not isinstance(document, Mapping):
+            raise invalid("A fault rule must be a JSON object")
+        known = Rule.__dataclass_fields__
+        if unknown := sorted(set(document) - set(known)):
+            raise invalid(f"Unknown fields in a fault rule: {', '.join(unknown)}; known: {', '.join(known)}")
+        if document.get("action") not in ACTIONS:
+            raise invalid(f"A fault rule needs an action, one of {', '.join(ACTIONS)}")
+        try:
+            rule = Rule(**{key: value for key, value in document.items() if value is not None})
+            re.compile(rule.path)
+            re.compile(rule.sql)
+            if not 200 <= int(rule.status) <= 599 or int(rule.times) < 0 or float(rule.delay_s) < 0:
+                raise ValueError("status, times or delay_s out of range")
+        except (re.error, TypeError, ValueError, AttributeError) as error:
+            raise invalid(f"Malformed fault rule: {error}") from None
+        return rule
+
+
+@dataclass
+class _Count:
+    rule: Rule
+    seen: int = 0
+    fired: int = 0
+
+
+@dataclass(kw_only=True)
+class Held:
+    """A request that waits to be let go. `drop`: cut its connection instead of going on."""
+
+    id: int
+    method: str
+    path: str
+    sql: str | None
+    after_effect: bool
+    since_ms: int
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    drop: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """As listed by the API."""
+        names = ("id", "method", "path", "sql", "after_effect", "since_ms")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logged:
+    """One served request: no headers, no body, no query. `status` 0: no reply was sent. Times in ms.
+
+    `prompt_sha256` is the digest of a model call's prompt: enough to count prompts, without their text.
+    """
+
+    method: str
+    path: str
+    sql: str | None
+    status: int
+    time: int
+    duration_ms: float
+    client: str
+    fault: str | None
+    prompt_sha256: str | None = None
+
+
+class FaultBoard:
+    """Everything that the fault control knows. Used from the event loop only, save for the log."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ids = itertools.count(1)
+        self._counts: dict[int, _Count] = {}
+        self.held: dict[int, Held] = {}
+        self.log: deque[Logged] = deque()
+        self._logged_chars = 0
+
+    def record(self, entry: Logged) -> None:
+        """Add a request to the log; the oldest go when it is full."""
+        with self._lock:
+            self._logged_chars += len(entry.sql or "")
+            self.log.append(entry)
+            while len(self.log) > LOG_SIZE or self._logged_chars > LOG_CHARS:
+                self._logged_chars -= len(self.log.popleft().sql or "")
+
+    def forget(self) -> None:
+        """Empty the log."""
+        with self._lock:
+            self.log.clear()
+            self._logged_chars = 0
+
+    def add(self, rules: list[Rule]) -> list[dict[str, Any]]:
+        """Put rules in force, after those already there; returns them with their ids."""
+        with self._lock:
+            for rule in rules:
+                self._counts[next(self._ids)] = _Count(rule)
+        return self.rules()
+
+    def rules(self) -> list[dict[str, Any]]:
+        """All rules, with how many requests each has seen and hit."""
+        with self._lock:
+            return [
+                {"id": number, **asdict(count.rule), "seen": count.seen, "fired": count.fired}
+                for number, count in self._counts.items()
+            ]
+
+    def clear(self) -> None:
+        """Take all rules out of force. Held requests stay held."""
+        with self._lock:
+            self._counts.clear()
+
+    def strike(self, method: str, path: str, sql: str | None) -> Rule | None:
+        """The rule that hits this request, if any; counts it. The first rule that has hits left wins."""
+        with self._lock:
+            for count in self._counts.values():
+                if not count.rule.matches(method, path, sql):
+                    continue
+                count.seen += 1
+                if count.seen > count.rule.skip and count.fired < count.rule.times:
+                    count.fired += 1
+                    return count.rule
+        return None
+
+    def hold(self, rule: Rule, method: str, path: str, sql: str | None, now_ms: int) -> Held:
+        """Register a request as held."""
+        held = Held(
+            id=next(self._ids),
+            method=method,
+            path=path,
+            sql=sql,
+            after_effect=rule.after_effect,
+            since_ms=now_ms,
+        )
+        self.held[held.id] = held
+        return held

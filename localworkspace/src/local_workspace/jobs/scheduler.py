@@ -1,0 +1,311 @@
+"""The thread that moves runs on: starts what may start, stops what must stop, ends what is over."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from local_workspace.jobs import verdict
+from local_workspace.jobs.failure import explain
+from local_workspace.jobs.logfile import LogWriter, read_log
+from local_workspace.jobs.process import (
+    Finished,
+    Launch,
+    Reason,
+    StopSwitch,
+    signal_group,
+    start,
+    started_at,
+    supervise,
+)
+from local_workspace.jobs.records import FINAL, WAITING, Ending, Run, TaskRun
+from local_workspace.jobs.store import RunStore
+from local_workspace.jobs.stragglers import end_stragglers
+
+_TICK_S = 0.5  # how late a whole run's time limit may be noticed when nothing else happens
+
+
+class TaskRefusedError(Exception):
+    """A task that cannot be started; `ending` is what the Jobs API reports for it."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.message)
+        self.ending = ending
+
+
+Prepare = Callable[[Run, TaskRun, Path], Launch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much runs at once, and how long a process may take to obey SIGTERM (seconds)."""
+
+    processes: int
+    grace_s: float = 5.0
+
+
+class Scheduler:
+    """Owns all active runs. Whatever it decides is saved before it is acted on or seen."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        folder: Path,
+        prepare: Prepare,
+        limits: Limits,
+        end_sessions: Callable[[str], None],
+    ) -> None:
+        self._store, self._folder, self._prepare, self._limits = store, folder, prepare, limits
+        self._end_sessions = end_sessions
+        self._changed = threading.Condition()
+        self._runs: dict[int, Run] = {}
+        self._switches: dict[int, StopSwitch] = {}
+        self._workers: set[threading.Thread] = set()
+        self._closing = False
+        self._thread = threading.Thread(target=self._loop, name="job-scheduler", daemon=True)
+
+    def start(self) -> None:
+        """Settle what a stopped server left active, then begin."""
+        for run in self._store.active():
+            for task in run.tasks:
+                self._end_leftover(task)
+            self._store.save(_lost(run))
+        self._thread.start()
+
+    def _end_leftover(self, task: TaskRun) -> None:
+        """Kill what outlived its server of a task: its group only if it is still that very process."""
+        if task.pid is None or task.pid_started is None or task.life in FINAL:
+            return
+        if started_at(task.pid) == task.pid_started:
+            signal_group(task.pid, signal.SIGKILL)
+        end_stragglers(str(self._folder / str(task.run_id)), self._limits.grace_s)
+
+    def add(self, run: Run) -> None:
+        """Take a saved run over."""
+        with self._changed:
+            self._runs[run.run_id] = run
+            self._changed.notify()
+
+    def cancel(self, run_id: int) -> None:
+        """Ask for the end of a run; returns at once. A run that is over stays as it is."""
+        with self._changed:
+            run = self._runs.get(run_id)
+            if run is not None and run.stop is None:
+                self._put(replace(run, stop="cancel"))
+                self._changed.notify()
+
+    def active_runs(self, job_id: int) -> int:
+        """How many runs of a job have not ended."""
+        with self._changed:
+            return sum(run.job_id == job_id for run in self._runs.values())
+
+    def close(self) -> None:
+        """End all processes and settle their runs."""
+        with self._changed:
+            self._closing = True
+            for switch in self._switches.values():
+                switch.throw("shutdown")
+            self._changed.notify()
+            workers = list(self._workers)
+        for worker in workers:
+            worker.join(2 * self._limits.grace_s + 1)
+        with self._changed:
+            for run in self._runs.values():
+                self._store.save(_lost(run))
+            self._runs.clear()
+
+    def _loop(self) -> None:
+        with self._changed:
+            while not self._closing:
+                for run in list(self._runs.values()):
+                    self._advance_safely(run)
+                self._changed.wait(_TICK_S if self._timed() else None)
+
+    def _advance_safely(self, run: Run) -> None:
+        """One run's defect must not stop all others."""
+        try:
+            self._advance(run)
+        except Exception as error:  # noqa: BLE001 - the reason becomes the run's
+            message = f"{type(error).__name__}: {error}"
+            ending = verdict.failed("INTERNAL_ERROR", message, kind="INTERNAL_ERROR")
+            self._put(replace(self._runs[run.run_id], ending=ending, end_time=_now()))
+
+    def _timed(self) -> bool:
+        return any(run.timeout_seconds for run in self._runs.values())
+
+    def _put(self, run: Run) -> None:
+        """Keep and save a new version of a run."""
+        self._store.save(run)
+        if run.active:
+            self._runs[run.run_id] = run
+        else:
+            self._runs.pop(run.run_id, None)
+
+    def _advance(self, run: Run) -> None:
+        """Everything that can be decided about one run now. Called with the lock held."""
+        self._release(run)
+        run = self._runs[run.run_id]
+        late = run.timeout_seconds and _now() - run.start_time >= run.timeout_seconds * 1000
+        if late and run.stop is None:
+            self._put(replace(run, stop="timeout"))
+            run = self._runs[run.run_id]
+        for task in run.tasks:
+            if run.stop is not None:
+                self._stop(run.run_id, task)
+            elif not run.held:
+                self._move(run.run_id, task)
+        run = self._runs[run.run_id]
+        if all(task.life in FINAL for task in run.tasks):
+            self._put(replace(run, ending=verdict.run_ending(run), end_time=_now()))
+            self._changed.notify()
+
+    def _release(self, run: Run) -> None:
+        """Let a queued run of a job go when the job has room."""
+        if not run.held:
+            return
+        most = int(run.settings.get("max_concurrent_runs") or 1)
+        ahead = [r for r in self._runs.values() if r.job_id == run.job_id and not r.held]
+        if len(ahead) < most:
+            self._put(replace(run, held=False))
+
+    def _stop(self, run_id: int, task: TaskRun) -> None:
+        run = self._runs[run_id]
+        if task.run_id in self._switches:  # its process runs, or is about to: the worker says when it is over
+            if task.life != "TERMINATING":
+                self._set(run_id, replace(task, life="TERMINATING"))
+            self._switches[task.run_id].throw("cancel" if run.stop == "cancel" else "timeout")
+        elif task.life in WAITING:
+            ending = verdict.CANCELED if run.stop == "cancel" else verdict.TIMED_OUT
+            self._set(run_id, replace(task, life=ending.life, ending=ending, end_time=_now()))
+
+    def _move(self, run_id: int, task: TaskRun) -> None:
+        if task.life == "BLOCKED":
+            keys = {item.task_key: item for item in self._runs[run_id].tasks}
+            fate = verdict.unblocked(task, keys)
+            if isinstance(fate, Ending):
+                self._set(run_id, replace(task, life=fate.life, ending=fate, end_time=_now()))
+                self._changed.notify()  # tasks further down may depend on this one
+            if fate != "PENDING":
+                return
+            task = replace(task, life="PENDING")
+            self._set(run_id, task)
+        if task.life in {"PENDING", "QUEUED"} and task.run_id not in self._switches:
+            self._begin(run_id, task)
+
+    def _begin(self, run_id: int, task: TaskRun) -> None:
+        if len(self._switches) >= self._limits.processes:
+            if task.life != "QUEUED":
+                self._set(run_id, replace(task, life="QUEUED"))
+            return
+        self._set(run_id, replace(task, life="PENDING", start_time=_now()))
+        switch = self._switches[task.run_id] = StopSwitch()
+        worker = threading.Thread(
+            target=self._work, args=(run_id, task.run_id, switch), name=f"run-{task.run_id}", daemon=True
+        )
+        self._workers.add(worker)
+        worker.start()
+
+    def _set(self, run_id: int, task: TaskRun) -> None:
+        """Replace one task of a run."""
+        run = self._runs[run_id]
+        tasks = tuple(task if item.run_id == task.run_id else item for item in run.tasks)
+        self._put(replace(run, tasks=tasks))
+
+    def _update(self, run_id: int, task_run_id: int, **changes: Any) -> TaskRun | None:
+        """Change one task of a run, from a worker; None when the run is no longer ours."""
+        with self._changed:
+            run = self._runs.get(run_id)
+            if run is None:
+                return None
+            task = next(item for item in run.tasks if item.run_id == task_run_id)
+            changed = replace(task, **changes)
+            self._set(run_id, changed)
+            return changed
+
+    def _work(self, run_id: int, task_run_id: int, switch: StopSwitch) -> None:
+        """One task run, from the start of its process to its end."""
+        try:
+            try:
+                ending = self._execute(run_id, task_run_id, switch)
+            finally:
+                # Before the run is seen to be over: nothing of it shall change a table after that.
+                self._end_sessions(str(task_run_id))
+        except TaskRefusedError as refused:
+            ending = refused.ending
+        except Exception as error:  # noqa: BLE001 - a defect of ours must end the run, with its reason
+            ending = verdict.failed(
+                "INTERNAL_ERROR", f"{type(error).__name__}: {error}", kind="INTERNAL_ERROR"
+            )
+        shutil.rmtree(self._folder / str(task_run_id) / "work", ignore_errors=True)
+        with self._changed:
+            self._update(run_id, task_run_id, life=ending.life, ending=ending, end_time=_now())
+            del self._switches[task_run_id]
+            self._workers.discard(threading.current_thread())
+            switch.close()
+            self._changed.notify()
+
+    def _execute(self, run_id: int, task_run_id: int, switch: StopSwitch) -> Ending:
+        folder = self._folder / str(task_run_id)
+        (folder / "work").mkdir(parents=True, exist_ok=True)
+        with self._changed:
+            run = self._runs[run_id]
+        task = next(item for item in run.tasks if item.run_id == task_run_id)
+        launch = self._prepare(run, task, folder / "work")
+        if switch.reason is not None:
+            return _ending_of(Finished(exit_code=-signal.SIGTERM, stopped=switch.reason), folder)
+        with contextlib.closing(LogWriter(folder)) as log:
+            process = start(launch)
+            self._update(
+                run_id,
+                task_run_id,
+                life="RUNNING" if switch.reason is None else "TERMINATING",
+                running_time=_now(),
+                pid=process.pid,
+                pid_started=started_at(process.pid),
+            )
+            finished = supervise(
+                process,
+                log,
+                switch,
+                timeout_s=float(task.spec.get("timeout_seconds") or 0),
+                grace_s=self._limits.grace_s,
+            )
+            end_stragglers(launch.mark, self._limits.grace_s)
+        return _ending_of(finished, folder)
+
+
+def _ending_of(finished: Finished, folder: Path) -> Ending:
+    by_reason: dict[Reason | None, Ending] = {
+        "cancel": verdict.CANCELED,
+        "timeout": verdict.TIMED_OUT,
+        "shutdown": verdict.LOST,
+    }
+    if finished.stopped is not None:
+        return by_reason[finished.stopped]
+    if finished.exit_code == 0:
+        return verdict.SUCCESS
+    error, trace = explain(finished.exit_code, read_log(folder)[0])
+    return verdict.failed("RUN_EXECUTION_ERROR", verdict.WORKLOAD_FAILED, error=error, trace=trace)
+
+
+def _lost(run: Run) -> Run:
+    """The run as it stands when its server has stopped. One that was being ended anyway has been ended."""
+    now = _now()
+    endings = {"cancel": verdict.CANCELED, "timeout": verdict.TIMED_OUT, None: verdict.LOST}
+    ending = endings[run.stop]
+    tasks = tuple(
+        task if task.life in FINAL else replace(task, life=ending.life, ending=ending, end_time=now)
+        for task in run.tasks
+    )
+    return replace(run, tasks=tasks, ending=ending, end_time=now, held=False)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,126 @@
+"""Where everything lies below the workspace's root, and the lock that keeps a second server out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from local_workspace.problem import ApiError, WorkspaceError, invalid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The folders of one workspace. `root` is absolute and has no symbolic link in it."""
+
+    root: Path
+
+    @property
+    def private(self) -> Path:
+        """State that only the server reads; mode 0700."""
+        return self.root / ".workspace"
+
+    @property
+    def volumes(self) -> Path:
+        """`/Volumes` of the workspace."""
+        return self.root / "Volumes"
+
+    @property
+    def workspace(self) -> Path:
+        """`/Workspace`: workspace files."""
+        return self.root / "Workspace"
+
+    @property
+    def runs(self) -> Path:
+        """One folder per task run: its working folder and its log."""
+        return self.private / "runs"
+
+    @property
+    def uploads(self) -> Path:
+        """Bodies that are still arriving; on the file system of the volumes, so that a rename is atomic."""
+        return self.private / "uploads"
+
+    @property
+    def server_file(self) -> Path:
+        """Describes the server that runs now."""
+        return self.private / "server.json"
+
+    def create(self) -> None:
+        """Make the folders. Raises WorkspaceError when the root cannot be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.private.mkdir(mode=0o700, exist_ok=True)
+            self.private.chmod(0o700)
+            for folder in (self.volumes, self.workspace, self.root / "tables", self.runs, self.uploads):
+                folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise WorkspaceError(
+                f"the workspace folder {self.root} cannot be used ({error.strerror}): choose another --root"
+            ) from error
+
+    def token(self) -> str:
+        """The personal access token: made once, then the same over restarts; mode 0600."""
+        path = self.private / "token"
+        if not path.exists():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write("dapi" + secrets.token_hex(16))
+        return path.read_text().strip()
+
+    def clear_uploads(self) -> None:
+        """Forget bodies that a killed server left half written."""
+        for leftover in self.uploads.iterdir():
+            leftover.unlink(missing_ok=True)
+
+    def write_server_file(self, text: str) -> None:
+        """Publish the running server's description, whole or not at all; mode 0600."""
+        temporary = self.server_file.with_suffix(".tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        temporary.replace(self.server_file)
+
+    def lock(self) -> TextIO:
+        """Hold the workspace until the returned file is closed. Raises WorkspaceError when another does."""
+        file = (self.private / "lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise WorkspaceError(
+                f"another local workspace already serves {self.root} (see {self.server_file}): "
+                "use that one, stop it, or choose another --root"
+            ) from None
+        return file
+
+    def resolve(self, path: str) -> Path:
+        """The local file behind `/Volumes/…`, `/Workspace/…`, or an absolute path below the root.
+
+        `dbfs:` and `file:` prefixes are dropped. Raises ApiError for anything that is or leads outside.
+        """
+        plain = path.removeprefix("dbfs:").removeprefix("file:")
+        for prefix, folder in (("/Volumes/", self.volumes), ("/Workspace/", self.workspace)):
+            if plain.startswith(prefix):
+                return inside(folder, plain.removeprefix(prefix))
+        if plain.startswith(f"{self.root}/"):
+            return inside(self.root, plain.removeprefix(f"{self.root}/"))
+        raise invalid(
+            f"Path {path!r} is not in the workspace: use /Volumes/…, /Workspace/… or a path below its root"
+        )
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """`folder/relative`, checked to stay below `folder` even through symbolic links.
+
+    Raises ApiError: 400 for empty, `.` or `..` segments, 403 for a link that leads out.
+    """
+    parts = relative.strip("/").split("/") if relative.strip("/") else []
+    if any(part in {"", ".", ".."} or "\0" in part for part in parts):
+        raise invalid(f"Invalid path: {relative!r} has an empty, '.' or '..' segment")
+    path = folder.joinpath(*parts)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ApiError(403, "PERMISSION_DENIED", f"Path {relative!r} leads out of the workspace")
+    return path

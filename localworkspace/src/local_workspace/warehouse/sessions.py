@@ -1,0 +1,141 @@
+"""Sessions and operations of the warehouse: who is connected, what runs, what came of it."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from local_workspace.engine import Engine, EngineError, EngineSession, StatementResult
+
+# A Databricks SQL warehouse ends a session that nobody used for so long; nothing here is billed by the hour.
+IDLE_SECONDS = 8 * 3600.0
+
+
+class UnknownHandleError(Exception):
+    """A session or operation handle that this server never gave out, or has closed."""
+
+
+class Operation:
+    """One statement: running, or finished with a result or an error."""
+
+    def __init__(self, session: WarehouseSession, future: Future[StatementResult]) -> None:
+        self.id = uuid.uuid4().bytes
+        self.session = session
+        self.offset = 0
+        self.options: Any = None
+        self.cancelled = False
+        self._future = future
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the end; whether it has come."""
+        try:
+            self._future.exception(timeout=seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def error(self) -> EngineError | None:
+        """Why it failed; None when it did not, or not yet."""
+        error = self._future.exception() if self._future.done() else None
+        if error is None or isinstance(error, EngineError):
+            return error
+        text = f"{type(error).__name__}: {error}"
+        return EngineError.of("INTERNAL_ERROR", f"The local workspace failed: {text}", "XX000")
+
+    @property
+    def result(self) -> StatementResult | None:
+        """The result of a statement that succeeded."""
+        return self._future.result() if self._future.done() and self._future.exception() is None else None
+
+    def cancel(self) -> None:
+        """Stop the statement if it still runs."""
+        if not self._future.done():
+            self.cancelled = True
+            self.session.engine.cancel()
+
+
+class WarehouseSession:
+    """One connection's session."""
+
+    def __init__(self, engine: EngineSession, now: float) -> None:
+        self.id = uuid.uuid4().bytes
+        self.engine = engine
+        self.used = now
+        self.operations: dict[bytes, Operation] = {}
+
+
+class Sessions:
+    """All open sessions. Safe for threads; `clock` gives seconds."""
+
+    def __init__(self, engine: Engine, statements: Executor, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._statements = statements
+        self._clock = clock
+        self._sessions: dict[bytes, WarehouseSession] = {}
+        self._guard = threading.Lock()
+
+    def open(self, catalog: str | None, schema: str | None) -> WarehouseSession:
+        """A new session; raises `EngineError` when the initial catalog or schema does not exist."""
+        self._expire()
+        session = WarehouseSession(self._engine.session(catalog=catalog, schema=schema), self._clock())
+        with self._guard:
+            self._sessions[session.id] = session
+        return session
+
+    def get(self, handle: Any) -> WarehouseSession:
+        """The session of a Thrift handle; raises `UnknownHandleError`."""
+        guid = handle.sessionId.guid
+        session = self._sessions.get(guid)
+        if session is None:
+            raise UnknownHandleError(f"Invalid SessionHandle: SessionHandle [{_text(guid)}]")
+        session.used = self._clock()
+        return session
+
+    def close(self, handle: Any) -> None:
+        """End a session and what runs in it."""
+        session = self.get(handle)
+        with self._guard:
+            self._sessions.pop(session.id, None)
+        self._end(session)
+
+    def start(self, session: WarehouseSession, work: Callable[[], StatementResult]) -> Operation:
+        """Run `work` as an operation of the session."""
+        operation = Operation(session, self._statements.submit(work))
+        session.operations[operation.id] = operation
+        return operation
+
+    def operation(self, handle: Any) -> Operation:
+        """The operation of a Thrift handle; raises `UnknownHandleError`."""
+        guid = handle.operationId.guid
+        for session in list(self._sessions.values()):
+            if guid in session.operations:
+                session.used = self._clock()
+                return session.operations[guid]
+        raise UnknownHandleError(f"Invalid OperationHandle: OperationHandle [{_text(guid)}]")
+
+    def close_operation(self, operation: Operation) -> None:
+        """Forget an operation; stops it when it still runs."""
+        operation.cancel()
+        operation.session.operations.pop(operation.id, None)
+
+    def _expire(self) -> None:
+        oldest = self._clock() - IDLE_SECONDS
+        with self._guard:
+            idle = [session for session in self._sessions.values() if session.used < oldest]
+            for session in idle:
+                del self._sessions[session.id]
+        for session in idle:
+            self._end(session)
+
+    def _end(self, session: WarehouseSession) -> None:
+        for operation in list(session.operations.values()):
+            self.close_operation(operation)
+        session.engine.close()
+
+
+def _text(guid: bytes | None) -> str:
+    return str(uuid.UUID(bytes=guid)) if guid and len(guid) == 16 else repr(guid)

@@ -1,0 +1,162 @@
+"""Files and directories, by the real SDK and by plain HTTP."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.errors import AlreadyExists, BadRequest, NotFound
+from local_workspace.info import WorkspaceInfo
+from lw_support import VOLUME
+
+
+def read(client: WorkspaceClient, path: str) -> bytes:
+    contents = client.files.download(path).contents
+    assert contents is not None
+    with contents:
+        return contents.read()
+
+
+def test_a_file_comes_back_as_it_was_put(client: WorkspaceClient, info: WorkspaceInfo) -> None:
+    path = f"{VOLUME}/deep/er/\u00fc name.bin"
+    client.files.upload(path, io.BytesIO(b"\x00\xff" * 100), overwrite=True)
+    assert read(client, path) == b"\x00\xff" * 100
+    assert (Path(info.root) / path.lstrip("/")).read_bytes() == b"\x00\xff" * 100
+    meta = client.files.get_metadata(path)
+    assert meta.content_length == 200
+    assert meta.content_type == "application/octet-stream"
+    assert meta.last_modified
+    client.files.upload(path, io.BytesIO(b""), overwrite=True)
+    assert read(client, path) == b""
+    client.files.delete(path)
+    for call in (client.files.get_metadata, client.files.delete, client.files.download):
+        with pytest.raises(NotFound):
+            call(path)
+
+
+def test_a_large_file_streams_both_ways(client: WorkspaceClient, tmp_path: Path) -> None:
+    # 60 MB: beyond the SDK's limit for one piece, so that it first tries its multi-part upload.
+    block = bytes(range(256)) * 4096
+    source = tmp_path / "source.bin"
+    with source.open("wb") as file:
+        for _ in range(60):
+            file.write(block)
+    client.files.upload_from(f"{VOLUME}/large.bin", str(source), overwrite=True)
+    client.files.download_to(f"{VOLUME}/large.bin", str(tmp_path / "target.bin"))
+    assert (tmp_path / "target.bin").read_bytes() == source.read_bytes()
+    client.files.delete(f"{VOLUME}/large.bin")
+
+
+def test_one_of_many_writers_wins_when_none_may_overwrite(
+    client: WorkspaceClient, http: requests.Session, info: WorkspaceInfo
+) -> None:
+    url = f"{info.host}/api/2.0/fs/files{VOLUME}/manifest.json"
+    statuses: list[tuple[int, int]] = []
+
+    def put(number: int) -> None:
+        body = str(number).encode() * 1000
+        headers = dict(http.headers)
+        reply = requests.put(url, params={"overwrite": "false"}, data=body, headers=headers, timeout=30)
+        statuses.append((reply.status_code, number))
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(status for status, _ in statuses) == [204] + [409] * 7
+    winner = next(number for status, number in statuses if status == 204)
+    assert read(client, f"{VOLUME}/manifest.json") == str(winner).encode() * 1000
+    with pytest.raises(AlreadyExists, match="already exists"):
+        client.files.upload(f"{VOLUME}/manifest.json", io.BytesIO(b"x"), overwrite=False)
+    assert not list((Path(info.root) / ".workspace/uploads").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "body"),
+    [
+        ("bytes=0-3", 206, b"0123"),
+        ("bytes=4-", 206, b"456789"),
+        ("bytes=-2", 206, b"89"),
+        ("bytes=8-99", 206, b"89"),
+        ("bytes=10-", 416, None),
+        (None, 200, b"0123456789"),
+    ],
+)
+def test_ranges(
+    client: WorkspaceClient,
+    http: requests.Session,
+    info: WorkspaceInfo,
+    header: str | None,
+    status: int,
+    body: bytes | None,
+) -> None:
+    client.files.upload(f"{VOLUME}/range.txt", io.BytesIO(b"0123456789"), overwrite=True)
+    headers = {"Range": header} if header else {}
+    reply = http.get(f"{info.host}/api/2.0/fs/files{VOLUME}/range.txt", headers=headers)
+    assert reply.status_code == status
+    if body is not None:
+        assert reply.content == body
+    if status == 206:
+        assert reply.headers["content-range"].endswith("/10")
+
+
+def test_directories(client: WorkspaceClient) -> None:
+    base = f"{VOLUME}/tree"
+    client.files.create_directory(f"{base}/a/b")
+    client.files.create_directory(f"{base}/a/b")
+    client.files.upload(f"{base}/f.txt", io.BytesIO(b"abc"), overwrite=True)
+    entries = {entry.name: entry for entry in client.files.list_directory_contents(base)}
+    assert set(entries) == {"a", "f.txt"}
+    assert entries["a"].is_directory
+    assert entries["f.txt"].file_size == 3
+    assert entries["f.txt"].path == f"{base}/f.txt"
+    assert (entries["f.txt"].last_modified or 0) > 1_600_000_000_000
+    paged = [entry.name for entry in client.files.list_directory_contents(base, page_size=1)]
+    assert paged == ["a", "f.txt"]
+    assert list(client.files.list_directory_contents(f"{base}/a/b")) == []
+    client.files.get_directory_metadata(f"{base}/a")
+    with pytest.raises(BadRequest, match="not empty"):
+        client.files.delete_directory(f"{base}/a")
+    client.files.delete_directory(f"{base}/a/b")
+    with pytest.raises(NotFound):
+        list(client.files.list_directory_contents(f"{base}/a/b"))
+    with pytest.raises(AlreadyExists):
+        client.files.create_directory(f"{base}/f.txt")
+    with pytest.raises(AlreadyExists):
+        client.files.upload(f"{base}/f.txt/below", io.BytesIO(b""))
+    with pytest.raises(AlreadyExists):
+        client.files.upload(f"{base}/a", io.BytesIO(b""), overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/Volumes/main/default/files/%2e%2e/%2e%2e/x", 400),
+        ("/Volumes/main/default/none/x", 404),
+        ("/Volumes/main/default", 400),
+        ("/Volumes/main/default/files", 400),
+        ("/etc/passwd", 400),
+        ("/Volumes/main/default/files/a%00b", 400),
+        ("/Volumes/../.workspace/token/x/y", 400),
+    ],
+)
+def test_paths_that_lead_nowhere_good(
+    http: requests.Session, info: WorkspaceInfo, path: str, status: int
+) -> None:
+    request = requests.Request("PUT", f"{info.host}/api/2.0/fs/files", data=b"x", headers=dict(http.headers))
+    prepared = request.prepare()
+    prepared.url = f"{info.host}/api/2.0/fs/files{path}"  # requests would tidy it up
+    assert http.send(prepared).status_code == status
+
+
+def test_a_link_out_of_the_volume_is_refused(
+    http: requests.Session, info: WorkspaceInfo, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("s")
+    (Path(info.root) / VOLUME.lstrip("/") / "link").symlink_to(tmp_path)
+    assert http.get(f"{info.host}/api/2.0/fs/files{VOLUME}/link/secret").status_code == 403

@@ -1,0 +1,167 @@
+"""The stub sub-model: rules, failures, concurrency, and what the request log says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+from local_workspace.client import spawn
+from local_workspace.info import WorkspaceInfo
+from local_workspace.options import WorkspaceOptions
+from local_workspace.problem import ApiError, WorkspaceError
+from local_workspace.services.stub import ScriptedError, read_stub, stub_of
+
+SUB = {
+    "rules": [
+        {"match": r"row (?P<n>\d+)", "text": r"it is \g<n>"},
+        {"match": r"label (\w+)", "json": {"label": r"\1", "sure": True, "also": [r"\1!"]}},
+        {"match": "row", "text": "never"},
+    ],
+    "otherwise": "hm",
+    "latency_s": 0.2,
+    "failures": [
+        {"match": "busy", "status": 429, "retry_after": 1, "times": 2},
+        {"match": "broken", "status": 400},
+    ],
+}
+
+
+def test_the_first_rule_wins_and_names_its_groups() -> None:
+    stub = stub_of({"sub": SUB}, "s.json")
+    assert stub.answer("see\nrow 17 and label x").text == "it is 17"
+    assert json.loads(stub.answer("label red").text) == {"label": "red", "sure": True, "also": ["red!"]}
+    assert stub.answer("else").text == "hm"
+    assert stub.answer("else").input_tokens is None
+    assert stub.latency_s == 0.2
+
+
+def test_failures_end_or_do_not() -> None:
+    stub = stub_of({"sub": SUB}, "s.json")
+    for _ in range(2):
+        with pytest.raises(ScriptedError) as busy:
+            stub.answer("busy row 1")
+        assert (busy.value.status, busy.value.code, busy.value.retry_after) == (
+            429,
+            "REQUEST_LIMIT_EXCEEDED",
+            1,
+        )
+    assert stub.answer("busy row 1").text == "it is 1"
+    for _ in range(5):
+        with pytest.raises(ScriptedError, match=r"Asked for by the script s\.json"):
+            stub.answer("broken")
+
+
+def test_without_a_rule_the_prompt_is_named() -> None:
+    with pytest.raises(ApiError, match=r"s\.json: no rule .* matches 'what'.*otherwise"):
+        stub_of({"sub": {"rules": []}}, "s.json").answer("what")
+
+
+@given(st.text(max_size=60))
+def test_answers_depend_on_the_prompt_alone(prompt: str) -> None:
+    stub = stub_of({"sub": {"rules": [{"match": "(.*)", "text": r"<\1>"}]}}, "s.json")
+    assert stub.answer(prompt) == stub.answer(prompt)
+    assert stub.answer(prompt).text == f"<{prompt}>"
+
+
+@pytest.mark.parametrize(
+    ("sub", "place"),
+    [
+        ("x", r"\$\.sub must be an object"),
+        ({"rule": []}, r"\$\.sub\.rule is unknown"),
+        ({"rules": {}}, r"\$\.sub\.rules must be a list"),
+        ({"rules": [{"text": "x"}]}, r"\$\.sub\.rules\[0\]\.match must be"),
+        ({"rules": [{"match": "x"}]}, r"\$\.sub\.rules\[0\] must have either"),
+        ({"rules": [{"match": "x", "text": "a", "json": 1}]}, r"\$\.sub\.rules\[0\] must have either"),
+        ({"rules": [{"match": "x", "text": 1}]}, r"\$\.sub\.rules\[0\]\.text"),
+        ({"rules": [{"match": "(", "text": "x"}]}, r"\$\.sub\.rules\[0\]\.match is not a regular"),
+        ({"rules": [{"match": "x", "text": r"\1"}]}, r"\$\.sub\.rules\[0\] .* does not fit its 'match'"),
+        ({"rules": [{"match": "x", "json": [{"a": r"\g<no>"}]}]}, r"\$\.sub\.rules\[0\] .* does not fit"),
+        ({"rules": [], "otherwise": 3}, r"\$\.sub\.otherwise"),
+        ({"rules": [], "latency_s": -1}, r"\$\.sub\.latency_s"),
+        ({"rules": [], "latency_s": True}, r"\$\.sub\.latency_s"),
+        ({"rules": [], "failures": [{"match": "x", "status": 200}]}, r"\$\.sub\.failures\[0\]\.status"),
+        ({"rules": [], "failures": [{"match": "x", "status": 429, "times": -1}]}, r"failures\[0\]\.times"),
+        ({"rules": [], "usage": {"input_tokens": "1"}}, r"\$\.sub\.usage\.input_tokens"),
+    ],
+)
+def test_a_malformed_stub_is_refused_at_the_start(tmp_path: Path, sub: Any, place: str) -> None:
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps({"sub": sub}))
+    with pytest.raises(WorkspaceError, match=place) as caught:
+        read_stub(f"scripted:{file}")
+    assert str(file) in str(caught.value)
+    assert '"rules": [{"match": REGEX' in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def stubbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceInfo]:
+    root = tmp_path_factory.mktemp("stubbed")
+    script = root / "script.json"
+    script.write_text(json.dumps({"sub": SUB}))
+    with spawn(WorkspaceOptions(root=root / "w", allow_faults=True, model=f"scripted:{script}")) as workspace:
+        yield workspace.info
+
+
+def ask(info: WorkspaceInfo, *texts: Any) -> requests.Response:
+    messages = [{"role": "user", "content": text} for text in texts]
+    return requests.post(
+        f"{info.host}/serving-endpoints/any/invocations",
+        json={"messages": messages},
+        headers={"Authorization": f"Bearer {info.token}"},
+        timeout=30,
+    )
+
+
+def test_over_http(stubbed: WorkspaceInfo) -> None:
+    first, second = (ask(stubbed, "You count.", "row 5").json() for _ in range(2))
+    assert first["choices"][0]["message"]["content"] == "it is 5"
+    assert (
+        first["usage"] == second["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    )
+    parts = [{"type": "text", "text": "row"}, {"type": "text", "text": " 6"}]
+    assert ask(stubbed, parts).json()["choices"][0]["message"]["content"] == "it is 6"
+    busy = ask(stubbed, "busy")
+    assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
+    assert busy.json()["error_code"] == "REQUEST_LIMIT_EXCEEDED"
+
+
+def test_a_command_with_a_root_serves_its_own_script(tmp_path: Path) -> None:
+    from databricks_rlm_agent.cli.workspace import local_workspace
+    from databricks_rlm_agent.errors import UsageError
+
+    script = tmp_path / "s.json"
+    script.write_text(json.dumps({"planner": [[{"text": "x"}]], "sub": SUB}))
+    with local_workspace(str(tmp_path / "w"), model=f"scripted:{script}") as info:
+        assert ask(info, "row 8").json()["choices"][0]["message"]["content"] == "it is 8"
+    script.write_text('{"planner": [[{"text": "x"}]], "sub": 3}')
+    with (
+        pytest.raises(UsageError, match=r"\$\.sub"),
+        local_workspace(str(tmp_path / "w"), model=f"scripted:{script}"),
+    ):
+        pass
+
+
+def test_hundreds_at_once_take_as_long_as_one(stubbed: WorkspaceInfo) -> None:
+    """Their pauses overlap, by the server's own log."""
+    board = f"{stubbed.host}/_local/requests"
+    headers = {"Authorization": f"Bearer {stubbed.token}"}
+    requests.delete(board, headers=headers, timeout=10)
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(lambda n: ask(stubbed, f"row {n % 50}").json(), range(200)))
+    assert [a["choices"][0]["message"]["content"] for a in answers] == [f"it is {n % 50}" for n in range(200)]
+    log = requests.get(board, headers=headers, timeout=10).json()["requests"]
+    calls = [entry for entry in log if entry["path"].endswith("/any/invocations")]
+    assert len(calls) == 200
+    digests = {hashlib.sha256(f"row {n}".encode()).hexdigest() for n in range(50)}
+    assert {entry["prompt_sha256"] for entry in calls} == digests
+    assert all(entry["status"] == 200 for entry in calls)
+    spans = [(entry["time"], entry["time"] + entry["duration_ms"]) for entry in calls]
+    assert max(sum(begin <= at < end for begin, end in spans) for at, _ in spans) > 8

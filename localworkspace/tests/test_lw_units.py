@@ -1,0 +1,132 @@
+"""Pure parts: the log's bounds, what a failure says, decisions about tasks, rules."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from local_workspace.faults import FaultBoard, Rule
+from local_workspace.jobs import verdict
+from local_workspace.jobs.failure import explain
+from local_workspace.jobs.logfile import LogWriter, read_log
+from local_workspace.jobs.process import started_at
+from local_workspace.jobs.records import Ending, Run, TaskRun
+from local_workspace.layout import inside
+from local_workspace.problem import ApiError
+from local_workspace.server import _listen
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=40)), st.integers(min_value=1, max_value=30))
+def test_the_log_keeps_the_last_bytes(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], keep: int
+) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    log = LogWriter(folder, keep)
+    for chunk in chunks:
+        log.write(chunk)
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= 2 * keep
+    log.close()
+    whole = b"".join(chunks)
+    assert read_log(folder, keep) == (whole[-keep:].decode("utf-8", "replace"), len(whole) > keep)
+
+
+def test_what_a_failure_says() -> None:
+    trace = (
+        'Traceback (most recent call last):\n  File "x.py", line 1\n    f()\n    ~^^\nmod.Error: bad: worse\n'
+    )
+    assert explain(1, "noise\n" + trace + "after\n") == ("mod.Error: bad: worse", trace + "after\n")
+    chained = trace + "\nDuring handling of the above exception, another exception occurred:\n\n" + trace
+    assert explain(1, "x\n" + chained)[1] == chained
+    assert explain(3, trace)[0] == "SystemExit: 3"
+    assert explain(1, "no trace")[0] == "SystemExit: 1"
+    assert explain(-11, trace)[0].endswith("SIGSEGV (exit code 139)")
+    assert explain(1, "Traceback (most recent call last):")[0]
+
+
+def ended(result: str) -> Ending:
+    return verdict.SUCCESS if result == "SUCCESS" else verdict.failed("RUN_EXECUTION_ERROR", "m")
+
+
+def run_of(*results: str, stop: str | None = None, leaf_depends: bool = True) -> Run:
+    tasks = tuple(
+        TaskRun(
+            run_id=n,
+            task_key=str(n),
+            spec={"depends_on": [{"task_key": str(n - 1)}] if n and leaf_depends else []},
+            life="TERMINATED",
+            ending=ended(result),
+        )
+        for n, result in enumerate(results)
+    )
+    return Run(run_id=9, job_id=9, name="r", run_type="SUBMIT_RUN", settings={}, tasks=tasks, start_time=1)
+
+
+def test_the_ending_of_a_run() -> None:
+    assert verdict.run_ending(run_of("SUCCESS", "SUCCESS")) == verdict.SUCCESS
+    assert verdict.run_ending(run_of("FAILED", "SUCCESS")).result == "SUCCESS_WITH_FAILURES"
+    failed = verdict.run_ending(run_of("SUCCESS", "FAILED"))
+    assert (failed.life, failed.result, failed.message) == (
+        "INTERNAL_ERROR",
+        "FAILED",
+        "Task 1 failed with message: m.",
+    )
+    late = run_of("SUCCESS")  # completion may win over a cancel
+    assert verdict.run_ending(replace(late, stop="cancel")) == verdict.SUCCESS
+    run = run_of("FAILED", leaf_depends=False)
+    assert Run.from_json(run.to_json()) == run
+
+
+def test_a_task_that_its_condition_excludes_does_no_harm() -> None:
+    first, second = run_of("SUCCESS", "SUCCESS").tasks
+    handler = replace(
+        second, life="BLOCKED", ending=None, spec={**second.spec, "run_if": "AT_LEAST_ONE_FAILED"}
+    )
+    fate = verdict.unblocked(handler, {"0": first})
+    assert fate == verdict.EXCLUDED
+    run = replace(run_of("SUCCESS"), tasks=(first, replace(handler, life="SKIPPED", ending=fate)))
+    assert verdict.run_ending(run) == verdict.SUCCESS
+    third = replace(second, life="BLOCKED", ending=None, spec={"depends_on": [{"task_key": "1"}]})
+    assert verdict.unblocked(third, {"1": run.tasks[1]}) == verdict.EXCLUDED
+
+
+def test_rules_match_by_every_field() -> None:
+    rule = Rule(action="drop", method="post", path="^/a", sql="UPDATE .* x")
+    assert rule.matches("POST", "/a/b", "UPDATE t\n SET x")
+    assert not rule.matches("GET", "/a/b", "UPDATE t SET x")
+    assert not rule.matches("POST", "/b/a", "UPDATE t SET x")
+    assert not rule.matches("POST", "/a", None)
+    board = FaultBoard()
+    board.add([Rule(action="drop", skip=1, times=1), Rule(action="hold", times=1)])
+    assert [hit.action if (hit := board.strike("GET", "/", None)) else None for _ in range(3)] == [
+        "hold",
+        "drop",
+        None,
+    ]
+
+
+@given(st.text(max_size=30))
+def test_no_path_leaves_its_folder(tmp_path_factory: pytest.TempPathFactory, path: str) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        found = inside(folder, path)
+    except (ApiError, ValueError, OSError):
+        return
+    assert found.is_relative_to(folder)
+    assert ".." not in found.parts
+
+
+def test_replies_are_not_held_back_by_the_system() -> None:
+    with closing(_listen(0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP  # what asyncio asks before it sets TCP_NODELAY
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+def test_a_process_is_told_from_another_of_its_number() -> None:
+    assert started_at(os.getpid()) == started_at(os.getpid()) is not None
+    assert started_at(2**22 + 1) is None

@@ -1,1 +1,0 @@
-"""The agent: the only part that knows google.adk. Import what is needed from its modules."""

@@ -1,1 +1,0 @@
-"""What stands around every conversation with a model: ADK plugins, one concern each."""

@@ -1,0 +1,1 @@
+"""Attempts: manifest, submission, the Jobs API's verdict, and the result. Pure values."""

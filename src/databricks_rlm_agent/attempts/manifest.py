@@ -1,0 +1,157 @@
+"""The manifest: the intent record of one attempt. Who finds one adopts it and never plans again.
+
+It is put without overwriting, so the first decision about an attempt is the only one: a program to run
+(``Manifest``) or, where another controller might be about to publish one, the end of it (``Closing``).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from databricks_rlm_agent.runs.budget import Usage
+from databricks_rlm_agent.runs.children import ChildTask
+from databricks_rlm_agent.runs.fsm import Event
+from databricks_rlm_agent.runs.parsing import parse
+from databricks_rlm_agent.runs.run import AttemptKey, Outcome
+from databricks_rlm_agent.runs.variables import VariablesRef
+from databricks_rlm_agent.values import ID_PATTERN
+from executor_harness import protocol
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Artifact(_Frozen):
+    """The program: where it lies, its SHA-256 (hex) and its size in bytes."""
+
+    path: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class Request(_Frozen):
+    """What the executor is asked to do. Its digest is an argument of the job, so nothing in it can change."""
+
+    run_id: str = Field(pattern=f"^{ID_PATTERN.pattern}$")
+    iter_n: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    task_type: Literal["python", "sql_workflow"] = "python"
+    purpose: str
+    artifact: Artifact
+    output_dir: str
+    codebase_dir: str
+    inputs: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    timeout_s: int = Field(ge=1)
+    results_table: str
+    catalog: str
+    # pydantic's own BaseModel.schema is in the way of the plain name
+    schema_name: str = Field(alias="schema")
+    limits: dict[str, int] = Field(default_factory=dict)
+    models: dict[str, Any] | None = None  # protocol.ModelAccess
+    variables: VariablesRef | None = None
+    scratch_schema: str = ""
+    spawn: dict[str, int] = Field(default_factory=dict)
+    # what the job's environment must have beside what its compute brings, as requirements of pip
+    packages: list[str] = Field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request as it is hashed and stored."""
+        # Left out where there are none: the digests of requests that were stored before there were any.
+        left_out = None if self.packages else {"packages"}
+        return self.model_dump(mode="json", by_alias=True, exclude=left_out)
+
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the request's canonical JSON."""
+        return protocol.digest(self.to_dict())
+
+
+ClosingEvent = Literal[Event.FINISH, Event.ASK, Event.GIVE_UP, Event.CANCEL, Event.SPAWN]
+
+
+class Plan(_Frozen):
+    """Who decided, by the lease's epoch, and what the models used for it."""
+
+    epoch: int = Field(ge=0)
+    usage: Usage = Usage()
+
+
+class Manifest(_Frozen):
+    """``manifest.json``: the frozen request and the exact payload of its submit."""
+
+    schema_version: Literal[1] = 1  # protocol.SCHEMA_VERSION; a test holds them in step
+    request: Request
+    submit_payload: dict[str, Any]
+    plan: Plan | None = None
+
+    @property
+    def key(self) -> AttemptKey:
+        """The attempt that this is the manifest of."""
+        return AttemptKey(
+            run_id=self.request.run_id, iter_n=self.request.iter_n, attempt=self.request.attempt
+        )
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        document = {
+            "schema_version": self.schema_version,
+            "request": self.request.to_dict(),
+            "submit_payload": self.submit_payload,
+            "plan": self.plan.model_dump(mode="json") if self.plan else None,
+        }
+        return _dump(document)
+
+    @classmethod
+    def parse(cls, content: bytes, *, where: str) -> Self:
+        """Read a stored manifest; raise InvalidData if it is not one."""
+        return parse(cls, content, what="The manifest", where=where)
+
+
+class Closing(_Frozen):
+    """``manifest.json`` of an attempt that runs no program: the decision that was taken in its place, and the
+    ``tasks`` of the child runs if it was to spawn some.
+
+    With it, a controller that was held up for longer than its lease can no longer publish a program for a
+    run that has ended or asks its person.
+    """
+
+    schema_version: Literal[1] = 1
+    closing: ClosingEvent
+    run_id: str = Field(pattern=f"^{ID_PATTERN.pattern}$")
+    iter_n: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    outcome: dict[str, str]
+    tasks: list[ChildTask] = Field(default_factory=list, max_length=protocol.CHILDREN)
+    plan: Plan
+
+    @field_validator("outcome")
+    @classmethod
+    def _of_an_outcome(cls, outcome: dict[str, str]) -> dict[str, str]:
+        if unknown := outcome.keys() - {field.name for field in fields(Outcome)}:
+            raise ValueError(f"an outcome has no {sorted(unknown)[0]!r}")
+        return outcome
+
+    @property
+    def key(self) -> AttemptKey:
+        """The attempt that this closes."""
+        return AttemptKey(run_id=self.run_id, iter_n=self.iter_n, attempt=self.attempt)
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        return _dump(self.model_dump(mode="json"))
+
+
+def parse_intent(content: bytes, *, where: str) -> Manifest | Closing:
+    """Read a stored intent record; raise InvalidData if it is not one."""
+    if b'"closing"' in content and b'"submit_payload"' not in content:
+        return parse(Closing, content, what="The manifest", where=where)
+    return Manifest.parse(content, where=where)
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False).encode()

@@ -1,0 +1,161 @@
+"""What commands print about a run: one JSON document, or text; and its progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from databricks_rlm_agent.app import App
+from databricks_rlm_agent.controller.tick import TickReport
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import Run
+
+
+def brief(run: Run) -> dict[str, Any]:
+    """A run in one line of a list."""
+    return {
+        "run_id": run.run_id,
+        "parent": run.parent_run_id,
+        "state": str(run.fsm_state),
+        "iteration": run.iter_n,
+        "attempt": run.attempt,
+        "task": run.capsule.objective,
+        "answer": run.outcome.answer,
+        "reason": run.outcome.reason,
+        "question": run.outcome.question,
+        "created_at": run.created_at.isoformat(),
+        "updated_at": run.updated_at.isoformat(),
+    }
+
+
+def outcome(app: App, run: Run) -> dict[str, Any]:
+    """How a run went: its end, its iterations, what it made and what it used."""
+    results = app.ledger.results(run.run_id)
+    tables = [table["name"] for row in results for table in json.loads(row["produced_tables"] or "[]")]
+    artifacts = [item["path"] for row in results for item in json.loads(row["produced_artifacts"] or "[]")]
+    tried = {row["iter_n"] for row in results}
+    failed = tried - {row["iter_n"] for row in results if row["status"] == "SUCCESS"}
+    return brief(run) | {
+        # An iteration that was cancelled before it was planned is none.
+        "iterations": max(tried, default=0) if run.fsm_state is State.CANCELLED else run.iter_n,
+        "failed_iterations": len(failed),
+        "evidence": run.outcome.evidence,
+        "tables": list(dict.fromkeys(tables)),
+        "artifacts": list(dict.fromkeys(artifacts)),
+        "model": run.model or app.settings.model,
+        "usage": run.budget.usage.model_dump(),
+        "sub_usage": run.budget.sub_usage.model_dump(),
+        "children": [brief(child) for child in app.store.children(run.run_id)],
+    }
+
+
+def whole(app: App, run: Run) -> dict[str, Any]:
+    """All that is known of a run."""
+    return outcome(app, run) | {
+        "capsule": run.capsule.model_dump(mode="json"),
+        "budget": run.budget.model_dump(mode="json"),
+        "last_request": run.last_request,
+        "last_result": run.last_result,
+        "requests": [plain(row) for row in app.ledger.requests(run.run_id)],
+        "results": [plain(row) for row in app.ledger.results(run.run_id)],
+        "events": [plain(row) for row in app.ledger.events(run.run_id)],
+    }
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its JSON columns opened."""
+    return {name: _opened(value) for name, value in row.items()}
+
+
+def emit(document: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: str) -> None:
+    """Print the document, or the text that says the same."""
+    print(json.dumps(document, ensure_ascii=False, default=str) if as_json else text, flush=True)
+
+
+def outcome_text(document: Mapping[str, Any]) -> str:
+    """An outcome for people."""
+    lines = [f"Run {document['run_id']}: {document['state']}"]
+    lines[0] += f" after {document['iterations']} iterations ({document['failed_iterations']} failed)"
+    words = {name: document[name] for name in ("answer", "evidence", "reason", "question")}
+    words |= {name: ", ".join(document[name]) for name in ("tables", "artifacts")}
+    lines += [f"{name.capitalize()}: {value}" for name, value in words.items() if value]
+    lines.append(
+        f"Models: {_used(document['usage'])} by the planner, {_used(document['sub_usage'])} by programs"
+    )
+    if document["children"]:
+        lines.append("Child runs:")
+        lines += [
+            f"  {child['run_id']}  {child['state']:<20} {child['task'][:60]}"
+            for child in document["children"]
+        ]
+    if document["question"]:
+        lines.append(f'Answer it with: rlm-agent answer {document["run_id"]} "…"')
+    return "\n".join(lines)
+
+
+def _used(usage: Mapping[str, Any]) -> str:
+    tokens = usage["input_tokens"] + usage["output_tokens"]
+    cost = f", ${usage['cost_usd']:.4f}" if usage["cost_usd"] else ""
+    return f"{usage['calls']:,} calls ({tokens:,} tokens{cost})"
+
+
+def _opened(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in "{[":
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+@dataclass(kw_only=True)
+class Follower:
+    """Reads a run after each tick that changed something, and says what is new."""
+
+    app: App
+    run_id: str
+    say: Callable[[str], None]
+    run: Run | None = None
+    _seen: int = 0
+
+    def __call__(self, report: TickReport) -> bool:
+        """Whether the run has come to rest. Other controllers may move it: then it is looked at as well."""
+        if report.advanced or self.run is None or not report.due:
+            self.run = self.app.store.get(self.run_id)
+            if report.advanced:
+                self._tell()
+        return self.run.fsm_state.terminal or self._rests(report)
+
+    def _rests(self, report: TickReport) -> bool:
+        """Whether nothing goes on until a person has said something, to the run or to one of its children."""
+        assert self.run is not None
+        if self.run.fsm_state is State.WAITING_FOR_CHILDREN and not report.due and not report.working:
+            return not self.app.store.unfinished(only=self.app.store.family(self.run_id))
+        return self.run.fsm_state is State.WAITING_FOR_INPUT
+
+    def _tell(self) -> None:
+        events = self.app.ledger.events(self.run_id)
+        for event in events[self._seen :]:
+            line = _line(event["kind"], json.loads(event["payload"]))
+            if line:
+                self.say(line)
+        self._seen = len(events)
+
+
+def _line(kind: str, event: dict[str, Any]) -> str | None:
+    if kind == "transition" and event["to_state"] == "EXECUTING":
+        job_run = event.get("databricks_run_id")
+        return f"• iteration {event['iter_n']}: {event.get('purpose')} (job run {job_run})"
+    if kind == "transition" and event["to_state"] == "WAITING_FOR_CHILDREN":
+        return f"• iteration {event['iter_n']}: waits for {', '.join(map(str, event['children']))}"
+    if kind == "transition" and event["from_state"] == "WAITING_FOR_CHILDREN":
+        states = event.get("children") or {}
+        return f"✓ child runs: {', '.join(f'{name} {state}' for name, state in states.items())}"
+    if kind == "transition" and event["from_state"] == "INGESTING":
+        good = event.get("status") == "SUCCESS"
+        return f"{'✓' if good else '✗'} iteration {event['iter_n']}: {event.get('error_type') or 'done'}"
+    if kind == "passing_error":
+        return f"! {event.get('message')}"
+    return None

@@ -1,1 +1,0 @@
-"""The control plane: tick, loop, and the steps of one iteration."""

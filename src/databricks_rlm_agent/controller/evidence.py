@@ -1,0 +1,131 @@
+"""Evidence before ``finish``: a task's acceptance checks, asked of the warehouse and the Volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from databricks_rlm_agent.controller.input_profile import counted
+from databricks_rlm_agent.errors import RlmError
+from databricks_rlm_agent.ports import Catalog, SqlBackend, Volume
+from databricks_rlm_agent.retry import passes
+from databricks_rlm_agent.runs.checks import Check
+from databricks_rlm_agent.values import clip, quoted_table
+
+FOUND_CHARS = 300
+_CHECK_CHARS = 140
+_TOLD_CHARS = 120
+_SHOWN = 6  # a refusal of more than 2,000 characters loses its middle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What became of a check; ``found`` says in few words what there was."""
+
+    check: Check
+    passed: bool
+    found: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as an event has it."""
+        return {"check": clip(str(self.check), _CHECK_CHARS), "passed": self.passed, "found": self.found}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Runs acceptance checks. ``sql`` should be a session of its own: a query may take long."""
+
+    sql: SqlBackend
+    catalog: Catalog
+    volume: Volume
+
+    def verify(self, checks: Sequence[Check]) -> list[Finding]:
+        """What became of each check. A passing fault of the workspace is raised: it is neither yes nor no."""
+        return [self._finding(check) for check in checks]
+
+    def _finding(self, check: Check) -> Finding:
+        look = {"sql": self._value, "table": self._table, "file": self._file}[check.kind]
+        try:
+            passed, found = look(check)
+        except RlmError as error:
+            if passes(error):
+                raise
+            passed, found = False, error.what
+        except Exception as error:  # noqa: BLE001 -- the connector cannot read every type: that is the finding
+            passed, found = False, f"the answer cannot be read: {type(error).__name__}: {error}"
+        return Finding(check=check, passed=passed, found=clip(found, FOUND_CHARS))
+
+    def _value(self, check: Check) -> tuple[bool, str]:
+        # Two rows are enough to tell one from many; the line break ends a comment of the query's own.
+        rows = self.sql.fetch(f"SELECT * FROM ({check.sql}\n) LIMIT 2")  # noqa: S608 - one query that reads
+        if len(rows) != 1:
+            return (
+                False,
+                "no row; it must return one" if not rows else "more than one row; it must return one",
+            )
+        values = list(rows[0].values())
+        if len(values) != 1:
+            return False, f"{len(values)} columns; it must return one value"
+        if check.equals is not None:
+            return _equal(values[0], check.equals), _said(values[0])
+        found = _said(values[0])
+        return values[0] is True, found if isinstance(values[0], bool) else f"{found}, which is not true"
+
+    def _table(self, check: Check) -> tuple[bool, str]:
+        columns = [name for name, _ in self.catalog.describe(check.table)]
+        known = {name.lower() for name in columns}
+        missing = [name for name in check.columns if name.lower() not in known]
+        if missing:
+            return False, f"no column {', '.join(missing)}; its columns are {', '.join(columns)}"
+        if not check.min_rows:
+            return True, counted(len(columns), "column")
+        rows = int(self.sql.fetch(f"SELECT count(*) AS n FROM {quoted_table(check.table)}")[0]["n"])  # noqa: S608 - checked name
+        return rows >= check.min_rows, counted(rows, "row")
+
+    def _file(self, check: Check) -> tuple[bool, str]:
+        entry = self.volume.look(check.path)
+        if entry is None:
+            return False, "there is no such file"
+        if entry.is_directory:
+            return False, "it is a folder"
+        return (entry.size or 0) >= check.min_bytes, counted(entry.size or 0, "byte")
+
+
+def refusal(findings: Sequence[Finding]) -> str | None:
+    """Why an answer is not accepted yet, for the model; None if all checks passed."""
+    failed = [finding for finding in findings if not finding.passed]
+    if not failed:
+        return None
+    lines = [f"The answer is not accepted: {len(failed)} of {len(findings)} acceptance checks failed."]
+    lines += [
+        f"- {clip(str(item.check), _CHECK_CHARS)} (found: {clip(item.found, _TOLD_CHARS)})"
+        for item in failed[:_SHOWN]
+    ]
+    if len(failed) > _SHOWN:
+        lines.append(f"- and {len(failed) - _SHOWN} more")
+    lines.append("Do what is missing, then finish again. Ask only if a check itself cannot be met.")
+    return "\n".join(lines)
+
+
+def _equal(value: Any, wanted: str) -> bool:
+    said = _said(value)
+    if value is None or isinstance(value, bool):
+        return said == wanted.lower()
+    if isinstance(value, int | float | Decimal):
+        try:
+            return Decimal(said) == Decimal(wanted)
+        except InvalidOperation:
+            return said == wanted
+    return said == wanted
+
+
+def _said(value: Any) -> str:
+    """A value as SQL would print it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, datetime):  # in the session's time zone, as CAST(… AS STRING) has it
+        return str(value.replace(tzinfo=None))
+    return str(value)

@@ -1,0 +1,263 @@
+"""Take in the result of an attempt: from its file, from the ledger, or from the Jobs API's verdict."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass, replace
+
+from databricks_rlm_agent.attempts.digest import digest, is_long
+from databricks_rlm_agent.attempts.records import result_row
+from databricks_rlm_agent.attempts.result import Result, Spend, Status
+from databricks_rlm_agent.attempts.verdict import GONE, JobVerdict, Retry, retry, status_without_result
+from databricks_rlm_agent.controller.children import Children
+from databricks_rlm_agent.controller.journal import Journal
+from databricks_rlm_agent.errors import InvalidData, NotFound
+from databricks_rlm_agent.layout import RESULT
+from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume, turn_of
+from databricks_rlm_agent.runs.budget import Usage
+from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
+from databricks_rlm_agent.runs.fsm import Event
+from databricks_rlm_agent.runs.parsing import parse
+from databricks_rlm_agent.runs.run import Run
+from databricks_rlm_agent.runs.variables import Variables
+from executor_harness import protocol
+
+log = logging.getLogger(__name__)
+GRACE_S = 4.0
+GRACE_LOOKS = 4
+MAX_RESULT_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingester:
+    """Finds results and folds them into capsules. Reading is pure: to do it twice changes nothing."""
+
+    volume: Volume
+    jobs: Jobs
+    ledger: Ledger
+    planner: Planner
+    children: Children
+    clock: Clock
+    sleep: Sleep
+
+    def ingest(self, run: Run, journal: Journal, *, reported: bool) -> Run:
+        """The run after the result of its current attempt: PLANNING the next iteration or attempt."""
+        result, verdict = self._found(run, journal, reported=reported)
+        if result is None and verdict is None:
+            return run  # INGESTING is not recorded: the run goes on waiting as it was
+        if result is None:
+            assert verdict is not None
+            result = _concluded(run, verdict, overrun=run.overrun(self.clock(), started=True))
+        budget = run.budget.executed(self._took_s(run, result)).spend_sub(
+            self._sub_usage(run, result, journal)
+        )
+        run = replace(run, budget=budget)
+        if not reported:
+            journal.results.append(
+                result_row(
+                    result,
+                    databricks_run_id=run.job_run_id,
+                    run_url=(run.last_request or {}).get("run_url"),
+                )
+            )
+        if verdict is not None and _try_again(run, verdict):
+            return journal.transition(
+                run,
+                run.after(Event.RETRY, attempt=run.attempt + 1),
+                reason=verdict.message,
+                code=verdict.code,
+            )
+        return self._fold(run, result, journal)
+
+    def _found(
+        self, run: Run, journal: Journal, *, reported: bool
+    ) -> tuple[Result | None, JobVerdict | None]:
+        """The result, or else the verdict of a job run that is over and has left none, or neither."""
+        result = self._result(run, journal) or (self._from_ledger(run, journal) if reported else None)
+        if result is not None:
+            return result, None
+        verdict = self._verdict(run)
+        if not verdict.over:
+            return None, None
+        # The harness's watcher writes for a process that was killed: half a second later, or more under load.
+        rejected = any(row.kind == "rejected_result" for row in journal.events)  # it will not get better
+        for _ in range(0 if rejected else GRACE_LOOKS):
+            self.sleep(GRACE_S / GRACE_LOOKS)
+            if (result := self._result(run, journal)) is not None:
+                return result, None
+        return None, verdict
+
+    def _fold(self, run: Run, result: Result, journal: Journal) -> Run:
+        purpose = str((run.last_request or {}).get("purpose", ""))
+        delta = digest(result, purpose=purpose)
+        turn = turn_of(run, used_calls=journal.usage.calls)
+        if is_long(result) and turn.budget.calls_left and run.cancel_reason is None:
+            summary = self.planner.summarize(turn, result)
+            journal.model_calls(summary.calls, iter_n=run.iter_n)
+            for call in summary.calls:
+                run = run.spent(call.usage)
+            if summary.delta is not None:
+                delta = _merged(delta, summary.delta)
+        last_result = {
+            "iter_n": run.iter_n,
+            "attempt": run.attempt,
+            "status": str(result.status),
+            "error_type": result.error_type,
+            "error_summary": result.error_summary,
+            "value": result.value,
+            "seconds": result.seconds,
+        }
+        capsule = run.capsule.fold(delta)
+        good = result.status is Status.SUCCESS
+        if good and result.variables is not None and self._ours(run, result.variables):
+            capsule = capsule.with_variables(result.variables)
+        folded = replace(run, capsule=capsule, last_result=last_result)
+        if good and result.spawned:
+            try:
+                return self.children.spawn(folded, result.spawned, journal)
+            except InvalidData as error:
+                folded = _refused(folded, str(error), journal)
+        after = folded.after(Event.FOLDED, iter_n=run.iter_n + 1, attempt=1)
+        return journal.transition(run, after, status=result.status, error_type=result.error_type)
+
+    @staticmethod
+    def _ours(run: Run, variables: Variables) -> bool:
+        """Whether the index is where the executor puts it: programs read what it names."""
+        folder = (run.last_request or {}).get("output_dir")
+        # Where nothing was changed, it is still the one that the program was given.
+        known = run.capsule.variables and run.capsule.variables.ref.path
+        return variables.ref.path in {f"{folder}/{protocol.VARIABLES_FILE}", known}
+
+    def _took_s(self, run: Run, result: Result) -> float:
+        """Seconds of the job run: as the executor says, else all that it may have taken."""
+        known = result.seconds
+        if known is not None and 0 <= known < math.inf:  # whatever a file says: a budget only grows fuller
+            return known
+        # The clock of the controller that submitted may be ahead of ours.
+        return min(max(0.0, run.executing_s(self.clock())), run.budget.reserved_s)
+
+    def _sub_usage(self, run: Run, result: Result, journal: Journal) -> Usage:
+        """What the program's model calls used: as it says, or else all that it may have used."""
+        if result.usage is not None:
+            if result.usage.calls or result.usage.cached:
+                journal.event("program_calls", iter_n=run.iter_n, **result.usage.model_dump())
+            return result.usage.usage()
+        for name in (protocol.SPEND_FILE, protocol.SPEND_TWIN):
+            path = f"{(run.last_request or {}).get('output_dir')}/{name}"
+            try:
+                return parse(Spend, self.volume.get(path), what="What was spent", where=path).usage.usage()
+            except NotFound:
+                if name == protocol.SPEND_FILE:
+                    return Usage()  # nothing is asked before that file is there
+            except InvalidData as error:
+                log.warning("%s", error)
+        log.warning("All that the program was allowed counts as spent.")
+        return _allowed(run)
+
+    def _result(self, run: Run, journal: Journal) -> Result | None:
+        path = f"{(run.last_request or {}).get('output_dir')}/{RESULT}"
+        try:
+            content = self.volume.get(path, length=MAX_RESULT_BYTES + 1)
+            if len(content) > MAX_RESULT_BYTES:  # no executor of ours writes such a thing
+                raise InvalidData(f"The result has more than {MAX_RESULT_BYTES:,} bytes.", where=path)
+            result = Result.parse(content, where=path)
+        except NotFound:
+            return None
+        except InvalidData as error:
+            journal.event("rejected_result", path=path, reason=str(error))
+            return None
+        expected = (run.last_request or {}).get("request_sha256")
+        if result.key != run.key or (result.request_sha256 or expected) != expected:
+            journal.event("rejected_result", path=path, reason="It belongs to another attempt or request.")
+            return None
+        return result
+
+    def _from_ledger(self, run: Run, journal: Journal) -> Result | None:
+        """The executor's row. A controller's is concluded again: a retry hangs on the verdict."""
+        for row in self.ledger.results(run.run_id):
+            if (row["iter_n"], row["attempt"]) != (run.iter_n, run.attempt):
+                continue
+            if row["reported_by"] == "controller":
+                return None
+            try:
+                return _from_row(row)
+            except (ValueError, TypeError, RecursionError) as error:
+                journal.event("rejected_result", path="execution_results", reason=str(error))
+        return None
+
+    def _verdict(self, run: Run) -> JobVerdict:
+        job_run_id = run.job_run_id
+        if job_run_id is None:
+            raise InvalidData("The run's row does not name its job run, and there is no manifest of it.")
+        try:
+            return self.jobs.verdict(job_run_id)
+        except NotFound as error:  # deleted, or older than the workspace remembers: over, and never run again
+            return JobVerdict(run_id=job_run_id, state="TERMINATED", code=GONE, type=None, message=str(error))
+
+
+def _concluded(run: Run, verdict: JobVerdict, *, overrun: bool) -> Result:
+    status = status_without_result(verdict)
+    if status is Status.CANCELLED and overrun and run.cancel_reason is None:
+        status = Status.TIMEOUT  # it was ended by us, for having had all of its time
+    return Result.without_report(
+        run.key,
+        status=status,
+        error_type=verdict.code or "UNKNOWN",
+        error_summary=f"The job run ended without a result: {verdict.message or 'no message'}",
+    )
+
+
+def _try_again(run: Run, verdict: JobVerdict) -> bool:
+    allowed = {Retry.YES: run.budget.max_attempts, Retry.ONCE: 2, Retry.NO: 1}[retry(verdict)]
+    return run.attempt < min(allowed, run.budget.max_attempts)
+
+
+def _merged(facts: CapsuleDelta, summary: CapsuleDelta) -> CapsuleDelta:
+    """The summarizer's words with the deterministic facts: it may add to them, never replace them."""
+    headline = facts.digest.splitlines()[0]
+    return facts.model_copy(
+        update={
+            "digest": f"{headline}\n{summary.digest}" if summary.digest else facts.digest,
+            "decisions": facts.decisions + summary.decisions,
+            "failed_approaches": facts.failed_approaches + summary.failed_approaches,
+        }
+    )
+
+
+def _from_row(row: Row) -> Result:
+    return Result(
+        run_id=row["run_id"],
+        iter_n=row["iter_n"],
+        attempt=row["attempt"],
+        status=Status(row["status"]),
+        error_type=row["error_type"],
+        error_summary=row["error_summary"],
+        metrics=json.loads(row["metrics"] or "{}"),
+        produced_artifacts=json.loads(row["produced_artifacts"] or "[]"),
+        produced_tables=json.loads(row["produced_tables"] or "[]"),
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        reported_by=row["reported_by"],
+    )
+
+
+def _allowed(run: Run) -> Usage:
+    """All that the program of a run might have spent on model calls."""
+    allowance = run.budget.allowance()
+    return Usage(
+        calls=allowance["calls"],
+        input_tokens=allowance["tokens"],
+        cost_usd=allowance["cost_usd"] or 0.0,
+    )
+
+
+def _refused(run: Run, reason: str, journal: Journal) -> Run:
+    """The run whose program asked for child runs that it may not have: the planner hears why."""
+    journal.event("refusal", tool="rlm.spawn", reason=reason)
+    said = f"rlm.spawn was refused: {reason}"
+    delta = CapsuleDelta(
+        digest=f"{said}\n{run.capsule.last_result}", failed_approaches=[f"Iteration {run.iter_n}: {said}"]
+    )
+    return replace(run, capsule=run.capsule.fold(delta))

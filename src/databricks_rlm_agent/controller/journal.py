@@ -1,0 +1,97 @@
+"""What happened to one run while a controller held it: the rows that it adds to the ledgers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
+from databricks_rlm_agent.errors import RlmError
+from databricks_rlm_agent.ports import Clock, ModelCall, Note
+from databricks_rlm_agent.runs.budget import Usage
+from databricks_rlm_agent.runs.run import Run
+from databricks_rlm_agent.values import clip
+
+log = logging.getLogger(__name__)
+# Events of one epoch never reach the next one's numbers, so a stale controller cannot take a live one's key.
+_EVENTS_PER_EPOCH = 10_000
+
+
+@dataclass(kw_only=True)
+class Journal:
+    """Collects events, requests, results and child runs of one run in one epoch.
+
+    ``usage`` is what the models of this turn have used; ``held_up`` says that a passing fault kept the run
+    where it is, and ``retry_after_s`` how long the workspace asked us to wait.
+    """
+
+    run_id: str
+    epoch: int
+    actor: str
+    clock: Clock
+    events: list[EventRow] = field(default_factory=list)
+    requests: list[RequestRow] = field(default_factory=list)
+    results: list[ResultRow] = field(default_factory=list)
+    children: list[Run] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    held_up: bool = False
+    retry_after_s: float | None = None
+
+    def event(self, kind: str, **payload: Any) -> None:
+        """Record that something happened."""
+        self.events.append(
+            EventRow(
+                run_id=self.run_id,
+                seq=self.epoch * _EVENTS_PER_EPOCH + len(self.events),
+                at=self.now(),
+                kind=kind,
+                actor=self.actor,
+                epoch=self.epoch,
+                payload=json.dumps(payload, ensure_ascii=False, default=str),
+            )
+        )
+
+    def transition(self, before: Run, after: Run, **payload: Any) -> Run:
+        """Record a change of state and return the run after it."""
+        said = " ".join(f"{name}={clip(str(value), 200)!r}" for name, value in payload.items() if value)
+        log.info("%s → %s %s", before.fsm_state, after.fsm_state, said)
+        self.event(
+            "transition",
+            from_state=before.fsm_state,
+            to_state=after.fsm_state,
+            iter_n=before.iter_n,
+            attempt=before.attempt,
+            **payload,
+        )
+        return after
+
+    def model_calls(self, calls: tuple[ModelCall, ...], *, iter_n: int) -> None:
+        """Record what models were asked and what they used."""
+        self.usage = sum((call.usage for call in calls), self.usage)
+        for call in calls:
+            self.event(
+                "model_call",
+                iter_n=iter_n,
+                model=call.model,
+                purpose=call.purpose,
+                seconds=round(call.seconds, 3),
+                error=call.error,
+                **call.usage.model_dump(),
+            )
+
+    def notes(self, notes: tuple[Note, ...], *, iter_n: int) -> None:
+        """Record what the planner did on its way: tool calls and refusals."""
+        for note in notes:
+            self.event(note.kind, iter_n=iter_n, **note.payload)
+
+    def passing(self, error: RlmError) -> None:
+        """Record a fault that may be gone the next time."""
+        self.held_up, self.retry_after_s = True, getattr(error, "retry_after", None)
+        self.event("passing_error", error=type(error).__name__, message=str(error))
+
+    def now(self) -> datetime:
+        """The time, by the controller's clock: for the record only, never for a decision about a lease."""
+        return self.clock()

@@ -1,0 +1,239 @@
+"""Publish and submit one attempt. Whoever comes second adopts what the first one published.
+
+The manifest's place is the fence of an attempt: it is put without overwriting, so of all controllers that
+ever believed to hold the run, one decides what becomes of the attempt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from databricks_rlm_agent.attempts.manifest import Artifact, Closing, Manifest, Plan, Request, parse_intent
+from databricks_rlm_agent.attempts.records import RequestRow
+from databricks_rlm_agent.attempts.submission import Compute, submit_payload, submits
+from databricks_rlm_agent.controller.workflows import Workflows
+from databricks_rlm_agent.errors import AlreadyExists, InvalidData, NotFound, RemoteError
+from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
+from databricks_rlm_agent.models import Price, sub_endpoint
+from databricks_rlm_agent.ports import Clock, Jobs, Volume
+from databricks_rlm_agent.runs.actions import RunPython, RunSqlWorkflow
+from databricks_rlm_agent.runs.run import AttemptKey, Run
+from executor_harness import protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubModels:
+    """Serving endpoints for programs. ``endpoint`` None: that of the run's planner, if it is one.
+
+    ``concurrency`` and ``per_minute`` (calls) hold for a run with all its child runs.
+    """
+
+    planner_model: str
+    calls_table: str
+    endpoint: str | None = None
+    concurrency: int = 64
+    per_minute: int | None = None
+    timeout_s: float = 120.0
+    reply_tokens: int = 4_096
+    prices: Mapping[str, Price] = field(default_factory=dict)
+
+    def of(self, run: Run) -> str | None:
+        """The endpoint that the programs of a run may ask; None if there is none."""
+        return self.endpoint or sub_endpoint(run.model or self.planner_model)
+
+    def access(self, run: Run) -> dict[str, Any] | None:
+        """What a request says of it (``protocol.ModelAccess``)."""
+        endpoint = self.of(run)
+        if endpoint is None:
+            return None
+        at_once = run.budget.sub_concurrency or self.concurrency
+        # A child's part of the rate is that of the calls at once.
+        rate = None if self.per_minute is None else max(1, self.per_minute * at_once // self.concurrency)
+        access: protocol.ModelAccess = {
+            "endpoint": endpoint,
+            "concurrency": min(at_once, self.concurrency),
+            "per_minute": rate,
+            "timeout_s": self.timeout_s,
+            "max_reply_tokens": self.reply_tokens,
+            "prices": {name: _told(price) for name, price in self.prices.items()},
+            "allowance": run.budget.allowance(),
+            "calls_table": self.calls_table,
+        }
+        return dict(access)
+
+
+def _told(price: Price) -> protocol.Price:
+    return {"input_usd": price.input_usd, "output_usd": price.output_usd}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What is asked of a job beside its program."""
+
+    type: Literal["python", "sql_workflow"]
+    purpose: str
+    timeout_s: int
+    inputs: dict[str, Any] = field(default_factory=dict)
+    packages: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publisher:
+    """Writes programs and manifests into the Volume and submits them."""
+
+    volume: Volume
+    jobs: Jobs
+    namespace: Namespace
+    harness_dir: str
+    compute: Compute
+    default_timeout_s: int
+    models: SubModels
+    workflows: Workflows
+    clock: Clock
+    worker: str
+
+    def intent(self, key: AttemptKey) -> Manifest | Closing | None:
+        """What somebody decided about this attempt, if anything."""
+        try:
+            return self._read(key)
+        except NotFound:
+            return None
+
+    def publish(self, run: Run, action: RunPython | RunSqlWorkflow, plan: Plan) -> Manifest | Closing:
+        """Freeze an action as the manifest of the run's current attempt; return the decision that counts."""
+        timeout_s = action.timeout_s or self.default_timeout_s
+        if isinstance(action, RunSqlWorkflow):
+            job = self.workflows.publish(run.key, action)
+            task = _Task(
+                type="sql_workflow", purpose=action.purpose, timeout_s=timeout_s, packages=[*job.packages]
+            )
+            return self._put(run, job.program, task, plan=plan)
+        inputs = run.capsule.inputs | _answers(run) | action.inputs
+        task = _Task(type="python", purpose=action.purpose, timeout_s=timeout_s, inputs=inputs)
+        return self._put(run, action.code.encode(), task, plan=plan)
+
+    def publish_again(self, run: Run) -> Manifest | Closing:
+        """Freeze the program of the attempt before as the manifest of this one; raise NotFound."""
+        key = run.key
+        before = AttemptKey(run_id=key.run_id, iter_n=key.iter_n, attempt=key.attempt - 1)
+        found = self.intent(before)
+        if not isinstance(found, Manifest):
+            raise NotFound(
+                "The manifest of the attempt before is gone.", where=f"{self._dir(before)}/{MANIFEST}"
+            )
+        request = found.request
+        task = _Task(
+            type=request.task_type,
+            purpose=request.purpose,
+            timeout_s=request.timeout_s,
+            inputs=request.inputs,
+            packages=request.packages,
+        )
+        return self._put(run, self.volume.get(request.artifact.path), task, plan=None)
+
+    def close(self, closing: Closing) -> Manifest | Closing:
+        """Decide that the attempt runs no program; return the decision that counts."""
+        return self._decide(closing.key, closing)
+
+    def submit(self, manifest: Manifest) -> tuple[RequestRow, dict[str, Any]]:
+        """Start the attempt's job run. Sending it again gives the same run, so a lost reply costs nothing."""
+        request = manifest.request
+        job_run_id = self.jobs.submit(manifest.submit_payload)
+        try:
+            url = self.jobs.url(job_run_id)
+        except RemoteError:
+            url = None  # for people only; the run goes on without it
+        now = self.clock()
+        row = RequestRow(
+            run_id=request.run_id,
+            iter_n=request.iter_n,
+            attempt=request.attempt,
+            task_type=request.task_type,
+            artifact_path=request.artifact.path,
+            artifact_hash=request.artifact.sha256,
+            job_submit_payload=json.dumps(manifest.submit_payload, ensure_ascii=False),
+            databricks_run_id=job_run_id,
+            run_url=url,
+            submitted_at=now,
+            submitted_by_worker=self.worker,
+        )
+        last_request = {
+            "databricks_run_id": job_run_id,
+            "run_url": url,
+            "request_sha256": request.sha256(),
+            "output_dir": request.output_dir,
+            "purpose": request.purpose,
+            "timeout_s": request.timeout_s,
+            "submitted_at": now.isoformat(),
+        }
+        return row, last_request
+
+    def _put(self, run: Run, program: bytes, task: _Task, *, plan: Plan | None) -> Manifest | Closing:
+        key, folder = run.key, self._dir(run.key)
+        request = Request(
+            run_id=key.run_id,
+            iter_n=key.iter_n,
+            attempt=key.attempt,
+            task_type=task.type,
+            purpose=task.purpose,
+            artifact=self._put_program(folder, program),
+            output_dir=folder,
+            codebase_dir=self.namespace.codebase_dir,
+            inputs=task.inputs,
+            packages=task.packages,
+            timeout_s=max(1, run.budget.granted_s(task.timeout_s, age_s=run.age_s(self.clock()))),
+            results_table=self.namespace.table("execution_results"),
+            catalog=self.namespace.catalog,
+            schema=self.namespace.schema,
+            models=self.models.access(run),
+            variables=run.capsule.variables.ref if run.capsule.variables else None,
+            scratch_schema=self.namespace.scratch_schema,
+            spawn={"max_children": run.children_left},
+        )
+        payload = submit_payload(request, harness_dir=self.harness_dir, compute=self.compute)
+        return self._decide(key, Manifest(request=request, submit_payload=payload, plan=plan))
+
+    def _decide(self, key: AttemptKey, intent: Manifest | Closing) -> Manifest | Closing:
+        path = f"{self._dir(key)}/{MANIFEST}"
+        try:
+            self.volume.put(path, intent.to_bytes(), overwrite=False)
+        except AlreadyExists:  # another controller, or our own write whose answer was lost
+            return self._read(key)
+        return intent
+
+    def _read(self, key: AttemptKey) -> Manifest | Closing:
+        """What is on record of an attempt; raise NotFound, or InvalidData if it is not this attempt's."""
+        path = f"{self._dir(key)}/{MANIFEST}"
+        found = parse_intent(self.volume.get(path), where=path)
+        if found.key != key:
+            raise InvalidData(f"The manifest is that of {found.key}.", where=path)
+        if isinstance(found, Manifest) and not submits(found.submit_payload, found.request):
+            raise InvalidData("The manifest would submit something else than its request.", where=path)
+        return found
+
+    def _put_program(self, folder: str, program: bytes) -> Artifact:
+        """Programs are never overwritten: a manifest that a stale controller is about to put may name one."""
+        digest = hashlib.sha256(program).hexdigest()
+        path = f"{folder}/{ENTRYPOINT}"
+        try:
+            self.volume.put(path, program, overwrite=False)
+        except AlreadyExists:
+            if self.volume.get(path) != program:  # of a controller that died before its manifest
+                stem, dot, suffix = ENTRYPOINT.rpartition(".")
+                path = f"{folder}/{stem}_{digest[:16]}{dot}{suffix}"
+                with contextlib.suppress(AlreadyExists):
+                    self.volume.put(path, program, overwrite=False)
+        return Artifact(path=path, sha256=digest, size=len(program))
+
+    def _dir(self, key: AttemptKey) -> str:
+        return self.namespace.attempt_dir(key.run_id, key.iter_n, key.attempt)
+
+
+def _answers(run: Run) -> dict[str, Any]:
+    """What child runs have answered, as inputs of their names."""
+    return {note.name: {"kind": "answer", "path": note.path} for note in run.capsule.answers if note.path}

@@ -1,0 +1,73 @@
+"""The controller's hands: claimed runs are advanced in the background, so that none waits for the slowest."""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from databricks_rlm_agent.controller.journal import Journal
+from databricks_rlm_agent.runs.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What was done with one claimed run: the run before and after, and what happened to it."""
+
+    holder: str
+    before: Run
+    after: Run
+    journal: Journal
+
+    @property
+    def advanced(self) -> bool:
+        """Whether the run went on."""
+        return (self.before.fsm_state, self.before.key) != (self.after.fsm_state, self.after.key)
+
+
+@dataclass(kw_only=True)
+class Crew:
+    """At most ``size`` steps at once; the others wait for their turn. Used by one thread only."""
+
+    size: int
+    _steps: dict[futures.Future[Step], tuple[str, str]] = field(default_factory=dict)
+    _slots: threading.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._slots = threading.Semaphore(self.size)
+
+    @property
+    def busy(self) -> int:
+        """Steps that are not collected yet."""
+        return len(self._steps)
+
+    def works_on(self, run_id: str) -> bool:
+        """Whether a step of the run is not collected yet."""
+        return any(run_id == other for _, other in self._steps.values())
+
+    def holders(self) -> set[str]:
+        """The names of the claims whose runs are still worked on."""
+        return {holder for holder, _ in self._steps.values()}
+
+    def start(self, holder: str, work: Mapping[str, Callable[[], Step]]) -> None:
+        """Begin to work on the runs of one claim, by their ids."""
+        for run_id, act in work.items():
+            promise: futures.Future[Step] = futures.Future()
+            self._steps[promise] = holder, run_id
+            # A daemon: a process that is told to end does not wait for the answer of a model.
+            threading.Thread(target=self._do, args=(promise, act), name="step", daemon=True).start()
+
+    def finished(self, *, patience_s: float | None) -> list[Step]:
+        """The steps that are done, when all are or ``patience_s`` seconds have passed (None: no limit)."""
+        done, _ = futures.wait(self._steps, timeout=patience_s)
+        for promise in done:
+            del self._steps[promise]
+        return [promise.result() for promise in done]
+
+    def _do(self, promise: futures.Future[Step], act: Callable[[], Step]) -> None:
+        with self._slots:
+            try:
+                promise.set_result(act())
+            except BaseException as error:  # noqa: BLE001 - raised again where the step is collected
+                promise.set_exception(error)

@@ -1,1 +1,0 @@
-"""What generated code may do, judged from its text before it runs."""

@@ -1,1 +1,0 @@
-"""SQL as text: split into statements, and what each one is, reads and writes. Pure."""

@@ -1,0 +1,294 @@
+"""Intake: one poll of a work table makes runs, answers and cancellations of what changed there.
+
+Any number of controllers may poll at once, and die at any point: the id of a run is a function of table, item
+and revision, so a run is inserted once, however often that is tried; and every poll finds again what an
+earlier one left undone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Protocol
+
+from databricks_rlm_agent.attempts.records import EventRow
+from databricks_rlm_agent.errors import (
+    ConfigError,
+    Forbidden,
+    InvalidData,
+    NotFound,
+    Rejected,
+    RunNotFound,
+    UsageError,
+)
+from databricks_rlm_agent.intake.items import (
+    TITLE_CHARS,
+    Decision,
+    Item,
+    News,
+    RunNews,
+    Source,
+    Task,
+    answer_of,
+    decide,
+)
+from databricks_rlm_agent.intake.mapping import WorkMapping
+from databricks_rlm_agent.ports import Clock, NewId
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import Outcome, Run, new_run
+from databricks_rlm_agent.values import clip, storable
+
+log = logging.getLogger(__name__)
+
+# A table that is not as its mapping says will not be so in five seconds either.
+BROKEN_WAIT_S = 60.0
+_EVENTS_PER_EPOCH = 10_000
+
+
+class WorkTable(Protocol):
+    """A work table, read from where it was read last."""
+
+    @property
+    def mapping(self) -> WorkMapping:
+        """What its columns mean."""
+
+    @property
+    def source(self) -> Source:
+        """Where its items come from."""
+
+    def read(self) -> News:
+        """What is new."""
+
+    def seen(self, news: News) -> None:
+        """All of it is taken care of: go on behind it."""
+
+    def stuck(self) -> None:
+        """Nothing could be done with a full batch: read more at once."""
+
+    def unreported(self) -> Sequence[RunNews]:
+        """Runs whose items do not say yet how they stand."""
+
+    def report(self, news: Iterable[RunNews]) -> bool:
+        """Write statuses back; False if that has to be done again."""
+
+    def answer(self, run: Run, *, revision: str, write_id: str) -> None:
+        """Store an answered run, if nobody has changed it since."""
+
+
+class Runs(Protocol):
+    """What intake does with runs."""
+
+    def insert(self, runs: Iterable[Run]) -> None:
+        """Add new runs; one that exists already is left as it is."""
+
+    def get(self, run_id: str) -> Run:
+        """One run."""
+
+    def request_cancel(self, run_id: str, *, reason: str) -> bool:
+        """Put the intent to cancel a run on record."""
+
+
+class Events(Protocol):
+    """Where it is recorded."""
+
+    def append(self, rows: Sequence[EventRow]) -> None:
+        """Add events; a repeat of the same key adds nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntakeReport:
+    """What a poll did. ``more``: there is more to do, so that the next poll need not wait."""
+
+    created: int = 0
+    rejected: int = 0
+    answered: int = 0
+    superseded: int = 0
+    reported: int = 0
+    more: bool = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was to be done."""
+        return self == IntakeReport()
+
+
+@dataclass(kw_only=True)
+class Intake:
+    """Polls one work table. ``actor`` is the controller's name; ``monotonic`` is in seconds."""
+
+    table: WorkTable
+    runs: Runs
+    ledger: Events
+    clock: Clock
+    new_id: NewId
+    actor: str
+    monotonic: Callable[[], float]
+    _next_at: float = float("-inf")
+    _written: dict[str, tuple[str, str | None, str | None]] = field(default_factory=dict)
+    _broken: str = ""
+
+    def __call__(self) -> IntakeReport:
+        """Poll if ``poll_s`` have passed. A work table that is not as it should be holds nothing else up.
+
+        Raise Unreachable, Throttled or Unauthorized as any other call of the warehouse does.
+        """
+        now = self.monotonic()
+        if now < self._next_at:
+            return IntakeReport()
+        self._next_at = now + self.table.mapping.poll_s
+        try:
+            report = self.poll()
+        except (Rejected, NotFound, Forbidden, ConfigError, InvalidData) as error:
+            if str(error) != self._broken:
+                log.error("work table %s: %s", self.table.mapping.table, error)
+            self._broken, self._next_at = str(error), now + BROKEN_WAIT_S
+            return IntakeReport()
+        self._broken = ""
+        if report.more:
+            self._next_at = now
+        return report
+
+    def poll(self) -> IntakeReport:
+        """One poll, now. Everything it does may be done again, by anybody."""
+        news = self.table.read()
+        decisions = decide(news.items)
+        answered = sum(self._answer(decision.item) for decision in decisions if decision.act == "answer")
+        fresh = [decision for decision in decisions if decision.act != "answer"]
+        created = self._start(fresh)
+        superseded = self._supersede(fresh, news.obsolete)
+        if news.more and not fresh and not answered:
+            self.table.stuck()
+        self.table.seen(news)
+        reported = self._report([*news.runs, *(self.table.unreported() if news.whole else ())])
+        return IntakeReport(
+            created=created,
+            rejected=len(fresh) - created,
+            answered=answered,
+            superseded=superseded,
+            reported=reported,
+            more=news.more,
+        )
+
+    def _start(self, decisions: Sequence[Decision]) -> int:
+        """Insert a run for every revision, those that were refused as FAILED; return how many may start."""
+        runs = [self._run(decision, rank) for rank, decision in enumerate(decisions)]
+        if not runs:
+            return 0
+        # The ledger leads the state: after a crash here the next poll repeats the same keys.
+        self.ledger.append(
+            [self._begun(run, decision) for run, decision in zip(runs, decisions, strict=True)]
+        )
+        self.runs.insert(runs)
+        for run in runs:
+            if run.fsm_state.terminal:
+                log.warning("run %s: %s", run.run_id, run.outcome.reason)
+        return sum(not run.fsm_state.terminal for run in runs)
+
+    def _run(self, decision: Decision, rank: int) -> Run:
+        item, reason = decision.item, decision.reason
+        if decision.task is not None:
+            try:
+                return self._ordered(self._new(item, decision.task), rank)
+            except UsageError as error:
+                reason = str(error)
+        said = clip((item.title or item.description or "").strip() or "(nothing)", TITLE_CHARS)
+        run = self._new(item, Task(text=f"(Rejected work item) {said}", mode="DEV"))
+        reason = storable(f"The work item was rejected: {reason}")
+        return replace(self._ordered(run, rank), fsm_state=State.FAILED, outcome=Outcome(reason=reason))
+
+    def _new(self, item: Item, task: Task) -> Run:
+        return new_run(
+            task.text,
+            run_id=self.table.source.run_id(item.item_id, item.revision),
+            clock=self.clock,
+            inputs=task.inputs,
+            mode=task.mode,
+            item_id=storable(item.item_id),
+            item_revision=item.revision,
+        )
+
+    @staticmethod
+    def _ordered(run: Run, rank: int) -> Run:
+        """Runs are claimed in the order of ``updated_at``: the more urgent of one poll come first."""
+        at = run.created_at + timedelta(microseconds=rank)
+        return replace(run, created_at=at, updated_at=at)
+
+    def _begun(self, run: Run, decision: Decision) -> EventRow:
+        kind = "rejected_item" if run.fsm_state.terminal else "work_item"
+        prior = decision.item.prior
+        return self._event(
+            run,
+            kind,
+            table=self.table.mapping.table,
+            item_id=run.item_id,
+            revision=run.item_revision,
+            reason=run.outcome.reason,
+            prior_run=prior.run_id if prior else None,
+        )
+
+    def _answer(self, item: Item) -> bool:
+        """Answer the item's run, if there is an answer and the run still waits for one."""
+        if item.prior is None or (run := self._readable(item.prior.run_id)) is None:
+            return False
+        text = answer_of(item, run.capsule.objective, waiting=self.table.mapping.write.waiting)
+        if text is None or run.fsm_state is not State.WAITING_FOR_INPUT or run.cancel_reason is not None:
+            return False
+        text = storable(text)
+        event = self._event(run, "answered_by_item", revision=item.revision, text=clip(text, TITLE_CHARS))
+        # Of its epoch the last, whatever else happened in it: a run is answered once in an epoch.
+        seq = run.lease_epoch * _EVENTS_PER_EPOCH + _EVENTS_PER_EPOCH - 1
+        self.ledger.append([replace(event, seq=seq, epoch=run.lease_epoch)])
+        self.table.answer(run.answered(text), revision=item.revision, write_id=self.new_id("w"))
+        return True
+
+    def _readable(self, run_id: str) -> Run | None:
+        try:
+            return self.runs.get(run_id)
+        except (InvalidData, RunNotFound) as error:  # one damaged row must not keep the others waiting
+            log.error("run %s is left alone: %s", run_id, error)
+            return None
+
+    def _cancel(self, run_id: str, revision: str) -> bool:
+        reason = f"superseded by revision {revision} of its work item"
+        try:
+            return self.runs.request_cancel(run_id, reason=reason)
+        except (InvalidData, RunNotFound) as error:
+            log.error("run %s is left alone: %s", run_id, error)
+            return False
+
+    def _supersede(self, fresh: Sequence[Decision], obsolete: Sequence[RunNews]) -> int:
+        """Cancel runs that a newer revision made obsolete, those too that an earlier poll did not get to."""
+        replaced = {news.run_id: news.revision for news in obsolete}
+        replaced |= {decision.supersedes: decision.item.revision for decision in fresh if decision.supersedes}
+        return sum(self._cancel(run_id, revision) for run_id, revision in replaced.items())
+
+    def _report(self, news: Sequence[RunNews]) -> int:
+        """Write back how runs stand, each thing that is to be said once."""
+        said = {item.run_id: (item.revision, self._status(item), item.told) for item in news}
+        due = [
+            item
+            for item in {item.run_id: item for item in news}.values()
+            if self._status(item) is not None and self._written.get(item.run_id) != said[item.run_id]
+        ]
+        done = not due or self.table.report(due)
+        left = set() if done else {item.run_id for item in due}
+        # What is not among the news any more has not changed for a while: nothing need be known of it.
+        self._written = {run_id: what for run_id, what in said.items() if run_id not in left}
+        return len(due) if done else 0
+
+    def _status(self, item: RunNews) -> str | None:
+        return self.table.mapping.write.of(item.state)
+
+    def _event(self, run: Run, kind: str, **payload: Any) -> EventRow:
+        return EventRow(
+            run_id=run.run_id,
+            seq=0,
+            at=self.clock(),
+            kind=kind,
+            actor=self.actor,
+            epoch=0,
+            payload=json.dumps(payload, ensure_ascii=False),
+        )

@@ -1,0 +1,269 @@
+"""The planner's actions: how a model calls them, and what becomes of its arguments (design, section 7).
+
+The docstrings are what the model reads.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from databricks_rlm_agent.errors import InvalidData
+from databricks_rlm_agent.runs.actions import (
+    Action,
+    Ask,
+    Finish,
+    RunPython,
+    RunSqlWorkflow,
+    Spawn,
+    check_python,
+    check_text,
+    check_timeout,
+)
+from databricks_rlm_agent.runs.children import MAX_CHILDREN, ChildTask, check_children
+from databricks_rlm_agent.sqlflow.handover import NAME
+from databricks_rlm_agent.values import check_name, check_table_name, check_volume_path, clip, storable
+
+_QUOTE = re.compile(r"\{\{\s*value((?:\.[A-Za-z0-9_]+)*)\s*\}\}")
+
+
+def resolve(text: str, value: Any) -> str:
+    """``text`` with every quotation replaced; raise InvalidData for one that names nothing."""
+    return _QUOTE.sub(lambda match: _shown(_part(value, match.group(1))), text)
+
+
+def _part(value: Any, path: str) -> Any:
+    for step in path.split(".")[1:]:
+        try:
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        except (KeyError, IndexError, TypeError, ValueError):
+            known = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
+            raise InvalidData(
+                f"{{{{value{path}}}}} names nothing: there is no {step!r} in the last result's value.",
+                fix=f"There is: {known[:500]}. The value is what the last program gave to rlm.finish(…).",
+            ) from None
+    return value
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_PURPOSE_CHARS = 300
+_INPUTS_CHARS = 20_000
+_MAX_LOOP = 1_000
+_HANDLES = {"table": "name", "file": "path", "folder": "path", "answer": "path", "text": "text"}
+
+
+def run_python(
+    code: str,
+    purpose: str,
+    task_type: Literal["python"] = "python",  # noqa: ARG001 - the one kind there is; others are refused by type
+    inputs: dict[str, Any] | None = None,
+    timeout_s: int | None = None,
+) -> RunPython:
+    """Run a whole Python program on Spark as a job of its own; its result comes at the next iteration.
+
+    Args:
+        code: The whole program. It has `spark` and `rlm`.
+        purpose: One sentence that says what the program is to find out or to make.
+        task_type: Always "python".
+        inputs: Handles by name, which the program finds in rlm.inputs; most programs need none. A handle is
+            {"kind": "table", "name": FULL_NAME}, {"kind": "file", "path": VOLUME_PATH}, the same with
+            "folder" for a folder and with "answer" for a child's answer, or {"kind": "text", "text": TEXT}.
+        timeout_s: Seconds after which the program is stopped; leave it out for the default.
+    """
+    return RunPython(
+        code=check_python(code),
+        purpose=clip(check_text(purpose, name="purpose"), _PURPOSE_CHARS),
+        timeout_s=check_timeout(timeout_s),
+        inputs=_check_inputs(inputs or {}),
+    )
+
+
+def run_sql_workflow(
+    purpose: str,
+    path: str | None = None,
+    files: dict[str, str] | None = None,
+    name: str | None = None,
+    variables: dict[str, str] | None = None,
+    engine: Literal["spark", "warehouse"] = "spark",
+    target: str | None = None,
+    max_iterations: int = 30,
+    on_error: Literal["stop", "continue"] = "stop",
+    restart: bool = False,
+    timeout_s: int | None = None,
+) -> RunSqlWorkflow:
+    """Run a folder of SQL files as a job of its own; called again with the files that change, it goes on.
+
+    Files run in order of their numbers (01_…), side by side where independent, loops (…_iter_01.sql, …) until
+    nothing changes. After an error: path = the report's `folder`, and the corrected files in `files`.
+
+    Args:
+        purpose: One sentence that says what it is to make.
+        path: The Volume folder of the *.sql files (and workflow.yml).
+        files: Texts by file name, which replace or add to those of path.
+        name: Of the workflow (a-z, 0-9, _), the same at every call; left out, the folder's.
+        variables: Values for {name} in the files.
+        engine: "spark", or "warehouse" for a SQL warehouse.
+        target: catalog.schema of names that leave it out; left out, the one that programs write to.
+        max_iterations: Of a loop.
+        on_error: "continue" runs what does not need the step that failed.
+        restart: Begin anew, though steps were done before.
+        timeout_s: Seconds after which it is stopped; leave it out for the default.
+    """
+    if path is not None:
+        check_volume_path(path)
+    if not 1 <= max_iterations <= _MAX_LOOP:
+        raise InvalidData(f"max_iterations is {max_iterations}; it must be between 1 and {_MAX_LOOP}.")
+    catalog, schema = _place(target)
+    return RunSqlWorkflow(
+        name=_workflow_name(name, path),
+        purpose=clip(check_text(purpose, name="purpose"), _PURPOSE_CHARS),
+        path=path,
+        files=files or {},
+        variables=variables or {},
+        engine=engine,
+        catalog=catalog,
+        schema=schema,
+        max_iterations=max_iterations,
+        on_error=on_error,
+        restart=restart,
+        timeout_s=check_timeout(timeout_s),
+    )
+
+
+def ask(question: str) -> Ask:
+    """Ask the person who gave the task, when only a person can know; the run waits for the answer.
+
+    Args:
+        question: One clear question with all that is needed to answer it.
+    """
+    return Ask(question=check_text(question, name="question"))
+
+
+def finish(answer: str, evidence: str = "") -> Finish:
+    """End the run with the answer to the objective.
+
+    Args:
+        answer: The complete answer, with the figures that were found. Quote them rather than copy them:
+            {{value.NAME}} stands for that part of what the last program gave to rlm.finish.
+        evidence: The results and tables that the answer rests on.
+    """
+    return Finish(
+        answer=check_text(answer, name="answer"), evidence=_check_optional(evidence, name="evidence")
+    )
+
+
+def spawn(tasks: list[dict[str, Any]]) -> Spawn:
+    """Hand parts of the objective to child runs that work at the same time; this run waits for all of them
+    and finds their answers in its inputs.
+
+    Args:
+        tasks: One per child: {"name": NAME, "task": TEXT, "inputs": HANDLES}. The name (a-z, 0-9, _) is what
+            the answer will be called; the task says all that the child must know, since it knows nothing of
+            this run; inputs are handles as in run_python, and may be left out.
+    """
+    children = [_child(place, task) for place, task in enumerate(tasks)]
+    return Spawn(tasks=tuple(check_children(children, room=MAX_CHILDREN)))
+
+
+ACTIONS = (run_python, run_sql_workflow, ask, finish)
+"""What every turn has."""
+
+
+def actions(*, children_left: int) -> tuple[Callable[..., Action], ...]:
+    """The actions that a turn has: ``spawn`` only where there is room for children."""
+    return (*ACTIONS, spawn) if children_left > 0 else ACTIONS
+
+
+def settled(action: Action, *, value: Any, room: int) -> Action:
+    """``action`` as this turn may take it: quotes of the last program's result put in, no more children than
+    there is ``room`` for; raise InvalidData.
+    """
+    if isinstance(action, Spawn):
+        check_children(list(action.tasks), room=room)
+    if not isinstance(action, Finish):
+        return action
+    answer = check_text(resolve(action.answer, value), name="answer")
+    return Finish(answer=answer, evidence=_check_optional(resolve(action.evidence, value), name="evidence"))
+
+
+def _place(target: str | None) -> tuple[str | None, str | None]:
+    """Catalog and schema; raise InvalidData."""
+    if target is None:
+        return None, None
+    catalog, dot, schema = target.partition(".")
+    if not dot:
+        raise InvalidData(f"target is {target[:80]!r}.", fix="Give it as catalog.schema.")
+    return check_name(catalog, what="catalog"), check_name(schema, what="schema")
+
+
+def _workflow_name(name: str | None, path: str | None) -> str:
+    """The name of a workflow, from its folder's where none is given; raise InvalidData."""
+    if name is None:
+        folder = (path or "").rstrip("/").rpartition("/")[2].lower()
+        folder = re.sub(r"_[0-9a-f]{16}$", "", folder)  # where it was published (Namespace.workflow_dir)
+        name = re.sub(r"\W+|_{2,}", "_", folder, flags=re.ASCII).strip("_")[:48]
+        name = name if NAME.fullmatch(name) else "workflow"
+    if not NAME.fullmatch(name):
+        raise InvalidData(
+            f"{name[:80]!r} is not a name for a workflow.", fix="Use a-z, 0-9 and _, at most 48 characters."
+        )
+    return name
+
+
+def _child(place: int, task: dict[str, Any]) -> ChildTask:
+    if unknown := set(task) - set(ChildTask.model_fields):
+        raise InvalidData(
+            f"tasks[{place}] has {clip(', '.join(sorted(map(str, unknown))), 200)}.",
+            fix="A task has name, task and inputs.",
+        )
+    try:
+        child = ChildTask.model_validate(task)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise InvalidData(
+            f"tasks[{place}].{clip(field, 80)}: {problem['msg']}.", fix="A task has name, task and inputs."
+        ) from None
+    _check_inputs(child.inputs)
+    return child
+
+
+def _check_optional(value: str, *, name: str) -> str:
+    return check_text(value, name=name) if value.strip() else ""
+
+
+def _check_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    for name, handle in inputs.items():
+        _check_handle(clip(name, 80), handle)
+    size = len(json.dumps(inputs))
+    if size > _INPUTS_CHARS:
+        raise InvalidData(
+            f"inputs has {size:,} characters; the limit is {_INPUTS_CHARS:,}.",
+            fix="Put data in a table or a file, and its name in inputs.",
+        )
+    return inputs
+
+
+def _check_handle(name: str, handle: Any) -> None:
+    """Raise RlmError for a handle that the executor harness would refuse with the whole manifest."""
+    kind = handle.get("kind") if isinstance(handle, dict) else None
+    field = _HANDLES.get(kind) if isinstance(kind, str) else None
+    if field is None or set(handle) != {"kind", field} or not isinstance(handle[field], str):
+        raise InvalidData(
+            f"The input {name!r} is not a handle.",
+            fix='Use {"kind": "table", "name": …}, {"kind": "text", "text": …} or "file", "folder", "answer"'
+            ' with "path".',
+        )
+    if kind == "table":
+        check_table_name(handle["name"])
+    elif field == "path":
+        check_volume_path(handle["path"])
+    elif storable(handle["text"]) != handle["text"]:
+        raise InvalidData(f"The input {name!r} holds lone surrogates.", fix="Send whole characters.")

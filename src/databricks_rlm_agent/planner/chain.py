@@ -1,0 +1,179 @@
+"""A chain of models: the next is tried when one fails; every call is timed, bounded and recorded.
+
+Imports google.adk at once: it is imported by those who are about to use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+from google.adk.models import BaseLlm, LlmCapabilities
+from google.adk.models.llm_request import LlmRequest
+from google.adk.models.llm_response import LlmResponse
+
+from databricks_rlm_agent.errors import ModelUnavailable, PlannerError, RlmError
+from databricks_rlm_agent.planner.spending import Allowance, Prices, tokens_of
+from databricks_rlm_agent.ports import ModelCall
+from databricks_rlm_agent.runs.budget import Usage
+from databricks_rlm_agent.values import clip
+
+log = logging.getLogger(__name__)
+
+_REASON_CHARS = 400
+COST = "rlm_cost_usd"
+"""Key of a response's ``custom_metadata`` with its whole cost, from a model that sets its own."""
+
+
+@dataclass(kw_only=True)
+class Meter:
+    """What one invocation may ask of its models and spend on them, and the calls it made.
+
+    ``max_calls`` bounds questions; ``allowance`` bounds calls, of which a chain may make several for a
+    question, tokens and cost. ``redact`` hides keys in errors.
+    """
+
+    purpose: str
+    max_calls: int
+    timeout_s: float
+    clock: Callable[[], float]
+    redact: Callable[[str], str]
+    allowance: Allowance
+    prices: Prices
+    asked: int = 0
+    calls: list[ModelCall] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Count one question; raise PlannerError if it is one too many."""
+        if self.asked >= self.max_calls:
+            raise PlannerError(f"The model was asked {self.max_calls} times and took no action.")
+        self.asked += 1
+
+    def admit(self, model: str, prompt_tokens: int) -> int | None:
+        """The reply's limit in tokens, None for the model's own; raise PlannerError if nothing is left."""
+        left = self.allowance
+        for call in self.calls:
+            left = left.less(call.usage)
+        room = left.reply_tokens(prompt_tokens, model=model, price=self.prices.of(model))
+        return room if room < self.prices.reply_tokens(model) else None
+
+    def record(
+        self, model: str, started: float, usage: Usage, error: str | None = None, *, cost: float | None = None
+    ) -> None:
+        """Keep one model call, failed ones too; ``cost`` in US dollars where the model itself has told it."""
+        price = self.prices.of(model)
+        if cost is None and price is not None:
+            cost = price.cost(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+        seconds = self.clock() - started
+        usage = usage.model_copy(update={"cost_usd": cost or 0.0})
+        error = None if error is None else clip(self.redact(error), _REASON_CHARS)
+        self.calls.append(
+            ModelCall(model=model, purpose=self.purpose, usage=usage, seconds=seconds, error=error)
+        )
+        spent = f"{usage.input_tokens} tokens in, {usage.output_tokens} out, ${usage.cost_usd:.6f}"
+        log.info("%s: %s took %.1f s, %s", self.purpose, model, seconds, spent)
+
+
+class ChainModel(BaseLlm):
+    """Asks its models in order until one answers; raises ModelUnavailable with each one's reason.
+
+    The one that answered is asked first from then on: a dead one does not use up the turn's calls.
+    """
+
+    links: list[BaseLlm]
+    meter: Meter
+
+    @property
+    def capabilities(self) -> LlmCapabilities:
+        """Nothing beyond text and tool calls is used."""
+        return LlmCapabilities()
+
+    async def generate_content_async(
+        self,
+        llm_request: LlmRequest,
+        stream: bool = False,  # noqa: ARG002 - the base class has it; a planner has no use for fragments
+    ) -> AsyncGenerator[LlmResponse, None]:
+        """Yield one whole response. That it may be asked for at all, the budget's plugin has seen to."""
+        prompt_tokens = _prompt_tokens(llm_request)
+        reasons: list[str] = []
+        for link in self.links:
+            response = await self._asked(link, llm_request, prompt_tokens, reasons)
+            if response is not None:
+                first = self.links.index(link)
+                self.links = self.links[first:] + self.links[:first]
+                yield response
+                return
+        raise ModelUnavailable(
+            f"No model answered. {' | '.join(reasons)}",
+            fix="Check its name and key (rlm-agent secrets check), or name a fallback in RLM_MODEL.",
+        )
+
+    async def _asked(
+        self, link: BaseLlm, request: LlmRequest, prompt_tokens: int, reasons: list[str]
+    ) -> LlmResponse | None:
+        """One model's response, recorded; None with a further reason where it failed."""
+        limit = self.meter.admit(link.model, prompt_tokens)
+        started = self.meter.clock()
+        try:
+            async with asyncio.timeout(self.meter.timeout_s):
+                response = await _ask(link, request, limit)
+        except RlmError as error:  # our own: a script's end, which no other model can mend
+            self.meter.record(link.model, started, Usage(calls=1), str(error))
+            raise
+        except Exception as error:  # noqa: BLE001 - each provider has its own classes; all are recorded
+            # A question that was cut off has been read, and will be charged for; a refused one has not.
+            read = prompt_tokens if isinstance(error, TimeoutError) else 0
+            reason = self._reason(error)
+            self.meter.record(link.model, started, Usage(calls=1, input_tokens=read), reason)
+            reasons.append(f"{link.model}: {reason}")
+            log.warning("model %s; the next one of the chain is asked, if there is one", reasons[-1])
+            return None
+        told = (response.custom_metadata or {}).get(COST)
+        self.meter.record(
+            link.model, started, _usage(response, prompt_tokens), response.error_message, cost=told
+        )
+        return response
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self.meter.timeout_s:g} s"
+        # The first line says it; LiteLLM adds pages of links and of the request.
+        said = str(error).strip().partition("\n")[0]
+        return clip(self.meter.redact(f"{type(error).__name__}: {said}"), _REASON_CHARS)
+
+
+async def _ask(link: BaseLlm, request: LlmRequest, limit: int | None) -> LlmResponse:
+    # A copy, because models write into the request; and each must hear its own name, not the chain's.
+    limited = {} if limit is None else {"max_output_tokens": limit}
+    own = request.model_copy(
+        update={
+            "model": link.model,
+            "config": request.config.model_copy(update=limited),
+            "contents": list(request.contents),
+        }
+    )
+    responses = [response async for response in link.generate_content_async(own, stream=False)]
+    if not responses:
+        raise PlannerError("The model sent no response.")
+    return responses[-1]
+
+
+def _prompt_tokens(request: LlmRequest) -> int:
+    """An upper estimate of what a request holds: instruction, conversation and the tools' declarations."""
+    config = request.config.model_dump(exclude_none=True, include={"system_instruction", "tools"})
+    return tokens_of([config, [content.model_dump(exclude_none=True) for content in request.contents]])
+
+
+def _usage(response: LlmResponse, prompt_tokens: int) -> Usage:
+    """What the model says it used; an upper estimate where it does not say, so that budgets hold."""
+    told = response.usage_metadata
+    if told is None:
+        said = response.content.model_dump(exclude_none=True) if response.content else ""
+        return Usage(calls=1, input_tokens=prompt_tokens, output_tokens=tokens_of(said))
+    return Usage(
+        calls=1,
+        input_tokens=max(0, told.prompt_token_count or 0),
+        output_tokens=max(0, told.candidates_token_count or 0) + max(0, told.thoughts_token_count or 0),
+    )

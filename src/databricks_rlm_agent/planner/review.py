@@ -1,0 +1,155 @@
+"""What an action that a model has chosen must pass: its bounds, the policy, control's own judgement."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from databricks_rlm_agent.errors import Conflict, Forbidden, InvalidData, NotFound, UsageError
+from databricks_rlm_agent.layout import Namespace
+from databricks_rlm_agent.logs import keep_off_root
+from databricks_rlm_agent.planner.actions import settled
+from databricks_rlm_agent.planner.decision import Desk
+from databricks_rlm_agent.policy.judge import Policy
+from databricks_rlm_agent.policy.rules import Finding
+from databricks_rlm_agent.ports import FileEntry, Turn, Volume
+from databricks_rlm_agent.runs.actions import Action, RunSqlWorkflow
+from databricks_rlm_agent.sqlflow.handover import (
+    MAX_BYTES,
+    MAX_FILES,
+    check_files,
+    is_part,
+    source_of,
+    to_agent,
+)
+from databricks_rlm_agent.sqlflow.plan.plan import plan_of
+
+_LISTED = 2_000
+
+
+def gathered(action: RunSqlWorkflow, *, volume: Volume, namespace: Namespace) -> RunSqlWorkflow:
+    """The workflow with all its texts, which can be planned.
+
+    Raises InvalidData with what the model is to mend, RemoteError where the Volume has no answer.
+    """
+    files = {**(_read(action.path, volume) if action.path else {}), **action.files}
+    source = source_of(
+        check_files(files),
+        variables=action.variables,
+        catalog=action.catalog or namespace.catalog,
+        schema=action.schema or namespace.schema,
+    )
+    try:
+        plan_of(source)
+    except UsageError as error:
+        raise InvalidData(error.what, where=error.where, fix=to_agent(error.fix or "") or None) from None
+    return replace(action, files=files, path=None)
+
+
+def _read(path: str, volume: Volume) -> Mapping[str, str]:
+    try:
+        entries = volume.list(path, limit=_LISTED)
+    except (NotFound, Forbidden) as error:
+        raise InvalidData(
+            f"The folder cannot be listed: {error.what}", where=path, fix="Check it with list_files."
+        ) from None
+    parts = [entry for entry in entries if not entry.is_directory and is_part(_name(entry))]
+    if len(entries) >= _LISTED:
+        raise InvalidData(
+            f"The folder has {_LISTED:,} entries or more.",
+            where=path,
+            fix="Name one that has the SQL files only.",
+        )
+    size = sum(entry.size or 0 for entry in parts)
+    if not parts:
+        raise InvalidData("The folder has no *.sql file.", where=path, fix="Name the folder that has them.")
+    if len(parts) > MAX_FILES or size > MAX_BYTES:
+        raise InvalidData(
+            f"The folder has {len(parts):,} files of {size:,} bytes; the limits of a workflow are "
+            f"{MAX_FILES:,} and {MAX_BYTES:,}.",
+            where=path,
+            fix="Split it, or run a part of it by `files`.",
+        )
+    return {_name(entry): _text(entry.path, volume) for entry in parts}
+
+
+def _text(path: str, volume: Volume) -> str:
+    content = volume.get(path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + content[: error.start].count(b"\n")
+        raise InvalidData(
+            "It is not valid UTF-8.", where=f"{path}:{line}", fix="Send its text in `files`."
+        ) from None
+
+
+def _name(entry: FileEntry) -> str:
+    return entry.path.rstrip("/").rpartition("/")[2]
+
+
+Judge = Callable[[Turn, Action], Finding | None]
+"""A policy: what it finds about an action of a turn."""
+
+
+def turn_policy(namespace: Namespace, write_targets: tuple[str, ...] | None) -> Judge:
+    """The policy of domain/policy/ on what a turn tells of its run (``Settings.write_targets``)."""
+    keep_off_root("sqlglot")  # it warns about statements that it does not know, and so do we
+
+    def judge(turn: Turn, action: Action) -> Finding | None:
+        capsule = turn.capsule
+        policy = Policy(
+            mode=turn.mode,
+            namespace=namespace,
+            run_id=turn.run_id,
+            write_targets=write_targets,
+            tables=frozenset(table.name.lower() for table in capsule.tables),
+            files=frozenset(str(getattr(item, "text", item)) for item in capsule.artifacts),
+            inputs=capsule.inputs,
+        )
+        return policy.judge(action)
+
+    return judge
+
+
+def check_lease(turn: Turn) -> None:
+    """Raise Conflict if the run is no longer ours."""
+    if not turn.held():
+        raise Conflict(
+            "The lease of the run was lost while it was planned.",
+            where=f"run {turn.run_id}",
+            fix="Its new holder plans again.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """Looks at an action before it is accepted."""
+
+    turn: Turn
+    desk: Desk[Action]
+    policy: Judge | None
+    volume: Volume
+    namespace: Namespace
+
+    async def __call__(self, action: Action, tool: str) -> Action:
+        """The action as it is to be carried out. Raise InvalidData with a refusal's reason for the model, and
+        RemoteError for a fault of the workspace, or where the lease is lost: the model is not to blame.
+        """
+        turn = self.turn
+        action = settled(action, value=turn.last_value, room=turn.children_left)
+        # On threads: a workflow is read from a Volume, a policy parses programs, and control may ask the
+        # workspace.
+        if isinstance(action, RunSqlWorkflow):
+            action = await asyncio.to_thread(gathered, action, volume=self.volume, namespace=self.namespace)
+        finding = await asyncio.to_thread(self.policy, turn, action) if self.policy else None
+        if finding is not None:
+            self.desk.judged(finding, tool=tool, mode=turn.mode)
+            if finding.refused:
+                raise InvalidData(finding.reason)
+        reason = await asyncio.to_thread(turn.review, action)
+        if reason is not None:
+            raise InvalidData(reason)
+        check_lease(turn)
+        return action

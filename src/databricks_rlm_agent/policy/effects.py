@@ -1,0 +1,139 @@
+"""Which calls write, delete, run commands or read secrets in Python, Spark and pandas: as tables."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum, auto
+
+UNKNOWN = "zzunknownzz"
+"""Stands in a text for what is known only when the program runs: SQL takes it for a name. In the target of
+a deed it is ``*``.
+"""
+
+
+class Kind(StrEnum):
+    """What a deed is done to: tables (by name), schemas, paths, or the machine."""
+
+    WRITE = auto()
+    CREATE = auto()  # a table that was not there, or is replaced whole
+    DESTROY = auto()  # drops or empties a table
+    MAKE_SCHEMA = auto()
+    DROP_SCHEMA = auto()  # or a catalog, or a volume
+    GRANT = auto()
+    USE = auto()  # changes what names without a schema mean
+    PUT_FILE = auto()
+    REMOVE_FILE = auto()
+    SHELL = auto()
+    SECRET = auto()
+    UNCLEAR = auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deed:
+    """One deed: ``what`` as a person would say it, ``target`` the parts of a name or one path or command,
+    ``line`` of the program.
+    """
+
+    kind: Kind
+    what: str
+    target: tuple[str, ...] = ()
+    line: int = 0
+
+
+def known(text: str) -> str:
+    """``text`` with ``*`` where it is not known."""
+    return text.replace(UNKNOWN, "*")
+
+
+# Methods that write a table, and the names of the argument that says which.
+TABLE_WRITERS = {
+    "saveAsTable": ("name",),
+    "insertInto": ("tableName",),
+    "writeTo": ("table",),
+    "toTable": ("tableName",),
+    "createTable": ("tableName",),
+    "createExternalTable": ("tableName",),
+}
+# Functions by full name: what each does to the argument at a place.
+FILE_CALLS: dict[str, tuple[tuple[Kind, int], ...]] = {
+    **dict.fromkeys(
+        ["os.remove", "os.unlink", "os.rmdir", "os.removedirs", "shutil.rmtree", "dbutils.fs.rm"],
+        ((Kind.REMOVE_FILE, 0),),
+    ),
+    **dict.fromkeys(
+        ["os.rename", "os.replace", "os.renames", "shutil.move", "dbutils.fs.mv"],
+        ((Kind.REMOVE_FILE, 0), (Kind.PUT_FILE, 1)),
+    ),
+    **dict.fromkeys(
+        ["shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.copytree", "dbutils.fs.cp"],
+        ((Kind.PUT_FILE, 1),),
+    ),
+    **dict.fromkeys(
+        [
+            "os.makedirs",
+            "os.mkdir",
+            "dbutils.fs.put",
+            "dbutils.fs.mkdirs",
+            "numpy.save",
+            "numpy.savez",
+            "np.save",
+        ],
+        ((Kind.PUT_FILE, 0),),
+    ),
+}
+# Methods of a path; of anything else they take no path, and the deed has no target in a Volume.
+PATH_METHODS = {
+    "write_text": Kind.PUT_FILE,
+    "write_bytes": Kind.PUT_FILE,
+    "mkdir": Kind.PUT_FILE,
+    "touch": Kind.PUT_FILE,
+    "unlink": Kind.REMOVE_FILE,
+    "rmdir": Kind.REMOVE_FILE,
+}
+# Methods of DataFrame writers (after ``.write``) and of pandas (``to_…``).
+FRAME_FILES = {
+    *("parquet", "csv", "json", "orc", "text", "save", "start"),
+    *(
+        "to_csv",
+        "to_parquet",
+        "to_json",
+        "to_pickle",
+        "to_excel",
+        "to_feather",
+        "to_hdf",
+        "to_orc",
+        "to_html",
+    ),
+}
+SHELLS = re.compile(
+    r"os\.(?:system|popen|exec\w+|spawn\w+|posix_spawnp?)|pty\.spawn"
+    r"|subprocess\.(?:run|call|check_call|check_output|Popen|getoutput|getstatusoutput)"
+    r"|asyncio\.create_subprocess_(?:exec|shell)"
+)
+EVALUATORS = {"exec", "eval"}
+# Functions whose arguments are told, not done.
+TALK = {
+    *("print", "log", "info", "warning", "error", "debug", "exception", "llm_query", "llm_query_batched"),
+    *("metric", "finish", "ValueError", "RuntimeError", "Exception", "AssertionError"),
+    *("compile", "search", "match", "fullmatch", "findall", "sub", "split", "contains", "startswith"),
+}
+ENVIRONMENT = {f"os.{name}" for name in ("environ", "environb", "getenv")}
+SECRET_FILES = re.compile(r"/proc/\w+/environ|\.databrickscfg|\.netrc|\.aws/credentials|\.ssh/")
+_SECRET = re.compile(
+    r"token(?!iz)|secret|passw|passphrase|(?:^|_)pwd|credential|api_?key|(?:private|access|account|storage)_?key"
+    r"|(?:^|_)auth|connection_?string|(?:^|_)sas(?:_|$)",
+    re.IGNORECASE,
+)
+# What no command may do: destroy beyond what a run made, run what comes from the network, tell secrets.
+DESTRUCTIVE = re.compile(
+    r"\brm\s+(?:-[-\w=]+\s+)*-(?:-recursive|-force|\w*[rRf])|\bmkfs\b|\bdd\b[^|;]*\bof=/|\bshred\b|>\s*/dev/sd"
+    r"|\b(?:curl|wget)\b[^;]*\|\s*(?:sudo\s+)?\w*sh\b|\b(?:shutdown|reboot|poweroff|halt)\b|:\(\)\s*\{"
+    r"|\bkill(?:all)?\s+-9\s+-?1\b|\bchmod\s+(?:-\w+\s+)*777\s+/|\bfind\b.*\s-delete\b"
+)
+TELLING = re.compile(r"\bprintenv\b|(?:^|[;&|(]\s*)(?:env|set|export)\s*(?:$|[;&|>])|/proc/\w+/environ")
+
+
+def names_a_secret(variable: str) -> bool:
+    """Whether an environment variable of that name is likely to hold a secret; not if it is unknown."""
+    return variable != UNKNOWN and bool(_SECRET.search(variable))

@@ -1,1 +1,0 @@
-"""The only importers of databricks-sdk and databricks-sql-connector."""

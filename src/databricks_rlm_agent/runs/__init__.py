@@ -1,0 +1,1 @@
+"""Runs: states, budget, capsule, acceptance checks, and the actions of a planner. Pure values."""

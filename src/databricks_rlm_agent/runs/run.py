@@ -1,0 +1,215 @@
+"""A run: one row of ``run_state``, and how a task becomes one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from databricks_rlm_agent.errors import UsageError
+from databricks_rlm_agent.runs.budget import Budget, Usage
+from databricks_rlm_agent.runs.capsule.capsule import INPUT_CHARS, OBJECTIVE_CHARS, Capsule
+from databricks_rlm_agent.runs.checks import Check
+from databricks_rlm_agent.runs.fsm import Event, State, next_state
+from databricks_rlm_agent.values import check_id, storable
+
+# The executor ends a program at its time-out, and the platform ends the executor some minutes later: only
+# what has outlived both is ours to end.
+OVERRUN_S = 900
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended, or what it waits for: an answer with its evidence, a reason, or a question."""
+
+    answer: str | None = None
+    evidence: str | None = None
+    reason: str | None = None
+    question: str | None = None
+
+
+class LastRequest(BaseModel):
+    """What ``run_state.last_request`` must hold where it holds anything; see ``Publisher.submit``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    databricks_run_id: int = Field(strict=True)
+    run_url: str | None = None
+    request_sha256: str
+    output_dir: str
+    purpose: str = ""
+    timeout_s: float = Field(ge=0, allow_inf_nan=False)
+    submitted_at: AwareDatetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as the store holds it. ``version`` and ``lease_epoch`` are what compare-and-set compares.
+
+    ``cancel_reason`` is somebody's intent to end the run; ``item_revision`` is the revision of the work item
+    that it carries out.
+    """
+
+    run_id: str
+    item_id: str | None
+    parent_run_id: str | None
+    depth: int
+    current_mode: str
+    fsm_state: State
+    iter_n: int
+    attempt: int
+    lease_owner: str | None
+    lease_epoch: int
+    lease_expiry: datetime | None
+    version: int
+    write_id: str | None
+    capsule: Capsule
+    budget: Budget
+    last_request: dict[str, Any] | None
+    last_result: dict[str, Any] | None
+    outcome: Outcome
+    model: str | None
+    cancel_reason: str | None = None
+    item_revision: str | None = None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def key(self) -> AttemptKey:
+        """The attempt that the run is at."""
+        return AttemptKey(run_id=self.run_id, iter_n=self.iter_n, attempt=self.attempt)
+
+    @property
+    def job_run_id(self) -> int | None:
+        """The job run of the current attempt; None if there is none."""
+        return (self.last_request or {}).get("databricks_run_id")
+
+    def after(self, event: Event, **changes: Any) -> Run:
+        """This run after ``event``, with further fields changed. Nothing changes a run that has ended."""
+        if self.fsm_state.terminal:
+            return self
+        return replace(self, fsm_state=next_state(self.fsm_state, event), **changes)
+
+    def spent(self, usage: Usage) -> Run:
+        """This run after a model used ``usage``."""
+        return replace(self, budget=self.budget.spend(usage))
+
+    def answered(self, text: str) -> Run:
+        """This run after a person answered its question; raise UsageError if it waits for none."""
+        if self.fsm_state is not State.WAITING_FOR_INPUT:
+            raise UsageError(f"Run {self.run_id} is {self.fsm_state}: it waits for no answer.")
+        if not text.strip():
+            raise UsageError("The answer is empty.")
+        told = f"Asked: {self.outcome.question} Answered: {text.strip()}"
+        return self.after(
+            Event.ANSWERED,
+            capsule=self.capsule.instructed(told),
+            outcome=Outcome(),
+            iter_n=self.iter_n + 1,
+            attempt=1,
+        )
+
+    @property
+    def children_left(self) -> int:
+        """How many child runs it may spawn now."""
+        return self.budget.children_left(self.depth)
+
+    def age_s(self, now: datetime) -> float:
+        """Seconds since the run was given."""
+        return (now - self.created_at).total_seconds()
+
+    def executing_s(self, now: datetime) -> float:
+        """Seconds since the job run of the current attempt was submitted."""
+        submitted = (self.last_request or {}).get("submitted_at")
+        return (now - (datetime.fromisoformat(submitted) if submitted else self.updated_at)).total_seconds()
+
+    def overrun(self, now: datetime, *, started: bool) -> bool:
+        """Whether the job run has had all the time that the program, once started, or the run may take."""
+        allowed = (self.last_request or {}).get("timeout_s", 0) + OVERRUN_S
+        too_long = started and self.executing_s(now) > allowed
+        return too_long or self.age_s(now) > self.budget.max_wall_s + OVERRUN_S
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class AttemptKey:
+    """The key of one attempt: of its files, its job run, its request row and its result row."""
+
+    run_id: str
+    iter_n: int
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """A run that has something to do, or whose job run should be asked about. ``reported``: is its result in
+    the ledger? ``problem``: what of its row could not be read; the run can only be ended then.
+    """
+
+    run: Run
+    reported: bool
+    problem: str | None = None
+
+
+def new_run(
+    task: str,
+    *,
+    run_id: str,
+    clock: Callable[[], datetime],
+    inputs: dict[str, Any] | None = None,
+    checks: Sequence[Check] = (),
+    budget: Budget | None = None,
+    mode: str = "DEV",
+    model: str | None = None,
+    item_id: str | None = None,
+    item_revision: str | None = None,
+) -> Run:
+    """A run for a task, not yet stored; raise UsageError for a task that cannot be one."""
+    _check(task, json.dumps(inputs or {}, ensure_ascii=False))
+    now = clock()
+    return Run(
+        run_id=check_id(run_id, what="run id"),
+        item_id=item_id,
+        item_revision=item_revision,
+        parent_run_id=None,
+        depth=0,
+        current_mode=mode,
+        fsm_state=State.PENDING,
+        iter_n=1,
+        attempt=1,
+        lease_owner=None,
+        lease_epoch=0,
+        lease_expiry=None,
+        version=0,
+        write_id=None,
+        capsule=Capsule.begin(task.strip(), inputs=inputs).model_copy(update={"checks": list(checks)}),
+        budget=budget or Budget(),
+        last_request=None,
+        last_result=None,
+        outcome=Outcome(),
+        model=model,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _check(task: str, inputs: str) -> None:
+    if not task.strip():
+        raise UsageError("The task is empty.", fix='Say what is to be done: rlm-agent run "…".')
+    if len(task) > OBJECTIVE_CHARS:
+        raise UsageError(
+            f"The task has {len(task):,} characters; the limit is {OBJECTIVE_CHARS:,}.",
+            fix="Put long material in a file of a Volume and give it as an input.",
+        )
+    if storable(task + inputs) != task + inputs:
+        raise UsageError(
+            "The task or an input is not valid UTF-8.", fix="Check the encoding of what was typed."
+        )
+    if len(inputs) > INPUT_CHARS:
+        raise UsageError(
+            f"The inputs have more than {INPUT_CHARS:,} characters.",
+            fix="Inputs are handles: name a table or a file of a Volume in place of the text itself.",
+        )

@@ -1,0 +1,183 @@
+"""What a directory of SQL is: files of statements, loops over files, and the plan that they make. Pure.
+
+Names of tables are of `names.Name`: lower case, as many parts as are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from databricks_rlm_agent.sqlflow.checks import Expectation
+from databricks_rlm_agent.sqltext.names import Name, is_table, shown
+from databricks_rlm_agent.sqltext.statement import Statement
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlFile:
+    """A file of statements, which run in order, in a session of their own.
+
+    ``sha256`` is of the text as it runs, with variables put in. ``reads`` leaves out what the file itself has
+    made before. ``makes`` are the tables and views that are there after it because of it.
+    """
+
+    name: str
+    stage: int | None  # by its numeric prefix; None: after all stages
+    sha256: str
+    statements: tuple[Statement, ...]
+    reads: tuple[Name, ...] = ()
+    writes: tuple[Name, ...] = ()
+    makes: tuple[Name, ...] = ()
+    views: tuple[str, ...] = ()  # temporary ones, which no other file sees
+    problem: str | None = None  # why it runs alone: not all that it reads and writes is known
+    parts: tuple[str, ...] = ()  # the files that it is put together from, for an iteration of several
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the files that it is."""
+        return self.parts or (self.name,)
+
+    @property
+    def tables(self) -> tuple[Name, ...]:
+        """The tables and views that are there after it because of it."""
+        return tuple(name for name in self.makes if is_table(name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A file that every iteration is made from: ``{iteration}`` and ``{previous}`` stand for the numbers."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """A step that is repeated until its table does not change any more.
+
+    ``files`` are the iterations that exist, in order, the first with number ``first``; `iterations.iteration`
+    gives any of them and those beyond. Of a template there is one, made from it.
+    """
+
+    files: tuple[SqlFile, ...]
+    first: int = 1
+    template: Template | None = None
+    key_columns: tuple[str, ...] = ()  # empty: to be found from the tables
+    convergence: str | None = None  # a query of changed rows, one number; with {iteration} and {previous}
+    limit: int | None = None  # iterations at most; None: what the command says
+    alias: Name | None = None  # the table that names the last iteration's for later files
+    catalog: str | None = None  # what names without a place mean in the files
+    schema: str | None = None
+
+    def place(self, number: int) -> int:
+        """The how many-th iteration that number is, from 1: what is on record, where 0 is the loop itself."""
+        return number - self.first + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration:
+    """One iteration of a loop, ready to run.
+
+    Changed rows are counted between ``before`` and ``table``, unless ``convergence`` asks. ``before`` is None
+    for a first iteration that reads no table of its series. ``table == before``: every iteration changes the
+    same table in place; without a ``convergence`` query the loop ends when one leaves it as it was.
+    """
+
+    number: int
+    file: SqlFile
+    generated: bool
+    table: Name | None
+    before: Name | None
+    convergence: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """A step that must be done before, and why."""
+
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A file, or a loop, that is run as one.
+
+    ``needs`` are all earlier steps that it clashes with, in its own stage and in those before. Stages are
+    barriers on top of that: a step starts when all steps of earlier stages are done.
+    """
+
+    id: str
+    stage: int | None
+    file: SqlFile | None = None
+    loop: Loop | None = None
+    needs: tuple[Need, ...] = ()
+    reads: tuple[Name, ...] = ()
+    writes: tuple[Name, ...] = ()  # of a loop also its alias and, as patterns, tables of later iterations
+    makes: tuple[Name, ...] = ()  # of a loop: the alias, and the tables of the iterations that exist
+
+    @property
+    def files(self) -> tuple[SqlFile, ...]:
+        """Its file, or those of its loop."""
+        return self.loop.files if self.loop else (self.file,) if self.file else ()
+
+    @property
+    def problem(self) -> str | None:
+        """Why it runs alone."""
+        return next((file.problem for file in self.files if file.problem), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Steps in an order in which they could run one after another, stage by stage.
+
+    ``name``: what the workflow calls itself, by which a run of it is found again; None: by its directory.
+    """
+
+    steps: tuple[Step, ...]
+    notices: tuple[str, ...] = ()
+    expectations: tuple[Expectation, ...] = ()
+    name: str | None = None
+
+    @property
+    def stages(self) -> tuple[tuple[int | None, tuple[Step, ...]], ...]:
+        """The stages in order, with their steps; files without a prefix are the last, under None."""
+        order = list(dict.fromkeys(step.stage for step in self.steps))
+        return tuple((stage, tuple(step for step in self.steps if step.stage == stage)) for stage in order)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan for JSON."""
+        return {
+            "name": self.name,
+            "stages": [
+                {"stage": stage, "steps": [_step(step) for step in steps]} for stage, steps in self.stages
+            ],
+            "checks": [each.to_dict() for each in self.expectations],
+            "notices": list(self.notices),
+        }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "id": step.id,
+        "kind": "loop" if step.loop else "file",
+        "files": [name for file in step.files for name in file.names],
+        "statements": sum(len(file.statements) for file in step.files),
+        "needs": [{"step": need.step, "reason": need.reason} for need in step.needs],
+        "reads": [shown(name) for name in step.reads],
+        "writes": [shown(name) for name in step.writes],
+        "alone": step.problem,
+    }
+    return document | ({"loop": _loop(step.loop)} if step.loop else {})
+
+
+def _loop(loop: Loop) -> dict[str, Any]:
+    return {
+        "iterations": len(loop.files),
+        "first": loop.first,
+        "template": loop.template.name if loop.template else None,
+        "key_columns": list(loop.key_columns),
+        "convergence": loop.convergence,
+        "limit": loop.limit,
+        "alias": shown(loop.alias) if loop.alias else None,
+    }

@@ -1,0 +1,165 @@
+"""Which steps of a plan are to run: ``--only``, ``--from``, ``--skip``. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from databricks_rlm_agent.errors import UsageError
+from databricks_rlm_agent.sqlflow.model import Need, Plan, Step
+from databricks_rlm_agent.sqltext.names import ANYTHING, Name, common, is_table, shown, unique
+from databricks_rlm_agent.sqltext.statement import Kind
+
+_ADDING = {Kind.INSERT, Kind.MERGE}
+_DIGITS = re.compile(r"(\d+)")
+
+
+def ordered(steps: Iterable[Step]) -> tuple[tuple[Step, ...], list[str]]:
+    """The steps in an order in which they could run one by one, with their needs; and notices."""
+    steps = _without_foreign_functions(sorted(steps, key=_by_stage))
+    made = unique(name for step in steps for name in step.makes if is_table(name))
+    order: list[Step] = []
+    notices: list[str] = []
+    for stage in dict.fromkeys(step.stage for step in steps):
+        some, told = _stage([step for step in steps if step.stage == stage], made)
+        order += some
+        notices += told
+    done = [replace(step, needs=tuple(_needs(step, order[:place]))) for place, step in enumerate(order)]
+    return tuple(done), notices
+
+
+def clash(earlier: Step, later: Step) -> str | None:
+    """Why the later one must wait for the earlier one; None if they may run at the same time."""
+    for step in (later, earlier):
+        if step.problem:
+            return f"{step.id} runs alone: what it reads and writes is not known"
+    if name := common(later.reads, earlier.writes):
+        return f"reads {shown(name)}"
+    if name := common(later.writes, earlier.writes):
+        return f"writes {shown(name)} as well"
+    if name := common(later.writes, earlier.reads):
+        return f"writes {shown(name)}, which that one reads"
+    return None
+
+
+def required(step: Step) -> tuple[Name, ...]:
+    """What must be there before a step: what it reads, and what it changes without making it."""
+    makes = set(step.makes)
+    gone = {name for file in step.files for each in file.statements if each.repeatable for name in each.gone}
+    changed = [name for name in step.writes if name not in makes and name not in gone and is_table(name)]
+    return (*step.reads, *changed)
+
+
+def natural(name: str) -> tuple[tuple[int, int | str], ...]:
+    """A key that sorts names as people do: b2 before b10."""
+    parts = _DIGITS.split(name.lower())
+    return tuple((0, int(part)) if place % 2 else (1, part) for place, part in enumerate(parts))
+
+
+def _by_stage(step: Step) -> tuple[bool, int, tuple[tuple[int, int | str], ...], str]:
+    return step.stage is None, step.stage or 0, natural(step.id), step.id
+
+
+def _needs(step: Step, earlier: Sequence[Step]) -> Iterable[Need]:
+    for other in earlier:
+        if reason := clash(other, step):
+            yield Need(step=other.id, reason=reason)
+
+
+def _stage(steps: Sequence[Step], made: Sequence[Name]) -> tuple[list[Step], list[str]]:
+    """The steps of a stage, makers before users, else by name; notices where that goes in a circle."""
+    waiting = list(steps)
+    before = {step.id: {other.id for other in steps if _makes_for(other, step, made)} for step in steps}
+    order: list[Step] = []
+    notices = []
+    while waiting:
+        left = {step.id for step in waiting}
+        free = next((step for step in waiting if not before[step.id] & left), None)
+        if free is None:
+            free = waiting[0]
+            others = ", ".join(sorted(before[free.id] & left))
+            notices.append(f"{free.id} needs what {others} makes, and the other way round: names decide.")
+        waiting.remove(free)
+        order.append(free)
+    return order, notices
+
+
+def _makes_for(maker: Step, user: Step, made: Sequence[Name]) -> bool:
+    """Whether one makes what the other needs and does not make itself, or adds to what the other only reads.
+
+    The latter for tables ``made`` by the workflow: others it may as well mark as read, after they were read.
+    """
+    if maker.id == user.id or maker.problem or user.problem:
+        return False
+    own = set(user.makes)
+    makes = [name for name in maker.makes if name not in own]
+    schemas = [name for name in makes if "*" in name[-1]]
+    if common(makes, required(user)) or common(schemas, user.writes):
+        return True
+    added = [name for name in _added(maker) if name not in user.writes and common([name], made)]
+    return bool(added and common(added, user.reads))
+
+
+def _added(step: Step) -> tuple[Name, ...]:
+    """Tables that a step adds rows to."""
+    statements = (each for file in step.files for each in file.statements)
+    return unique(name for each in statements if each.kind in _ADDING for name in each.writes)
+
+
+def _without_foreign_functions(steps: Sequence[Step]) -> list[Step]:
+    """Drops from what they read the functions that no step makes: they are Databricks' own, or there."""
+    made = {name[-1] for step in steps for name in step.makes if name[-1].endswith("()")}
+
+    def ours(name: Name) -> bool:
+        return name == ANYTHING or not name[-1].endswith("()") or name[-1] in made
+
+    return [replace(step, reads=tuple(name for name in step.reads if ours(name))) for step in steps]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Steps by their names or their files' (patterns too): only these, all from one on, all but these."""
+
+    only: tuple[str, ...] = ()
+    start: str | None = None
+    skip: tuple[str, ...] = ()
+
+
+def select(plan: Plan, selection: Selection) -> Plan:
+    """The plan with the chosen steps only; raise UsageError for a name that no step has, or if none is left.
+
+    What steps need of those left out is taken to be there.
+    """
+    steps: Sequence[Step] = plan.steps
+    if selection.start:
+        first = _named(plan, selection.start, "--from")[0]
+        steps = steps[[step.id for step in steps].index(first) :]
+    if selection.only:
+        wanted = {id_ for pattern in selection.only for id_ in _named(plan, pattern, "--only")}
+        steps = [step for step in steps if step.id in wanted]
+    skipped = {id_ for pattern in selection.skip for id_ in _named(plan, pattern, "--skip")}
+    steps = [step for step in steps if step.id not in skipped]
+    if not steps:
+        raise UsageError("No step is left.", fix="Choose others with --only, --from and --skip.")
+    return replace(plan, steps=tuple(_narrowed(steps)))
+
+
+def _named(plan: Plan, pattern: str, option: str) -> list[str]:
+    found = [step.id for step in plan.steps if any(fnmatchcase(name, pattern) for name in _names(step))]
+    if found:
+        return found
+    known = ", ".join(step.id for step in plan.steps[:30])
+    raise UsageError(f"{option} {pattern}: there is no such step.", fix=f"There are: {known}.")
+
+
+def _names(step: Step) -> list[str]:
+    return [step.id, *(name for file in step.files for name in file.names)]
+
+
+def _narrowed(steps: Iterable[Step]) -> list[Step]:
+    """The steps without needs of others."""
+    steps = list(steps)
+    left = {step.id for step in steps}
+    return [replace(step, needs=tuple(need for need in step.needs if need.step in left)) for step in steps]

@@ -1,0 +1,1 @@
+"""Run a plan: sessions, steps, loops, records, resume."""

@@ -1,0 +1,308 @@
+"""How many rows an iteration changed. A failure to count is an error, never a zero.
+
+Rows are compared as a multiset, by every column that both tables have.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from databricks_rlm_agent.errors import InvalidData, RlmError
+from databricks_rlm_agent.sqlflow.model import Iteration
+from databricks_rlm_agent.sqlflow.run.convergence import Measure
+from databricks_rlm_agent.sqlflow.run.sessions import SteadySession
+from databricks_rlm_agent.sqltext.errors import classify
+from databricks_rlm_agent.sqltext.names import Name, common, quoted, shown
+from databricks_rlm_agent.values import Row
+
+# Keys of two columns are looked for among so many, the likeliest first.
+_PAIRED = 6
+_LIKELY_KEY = re.compile(r"(^|_)(id|key|uuid|guid|node|vertex|follower|member)$|^id_", re.IGNORECASE)
+# What a generator adds to say when, or in which iteration, a row was written.
+_STAMP = re.compile(
+    r"((etl|dw|row|record)_)?(created|updated|modified|processed|loaded|inserted|run)_?(at|ts|on|time)"
+    r"|(loop_?)?(iter|iteration|round)(_?(no|num|number|n))?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of a table."""
+
+    name: str
+    type: str
+
+    @property
+    def quoted(self) -> str:
+        """Its name for a statement."""
+        return quoted((self.name,))
+
+    @property
+    def comparable(self) -> str:
+        """Its value as one that can be grouped: maps cannot."""
+        return f"to_json({self.quoted})" if "map<" in self.type.lower() else self.quoted
+
+    @property
+    def may_be_key(self) -> bool:
+        """Whether it is of a type that keys have."""
+        return not re.match(r"(array|map|struct|binary|float|double|variant)", self.type, re.IGNORECASE)
+
+
+def columns(described: Iterable[Row]) -> tuple[Column, ...]:
+    """The columns in the answer of DESCRIBE TABLE, which goes on with partitions after an empty line."""
+    rows = itertools.takewhile(lambda row: row["col_name"] and not row["col_name"].startswith("#"), described)
+    return tuple(Column(name=row["col_name"], type=row["data_type"]) for row in rows)
+
+
+def common_columns(one: Sequence[Column], other: Sequence[Column]) -> tuple[Column, ...]:
+    """The columns that both tables have."""
+    names = {column.name.lower() for column in other}
+    return tuple(column for column in one if column.name.lower() in names)
+
+
+def stamp_columns(compared: Sequence[Column]) -> tuple[Column, ...]:
+    """Columns that may say no more than when, or in which iteration, a row was written."""
+    return tuple(column for column in compared if _STAMP.fullmatch(column.name) and column.may_be_key)
+
+
+def constants(table: Name, some: Sequence[Column]) -> str:
+    """One row: ``n`` rows, and of every column ``lo<i>`` and ``hi<i>``, its least and greatest value."""
+    parts = (
+        f"CAST(min({column.quoted}) AS STRING) AS lo{i}, CAST(max({column.quoted}) AS STRING) AS hi{i}"
+        for i, column in enumerate(some)
+    )
+    return f"SELECT count(*) AS n, {', '.join(parts)} FROM {quoted(table)}"
+
+
+def candidates(compared: Sequence[Column]) -> tuple[tuple[Column, ...], ...]:
+    """What may be the key, likeliest first: one column, or two."""
+    able = [column for column in compared if column.may_be_key]
+    able.sort(key=lambda column: not _LIKELY_KEY.search(column.name))
+    return (*((column,) for column in able), *itertools.combinations(able[:_PAIRED], 2))
+
+
+def uniqueness(table: Name, keys: Sequence[Sequence[Column]]) -> str:
+    """One row: ``n`` rows, and for every key ``u<i>`` distinct values of it that hold no NULL.
+
+    A subquery for each: several ``count(DISTINCT …)`` in one SELECT cost ten times as much, 12 s and not 1.3
+    for a million rows of two columns on the local workspace.
+    """
+    parts = (f"(SELECT count(*) FROM ({_distinct(table, key)})) AS u{i}" for i, key in enumerate(keys))
+    return f"SELECT {', '.join([f'(SELECT count(*) FROM {quoted(table)}) AS n', *parts])}"
+
+
+def _distinct(table: Name, key: Sequence[Column]) -> str:
+    names = [column.quoted for column in key]
+    there = " AND ".join(f"{name} IS NOT NULL" for name in names)
+    return f"SELECT DISTINCT {', '.join(names)} FROM {quoted(table)} WHERE {there}"
+
+
+def state(table: Name, compared: Sequence[Column]) -> str:
+    """One row: ``n`` rows and ``h``, a sum over their hashes: the same for the same rows in any order."""
+    return f"SELECT count(*) AS n, {_HASHES.format(_values(compared))} AS h FROM {quoted(table)}"
+
+
+def difference(table: Name, before: Name, compared: Sequence[Column], key: Sequence[Column]) -> str:
+    """One row: ``changed`` rows, and ``n`` and ``h`` of ``state`` for the first table.
+
+    With a key, ``changed`` counts its values whose rows differ; without one, the rows of either table that
+    the other lacks, the larger of both numbers.
+    """
+    listed = ", ".join(f"{column.comparable} AS c{i}" for i, column in enumerate(compared))
+    names = ", ".join(f"c{i}" for i in range(len(compared)))
+    keys = ", ".join(f"c{compared.index(column)}" for column in key)
+    changed = (
+        f"(SELECT count(*) FROM (SELECT {keys} FROM differing GROUP BY {keys}))"
+        if key
+        else "(SELECT coalesce(greatest(sum(CASE WHEN d > 0 THEN d ELSE 0 END), "
+        "sum(CASE WHEN d < 0 THEN -d ELSE 0 END)), 0) FROM differing)"
+    )
+    return (
+        f"WITH current AS (SELECT {listed} FROM {quoted(table)}), "
+        f"previous AS (SELECT {listed} FROM {quoted(before)}), "
+        f"differing AS (SELECT {names}, sum(side) AS d FROM "
+        f"(SELECT {names}, 1 AS side FROM current UNION ALL SELECT {names}, -1 AS side FROM previous) "
+        f"GROUP BY {names} HAVING sum(side) <> 0) "
+        f"SELECT {changed} AS changed, (SELECT count(*) FROM current) AS n, "
+        f"(SELECT {_HASHES.format(names)} FROM current) AS h"
+    )
+
+
+# DECIMAL: the sum of many BIGINTs overflows, which is an error on Databricks.
+_HASHES = "sum(CAST(xxhash64({}) AS DECIMAL(38,0)))"
+
+
+def _values(compared: Sequence[Column]) -> str:
+    return ", ".join(column.comparable for column in compared)
+
+
+_DECLARE = "Declare `convergence` or `key_columns` for the loop in workflow.yml."
+
+
+class MeasureFailedError(Exception):
+    """The number of changed rows could not be found; ``error`` says why."""
+
+    def __init__(self, error: RlmError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Measurer:
+    """Measures the iterations of one loop. The key is found once, from its first two tables."""
+
+    def __init__(
+        self,
+        session: SteadySession,
+        *,
+        key_columns: Sequence[str] = (),
+        notice: Callable[[str], None] = lambda _text: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session, self._declared = session, tuple(key_columns)
+        self._notice, self._monotonic = notice, monotonic
+        self._key: tuple[str, ...] | None = None
+        self._described: dict[Name, tuple[Column, ...]] = {}  # tables of earlier iterations
+        self._said: set[str] = set()
+
+    def measure(self, iteration: Iteration, *, affected: int | None, last: Measure | None = None) -> Measure:
+        """Compare an iteration's table with the one before; raise MeasureFailedError.
+
+        ``affected`` is how many rows its statements changed, and ``last`` what was measured before: for a
+        loop that changes one table in place.
+        """
+        started = self._monotonic()
+        try:
+            changed, state = self._measured(iteration, affected, last)
+        except RlmError as error:
+            raise MeasureFailedError(error) from None
+        return Measure(
+            n=iteration.number,
+            changed=changed,
+            rows=int(state["n"]) if state else None,
+            fingerprint=str(state["h"]) if state else None,
+            seconds=round(self._monotonic() - started, 3),
+            file=iteration.file.name,
+        )
+
+    def _measured(
+        self, iteration: Iteration, affected: int | None, last: Measure | None
+    ) -> tuple[int | None, Row | None]:
+        table, before = iteration.table, iteration.before
+        for name in [name for name in self._described if common(iteration.file.writes, [name])]:
+            del self._described[name]
+        if iteration.convergence is not None:
+            return self._asked(iteration.convergence), self._state_if_any(table)
+        if table is None:
+            raise InvalidData("Which table the iteration makes is not known.", fix=_DECLARE)
+        if before is None:
+            return None, self._state(table)
+        if table == before:
+            return self._in_place(table, affected, last)
+        row = self._compared(table, before)
+        return _whole(row["changed"]), row
+
+    def _in_place(self, table: Name, affected: int | None, last: Measure | None) -> tuple[int | None, Row]:
+        """Rows that the statements changed, as they say; none only if the table has the same rows as before.
+
+        Statements that write rows as they are count them as changed, and CREATE … AS counts nothing.
+        """
+        state = self._state(table)
+        if last is not None and (last.rows, last.fingerprint) == (int(state["n"]), str(state["h"])):
+            return 0, state
+        return affected or None, state
+
+    def _asked(self, query: str) -> int:
+        rows = self._session.fetch(query)
+        if len(rows) != 1 or len(rows[0]) != 1:
+            raise InvalidData(
+                f"The convergence query gave {len(rows)} rows; it must give one number.", where=query[:200]
+            )
+        return _whole(next(iter(rows[0].values())))
+
+    def _state(self, table: Name) -> Row:
+        return self._session.fetch(state(table, self._columns(table)))[0]
+
+    def _state_if_any(self, table: Name | None) -> Row | None:
+        """For finding oscillations only: the query that was declared decides."""
+        try:
+            return self._state(table) if table is not None else None
+        except RlmError as error:
+            self._tell(f"Oscillations cannot be found: {classify(error).message}")
+            return None
+
+    def _compared(self, table: Name, before: Name) -> Row:
+        both = common_columns(self._columns(table), self._columns(before))
+        stamps = self._stamps(table, before, stamp_columns(both))
+        compared = [column for column in both if column not in stamps]
+        if not compared:
+            raise InvalidData(
+                f"{shown(table)} and {shown(before)} have no columns in common to compare.", fix=_DECLARE
+            )
+        if self._key is None:
+            self._key = self._find_key(table, before, compared)
+        key = [column for column in compared if column.name.lower() in self._key]
+        return self._session.fetch(difference(table, before, compared, key))[0]
+
+    def _columns(self, table: Name) -> tuple[Column, ...]:
+        known = self._described.get(table)
+        if known is None:
+            known = columns(self._session.fetch(f"DESCRIBE TABLE {quoted(table)}"))
+            self._described[table] = known
+        return known
+
+    def _stamps(self, table: Name, before: Name, may_be: Sequence[Column]) -> list[Column]:
+        """Columns to leave out: stamps of the iteration by their names, with one value in all rows."""
+        may_be = [column for column in may_be if column.name.lower() not in map(str.lower, self._declared)]
+        if not may_be:
+            return []
+        now, then = (self._session.fetch(constants(name, may_be))[0] for name in (table, before))
+        if min(now["n"], then["n"]) < 2:
+            return []
+        found = [
+            column
+            for i, column in enumerate(may_be)
+            if now[f"lo{i}"] == now[f"hi{i}"] and then[f"lo{i}"] == then[f"hi{i}"] != now[f"lo{i}"]
+        ]
+        for column in found:
+            self._tell(f"Column {column.name} only stamps the iteration: it is not compared.")
+        return found
+
+    def _find_key(self, table: Name, before: Name, compared: Sequence[Column]) -> tuple[str, ...]:
+        if self._declared:
+            there = {column.name.lower() for column in compared}
+            if missing := [name for name in self._declared if name.lower() not in there]:
+                raise InvalidData(
+                    f"Key column {missing[0]} is not in both {shown(table)} and {shown(before)}.",
+                    fix="Correct `key_columns` of the loop in workflow.yml.",
+                )
+            return tuple(name.lower() for name in self._declared)
+        keys = candidates(compared)
+        rows = [self._session.fetch(uniqueness(name, keys))[0] for name in (table, before)]
+        for i, key in enumerate(keys):
+            if all(row[f"u{i}"] == row["n"] for row in rows):
+                names = tuple(column.name.lower() for column in key)
+                self._tell(f"Key found from the tables: {', '.join(names)}.")
+                return names
+        self._tell("No key of one or two columns: rows are compared as they are.")
+        return ()
+
+    def _tell(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._notice(text)
+
+
+def _whole(value: Any) -> int:
+    """A count; raise InvalidData for anything else, NULL too."""
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0 or value != int(value):
+        raise InvalidData(f"The number of changed rows is {value!r}, which is no count.", fix=_DECLARE)
+    return int(value)

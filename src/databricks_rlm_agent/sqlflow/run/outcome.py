@@ -1,0 +1,212 @@
+"""What to do after a workflow has ended. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from databricks_rlm_agent.sqlflow.checks import TableCheck
+from databricks_rlm_agent.sqlflow.model import Plan, Step
+from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
+from databricks_rlm_agent.sqltext.errors import Problem
+
+
+class StepStatus(StrEnum):
+    """What became of a step. KEPT: an earlier run did it, and it still counts."""
+
+    DONE = "done"
+    KEPT = "kept"
+    FAILED = "failed"
+    SKIPPED = "skipped"  # a step that it needs has failed
+    INTERRUPTED = "interrupted"
+    NOT_RUN = "not run"
+
+
+class RunStatus(StrEnum):
+    """How the workflow ended."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutcome:
+    """What became of one step. ``rows`` affected where the warehouse says; ``seconds`` of this run only.
+
+    ``started_at`` is of its last try, None if it did not run now. The first ``iterations_before`` of its
+    iterations are of an earlier run or try. ``accepted``: it failed, and what it left is good enough for the
+    steps that need it.
+    """
+
+    id: str
+    status: StepStatus
+    stage: int | None = None
+    started_at: datetime | None = None
+    seconds: float = 0.0
+    statements: int = 0
+    rows: int | None = None
+    problem: Problem | None = None
+    warnings: tuple[Problem, ...] = ()
+    iterations: tuple[Measure, ...] = ()
+    iterations_before: int = 0
+    end: LoopEnd | None = None
+    accepted: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether steps that need it may run."""
+        return self.status in {StepStatus.DONE, StepStatus.KEPT} or self.accepted
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        began = self.started_at.isoformat() if self.started_at else None
+        return {**asdict(self), "started_at": began}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The end of a workflow. ``path`` is the critical path: the chain of steps that took ``path_seconds``.
+
+    ``place``: the catalog and schema that the record is in. ``optimized``: whether tables were, on the way.
+    """
+
+    workflow_run_id: str
+    workflow: str
+    status: RunStatus
+    started_at: datetime
+    finished_at: datetime
+    steps: tuple[StepOutcome, ...]
+    path: tuple[str, ...] = ()
+    path_seconds: float = 0.0
+    tables: tuple[TableCheck, ...] = ()
+    notices: tuple[str, ...] = ()
+    next: tuple[str, ...] = field(default=())
+    place: str | None = None
+    optimized: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+        return (self.finished_at - self.started_at).total_seconds()
+
+    @property
+    def step_seconds(self) -> float:
+        """The time of all steps together: that of a run with one step at a time."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def exit_code(self) -> int:
+        """As the command line documents it."""
+        return {RunStatus.SUCCEEDED: 0, RunStatus.INTERRUPTED: 130}.get(self.status, 1)
+
+    def count(self, status: StepStatus) -> int:
+        """How many steps ended so."""
+        return sum(step.status is status for step in self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "workflow_run_id": self.workflow_run_id,
+            "workflow": self.workflow,
+            "status": self.status.value,
+            "exit_code": self.exit_code,
+            "started_at": self.started_at.isoformat(),
+            "finished_at": self.finished_at.isoformat(),
+            "seconds": round(self.seconds, 3),
+            "step_seconds": round(self.step_seconds, 3),
+            "path": list(self.path),
+            "path_seconds": self.path_seconds,
+            "counts": {status.value: self.count(status) for status in StepStatus if self.count(status)},
+            "steps": [step.to_dict() for step in self.steps],
+            "tables": [table.to_dict() for table in self.tables],
+            "notices": list(self.notices),
+            "next": list(self.next),
+            "place": self.place,
+            "optimized": self.optimized,
+        }
+
+
+def critical_path(plan: Plan, seconds: Mapping[str, float]) -> tuple[tuple[str, ...], float]:
+    """The chain of steps that no parallelism makes shorter, and its length.
+
+    A step comes after all steps of earlier stages, and after those of its own that it needs.
+    """
+    ends: dict[str, tuple[float, tuple[str, ...]]] = {}
+    before: tuple[float, tuple[str, ...]] = (0.0, ())
+    for _stage, steps in plan.stages:
+        for step in steps:
+            waits = [ends[need.step] for need in step.needs if need.step in ends]
+            length, path = max([before, *waits], key=lambda found: found[0])
+            took = seconds.get(step.id, 0.0)
+            ends[step.id] = (length + took, (*path, step.id) if took else path)
+        before = max([before, *(ends[step.id] for step in steps)], key=lambda found: found[0])
+    return before[1], before[0]
+
+
+def status_of(
+    steps: Sequence[StepOutcome], tables: Sequence[TableCheck], *, interrupted: bool = False
+) -> RunStatus:
+    """How a workflow with such steps and tables has ended; an interrupted one that was not checked, so."""
+    whole = all(step.status in {StepStatus.DONE, StepStatus.KEPT} for step in steps)
+    good = whole and all(table.good for table in tables)
+    if interrupted and not (good and tables):
+        return RunStatus.INTERRUPTED
+    return RunStatus.SUCCEEDED if good else RunStatus.FAILED
+
+
+def blocked(step: Step, outcomes: Mapping[str, StepOutcome]) -> str | None:
+    """The step that this one needs and that is not good; None if there is none."""
+    return next(
+        (need.step for need in step.needs if need.step in outcomes and not outcomes[need.step].good), None
+    )
+
+
+def advice(report: Report) -> tuple[str, ...]:
+    """What to do next, a sentence each."""
+    return (*_mend(report), *_go_on(report), *_consider(report))
+
+
+def _mend(report: Report) -> Iterator[str]:
+    for step in report.steps:
+        if step.problem is not None:
+            where = f" ({step.problem.where})" if step.problem.where else ""
+            yield f"{step.id}{where}: {step.problem.hint}"
+    for table in report.tables:
+        if not table.exists and table.step is None:
+            yield f"{table.table} is not there, and no file makes it: correct workflow.yml, or make it."
+        elif not table.exists:
+            yield f"{table.table} is not there although its file was run: look who drops or renames it."
+        elif table.errors:
+            yield f"{table.table} could not be checked: see the error, and what workflow.yml declares of it."
+        elif not table.good:
+            made = f" ({table.step})" if table.step else ""
+            yield f"{table.table}: {'; '.join(table.faults)}: look at what makes it{made}."
+
+
+def _go_on(report: Report) -> Iterator[str]:
+    left = sum(step.status not in {StepStatus.DONE, StepStatus.KEPT} for step in report.steps)
+    if left:
+        yield f"{left} of {len(report.steps)} steps are left: run the same command with --resume."
+    warnings = sum(len(step.warnings) for step in report.steps)
+    if warnings:
+        some = "A warning was" if warnings == 1 else f"{warnings} warnings were"
+        yield f"{some} passed over: see the steps marked with ! above."
+
+
+def _consider(report: Report) -> Iterator[str]:
+    if report.status is not RunStatus.SUCCEEDED:
+        return
+    if report.tables and not report.optimized:
+        yield "The tables are as they were written: --optimize-tables compacts what a step has made."
+    if report.tables and not any(table.key or table.coverage or table.min_rows for table in report.tables):
+        yield "No key is declared for any table: `tables:` in workflow.yml has keys and coverage checked."
+    if report.place:
+        yield (
+            f"The record is in {report.place}.sql_workflow_runs and {report.place}.sql_workflow_steps, "
+            f"workflow_run_id '{report.workflow_run_id}'."
+        )

@@ -1,0 +1,267 @@
+"""Sessions of a SparkSession, classic or Spark Connect, for other people's SQL.
+
+Every session of ours is one of Spark's own, so that USE, SET and temporary views of a file stay with it.
+Where Spark gives no second session, all share one: ``SparkEngine.alone`` says why, and files then run one at
+a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from databricks_rlm_agent.errors import Rejected, RlmError, Unreachable
+from databricks_rlm_agent.sqltext.errors import classify_sql, first_line
+from databricks_rlm_agent.sqltext.names import quoted
+from databricks_rlm_agent.values import Row
+
+T = TypeVar("T")
+_WHERE = "Spark"
+_AFFECTED = "num_affected_rows"  # of Delta's INSERT, UPDATE, DELETE and MERGE on Databricks
+_QUERY = re.compile(r"(?:select|with|values|from|table|\()\b|\(", re.IGNORECASE)
+_USE = re.compile(r"use\b", re.IGNORECASE)
+_GONE = re.compile(r"INVALID_HANDLE\.SESSION|SESSION_(?:CLOSED|CHANGED|NOT_FOUND)|NO_ACTIVE_SESSION")
+_UNREACHABLE = re.compile(
+    r"StatusCode\.(?:UNAVAILABLE|DEADLINE_EXCEEDED)|Socket closed|Connection (?:refused|reset)"
+)
+_numbers = itertools.count(1)
+
+
+class SparkEngine:
+    """Implements sqlflow's Engine in one catalog and schema. Safe to use from several threads.
+
+    ``remote`` is the URL that Spark Connect was reached by (``SPARK_REMOTE``), where there is one.
+    """
+
+    def __init__(self, spark: Any, *, catalog: str, schema: str, remote: str | None = None) -> None:
+        self._spark, self._remote = spark, remote
+        self._place = (f"USE CATALOG {quoted((catalog,))}", f"USE SCHEMA {quoted((catalog, schema))}")
+        self._turns = _Turns()
+        self._spare: Any = None
+        self.alone: str | None = None
+        """Why there is but one session for all; None where each has its own."""
+        try:
+            self._spare = _another(spark, remote)
+        except Exception as error:  # noqa: BLE001 - Spark raises anything; recorded, and told in a notice
+            self.alone = f"Spark gives no second session: {first_line(_text(error))}"
+        if self._spare is None:
+            self.alone = self.alone or "Spark gives no second session."
+
+    def session(self) -> SparkSession:
+        """Open a session; raise RlmError if there is no way into the catalog and schema."""
+        if self.alone is not None:
+            return SharedSession(self._spark, self._turns, self._place)
+        session = SparkSession(self._made())
+        try:
+            for statement in self._place:
+                session.execute(statement)
+        except RlmError:
+            session.close()
+            raise
+        return session
+
+    def _made(self) -> Any:
+        """A session of Spark's that nobody has yet."""
+        with self._turns.lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            return spare
+        try:
+            return _another(self._spark, self._remote)
+        except Exception as error:  # noqa: BLE001 - Spark raises anything; it is raised as ours
+            raise _classified(error) from None
+
+
+class SparkSession:
+    """Implements sqlflow's Session over a session of Spark's that is nobody else's."""
+
+    def __init__(self, spark: Any) -> None:
+        self._spark = spark
+        self._id = f"rlm-sql-{next(_numbers)}"
+        self._lock = threading.Lock()
+        self._alive, self._running, self._cancelled = True, False, False
+
+    @property
+    def alive(self) -> bool:
+        """False once it is lost or closed."""
+        return self._alive
+
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int | None:
+        """Run a statement; how many rows it changed, None where Spark does not say."""
+        return self._run(sql, parameters, lambda frame: _carried_out(frame, sql))
+
+    def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
+        """Run a query and return its rows; TIMESTAMPs in UTC, as a warehouse has them."""
+        return self._run(sql, parameters, _rows)
+
+    def cancel(self) -> None:
+        """Ask for the end of the statement that runs now."""
+        if self._running:
+            self._cancelled = True
+            with contextlib.suppress(Exception):  # the statement's own thread meets the same fault
+                self._interrupt()
+
+    def close(self) -> None:
+        """End the session."""
+        self._alive = False
+        if _is_connect(self._spark):  # a classic one is nothing but memory of this process
+            # It ends by itself if this does not reach the server. The client is left to the collector: its
+            # close() ends a pool of threads that other sessions may just be using (pyspark's reattach.py).
+            with contextlib.suppress(Exception):
+                self._spark.client.release_session()
+
+    def _run(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        with self._lock:
+            if not self._alive:
+                raise Unreachable("The Spark session is gone.", where=_WHERE)
+            self._running, self._cancelled = True, False
+            try:
+                return self._sent(sql, parameters, read)
+            except Exception as error:  # noqa: BLE001 - Spark raises anything; it is raised as ours
+                raise self._mapped(error) from None
+            finally:
+                self._running = False
+
+    def _sent(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        if not _is_connect(self._spark):  # of this thread: what it starts can be told from what others do
+            self._spark.sparkContext.setJobGroup(self._id, sql[:100], True)
+        return read(self._spark.sql(sql, args=dict(parameters)) if parameters else self._spark.sql(sql))
+
+    def _interrupt(self) -> None:
+        if _is_connect(self._spark):
+            self._spark.interruptAll()
+        else:
+            self._spark.sparkContext.cancelJobGroup(self._id)
+
+    def _mapped(self, error: Exception) -> RlmError:
+        if self._cancelled:
+            return Rejected(f"[CANCELED] {first_line(_text(error))}", where=_WHERE)
+        self._alive = self._alive and not _is_gone(error)
+        return _classified(error)
+
+
+class SharedSession(SparkSession):
+    """One of several that share Spark's one session: each finds its own catalog and schema there."""
+
+    def __init__(self, spark: Any, turns: _Turns, place: Sequence[str]) -> None:
+        super().__init__(spark)
+        self._turns, self._uses = turns, list(place)
+
+    def close(self) -> None:
+        """Take away what it has left in Spark's session: its temporary views. What it SET stays."""
+        self._alive = False
+        with (
+            self._turns.lock,
+            contextlib.suppress(Exception),
+        ):  # a view that stays is made anew by who needs it
+            for name in self._turns.views.pop(self._id, ()):
+                self._spark.catalog.dropTempView(name)
+
+    def _sent(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        with self._turns.lock:
+            if self._turns.last != self._id:
+                self._turns.last = self._id
+                for statement in self._uses:
+                    self._spark.sql(statement)
+            answer = self._tagged(sql, parameters, read)
+            if _USE.match(sql):
+                self._uses.append(sql)
+            if found := _VIEW.match(sql):
+                self._turns.views.setdefault(self._id, []).append(found[1].strip("`"))
+            return answer
+
+    def _tagged(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        if not _is_connect(self._spark):
+            return super()._sent(sql, parameters, read)
+        self._spark.addTag(self._id)
+        try:
+            return super()._sent(sql, parameters, read)
+        finally:
+            self._spark.removeTag(self._id)
+
+    def _interrupt(self) -> None:
+        if _is_connect(self._spark):
+            self._spark.interruptTag(self._id)
+        else:
+            super()._interrupt()
+
+
+_VIEW = re.compile(r"create\s+(?:or\s+replace\s+)?temp(?:orary)?\s+view\s+(`[^`]+`|\w+)", re.IGNORECASE)
+
+
+class _Turns:
+    """Whose turn it was last in a session that is shared."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.last = ""
+        self.views: dict[str, list[str]] = {}
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether the session is no more, and what it held with it."""
+    return bool(_GONE.search(_text(error))) or type(error).__name__ == "Py4JNetworkError"
+
+
+def _classified(error: Exception) -> RlmError:
+    """Ours for what Spark raises."""
+    if isinstance(error, RlmError):
+        return error
+    text = _text(error)
+    if _is_gone(error):
+        return Unreachable(f"The Spark session is gone: {first_line(text)}", where=_WHERE)
+    if _UNREACHABLE.search(text):
+        return Unreachable(first_line(text), where=_WHERE)
+    return classify_sql(text, where=_WHERE)
+
+
+def _text(error: Exception) -> str:
+    """What it says; errors of gRPC that Spark has not made its own say little in their first line."""
+    if callable(details := getattr(error, "details", None)) and callable(
+        code := getattr(error, "code", None)
+    ):
+        return f"{code()}: {details()}"
+    return str(error)
+
+
+def _another(spark: Any, remote: str | None) -> Any:
+    """A new session beside this one; None where there is none to be had. Raises what Spark raises."""
+    if not _is_connect(spark):
+        return spark.newSession()
+    if remote:
+        made = type(spark).builder.remote(remote).create()
+        if made.session_id != spark.session_id:  # a URL may name the session, and then it is the same one
+            return made
+    return spark.cloneSession() if hasattr(spark, "cloneSession") else None  # Spark 4.1 and later
+
+
+def _carried_out(frame: Any, sql: str) -> int | None:
+    """See a statement through to its end; the rows that it says it has changed."""
+    if _QUERY.match(sql) and _AFFECTED not in frame.columns:
+        frame.write.format("noop").mode("overwrite").save()  # all of it is computed, and nothing is kept
+        return None
+    rows = frame.collect()  # a command has run by now; this is its answer
+    if not rows or _AFFECTED not in rows[0]:
+        return None
+    changed = rows[0][_AFFECTED]
+    return None if changed is None or int(changed) < 0 else int(changed)
+
+
+def _rows(frame: Any) -> list[Row]:
+    stamps = {field.name for field in frame.schema.fields if field.dataType.typeName() == "timestamp"}
+    rows = [row.asDict(recursive=True) for row in frame.collect()]
+    return [{name: _in_utc(row[name]) if name in stamps else row[name] for name in row} for row in rows]
+
+
+def _in_utc(value: Any) -> Any:
+    # Spark gives the local time of this process, without saying so.
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
+
+
+def _is_connect(spark: object) -> bool:
+    return ".connect." in type(spark).__module__

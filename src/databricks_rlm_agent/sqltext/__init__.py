@@ -1,0 +1,1 @@
+"""SQL as text: split into statements, their kind, and what each reads and writes. Pure."""

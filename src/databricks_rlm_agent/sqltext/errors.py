@@ -1,0 +1,259 @@
+"""Error conditions of SQL statements: kind, severity, whether to repeat, and what to do. Pure.
+
+Conditions are those of Databricks SQL (docs.databricks.com, "Error conditions"); the same
+on a warehouse and in Spark.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from databricks_rlm_agent.errors import (
+    Conflict,
+    Forbidden,
+    NeverReached,
+    NotFound,
+    Rejected,
+    RemoteError,
+    RlmError,
+    Throttled,
+    Unauthorized,
+    Unreachable,
+)
+
+FIX_AUTH = "Check the token or profile (DATABRICKS_TOKEN, --profile)."
+FIX_DENIED = "Ask for the permission, or use an identity that has it."
+_CHARS = 600
+_CONFLICT = re.compile(r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED")
+_MISSING = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|CATALOG_NOT_FOUND|NO_SUCH_CATALOG")
+# A statement's own words, quoted in its error, must not pass for a refusal: conditions only.
+_DENIED = re.compile(r"PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS|INSUFFICIENT_PRIVILEGES")
+_TOKEN = re.compile(r"invalid access token|UNAUTHENTICATED", re.IGNORECASE)
+
+
+def classify_sql(text: str, *, where: str) -> RemoteError:
+    """The error of a statement that was refused, by its condition."""
+    line = first_line(text)
+    if _CONFLICT.search(text):
+        return Conflict(line, where=where)
+    if _MISSING.search(text):
+        return NotFound(line, where=where)
+    if _DENIED.search(line):
+        return Forbidden(line, where=where, fix=FIX_DENIED)
+    if _TOKEN.search(line):
+        return Unauthorized(line, where=where, fix=FIX_AUTH)
+    return Rejected(line, where=where)
+
+
+def first_line(error: BaseException | str) -> str:
+    """What an error says, in one bounded line that ends with a full stop."""
+    # The SDK adds its configuration to refusals: it says nothing of the reason, and has "token" in it.
+    text = str(error).strip().partition(". Config: ")[0] or type(error).__name__
+    return text.splitlines()[0][:_CHARS].rstrip(".") + "."
+
+
+HEAD = 120
+
+
+class Cause(StrEnum):
+    """What an error is about."""
+
+    PERMISSION = "permission"
+    MISSING = "missing object"
+    EXISTS = "object exists"
+    SYNTAX = "syntax"
+    DATA = "data"
+    CONCURRENCY = "concurrency"
+    RESOURCE = "resource"
+    CONNECTION = "connection"
+    CANCELLED = "cancelled"
+    MEASURE = "measure"
+    LOOP = "loop"
+    FILE = "file"
+    DOUBT = "in doubt"
+    STATEMENT = "statement"
+
+
+class Severity(StrEnum):
+    """CRITICAL ends the file; TRANSIENT is worth another try; after a WARNING the file goes on."""
+
+    CRITICAL = "critical"
+    TRANSIENT = "transient"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that went wrong. ``line`` counts from 1, None for what is no statement's fault.
+
+    ``outcome_unknown``: the statement may have taken effect all the same.
+    """
+
+    kind: Cause
+    severity: Severity
+    message: str
+    hint: str
+    file: str | None = None
+    line: int | None = None
+    statement: str | None = None
+    outcome_unknown: bool = False
+
+    @property
+    def where(self) -> str:
+        """``file:line``, as far as known."""
+        return ":".join(str(part) for part in (self.file, self.line) if part is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    pattern: re.Pattern[str]
+    kind: Cause
+    severity: Severity
+    hint: str
+
+
+def _rule(pattern: str, kind: Cause, severity: Severity, hint: str) -> _Rule:
+    return _Rule(pattern=re.compile(pattern), kind=kind, severity=severity, hint=hint)
+
+
+_MISSING_HINT = "Check the spelling, the catalog and schema in force, and whether an earlier file makes it."
+_CRITICAL, _TRANSIENT, _WARNING = Severity.CRITICAL, Severity.TRANSIENT, Severity.WARNING
+# The first that matches counts. A condition stands in brackets at the start; a name in a message does not.
+_RULES = (
+    _rule(
+        r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED|CONCURRENT_\w*(MODIFICATION|APPEND)",
+        Cause.CONCURRENCY,
+        _TRANSIENT,
+        "Another writer changed the table at the same time; it is tried again.",
+    ),
+    _rule(
+        r"PERMISSION_DENIED|INSUFFICIENT_P(ERMISSIONS|RIVILEGES)|UNAUTHENTICATED",
+        Cause.PERMISSION,
+        _CRITICAL,
+        "Ask for the permission, or use an identity that has it.",
+    ),
+    _rule(
+        r"UNRESOLVED_(COLUMN|FIELD|MAP_KEY|USING_COLUMN\w*)",
+        Cause.MISSING,
+        _CRITICAL,
+        "Check the column's spelling, and that what it is read from has it (DESCRIBE).",
+    ),
+    _rule(
+        r"UNRESOLVED_ROUTINE",
+        Cause.MISSING,
+        _CRITICAL,
+        "Check the function's spelling, and whether it has to be made first.",
+    ),
+    _rule(
+        r"TABLE_OR_VIEW_NOT_FOUND|(SCHEMA|CATALOG|DATABASE)_NOT_FOUND|NO_SUCH_\w+|UNRESOLVED_\w+"
+        r"|DELTA_(TABLE|PATH)_(NOT_FOUND|DOES_NOT_EXIST)|VIEW_NOT_FOUND|PATH_NOT_FOUND",
+        Cause.MISSING,
+        _CRITICAL,
+        _MISSING_HINT,
+    ),
+    _rule(
+        r"ALREADY_EXISTS",
+        Cause.EXISTS,
+        _CRITICAL,
+        "Write CREATE OR REPLACE, add IF NOT EXISTS, or drop it first.",
+    ),
+    _rule(
+        r"\w*UNSUPPORTED_FEATURE|FEATURE_NOT_SUPPORTED",
+        Cause.SYNTAX,
+        _CRITICAL,
+        "Say it in another way, or run it on a warehouse that has this.",
+    ),
+    _rule(r"PARSE_\w+|SYNTAX_ERROR", Cause.SYNTAX, _CRITICAL, "Correct the statement."),
+    _rule(
+        r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|OutOfMemory|QUOTA_EXCEEDED|NO_SPACE"
+        r"|EXECUTOR_LOST|DRIVER_\w+|TEMPORARILY_UNAVAILABLE|REQUEST_LIMIT_EXCEEDED",
+        Cause.RESOURCE,
+        _TRANSIENT,
+        "The warehouse had too little of something; try fewer at a time (--max-parallel) or a larger one.",
+    ),
+    _rule(
+        r"CANCELL?ED|OPERATION_CANCELED|took longer than",
+        Cause.CANCELLED,
+        _CRITICAL,
+        "It was cancelled; run again with --resume.",
+    ),
+    _rule(
+        r"DIVIDE_BY_ZERO|CAST_\w+|\w*OVERFLOW|DELTA_\w*CONSTRAINT\w*|NOT_NULL\w*|\w*MULTIPLE_SOURCE_ROW\w*"
+        r"|DATATYPE_MISMATCH|USER_RAISED_EXCEPTION|INVALID_ARRAY_INDEX|MALFORMED_\w+",
+        Cause.DATA,
+        _CRITICAL,
+        "Look at the data that the statement reads.",
+    ),
+)
+# The place of an error within its statement, as Spark tells it; lines from 1.
+_PLACE = re.compile(r"\(line (\d+), pos \d+\)|; line (\d+) pos \d+")
+_STATEMENT = "Read the message; run again with --resume when it is mended."
+# Statements whose failure leaves all data as it was.
+_UPKEEP = re.compile(r"(OPTIMIZE|ANALYZE|VACUUM|COMMENT|REFRESH|REORG)\b", re.IGNORECASE)
+_DROP = re.compile(r"DROP\s+(TABLE|VIEW|FUNCTION|SCHEMA)\b", re.IGNORECASE)
+
+
+def classify(
+    error: RlmError,
+    *,
+    file: str | None = None,
+    line: int | None = None,
+    statement: str | None = None,
+) -> Problem:
+    """What to make of an error of the engine; ``statement`` is its text without comments before it."""
+    kind, severity, hint = _of(error)
+    if statement is not None and severity is _CRITICAL and kind is not Cause.CANCELLED:
+        gone_already = kind is Cause.MISSING and _DROP.match(statement)
+        if _UPKEEP.match(statement) or gone_already:
+            severity = _WARNING
+            hint = "Nothing to drop." if gone_already else "No data depends on it; the file goes on."
+    shown = head(statement) if statement is not None else None
+    if statement is not None and (place := _PLACE.search(error.what)):
+        further = int(place[1] or place[2]) - 1
+        lines = statement.splitlines()
+        if line is not None and 0 < further < len(lines):
+            line, shown = line + further, head(lines[further])
+    return Problem(
+        kind=kind,
+        severity=severity,
+        message=error.what,
+        hint=hint,
+        file=file,
+        line=line,
+        statement=shown,
+        outcome_unknown=isinstance(error, Unreachable) and not isinstance(error, NeverReached),
+    )
+
+
+def _of(error: RlmError) -> tuple[Cause, Severity, str]:
+    if isinstance(error, NeverReached):
+        return Cause.CONNECTION, _CRITICAL, error.fix or "Check host, HTTP path and network."
+    if isinstance(error, Unreachable):
+        return Cause.CONNECTION, _TRANSIENT, "The connection was lost; it is tried again where that is safe."
+    if isinstance(error, Throttled):
+        return Cause.RESOURCE, _TRANSIENT, "The workspace asked to slow down; it is tried again."
+    if isinstance(error, Conflict):
+        return Cause.CONCURRENCY, _TRANSIENT, _RULES[0].hint
+    if isinstance(error, Unauthorized):
+        return Cause.PERMISSION, _CRITICAL, error.fix or _RULES[1].hint
+    condition = re.match(r"\s*\[([^\]]+)\]", error.what)
+    text = condition[1] if condition else error.what  # a message may quote the statement's own words
+    for rule in _RULES:
+        if rule.pattern.search(text):
+            return rule.kind, rule.severity, rule.hint
+    if isinstance(error, NotFound):
+        return Cause.MISSING, _CRITICAL, _MISSING_HINT
+    return Cause.STATEMENT, _CRITICAL, error.fix or _STATEMENT
+
+
+def head(statement: str) -> str:
+    """The beginning of a statement in one line."""
+    text = " ".join(statement[: 4 * HEAD].split())
+    return text if len(text) <= HEAD else f"{text[: HEAD - 1]}…"

@@ -1,0 +1,339 @@
+"""The run store (compare-and-set on ``run_state``) and the append-only ledgers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
+from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Throttled, Unreachable
+from databricks_rlm_agent.layout import Namespace
+from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
+from databricks_rlm_agent.retry import fetch, retrying
+from databricks_rlm_agent.runs.budget import Budget
+from databricks_rlm_agent.runs.capsule.capsule import Capsule
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.parsing import parse
+from databricks_rlm_agent.runs.run import Due, LastRequest, Outcome, Run
+from databricks_rlm_agent.storage import sql
+from databricks_rlm_agent.storage.schema import RunStateRow, columns, distinct, one_per_key, to_json
+from databricks_rlm_agent.values import clip
+
+# The executor's own word counts more than what the controller had to conclude without it.
+_PREFERENCE = {"executor": 0, "controller": 1}
+
+
+class Ledger:
+    """Appends to and reads the ledgers."""
+
+    def __init__(self, backend: SqlBackend, namespace: Namespace, *, sleep: Sleep) -> None:
+        self._backend, self._namespace, self._sleep = backend, namespace, sleep
+
+    def append(self, rows: Sequence[RequestRow] | Sequence[ResultRow] | Sequence[EventRow]) -> None:
+        """Add rows of one table in one commit; rows whose key is there already are left out."""
+        if not rows:
+            return
+        statement = sql.append(self._namespace, type(rows[0]))
+        for attempt in retrying(self._sleep):
+            with attempt:
+                self._backend.execute(statement, {"rows": to_json(distinct(rows))})
+
+    def requests(self, run_id: str) -> list[Row]:
+        """The submitted attempts of a run, in order."""
+        rows = self._fetch(sql.by_key(self._namespace, RequestRow), {"value": run_id})
+        return one_per_key(rows, RequestRow)
+
+    def events(self, run_id: str) -> list[Row]:
+        """The events of a run, in order."""
+        rows = self._fetch(sql.by_key(self._namespace, EventRow), {"value": run_id})
+        return one_per_key(rows, EventRow)
+
+    def results(self, run_id: str) -> list[Row]:
+        """One result per attempt of a run, in order; of two, the executor's."""
+        rows = self._fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id})
+        return one_per_key(sorted(rows, key=_rank), ResultRow)
+
+    def _fetch(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
+        return fetch(self._backend, statement, parameters, sleep=self._sleep)
+
+
+def _rank(row: Row) -> tuple[int, int, int, str]:
+    return row["iter_n"], row["attempt"], _PREFERENCE.get(row["reported_by"], 2), str(row["status"])
+
+
+log = logging.getLogger(__name__)
+REASON_CHARS = 1_000
+
+
+class RunStore:
+    """Reads and changes runs. Every change names the version and the epoch that it was decided on."""
+
+    def __init__(
+        self, backend: SqlBackend, namespace: Namespace, *, sleep: Sleep, look_after_s: float = 10.0
+    ) -> None:
+        self._backend, self._namespace, self._sleep = backend, namespace, sleep
+        self._look_after_s = look_after_s
+
+    def insert(self, runs: Iterable[Run]) -> None:
+        """Add new runs; one that exists already is left as it is."""
+        rows = to_json(distinct([to_row(run) for run in runs]))
+        for attempt in retrying(self._sleep):
+            with attempt:
+                self._backend.execute(sql.append(self._namespace, RunStateRow), {"rows": rows})
+
+    def get(self, run_id: str) -> Run:
+        """One run; raise RunNotFound."""
+        return from_row(self._row(run_id))
+
+    def newest(self, *, limit: int) -> list[Run]:
+        """The newest runs first."""
+        return _readable(self._fetch(sql.newest_runs(self._namespace), {"limit": limit}))
+
+    def unfinished(self, *, only: Sequence[str] = ()) -> int:
+        """How many runs a controller still has work with, of all or of some."""
+        return int(self._fetch(sql.unfinished(self._namespace), {"only": ",".join(only)})[0]["n"])
+
+    def due(
+        self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: Sequence[str] = ()
+    ) -> list[Due]:
+        """Runs that nobody holds and that have something to do; see ``ports.RunStore``."""
+        values: dict[str, Any] = {"limit": limit, "gap_s": gap_s, "first_s": self._look_after_s}
+        values |= {"asked": ",".join(asked), "only": ",".join(only)}
+        rows = self._fetch(sql.due(self._namespace), values)
+        return [due_of(row) for row in one_per_key(rows, RunStateRow)]
+
+    def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> list[Run]:
+        """Take the leases that are still free and write the budgets, in one statement; return those won."""
+        seen = json.dumps(
+            [
+                {"run_id": run.run_id, "version": run.version, "budget": run.budget.model_dump_json()}
+                for run in runs
+            ]
+        )
+        values = {"rows": seen, "owner": owner, "lease_us": int(lease_s * 1_000_000), "write_id": write_id}
+        # Lost or unknown: the read below tells which, and what was lost is due again later.
+        with contextlib.suppress(Conflict, Unreachable, Throttled):
+            changed = self._backend.execute(sql.claim(self._namespace), values)
+            if changed == len(runs):  # all of them as they were seen: nothing is left to read
+                return [_claimed(run, owner, write_id) for run in runs]
+        won = self._written(write_id)
+        return [_claimed(run, owner, write_id) for run in runs if run.run_id in won]
+
+    def request_cancel(self, run_id: str, *, reason: str) -> bool:
+        """Put the intent to cancel a run on record, whoever holds it; False if it has ended already."""
+        values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
+        for attempt in retrying(self._sleep):
+            with attempt:
+                self._backend.execute(sql.request_cancel(self._namespace), values)
+        return self._row(run_id)["cancel_reason"] is not None  # whatever else of the row can be read
+
+    def children(self, run_id: str) -> list[Run]:
+        """The child runs of a run, oldest first; of a damaged row, what can be read.
+
+        Raises InvalidData where not even a row's state can be: nobody knows then whether that one has ended.
+        """
+        return [_child(row) for row in self._children([run_id])]
+
+    def family(self, run_id: str) -> list[str]:
+        """The ids of a run and of all runs below it: one query for each level."""
+        found, level = [run_id], [run_id]
+        while level := [row["run_id"] for row in self._children(level) if row["run_id"] not in found]:
+            found += level
+        return found
+
+    def cancel_children(self, run_id: str, *, reason: str) -> None:
+        """Put the intent to cancel the child runs of a run on record, in one statement."""
+        values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
+        for attempt in retrying(self._sleep):
+            with attempt:
+                self._backend.execute(sql.cancel_children(self._namespace), values)
+
+    def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
+        """Prolong all leases of these holders, in one statement."""
+        values = {"owners": ",".join(owners), "lease_us": int(lease_s * 1_000_000)}
+        for attempt in retrying(self._sleep):
+            with attempt:
+                self._backend.execute(sql.renew(self._namespace), values)
+
+    def release(self, *, owners: Sequence[str]) -> None:
+        """End all leases of these holders; the runs stay marked as interrupted."""
+        for attempt in retrying(self._sleep):
+            with attempt:
+                self._backend.execute(sql.release(self._namespace), {"owners": ",".join(owners)})
+
+    def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
+        """Compare-and-set runs and release their leases; return the ids of those that were changed.
+
+        A run that is missing from the answer was fenced: another epoch has taken it over.
+        """
+        rows = to_json(to_row(run) for run in runs)
+        landed: set[str] = set()
+        for attempt in retrying(self._sleep):
+            with attempt:
+                try:
+                    values = {"rows": rows, "write_id": write_id}
+                    changed = self._backend.execute(sql.save(self._namespace), values)
+                except (Conflict, Unreachable, Throttled):
+                    landed = self._written(write_id)
+                    if not landed:
+                        raise  # nothing of ours landed: the same statement is safe to send again
+                else:
+                    every = {run.run_id for run in runs}
+                    # The count spares a read, and a run that was claimed again before the read is not missed.
+                    landed = every if changed == len(runs) else self._written(write_id)
+        return landed
+
+    def _row(self, run_id: str) -> Row:
+        rows = self._fetch(sql.by_key(self._namespace, RunStateRow), {"value": run_id})
+        if not rows:
+            raise RunNotFound(
+                f"There is no run {run_id!r}.",
+                where=self._namespace.table("run_state"),
+                fix="`rlm-agent status` lists the runs.",
+            )
+        return one_per_key(rows, RunStateRow)[0]
+
+    def _children(self, parents: Sequence[str]) -> list[Row]:
+        rows = self._fetch(sql.children(self._namespace), {"parents": ",".join(parents)})
+        return one_per_key(rows, RunStateRow)
+
+    def _written(self, write_id: str) -> set[str]:
+        rows = self._fetch(sql.written(self._namespace), {"write_id": write_id})
+        return {row["run_id"] for row in rows}
+
+    def _fetch(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
+        return fetch(self._backend, statement, parameters, sleep=self._sleep)
+
+
+def to_row(run: Run) -> RunStateRow:
+    """The row of a run."""
+    return RunStateRow(
+        run_id=run.run_id,
+        item_id=run.item_id,
+        parent_run_id=run.parent_run_id,
+        depth=run.depth,
+        current_mode=run.current_mode,
+        fsm_state=str(run.fsm_state),
+        iter_n=run.iter_n,
+        attempt=run.attempt,
+        lease_owner=run.lease_owner,
+        lease_epoch=run.lease_epoch,
+        lease_expiry=run.lease_expiry,
+        version=run.version,
+        write_id=run.write_id,
+        capsule=run.capsule.model_dump_json(),
+        budget=run.budget.model_dump_json(),
+        last_request=_dump(run.last_request),
+        last_result=_dump(run.last_result),
+        outcome=_dump({k: v for k, v in asdict(run.outcome).items() if v is not None}),
+        model=run.model,
+        cancel_reason=run.cancel_reason,
+        item_revision=run.item_revision,
+        created_at=run.created_at,
+        updated_at=run.updated_at,
+    )
+
+
+def _load(text: str | None) -> dict[str, Any] | None:
+    value = None if text is None else json.loads(text)
+    if not isinstance(value, dict | None):
+        raise InvalidData("It is not a JSON object.")
+    return value
+
+
+def _load_request(text: str | None) -> dict[str, Any] | None:
+    if text is not None:
+        parse(LastRequest, text, what="The last request")
+    return _load(text)
+
+
+def _load_outcome(text: str | None) -> Outcome:
+    values = _load(text) or {}
+    if not all(isinstance(value, str) for value in values.values()):
+        raise InvalidData("It holds something else than texts.")
+    return Outcome(**values)
+
+
+# How the JSON columns are read, and what stands for one that cannot be.
+_PARTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "capsule": (Capsule.parse, Capsule(objective="")),
+    "budget": (lambda text: parse(Budget, text, what="The budget"), Budget()),
+    "last_request": (_load_request, None),
+    "last_result": (_load, None),
+    "outcome": (_load_outcome, Outcome()),
+}
+
+
+def from_row(row: Mapping[str, Any]) -> Run:
+    """The run of a row; raise InvalidData if a part of it does not parse."""
+    try:
+        run, problem = _salvaged(row)
+    except ValueError as error:  # not one of our states: nothing can be done with such a row
+        problem = str(error)
+    if problem is not None:
+        raise InvalidData(f"The run's row does not parse: {problem}", where=f"run {row['run_id']}")
+    return run
+
+
+def _salvaged(row: Mapping[str, Any]) -> tuple[Run, str | None]:
+    """The run of a row, with what cannot be read left out, and what that is."""
+    values = {name: row[name] for name in columns(RunStateRow)}
+    values["fsm_state"] = State(values["fsm_state"])
+    problems = []
+    for name, (read, otherwise) in _PARTS.items():
+        try:
+            values[name] = read(values[name])
+        except (InvalidData, ValueError, TypeError, RecursionError) as error:  # the last: nested too deeply
+            problems.append(f"{name}: {error}")
+            values[name] = otherwise
+    return Run(**values), "; ".join(problems) or None
+
+
+def _child(row: Mapping[str, Any]) -> Run:
+    try:
+        return _salvaged(row)[0]
+    except ValueError as error:
+        raise InvalidData(
+            f"The child run's row does not parse: {error}", where=f"run {row['run_id']}"
+        ) from None
+
+
+def due_of(row: Mapping[str, Any]) -> Due:
+    """A due run. One whose row cannot be read goes on to its end, as if it were cancelled for that."""
+    run, problem = _salvaged(row)
+    if problem is not None:
+        problem = f"The run's row does not parse: {problem}"
+        log.error("run %s is ended: %s", run.run_id, problem)
+        run = replace(run, cancel_reason=run.cancel_reason or problem)
+    return Due(run=run, reported=row["reported_status"] is not None, problem=problem)
+
+
+def _claimed(run: Run, owner: str, write_id: str) -> Run:
+    """A run as a claim leaves it. The expiry is the warehouse's own and of no concern to the owner."""
+    return replace(
+        run,
+        lease_owner=owner,
+        lease_epoch=run.lease_epoch + 1,
+        lease_expiry=None,
+        version=run.version + 1,
+        write_id=write_id,
+    )
+
+
+def _readable(rows: Sequence[Mapping[str, Any]]) -> list[Run]:
+    """The runs of those rows that parse: one that does not must not stop all the others."""
+    runs = []
+    for row in one_per_key(rows, RunStateRow):
+        try:
+            runs.append(from_row(row))
+        except InvalidData as error:
+            log.error("run %s is left alone: %s", row["run_id"], error)
+    return runs
+
+
+def _dump(value: dict[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)

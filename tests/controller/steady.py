@@ -1,0 +1,79 @@
+"""Steps in flight without races: one runs at a time, to its end or to where it waits for a slow model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from databricks_rlm_agent.controller.lease import Leases
+from databricks_rlm_agent.controller.worker_pool import Crew, Step
+
+
+@dataclass(kw_only=True)
+class SteadyCrew(Crew):
+    """A crew whose every interleaving is the test's own choice: ``slow`` models are waited for until resumed.
+
+    The threads are real ones, and the caller waits until the one that it started is done or parked.
+    """
+
+    size: int = 1_000
+    slow: bool = False
+    parked: list[threading.Event] = field(default_factory=list)
+    _still: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def start(self, holder: str, work: Mapping[str, Callable[[], Step]]) -> None:
+        for run_id, act in work.items():
+            super().start(holder, {run_id: act})
+            self._still.acquire()
+
+    def park(self) -> None:
+        """Called by a step: wait here if models are slow."""
+        if self.slow:
+            go_on = threading.Event()
+            self.parked.append(go_on)
+            self._still.release()
+            go_on.wait()
+
+    def resume(self, index: int = 0) -> None:
+        """Let one parked step run on, to its end or to where it parks again."""
+        self.parked.pop(index).set()
+        self._still.acquire()
+
+    def resume_all(self) -> None:
+        """Let all of them end."""
+        self.slow = False
+        while self.parked:
+            self.resume()
+
+    def _do(self, promise: Future[Step], act: Callable[[], Step]) -> None:
+        super()._do(promise, act)
+        self._still.release()
+
+
+@dataclass(kw_only=True)
+class HereCrew(Crew):
+    """A crew without threads: each step is done where it is begun. For stories in which nothing overlaps."""
+
+    size: int = 1_000
+
+    def start(self, holder: str, work: Mapping[str, Callable[[], Step]]) -> None:
+        for run_id, act in work.items():
+            promise: Future[Step] = Future()
+            self._steps[promise] = holder, run_id
+            self._do(promise, act)
+
+
+@dataclass(kw_only=True)
+class HandLeases(Leases):
+    """Leases that are renewed when a test says so, and not by a thread."""
+
+    def take(self) -> str:
+        self._keeper = self._keeper or threading.Thread(name="never started")
+        return super().take()
+
+    def renew(self) -> None:
+        """What the keeper does every now and then."""
+        if held := self._names():
+            self.store.renew(owners=held, lease_s=self.lease_s)

@@ -1,0 +1,417 @@
+"""The parts of a tick, each by itself: who is asked, who waits, who works, and who holds what."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from fakes import (
+    LEASE_S,
+    LOST,
+    Controller,
+    FakeJobs,
+    Gate,
+    World,
+    program,
+    settle,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from databricks_rlm_agent.controller.backoff import FIRST_S, LONGEST_S, HoldOff
+from databricks_rlm_agent.controller.job_poller import OVERLAP_S, Watch
+from databricks_rlm_agent.controller.journal import Journal
+from databricks_rlm_agent.controller.lease import RENEWALS_PER_LEASE, Leases, controller_of
+from databricks_rlm_agent.controller.tick import OneRun
+from databricks_rlm_agent.controller.worker_pool import Crew, Step
+from databricks_rlm_agent.errors import NotFound, RemoteError, Throttled, Unreachable
+from databricks_rlm_agent.runs.actions import Finish
+from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.run import Due, Run, new_run
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+DEADLINE_S = 20.0
+
+
+@dataclass
+class Clock:
+    now_s: float = 0.0
+
+    def __call__(self) -> datetime:
+        return START + timedelta(seconds=self.now_s)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+# HoldOff
+
+
+def test_a_run_that_is_held_up_again_and_again_is_left_alone_for_longer_and_longer() -> None:
+    clock = Clock()
+    held = HoldOff(clock=clock, jitter=lambda: 1.0)
+    pauses = []
+    for _ in range(12):
+        assert held.over("r1")
+        held.failed("r1", retry_after_s=None)
+        begin = clock.now_s
+        while not held.over("r1"):
+            clock.now_s += 0.1
+        pauses.append(clock.now_s - begin)
+    assert pauses[0] == pytest.approx(FIRST_S, abs=0.11)
+    assert all(long >= short - 0.001 for short, long in pairwise(pauses))
+    assert pauses[-1] == pytest.approx(LONGEST_S, abs=0.11)
+    held.went_on("r1")
+    held.failed("r1", retry_after_s=None)
+    clock.now_s += FIRST_S
+    assert held.over("r1")  # it begins anew
+    assert held.over("another")
+
+
+@given(st.floats(0, 1), st.none() | st.floats(0, 600), st.floats(-(10**6), 10**6))
+def test_a_pause_has_bounds_and_ends_whatever_the_clock_does(
+    jitter: float, retry_after_s: float | None, jump_s: float
+) -> None:
+    clock = Clock()
+    held = HoldOff(clock=clock, jitter=lambda: jitter)
+    held.failed("r1", retry_after_s=retry_after_s)
+    assert not held.over("r1")
+    clock.now_s = max(retry_after_s or 0, FIRST_S) + 0.001
+    assert held.over("r1")
+    clock.now_s = jump_s
+    if jump_s < -1e-3:  # set back: a pause of a second must not become one of an hour
+        assert held.over("r1")
+
+
+def test_what_is_long_past_is_forgotten() -> None:
+    clock = Clock()
+    held = HoldOff(clock=clock, jitter=lambda: 1.0)
+    for number in range(100):
+        held.failed(f"r{number}", retry_after_s=None)
+    held.prune()
+    assert not held.over("r1")
+    clock.now_s += 2 * LONGEST_S
+    held.prune()
+    assert len(vars(held)["_held"]) == 0
+
+
+# Watch
+
+
+def executing(world: World, run_id: str = "r1") -> Due:
+    if run_id not in world.runs:
+        world.add(run_id)
+        Controller(world=world, script=[program()])()
+    return Due(run=world.runs[run_id], reported=False)
+
+
+def watch_of(world: World, fault: Any = None) -> Watch:
+    gate = Gate(fault=fault) if fault else Gate()
+    return Watch(jobs=FakeJobs(world=world, gate=gate), clock=world.now, at_once=2)
+
+
+def test_the_first_look_is_at_all_and_the_next_at_what_came_since_with_some_overlap() -> None:
+    world = World()
+    due = executing(world)
+    watch = watch_of(world)
+    assert watch.gap_s() > 1e9
+    assert watch.ready([due], complete=True) == []
+    world.now_s += 7
+    assert watch.gap_s() == pytest.approx(7 + OVERLAP_S)
+    world.now_s += 2  # what is answered counts from the question, not from the answer
+    watch.ready([], complete=True)
+    world.now_s += 1
+    assert watch.gap_s() == pytest.approx(3 + OVERLAP_S)
+
+
+@pytest.mark.parametrize("error", [Unreachable("x"), Throttled("x"), RemoteError("x")])
+def test_a_poll_that_fails_keeps_the_gap_open(error: RemoteError) -> None:
+    world = World()
+    due = executing(world)
+    left = [error]
+
+    def fault(name: str, after: bool) -> None:
+        if name == "verdict" and not after and left:
+            raise left.pop()
+
+    watch = watch_of(world, fault)
+    watch.gap_s()
+    watch.ready([], complete=True)
+    world.now_s += 5
+    watch.gap_s()
+    assert watch.ready([due], complete=True) == []
+    world.now_s += 1
+    assert watch.gap_s() == pytest.approx(6 + OVERLAP_S)
+    watch.ready([due], complete=True)
+    assert watch.gap_s() == pytest.approx(OVERLAP_S)
+
+
+def test_a_clock_that_is_set_back_hides_no_look() -> None:
+    world = World(now_s=3_600)
+    watch = watch_of(world)
+    watch.gap_s()
+    watch.ready([], complete=True)
+    world.now_s = 0
+    assert watch.gap_s() > 1e9
+
+
+def test_only_silent_job_runs_are_asked_about_so_many_at_once() -> None:
+    world, busy, most = World(), [0], [0]
+    lock = threading.Lock()
+    silent = [executing(world, f"r{number}") for number in range(6)]
+    both = threading.Barrier(2, timeout=DEADLINE_S)
+
+    def fault(name: str, after: bool) -> None:
+        assert name == "verdict"
+        with lock:
+            busy[0] += -1 if after else 1
+            most[0] = max(most[0], busy[0])
+        if not after:
+            both.wait()  # they are asked in pairs
+
+    watch = watch_of(world, fault)
+    reported = replace(executing(world, "done"), reported=True)
+    fresh = Due(run=new_run("x", run_id="new", clock=world.now), reported=False)
+    assert watch.ready([reported, fresh, *silent], complete=True) == [reported, fresh]
+    assert most == [2]
+
+
+def test_a_job_run_that_is_over_or_gone_is_something_to_do() -> None:
+    world = World(endings={(1, 1): LOST})
+    due = executing(world)
+    assert watch_of(world).ready([due], complete=True) == []
+    world.run_jobs()
+    assert watch_of(world).ready([due], complete=True) == [due]
+    world.jobs.clear()
+    assert watch_of(world).ready([due], complete=True) == [due]
+
+
+def test_a_cancellation_that_fails_is_asked_for_again() -> None:
+    world = World()
+    executing(world)
+    world.request_cancel("r1")
+    left = [Unreachable("x"), NotFound("gone")]
+
+    def fault(name: str, after: bool) -> None:
+        if name == "cancel" and not after and left:
+            raise left.pop(0)
+
+    watch = watch_of(world, fault)
+    due = executing(world)
+    assert watch.ready([due], complete=True) == []
+    assert watch.ready([due], complete=True) == [due]  # it is gone: ingesting says so
+    assert watch.ready([due], complete=True) == []
+    assert len(world.cancels) == 1
+
+
+def test_more_silent_runs_than_a_batch_holds_are_all_asked_about_soon() -> None:
+    """A controller that starts looks at all; what does not fit into its first query must not be forgotten."""
+    world = World(endings={(1, 1): LOST})
+    for number in range(6):
+        world.add(f"r{number}")
+    Controller(world=world, script=[program()])()
+    world.run_jobs()
+    world.now_s += 500
+    late = Controller(world=world, script=[program()], name="late")
+    late.tick = replace(late.tick, batch=2)
+    for _ in range(10):
+        late()
+        world.now_s += 1
+    assert {run.attempt for run in world.runs.values()} == {2}
+
+
+# Crew
+
+
+def step(name: str) -> Step:
+    run = new_run("x", run_id=name, clock=Clock())
+    return Step(
+        holder="c/1",
+        before=run,
+        after=replace(run, fsm_state=State.PLANNING),
+        journal=Journal(run_id=name, epoch=1, actor="c", clock=Clock()),
+    )
+
+
+def names(steps: list[Step]) -> set[str]:
+    return {item.after.run_id for item in steps}
+
+
+def test_steps_that_are_done_are_collected_and_the_others_go_on() -> None:
+    crew, go_on = Crew(size=2), threading.Event()
+
+    def slow() -> Step:
+        assert go_on.wait(DEADLINE_S)
+        return step("slow")
+
+    crew.start("c/1", {"slow": slow})
+    crew.start("c/2", {"quick": lambda: step("quick")})
+    found: list[Step] = []
+    eventually(lambda: bool(found.extend(crew.finished(patience_s=0.001)) or found))
+    assert names(found) == {"quick"}
+    assert (crew.busy, crew.holders()) == (1, {"c/1"})
+    assert crew.works_on("slow")
+    assert not crew.works_on("quick")
+    go_on.set()
+    assert names(crew.finished(patience_s=None)) == {"slow"}
+    assert (crew.busy, crew.holders(), crew.finished(patience_s=None)) == (0, set(), [])
+
+
+def test_no_more_than_so_many_work_at_once() -> None:
+    crew, go_on, lock = Crew(size=3), threading.Event(), threading.Lock()
+    at_work, most = [0], [0]
+
+    def work(name: str) -> Step:
+        with lock:
+            at_work[0] += 1
+            most[0] = max(most[0], at_work[0])
+        assert go_on.wait(DEADLINE_S)
+        with lock:
+            at_work[0] -= 1
+        return step(name)
+
+    crew.start("c/1", {f"r{n}": (lambda n=n: work(f"r{n}")) for n in range(10)})  # type: ignore[misc]
+    eventually(lambda: at_work[0] == 3)
+    assert crew.busy == 10
+    go_on.set()
+    assert len(crew.finished(patience_s=None)) == 10
+    assert most == [3]
+
+
+def test_what_a_step_raises_is_raised_where_it_is_collected() -> None:
+    crew = Crew(size=1)
+
+    def interrupted() -> Step:
+        raise KeyboardInterrupt
+
+    crew.start("c/1", {"r1": interrupted})
+    with pytest.raises(KeyboardInterrupt):
+        crew.finished(patience_s=None)
+    assert crew.busy == 0
+
+
+# Leases
+
+
+@dataclass
+class Renewals:
+    """A store that counts renewals and releases; ``errors`` happen first."""
+
+    renewed: list[list[str]] = field(default_factory=list)
+    released: list[list[str]] = field(default_factory=list)
+    errors: list[RemoteError] = field(default_factory=list)
+
+    def renew(self, *, owners: Any, lease_s: float) -> None:
+        self.renewed.append(list(owners))
+        if self.errors:
+            raise self.errors.pop()
+
+    def release(self, *, owners: Any) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        self.released.append(list(owners))
+
+
+def keepers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "lease-keeper"]
+
+
+def leases_of(store: Renewals, *, lease_s: float = 0.03) -> Leases:
+    return Leases(store=store, owner="c1", lease_s=lease_s)  # type: ignore[arg-type]
+
+
+def test_one_renewal_serves_all_that_is_held_and_ends_with_it() -> None:
+    store = Renewals(errors=[Unreachable("x")])
+    leases = leases_of(store)
+    first, second = leases.take(), leases.take()
+    assert (controller_of(first), controller_of(second), first != second) == ("c1", "c1", True)
+    assert len(keepers()) == 1
+    eventually(lambda: store.renewed.count(sorted([first, second])) > 2)  # the failed one was not the last
+    leases.keep({second})
+    eventually(lambda: store.renewed[-1] == [second])
+    leases.keep(set())
+    eventually(lambda: not keepers())
+    count = len(store.renewed)
+    third = leases.take()
+    eventually(lambda: len(store.renewed) > count)
+    assert store.renewed[-1] == [third]
+    leases.keep(set())
+    eventually(lambda: not keepers())
+
+
+def test_what_is_held_is_released_at_once_and_what_is_not_is_nobodys() -> None:
+    store = Renewals()
+    leases = leases_of(store, lease_s=600)
+    leases.release()
+    assert store.released == []
+    holder = leases.take()
+    leases.release()
+    assert store.released == [[holder]]
+    store.errors.append(Unreachable("x"))
+    leases.release()  # it lapses
+    leases.keep(set())
+    eventually(lambda: not keepers())
+    assert RENEWALS_PER_LEASE >= 3
+
+
+# OneRun
+
+
+def test_one_run_is_touched_and_no_other() -> None:
+    world = World()
+    for name in ("a", "b", "c"):
+        world.add(name)
+    before = dict(world.runs)
+    controller = Controller(world=world, script=[program(), Finish(answer="42")])
+    tick = OneRun(tick=controller.tick, run_id="b")
+    for _ in range(20):
+        tick(patience_s=None)
+        world.run_jobs()
+        world.now_s += 1
+    assert tick.collect() == replace(tick.collect(), due=0)
+    assert world.runs["b"].fsm_state is State.SUCCEEDED
+    assert {name: world.runs[name] for name in ("a", "c")} == {name: before[name] for name in ("a", "c")}
+    settle(world, controller)
+
+
+# Clocks
+
+
+def test_a_clock_that_runs_late_takes_no_time_from_a_budget() -> None:
+    world = World(endings={(1, 1): LOST, (1, 2): LOST, (1, 3): LOST})
+    world.add()
+    ahead = Controller(world=world, script=[program(), Finish(answer="42")], skew_s=300)
+    late = Controller(world=world, script=[program(), Finish(answer="42")], name="late", skew_s=-300)
+    settle(world, ahead, late)
+    run: Run = world.runs["r1"]
+    assert run.fsm_state is State.SUCCEEDED
+    assert 0 <= run.budget.executor_s <= 3 * 60
+
+
+def test_a_lease_is_shorter_than_a_slow_plan() -> None:
+    """What a plan takes is no matter of the lease: it is renewed for as long as the step is in flight."""
+    world = World()
+    world.add()
+    other = Controller(world=world, script=[Finish(answer="other")], name="c2")
+    slow = Controller(world=world, script=[Finish(answer="slow")])
+
+    def wait(name: str, after: bool) -> None:
+        if name == "plan" and not after:
+            for _ in range(5):
+                world.now_s += LEASE_S / RENEWALS_PER_LEASE
+                slow.tick.leases.renew()  # type: ignore[attr-defined]
+                assert other().due == 0
+
+    slow.gate.fault = wait
+    assert slow().advanced == 1
+    assert world.runs["r1"].outcome.answer == "slow"

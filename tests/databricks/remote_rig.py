@@ -1,0 +1,58 @@
+"""What the tests of this folder share: the fault control, and the product's clients over one Workspace."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+from local_workspace.info import WorkspaceInfo
+
+from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
+from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
+from databricks_rlm_agent.databricks.workspace import Workspace
+
+VOLUME = "/Volumes/main/default/files"
+
+
+class Server:
+    """The local workspace's fault control and request log."""
+
+    def __init__(self, info: WorkspaceInfo) -> None:
+        self.info = info
+        self._http = requests.Session()
+        self._http.trust_env = False
+        self._http.headers["Authorization"] = f"Bearer {info.token}"
+
+    def fault(self, path: str, **fields: Any) -> None:
+        """From now on, requests to a path go wrong; the log starts anew."""
+        self.calm()
+        rule = {"path": path, **fields}
+        self._http.post(f"{self.info.host}/_local/faults", json=rule).raise_for_status()
+
+    def calm(self) -> None:
+        for what in ("faults", "requests"):
+            self._http.delete(f"{self.info.host}/_local/{what}").raise_for_status()
+
+    def sent(self, path: str) -> list[int]:
+        """The statuses of the requests to a path since the last fault (0: no reply)."""
+        log = self._http.get(f"{self.info.host}/_local/requests").json()["requests"]
+        return [entry["status"] for entry in log if re.search(path, entry["path"])]
+
+
+@dataclass
+class Clients:
+    """Everything of remote/, over one Workspace."""
+
+    workspace: Workspace
+    waits: list[float]
+    http_path: str
+    jobs: WorkspaceJobs = field(init=False)
+    volume: WorkspaceVolume = field(init=False)
+    warehouse: Warehouse = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.jobs, self.volume = WorkspaceJobs(self.workspace), WorkspaceVolume(self.workspace)
+        self.warehouse = Warehouse(self.workspace, http_path=self.http_path)

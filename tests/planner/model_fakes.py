@@ -1,0 +1,70 @@
+"""Models that answer with whatever a test hands them, below the chain and with google-adk above it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+from google.adk.models.base_llm import BaseLlm
+from google.adk.models.llm_request import LlmRequest
+from google.adk.models.llm_response import LlmResponse
+from google.genai import types
+from pydantic import ConfigDict, Field
+
+from databricks_rlm_agent.models import Price
+from databricks_rlm_agent.planner.chain import ChainModel, Meter
+from databricks_rlm_agent.planner.models import Models, quiet_adk
+
+
+class FakeModel(BaseLlm):
+    """Answers with the next of ``replies``: a response, or an exception to raise; keeps the requests."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    replies: Any
+    heard: list[LlmRequest] = Field(default_factory=list)
+
+    async def generate_content_async(
+        self, llm_request: LlmRequest, stream: bool = False
+    ) -> AsyncGenerator[LlmResponse, None]:
+        self.heard.append(llm_request)
+        reply = next(self.replies)
+        if isinstance(reply, BaseException):
+            raise reply
+        yield reply
+
+
+class FakeModels(Models):
+    """A chain of fake models: ``replies`` by model name."""
+
+    def __init__(self, replies: dict[str, Iterator[Any]], *, prices: dict[str, Price] | None = None) -> None:
+        super().__init__(",".join(replies), secrets=_Anything(), prices=prices)
+        self.links = [FakeModel(model=name, replies=iter(each)) for name, each in replies.items()]
+
+    def open(self, *, role: str, iter_n: int, meter: Meter, objective: str) -> ChainModel:
+        quiet_adk()
+        return ChainModel(model=self.name, links=list(self.links), meter=meter)
+
+
+class _Anything(dict[str, Any]):
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return default
+
+    def __getitem__(self, key: str) -> Any:
+        from databricks_rlm_agent.secrets import Secret
+
+        return Secret("")
+
+
+def call(name: str, **args: Any) -> types.Part:
+    return types.Part(function_call=types.FunctionCall(name=name, args=args))
+
+
+def reply(*parts: types.Part, tokens: tuple[int, int] | None = None) -> LlmResponse:
+    """A response; ``tokens`` are those read and written, None where the model does not say."""
+    usage = tokens and types.GenerateContentResponseUsageMetadata(
+        prompt_token_count=tokens[0], candidates_token_count=tokens[1]
+    )
+    return LlmResponse(content=types.Content(role="model", parts=list(parts)), usage_metadata=usage)

@@ -1,0 +1,236 @@
+"""What stands around a conversation: policy, lease, budget and the record of all that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from google.adk.models.llm_response import LlmResponse
+from google.genai import types
+from model_fakes import FakeModels, call, reply
+
+from databricks_rlm_agent.errors import Conflict, Unreachable
+from databricks_rlm_agent.planner.planner import AdkPlanner
+from databricks_rlm_agent.planner.review import turn_policy
+from databricks_rlm_agent.planner.tools import Toolbox
+from databricks_rlm_agent.policy.rules import GATED, Finding, gate
+from databricks_rlm_agent.ports import Planned, Planner, Turn
+from databricks_rlm_agent.runs.actions import Action, Finish, RunPython
+
+Make = Callable[..., Planner]
+RUN = {"call": "run_python", "args": {"code": "print(1)", "purpose": "to see"}}
+FINISH = {"call": "finish", "args": {"answer": "JFK"}}
+SEARCH = {"call": "search_catalog", "args": {}}
+
+
+def noted(planned: Planned, kind: str) -> list[dict[str, Any]]:
+    return [note.payload for note in planned.notes if note.kind == kind]
+
+
+def program(code: str) -> dict[str, Any]:
+    return {"call": "run_python", "args": {"code": code, "purpose": "p"}}
+
+
+# The policy on actions.
+
+
+def test_what_a_policy_refuses_is_noted_and_told_to_the_model(scripted: Make, turn: Turn) -> None:
+    def no_programs(_turn: Turn, action: Action) -> Finding | None:
+        return Finding(rule="r", reason="No programs.") if isinstance(action, RunPython) else None
+
+    planned = scripted(RUN, FINISH, policy=no_programs).plan(turn)
+    assert isinstance(planned.action, Finish)
+    assert [note["reason"] for note in noted(planned, "refusal")] == ["No programs."]
+    assert noted(planned, "policy") == [
+        {"rule": "r", "tool": "run_python", "reason": "No programs.", "mode": "DEV", "refused": True}
+    ]
+    assert noted(planned, "tool_call")[0]["error"] == "No programs."
+
+
+def test_what_a_policy_lets_pass_is_noted(scripted: Make, turn: Turn) -> None:
+    finding = Finding(rule="unclear", reason="Who knows.", refused=False)
+    planned = scripted(RUN, policy=lambda _turn, _action: finding).plan(turn)
+    assert isinstance(planned.action, RunPython)
+    assert [note["refused"] for note in noted(planned, "policy")] == [False]
+    assert noted(planned, "refusal") == []
+
+
+@pytest.mark.parametrize("mode", ["DEV", "PROD"])
+def test_the_policy_knows_the_run(
+    scripted: Make, make_turn: Callable[..., Turn], world: dict[str, Any], mode: str
+) -> None:
+    tables = [{"name": "main.rlm.mine"}]
+    inputs = {"orders": {"kind": "table", "name": "main.rlm.run_events"}}
+    turn = replace(make_turn(tables=tables, inputs=inputs), mode=mode)
+    mine, other = (
+        program("spark.sql('DROP TABLE main.rlm.mine')"),
+        program("spark.sql('DROP TABLE main.rlm.other')"),
+    )
+    ledger = program("spark.sql(f'DELETE FROM {rlm.inputs[\"orders\"].name} WHERE a = 1')")
+    policy = turn_policy(world["namespace"], None)
+    planned = scripted(ledger, other, mine, policy=policy).plan(turn)
+    assert isinstance(planned.action, RunPython)
+    assert "mine" in planned.action.code
+    assert [note["rule"] for note in noted(planned, "policy")] == ["own tables", "destructive"]
+
+
+def test_a_policy_that_refuses_for_ever_ends_the_turn(scripted: Make, turn: Turn) -> None:
+    planned = scripted(RUN, RUN, RUN, RUN, policy=lambda *_: Finding(rule="r", reason="No.")).plan(turn)
+    assert planned.action is None
+    assert "refused 3 times; the last reason: No." in (planned.failure or "")
+    assert len(planned.calls) == 3
+
+
+# Tools by mode.
+
+
+@pytest.mark.parametrize(("mode", "tool"), [("PROD", "search_catalog"), ("PROD", "run_python")])
+def test_a_gated_tool_is_neither_offered_nor_answered(
+    world: dict[str, Any], turn: Turn, mode: str, tool: str
+) -> None:
+    args = {"code": "print(1)", "purpose": "p"} if tool == "run_python" else {}
+    replies = [reply(call(tool, **args)), reply(call("finish", answer="x"))]
+    models = FakeModels({"gemini-fake": iter(replies * 2)})
+    planner = AdkPlanner(
+        models=models,
+        toolbox=Toolbox(**world),
+        namespace=world["namespace"],
+        gated={"DEV": frozenset(), "PROD": frozenset({tool})},
+    )
+    planned = planner.plan(replace(turn, mode=mode))
+    assert planned.action == Finish(answer="x")
+    finding = noted(planned, "policy")[0]
+    assert (finding["rule"], finding["tool"], finding["mode"], finding["refused"]) == (
+        "tool",
+        tool,
+        mode,
+        True,
+    )
+    heard = models.links[0].heard
+    assert f"- {tool}" not in str(heard[0].config.system_instruction)
+    assert tool not in {each.name for each in heard[0].config.tools[0].function_declarations}
+    answer = heard[1].contents[-1].parts[0].function_response.response
+    assert answer == {"error": f"{tool} is not to be used in mode PROD. Use another tool or action."}
+
+    free = planner.plan(replace(turn, mode="DEV"))
+    assert noted(free, "policy") == []
+
+
+def test_no_mode_goes_without_anything_by_default() -> None:
+    assert all(gate("run_python", mode) is None for mode in (*GATED, "other"))
+    assert gate("ask", "other", {"DEV": frozenset(), "PROD": frozenset({"ask"})}) is not None
+
+
+# The lease.
+
+
+def test_without_the_lease_nothing_is_asked(scripted: Make, turn: Turn) -> None:
+    planner = scripted(RUN)
+    heard: list[str] = []
+    planned = planner.plan(replace(turn, held=lambda: bool(heard.append("?"))))
+    assert isinstance(planned.fault, Conflict)
+    assert "The lease of the run was lost" in str(planned.fault)
+    assert (heard, planned.calls) == (["?"], ())
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_a_lease_lost_in_between_ends_the_turn(scripted: Make, turn: Turn, asked: int) -> None:
+    times = iter([True] * asked + [False] * 9)
+    reviewed: list[Action] = []
+
+    def review(action: Action) -> str | None:
+        reviewed.append(action)
+        return None
+
+    planned = scripted(SEARCH, SEARCH, RUN).plan(replace(turn, held=lambda: next(times), review=review))
+    assert isinstance(planned.fault, Conflict)
+    assert (planned.action, planned.failure) == (None, None)
+    assert len(planned.calls) == min(asked, 3)  # what was asked before that is told
+    assert len(reviewed) == (asked == 3)  # the last time is after the review, before the action is accepted
+
+
+# What control itself says.
+
+
+def test_controls_own_judgement_is_a_refusal(scripted: Make, turn: Turn) -> None:
+    def review(action: Action) -> str | None:
+        return "The check of main.rlm.x failed." if isinstance(action, Finish) else None
+
+    planned = scripted(FINISH, RUN).plan(replace(turn, review=review))
+    assert isinstance(planned.action, RunPython)
+    assert [note["tool"] for note in noted(planned, "refusal")] == ["finish"]
+    assert noted(planned, "policy") == []
+
+
+def test_a_fault_of_the_workspace_in_a_review_is_nobodys_refusal(scripted: Make, turn: Turn) -> None:
+    def review(_action: Action) -> str | None:
+        raise Unreachable("No answer from the warehouse.")
+
+    planned = scripted(FINISH, RUN).plan(replace(turn, review=review))
+    assert isinstance(planned.fault, Unreachable)
+    assert (planned.action, planned.failure, len(planned.calls)) == (None, None, 1)
+    assert noted(planned, "refusal") == []
+
+
+def test_a_review_may_wait_without_holding_up_other_turns(
+    scripted: Make, make_turn: Callable[..., Turn]
+) -> None:
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+
+    both = threading.Barrier(2, timeout=20)  # each review waits for the other's
+    planner = scripted(FINISH)
+    turns = [replace(make_turn(), review=lambda _action: None if both.wait() >= 0 else "")] * 2
+    with ThreadPoolExecutor(2) as pool:
+        assert all(isinstance(planned.action, Finish) for planned in pool.map(planner.plan, turns))
+
+
+def test_of_two_actions_in_a_reply_one_is_reviewed_and_taken(world: dict[str, Any], turn: Turn) -> None:
+    reviewed: list[Action] = []
+
+    def review(action: Action) -> str | None:
+        reviewed.append(action)
+        return None
+
+    both = reply(call("finish", answer="one"), call("finish", answer="two"))
+    planner = AdkPlanner(
+        models=FakeModels({"gemini-fake": iter([both])}),
+        toolbox=Toolbox(**world),
+        namespace=world["namespace"],
+    )
+    planned = planner.plan(replace(turn, review=review))
+    assert planned.action == Finish(answer="one")
+    assert reviewed == [Finish(answer="one")]
+
+
+# The record.
+
+
+def test_no_key_gets_into_what_is_noted(
+    world: dict[str, Any], turn: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-very-secret-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    replies = [reply(call("run_python", code=f"k = '{key}'", purpose=key)), reply(call("finish", answer="x"))]
+    planner = AdkPlanner(
+        models=FakeModels({"gemini-fake": iter(replies)}),
+        toolbox=Toolbox(**world),
+        namespace=world["namespace"],
+        policy=lambda _turn, action: (
+            Finding(rule="secret", reason=f"It has {key}.") if isinstance(action, RunPython) else None
+        ),
+    )
+    planned = planner.plan(turn)
+    assert {note.kind for note in planned.notes} == {"policy", "refusal", "tool_call"}
+    assert key not in repr(planned.notes)
+
+
+def test_a_reply_that_only_ends_the_conversation_is_no_call_of_a_model() -> None:
+    from databricks_rlm_agent.planner.plugins import nothing_more
+
+    response = nothing_more()
+    assert isinstance(response, LlmResponse)
+    assert isinstance(response.content, types.Content)
+    assert not any(part.function_call for part in response.content.parts or [])

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from databricks_rlm_agent.errors import InvalidData, UsageError
+from databricks_rlm_agent.runs.actions import (
+    MAX_CODE_BYTES,
+    MAX_TEXT_CHARS,
+    MAX_TIMEOUT_S,
+    check_python,
+    check_text,
+    check_timeout,
+)
+from databricks_rlm_agent.runs.budget import TURN_CALLS, Budget, Usage
+from databricks_rlm_agent.runs.fsm import TERMINAL, Event, State
+from databricks_rlm_agent.runs.run import Outcome, new_run
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("", "empty"),
+        (" \n\t", "empty"),
+        ("x = (", "does not parse: line 1"),
+        ("def f(:\n  pass", "does not parse: line 1"),
+        ("a\0b", "does not parse"),
+        ("x = '\ud800'", "does not parse"),
+        ("(" * 5_000 + ")" * 5_000, "does not parse"),
+        ("#" * (MAX_CODE_BYTES + 1), f"the limit is {MAX_CODE_BYTES:,}"),
+        ("#" + "ü" * (MAX_CODE_BYTES // 2), "bytes; the limit"),
+    ],
+    ids=lambda value: value[:20].encode("ascii", "replace").decode() if isinstance(value, str) else None,
+)
+def test_a_program_that_cannot_be_published(code: str, reason: str) -> None:
+    with pytest.raises(InvalidData, match=reason):
+        check_python(code)
+
+
+@pytest.mark.parametrize(
+    "code", ["1", "#" * MAX_CODE_BYTES, "print('ü')", "async def f(): await g()"], ids=len
+)
+def test_a_program_that_can(code: str) -> None:
+    assert check_python(code) == code
+
+
+@pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
+@given(st.text(st.characters(), max_size=80))
+def test_any_text_is_a_program_or_invalid_data(code: str) -> None:
+    with contextlib.suppress(InvalidData):
+        check_python(code).encode()
+
+
+@given(st.none() | st.integers())
+def test_timeouts(timeout: int | None) -> None:
+    if timeout is None or 1 <= timeout <= MAX_TIMEOUT_S:
+        assert check_timeout(timeout) == timeout
+    else:
+        with pytest.raises(InvalidData, match="timeout_s"):
+            check_timeout(timeout)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "  ", "x" * (MAX_TEXT_CHARS + 1), "a\udcff"], ids=["", " ", "long", "half"]
+)
+def test_texts_that_are_refused_by_name(value: str) -> None:
+    with pytest.raises(InvalidData, match="question"):
+        check_text(value, name="question")
+
+
+def test_texts_that_are_taken() -> None:
+    assert check_text("x" * MAX_TEXT_CHARS, name="answer") == "x" * MAX_TEXT_CHARS
+
+
+def test_the_budget_names_what_is_used_up() -> None:
+    budget = Budget(
+        max_iterations=3,
+        max_model_calls=5,
+        max_tokens=1_000,
+        max_cost_usd=0.5,
+        max_executor_s=60,
+        max_wall_s=100,
+    )
+    assert budget.exhausted(3, age_s=0) is None
+    assert "3 iterations" in str(budget.exhausted(4, age_s=0))
+    assert "5 model calls" in str(budget.spend(Usage(calls=5)).exhausted(1, age_s=0))
+    assert "1,000 tokens" in str(
+        budget.spend(Usage(input_tokens=600, output_tokens=400)).exhausted(1, age_s=0)
+    )
+    assert "0.5 US dollars" in str(budget.spend(Usage(cost_usd=0.51)).exhausted(1, age_s=0))
+    assert "60 seconds of job runs" in str(budget.executed(59.5).exhausted(1, age_s=0))
+    assert "100 seconds" in str(budget.exhausted(1, age_s=100))
+    assert budget.spend(Usage(calls=4, input_tokens=999)).exhausted(1, age_s=98) is None
+
+
+def test_calls_are_reserved_before_they_are_made() -> None:
+    budget = Budget(max_model_calls=30).reserve(7)
+    assert (budget.reserved, budget.calls_left) == ({7: TURN_CALLS}, 30 - TURN_CALLS)
+    assert budget.lent(7, used=3).calls_left == TURN_CALLS - 3
+    assert budget.lent(8, used=0).calls_left == 0
+    assert budget.spend(Usage(calls=2)).settle(7).calls_left == 28
+    # The controller of epoch 7 is gone: the next one gets what is left, until the plan of 7 is found.
+    heir = budget.reserve(8)
+    assert heir.reserved == {7: TURN_CALLS, 8: 30 - TURN_CALLS}
+    assert "controllers that never reported" in str(heir.exhausted(1, age_s=0))
+    found = heir.adopt(7, Usage(calls=2))
+    assert (found.usage.calls, found.reserved) == (2, {8: 30 - TURN_CALLS})
+    assert found.adopt(7, Usage(calls=2)) == found  # once
+
+
+def test_a_programs_time_is_reserved_and_bounded_by_what_is_left() -> None:
+    budget = Budget(max_executor_s=100, max_wall_s=1_000)
+    assert budget.granted_s(60, age_s=0) == 60
+    running = budget.starting(60)
+    assert running.executor_left_s == 40
+    assert running.executed(12.5).granted_s(90, age_s=0) == 87
+    assert budget.granted_s(90, age_s=950) == 50
+
+
+@given(st.lists(st.builds(Usage, calls=st.integers(0, 9), input_tokens=st.integers(0, 10**6)), max_size=6))
+def test_spending_adds_up_and_changes_no_limit(spent: list[Usage]) -> None:
+    budget = Budget()
+    for usage in spent:
+        budget = budget.spend(usage)
+    assert budget.usage == sum(spent, Usage())
+    assert budget.model_copy(update={"usage": Usage()}) == Budget()
+
+
+def test_nothing_changes_a_run_that_has_ended() -> None:
+    run = new_run("x", run_id="r1", clock=lambda: NOW)
+    done = run.after(Event.CLAIM).after(Event.FINISH, outcome=Outcome(answer="42"))
+    for event in Event:
+        assert done.after(event, iter_n=9, outcome=Outcome(answer="43")) == done
+    assert done.fsm_state in TERMINAL
+    assert run.after(Event.CANCEL).fsm_state is State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "reason"),
+    [
+        ("", {}, "empty"),
+        (" \n", {}, "empty"),
+        ("x" * 4_001, {}, "4,001 characters"),
+        ("\udcff", {}, "not valid UTF-8"),
+        ("x", {"a": "\udcff"}, "not valid UTF-8"),
+        ("x", {"a": "y" * 20_000}, "more than 20,000"),
+    ],
+    ids=["empty", "blank", "long", "bytes", "bytes in an input", "long input"],
+)
+def test_a_task_that_cannot_be_a_run(task: str, inputs: dict[str, str], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        new_run(task, run_id="r1", clock=lambda: NOW, inputs=inputs)
+
+
+def test_a_run_needs_a_valid_id() -> None:
+    with pytest.raises(UsageError, match="run id"):
+        new_run("x", run_id="R/1", clock=lambda: NOW)
