@@ -16,7 +16,7 @@ from benchmarks.measure import Line, in_turn, median
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow, result_row
 from databricks_rlm_agent.attempts.result import Result, Status
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.run import Outcome
+from databricks_rlm_agent.runs.run import RunOutcome
 from databricks_rlm_agent.storage.schema import RowType, RunStateRow, columns
 from databricks_rlm_agent.storage.stores import to_row
 
@@ -109,7 +109,9 @@ def _fill(stage: Stage, past: Past) -> None:
     store, (template,) = stage.app.store, stage.fresh(1)
     waiting = replace(template, fsm_state=State.EXECUTING, last_request=_REQUEST)
     store.insert([replace(waiting, run_id=bench_id(number)) for number in range(WAITING)])
-    ended = to_row(replace(waiting, fsm_state=State.SUCCEEDED, outcome=Outcome(answer="42", evidence="all")))
+    ended = to_row(
+        replace(waiting, fsm_state=State.SUCCEEDED, outcome=RunOutcome(answer="42", evidence="all"))
+    )
     folder = Path(stage.info.root) / "tables" / stage.namespace.catalog / stage.namespace.schema
     for row_type in past.tables:
         row = ended if row_type is RunStateRow else _ledger_row(row_type, template.created_at)

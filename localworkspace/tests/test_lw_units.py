@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from local_workspace.faults import FaultBoard, Rule
+from local_workspace.faults import FaultBoard, FaultRule
 from local_workspace.jobs import verdict
 from local_workspace.jobs.failure import explain
 from local_workspace.jobs.logfile import LogWriter, read_log
@@ -96,13 +96,13 @@ def test_a_task_that_its_condition_excludes_does_no_harm() -> None:
 
 
 def test_rules_match_by_every_field() -> None:
-    rule = Rule(action="drop", method="post", path="^/a", sql="UPDATE .* x")
+    rule = FaultRule(action="drop", method="post", path="^/a", sql="UPDATE .* x")
     assert rule.matches("POST", "/a/b", "UPDATE t\n SET x")
     assert not rule.matches("GET", "/a/b", "UPDATE t SET x")
     assert not rule.matches("POST", "/b/a", "UPDATE t SET x")
     assert not rule.matches("POST", "/a", None)
     board = FaultBoard()
-    board.add([Rule(action="drop", skip=1, times=1), Rule(action="hold", times=1)])
+    board.add([FaultRule(action="drop", skip=1, times=1), FaultRule(action="hold", times=1)])
     assert [hit.action if (hit := board.strike("GET", "/", None)) else None for _ in range(3)] == [
         "hold",
         "drop",

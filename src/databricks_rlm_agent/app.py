@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.attempts.records import ModelCallRow
 from databricks_rlm_agent.controller import bundle
-from databricks_rlm_agent.controller.backoff import HoldOff
+from databricks_rlm_agent.controller.backoff import Backoff
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
-from databricks_rlm_agent.controller.input_profile import Surveyor
-from databricks_rlm_agent.controller.job_poller import Watch
+from databricks_rlm_agent.controller.input_profile import InputProfiler
+from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.lease import Leases
-from databricks_rlm_agent.controller.loop import Loop
+from databricks_rlm_agent.controller.loop import ControlLoop
 from databricks_rlm_agent.controller.publish import Publisher, SubModels
 from databricks_rlm_agent.controller.step import Stepper
 from databricks_rlm_agent.controller.tick import Tick
-from databricks_rlm_agent.controller.worker_pool import Crew
+from databricks_rlm_agent.controller.worker_pool import WorkerPool
 from databricks_rlm_agent.controller.workflows import Workflows
 from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
 from databricks_rlm_agent.databricks.sql import Warehouse
@@ -32,18 +32,18 @@ from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, Work
 from databricks_rlm_agent.databricks.workspace import Workspace, WorkspaceSecrets
 from databricks_rlm_agent.errors import ConfigError, NotFound
 from databricks_rlm_agent.intake.poll import Intake
-from databricks_rlm_agent.intake.table import WorkTable
+from databricks_rlm_agent.intake.table import DeltaWorkTable
 from databricks_rlm_agent.models import parse_models
-from databricks_rlm_agent.ports import Planned
-from databricks_rlm_agent.retry import Repeating, retrying
+from databricks_rlm_agent.ports import PlanResult
+from databricks_rlm_agent.retry import RetryingBackend, retrying
 from databricks_rlm_agent.secrets import LoadedSecrets, Secret, find_secrets
 from databricks_rlm_agent.settings import Settings, choose_model
 from databricks_rlm_agent.storage.migrations import Migration, migrate
-from databricks_rlm_agent.storage.stores import Ledger, RunStore
+from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.attempts.result import Result
-    from databricks_rlm_agent.ports import Planner, Summary, Turn
+    from databricks_rlm_agent.ports import Planner, PlanningContext, Summary
 
 # For a query of an acceptance check, or a count of an input's rows.
 QUERY_LIMIT_S = 300.0
@@ -69,9 +69,9 @@ class App:
         return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path)
 
     @cached_property
-    def repeating(self) -> Repeating:
+    def repeating(self) -> RetryingBackend:
         """The SQL warehouse, for statements that are safe to send again and that nobody else repeats."""
-        return Repeating(backend=self.warehouse, sleep=time.sleep)
+        return RetryingBackend(backend=self.warehouse, sleep=time.sleep)
 
     @cached_property
     def volume(self) -> WorkspaceVolume:
@@ -89,9 +89,9 @@ class App:
         return WorkspaceCatalog(self.workspace, catalog=self.settings.namespace.catalog)
 
     @cached_property
-    def store(self) -> RunStore:
+    def store(self) -> DeltaRunStore:
         """The runs."""
-        return RunStore(
+        return DeltaRunStore(
             self.warehouse,
             self.settings.namespace,
             sleep=time.sleep,
@@ -104,14 +104,14 @@ class App:
         return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path)
 
     @cached_property
-    def _patient_warehouse(self) -> Warehouse:
+    def _query_warehouse(self) -> Warehouse:
         """A session of its own for queries that others wrote, or on tables of any size."""
         return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path, limit_s=QUERY_LIMIT_S)
 
     @cached_property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> DeltaLedger:
         """The ledgers."""
-        return Ledger(self.warehouse, self.settings.namespace, sleep=time.sleep)
+        return DeltaLedger(self.warehouse, self.settings.namespace, sleep=time.sleep)
 
     @cached_property
     def planner(self) -> Planner:
@@ -129,7 +129,7 @@ class App:
         settings = self.settings
         if settings.work is None:
             return None
-        table = WorkTable(
+        table = DeltaWorkTable(
             backend=self.warehouse,
             namespace=settings.namespace,
             mapping=settings.work,
@@ -150,15 +150,15 @@ class App:
     def tick(self) -> Tick:
         """One pass of the control plane. Publishes the harness if this version is not there yet."""
         settings = self.settings
-        leases = RunStore(self._leases_warehouse, settings.namespace, sleep=time.sleep)
+        leases = DeltaRunStore(self._leases_warehouse, settings.namespace, sleep=time.sleep)
         return Tick(
             store=self.store,
             ledger=self.ledger,
             stepper=self._stepper,
-            watch=Watch(jobs=self.jobs, clock=self.clock),
-            crew=Crew(size=settings.planners),
+            watch=JobPoller(jobs=self.jobs, clock=self.clock),
+            worker_pool=WorkerPool(size=settings.planners),
             leases=Leases(store=leases, owner=self.controller, lease_s=settings.lease_s),
-            hold_off=HoldOff(clock=self.clock),
+            backoff=Backoff(clock=self.clock),
             clock=self.clock,
             new_id=self.new_id,
             batch=settings.batch,
@@ -167,7 +167,7 @@ class App:
     @cached_property
     def _stepper(self) -> Stepper:
         """What advances a run."""
-        reading = Repeating(backend=self._patient_warehouse, sleep=time.sleep)
+        reading = RetryingBackend(backend=self._query_warehouse, sleep=time.sleep)
         ingester = Ingester(
             children=self._children,
             volume=self.volume,
@@ -182,7 +182,7 @@ class App:
             publisher=self._publisher,
             ingester=ingester,
             children=self._children,
-            surveyor=Surveyor(volume=self.volume, catalog=self.catalog, sql=reading),
+            profiler=InputProfiler(volume=self.volume, catalog=self.catalog, sql=reading),
             evidence=Evidence(volume=self.volume, catalog=self.catalog, sql=reading),
             clock=self.clock,
         )
@@ -233,9 +233,11 @@ class App:
             prices=settings.prices,
         )
 
-    def loop(self, *, max_wait_s: float) -> Loop:
+    def loop(self, *, max_wait_s: float) -> ControlLoop:
         """The loop around the tick; ``replace`` it for intake and for another way to wait and to stop."""
-        return Loop(tick=self.tick, sleep=time.sleep, abandon=self.tick.leases.release, max_wait_s=max_wait_s)
+        return ControlLoop(
+            tick=self.tick, sleep=time.sleep, abandon=self.tick.leases.release, max_wait_s=max_wait_s
+        )
 
     def init(self) -> tuple[list[str], list[Migration], str]:
         """Create the schema, Volume, tables and harness that are missing; return what was done."""
@@ -338,19 +340,19 @@ class _PlannerPool:
     def model(self) -> str:
         return self._app.model
 
-    def plan(self, turn: Turn) -> Planned:
+    def plan(self, context: PlanningContext) -> PlanResult:
         try:
-            planner = self._of(turn)
+            planner = self._of(context)
         except ConfigError as error:  # this run's model is unusable; other runs' models may be fine
-            return Planned(action=None, failure=str(error))
-        return planner.plan(turn)
+            return PlanResult(action=None, failure=str(error))
+        return planner.plan(context)
 
-    def summarize(self, turn: Turn, result: Result) -> Summary:
-        return self._of(turn).summarize(turn, result)
+    def summarize(self, context: PlanningContext, result: Result) -> Summary:
+        return self._of(context).summarize(context, result)
 
-    def _of(self, turn: Turn) -> Planner:
+    def _of(self, context: PlanningContext) -> Planner:
         """The planner of a turn's model; raise ConfigError where the model cannot be used."""
-        model = turn.model or self._app.model
+        model = context.model or self._app.model
         with self._lock:
             if model not in self._planners:
                 self._planners[model] = self._app.planner_for(model)

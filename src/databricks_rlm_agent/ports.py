@@ -126,7 +126,7 @@ class Catalog(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class PlanningContext:
     """All that the planner is told at one iteration; ``model`` None means the controller's own.
 
     ``last_value`` is what the last program gave to ``rlm.finish``: answers may quote it. ``budget`` is what
@@ -161,7 +161,7 @@ class ModelCall:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Note:
+class PlannerNote:
     """Something that happened while planning, for ``run_events``: a tool call, a refusal."""
 
     kind: str
@@ -169,7 +169,7 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlanResult:
     """What the planner decided, or why it could not (``failure``, a sentence), or the ``fault`` of the
     workspace that kept it from deciding; exactly one of the three.
     """
@@ -178,7 +178,7 @@ class Planned:
     failure: str | None = None
     fault: RemoteError | None = None
     calls: tuple[ModelCall, ...] = ()
-    notes: tuple[Note, ...] = ()
+    notes: tuple[PlannerNote, ...] = ()
 
     @property
     def usage(self) -> Usage:
@@ -201,23 +201,23 @@ class Planner(Protocol):
     def model(self) -> str:
         """The name of the model (or chain), for reports."""
 
-    def plan(self, turn: Turn) -> Planned:
+    def plan(self, context: PlanningContext) -> PlanResult:
         """Decide; raises neither for a model's fault nor for the workspace's: what was spent must count."""
 
-    def summarize(self, turn: Turn, result: Result) -> Summary:
+    def summarize(self, context: PlanningContext, result: Result) -> Summary:
         """Compress a long result."""
 
 
-def turn_of(
+def planning_context(
     run: Run,
     *,
     used_calls: int,
     sub_model: str | None = None,
     held: Callable[[], bool] = lambda: True,
     review: Callable[[Action], str | None] = lambda _action: None,
-) -> Turn:
+) -> PlanningContext:
     """The planner's view of a run whose turn has used so many model calls already; see ``ports.Turn``."""
-    return Turn(
+    return PlanningContext(
         run_id=run.run_id,
         iter_n=run.iter_n,
         mode=run.current_mode,

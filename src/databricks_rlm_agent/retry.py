@@ -31,7 +31,7 @@ from databricks_rlm_agent.errors import (
 from databricks_rlm_agent.values import Row, Sleep, SqlBackend
 
 
-class Answer(StrEnum):
+class RetryAction(StrEnum):
     """What is done about an error at once."""
 
     AGAIN = "again"
@@ -41,79 +41,79 @@ class Answer(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class RetryRule:
     """One kind of error: what the workspace did (``seen``), and what follows if it stays so."""
 
     error: type[RlmError]
     seen: str
-    request: Answer
-    statement: Answer
+    request: RetryAction
+    statement: RetryAction
     afterwards: str
 
 
 _LATER = "the run stays as it is and goes on at a later tick"
-_AGAIN = {"request": Answer.AGAIN, "statement": Answer.AGAIN}
-_NO = {"request": Answer.NO, "statement": Answer.NO}
+_AGAIN = {"request": RetryAction.AGAIN, "statement": RetryAction.AGAIN}
+_NO = {"request": RetryAction.NO, "statement": RetryAction.NO}
 TABLE = (
-    Rule(
+    RetryRule(
         error=Unreachable,
         seen="connection refused or dropped, no answer within 60 s, 500, 502, 503, 504",
         **_AGAIN,
         afterwards=_LATER,
     ),
-    Rule(error=NeverReached, seen="not one answer since the start", **_NO, afterwards="exit code 3"),
-    Rule(
+    RetryRule(error=NeverReached, seen="not one answer since the start", **_NO, afterwards="exit code 3"),
+    RetryRule(
         error=Throttled,
         seen="429, or 503 with `Retry-After`",
-        request=Answer.AGAIN_AFTER,
-        statement=Answer.AGAIN_AFTER,
+        request=RetryAction.AGAIN_AFTER,
+        statement=RetryAction.AGAIN_AFTER,
         afterwards=f"{_LATER}, not before `Retry-After` is over",
     ),
-    Rule(
+    RetryRule(
         error=Conflict,
         seen="a concurrent writer of the same table won",
-        request=Answer.NO,
-        statement=Answer.AGAIN,
+        request=RetryAction.NO,
+        statement=RetryAction.AGAIN,
         afterwards=_LATER,
     ),
-    Rule(
+    RetryRule(
         error=Unauthorized,
         seen="401, or 403 for a token that is expired or unknown",
-        request=Answer.RENEWED,
-        statement=Answer.RENEWED,
+        request=RetryAction.RENEWED,
+        statement=RetryAction.RENEWED,
         afterwards=_LATER,
     ),
-    Rule(error=Forbidden, seen="403, permission denied", **_NO, afterwards="the run ends FAILED"),
-    Rule(
+    RetryRule(error=Forbidden, seen="403, permission denied", **_NO, afterwards="the run ends FAILED"),
+    RetryRule(
         error=NotFound,
         seen="404: no such file, table, job run",
         **_NO,
         afterwards="as the case asks: a folder is made, a result is waited for, an attempt is LOST",
     ),
-    Rule(
+    RetryRule(
         error=AlreadyExists,
         seen="409: the file or object is there",
         **_NO,
         afterwards="what is there is adopted",
     ),
-    Rule(error=Rejected, seen="400 and other 4xx, SQL errors", **_NO, afterwards="the run ends FAILED"),
+    RetryRule(error=Rejected, seen="400 and other 4xx, SQL errors", **_NO, afterwards="the run ends FAILED"),
 )
 _BY_ERROR = {rule.error: rule for rule in TABLE}
 
 
-def rule_of(error: BaseException) -> Rule | None:
+def rule_of(error: BaseException) -> RetryRule | None:
     """The rule for an error: that of the nearest class above it, None for what is not in the table."""
     return next((_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _BY_ERROR), None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class RetryPolicy:
     """How one kind of call is repeated. Waits are random below a bound that doubles; seconds."""
 
     name: str
-    answer: Callable[[Rule], Answer]
+    answer: Callable[[RetryRule], RetryAction]
     attempts: int
-    patience_s: float
+    max_elapsed_s: float
     first_wait_s: float
     max_wait_s: float
 
@@ -130,7 +130,7 @@ class Policy:
 
         return Retrying(
             retry=retry_if_exception(self.repeats),
-            stop=stop_after_attempt(self.attempts) | stop_before_delay(self.patience_s),
+            stop=stop_after_attempt(self.attempts) | stop_before_delay(self.max_elapsed_s),
             wait=wait,
             sleep=sleep,
             reraise=True,
@@ -139,32 +139,32 @@ class Policy:
     def repeats(self, error: BaseException) -> bool:
         """Whether a call that ended so is sent again as it was."""
         rule = rule_of(error)
-        return rule is not None and self.answer(rule) in {Answer.AGAIN, Answer.AGAIN_AFTER}
+        return rule is not None and self.answer(rule) in {RetryAction.AGAIN, RetryAction.AGAIN_AFTER}
 
 
 # Every request of ours is safe to send again: reads, whole files that are never overwritten in part, cancel,
 # and submit, whose token gives the same job run. The loop waits out what lasts longer.
-REQUESTS = Policy(
+REQUESTS = RetryPolicy(
     name="REST request",
     answer=lambda rule: rule.request,
     attempts=10,
-    patience_s=15.0,
+    max_elapsed_s=15.0,
     first_wait_s=0.1,
     max_wait_s=3.0,
 )
 # So is every statement on our state. A lost race is over in milliseconds.
-STATEMENTS = Policy(
+STATEMENTS = RetryPolicy(
     name="SQL statement",
     answer=lambda rule: rule.statement,
     attempts=8,
-    patience_s=20.0,
+    max_elapsed_s=20.0,
     first_wait_s=0.05,
     max_wait_s=2.0,
 )
 
 
 ATTEMPTS = STATEMENTS.attempts
-PATIENCE_S = STATEMENTS.patience_s
+PATIENCE_S = STATEMENTS.max_elapsed_s
 
 
 def retrying(sleep: Sleep) -> Retrying:
@@ -183,7 +183,7 @@ def fetch(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeating:
+class RetryingBackend:
     """A SqlBackend that repeats every call on passing faults: for statements that are safe to send again."""
 
     backend: SqlBackend
@@ -202,6 +202,6 @@ class Repeating:
 PASSING = (Unreachable, Throttled, Conflict, Unauthorized)
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether to try again later. Forbidden does not pass: the credentials are good, and the answer is no."""
     return isinstance(error, PASSING) and not isinstance(error, Forbidden)

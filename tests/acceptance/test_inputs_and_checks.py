@@ -10,7 +10,7 @@ import pytest
 from conftest import Serving, finish, program  # type: ignore[import-not-found]
 
 from databricks_rlm_agent.controller.evidence import Evidence
-from databricks_rlm_agent.controller.input_profile import Surveyor
+from databricks_rlm_agent.controller.input_profile import InputProfiler
 from databricks_rlm_agent.databricks.sql import Warehouse
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, WorkspaceVolume
 from databricks_rlm_agent.databricks.workspace import Workspace
@@ -170,7 +170,7 @@ def test_wrong_inputs_and_checks_get_one_clear_message(here, ready, arguments, s
 
 
 def test_a_survey(looks: dict[str, Any], volume: WorkspaceVolume) -> None:
-    notes = Surveyor(**looks).notes(
+    notes = InputProfiler(**looks).notes(
         {
             "trips": {"kind": "table", "name": "main.seen.trips"},
             "few": {"kind": "table", "name": "main.seen.few"},

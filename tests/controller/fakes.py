@@ -16,20 +16,20 @@ from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRo
 from databricks_rlm_agent.attempts.result import ProducedTable, Result, Status, Stream
 from databricks_rlm_agent.attempts.submission import serverless
 from databricks_rlm_agent.attempts.verdict import JobVerdict
-from databricks_rlm_agent.controller.backoff import HoldOff
+from databricks_rlm_agent.controller.backoff import Backoff
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
-from databricks_rlm_agent.controller.input_profile import Surveyor
-from databricks_rlm_agent.controller.job_poller import Watch
+from databricks_rlm_agent.controller.input_profile import InputProfiler
+from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.publish import Publisher, SubModels
 from databricks_rlm_agent.controller.step import Stepper
 from databricks_rlm_agent.controller.tick import Tick, TickReport
-from databricks_rlm_agent.controller.worker_pool import Crew
+from databricks_rlm_agent.controller.worker_pool import WorkerPool
 from databricks_rlm_agent.controller.workflows import Workflows
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.layout import MANIFEST, RESULT, Namespace
-from databricks_rlm_agent.ports import FileEntry, ModelCall, Planned, Row, Summary, Turn
+from databricks_rlm_agent.ports import FileEntry, ModelCall, PlanningContext, PlanResult, Row, Summary
 from databricks_rlm_agent.runs.actions import Action, RunPython
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
@@ -489,43 +489,43 @@ class ScriptedPlanner:
     park: Callable[[], None] = lambda: None
     model: str = "scripted"
 
-    def plan(self, turn: Turn) -> Planned:
-        return self.gate("plan", lambda: self._plan(turn))
+    def plan(self, context: PlanningContext) -> PlanResult:
+        return self.gate("plan", lambda: self._plan(context))
 
-    def summarize(self, turn: Turn, result: Result) -> Summary:
+    def summarize(self, context: PlanningContext, result: Result) -> Summary:
         def act() -> Summary:
-            self._call(turn, 1)
+            self._call(context, 1)
             call = ModelCall(model=self.model, purpose="summarizer", usage=Usage(calls=1), seconds=0.0)
             return Summary(delta=CapsuleDelta(digest="short"), calls=(call,))
 
         return self.gate("summarize", act)
 
-    def _call(self, turn: Turn, calls: int) -> None:
-        self.world.calls[turn.run_id] += calls
-        if turn.budget.calls_left < calls:
-            self.world.violations.append(f"{turn.run_id}: {calls} calls, {turn.budget.calls_left} left")
+    def _call(self, context: PlanningContext, calls: int) -> None:
+        self.world.calls[context.run_id] += calls
+        if context.budget.calls_left < calls:
+            self.world.violations.append(f"{context.run_id}: {calls} calls, {context.budget.calls_left} left")
 
-    def _plan(self, turn: Turn) -> Planned:
-        self._call(turn, 1)
+    def _plan(self, context: PlanningContext) -> PlanResult:
+        self._call(context, 1)
         self.park()
         if self.gate.dead:
             raise Killed  # its process ended while the model was asked
-        self.world.plans.append((turn.run_id, turn.iter_n))
-        if f"{NAMESPACE.attempt_dir(turn.run_id, turn.iter_n, 1)}/{MANIFEST}" in self.world.files:
-            self.world.violations.append(f"planned again after a manifest: {turn.run_id} {turn.iter_n}")
+        self.world.plans.append((context.run_id, context.iter_n))
+        if f"{NAMESPACE.attempt_dir(context.run_id, context.iter_n, 1)}/{MANIFEST}" in self.world.files:
+            self.world.violations.append(f"planned again after a manifest: {context.run_id} {context.iter_n}")
         call = ModelCall(
             model=self.model, purpose="planner", usage=Usage(calls=1, input_tokens=10), seconds=0.0
         )
-        script = self.script if self.world.runs[turn.run_id].parent_run_id is None else self.child_script
-        reply = self.scripts.get(turn.capsule.objective, script)[turn.iter_n - 1]
-        reason = None if isinstance(reply, str | Exception) else turn.review(reply)
+        script = self.script if self.world.runs[context.run_id].parent_run_id is None else self.child_script
+        reply = self.scripts.get(context.capsule.objective, script)[context.iter_n - 1]
+        reason = None if isinstance(reply, str | Exception) else context.review(reply)
         if reason is not None:
-            return Planned(action=None, failure=f"refused: {reason}", calls=(call,))
+            return PlanResult(action=None, failure=f"refused: {reason}", calls=(call,))
         if isinstance(reply, Exception):
             raise reply
         if isinstance(reply, str):
-            return Planned(action=None, failure=reply, calls=(call,))
-        return Planned(action=reply, calls=(call,))
+            return PlanResult(action=None, failure=reply, calls=(call,))
+        return PlanResult(action=reply, calls=(call,))
 
 
 @dataclass(kw_only=True)
@@ -538,7 +538,7 @@ class Controller:
     scripts: Mapping[str, Sequence[Action | str | Exception]] = field(default_factory=dict)
     name: str = "c1"
     planners: int = 1
-    crew: Crew | None = None
+    worker_pool: WorkerPool | None = None
     skew_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     tick: Tick = field(init=False)
@@ -547,7 +547,7 @@ class Controller:
         world, gate = self.world, self.gate
         volume, jobs = FakeVolume(world=world, gate=gate), FakeJobs(world=world, gate=gate)
         ledger, catalog = FakeLedger(world=world, gate=gate), NoTables()
-        crew = self.crew or Crew(size=self.planners)
+        worker_pool = self.worker_pool or WorkerPool(size=self.planners)
         planner = ScriptedPlanner(
             world=world,
             gate=gate,
@@ -555,8 +555,8 @@ class Controller:
             child_script=self.child_script,
             scripts=self.scripts,
         )
-        if isinstance(crew, SteadyCrew):
-            planner.park = crew.park
+        if isinstance(worker_pool, SteadyCrew):
+            planner.park = worker_pool.park
         publisher = Publisher(
             volume=volume,
             jobs=jobs,
@@ -588,14 +588,14 @@ class Controller:
                 publisher=publisher,
                 ingester=ingester,
                 children=children,
-                surveyor=Surveyor(volume=volume, catalog=catalog, sql=NoSql()),
+                profiler=InputProfiler(volume=volume, catalog=catalog, sql=NoSql()),
                 evidence=Evidence(volume=volume, catalog=catalog, sql=NoSql()),
                 clock=self.now,
             ),
-            watch=Watch(jobs=jobs, clock=self.now, at_once=1),
-            crew=crew,
+            watch=JobPoller(jobs=jobs, clock=self.now, at_once=1),
+            worker_pool=worker_pool,
             leases=HandLeases(store=store, owner=self.name, lease_s=LEASE_S),
-            hold_off=HoldOff(clock=self.now, jitter=lambda: 1.0),
+            backoff=Backoff(clock=self.now, jitter=lambda: 1.0),
             clock=self.now,
             new_id=world.new_id,
             batch=200,
@@ -605,8 +605,8 @@ class Controller:
         """The time by this controller's own clock."""
         return self.world.now() + timedelta(seconds=self.skew_s)
 
-    def __call__(self, *, patience_s: float | None = None) -> TickReport:
-        return self.tick(patience_s=patience_s)
+    def __call__(self, *, wait_s: float | None = None) -> TickReport:
+        return self.tick(wait_s=wait_s)
 
 
 def settle(world: World, *controllers: Callable[[], object], steps: int = 60) -> None:

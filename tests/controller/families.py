@@ -64,7 +64,9 @@ class Families(FaultyFleet):
     def fresh(self) -> Controller:
         name, gate = self.world.new_id("c"), Gate(fault=self.happen)
         self.all.append(
-            Controller(world=self.world, script=(), scripts=SCRIPTS, name=name, crew=SteadyCrew(), gate=gate)
+            Controller(
+                world=self.world, script=(), scripts=SCRIPTS, name=name, worker_pool=SteadyCrew(), gate=gate
+            )
         )
         return self.all[-1]
 

@@ -77,9 +77,11 @@ class Fleet(RuleBasedStateMachine):
         self.controllers = [self.fresh() for _ in range(many)]
 
     def fresh(self) -> Controller:
-        name, crew = self.world.new_id("c"), SteadyCrew()
+        name, worker_pool = self.world.new_id("c"), SteadyCrew()
         gate = Gate(fault=self.happen)
-        self.all.append(Controller(world=self.world, script=SCRIPT, name=name, crew=crew, gate=gate))
+        self.all.append(
+            Controller(world=self.world, script=SCRIPT, name=name, worker_pool=worker_pool, gate=gate)
+        )
         return self.all[-1]
 
     def one(self, which: int) -> Controller:
@@ -143,11 +145,11 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def tick(self, which: int) -> None:
-        self.attempt(which, lambda controller: controller(patience_s=0))
+        self.attempt(which, lambda controller: controller(wait_s=0))
 
     @rule(which=WHICH)
     def collect(self, which: int) -> None:
-        self.attempt(which, lambda controller: controller.tick.collect(patience_s=0))
+        self.attempt(which, lambda controller: controller.tick.collect(wait_s=0))
 
     @rule(which=WHICH, kind=FAULTS, calls=CALLS, after=st.booleans())
     def tick_with_a_fault(self, which: int, kind: str, calls: int, after: bool) -> None:
@@ -159,14 +161,14 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(which=WHICH, slow=st.booleans())
     def models_are_slow(self, which: int, slow: bool) -> None:
-        crew(self.one(which)).slow = slow
+        worker_pool(self.one(which)).slow = slow
 
-    @precondition(lambda self: any(crew(controller).parked for controller in self.all))
+    @precondition(lambda self: any(worker_pool(controller).parked for controller in self.all))
     @rule(which=st.integers(0, 5))
     def a_model_answers(self, which: int) -> None:
         """Its controller may be at work still, or hang, or be dead."""
-        waiting = [controller for controller in self.all if crew(controller).parked]
-        crew(waiting[which % len(waiting)]).resume()
+        waiting = [controller for controller in self.all if worker_pool(controller).parked]
+        worker_pool(waiting[which % len(waiting)]).resume()
 
     @rule(which=WHICH)
     def renew(self, which: int) -> None:
@@ -264,11 +266,11 @@ class Fleet(RuleBasedStateMachine):
         finally:
             for controller in self.all:  # no thread stays behind
                 controller.gate.dead = True
-                crew(controller).resume_all()
+                worker_pool(controller).resume_all()
 
     def come_to_an_end(self) -> None:
         for controller in self.controllers:
-            crew(controller).resume_all()
+            worker_pool(controller).resume_all()
         for _ in range(MAX_TICKS):
             for which in range(len(self.controllers)):
                 self.tick(which)
@@ -328,9 +330,9 @@ class FaultyFleet(Fleet):
         self.tick_with_a_fault(which, "overtaken", calls, False)
 
 
-def crew(controller: Controller) -> SteadyCrew:
-    assert isinstance(controller.crew, SteadyCrew)
-    return controller.crew
+def worker_pool(controller: Controller) -> SteadyCrew:
+    assert isinstance(controller.worker_pool, SteadyCrew)
+    return controller.worker_pool
 
 
 def leases(controller: Controller) -> HandLeases:

@@ -8,11 +8,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from databricks_rlm_agent.controller.lease import Leases
-from databricks_rlm_agent.controller.worker_pool import Crew, Step
+from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
 
 
 @dataclass(kw_only=True)
-class SteadyCrew(Crew):
+class SteadyCrew(WorkerPool):
     """A crew whose every interleaving is the test's own choice: ``slow`` models are waited for until resumed.
 
     The threads are real ones, and the caller waits until the one that it started is done or parked.
@@ -23,7 +23,7 @@ class SteadyCrew(Crew):
     parked: list[threading.Event] = field(default_factory=list)
     _still: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def start(self, holder: str, work: Mapping[str, Callable[[], Step]]) -> None:
+    def start(self, holder: str, work: Mapping[str, Callable[[], AdvancedRun]]) -> None:
         for run_id, act in work.items():
             super().start(holder, {run_id: act})
             self._still.acquire()
@@ -47,20 +47,20 @@ class SteadyCrew(Crew):
         while self.parked:
             self.resume()
 
-    def _do(self, promise: Future[Step], act: Callable[[], Step]) -> None:
+    def _do(self, promise: Future[AdvancedRun], act: Callable[[], AdvancedRun]) -> None:
         super()._do(promise, act)
         self._still.release()
 
 
 @dataclass(kw_only=True)
-class HereCrew(Crew):
+class HereCrew(WorkerPool):
     """A crew without threads: each step is done where it is begun. For stories in which nothing overlaps."""
 
     size: int = 1_000
 
-    def start(self, holder: str, work: Mapping[str, Callable[[], Step]]) -> None:
+    def start(self, holder: str, work: Mapping[str, Callable[[], AdvancedRun]]) -> None:
         for run_id, act in work.items():
-            promise: Future[Step] = Future()
+            promise: Future[AdvancedRun] = Future()
             self._steps[promise] = holder, run_id
             self._do(promise, act)
 

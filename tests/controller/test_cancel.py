@@ -129,7 +129,7 @@ def test_a_fault_at_any_call_of_a_cancellation_changes_nothing(error: BaseExcept
         world.add()
         turns = [Controller(world=world, script=[program(), DONE], gate=Gate(fault=fault))]
 
-        def turn(turns: list[Controller] = turns, world: World = world, fault: Any = fault) -> None:
+        def context(turns: list[Controller] = turns, world: World = world, fault: Any = fault) -> None:
             try:
                 turns[0]()
             except Killed:
@@ -139,7 +139,7 @@ def test_a_fault_at_any_call_of_a_cancellation_changes_nothing(error: BaseExcept
             except RemoteError:
                 pass
 
-        settle(world, turn)
+        settle(world, context)
         check_invariants(world)
         run = world.runs["r1"]
         assert run.fsm_state is State.CANCELLED, at

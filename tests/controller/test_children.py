@@ -36,7 +36,7 @@ IDS = [child_id("r1", 1, task.name) for task in TASKS]
 
 def controller(world: World, script: Any = PARENT, name: str = "c1", gate: Gate | None = None) -> Controller:
     return Controller(
-        world=world, script=script, child_script=CHILD, name=name, gate=gate or Gate(), crew=HereCrew()
+        world=world, script=script, child_script=CHILD, name=name, gate=gate or Gate(), worker_pool=HereCrew()
     )
 
 
@@ -172,7 +172,7 @@ class Story:
             elif name != "plan":
                 raise Unreachable("No answer.")
 
-    def turn(self, index: int) -> None:
+    def context(self, index: int) -> None:
         try:
             self.controllers[index]()
         except Killed:
@@ -185,7 +185,7 @@ class Story:
         check_invariants(self.world)
 
     def play(self) -> None:
-        settle(self.world, lambda: self.turn(0), lambda: self.turn(1), steps=160)
+        settle(self.world, lambda: self.context(0), lambda: self.context(1), steps=160)
 
 
 def _world(by: str) -> tuple[World, list[Action]]:
@@ -222,8 +222,8 @@ def test_whenever_a_controller_dies_no_child_is_lost_or_made_twice(
         world, script = _world(by)
         story = Story(world, script, at, after, kind)
         if cancel_at is not None:
-            for turn in range(cancel_at):
-                story.turn(turn % 2)
+            for context in range(cancel_at):
+                story.context(context % 2)
                 world.run_jobs()
                 world.now_s += 1
             world.request_cancel("r1")

@@ -29,7 +29,7 @@ FOLDER = NAMESPACE.attempt_dir("r1", 1, 1)
 def controller(world: World, script: Any = PLANNED, gate: Gate | None = None) -> Controller:
     name = world.new_id("c")
     return Controller(
-        world=world, script=script, child_script=CHILD, name=name, gate=gate or Gate(), crew=HereCrew()
+        world=world, script=script, child_script=CHILD, name=name, gate=gate or Gate(), worker_pool=HereCrew()
     )
 
 
@@ -235,7 +235,7 @@ def test_children_of_children_count_against_the_number_of_all() -> None:
         "north": [Spawn(tasks=TASKS[:1]), Finish(answer="1")],
         "count": [Spawn(tasks=TASKS), Finish(answer="3")],
     }
-    only = Controller(world=world, script=(), child_script=CHILD, scripts=scripts, crew=HereCrew())
+    only = Controller(world=world, script=(), child_script=CHILD, scripts=scripts, worker_pool=HereCrew())
     # The child of a child has the same task as its parent, and may not go deeper.
     settle(world, only)
     assert [run.depth for run in world.runs.values()].count(2) == 1

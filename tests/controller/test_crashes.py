@@ -67,7 +67,7 @@ class Story:
             self.at = None
             self.happen(self)
 
-    def turn(self, index: int) -> None:
+    def context(self, index: int) -> None:
         try:
             self.controllers[index]()
         except Killed:
@@ -77,7 +77,7 @@ class Story:
         check_invariants(self.world)
 
     def play(self) -> dict[str, Any]:
-        settle(self.world, lambda: self.turn(0), lambda: self.turn(1), steps=120)
+        settle(self.world, lambda: self.context(0), lambda: self.context(1), steps=120)
         check_invariants(self.world)
         # Only what the plan cost may differ: a crash after thinking and before publishing thinks again.
         return {
@@ -195,7 +195,7 @@ def test_a_controller_that_dies_again_and_again_gets_there_in_the_end() -> None:
 
         return Gate(fault=fault)
 
-    def turn() -> None:
+    def context() -> None:
         nonlocal deaths, controller
         try:
             controller()
@@ -205,7 +205,7 @@ def test_a_controller_that_dies_again_and_again_gets_there_in_the_end() -> None:
             world.now_s += LEASE_S
 
     controller = Controller(world=world, script=SCRIPT, gate=mortal())
-    settle(world, turn, steps=400)
+    settle(world, context, steps=400)
     check_invariants(world)
     run = world.runs["r1"]
     assert deaths > 3

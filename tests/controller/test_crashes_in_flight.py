@@ -65,18 +65,18 @@ class InFlight(Story):
             world=self.world,
             script=SCRIPT,
             name=self.world.new_id("c"),
-            crew=self.crews[-1],
+            worker_pool=self.crews[-1],
             gate=Gate(fault=self.fault),
         )
 
-    def turn(self, index: int) -> None:
+    def context(self, index: int) -> None:
         controller = self.controllers[index]
         self.turns += 1
         try:
-            controller(patience_s=0)
-            assert isinstance(controller.crew, SteadyCrew)
-            if self.turns % 4 >= 2 and controller.crew.parked:
-                controller.crew.resume()
+            controller(wait_s=0)
+            assert isinstance(controller.worker_pool, SteadyCrew)
+            if self.turns % 4 >= 2 and controller.worker_pool.parked:
+                controller.worker_pool.resume()
         except Killed:
             if self.gracefully:
                 controller.tick.leases.release()
@@ -87,7 +87,7 @@ class InFlight(Story):
 
     def settle(self) -> None:
         for number in range(MAX_TURNS):
-            self.turn(number % 2)
+            self.context(number % 2)
             for run in list(self.world.runs.values()):
                 if run.fsm_state is State.WAITING_FOR_INPUT:
                     assert self.world.answer(run, f"yes, {run.iter_n}")
@@ -102,8 +102,8 @@ class InFlight(Story):
         try:
             self.settle()
         finally:
-            for crew in self.crews:  # those of the dead too: no thread stays behind
-                crew.resume_all()
+            for worker_pool in self.crews:  # those of the dead too: no thread stays behind
+                worker_pool.resume_all()
         check_invariants(self.world)
         return {
             "runs": {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from databricks_rlm_agent.controller.evidence import FOUND_CHARS, Evidence, Finding, refusal
+from databricks_rlm_agent.controller.evidence import FOUND_CHARS, CheckFinding, Evidence, refusal
 from databricks_rlm_agent.errors import (
     Conflict,
     Forbidden,
@@ -35,7 +35,7 @@ class Workspace:
     error: Exception | None = None
     statements: list[str] = field(default_factory=list)
 
-    def verify(self, *checks: Check) -> list[Finding]:
+    def verify(self, *checks: Check) -> list[CheckFinding]:
         return Evidence(sql=self, catalog=self, volume=self).verify(checks)  # type: ignore[arg-type]
 
     def find(self, text: str) -> tuple[bool, str]:
@@ -181,7 +181,7 @@ def test_a_refusal_says_what_failed_and_what_was_found() -> None:
 
 def test_a_refusal_is_bounded() -> None:
     check = parse_check("sql: SELECT " + "x," * 3_000 + "y")
-    said = refusal([Finding(check=check, passed=False, found="z" * FOUND_CHARS)] * 16)
+    said = refusal([CheckFinding(check=check, passed=False, found="z" * FOUND_CHARS)] * 16)
     assert said is not None
     assert len(said) < 2_000
     assert "and 10 more" in said

@@ -8,7 +8,7 @@ from fakes import NAMESPACE, FakeVolume, Gate, Killed, World
 
 from databricks_rlm_agent.controller import bundle
 from databricks_rlm_agent.controller.journal import Journal
-from databricks_rlm_agent.controller.loop import FIRST_WAIT_S, Loop
+from databricks_rlm_agent.controller.loop import FIRST_WAIT_S, ControlLoop
 from databricks_rlm_agent.controller.tick import TickReport
 from databricks_rlm_agent.errors import (
     Conflict,
@@ -35,8 +35,8 @@ class Scripted:
     abandoned: int = 0
     collected: int = 0
 
-    def __call__(self, *, patience_s: float | None = None) -> TickReport:
-        assert patience_s is not None  # a slow plan must not hold up the others
+    def __call__(self, *, wait_s: float | None = None) -> TickReport:
+        assert wait_s is not None  # a slow plan must not hold up the others
         step = self.ticks.pop(0)
         if isinstance(step, BaseException):
             raise step
@@ -46,8 +46,8 @@ class Scripted:
         self.seen.append(report)
         return not self.ticks
 
-    def collect(self, *, patience_s: float | None = None) -> TickReport:
-        assert patience_s is None
+    def collect(self, *, wait_s: float | None = None) -> TickReport:
+        assert wait_s is None
         self.collected += 1
         return IDLE
 
@@ -55,7 +55,7 @@ class Scripted:
         self.abandoned += 1
 
     def run(self, max_ticks: int | None = None, *, done: Callable[[TickReport], bool] | None = None) -> int:
-        loop = Loop(
+        loop = ControlLoop(
             tick=self, sleep=self.slept.append, abandon=self.abandon, max_wait_s=2.0, jitter=lambda: 1.0
         )
         return loop.run(done=done or self.done, max_ticks=max_ticks)
@@ -127,7 +127,7 @@ def test_runs_that_are_held_up_because_the_workspace_asked_to_wait_are_not_hurri
 
 def test_nothing_new_is_begun_once_it_is_asked_to_stop() -> None:
     script = Scripted(ticks=[BUSY] * 9)
-    loop = Loop(
+    loop = ControlLoop(
         tick=script,
         sleep=script.slept.append,
         abandon=script.abandon,

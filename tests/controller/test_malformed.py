@@ -149,14 +149,14 @@ def test_a_damaged_run_ends_though_its_controller_dies_on_the_way(name: str) -> 
 
         controllers = [Controller(world=world, script=SCRIPT, name="c2", gate=Gate(fault=die))]
 
-        def turn(controllers: list[Controller] = controllers, world: World = world) -> None:
+        def context(controllers: list[Controller] = controllers, world: World = world) -> None:
             try:
                 controllers[0]()
             except Killed:
                 controllers[0] = Controller(world=world, script=SCRIPT, name="c3")
                 world.now_s += LEASE_S
 
-        run = ended(world, turn)
+        run = ended(world, context)
         assert run.fsm_state is State.CANCELLED, column
         assert column in (run.outcome.reason or "")
 
@@ -386,10 +386,10 @@ def test_whatever_a_planner_says_the_run_ends_or_asks(action: Any) -> None:
     odd = Controller(world=world, script=[action, Finish(answer="42")])
     plan = odd.tick.stepper.planner.plan  # the same planner, in whole for the other run
 
-    def one_is_odd(turn: Any) -> Any:
-        if turn.run_id == WHOLE:
-            return Controller(world=world, script=SCRIPT).tick.stepper.planner.plan(turn)
-        return plan(turn)
+    def one_is_odd(context: Any) -> Any:
+        if context.run_id == WHOLE:
+            return Controller(world=world, script=SCRIPT).tick.stepper.planner.plan(context)
+        return plan(context)
 
     object.__setattr__(odd.tick.stepper.planner, "plan", one_is_odd)
     for _ in range(12):

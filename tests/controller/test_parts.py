@@ -24,12 +24,12 @@ from fakes import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.controller.backoff import FIRST_S, LONGEST_S, HoldOff
-from databricks_rlm_agent.controller.job_poller import OVERLAP_S, Watch
+from databricks_rlm_agent.controller.backoff import FIRST_S, LONGEST_S, Backoff
+from databricks_rlm_agent.controller.job_poller import OVERLAP_S, JobPoller
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.lease import RENEWALS_PER_LEASE, Leases, controller_of
-from databricks_rlm_agent.controller.tick import OneRun
-from databricks_rlm_agent.controller.worker_pool import Crew, Step
+from databricks_rlm_agent.controller.tick import SingleRunTick
+from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
 from databricks_rlm_agent.errors import NotFound, RemoteError, Throttled, Unreachable
 from databricks_rlm_agent.runs.actions import Finish
 from databricks_rlm_agent.runs.fsm import State
@@ -59,7 +59,7 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 def test_a_run_that_is_held_up_again_and_again_is_left_alone_for_longer_and_longer() -> None:
     clock = Clock()
-    held = HoldOff(clock=clock, jitter=lambda: 1.0)
+    held = Backoff(clock=clock, jitter=lambda: 1.0)
     pauses = []
     for _ in range(12):
         assert held.over("r1")
@@ -83,7 +83,7 @@ def test_a_pause_has_bounds_and_ends_whatever_the_clock_does(
     jitter: float, retry_after_s: float | None, jump_s: float
 ) -> None:
     clock = Clock()
-    held = HoldOff(clock=clock, jitter=lambda: jitter)
+    held = Backoff(clock=clock, jitter=lambda: jitter)
     held.failed("r1", retry_after_s=retry_after_s)
     assert not held.over("r1")
     clock.now_s = max(retry_after_s or 0, FIRST_S) + 0.001
@@ -95,7 +95,7 @@ def test_a_pause_has_bounds_and_ends_whatever_the_clock_does(
 
 def test_what_is_long_past_is_forgotten() -> None:
     clock = Clock()
-    held = HoldOff(clock=clock, jitter=lambda: 1.0)
+    held = Backoff(clock=clock, jitter=lambda: 1.0)
     for number in range(100):
         held.failed(f"r{number}", retry_after_s=None)
     held.prune()
@@ -115,9 +115,9 @@ def executing(world: World, run_id: str = "r1") -> Due:
     return Due(run=world.runs[run_id], reported=False)
 
 
-def watch_of(world: World, fault: Any = None) -> Watch:
+def watch_of(world: World, fault: Any = None) -> JobPoller:
     gate = Gate(fault=fault) if fault else Gate()
-    return Watch(jobs=FakeJobs(world=world, gate=gate), clock=world.now, at_once=2)
+    return JobPoller(jobs=FakeJobs(world=world, gate=gate), clock=world.now, at_once=2)
 
 
 def test_the_first_look_is_at_all_and_the_next_at_what_came_since_with_some_overlap() -> None:
@@ -233,9 +233,9 @@ def test_more_silent_runs_than_a_batch_holds_are_all_asked_about_soon() -> None:
 # Crew
 
 
-def step(name: str) -> Step:
+def step(name: str) -> AdvancedRun:
     run = new_run("x", run_id=name, clock=Clock())
-    return Step(
+    return AdvancedRun(
         holder="c/1",
         before=run,
         after=replace(run, fsm_state=State.PLANNING),
@@ -243,35 +243,35 @@ def step(name: str) -> Step:
     )
 
 
-def names(steps: list[Step]) -> set[str]:
+def names(steps: list[AdvancedRun]) -> set[str]:
     return {item.after.run_id for item in steps}
 
 
 def test_steps_that_are_done_are_collected_and_the_others_go_on() -> None:
-    crew, go_on = Crew(size=2), threading.Event()
+    worker_pool, go_on = WorkerPool(size=2), threading.Event()
 
-    def slow() -> Step:
+    def slow() -> AdvancedRun:
         assert go_on.wait(DEADLINE_S)
         return step("slow")
 
-    crew.start("c/1", {"slow": slow})
-    crew.start("c/2", {"quick": lambda: step("quick")})
-    found: list[Step] = []
-    eventually(lambda: bool(found.extend(crew.finished(patience_s=0.001)) or found))
+    worker_pool.start("c/1", {"slow": slow})
+    worker_pool.start("c/2", {"quick": lambda: step("quick")})
+    found: list[AdvancedRun] = []
+    eventually(lambda: bool(found.extend(worker_pool.finished(wait_s=0.001)) or found))
     assert names(found) == {"quick"}
-    assert (crew.busy, crew.holders()) == (1, {"c/1"})
-    assert crew.works_on("slow")
-    assert not crew.works_on("quick")
+    assert (worker_pool.busy, worker_pool.holders()) == (1, {"c/1"})
+    assert worker_pool.works_on("slow")
+    assert not worker_pool.works_on("quick")
     go_on.set()
-    assert names(crew.finished(patience_s=None)) == {"slow"}
-    assert (crew.busy, crew.holders(), crew.finished(patience_s=None)) == (0, set(), [])
+    assert names(worker_pool.finished(wait_s=None)) == {"slow"}
+    assert (worker_pool.busy, worker_pool.holders(), worker_pool.finished(wait_s=None)) == (0, set(), [])
 
 
 def test_no_more_than_so_many_work_at_once() -> None:
-    crew, go_on, lock = Crew(size=3), threading.Event(), threading.Lock()
+    worker_pool, go_on, lock = WorkerPool(size=3), threading.Event(), threading.Lock()
     at_work, most = [0], [0]
 
-    def work(name: str) -> Step:
+    def work(name: str) -> AdvancedRun:
         with lock:
             at_work[0] += 1
             most[0] = max(most[0], at_work[0])
@@ -280,24 +280,24 @@ def test_no_more_than_so_many_work_at_once() -> None:
             at_work[0] -= 1
         return step(name)
 
-    crew.start("c/1", {f"r{n}": (lambda n=n: work(f"r{n}")) for n in range(10)})  # type: ignore[misc]
+    worker_pool.start("c/1", {f"r{n}": (lambda n=n: work(f"r{n}")) for n in range(10)})  # type: ignore[misc]
     eventually(lambda: at_work[0] == 3)
-    assert crew.busy == 10
+    assert worker_pool.busy == 10
     go_on.set()
-    assert len(crew.finished(patience_s=None)) == 10
+    assert len(worker_pool.finished(wait_s=None)) == 10
     assert most == [3]
 
 
 def test_what_a_step_raises_is_raised_where_it_is_collected() -> None:
-    crew = Crew(size=1)
+    worker_pool = WorkerPool(size=1)
 
-    def interrupted() -> Step:
+    def interrupted() -> AdvancedRun:
         raise KeyboardInterrupt
 
-    crew.start("c/1", {"r1": interrupted})
+    worker_pool.start("c/1", {"r1": interrupted})
     with pytest.raises(KeyboardInterrupt):
-        crew.finished(patience_s=None)
-    assert crew.busy == 0
+        worker_pool.finished(wait_s=None)
+    assert worker_pool.busy == 0
 
 
 # Leases
@@ -373,9 +373,9 @@ def test_one_run_is_touched_and_no_other() -> None:
         world.add(name)
     before = dict(world.runs)
     controller = Controller(world=world, script=[program(), Finish(answer="42")])
-    tick = OneRun(tick=controller.tick, run_id="b")
+    tick = SingleRunTick(tick=controller.tick, run_id="b")
     for _ in range(20):
-        tick(patience_s=None)
+        tick(wait_s=None)
         world.run_jobs()
         world.now_s += 1
     assert tick.collect() == replace(tick.collect(), due=0)

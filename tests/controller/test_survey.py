@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.controller.input_profile import MAX_INPUTS, NOTE_CHARS, Surveyor, excerpt
+from databricks_rlm_agent.controller.input_profile import MAX_INPUTS, NOTE_CHARS, InputProfiler, excerpt
 from databricks_rlm_agent.errors import (
     Conflict,
     Forbidden,
@@ -36,11 +36,11 @@ class Workspace:
     statements: list[str] = field(default_factory=list)
     listings: int = 0
 
-    def surveyor(self) -> Surveyor:
-        return Surveyor(volume=self, catalog=self, sql=self)  # type: ignore[arg-type]
+    def profiler(self) -> InputProfiler:
+        return InputProfiler(volume=self, catalog=self, sql=self)  # type: ignore[arg-type]
 
     def note(self, **given: Any) -> str:
-        note = self.surveyor().notes({"x": given})["x"]
+        note = self.profiler().notes({"x": given})["x"]
         assert 0 < len(note) <= NOTE_CHARS
         assert note.encode()
         assert "\n" not in note
@@ -192,7 +192,7 @@ def test_a_strange_input_gets_a_note(given: dict, says: str) -> None:
 
 
 def test_inputs_that_are_no_handles_at_all() -> None:
-    notes = Workspace().surveyor().notes({"a": None, "b": "main.rlm.flights", "c": [1]})
+    notes = Workspace().profiler().notes({"a": None, "b": "main.rlm.flights", "c": [1]})
     assert set(notes.values()) == {"not a handle of a known kind"}
 
 
@@ -219,7 +219,7 @@ def test_any_other_fault_is_a_note(error: Exception) -> None:
 
 def test_at_most_sixteen_inputs_are_looked_at() -> None:
     workspace = Workspace()
-    notes = workspace.surveyor().notes({f"t{n}": {"kind": "table", "name": "a.b.c"} for n in range(40)})
+    notes = workspace.profiler().notes({f"t{n}": {"kind": "table", "name": "a.b.c"} for n in range(40)})
     assert list(notes) == [f"t{n}" for n in range(MAX_INPUTS)]
     assert len(workspace.statements) == 2 * MAX_INPUTS
 

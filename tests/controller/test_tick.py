@@ -29,7 +29,7 @@ from databricks_rlm_agent.errors import ConfigError, Conflict, NotFound, Rejecte
 from databricks_rlm_agent.runs.actions import Ask, Finish
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.fsm import Event, State
-from databricks_rlm_agent.runs.run import AttemptKey, Outcome
+from databricks_rlm_agent.runs.run import AttemptKey, RunOutcome
 
 DONE = Finish(answer="42", evidence="main.rlm.t1")
 EFFECTS = ["put entrypoint.py", "put manifest.json", "submit"]
@@ -225,7 +225,7 @@ def test_an_answered_question_goes_on_with_the_next_iteration() -> None:
     controller()
     asked = world.runs["r1"]
     told = asked.capsule.instructed("2013")
-    world.change(asked.after(Event.ANSWERED, capsule=told, outcome=Outcome(), iter_n=asked.iter_n + 1))
+    world.change(asked.after(Event.ANSWERED, capsule=told, outcome=RunOutcome(), iter_n=asked.iter_n + 1))
     settle(world, controller)
     run = world.runs["r1"]
     assert (run.fsm_state, run.iter_n, run.capsule.constraints) == (State.SUCCEEDED, 3, ["2013"])
@@ -428,7 +428,7 @@ def test_a_controller_does_not_race_with_itself_when_its_lease_has_lapsed() -> N
         if name == "plan" and after and not again:
             again.append(1)
             world.now_s += LEASE_S + 1
-            again.append(controller.tick(patience_s=0).due)
+            again.append(controller.tick(wait_s=0).due)
 
     controller.gate.fault = lapsed
     assert controller().advanced == 1

@@ -120,7 +120,7 @@ def _outcome(at: int | None, after: bool, calls: list[str]) -> Any:
             left[0] = None
             raise Killed
 
-    def turn() -> None:
+    def context() -> None:
         try:
             Controller(world=world, script=SCRIPT, name=world.new_id("c"), gate=Gate(fault=fault))()
         except Killed:
@@ -128,7 +128,7 @@ def _outcome(at: int | None, after: bool, calls: list[str]) -> Any:
         finally:
             check_invariants(world)
 
-    settle(world, turn, steps=200)
+    settle(world, context, steps=200)
     run = world.runs["r1"]
     files = {name: content for name, content in world.files.items() if not name.endswith(".json")}
     published = {name: json.dumps(len(content)) for name, content in files.items()}

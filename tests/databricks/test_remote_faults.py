@@ -13,7 +13,7 @@ from remote_rig import VOLUME, Clients, Server
 
 from databricks_rlm_agent.databricks.transport import CONNECTIONS
 from databricks_rlm_agent.errors import AlreadyExists, Rejected, Throttled, Unreachable
-from databricks_rlm_agent.retry import REQUESTS, STATEMENTS, Repeating, fetch
+from databricks_rlm_agent.retry import REQUESTS, STATEMENTS, RetryingBackend, fetch
 
 _PASSING = {
     "500": {"action": "status", "status": 500},
@@ -137,7 +137,7 @@ def test_what_is_refused_is_not_sent_again(clients: Clients, server: Server) -> 
 
 
 def test_a_backend_that_repeats(clients: Clients, server: Server) -> None:
-    patient = Repeating(backend=clients.warehouse, sleep=clients.waits.append)
+    patient = RetryingBackend(backend=clients.warehouse, sleep=clients.waits.append)
     assert [dict(row) for row in patient.fetch("SELECT 1 AS one")] == [{"one": 1}]
     for statement in (patient.fetch, patient.execute):
         server.fault("sql/1.0/warehouses", action="drop", times=2)

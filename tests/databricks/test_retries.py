@@ -10,7 +10,7 @@ import pytest
 from databricks_rlm_agent import errors
 from databricks_rlm_agent.attempts import verdict
 from databricks_rlm_agent.errors import Conflict, Forbidden, NeverReached, RemoteError, Throttled, Unreachable
-from databricks_rlm_agent.retry import REQUESTS, STATEMENTS, TABLE, Answer, rule_of
+from databricks_rlm_agent.retry import REQUESTS, STATEMENTS, TABLE, RetryAction, rule_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "retries.md"
 
@@ -87,7 +87,7 @@ def test_the_nearest_rule_counts() -> None:
 def test_what_is_repeated_is_what_the_table_says(policy: object) -> None:
     assert isinstance(policy, type(REQUESTS))
     for rule in TABLE:
-        again = policy.answer(rule) in {Answer.AGAIN, Answer.AGAIN_AFTER}
+        again = policy.answer(rule) in {RetryAction.AGAIN, RetryAction.AGAIN_AFTER}
         waits: list[float] = []
         calls = 0
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.intake.poll import Intake, IntakeReport
-from databricks_rlm_agent.intake.table import WorkTable
+from databricks_rlm_agent.intake.table import DeltaWorkTable
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import Row, SqlBackend
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.run import Outcome, Run
-from databricks_rlm_agent.storage.stores import Ledger, RunStore
+from databricks_rlm_agent.runs.run import Run, RunOutcome
+from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 JIRA_COLUMNS = {
@@ -109,16 +109,16 @@ class Desk:
     _ids: Any = field(default_factory=itertools.count)
 
     @property
-    def store(self) -> RunStore:
-        return RunStore(self.backend, self.namespace, sleep=_no_sleep)
+    def store(self) -> DeltaRunStore:
+        return DeltaRunStore(self.backend, self.namespace, sleep=_no_sleep)
 
     @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.backend, self.namespace, sleep=_no_sleep)
+    def ledger(self) -> DeltaLedger:
+        return DeltaLedger(self.backend, self.namespace, sleep=_no_sleep)
 
     def controller(self, *, mapping: WorkMapping | None = None, name: str = "c1") -> Controller:
         gated = Gated(self.backend)
-        table = WorkTable(
+        table = DeltaWorkTable(
             backend=gated,
             namespace=self.namespace,
             mapping=mapping or self.mapping,
@@ -127,8 +127,8 @@ class Desk:
         )
         intake = Intake(
             table=table,
-            runs=RunStore(gated, self.namespace, sleep=_no_sleep),
-            ledger=Ledger(gated, self.namespace, sleep=_no_sleep),
+            runs=DeltaRunStore(gated, self.namespace, sleep=_no_sleep),
+            ledger=DeltaLedger(gated, self.namespace, sleep=_no_sleep),
             clock=self.clock.time,
             new_id=lambda prefix: f"{prefix}{next(self._ids)}",
             actor=name,
@@ -178,7 +178,7 @@ class Desk:
 
     def settle(self, run: Run, state: State, **outcome: str) -> None:
         """A controller brings a run to a state."""
-        fresh = replace(self.store.get(run.run_id), fsm_state=state, outcome=Outcome(**outcome))
+        fresh = replace(self.store.get(run.run_id), fsm_state=state, outcome=RunOutcome(**outcome))
         assert self.store.save([fresh], write_id=f"settle{next(self._ids)}") == {run.run_id}
 
     def events(self, run: Run) -> list[str]:

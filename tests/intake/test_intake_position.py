@@ -13,7 +13,7 @@ from intake_support import JIRA, JIRA_COLUMNS, Clock
 
 from databricks_rlm_agent.errors import ConfigError, Rejected
 from databricks_rlm_agent.intake.mapping import WorkMapping
-from databricks_rlm_agent.intake.table import WorkTable
+from databricks_rlm_agent.intake.table import DeltaWorkTable
 from databricks_rlm_agent.layout import Namespace
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
@@ -78,15 +78,15 @@ class FeedTable:
         return [*items, {"kind": "clock", "n": 10**15, "rank": last, "mark": None}]
 
 
-def table_of(backend: FeedTable, mapping: WorkMapping = BY_VERSION) -> tuple[WorkTable, Clock]:
+def table_of(backend: FeedTable, mapping: WorkMapping = BY_VERSION) -> tuple[DeltaWorkTable, Clock]:
     clock = Clock()
-    table = WorkTable(
+    table = DeltaWorkTable(
         backend=backend, namespace=NAMESPACE, mapping=mapping, sleep=lambda _: None, monotonic=clock
     )
     return table, clock
 
 
-def read(table: WorkTable) -> list[str]:
+def read(table: DeltaWorkTable) -> list[str]:
     news = table.read()
     table.seen(news)
     return [f"{item.item_id} {item.revision}" for item in news.items]

@@ -17,7 +17,15 @@ from intake_support import JIRA
 
 from databricks_rlm_agent.attempts.records import EventRow
 from databricks_rlm_agent.errors import ConfigError, InvalidData
-from databricks_rlm_agent.intake.items import Item, News, Prior, RunNews, Source, answer_of, decide
+from databricks_rlm_agent.intake.items import (
+    ChangedRun,
+    PollResult,
+    Prior,
+    WorkItem,
+    WorkSource,
+    answer_of,
+    decide,
+)
 from databricks_rlm_agent.intake.mapping import WorkMapping, default_mapping, parse_mapping
 from databricks_rlm_agent.intake.poll import Intake
 from databricks_rlm_agent.layout import Namespace
@@ -37,7 +45,7 @@ ANY_TEXT = (
     | st.sampled_from(["x" * 5_000, "y" * 20_001, "prod", " \n", "DEV"])
 )
 ITEMS = st.builds(
-    Item,
+    WorkItem,
     item_id=ANY_TEXT.map(lambda text: text or ""),
     revision=st.sampled_from(["u1", "u2", "u2.abcdef01", "v3.0123456789abcdef"]),
     title=ANY_TEXT,
@@ -60,23 +68,23 @@ def mapping(**changes: Any) -> WorkMapping:
 class Memory:
     """A work table, runs and events in memory: what a poll does with them, without SQL."""
 
-    items: Sequence[Item]
+    items: Sequence[WorkItem]
     mapping: WorkMapping = field(default_factory=mapping)
-    source: Source = field(default_factory=lambda: Source(table="main.jira.issues"))
+    source: WorkSource = field(default_factory=lambda: WorkSource(table="main.jira.issues"))
     runs: dict[str, Run] = field(default_factory=dict)
     events: dict[tuple[str, int], EventRow] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
 
-    def read(self) -> News:
+    def read(self) -> PollResult:
         taken = {(run.item_id, run.item_revision) for run in self.runs.values()}
-        return News(items=[item for item in self.items if (item.item_id, item.revision) not in taken])
+        return PollResult(items=[item for item in self.items if (item.item_id, item.revision) not in taken])
 
-    def seen(self, news: News) -> None: ...
+    def seen(self, news: PollResult) -> None: ...
     def stuck(self) -> None: ...
-    def unreported(self) -> list[RunNews]:
+    def unreported(self) -> list[ChangedRun]:
         return []
 
-    def report(self, news: Iterable[RunNews]) -> bool:
+    def report(self, news: Iterable[ChangedRun]) -> bool:
         return True
 
     def answer(self, run: Run, *, revision: str, write_id: str) -> None:
@@ -115,7 +123,7 @@ class Memory:
 
 
 @given(st.lists(ITEMS, max_size=6))
-def test_whatever_the_table_holds_every_revision_ends_as_one_run(items: list[Item]) -> None:
+def test_whatever_the_table_holds_every_revision_ends_as_one_run(items: list[WorkItem]) -> None:
     memory = Memory(items)
     report = memory.intake().poll()
     assert report.created + report.rejected == len(set(items))
@@ -137,11 +145,11 @@ def test_whatever_the_table_holds_every_revision_ends_as_one_run(items: list[Ite
 
 @given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=9), st.text(max_size=9))
 def test_run_ids_are_valid_and_differ_as_their_items_do(a: str, b: str, one: str, two: str) -> None:
-    source = Source(table="main.jira.issues")
+    source = WorkSource(table="main.jira.issues")
     assert check_id(source.run_id(a, one)) == source.run_id(a, one)
     assert (source.run_id(a, one) == source.run_id(b, two)) == ((a, one) == (b, two))
-    assert source.run_id(a, one) != Source(table="main.jira.other").run_id(a, one)
-    assert source.prefix != Source(table="main.jira.issues", by_version=True).prefix
+    assert source.run_id(a, one) != WorkSource(table="main.jira.other").run_id(a, one)
+    assert source.prefix != WorkSource(table="main.jira.issues", by_version=True).prefix
 
 
 @given(
@@ -201,8 +209,8 @@ def test_the_environment_names_the_table(tmp_path: Path) -> None:
             work_from_environment(bad, NAMESPACE)
 
 
-def item(**changes: Any) -> Item:
-    return replace(Item(item_id="J-1", revision="u2", title="Count", description="it"), **changes)
+def item(**changes: Any) -> WorkItem:
+    return replace(WorkItem(item_id="J-1", revision="u2", title="Count", description="it"), **changes)
 
 
 @pytest.mark.parametrize(

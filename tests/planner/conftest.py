@@ -10,7 +10,7 @@ import pytest
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.planner.planner import create_planner
-from databricks_rlm_agent.ports import FileEntry, Planner, Turn
+from databricks_rlm_agent.ports import FileEntry, Planner, PlanningContext
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule
 
@@ -99,16 +99,18 @@ def scripted(tmp_path: Path, world: dict[str, Any]) -> Callable[..., Planner]:
     return make
 
 
-def a_turn(iter_n: int = 1, **capsule: Any) -> Turn:
+def a_turn(iter_n: int = 1, **capsule: Any) -> PlanningContext:
     capsule.setdefault("objective", "Which airport has the worst delays?")
-    return Turn(run_id="r1", iter_n=iter_n, mode="DEV", capsule=Capsule(**capsule), budget=Budget())
+    return PlanningContext(
+        run_id="r1", iter_n=iter_n, mode="DEV", capsule=Capsule(**capsule), budget=Budget()
+    )
 
 
 @pytest.fixture
-def turn() -> Turn:
+def context() -> PlanningContext:
     return a_turn()
 
 
 @pytest.fixture
-def make_turn() -> Callable[..., Turn]:
+def make_turn() -> Callable[..., PlanningContext]:
     return a_turn

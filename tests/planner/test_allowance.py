@@ -21,7 +21,7 @@ from databricks_rlm_agent.planner import spending as listed
 from databricks_rlm_agent.planner.planner import AdkPlanner
 from databricks_rlm_agent.planner.spending import MIN_REPLY_TOKENS, Allowance, Prices, tokens_of
 from databricks_rlm_agent.planner.tools import Toolbox
-from databricks_rlm_agent.ports import Planned, Planner, Turn
+from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.settings import from_environment
 
@@ -34,8 +34,8 @@ PRICE = Price(input_usd=1.0, output_usd=10.0)
 A, B = "gemini-a-test", "gemini-b-test"
 
 
-def budgeted(turn: Turn, **limits: Any) -> Turn:
-    return replace(turn, budget=Budget(**limits))
+def budgeted(context: PlanningContext, **limits: Any) -> PlanningContext:
+    return replace(context, budget=Budget(**limits))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ ANYTHING = st.lists(st.one_of(REPLIES, st.builds(ConnectionError, st.just("down"
 )
 def test_no_model_makes_a_turn_spend_more_than_it_has(
     planner: Callable[..., AdkPlanner],
-    turn: Turn,
+    context: PlanningContext,
     first: list[Any],
     second: list[Any],
     calls: int,
@@ -81,7 +81,7 @@ def test_no_model_makes_a_turn_spend_more_than_it_has(
     rest = repeat(ConnectionError("down"))
     made = planner({A: chain(first, rest), B: chain(second, rest)}, prices={A: PRICE, B: PRICE})
     budget = Budget(max_model_calls=calls, max_tokens=tokens, max_cost_usd=cost)
-    planned = made.plan(replace(turn, budget=budget))
+    planned = made.plan(replace(context, budget=budget))
     used = planned.usage
     assert used.calls <= calls
     assert used.calls == len(heard(made, 0)) + len(heard(made, 1))
@@ -95,51 +95,57 @@ def test_no_model_makes_a_turn_spend_more_than_it_has(
 
 
 def test_a_turn_that_runs_out_of_tokens_keeps_its_calls(
-    planner: Callable[..., AdkPlanner], turn: Turn
+    planner: Callable[..., AdkPlanner], context: PlanningContext
 ) -> None:
     made = planner({A: repeat(reply(LOOK, tokens=(4_000, 100)))})
-    planned = made.plan(budgeted(turn, max_tokens=9_000))
+    planned = made.plan(budgeted(context, max_tokens=9_000))
     assert planned.action is None
     assert (planned.failure or "").startswith("budget: The run has 800 tokens left; the next call of")
     assert [one.usage.calls for one in planned.calls] == [1, 1]
     assert [note.kind for note in planned.notes] == ["tool_call", "tool_call"]
 
 
-def test_the_reply_is_held_within_what_is_left(planner: Callable[..., AdkPlanner], turn: Turn) -> None:
+def test_the_reply_is_held_within_what_is_left(
+    planner: Callable[..., AdkPlanner], context: PlanningContext
+) -> None:
     made = planner({A: iter([reply(LOOK), reply(FINISH)])})
-    assert made.plan(turn).failure is None
+    assert made.plan(context).failure is None
     assert [one.config.max_output_tokens for one in heard(made)] == [None, None]
     made = planner({A: iter([reply(LOOK, tokens=(2_000, 50)), reply(FINISH, tokens=(2_000, 50))])})
-    assert made.plan(budgeted(turn, max_tokens=9_000)).failure is None
+    assert made.plan(budgeted(context, max_tokens=9_000)).failure is None
     first, second = [one.config.max_output_tokens for one in heard(made)]
     assert MIN_REPLY_TOKENS <= second <= first - 2_050 <= 9_000
 
 
-def test_what_a_model_does_not_tell_is_estimated(planner: Callable[..., AdkPlanner], turn: Turn) -> None:
-    planned = planner({A: iter([reply(FINISH)])}).plan(turn)
+def test_what_a_model_does_not_tell_is_estimated(
+    planner: Callable[..., AdkPlanner], context: PlanningContext
+) -> None:
+    planned = planner({A: iter([reply(FINISH)])}).plan(context)
     assert planned.usage.input_tokens > 1_000
     assert 5 < planned.usage.output_tokens < 100
 
 
-def test_a_dead_model_is_not_asked_at_every_question(planner: Callable[..., AdkPlanner], turn: Turn) -> None:
+def test_a_dead_model_is_not_asked_at_every_question(
+    planner: Callable[..., AdkPlanner], context: PlanningContext
+) -> None:
     alive = chain(repeat(reply(LOOK), 8), repeat(reply(FINISH)))
     made = planner({A: repeat(ConnectionError("down")), B: alive})
-    planned = made.plan(budgeted(turn, max_model_calls=10))
+    planned = made.plan(budgeted(context, max_model_calls=10))
     assert planned.failure is None
     assert [one.model for one in planned.calls] == [A, *[B] * 9]
 
 
-def test_cost_is_counted_and_limited(planner: Callable[..., AdkPlanner], turn: Turn) -> None:
+def test_cost_is_counted_and_limited(planner: Callable[..., AdkPlanner], context: PlanningContext) -> None:
     made = planner({A: repeat(reply(LOOK, tokens=(5_000, 500)))}, prices={A: PRICE})
-    planned = made.plan(budgeted(turn, max_cost_usd=0.024))
+    planned = made.plan(budgeted(context, max_cost_usd=0.024))
     assert planned.calls[0].usage.cost_usd == pytest.approx(0.01)
     assert planned.usage.cost_usd == pytest.approx(0.02)
     assert (planned.failure or "").startswith("budget: The run has $0.004000 left; the next call of")
 
 
-def test_a_limit_of_cost_needs_prices(planner: Callable[..., AdkPlanner], turn: Turn) -> None:
+def test_a_limit_of_cost_needs_prices(planner: Callable[..., AdkPlanner], context: PlanningContext) -> None:
     made = planner({A: iter([]), B: iter([])}, prices={A: PRICE})
-    limited = budgeted(turn, max_cost_usd=1.0)
+    limited = budgeted(context, max_cost_usd=1.0)
     planned = made.plan(limited)
     assert planned.calls == ()
     assert heard(made) == []
@@ -152,37 +158,39 @@ def test_a_limit_of_cost_needs_prices(planner: Callable[..., AdkPlanner], turn: 
     assert made.summarize(limited, long).calls == ()
 
 
-def test_without_a_limit_an_unknown_price_is_no_error(planner: Callable[..., AdkPlanner], turn: Turn) -> None:
-    planned = planner({A: iter([reply(FINISH, tokens=(10, 1))])}).plan(turn)
+def test_without_a_limit_an_unknown_price_is_no_error(
+    planner: Callable[..., AdkPlanner], context: PlanningContext
+) -> None:
+    planned = planner({A: iter([reply(FINISH, tokens=(10, 1))])}).plan(context)
     assert planned.failure is None
     assert planned.usage.cost_usd == 0
 
 
 def test_a_summary_is_not_paid_for_where_nothing_is_left(
-    planner: Callable[..., AdkPlanner], turn: Turn
+    planner: Callable[..., AdkPlanner], context: PlanningContext
 ) -> None:
     long = Result(
         run_id="r1", iter_n=1, attempt=1, status="SUCCESS", stdout=Stream(bytes=10**6, head="h", tail="t")
     )
     made = planner({A: repeat(reply(call("remember", digest="d")))})
-    assert made.summarize(turn, long).delta is not None
+    assert made.summarize(context, long).delta is not None
     spent = Budget(max_tokens=100)
-    summary = made.summarize(replace(turn, budget=spent), long)
+    summary = made.summarize(replace(context, budget=spent), long)
     assert (summary.delta, summary.calls) == (None, ())
 
 
-def test_a_script_may_say_what_it_used(scripted: Make, turn: Turn) -> None:
+def test_a_script_may_say_what_it_used(scripted: Make, context: PlanningContext) -> None:
     told = {"input_tokens": 700, "output_tokens": 30, "cost_usd": 0.5}
     finish = {"call": "finish", "args": {"answer": "x"}}
     look = {"call": "search_catalog", "usage": told}
-    planned = scripted(look, {**finish, "usage": {"input_tokens": 5}}).plan(turn)
+    planned = scripted(look, {**finish, "usage": {"input_tokens": 5}}).plan(context)
     assert planned.calls[0].usage == Usage(calls=1, input_tokens=700, output_tokens=30, cost_usd=0.5)
     assert planned.calls[1].usage.input_tokens == 5
     assert planned.calls[1].usage.output_tokens > 0
     assert planned.calls[1].usage.cost_usd == 0
-    planned = scripted(look, finish, prices={"scripted": PRICE}).plan(budgeted(turn, max_cost_usd=0.4))
+    planned = scripted(look, finish, prices={"scripted": PRICE}).plan(budgeted(context, max_cost_usd=0.4))
     assert "budget: The run has $0.000000 left" in (planned.failure or "")
-    planned = scripted({**look, "usage": {}}, finish, prices={"scripted": PRICE}).plan(turn)
+    planned = scripted({**look, "usage": {}}, finish, prices={"scripted": PRICE}).plan(context)
     assert planned.calls[0].usage.cost_usd > 0
 
 
@@ -291,8 +299,8 @@ def test_litellms_list_is_read_without_importing_it(monkeypatch: pytest.MonkeyPa
     listed._list.cache_clear()
 
 
-def test_usages_add_up(turn: Turn) -> None:
+def test_usages_add_up(context: PlanningContext) -> None:
     left = Allowance.left(Budget(max_model_calls=5, max_tokens=100, max_cost_usd=1.0))
     left = left.less(Usage(calls=2, input_tokens=10, output_tokens=5, cost_usd=0.25))
     assert left == Allowance(calls=3, tokens=85, cost_usd=0.75)
-    assert Planned(action=None, failure="x").usage == Usage()
+    assert PlanResult(action=None, failure="x").usage == Usage()

@@ -16,7 +16,7 @@ from databricks_rlm_agent.errors import SecretsMissing
 from databricks_rlm_agent.planner.models import Models
 from databricks_rlm_agent.planner.planner import AdkPlanner, create_planner
 from databricks_rlm_agent.planner.tools import Toolbox
-from databricks_rlm_agent.ports import Turn
+from databricks_rlm_agent.ports import PlanningContext
 from databricks_rlm_agent.runs.actions import Ask
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.secrets import Secret
@@ -76,11 +76,11 @@ def planner(world: dict[str, Any]) -> AdkPlanner:
     return AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"])
 
 
-def test_a_plan_with_tool_calls(server: GeminiServer, planner: AdkPlanner, turn: Turn) -> None:
+def test_a_plan_with_tool_calls(server: GeminiServer, planner: AdkPlanner, context: PlanningContext) -> None:
     look = {"functionCall": {"name": "list_files", "args": {"path": ""}}}
     ask = {"functionCall": {"name": "ask", "args": {"question": "Which year?"}}}
     server.answers = [[{"text": "Let me look."}, look], [ask]]
-    planned = planner.plan(turn)
+    planned = planner.plan(context)
     assert planned.failure is None
     assert planned.action == Ask(question="Which year?")
     assert (planned.usage.calls, planned.usage.input_tokens, planned.usage.output_tokens) == (2, 140, 20)
@@ -91,24 +91,28 @@ def test_a_plan_with_tool_calls(server: GeminiServer, planner: AdkPlanner, turn:
     assert "notes.txt" in json.dumps(server.requests[1]["body"]["contents"])
 
 
-def test_the_reply_is_held_within_the_budget(server: GeminiServer, planner: AdkPlanner, turn: Turn) -> None:
+def test_the_reply_is_held_within_the_budget(
+    server: GeminiServer, planner: AdkPlanner, context: PlanningContext
+) -> None:
     server.answers = [[{"functionCall": {"name": "ask", "args": {"question": "Which year?"}}}]]
-    assert planner.plan(replace(turn, budget=Budget(max_tokens=9_000))).failure is None
+    assert planner.plan(replace(context, budget=Budget(max_tokens=9_000))).failure is None
     assert 256 <= server.requests[0]["body"]["generationConfig"]["maxOutputTokens"] < 9_000
 
 
-def test_an_empty_reply_is_no_action(server: GeminiServer, planner: AdkPlanner, turn: Turn) -> None:
+def test_an_empty_reply_is_no_action(
+    server: GeminiServer, planner: AdkPlanner, context: PlanningContext
+) -> None:
     server.answers = [[]] * 12
-    planned = planner.plan(turn)
+    planned = planner.plan(context)
     assert planned.action is None
     assert "MODEL_RETURNED_NO_CONTENT" in (planned.failure or "")
 
 
 def test_a_failing_model(
-    server: GeminiServer, planner: AdkPlanner, turn: Turn, caplog: pytest.LogCaptureFixture
+    server: GeminiServer, planner: AdkPlanner, context: PlanningContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        planned = planner.plan(turn)
+        planned = planner.plan(context)
     assert "No model answered. gemini-3.5-flash: ServerError" in (planned.failure or "")
     assert CANARY not in f"{planned!r} {caplog.text}"
     assert "no, ***" in (planned.failure or "")
@@ -124,10 +128,10 @@ def test_a_missing_key_is_said_at_once(world: dict[str, Any], monkeypatch: pytes
 
 
 def test_a_key_of_the_environment_is_hidden_too(
-    server: GeminiServer, world: dict[str, Any], turn: Turn, monkeypatch: pytest.MonkeyPatch
+    server: GeminiServer, world: dict[str, Any], context: PlanningContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOOGLE_API_KEY", CANARY)
     models = Models("gemini-3.5-flash", secrets={}, retries=0)
-    planned = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"]).plan(turn)
+    planned = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"]).plan(context)
     assert server.requests[0]["key"] == CANARY
     assert "no, ***" in (planned.failure or "")

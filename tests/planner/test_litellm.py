@@ -19,7 +19,7 @@ from databricks_rlm_agent.models import Price
 from databricks_rlm_agent.planner.models import Models
 from databricks_rlm_agent.planner.planner import AdkPlanner, create_planner
 from databricks_rlm_agent.planner.tools import Toolbox
-from databricks_rlm_agent.ports import Turn
+from databricks_rlm_agent.ports import PlanningContext
 from databricks_rlm_agent.runs.actions import Finish, RunPython
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.secrets import Secret
@@ -126,10 +126,10 @@ def planner_for(setting: str, world: dict[str, Any], server: ModelServer, **opti
     ],
 )
 def test_a_plan_with_tool_calls(
-    server: ModelServer, world: dict[str, Any], turn: Turn, setting: str, path: str
+    server: ModelServer, world: dict[str, Any], context: PlanningContext, setting: str, path: str
 ) -> None:
     server.answers = [{"name": "search_catalog", "arguments": '{"text": ""}'}, RUN]
-    planned = planner_for(setting, world, server).plan(turn)
+    planned = planner_for(setting, world, server).plan(context)
     assert planned.failure is None
     assert planned.action == RunPython(code="x = 1", purpose="to see")
     assert [(call.model, call.usage.input_tokens, call.usage.output_tokens) for call in planned.calls] == [
@@ -150,10 +150,10 @@ def test_a_plan_with_tool_calls(
 
 @pytest.mark.parametrize("status", [500, 429, 401])
 def test_the_next_model_is_asked_when_one_fails(
-    server: ModelServer, world: dict[str, Any], turn: Turn, status: int
+    server: ModelServer, world: dict[str, Any], context: PlanningContext, status: int
 ) -> None:
     server.answers = [status, FINISH]
-    planned = planner_for("openai/first,databricks/second", world, server).plan(turn)
+    planned = planner_for("openai/first,databricks/second", world, server).plan(context)
     assert isinstance(planned.action, Finish)
     assert [call.model for call in planned.calls] == ["openai/first", "databricks/second"]
     assert planned.calls[0].error
@@ -161,29 +161,33 @@ def test_the_next_model_is_asked_when_one_fails(
     assert planned.usage.calls == 2
 
 
-def test_a_provider_may_be_retried(server: ModelServer, world: dict[str, Any], turn: Turn) -> None:
+def test_a_provider_may_be_retried(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext
+) -> None:
     server.answers = [429, FINISH]
     secrets = {"openai-api-key": Secret(CANARY)}
     models = Models("openai/first", secrets=secrets, retries=1)
     planner = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"])
-    assert isinstance(planner.plan(turn).action, Finish)
+    assert isinstance(planner.plan(context).action, Finish)
     assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("arguments", ['{"answer": ', "[1, 2]", "not json at all"])
 def test_malformed_arguments_go_back_to_the_model(
-    server: ModelServer, world: dict[str, Any], turn: Turn, arguments: str
+    server: ModelServer, world: dict[str, Any], context: PlanningContext, arguments: str
 ) -> None:
     server.answers = [{"name": "finish", "arguments": arguments}, FINISH]
-    planned = planner_for("openai/gpt-x", world, server).plan(turn)
+    planned = planner_for("openai/gpt-x", world, server).plan(context)
     assert isinstance(planned.action, Finish)
     assert "finish" in next(note.payload["reason"] for note in planned.notes if note.kind == "refusal")
     server.answers = [{"name": "finish", "arguments": arguments}] * 3
-    planned = planner_for("openai/gpt-x", world, server).plan(turn)
+    planned = planner_for("openai/gpt-x", world, server).plan(context)
     assert "refused 3 times" in (planned.failure or "")
 
 
-def test_a_slow_model_is_given_up(server: ModelServer, world: dict[str, Any], turn: Turn) -> None:
+def test_a_slow_model_is_given_up(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext
+) -> None:
     released = threading.Event()
 
     class Slow(list[Any]):
@@ -192,7 +196,7 @@ def test_a_slow_model_is_given_up(server: ModelServer, world: dict[str, Any], tu
             return FINISH
 
     server.answers = Slow([1])
-    planned = planner_for("openai/slow", world, server, timeout_s=0.2).plan(turn)
+    planned = planner_for("openai/slow", world, server, timeout_s=0.2).plan(context)
     released.set()
     assert "no answer within 0.2 s" in (planned.failure or "")
     assert "openai/slow" in (planned.failure or "")
@@ -201,13 +205,13 @@ def test_a_slow_model_is_given_up(server: ModelServer, world: dict[str, Any], tu
 def test_no_key_shows_anywhere(
     server: ModelServer,
     world: dict[str, Any],
-    turn: Turn,
+    context: PlanningContext,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         # The server repeats the authorization header in its error, as careless gateways do.
-        planned = planner_for("openai/a,databricks/b", world, server).plan(turn)
+        planned = planner_for("openai/a,databricks/b", world, server).plan(context)
     assert planned.action is None
     assert "No model answered" in (planned.failure or "")
     assert "openai/a" in (planned.failure or "")
@@ -217,12 +221,14 @@ def test_no_key_shows_anywhere(
     assert out == ""
 
 
-def test_the_reply_is_held_within_the_budget(server: ModelServer, world: dict[str, Any], turn: Turn) -> None:
+def test_the_reply_is_held_within_the_budget(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext
+) -> None:
     server.answers = [FINISH]
     prices = {"openai/gpt-x": Price(input_usd=1, output_usd=10)}
     models = Models("openai/gpt-x", secrets={"openai-api-key": Secret(CANARY)}, retries=0, prices=prices)
     planner = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"])
-    limited = replace(turn, budget=Budget(max_cost_usd=0.02))
+    limited = replace(context, budget=Budget(max_cost_usd=0.02))
     planned = planner.plan(limited)
     assert planned.failure is None
     assert planned.usage.cost_usd == pytest.approx(100e-6 + 200e-6)
@@ -232,21 +238,25 @@ def test_the_reply_is_held_within_the_budget(server: ModelServer, world: dict[st
 
 
 def test_what_a_library_was_given_is_hidden_from_the_log(
-    server: ModelServer, world: dict[str, Any], turn: Turn
+    server: ModelServer, world: dict[str, Any], context: PlanningContext
 ) -> None:
     server.answers = [FINISH]
-    planner_for("databricks/my-endpoint", world, server).plan(turn)
+    planner_for("databricks/my-endpoint", world, server).plan(context)
     assert masked(f"Bearer {CANARY}") == "Bearer ***"
     assert masked(server.url) == server.url
 
 
-def test_many_threads_share_the_connections(server: ModelServer, world: dict[str, Any], turn: Turn) -> None:
+def test_many_threads_share_the_connections(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext
+) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     server.answers = [FINISH] * 8
     planner = planner_for("openai/gpt-x", world, server)
     with ThreadPoolExecutor(4) as pool:
-        assert all(isinstance(one.action, Finish) for one in pool.map(lambda _: planner.plan(turn), range(8)))
+        assert all(
+            isinstance(one.action, Finish) for one in pool.map(lambda _: planner.plan(context), range(8))
+        )
 
 
 def test_a_missing_package_says_what_to_install(
@@ -258,7 +268,7 @@ def test_a_missing_package_says_what_to_install(
 
 
 def test_an_anthropic_model(
-    server: ModelServer, world: dict[str, Any], turn: Turn, monkeypatch: pytest.MonkeyPatch
+    server: ModelServer, world: dict[str, Any], context: PlanningContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_BASE", server.url)
     use = {"type": "tool_use", "id": "t1", "name": "finish", "input": {"answer": "JFK"}}
@@ -271,7 +281,7 @@ def test_an_anthropic_model(
     }
     server.answers = [{**message, "content": [use], "usage": {"input_tokens": 9, "output_tokens": 2}}]
     models = Models("anthropic/claude-x", secrets={"anthropic-api-key": Secret(CANARY)}, retries=0)
-    planned = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"]).plan(turn)
+    planned = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"]).plan(context)
     assert planned.action == Finish(answer="JFK")
     assert (planned.usage.input_tokens, planned.usage.output_tokens) == (9, 2)
     assert server.requests[0]["path"] == "/v1/messages"

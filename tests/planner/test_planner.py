@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from databricks_rlm_agent.planner.planner import create_planner
-from databricks_rlm_agent.ports import Planned, Planner, Turn
+from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
 from databricks_rlm_agent.runs.actions import Ask, Finish, RunPython, Spawn
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.children import ChildTask
@@ -20,7 +20,7 @@ RUN = {"call": "run_python", "args": {"code": "print(1)", "purpose": "to see"}}
 FINISH = {"call": "finish", "args": {"answer": "JFK", "evidence": "main.rlm.result"}}
 
 
-def refusals(planned: Planned) -> list[str]:
+def refusals(planned: PlanResult) -> list[str]:
     return [note.payload["reason"] for note in planned.notes if note.kind == "refusal"]
 
 
@@ -47,8 +47,10 @@ def refusals(planned: Planned) -> list[str]:
         (FINISH, Finish(answer="JFK", evidence="main.rlm.result")),
     ],
 )
-def test_an_action_ends_the_iteration(scripted: Make, turn: Turn, reply: Any, action: Any) -> None:
-    planned = scripted(reply).plan(turn)
+def test_an_action_ends_the_iteration(
+    scripted: Make, context: PlanningContext, reply: Any, action: Any
+) -> None:
+    planned = scripted(reply).plan(context)
     assert (planned.action, planned.failure) == (action, None)
     assert len(planned.calls) == 1
     assert planned.usage.calls == 1
@@ -58,13 +60,13 @@ def test_an_action_ends_the_iteration(scripted: Make, turn: Turn, reply: Any, ac
     assert planned.calls[0].purpose == "planner"
 
 
-def test_tools_may_be_read_before_the_action(scripted: Make, turn: Turn) -> None:
+def test_tools_may_be_read_before_the_action(scripted: Make, context: PlanningContext) -> None:
     planned = scripted(
         {"call": "search_catalog", "args": {"text": "fli"}},
         {"call": "describe_table", "args": {"table": "main.rlm.nothing"}},
         {"text": "I know enough."},
         RUN,
-    ).plan(turn)
+    ).plan(context)
     assert isinstance(planned.action, RunPython)
     assert len(planned.calls) == 4
     tools = [note.payload for note in planned.notes if note.kind == "tool_call"]
@@ -72,7 +74,9 @@ def test_tools_may_be_read_before_the_action(scripted: Make, turn: Turn) -> None
     assert "There is no such table" in tools[1]["error"]
 
 
-def test_the_same_iteration_hears_the_same_reply(scripted: Make, make_turn: Callable[..., Turn]) -> None:
+def test_the_same_iteration_hears_the_same_reply(
+    scripted: Make, make_turn: Callable[..., PlanningContext]
+) -> None:
     planner = scripted(script={"planner": [[RUN], [FINISH]]})
     for _ in range(2):
         assert isinstance(planner.plan(make_turn(1)).action, RunPython)
@@ -111,8 +115,10 @@ def test_the_same_iteration_hears_the_same_reply(scripted: Make, make_turn: Call
         ({}, "Field required"),
     ],
 )
-def test_a_refusal_goes_back_to_the_model(scripted: Make, turn: Turn, args: Any, reason: str) -> None:
-    planned = scripted({"call": "run_python", "args": args}, FINISH).plan(turn)
+def test_a_refusal_goes_back_to_the_model(
+    scripted: Make, context: PlanningContext, args: Any, reason: str
+) -> None:
+    planned = scripted({"call": "run_python", "args": args}, FINISH).plan(context)
     assert isinstance(planned.action, Finish)
     assert planned.failure is None
     assert len(refusals(planned)) == 1
@@ -120,42 +126,44 @@ def test_a_refusal_goes_back_to_the_model(scripted: Make, turn: Turn, args: Any,
     assert len(refusals(planned)[0]) < 3_000
 
 
-def test_refusals_are_bounded(scripted: Make, turn: Turn) -> None:
+def test_refusals_are_bounded(scripted: Make, context: PlanningContext) -> None:
     bad = {"call": "finish", "args": {"answer": " "}}
-    planned = scripted(bad, bad, bad, FINISH).plan(turn)
+    planned = scripted(bad, bad, bad, FINISH).plan(context)
     assert planned.action is None
     assert "refused 3 times" in (planned.failure or "")
     assert "answer is empty" in (planned.failure or "")
     assert len(planned.calls) == 3
 
 
-def test_an_unknown_tool_is_refused_by_name(scripted: Make, turn: Turn) -> None:
-    planned = scripted({"call": "spawn", "args": {"tasks": []}}, RUN).plan(turn)
+def test_an_unknown_tool_is_refused_by_name(scripted: Make, context: PlanningContext) -> None:
+    planned = scripted({"call": "spawn", "args": {"tasks": []}}, RUN).plan(context)
     assert isinstance(planned.action, RunPython)
     assert "There is no tool 'spawn'" in refusals(planned)[0]
     assert "run_python" in refusals(planned)[0]
 
 
-def test_unknown_tools_are_bounded(scripted: Make, turn: Turn) -> None:
-    planned = scripted(*[{"call": "rm_rf"}] * 4).plan(turn)
+def test_unknown_tools_are_bounded(scripted: Make, context: PlanningContext) -> None:
+    planned = scripted(*[{"call": "rm_rf"}] * 4).plan(context)
     assert "There is no tool 'rm_rf'" in (planned.failure or "")
     assert len(planned.calls) == 3
 
 
-def test_a_text_is_forgiven_once(scripted: Make, turn: Turn) -> None:
-    assert isinstance(scripted({"text": "Hm."}, RUN).plan(turn).action, RunPython)
-    planned = scripted({"text": "Hm."}, {"text": "Hm?"}, RUN).plan(turn)
+def test_a_text_is_forgiven_once(scripted: Make, context: PlanningContext) -> None:
+    assert isinstance(scripted({"text": "Hm."}, RUN).plan(context).action, RunPython)
+    planned = scripted({"text": "Hm."}, {"text": "Hm?"}, RUN).plan(context)
     assert planned.action is None
     assert planned.failure == "The model gave no action."
 
 
-def test_model_calls_are_bounded(scripted: Make, turn: Turn) -> None:
-    planned = scripted(*[{"call": "search_catalog", "args": {"text": ""}}] * 20).plan(turn)
+def test_model_calls_are_bounded(scripted: Make, context: PlanningContext) -> None:
+    planned = scripted(*[{"call": "search_catalog", "args": {"text": ""}}] * 20).plan(context)
     assert "asked 12 times" in (planned.failure or "")
     assert len(planned.calls) == 12
 
 
-def test_the_end_of_the_script_is_a_clear_failure(scripted: Make, make_turn: Callable[..., Turn]) -> None:
+def test_the_end_of_the_script_is_a_clear_failure(
+    scripted: Make, make_turn: Callable[..., PlanningContext]
+) -> None:
     planned = scripted({"call": "search_catalog"}).plan(make_turn(1))
     assert "planner, iteration 1, call 2" in (planned.failure or "")
     assert "script.json" in (planned.failure or "")
@@ -163,10 +171,10 @@ def test_the_end_of_the_script_is_a_clear_failure(scripted: Make, make_turn: Cal
     assert "iteration 7, call 1" in (scripted(RUN).plan(make_turn(7)).failure or "")
 
 
-def test_many_threads_may_plan_at_once(scripted: Make, turn: Turn) -> None:
+def test_many_threads_may_plan_at_once(scripted: Make, context: PlanningContext) -> None:
     planner = scripted({"call": "search_catalog"}, RUN)
     with ThreadPoolExecutor(8) as pool:
-        planned = list(pool.map(lambda _: planner.plan(turn), range(24)))
+        planned = list(pool.map(lambda _: planner.plan(context), range(24)))
     assert all(isinstance(one.action, RunPython) and len(one.calls) == 2 for one in planned)
 
 
@@ -179,7 +187,9 @@ def test_importing_the_planner_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_two_actions_in_one_reply(tmp_path: Any, world: dict[str, Any], turn: Turn, monkeypatch: Any) -> None:
+def test_two_actions_in_one_reply(
+    tmp_path: Any, world: dict[str, Any], context: PlanningContext, monkeypatch: Any
+) -> None:
     from google.adk.models.llm_response import LlmResponse
     from google.genai import types
 
@@ -193,52 +203,58 @@ def test_two_actions_in_one_reply(tmp_path: Any, world: dict[str, Any], turn: Tu
     monkeypatch.setattr(module.ScriptedModel, "generate_content_async", both)
     file = tmp_path / "s.json"
     file.write_text('{"planner": [[{"text": "x"}]]}')
-    planned = create_planner(f"scripted:{file}", **world).plan(turn)
+    planned = create_planner(f"scripted:{file}", **world).plan(context)
     assert isinstance(planned.action, RunPython)
     assert planned.failure is None
     assert len(planned.calls) == 1
     assert "one is taken already" in planned.notes[-1].payload["error"]
 
 
-def test_a_finish_may_quote_the_last_result(scripted: Make, make_turn: Callable[..., Turn]) -> None:
+def test_a_finish_may_quote_the_last_result(
+    scripted: Make, make_turn: Callable[..., PlanningContext]
+) -> None:
     wrong = {"call": "finish", "args": {"answer": "It is {{value.airport}}."}}
     right = {
         "call": "finish",
         "args": {"answer": "It is {{value.worst.0}}.", "evidence": "{{ value.worst }}"},
     }
-    turn = replace(make_turn(), last_value={"worst": ["JFK"]})
-    planned = scripted(wrong, right).plan(turn)
+    context = replace(make_turn(), last_value={"worst": ["JFK"]})
+    planned = scripted(wrong, right).plan(context)
     assert planned.action == Finish(answer="It is JFK.", evidence='["JFK"]')
     assert "worst" in refusals(planned)[0]
 
 
-def test_the_runs_own_budget_of_model_calls_is_kept(scripted: Make, turn: Turn) -> None:
+def test_the_runs_own_budget_of_model_calls_is_kept(scripted: Make, context: PlanningContext) -> None:
     budget = Budget(max_model_calls=10, usage=Usage(calls=8))
-    planned = scripted(*[{"call": "search_catalog"}] * 5).plan(replace(turn, budget=budget))
+    planned = scripted(*[{"call": "search_catalog"}] * 5).plan(replace(context, budget=budget))
     assert (planned.failure or "").startswith("budget: ")
     assert planned.usage.calls == 2
 
 
-def test_a_tools_own_defect_is_told_to_the_model(scripted: Make, turn: Turn, world: dict[str, Any]) -> None:
+def test_a_tools_own_defect_is_told_to_the_model(
+    scripted: Make, context: PlanningContext, world: dict[str, Any]
+) -> None:
     world["sql"].rows = None
-    planned = scripted({"call": "sample_table", "args": {"table": "a.b.c"}}, RUN).plan(turn)
+    planned = scripted({"call": "sample_table", "args": {"table": "a.b.c"}}, RUN).plan(context)
     assert isinstance(planned.action, RunPython)
     assert "sample_table failed: TypeError" in refusals(planned)[0]
 
 
-def test_an_odd_escape_is_no_error(scripted: Make, turn: Turn) -> None:
+def test_an_odd_escape_is_no_error(scripted: Make, context: PlanningContext) -> None:
     code = "x = '\\d'"
-    assert scripted({"call": "run_python", "args": {"code": code, "purpose": "p"}}).plan(turn).failure is None
+    assert (
+        scripted({"call": "run_python", "args": {"code": code, "purpose": "p"}}).plan(context).failure is None
+    )
 
 
 CHILD = {"name": "jfk", "task": "Look at JFK.", "inputs": {"t": {"kind": "table", "name": "a.b.c"}}}
 
 
-def test_children_are_spawned_where_there_is_room(scripted: Make, turn: Turn) -> None:
+def test_children_are_spawned_where_there_is_room(scripted: Make, context: PlanningContext) -> None:
     reply = {"call": "spawn", "args": {"tasks": [CHILD, {"name": "lga", "task": "Look at LGA."}]}}
-    planned = scripted(reply).plan(replace(turn, children_left=2))
+    planned = scripted(reply).plan(replace(context, children_left=2))
     assert planned.action == Spawn(tasks=(ChildTask(**CHILD), ChildTask(name="lga", task="Look at LGA.")))
-    planned = scripted(reply, RUN).plan(replace(turn, children_left=1))
+    planned = scripted(reply, RUN).plan(replace(context, children_left=1))
     assert isinstance(planned.action, RunPython)
     assert "2 child runs are asked for, and there may be 1" in refusals(planned)[0]
 
@@ -257,16 +273,20 @@ def test_children_are_spawned_where_there_is_room(scripted: Make, turn: Turn) ->
         ([{"name": "a", "task": " "}], "empty"),
     ],
 )
-def test_children_that_cannot_be_are_refused(scripted: Make, turn: Turn, tasks: Any, reason: str) -> None:
-    planned = scripted({"call": "spawn", "args": {"tasks": tasks}}, RUN).plan(replace(turn, children_left=5))
+def test_children_that_cannot_be_are_refused(
+    scripted: Make, context: PlanningContext, tasks: Any, reason: str
+) -> None:
+    planned = scripted({"call": "spawn", "args": {"tasks": tasks}}, RUN).plan(
+        replace(context, children_left=5)
+    )
     assert isinstance(planned.action, RunPython)
     assert reason in refusals(planned)[0]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "answer"])
-def test_handles_with_a_path(scripted: Make, turn: Turn, kind: str) -> None:
+def test_handles_with_a_path(scripted: Make, context: PlanningContext, kind: str) -> None:
     inputs = {"x": {"kind": kind, "path": "/Volumes/a/b/c/d"}}
     args = {"code": "x = 1", "purpose": "p", "inputs": inputs}
-    planned = scripted({"call": "run_python", "args": args}).plan(turn)
+    planned = scripted({"call": "run_python", "args": args}).plan(context)
     assert isinstance(planned.action, RunPython)
     assert planned.action.inputs == inputs

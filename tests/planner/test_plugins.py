@@ -15,8 +15,8 @@ from databricks_rlm_agent.errors import Conflict, Unreachable
 from databricks_rlm_agent.planner.planner import AdkPlanner
 from databricks_rlm_agent.planner.review import turn_policy
 from databricks_rlm_agent.planner.tools import Toolbox
-from databricks_rlm_agent.policy.rules import GATED, Finding, gate
-from databricks_rlm_agent.ports import Planned, Planner, Turn
+from databricks_rlm_agent.policy.rules import GATED, PolicyFinding, gate
+from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
 from databricks_rlm_agent.runs.actions import Action, Finish, RunPython
 
 Make = Callable[..., Planner]
@@ -25,7 +25,7 @@ FINISH = {"call": "finish", "args": {"answer": "JFK"}}
 SEARCH = {"call": "search_catalog", "args": {}}
 
 
-def noted(planned: Planned, kind: str) -> list[dict[str, Any]]:
+def noted(planned: PlanResult, kind: str) -> list[dict[str, Any]]:
     return [note.payload for note in planned.notes if note.kind == kind]
 
 
@@ -36,11 +36,13 @@ def program(code: str) -> dict[str, Any]:
 # The policy on actions.
 
 
-def test_what_a_policy_refuses_is_noted_and_told_to_the_model(scripted: Make, turn: Turn) -> None:
-    def no_programs(_turn: Turn, action: Action) -> Finding | None:
-        return Finding(rule="r", reason="No programs.") if isinstance(action, RunPython) else None
+def test_what_a_policy_refuses_is_noted_and_told_to_the_model(
+    scripted: Make, context: PlanningContext
+) -> None:
+    def no_programs(_turn: PlanningContext, action: Action) -> PolicyFinding | None:
+        return PolicyFinding(rule="r", reason="No programs.") if isinstance(action, RunPython) else None
 
-    planned = scripted(RUN, FINISH, policy=no_programs).plan(turn)
+    planned = scripted(RUN, FINISH, policy=no_programs).plan(context)
     assert isinstance(planned.action, Finish)
     assert [note["reason"] for note in noted(planned, "refusal")] == ["No programs."]
     assert noted(planned, "policy") == [
@@ -49,9 +51,9 @@ def test_what_a_policy_refuses_is_noted_and_told_to_the_model(scripted: Make, tu
     assert noted(planned, "tool_call")[0]["error"] == "No programs."
 
 
-def test_what_a_policy_lets_pass_is_noted(scripted: Make, turn: Turn) -> None:
-    finding = Finding(rule="unclear", reason="Who knows.", refused=False)
-    planned = scripted(RUN, policy=lambda _turn, _action: finding).plan(turn)
+def test_what_a_policy_lets_pass_is_noted(scripted: Make, context: PlanningContext) -> None:
+    finding = PolicyFinding(rule="unclear", reason="Who knows.", refused=False)
+    planned = scripted(RUN, policy=lambda _turn, _action: finding).plan(context)
     assert isinstance(planned.action, RunPython)
     assert [note["refused"] for note in noted(planned, "policy")] == [False]
     assert noted(planned, "refusal") == []
@@ -59,25 +61,27 @@ def test_what_a_policy_lets_pass_is_noted(scripted: Make, turn: Turn) -> None:
 
 @pytest.mark.parametrize("mode", ["DEV", "PROD"])
 def test_the_policy_knows_the_run(
-    scripted: Make, make_turn: Callable[..., Turn], world: dict[str, Any], mode: str
+    scripted: Make, make_turn: Callable[..., PlanningContext], world: dict[str, Any], mode: str
 ) -> None:
     tables = [{"name": "main.rlm.mine"}]
     inputs = {"orders": {"kind": "table", "name": "main.rlm.run_events"}}
-    turn = replace(make_turn(tables=tables, inputs=inputs), mode=mode)
+    context = replace(make_turn(tables=tables, inputs=inputs), mode=mode)
     mine, other = (
         program("spark.sql('DROP TABLE main.rlm.mine')"),
         program("spark.sql('DROP TABLE main.rlm.other')"),
     )
     ledger = program("spark.sql(f'DELETE FROM {rlm.inputs[\"orders\"].name} WHERE a = 1')")
     policy = turn_policy(world["namespace"], None)
-    planned = scripted(ledger, other, mine, policy=policy).plan(turn)
+    planned = scripted(ledger, other, mine, policy=policy).plan(context)
     assert isinstance(planned.action, RunPython)
     assert "mine" in planned.action.code
     assert [note["rule"] for note in noted(planned, "policy")] == ["own tables", "destructive"]
 
 
-def test_a_policy_that_refuses_for_ever_ends_the_turn(scripted: Make, turn: Turn) -> None:
-    planned = scripted(RUN, RUN, RUN, RUN, policy=lambda *_: Finding(rule="r", reason="No.")).plan(turn)
+def test_a_policy_that_refuses_for_ever_ends_the_turn(scripted: Make, context: PlanningContext) -> None:
+    planned = scripted(RUN, RUN, RUN, RUN, policy=lambda *_: PolicyFinding(rule="r", reason="No.")).plan(
+        context
+    )
     assert planned.action is None
     assert "refused 3 times; the last reason: No." in (planned.failure or "")
     assert len(planned.calls) == 3
@@ -88,7 +92,7 @@ def test_a_policy_that_refuses_for_ever_ends_the_turn(scripted: Make, turn: Turn
 
 @pytest.mark.parametrize(("mode", "tool"), [("PROD", "search_catalog"), ("PROD", "run_python")])
 def test_a_gated_tool_is_neither_offered_nor_answered(
-    world: dict[str, Any], turn: Turn, mode: str, tool: str
+    world: dict[str, Any], context: PlanningContext, mode: str, tool: str
 ) -> None:
     args = {"code": "print(1)", "purpose": "p"} if tool == "run_python" else {}
     replies = [reply(call(tool, **args)), reply(call("finish", answer="x"))]
@@ -99,7 +103,7 @@ def test_a_gated_tool_is_neither_offered_nor_answered(
         namespace=world["namespace"],
         gated={"DEV": frozenset(), "PROD": frozenset({tool})},
     )
-    planned = planner.plan(replace(turn, mode=mode))
+    planned = planner.plan(replace(context, mode=mode))
     assert planned.action == Finish(answer="x")
     finding = noted(planned, "policy")[0]
     assert (finding["rule"], finding["tool"], finding["mode"], finding["refused"]) == (
@@ -114,7 +118,7 @@ def test_a_gated_tool_is_neither_offered_nor_answered(
     answer = heard[1].contents[-1].parts[0].function_response.response
     assert answer == {"error": f"{tool} is not to be used in mode PROD. Use another tool or action."}
 
-    free = planner.plan(replace(turn, mode="DEV"))
+    free = planner.plan(replace(context, mode="DEV"))
     assert noted(free, "policy") == []
 
 
@@ -126,17 +130,17 @@ def test_no_mode_goes_without_anything_by_default() -> None:
 # The lease.
 
 
-def test_without_the_lease_nothing_is_asked(scripted: Make, turn: Turn) -> None:
+def test_without_the_lease_nothing_is_asked(scripted: Make, context: PlanningContext) -> None:
     planner = scripted(RUN)
     heard: list[str] = []
-    planned = planner.plan(replace(turn, held=lambda: bool(heard.append("?"))))
+    planned = planner.plan(replace(context, held=lambda: bool(heard.append("?"))))
     assert isinstance(planned.fault, Conflict)
     assert "The lease of the run was lost" in str(planned.fault)
     assert (heard, planned.calls) == (["?"], ())
 
 
 @pytest.mark.parametrize("asked", [1, 2, 3])
-def test_a_lease_lost_in_between_ends_the_turn(scripted: Make, turn: Turn, asked: int) -> None:
+def test_a_lease_lost_in_between_ends_the_turn(scripted: Make, context: PlanningContext, asked: int) -> None:
     times = iter([True] * asked + [False] * 9)
     reviewed: list[Action] = []
 
@@ -144,7 +148,7 @@ def test_a_lease_lost_in_between_ends_the_turn(scripted: Make, turn: Turn, asked
         reviewed.append(action)
         return None
 
-    planned = scripted(SEARCH, SEARCH, RUN).plan(replace(turn, held=lambda: next(times), review=review))
+    planned = scripted(SEARCH, SEARCH, RUN).plan(replace(context, held=lambda: next(times), review=review))
     assert isinstance(planned.fault, Conflict)
     assert (planned.action, planned.failure) == (None, None)
     assert len(planned.calls) == min(asked, 3)  # what was asked before that is told
@@ -154,28 +158,30 @@ def test_a_lease_lost_in_between_ends_the_turn(scripted: Make, turn: Turn, asked
 # What control itself says.
 
 
-def test_controls_own_judgement_is_a_refusal(scripted: Make, turn: Turn) -> None:
+def test_controls_own_judgement_is_a_refusal(scripted: Make, context: PlanningContext) -> None:
     def review(action: Action) -> str | None:
         return "The check of main.rlm.x failed." if isinstance(action, Finish) else None
 
-    planned = scripted(FINISH, RUN).plan(replace(turn, review=review))
+    planned = scripted(FINISH, RUN).plan(replace(context, review=review))
     assert isinstance(planned.action, RunPython)
     assert [note["tool"] for note in noted(planned, "refusal")] == ["finish"]
     assert noted(planned, "policy") == []
 
 
-def test_a_fault_of_the_workspace_in_a_review_is_nobodys_refusal(scripted: Make, turn: Turn) -> None:
+def test_a_fault_of_the_workspace_in_a_review_is_nobodys_refusal(
+    scripted: Make, context: PlanningContext
+) -> None:
     def review(_action: Action) -> str | None:
         raise Unreachable("No answer from the warehouse.")
 
-    planned = scripted(FINISH, RUN).plan(replace(turn, review=review))
+    planned = scripted(FINISH, RUN).plan(replace(context, review=review))
     assert isinstance(planned.fault, Unreachable)
     assert (planned.action, planned.failure, len(planned.calls)) == (None, None, 1)
     assert noted(planned, "refusal") == []
 
 
 def test_a_review_may_wait_without_holding_up_other_turns(
-    scripted: Make, make_turn: Callable[..., Turn]
+    scripted: Make, make_turn: Callable[..., PlanningContext]
 ) -> None:
     import threading
     from concurrent.futures import ThreadPoolExecutor
@@ -187,7 +193,9 @@ def test_a_review_may_wait_without_holding_up_other_turns(
         assert all(isinstance(planned.action, Finish) for planned in pool.map(planner.plan, turns))
 
 
-def test_of_two_actions_in_a_reply_one_is_reviewed_and_taken(world: dict[str, Any], turn: Turn) -> None:
+def test_of_two_actions_in_a_reply_one_is_reviewed_and_taken(
+    world: dict[str, Any], context: PlanningContext
+) -> None:
     reviewed: list[Action] = []
 
     def review(action: Action) -> str | None:
@@ -200,7 +208,7 @@ def test_of_two_actions_in_a_reply_one_is_reviewed_and_taken(world: dict[str, An
         toolbox=Toolbox(**world),
         namespace=world["namespace"],
     )
-    planned = planner.plan(replace(turn, review=review))
+    planned = planner.plan(replace(context, review=review))
     assert planned.action == Finish(answer="one")
     assert reviewed == [Finish(answer="one")]
 
@@ -209,7 +217,7 @@ def test_of_two_actions_in_a_reply_one_is_reviewed_and_taken(world: dict[str, An
 
 
 def test_no_key_gets_into_what_is_noted(
-    world: dict[str, Any], turn: Turn, monkeypatch: pytest.MonkeyPatch
+    world: dict[str, Any], context: PlanningContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = "sk-very-secret-0123456789"
     monkeypatch.setenv("OPENAI_API_KEY", key)
@@ -219,10 +227,10 @@ def test_no_key_gets_into_what_is_noted(
         toolbox=Toolbox(**world),
         namespace=world["namespace"],
         policy=lambda _turn, action: (
-            Finding(rule="secret", reason=f"It has {key}.") if isinstance(action, RunPython) else None
+            PolicyFinding(rule="secret", reason=f"It has {key}.") if isinstance(action, RunPython) else None
         ),
     )
-    planned = planner.plan(turn)
+    planned = planner.plan(context)
     assert {note.kind for note in planned.notes} == {"policy", "refusal", "tool_call"}
     assert key not in repr(planned.notes)
 

@@ -18,7 +18,7 @@ from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.planner.planner import AdkPlanner
 from databricks_rlm_agent.planner.summarizer import MAX_READERS, PLANNER_CALLS
 from databricks_rlm_agent.planner.tools import Toolbox
-from databricks_rlm_agent.ports import Summary, Turn
+from databricks_rlm_agent.ports import PlanningContext, Summary
 from databricks_rlm_agent.runs.budget import Budget
 
 PATH = "/Volumes/main/rlm/files/scratchpad/run_r1/iter_1/stdout.txt"
@@ -81,9 +81,9 @@ def told(reader: Reader) -> str:
     return str(next(r for r in reader.heard if r.config.tools).config.system_instruction)
 
 
-def test_parts_are_read_at_once_and_their_notes_are_told(make: Make, turn: Turn) -> None:
+def test_parts_are_read_at_once_and_their_notes_are_told(make: Make, context: PlanningContext) -> None:
     planner, reader = make(f"note {n}" for n in range(99))
-    summary = planner.summarize(turn, a_result(LONG))
+    summary = planner.summarize(context, a_result(LONG))
     assert summary.delta is not None
     assert summary.delta.digest == 'The needle is 41.\nOn record: Metrics: {"rows": 3.0}'
     items = [(item.text[:6], item.iter_n, item.by) for item in summary.delta.decisions]  # type: ignore[union-attr]
@@ -103,9 +103,9 @@ def test_parts_are_read_at_once_and_their_notes_are_told(make: Make, turn: Turn)
     assert {call.purpose for call in summary.calls} == {"summarizer"}
 
 
-def test_a_part_that_could_not_be_read_is_left_out_and_paid(make: Make, turn: Turn) -> None:
+def test_a_part_that_could_not_be_read_is_left_out_and_paid(make: Make, context: PlanningContext) -> None:
     planner, reader = make([ValueError("no"), *repeat("fine", 20)])
-    summary = planner.summarize(turn, a_result(LONG))
+    summary = planner.summarize(context, a_result(LONG))
     assert summary.delta is not None
     assert told(reader).count(": fine") == MAX_READERS - 1
     assert [call.error for call in summary.calls if call.error] == ["ValueError: no"]
@@ -115,55 +115,57 @@ def test_a_part_that_could_not_be_read_is_left_out_and_paid(make: Make, turn: Tu
 @pytest.mark.parametrize(
     ("calls", "readers"), [(5, 0), (PLANNER_CALLS + 3, 0), (PLANNER_CALLS + 5, 2), (90, 8)]
 )
-def test_the_planner_keeps_its_calls(make: Make, turn: Turn, calls: int, readers: int) -> None:
+def test_the_planner_keeps_its_calls(make: Make, context: PlanningContext, calls: int, readers: int) -> None:
     planner, reader = make(repeat("note"))
-    summary = planner.summarize(replace(turn, budget=Budget(max_model_calls=calls)), a_result(LONG))
+    summary = planner.summarize(replace(context, budget=Budget(max_model_calls=calls)), a_result(LONG))
     assert summary.delta is not None
     assert len(reader.at_once) == readers
 
 
 @pytest.mark.parametrize("tokens", [2_000, 20_000, 60_000, 200_000])
-def test_readers_spend_a_part_of_the_tokens_only(make: Make, turn: Turn, tokens: int) -> None:
+def test_readers_spend_a_part_of_the_tokens_only(make: Make, context: PlanningContext, tokens: int) -> None:
     planner, reader = make(repeat("note"))
-    summary = planner.summarize(replace(turn, budget=Budget(max_tokens=tokens)), a_result(LONG))
+    summary = planner.summarize(replace(context, budget=Budget(max_tokens=tokens)), a_result(LONG))
     spent = [call.usage.input_tokens + call.usage.output_tokens for call in summary.calls]
     assert sum(spent) <= tokens
     assert len(reader.at_once) <= tokens // 4 // 4_000
     assert (len(reader.at_once) > 0) == (tokens >= 60_000)
 
 
-def test_an_output_that_fits_is_shown_whole(make: Make, turn: Turn) -> None:
+def test_an_output_that_fits_is_shown_whole(make: Make, context: PlanningContext) -> None:
     content = b"line of some words\n" * 400
     planner, reader = make([], content)
-    assert planner.summarize(turn, a_result(content)).delta is not None
+    assert planner.summarize(context, a_result(content)).delta is not None
     assert reader.at_once == []
     assert "line of some words\n" * 400 in told(reader) + "\n"
 
 
-def test_a_volume_that_does_not_answer_costs_the_parts_only(make: Make, turn: Turn, world: Any) -> None:
+def test_a_volume_that_does_not_answer_costs_the_parts_only(
+    make: Make, context: PlanningContext, world: Any
+) -> None:
     planner, reader = make(repeat("note"))
 
     def get(path: str, **_: Any) -> bytes:
         raise Unreachable("No answer.", where=path)
 
     world["volume"].get = get
-    summary = planner.summarize(turn, a_result(LONG))
+    summary = planner.summarize(context, a_result(LONG))
     assert summary.delta is not None
     assert reader.at_once == []
     assert "head of stdout" in told(reader)
 
 
-def test_without_its_lease_a_turn_asks_nobody(make: Make, turn: Turn) -> None:
+def test_without_its_lease_a_turn_asks_nobody(make: Make, context: PlanningContext) -> None:
     planner, reader = make(repeat("note"))
-    summary = planner.summarize(replace(turn, held=lambda: False), a_result(LONG))
+    summary = planner.summarize(replace(context, held=lambda: False), a_result(LONG))
     assert summary == Summary(delta=None, calls=())
     assert reader.heard == []
 
 
-def test_the_longer_stream_is_read(make: Make, turn: Turn) -> None:
+def test_the_longer_stream_is_read(make: Make, context: PlanningContext) -> None:
     planner, reader = make(repeat("note"))
     result = a_result(LONG)
     result = result.model_copy(update={"stdout": Stream(bytes=5, head="short"), "stderr": result.stdout})
-    assert planner.summarize(turn, result).delta is not None
+    assert planner.summarize(context, result).delta is not None
     assert "head of stderr" in told(reader)
     assert "short" in told(reader)

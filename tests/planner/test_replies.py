@@ -18,7 +18,7 @@ from databricks_rlm_agent.attempts.result import Result, Stream
 from databricks_rlm_agent.planner.planner import MAX_MODEL_CALLS, AdkPlanner
 from databricks_rlm_agent.planner.plugins import MAX_CALLS
 from databricks_rlm_agent.planner.tools import Toolbox
-from databricks_rlm_agent.ports import ModelCall, Note, Turn
+from databricks_rlm_agent.ports import ModelCall, PlannerNote, PlanningContext
 from databricks_rlm_agent.runs.actions import Finish
 
 NAME = "gemini-fake"
@@ -92,7 +92,7 @@ def storable(text: str) -> bool:
     return text.encode("utf-8", "replace") == text.encode("utf-8", "surrogatepass")
 
 
-def check_recorded(calls: tuple[ModelCall, ...], notes: tuple[Note, ...]) -> None:
+def check_recorded(calls: tuple[ModelCall, ...], notes: tuple[PlannerNote, ...]) -> None:
     """All of it can go into run_events: as JSON, in Unicode, and bounded."""
     assert len(calls) <= MAX_MODEL_CALLS
     for one in calls:
@@ -107,8 +107,10 @@ def check_recorded(calls: tuple[ModelCall, ...], notes: tuple[Note, ...]) -> Non
 
 @settings(max_examples=80, deadline=None, suppress_health_check=CALM)
 @given(st.lists(RESPONSES | FAULTS, min_size=1, max_size=5))
-def test_any_reply_ends_in_a_decision_or_a_reason(planner: Make, turn: Turn, replies: list[Any]) -> None:
-    planned = planner(*replies).plan(turn)
+def test_any_reply_ends_in_a_decision_or_a_reason(
+    planner: Make, context: PlanningContext, replies: list[Any]
+) -> None:
+    planned = planner(*replies).plan(context)
     assert (planned.action is None) == (planned.failure is not None)
     assert planned.failure is None or (planned.failure.strip() and len(planned.failure) < 2_000)
     assert storable(planned.failure or "")
@@ -117,46 +119,48 @@ def test_any_reply_ends_in_a_decision_or_a_reason(planner: Make, turn: Turn, rep
 
 @settings(max_examples=25, deadline=None, suppress_health_check=CALM)
 @given(st.lists(RESPONSES | FAULTS, min_size=1, max_size=3))
-def test_any_summary_is_one_or_none(planner: Make, turn: Turn, replies: list[Any]) -> None:
+def test_any_summary_is_one_or_none(planner: Make, context: PlanningContext, replies: list[Any]) -> None:
     long = Result(
         run_id="r1", iter_n=1, attempt=1, status="SUCCESS", stdout=Stream(bytes=10**6, head="h", tail="t")
     )
-    summary = planner(*replies).summarize(turn, long)
+    summary = planner(*replies).summarize(context, long)
     check_recorded(summary.calls, ())
     assert summary.delta is None or storable(summary.delta.digest)
 
 
-def test_calls_beyond_the_bound_and_without_a_name_are_left_out(planner: Make, turn: Turn) -> None:
+def test_calls_beyond_the_bound_and_without_a_name_are_left_out(
+    planner: Make, context: PlanningContext
+) -> None:
     nameless = types.Part(function_call=types.FunctionCall(args={}))
     flood = reply(*[call("search_catalog", text=str(n)) for n in range(100)], nameless)
-    planned = planner(flood, reply(call("finish", answer="x"))).plan(turn)
+    planned = planner(flood, reply(call("finish", answer="x"))).plan(context)
     assert planned.action == Finish(answer="x")
     assert len([note for note in planned.notes if note.kind == "tool_call"]) == MAX_CALLS + 1
     (left_out,) = [note.payload for note in planned.notes if note.kind == "tool_calls_left_out"]
     assert left_out == {"count": 85}
 
 
-def test_only_nameless_calls_are_no_action(planner: Make, turn: Turn) -> None:
-    planned = planner(reply(types.Part(function_call=types.FunctionCall(args={})))).plan(turn)
+def test_only_nameless_calls_are_no_action(planner: Make, context: PlanningContext) -> None:
+    planned = planner(reply(types.Part(function_call=types.FunctionCall(args={})))).plan(context)
     assert planned.action is None
     assert planned.failure
     assert len(planned.calls) <= 3
 
 
-def test_a_name_without_end_is_clipped(planner: Make, turn: Turn) -> None:
-    planned = planner(reply(call("x" * 100_000))).plan(turn)
+def test_a_name_without_end_is_clipped(planner: Make, context: PlanningContext) -> None:
+    planned = planner(reply(call("x" * 100_000))).plan(context)
     assert "There is no tool 'xxx" in (planned.failure or "")
     check_recorded(planned.calls, planned.notes)
 
 
-def test_deep_arguments_are_refused(planner: Make, turn: Turn) -> None:
+def test_deep_arguments_are_refused(planner: Make, context: PlanningContext) -> None:
     deep: Any = []
     for _ in range(50_000):
         deep = [deep]
     part = types.Part.model_construct(
         function_call=types.FunctionCall.model_construct(name="run_python", args={"code": deep})
     )
-    planned = planner(reply(part)).plan(turn)
+    planned = planner(reply(part)).plan(context)
     assert planned.action is None
     assert planned.failure
     check_recorded(planned.calls, planned.notes)

@@ -10,7 +10,7 @@ import pytest
 from databricks_rlm_agent.errors import ScriptExhausted, UsageError
 from databricks_rlm_agent.planner.planner import create_planner
 from databricks_rlm_agent.planner.script import Script
-from databricks_rlm_agent.ports import Turn
+from databricks_rlm_agent.ports import PlanningContext
 from databricks_rlm_agent.runs.actions import Finish
 
 GOOD = '{"planner": [[{"call": "finish", "args": {"answer": "x"}}], [{"text": "t"}]], "latency_s": 0.5}'
@@ -114,7 +114,7 @@ def test_a_childs_part_takes_the_place_of_the_scripts_own(tmp_path: Path) -> Non
 
 
 def test_a_planner_plays_the_part_of_its_objective(
-    tmp_path: Path, world: dict[str, Any], make_turn: Callable[..., Turn]
+    tmp_path: Path, world: dict[str, Any], make_turn: Callable[..., PlanningContext]
 ) -> None:
     def finish(answer: str) -> dict[str, Any]:
         return {"call": "finish", "args": {"answer": answer}}

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from databricks_rlm_agent.attempts.result import ProducedTable, Result, Stream
-from databricks_rlm_agent.ports import Planner, Turn
-from databricks_rlm_agent.runs.capsule.packing import Item
+from databricks_rlm_agent.ports import Planner, PlanningContext
+from databricks_rlm_agent.runs.capsule.packing import CapsuleItem
 
 Make = Callable[..., Planner]
 PLAN = [[{"text": "unused"}]]
@@ -32,34 +32,34 @@ REMEMBER = {
 }
 
 
-def test_a_long_result_is_summarized(scripted: Make, turn: Turn) -> None:
-    summary = play(scripted, REMEMBER).summarize(turn, a_result())
+def test_a_long_result_is_summarized(scripted: Make, context: PlanningContext) -> None:
+    summary = play(scripted, REMEMBER).summarize(context, a_result())
     assert summary.delta is not None
     assert summary.delta.digest == "3 rows"
-    assert summary.delta.decisions == [Item.of("use t", iter_n=1, by="summarizer")]
+    assert summary.delta.decisions == [CapsuleItem.of("use t", iter_n=1, by="summarizer")]
     assert [table.name for table in summary.delta.tables] == ["main.rlm.t"]
     assert [call.purpose for call in summary.calls] == ["summarizer"]
 
 
-def test_a_short_result_asks_nobody(scripted: Make, turn: Turn) -> None:
-    summary = play(scripted, REMEMBER).summarize(turn, a_result(size=10))
+def test_a_short_result_asks_nobody(scripted: Make, context: PlanningContext) -> None:
+    summary = play(scripted, REMEMBER).summarize(context, a_result(size=10))
     assert (summary.delta, summary.calls) == (None, ())
 
 
-def test_a_script_without_summaries_is_no_error(scripted: Make, turn: Turn) -> None:
-    summary = scripted({"text": "x"}).summarize(turn, a_result())
+def test_a_script_without_summaries_is_no_error(scripted: Make, context: PlanningContext) -> None:
+    summary = scripted({"text": "x"}).summarize(context, a_result())
     assert (summary.delta, summary.calls) == (None, ())
 
 
-def test_a_bad_summary_may_be_corrected_once(scripted: Make, turn: Turn) -> None:
+def test_a_bad_summary_may_be_corrected_once(scripted: Make, context: PlanningContext) -> None:
     bad = {"call": "remember", "args": {"digest": 5}}
-    assert play(scripted, bad, REMEMBER).summarize(turn, a_result()).delta is not None
-    summary = play(scripted, bad, bad, REMEMBER).summarize(turn, a_result())
+    assert play(scripted, bad, REMEMBER).summarize(context, a_result()).delta is not None
+    summary = play(scripted, bad, bad, REMEMBER).summarize(context, a_result())
     assert summary.delta is None
     assert len(summary.calls) == 2
 
 
-def test_a_failing_summarizer_costs_nothing_but_itself(scripted: Make, turn: Turn) -> None:
-    summary = play(scripted, {"text": "It went well."}).summarize(turn, a_result())
+def test_a_failing_summarizer_costs_nothing_but_itself(scripted: Make, context: PlanningContext) -> None:
+    summary = play(scripted, {"text": "It went well."}).summarize(context, a_result())
     assert summary.delta is None
     assert summary.calls[-1].error is not None

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from databricks_rlm_agent.errors import Forbidden, InvalidData, RlmError
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.planner.actions import run_sql_workflow
-from databricks_rlm_agent.planner.review import gathered, turn_policy
-from databricks_rlm_agent.ports import Planned, Planner, Turn
+from databricks_rlm_agent.planner.review import collect_workflow, turn_policy
+from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
 from databricks_rlm_agent.runs.actions import RunSqlWorkflow
 from databricks_rlm_agent.sqlflow.handover import MAX_BYTES, NAME, content_hash
 
@@ -28,7 +28,7 @@ def call(**arguments: Any) -> dict[str, Any]:
     return {"call": "run_sql_workflow", "args": {"purpose": "to make b", **arguments}}
 
 
-def refusals(planned: Planned) -> list[str]:
+def refusals(planned: PlanResult) -> list[str]:
     return [note.payload["reason"] for note in planned.notes if note.kind == "refusal"]
 
 
@@ -46,9 +46,9 @@ def folder(world: dict[str, Any]) -> dict[str, bytes]:
 
 
 def test_a_folder_is_read_and_files_are_put_over_it(
-    scripted: Make, turn: Turn, folder: dict[str, bytes]
+    scripted: Make, context: PlanningContext, folder: dict[str, bytes]
 ) -> None:
-    planned = scripted(call(path=FOLDER, files={"02_b.sql": f"-- fixed\n{B}", "03_c.sql": A})).plan(turn)
+    planned = scripted(call(path=FOLDER, files={"02_b.sql": f"-- fixed\n{B}", "03_c.sql": A})).plan(context)
     assert planned.action == RunSqlWorkflow(
         name="flows_2",
         purpose="to make b",
@@ -56,12 +56,12 @@ def test_a_folder_is_read_and_files_are_put_over_it(
     )
 
 
-def test_every_argument_is_passed_on(scripted: Make, turn: Turn) -> None:
+def test_every_argument_is_passed_on(scripted: Make, context: PlanningContext) -> None:
     given = call(
         files={"a.sql": "SELECT '{x}'"}, name="flow", variables={"x": "1"}, engine="warehouse",
         target="lake.s", max_iterations=7, on_error="continue", restart=True, timeout_s=60,
     )  # fmt: skip
-    assert scripted(given).plan(turn).action == RunSqlWorkflow(
+    assert scripted(given).plan(context).action == RunSqlWorkflow(
         name="flow", purpose="to make b", files={"a.sql": "SELECT '{x}'"}, variables={"x": "1"},
         engine="warehouse", catalog="lake", schema="s", max_iterations=7, on_error="continue", restart=True,
         timeout_s=60,
@@ -87,9 +87,9 @@ def test_every_argument_is_passed_on(scripted: Make, turn: Turn) -> None:
     ],
 )
 def test_what_cannot_be_run_goes_back_with_the_reason(
-    scripted: Make, turn: Turn, arguments: dict[str, Any], reason: str
+    scripted: Make, context: PlanningContext, arguments: dict[str, Any], reason: str
 ) -> None:
-    planned = scripted(call(**arguments), call(files={"a.sql": A})).plan(turn)
+    planned = scripted(call(**arguments), call(files={"a.sql": A})).plan(context)
     assert planned.action is not None
     assert reason in refusals(planned)[0]
 
@@ -98,30 +98,30 @@ def test_a_folder_that_is_no_text_too_large_or_not_allowed_is_refused(world: dic
     volume, action = world["volume"], RunSqlWorkflow(name="flow", purpose="p", path="/Volumes/a/b/c")
     volume.files["/Volumes/a/b/c/01_a.sql"] = b"SELECT 1;\n\xff"
     with pytest.raises(InvalidData, match="UTF-8") as caught:
-        gathered(action, volume=volume, namespace=NAMESPACE)
+        collect_workflow(action, volume=volume, namespace=NAMESPACE)
     assert caught.value.where == "/Volumes/a/b/c/01_a.sql:2"
     volume.files["/Volumes/a/b/c/01_a.sql"] = b" " * (MAX_BYTES + 1)
     with pytest.raises(InvalidData, match="limits"):
-        gathered(action, volume=volume, namespace=NAMESPACE)
+        collect_workflow(action, volume=volume, namespace=NAMESPACE)
 
     def forbidden(*_: Any, **__: Any) -> Any:
         raise Forbidden("No.")
 
     volume.list = forbidden
     with pytest.raises(InvalidData, match="cannot be listed"):
-        gathered(action, volume=volume, namespace=NAMESPACE)
+        collect_workflow(action, volume=volume, namespace=NAMESPACE)
 
 
-def test_the_policy_looks_at_every_file(scripted: Make, turn: Turn) -> None:
+def test_the_policy_looks_at_every_file(scripted: Make, context: PlanningContext) -> None:
     policy = turn_policy(NAMESPACE, None)
     files = {"01_a.sql": A, "02_x.sql": "USE SCHEMA sales.shop;\nDELETE FROM orders;"}
-    planned = scripted(call(files=files), call(files={"a.sql": A}), policy=policy).plan(turn)
+    planned = scripted(call(files=files), call(files={"a.sql": A}), policy=policy).plan(context)
     assert planned.action is not None
     assert refusals(planned)[0].startswith("02_x.sql: Line 2: DELETE without WHERE on sales.shop.orders.")
     strict = scripted(
         call(files={"01_a.sql": A}, target="sales.shop"), call(files={"a.sql": A}), policy=policy
     )
-    refused = refusals(strict.plan(replace(turn, mode="PROD")))
+    refused = refusals(strict.plan(replace(context, mode="PROD")))
     assert "sales.shop" in refused[0]
 
 
@@ -163,6 +163,8 @@ def test_the_hash_tells_workflows_apart(one: dict[str, str], other: dict[str, st
 def test_usage_errors_of_the_plan_are_no_faults() -> None:
     action = RunSqlWorkflow(name="flow", purpose="p", files={"a.sql": "SELECT (1;"}, catalog="c", schema="s")
     volume: Any = None
-    assert gathered(action, volume=volume, namespace=NAMESPACE).path is None  # the engine will judge it
+    assert (
+        collect_workflow(action, volume=volume, namespace=NAMESPACE).path is None
+    )  # the engine will judge it
     with pytest.raises(InvalidData, match="has no end"):
-        gathered(replace(action, files={"a.sql": "SELECT `x"}), volume=volume, namespace=NAMESPACE)
+        collect_workflow(replace(action, files={"a.sql": "SELECT `x"}), volume=volume, namespace=NAMESPACE)

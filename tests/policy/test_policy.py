@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.policy.judge import Policy
-from databricks_rlm_agent.policy.rules import LEDGER, Finding
-from databricks_rlm_agent.policy.sql import deeds_of_sql, is_statement
+from databricks_rlm_agent.policy.judge import ProgramPolicy
+from databricks_rlm_agent.policy.rules import LEDGER, PolicyFinding
+from databricks_rlm_agent.policy.sql import effects_of_sql, is_statement
 from databricks_rlm_agent.runs.actions import Ask, Finish, RunPython, Spawn
 from databricks_rlm_agent.runs.children import ChildTask
 from databricks_rlm_agent.sqlflow.run.record import RUNS, STEPS
@@ -25,10 +25,10 @@ INPUTS = {
 }
 
 
-def judged(code: str, mode: str = "DEV", **options: Any) -> Finding | None:
+def judged(code: str, mode: str = "DEV", **options: Any) -> PolicyFinding | None:
     options.setdefault("tables", frozenset({"main.rlm.mine", "main.rlm_scratch.step"}))
     options.setdefault("inputs", INPUTS)
-    policy = Policy(mode=mode, namespace=NAMESPACE, run_id="r1", **options)
+    policy = ProgramPolicy(mode=mode, namespace=NAMESPACE, run_id="r1", **options)
     return policy.judge(RunPython(code=code, purpose="p"))
 
 
@@ -369,14 +369,16 @@ def test_files_that_the_run_has_reported_may_go() -> None:
 
 def test_inputs_of_the_action_count_before_those_of_the_run() -> None:
     code = "spark.sql(f'TRUNCATE TABLE {rlm.inputs[\"orders\"].name}')"
-    policy = Policy(mode="DEV", namespace=NAMESPACE, run_id="r1", tables=frozenset({"a.b.c"}), inputs=INPUTS)
+    policy = ProgramPolicy(
+        mode="DEV", namespace=NAMESPACE, run_id="r1", tables=frozenset({"a.b.c"}), inputs=INPUTS
+    )
     own = {"orders": {"kind": "table", "name": "a.b.c"}}
     assert policy.judge(RunPython(code=code, purpose="p", inputs=own)) is None
     assert policy.judge(RunPython(code=code, purpose="p")) is not None
 
 
 def test_actions_without_a_program_pass() -> None:
-    policy = Policy(mode="PROD", namespace=NAMESPACE, run_id="r1")
+    policy = ProgramPolicy(mode="PROD", namespace=NAMESPACE, run_id="r1")
     child = ChildTask(name="a", task="DROP TABLE sales.shop.orders")
     for action in (Finish(answer="DROP SCHEMA x"), Ask(question="DROP TABLE x?"), Spawn(tasks=(child,))):
         assert policy.judge(action) is None
@@ -475,7 +477,7 @@ def test_any_program_is_judged(code: str, mode: str) -> None:
 
 @given(TEXTS | NAMES)
 def test_any_sql_is_judged(text: str) -> None:
-    assert deeds_of_sql(text) == deeds_of_sql(text)
+    assert effects_of_sql(text) == effects_of_sql(text)
     for code in (
         sql(text),
         f"df.write.saveAsTable({text!r})",

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.policy.judge import Policy
-from databricks_rlm_agent.policy.rules import Finding
+from databricks_rlm_agent.policy.judge import ProgramPolicy
+from databricks_rlm_agent.policy.rules import PolicyFinding
 from databricks_rlm_agent.runs.actions import RunSqlWorkflow
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="files")
 
 
-def judged(files: dict[str, str], mode: str = "PROD", **options: Any) -> Finding | None:
+def judged(files: dict[str, str], mode: str = "PROD", **options: Any) -> PolicyFinding | None:
     chosen = {name: options.pop(name) for name in ("catalog", "schema", "variables") if name in options}
-    policy = Policy(mode=mode, namespace=NAMESPACE, run_id="r1", **options)
+    policy = ProgramPolicy(mode=mode, namespace=NAMESPACE, run_id="r1", **options)
     return policy.judge(RunSqlWorkflow(name="flow", purpose="p", files=files, **chosen))
 
 

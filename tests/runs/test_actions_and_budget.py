@@ -18,7 +18,7 @@ from databricks_rlm_agent.runs.actions import (
 )
 from databricks_rlm_agent.runs.budget import TURN_CALLS, Budget, Usage
 from databricks_rlm_agent.runs.fsm import TERMINAL, Event, State
-from databricks_rlm_agent.runs.run import Outcome, new_run
+from databricks_rlm_agent.runs.run import RunOutcome, new_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -134,9 +134,9 @@ def test_spending_adds_up_and_changes_no_limit(spent: list[Usage]) -> None:
 
 def test_nothing_changes_a_run_that_has_ended() -> None:
     run = new_run("x", run_id="r1", clock=lambda: NOW)
-    done = run.after(Event.CLAIM).after(Event.FINISH, outcome=Outcome(answer="42"))
+    done = run.after(Event.CLAIM).after(Event.FINISH, outcome=RunOutcome(answer="42"))
     for event in Event:
-        assert done.after(event, iter_n=9, outcome=Outcome(answer="43")) == done
+        assert done.after(event, iter_n=9, outcome=RunOutcome(answer="43")) == done
     assert done.fsm_state in TERMINAL
     assert run.after(Event.CANCEL).fsm_state is State.CANCELLED
 

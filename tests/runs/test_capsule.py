@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.runs.capsule.capsule import CAPSULE_CHARS, Capsule, CapsuleDelta, TableNote
-from databricks_rlm_agent.runs.capsule.packing import MAX_ANSWERS, MAX_ITEMS, MAX_TABLES, Item
+from databricks_rlm_agent.runs.capsule.packing import MAX_ANSWERS, MAX_ITEMS, MAX_TABLES, CapsuleItem
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.children import AnswerNote
 from databricks_rlm_agent.runs.variables import VariableNote, Variables, VariablesRef
@@ -14,7 +14,7 @@ from databricks_rlm_agent.values import storable
 
 LONG = st.builds(lambda text, times: text * times, st.text(st.characters(), max_size=60), st.integers(1, 400))
 SAID = st.builds(
-    Item, text=LONG, iter_n=st.integers(1, 9), by=st.sampled_from(["facts", "summarizer"]), kind=LONG
+    CapsuleItem, text=LONG, iter_n=st.integers(1, 9), by=st.sampled_from(["facts", "summarizer"]), kind=LONG
 )
 ITEMS = st.lists(st.one_of(LONG, SAID), max_size=30)
 TABLES = st.lists(
@@ -87,10 +87,10 @@ def test_a_thousand_full_iterations_stay_within_the_bound() -> None:
         capsule = capsule.instructed(f"rule {n}: " + '"c"' * 300).fold(
             CapsuleDelta(
                 digest='{"printed": "x"}\n' * 400,
-                decisions=[Item.of(f"decided {n} {'d' * 300}", iter_n=n, by="summarizer")],
-                failed_approaches=[Item.of(f"way {n} {'f' * 300}", iter_n=n, kind=f"E{n}")],
+                decisions=[CapsuleItem.of(f"decided {n} {'d' * 300}", iter_n=n, by="summarizer")],
+                failed_approaches=[CapsuleItem.of(f"way {n} {'f' * 300}", iter_n=n, kind=f"E{n}")],
                 tables=[TableNote(name=f"main.rlm.t{n}", columns="c string, " * 90, iter_n=n)],
-                artifacts=[Item.of(f"/Volumes/a/b/c/{n}", iter_n=n)],
+                artifacts=[CapsuleItem.of(f"/Volumes/a/b/c/{n}", iter_n=n)],
             )
         )
         sizes.append(size(capsule))
@@ -141,7 +141,7 @@ def test_a_person_who_repeats_himself_is_heard_once_and_anew() -> None:
 def test_the_same_decision_in_other_letters_is_one_with_a_count() -> None:
     capsule = Capsule.begin("x")
     for n, text in enumerate(["Use the table main.a.t.", "use table main.a.t", "Use table main.a.u"], 1):
-        capsule = capsule.fold(CapsuleDelta(decisions=[Item.of(text, iter_n=n)]))
+        capsule = capsule.fold(CapsuleDelta(decisions=[CapsuleItem.of(text, iter_n=n)]))
     told = [(item.text, item.count, item.since, item.iter_n) for item in capsule.decisions]
     assert told == [("use table main.a.t", 2, 1, 2), ("Use table main.a.u", 1, 3, 3)]
 
@@ -151,7 +151,9 @@ def test_failures_of_one_kind_merge_before_any_is_forgotten() -> None:
     for n in range(1, 31):
         capsule = capsule.fold(
             CapsuleDelta(
-                failed_approaches=[Item.of(f"column {n} is missing", iter_n=n, kind="AnalysisException")]
+                failed_approaches=[
+                    CapsuleItem.of(f"column {n} is missing", iter_n=n, kind="AnalysisException")
+                ]
             )
         )
     assert len(capsule.failed_approaches) == MAX_ITEMS
@@ -162,10 +164,10 @@ def test_failures_of_one_kind_merge_before_any_is_forgotten() -> None:
 
 def test_a_models_words_outlast_the_facts_that_the_ledger_has() -> None:
     capsule = Capsule.begin("x").fold(
-        CapsuleDelta(decisions=[Item.of("an insight", iter_n=1, by="summarizer")])
+        CapsuleDelta(decisions=[CapsuleItem.of("an insight", iter_n=1, by="summarizer")])
     )
     for n in range(2, 40):
-        capsule = capsule.fold(CapsuleDelta(decisions=[Item.of(f"step {n}", iter_n=n)]))
+        capsule = capsule.fold(CapsuleDelta(decisions=[CapsuleItem.of(f"step {n}", iter_n=n)]))
     assert (capsule.decisions[0].text, capsule.decisions[0].by) == ("an insight", "summarizer")
     assert [item.iter_n for item in capsule.decisions[-4:]] == [36, 37, 38, 39]
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.runs.inputs import Given, parse_input, parse_inputs, upload_path
+from databricks_rlm_agent.runs.inputs import InputSpec, parse_input, parse_inputs, upload_path
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from databricks_rlm_agent.runs.inputs import Given, parse_input, parse_inputs, u
     ],
 )
 def test_what_an_input_is(text: str, kind: str, value: str) -> None:
-    assert parse_input(text) == Given(name=text.partition("=")[0], kind=kind, value=value)  # type: ignore[arg-type]
+    assert parse_input(text) == InputSpec(name=text.partition("=")[0], kind=kind, value=value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

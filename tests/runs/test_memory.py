@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from databricks_rlm_agent.runs.capsule.packing import (
     ITEM_CHARS,
     NEWEST,
+    CapsuleItem,
     Gist,
-    Item,
     failure_key,
     merged,
     settled,
@@ -19,7 +19,7 @@ from databricks_rlm_agent.runs.capsule.packing import (
 ANY = st.text(st.characters(), max_size=30).flatmap(lambda text: st.integers(1, 60).map(lambda n: text * n))
 ITEMS = st.lists(
     st.builds(
-        Item,
+        CapsuleItem,
         text=st.sampled_from("abcdefghijklmnop"),
         iter_n=st.integers(1, 9),
         count=st.integers(1, 3),
@@ -29,13 +29,13 @@ ITEMS = st.lists(
 )
 
 
-def total(items: list[Item]) -> int:
+def total(items: list[CapsuleItem]) -> int:
     return sum(item.count for item in items)
 
 
 @given(ANY)
 def test_an_item_is_one_visible_line_of_a_fixed_length(text: str) -> None:
-    item = Item(text=text, kind=text).bounded()
+    item = CapsuleItem(text=text, kind=text).bounded()
     assert len(item.text) <= ITEM_CHARS
     assert len(item.kind) <= 80
     assert item.text.isprintable() or "\\u" in ascii(item.text)
@@ -44,7 +44,7 @@ def test_an_item_is_one_visible_line_of_a_fixed_length(text: str) -> None:
 
 
 @given(ITEMS, ITEMS)
-def test_merging_loses_no_count_and_no_words(old: list[Item], new: list[Item]) -> None:
+def test_merging_loses_no_count_and_no_words(old: list[CapsuleItem], new: list[CapsuleItem]) -> None:
     known = merged([], old)
     both = merged(known, new)
     assert total(both) == total(old) + total(new)
@@ -55,7 +55,7 @@ def test_merging_loses_no_count_and_no_words(old: list[Item], new: list[Item]) -
 
 
 @given(ITEMS, st.integers(0, 12), st.integers(0, 4))
-def test_what_goes_is_counted_and_the_newest_stay(items: list[Item], limit: int, first: int) -> None:
+def test_what_goes_is_counted_and_the_newest_stay(items: list[CapsuleItem], limit: int, first: int) -> None:
     kept, gone = settled(items, fits=lambda rest: len(rest) <= limit, rank=lambda _: 0, first=first)
     assert len(kept) <= limit
     assert total(kept) + total(gone) == total(items)
@@ -66,7 +66,7 @@ def test_what_goes_is_counted_and_the_newest_stay(items: list[Item], limit: int,
 
 
 @given(ITEMS)
-def test_a_gist_counts_and_spans_what_it_absorbed(items: list[Item]) -> None:
+def test_a_gist_counts_and_spans_what_it_absorbed(items: list[CapsuleItem]) -> None:
     gist = Gist()
     for item in items:
         gist = gist.absorb(item, heads=3)
@@ -79,7 +79,7 @@ def test_a_gist_counts_and_spans_what_it_absorbed(items: list[Item]) -> None:
 
 def test_names_and_numbers_make_a_difference_and_letters_do_not() -> None:
     def same(one: str, other: str) -> bool:
-        return Item(text=one).same == Item(text=other).same
+        return CapsuleItem(text=one).same == CapsuleItem(text=other).same
 
     assert same("The total is 5.", "total  is 5")
     assert not same("the total is 5", "the total is 6")

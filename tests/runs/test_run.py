@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import manifest
 
-from databricks_rlm_agent.attempts.manifest import Closing, Manifest, Plan, parse_intent
+from databricks_rlm_agent.attempts.manifest import Closing, Manifest, PlanRecord, parse_intent
 from databricks_rlm_agent.errors import InvalidData, UsageError
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.fsm import Event, State
-from databricks_rlm_agent.runs.run import OVERRUN_S, Outcome, Run, new_run
+from databricks_rlm_agent.runs.run import OVERRUN_S, Run, RunOutcome, new_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -25,7 +25,7 @@ def run(**changes: object) -> Run:
 
 
 def waiting() -> Run:
-    asked = run().after(Event.CLAIM).after(Event.ASK, outcome=Outcome(question="Which year?"))
+    asked = run().after(Event.CLAIM).after(Event.ASK, outcome=RunOutcome(question="Which year?"))
     return replace(asked, iter_n=3, attempt=2, version=7, lease_epoch=4)
 
 
@@ -33,7 +33,7 @@ def test_an_answer_goes_on_with_the_next_iteration() -> None:
     after = waiting().answered("  2013\n")
     assert (after.fsm_state, after.iter_n, after.attempt) == (State.PLANNING, 4, 1)
     assert after.capsule.constraints == ["Asked: Which year? Answered: 2013"]
-    assert after.outcome == Outcome()
+    assert after.outcome == RunOutcome()
     assert (after.version, after.lease_epoch) == (7, 4)  # compare-and-set compares what was read
 
 
@@ -80,7 +80,7 @@ def closing(**changes: object) -> dict[str, object]:
         attempt=1,
         closing=Event.FINISH,
         outcome={"answer": "42"},
-        plan=Plan(epoch=3, usage=Usage(calls=2)),
+        plan=PlanRecord(epoch=3, usage=Usage(calls=2)),
     )
     return json.loads(made.to_bytes()) | changes
 

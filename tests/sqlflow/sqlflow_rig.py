@@ -10,7 +10,7 @@ from typing import Any
 from databricks_rlm_agent.errors import Rejected, Unreachable
 from databricks_rlm_agent.sqlflow.model import Loop, Need, Plan, SqlFile, Step
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
-from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
 from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
 from databricks_rlm_agent.sqlflow.run.record import Earlier, StepRow
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
@@ -142,15 +142,15 @@ class MemoryRecord:
 
 
 class Watcher:
-    def __init__(self, hook: Callable[[Event], None] = lambda _event: None) -> None:
-        self.events: list[Event] = []
+    def __init__(self, hook: Callable[[WorkflowEvent], None] = lambda _event: None) -> None:
+        self.events: list[WorkflowEvent] = []
         self._hook = hook
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         self.events.append(event)
         self._hook(event)
 
-    def of(self, kind: EventKind) -> list[Event]:
+    def of(self, kind: EventKind) -> list[WorkflowEvent]:
         return [event for event in self.events if event.kind is kind]
 
 

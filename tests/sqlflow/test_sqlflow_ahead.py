@@ -10,7 +10,7 @@ import pytest
 from sqlflow_rig import WAIT_S, FakeEngine, FakeSession
 
 from databricks_rlm_agent.errors import Unauthorized
-from databricks_rlm_agent.sqlflow.run.session_pool import MAX_AGE_S, OpenedAhead
+from databricks_rlm_agent.sqlflow.run.session_pool import MAX_AGE_S, SessionPool
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -22,7 +22,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 def test_sessions_are_open_before_they_are_asked_for_and_all_are_closed_in_the_end() -> None:
     engine = FakeEngine()
-    with OpenedAhead(engine, spare=3, expected=100) as ahead:
+    with SessionPool(engine, spare=3, expected=100) as ahead:
         until(lambda: len(engine.sessions) == 3)
         used = ahead.session()
         assert used.execute("SELECT 1") == 1
@@ -36,7 +36,7 @@ def test_sessions_are_open_before_they_are_asked_for_and_all_are_closed_in_the_e
 
 def test_who_asks_for_more_than_are_ready_gets_them_too_and_each_only_once() -> None:
     engine = FakeEngine()
-    with OpenedAhead(engine, spare=2, expected=100) as ahead:
+    with SessionPool(engine, spare=2, expected=100) as ahead:
         taken = [ahead.session() for _ in range(7)]
         for number, session in enumerate(taken):
             session.execute(str(number))
@@ -58,7 +58,7 @@ class Refusing(FakeEngine):
 def test_what_stands_against_a_session_is_told_to_who_asks_for_one() -> None:
     engine = Refusing()
     with (
-        OpenedAhead(engine, spare=2, expected=100) as ahead,
+        SessionPool(engine, spare=2, expected=100) as ahead,
         pytest.raises(Unauthorized, match="Invalid access token"),
     ):
         ahead.session()
@@ -67,7 +67,7 @@ def test_what_stands_against_a_session_is_told_to_who_asks_for_one() -> None:
 
 def test_a_session_that_has_lain_idle_for_long_is_not_used() -> None:
     engine, now = FakeEngine(), [0.0]
-    with OpenedAhead(engine, spare=1, expected=100, monotonic=lambda: now[0]) as ahead:
+    with SessionPool(engine, spare=1, expected=100, monotonic=lambda: now[0]) as ahead:
         until(lambda: len(engine.sessions) == 1)
         now[0] += MAX_AGE_S + 1
         ahead.session().execute("SELECT 1")
@@ -90,7 +90,7 @@ class Held(FakeEngine):
 
 def test_one_that_is_still_being_opened_at_the_end_is_closed() -> None:
     engine = Held()
-    with OpenedAhead(engine, spare=1, expected=100):
+    with SessionPool(engine, spare=1, expected=100):
         assert engine.begun.acquire(timeout=WAIT_S)
         threading.Timer(0.02, engine.may.set).start()
     assert [session.closed for session in engine.sessions] == [True]
@@ -98,7 +98,7 @@ def test_one_that_is_still_being_opened_at_the_end_is_closed() -> None:
 
 def test_no_more_are_opened_than_will_be_needed_but_one() -> None:
     engine = FakeEngine()
-    with OpenedAhead(engine, spare=2, expected=3) as ahead:
+    with SessionPool(engine, spare=2, expected=3) as ahead:
         for _ in range(3):
             ahead.session()
             until(lambda: len(engine.sessions) >= 2)
@@ -108,7 +108,7 @@ def test_no_more_are_opened_than_will_be_needed_but_one() -> None:
 def test_it_ends_while_sessions_are_being_opened_and_closed() -> None:
     for _ in range(50):
         engine = FakeEngine()
-        with OpenedAhead(engine, spare=4, expected=100) as ahead:
+        with SessionPool(engine, spare=4, expected=100) as ahead:
             for _ in range(4):
                 ahead.session().close()
         assert all(session.closed for session in engine.sessions)

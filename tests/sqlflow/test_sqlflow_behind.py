@@ -13,11 +13,11 @@ from sqlflow_rig import WAIT_S, FakeEngine, MemoryRecord, loop_step, plan, runne
 
 from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.sqlflow.model import Plan
-from databricks_rlm_agent.sqlflow.plan.plan import Source, plan_of
+from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
 from databricks_rlm_agent.sqlflow.run.outcome import RunStatus
 from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
-from databricks_rlm_agent.sqlflow.run.write_behind import Late, WrittenBehind, late
+from databricks_rlm_agent.sqlflow.run.write_behind import Late, WriteBehindRecord, late
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("a", "b", "c")
@@ -52,7 +52,7 @@ class Slow(MemoryRecord):
 
 def test_rows_that_may_be_late_wait_for_nothing_and_go_together() -> None:
     record = Slow()
-    behind = WrittenBehind(record, Late(steps=frozenset(NAMES)))
+    behind = WriteBehindRecord(record, Late(steps=frozenset(NAMES)))
     behind.steps([row("a")])
     assert record.begun.wait(WAIT_S)
     behind.steps([row("b")])
@@ -67,7 +67,7 @@ def test_rows_that_may_be_late_wait_for_nothing_and_go_together() -> None:
 @pytest.mark.parametrize("waited_for", [row("z"), row("a", "begun"), row("a", "failed"), row("a", "void")])
 def test_all_other_rows_are_durable_when_they_are_given_with_all_before_them(waited_for: StepRow) -> None:
     record = MemoryRecord()
-    behind = WrittenBehind(record, Late(steps=frozenset(NAMES)))
+    behind = WriteBehindRecord(record, Late(steps=frozenset(NAMES)))
     behind.steps([row("b")])
     behind.steps([waited_for])
     assert record.rows == [row("b"), waited_for]
@@ -75,7 +75,7 @@ def test_all_other_rows_are_durable_when_they_are_given_with_all_before_them(wai
 
 def test_an_iteration_is_durable_before_the_one_after_the_next_begins() -> None:
     record = Slow()
-    behind = WrittenBehind(record, Late(loops=frozenset({"loop"})))
+    behind = WriteBehindRecord(record, Late(loops=frozenset({"loop"})))
     behind.steps([row("loop", iteration=1)])
     ended = threading.Thread(target=behind.steps, args=([row("loop", iteration=2)],))
     ended.start()
@@ -89,7 +89,7 @@ def test_an_iteration_is_durable_before_the_one_after_the_next_begins() -> None:
 
 def test_what_could_not_be_written_is_told_and_written_with_the_next() -> None:
     record = MemoryRecord()
-    behind = WrittenBehind(record, Late(steps=frozenset(NAMES)))
+    behind = WriteBehindRecord(record, Late(steps=frozenset(NAMES)))
 
     def fail(_rows: Sequence[StepRow]) -> None:
         raise Unreachable("Nothing answers.")
@@ -110,7 +110,7 @@ def test_what_could_not_be_written_is_told_and_written_with_the_next() -> None:
 
 def test_a_run_that_was_taken_over_is_found_out_behind_too() -> None:
     record = MemoryRecord()
-    behind = WrittenBehind(record, Late(steps=frozenset(NAMES)))
+    behind = WriteBehindRecord(record, Late(steps=frozenset(NAMES)))
     record.taken_over = True
     behind.steps([row("a")])
     with pytest.raises(TakenOverError):
@@ -124,7 +124,7 @@ def test_rows_become_durable_in_the_order_in_which_they_were_given(
     given_rows: list[tuple[str, bool]],
 ) -> None:
     record = MemoryRecord()
-    behind = WrittenBehind(record, Late(steps=frozenset(NAMES)))
+    behind = WriteBehindRecord(record, Late(steps=frozenset(NAMES)))
     rows = [row(name, DONE if done else "failed") for name, done in given_rows]
     for each in rows:
         behind.steps([each])
@@ -137,7 +137,7 @@ def test_a_whole_workflow_is_on_record_at_its_end() -> None:
         step("01_a.sql", make("a", "src")), step("02_b.sql", make("b", "a")), step("03_c.sql", make("c", "b"))
     )
     record = MemoryRecord()
-    report = runner(made, FakeEngine(), WrittenBehind(record, late(made))).run()
+    report = runner(made, FakeEngine(), WriteBehindRecord(record, late(made))).run()
     assert report.status is RunStatus.SUCCEEDED
     assert record.done() == ["01_a.sql#0", "02_b.sql#0", "03_c.sql#0"]
     assert record.status == "succeeded"
@@ -212,6 +212,6 @@ def test_which_loops_may_be_an_iteration_late(texts: list[str], may_be: bool) ->
 def test_a_loop_whose_tables_a_later_step_drops_is_on_record_before_that() -> None:
     texts = {f"03_x_loop_iteration_0{n}.sql": make(f"x_loop_{n}", f"x_loop_{n - 1}") for n in (1, 2)}
     cleaning = {"04_clean.sql": "DROP TABLE IF EXISTS x_loop_2"}
-    (loop,) = late(plan_of(Source(texts=texts, catalog="main", schema="s"))).loops
-    assert loop in late(plan_of(Source(texts=texts, catalog="main", schema="s"))).steps
-    assert late(plan_of(Source(texts=texts | cleaning, catalog="main", schema="s"))).steps == {"04_clean"}
+    (loop,) = late(plan_of(SqlSource(texts=texts, catalog="main", schema="s"))).loops
+    assert loop in late(plan_of(SqlSource(texts=texts, catalog="main", schema="s"))).steps
+    assert late(plan_of(SqlSource(texts=texts | cleaning, catalog="main", schema="s"))).steps == {"04_clean"}

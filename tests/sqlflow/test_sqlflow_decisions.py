@@ -20,7 +20,7 @@ from databricks_rlm_agent.errors import (
 from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure, judge
 from databricks_rlm_agent.sqlflow.run.outcome import critical_path
 from databricks_rlm_agent.sqlflow.run.record import DONE, STALE, VOID, StepRow
-from databricks_rlm_agent.sqlflow.run.resume import standing
+from databricks_rlm_agent.sqlflow.run.resume import resume_state
 from databricks_rlm_agent.sqltext.errors import Cause, Severity, classify
 
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
@@ -69,7 +69,7 @@ def test_what_is_kept_is_done_with_its_text_and_so_is_all_before_it(
         )
         for name, status, same in seen
     ]
-    left = standing(CHAIN, made)
+    left = resume_state(CHAIN, made)
     kept = [name for name in NAMES if name in left.kept]
     assert kept == NAMES[: len(kept)]
     for name in kept:
@@ -80,7 +80,7 @@ def test_what_is_kept_is_done_with_its_text_and_so_is_all_before_it(
         StepRow(step=name, iteration=n, status=s, file=name, sha256="", started_at=AT, finished_at=AT)
         for name, n, s in left.void
     ]
-    again = standing(CHAIN, [*made, *more])
+    again = resume_state(CHAIN, [*made, *more])
     assert (again.kept, again.void) == (left.kept, ())
 
 

@@ -14,19 +14,19 @@ from databricks_rlm_agent.sqlflow.model import Step
 from databricks_rlm_agent.sqlflow.run.checkpoints import checkpoints, note_of
 from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
 from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
-from databricks_rlm_agent.sqlflow.run.runner import Decision
+from databricks_rlm_agent.sqlflow.run.runner import FailureDecision
 from databricks_rlm_agent.sqlflow.run.versions import (
     Commit,
     Effect,
-    Note,
-    Outcome,
+    StatementOutcome,
     Table,
+    VersionNote,
     commit_of,
     is_back,
     judge,
 )
 from databricks_rlm_agent.sqltext.errors import Cause
-from databricks_rlm_agent.sqltext.statement import Kind
+from databricks_rlm_agent.sqltext.statement import StatementKind
 
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
 settings.load_profile("rlm")
@@ -91,7 +91,7 @@ def test_another_try_in_the_same_run_goes_on_behind_what_is_done_too() -> None:
     life.world.die = die
     report = life.run(
         step("01_a.sql", "INSERT INTO t VALUES (7); INSERT INTO t VALUES (8)"),
-        decide=lambda _step, _outcome: Decision.RETRY,
+        decide=lambda _step, _outcome: FailureDecision.RETRY,
     )
     assert report.status is GOOD
     assert life.rows() == [1, 7, 8]
@@ -225,7 +225,7 @@ def test_a_measure_that_failed_goes_on_when_it_is_mended() -> None:
     life.world.make("t", (2, 1), "CREATE TABLE")
     broken = in_place("UPDATE t SET v = v - 1 WHERE v > 0", "SELECT sum(v) FROM nowhere")
     later = step("02_b.sql", "CREATE OR REPLACE TABLE b AS VALUES (1)")
-    report = life.run(broken, later, decide=lambda _step, _outcome: Decision.CONTINUE)
+    report = life.run(broken, later, decide=lambda _step, _outcome: FailureDecision.CONTINUE)
     assert (report.steps[0].end, report.steps[1].status.value) == (LoopEnd.MEASURE_FAILED, "done")
     report = life.run(in_place("UPDATE t SET v = v - 1 WHERE v > 0"), later)
     assert report.status is GOOD
@@ -261,12 +261,12 @@ def test_a_note_survives_its_record() -> None:
     file = file_of("01_a.sql", "INSERT INTO t VALUES (1); ALTER TABLE t RENAME TO u")
     for index in (0, 1):
         note = note_of(file, index, safe=False, rows={"t": 3}, first=True)
-        assert Note.from_dict(note.to_dict()) == note
+        assert VersionNote.from_dict(note.to_dict()) == note
 
 
-def note(kind: Kind = Kind.INSERT, **more: Any) -> Note:
+def note(kind: StatementKind = StatementKind.INSERT, **more: Any) -> VersionNote:
     fields = {"table": ("t",), "there": True, "version": 0, "at": "a0", **more}
-    return Note(index=0, before="", statement="", kind=kind, line=1, **fields)
+    return VersionNote(index=0, before="", statement="", kind=kind, line=1, **fields)
 
 
 def commits(*operations: str) -> Table:
@@ -277,45 +277,48 @@ def commits(*operations: str) -> Table:
 @pytest.mark.parametrize(
     ("kind", "now", "effect"),
     [
-        (Kind.INSERT, commits("CREATE TABLE"), Effect.NONE),
-        (Kind.INSERT, commits("CREATE TABLE", "WRITE"), Effect.TAKEN),
-        (Kind.INSERT, commits("CREATE TABLE", "WRITE", "OPTIMIZE", "VACUUM START"), Effect.TAKEN),
-        (Kind.INSERT, commits("CREATE TABLE", "WRITE", "WRITE"), Effect.DOUBT),
-        (Kind.INSERT, commits("CREATE TABLE", "MERGE"), Effect.DOUBT),
-        (Kind.MERGE, commits("CREATE TABLE", "MERGE"), Effect.TAKEN),
-        (Kind.UPDATE, commits("CREATE TABLE", "UPDATE"), Effect.TAKEN),
-        (Kind.DELETE, commits("CREATE TABLE", "DELETE"), Effect.TAKEN),
-        (Kind.REPLACE, commits("CREATE TABLE", "CREATE OR REPLACE TABLE AS SELECT"), Effect.TAKEN),
-        (Kind.ALTER, commits("CREATE TABLE", "ADD COLUMNS"), Effect.TAKEN),
-        (Kind.ALTER, commits("CREATE TABLE", "UPGRADE PROTOCOL", "SET TBLPROPERTIES"), Effect.TAKEN),
-        (Kind.ALTER, commits("CREATE TABLE", "WRITE"), Effect.DOUBT),
-        (Kind.ALTER, commits("CREATE TABLE", "OPTIMIZE"), Effect.NONE),
-        (Kind.INSERT, Table(there=False), Effect.DOUBT),
-        (Kind.INSERT, Table(there=True), Effect.DOUBT),
+        (StatementKind.INSERT, commits("CREATE TABLE"), Effect.NONE),
+        (StatementKind.INSERT, commits("CREATE TABLE", "WRITE"), Effect.TAKEN),
+        (StatementKind.INSERT, commits("CREATE TABLE", "WRITE", "OPTIMIZE", "VACUUM START"), Effect.TAKEN),
+        (StatementKind.INSERT, commits("CREATE TABLE", "WRITE", "WRITE"), Effect.DOUBT),
+        (StatementKind.INSERT, commits("CREATE TABLE", "MERGE"), Effect.DOUBT),
+        (StatementKind.MERGE, commits("CREATE TABLE", "MERGE"), Effect.TAKEN),
+        (StatementKind.UPDATE, commits("CREATE TABLE", "UPDATE"), Effect.TAKEN),
+        (StatementKind.DELETE, commits("CREATE TABLE", "DELETE"), Effect.TAKEN),
+        (StatementKind.REPLACE, commits("CREATE TABLE", "CREATE OR REPLACE TABLE AS SELECT"), Effect.TAKEN),
+        (StatementKind.ALTER, commits("CREATE TABLE", "ADD COLUMNS"), Effect.TAKEN),
+        (StatementKind.ALTER, commits("CREATE TABLE", "UPGRADE PROTOCOL", "SET TBLPROPERTIES"), Effect.TAKEN),
+        (StatementKind.ALTER, commits("CREATE TABLE", "WRITE"), Effect.DOUBT),
+        (StatementKind.ALTER, commits("CREATE TABLE", "OPTIMIZE"), Effect.NONE),
+        (StatementKind.INSERT, Table(there=False), Effect.DOUBT),
+        (StatementKind.INSERT, Table(there=True), Effect.DOUBT),
     ],
 )
-def test_judgements(kind: Kind, now: Table, effect: Effect) -> None:
+def test_judgements(kind: StatementKind, now: Table, effect: Effect) -> None:
     assert judge(note(kind), now).effect is effect
 
 
 def test_a_fence_is_no_alter_and_another_table_is_in_doubt() -> None:
     fence = Commit(version=1, at="a1", operation="SET TBLPROPERTIES", parameters={"properties": "rlm.fence"})
     now = Table(there=True, commits=(fence, *commits("CREATE TABLE").commits))
-    assert judge(note(Kind.ALTER), now).effect is Effect.NONE
+    assert judge(note(StatementKind.ALTER), now).effect is Effect.NONE
     assert judge(note(at="before"), commits("CREATE TABLE", "WRITE")).effect is Effect.DOUBT
-    assert judge(note(at="before", outcome=Outcome.UNDONE), commits("CREATE TABLE")).effect is Effect.NONE
+    assert (
+        judge(note(at="before", outcome=StatementOutcome.UNDONE), commits("CREATE TABLE")).effect
+        is Effect.NONE
+    )
 
 
 def test_views_and_names() -> None:
     view, gone = Table(there=True), Table(there=False)
-    renamed = note(Kind.ALTER, new=("u",), version=None, at=None)
+    renamed = note(StatementKind.ALTER, new=("u",), version=None, at=None)
     assert judge(renamed, view, gone).effect is Effect.NONE
     assert judge(renamed, gone, view).effect is Effect.TAKEN
     assert judge(renamed, view, view).effect is Effect.DOUBT
-    table = note(Kind.ALTER, new=("u",))
+    table = note(StatementKind.ALTER, new=("u",))
     assert judge(table, gone, commits("CREATE TABLE")).effect is Effect.TAKEN
     assert judge(table, commits("CREATE TABLE"), view).effect is Effect.NONE
-    made = note(Kind.CREATE, there=False, version=None, at=None)
+    made = note(StatementKind.CREATE, there=False, version=None, at=None)
     assert judge(made, gone).effect is Effect.NONE
     assert judge(made, view).effect is Effect.TAKEN
     assert judge(made, commits("CREATE TABLE", "WRITE")).effect is Effect.DOUBT
@@ -324,8 +327,10 @@ def test_views_and_names() -> None:
 OPS = ["WRITE", "MERGE", "OPTIMIZE", "SET TBLPROPERTIES", "RESTORE 0", "RESTORE 1", "RESTORE 2"]
 
 
-@given(st.lists(st.sampled_from(OPS), max_size=7), st.sampled_from([Kind.INSERT, Kind.MERGE]))
-def test_nothing_is_left_only_where_no_row_is(operations: list[str], kind: Kind) -> None:
+@given(
+    st.lists(st.sampled_from(OPS), max_size=7), st.sampled_from([StatementKind.INSERT, StatementKind.MERGE])
+)
+def test_nothing_is_left_only_where_no_row_is(operations: list[str], kind: StatementKind) -> None:
     """Against a table that holds the versions that wrote it."""
     held: list[frozenset[int]] = [frozenset()]
     made = []
@@ -348,7 +353,7 @@ def test_nothing_is_left_only_where_no_row_is(operations: list[str], kind: Kind)
     assert (effect is Effect.NONE) == (not held[-1])
     if effect is Effect.TAKEN:
         (version,) = held[-1]
-        assert operations[version - 1] == {Kind.INSERT: "WRITE", Kind.MERGE: "MERGE"}[kind]
+        assert operations[version - 1] == {StatementKind.INSERT: "WRITE", StatementKind.MERGE: "MERGE"}[kind]
     assert is_back(note(kind), now) or held[-1]
 
 

@@ -17,7 +17,7 @@ from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
 from databricks_rlm_agent.sqlflow.run.record import StepRow
-from databricks_rlm_agent.sqlflow.run.write_behind import WrittenBehind, late
+from databricks_rlm_agent.sqlflow.run.write_behind import WriteBehindRecord, late
 
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
 settings.load_profile("rlm")
@@ -61,7 +61,7 @@ def run(made: World, record: Any, flow: Plan = FLOW) -> Report:
 
 def run_behind(made: World, record: MemoryRecord) -> Report:
     """The same, as ``prepared`` does it: with a record that is written behind."""
-    return run(made, WrittenBehind(record, late(FLOW)))
+    return run(made, WriteBehindRecord(record, late(FLOW)))
 
 
 def counting(limit: int) -> tuple[list[str], Callable[[str], None]]:

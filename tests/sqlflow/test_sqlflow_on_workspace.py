@@ -14,11 +14,11 @@ from databricks_rlm_agent.errors import NotFound, Unreachable
 from databricks_rlm_agent.sqlflow.model import Loop, Plan, Step
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
 from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
-from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
 from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import DeltaRecord, StepRow
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
-from databricks_rlm_agent.sqlflow.run.sessions import SteadySession
+from databricks_rlm_agent.sqlflow.run.sessions import RetryingSession
 from databricks_rlm_agent.sqltext.errors import Cause
 
 EDGES = "CREATE OR REPLACE TABLE edges USING DELTA AS SELECT id AS a, id + 1 AS b FROM range({n})"
@@ -66,7 +66,7 @@ def components(schema: str, *, n: int = 4, extra: str = "", files: int = 2, **op
 
 
 def record_of(engine: Any, schema: str) -> DeltaRecord:
-    record = DeltaRecord(SteadySession(engine, lambda _s: None), ("main", schema), Clock(), proof_s=0.0)
+    record = DeltaRecord(RetryingSession(engine, lambda _s: None), ("main", schema), Clock(), proof_s=0.0)
     record.create()
     return record
 
@@ -263,7 +263,7 @@ def test_a_running_statement_is_cancelled(engine: WarehouseEngine, schema: str) 
     )
     made: list[Runner] = []
 
-    def hook(event: Event) -> None:
+    def hook(event: WorkflowEvent) -> None:
         if event.kind is EventKind.STEP_STARTED and event.step == "02_slow.sql":
             threading.Timer(0.3, made[0].interrupt).start()
 

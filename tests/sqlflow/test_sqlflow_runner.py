@@ -23,10 +23,10 @@ from sqlflow_rig import (
 from databricks_rlm_agent.errors import Conflict, Rejected, Throttled, Unreachable
 from databricks_rlm_agent.sqlflow.run.checkpoints import checkpoints
 from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
-from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
 from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepOutcome, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import StepRow
-from databricks_rlm_agent.sqlflow.run.runner import Decision, go_on
+from databricks_rlm_agent.sqlflow.run.runner import FailureDecision, go_on
 from databricks_rlm_agent.sqltext.errors import Cause
 
 
@@ -135,9 +135,9 @@ def test_continue_runs_what_does_not_need_it() -> None:
 def test_a_person_may_ask_for_another_try() -> None:
     asked: list[StepOutcome] = []
 
-    def decide(_step: Any, outcome: StepOutcome) -> Decision:
+    def decide(_step: Any, outcome: StepOutcome) -> FailureDecision:
         asked.append(outcome)
-        return Decision.RETRY
+        return FailureDecision.RETRY
 
     report = runner(plan(*FOUR), failing("bad", Rejected("no"), times=2), decide=decide).run()
     assert (report.status, len(asked)) == (RunStatus.SUCCEEDED, 2)
@@ -432,7 +432,7 @@ def test_a_step_that_cannot_be_recorded_has_failed() -> None:
 def test_events_are_told_one_at_a_time_and_are_json() -> None:
     inside = threading.Lock()
 
-    def hook(event: Event) -> None:
+    def hook(event: WorkflowEvent) -> None:
         assert inside.acquire(blocking=False)
         event.to_dict()
         inside.release()

@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from sqlflow_rig import FakeEngine, loop_step, plan, runner, step
 
 from databricks_rlm_agent.cli.sql.board import Board, clock
-from databricks_rlm_agent.cli.sql.report import Lines, printable
+from databricks_rlm_agent.cli.sql.report import LineReporter, printable
 from databricks_rlm_agent.cli.sql.screen import JsonScreen, PlainScreen, screen
 from databricks_rlm_agent.errors import Rejected
-from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,8 +37,8 @@ WAIT_S = 30.0
 CHILD = Path(__file__).with_name("sqlflow_on_terminal.py")
 
 
-def event(kind: EventKind, after: float = 0.0, **what: Any) -> Event:
-    return Event(kind=kind, at=AT + timedelta(seconds=after), **what)
+def event(kind: EventKind, after: float = 0.0, **what: Any) -> WorkflowEvent:
+    return WorkflowEvent(kind=kind, at=AT + timedelta(seconds=after), **what)
 
 
 def board() -> Board:
@@ -121,7 +121,7 @@ def test_the_board_keeps_to_the_terminal() -> None:
     ),
     st.integers(2, 120),
 )
-def test_no_order_of_events_breaks_the_board(events: list[Event], width: int) -> None:
+def test_no_order_of_events_breaks_the_board(events: list[WorkflowEvent], width: int) -> None:
     made = Board(total=2, loops=frozenset({"b"}))
     for each in events:
         made.on(each)
@@ -140,17 +140,17 @@ def test_lines_of_statements_are_there_when_they_are_asked_for() -> None:
         EventKind.STATEMENT_DONE, step="01_a", file="01_a.sql", line=3, text="merge", rows=1, seconds=0.25
     )
     said: list[str] = []
-    Lines(said.append).on(done)
+    LineReporter(said.append).on(done)
     assert said == []
-    Lines(said.append, statements=True).on(done)
+    LineReporter(said.append, statements=True).on(done)
     assert said == ["    01_a.sql:3 merge 1 row (0.2 s)"]
 
 
 def test_a_message_of_pages_is_cut() -> None:
     long = Problem(kind=Cause.DATA, severity=Severity.CRITICAL, message="no\n" * 9000, hint="h", file="a.sql")
     said: list[str] = []
-    Lines(said.append).on(event(EventKind.STEP_FAILED, step="01_a", seconds=1.0, problem=long))
-    Lines(said.append).on(event(EventKind.RETRY, step="01_a", text="again", problem=long))
+    LineReporter(said.append).on(event(EventKind.STEP_FAILED, step="01_a", seconds=1.0, problem=long))
+    LineReporter(said.append).on(event(EventKind.RETRY, step="01_a", text="again", problem=long))
     assert len(said[0]) < 6000
     assert "characters left out" in said[0]
     assert all(line.startswith("    ") for line in said[0].splitlines()[1:])

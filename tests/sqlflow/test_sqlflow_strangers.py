@@ -17,7 +17,7 @@ from databricks_rlm_agent.sqlflow.model import Iteration
 from databricks_rlm_agent.sqlflow.run.change_count import Measurer
 from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
 from databricks_rlm_agent.sqlflow.run.preflight import verify
-from databricks_rlm_agent.sqlflow.run.sessions import SteadySession
+from databricks_rlm_agent.sqlflow.run.sessions import RetryingSession
 from databricks_rlm_agent.sqlflow.run.workflow import read_directory
 from databricks_rlm_agent.sqltext.errors import Cause, classify
 
@@ -61,7 +61,7 @@ def test_a_loop_in_place_ends_when_its_table_stays_as_it_is(
 
 def test_a_loop_in_place_goes_on_from_what_was_measured_last() -> None:
     table = Table("b", [])
-    measurer = Measurer(SteadySession(FakeEngine(on_fetch=table.fetch), lambda _s: None))
+    measurer = Measurer(RetryingSession(FakeEngine(on_fetch=table.fetch), lambda _s: None))
     name = ("main", "default", "t")
     now = Iteration(
         number=3,

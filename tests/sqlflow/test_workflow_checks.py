@@ -14,7 +14,7 @@ from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.checks import Cover, Coverage, Expectation, TableCheck, percent
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.plan.declarations import CoverRule, TableRule, parse_declared
-from databricks_rlm_agent.sqlflow.plan.plan import Source, plan_of
+from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.report.plans import as_table
 from databricks_rlm_agent.sqlflow.run.outcome import (
     Report,
@@ -88,7 +88,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 def planned(declared: str, **more: Any) -> Plan:
     texts = {"01_a.sql": "CREATE OR REPLACE TABLE a AS SELECT 1 AS id", "02_b.sql": "SELECT * FROM a"}
-    return plan_of(Source(texts=texts, declared=declared, catalog="main", schema="s", **more))
+    return plan_of(SqlSource(texts=texts, declared=declared, catalog="main", schema="s", **more))
 
 
 def test_expectations_have_full_names_and_the_steps_that_make_them() -> None:

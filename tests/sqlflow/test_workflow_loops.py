@@ -9,7 +9,7 @@ from databricks_rlm_agent.sqlflow.model import Loop, Plan
 from databricks_rlm_agent.sqlflow.plan.declarations import Document, parse_declared
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration, renumbered
 from databricks_rlm_agent.sqlflow.plan.loops import series_of
-from databricks_rlm_agent.sqlflow.plan.plan import Source, plan_of
+from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 
 ONE = (
     "CREATE OR REPLACE TABLE c.s.x_loop_{n} AS SELECT a, {n} AS pass FROM c.s.x_loop_{p};\n"
@@ -22,7 +22,7 @@ def turn(number: int, text: str = ONE) -> str:
 
 
 def loop_of(texts: dict[str, str], declared: str | None = None) -> Loop:
-    return only_loop(plan_of(Source(texts=texts, declared=declared)))
+    return only_loop(plan_of(SqlSource(texts=texts, declared=declared)))
 
 
 def only_loop(plan: Plan) -> Loop:
@@ -74,7 +74,7 @@ def test_gaps_and_doubles_are_errors(names: list[str], words: str) -> None:
 
 def test_the_loop_is_a_step_and_later_files_wait_for_its_alias() -> None:
     plan = plan_of(
-        Source(
+        SqlSource(
             texts={
                 "03_a.sql": "CREATE TABLE c.s.x_loop_0 AS SELECT 1 AS a",
                 "04_x_loop_iteration_01.sql": turn(1),
@@ -190,7 +190,7 @@ def test_tables_may_have_leading_zeros(width: int) -> None:
 
 def test_a_loop_in_place_compares_a_table_with_itself_and_that_is_told() -> None:
     text = "MERGE INTO t USING (SELECT * FROM t JOIN e) s ON t.a = s.a WHEN MATCHED THEN UPDATE SET b = s.b"
-    plan = plan_of(Source(texts={"iter_1.sql": text}))
+    plan = plan_of(SqlSource(texts={"iter_1.sql": text}))
     made = iteration(only_loop(plan), 4)
     assert made.table == made.before == ("t",)
     (notice,) = plan.notices
@@ -221,7 +221,7 @@ loops:
 
 def test_a_declared_template() -> None:
     text = "CREATE TABLE x_{iteration} AS SELECT * FROM x_{previous}"
-    plan = plan_of(Source(texts={"4_step.sql": text}, declared=DECLARED, variables={"c": "main"}))
+    plan = plan_of(SqlSource(texts={"4_step.sql": text}, declared=DECLARED, variables={"c": "main"}))
     (step,) = plan.steps
     assert (step.id, step.stage) == ("unify", 4)
     loop = only_loop(plan)
@@ -278,7 +278,7 @@ def test_nothing_may_be_declared(text: str) -> None:
 )
 def test_declared_files_must_be_there_and_free(declared: str) -> None:
     with pytest.raises(UsageError, match=r"workflow\.yml:"):
-        plan_of(Source(texts={"a.sql": "SELECT 1"}, declared=declared))
+        plan_of(SqlSource(texts={"a.sql": "SELECT 1"}, declared=declared))
 
 
 def test_numbers_keep_their_width() -> None:

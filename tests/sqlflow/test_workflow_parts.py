@@ -12,7 +12,7 @@ from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Loop, Plan
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow.plan.order import Selection, select
-from databricks_rlm_agent.sqlflow.plan.plan import Source, plan_of
+from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.run.resume import identity
 
 FIRST = "CREATE OR REPLACE TABLE w_{n} AS SELECT id, label - 1 AS label FROM l_{m}"
@@ -21,7 +21,9 @@ USE = {"03_use.sql": "CREATE OR REPLACE TABLE used AS SELECT * FROM l_loop_final
 
 
 def planned(texts: Mapping[str, str], declared: str | None = None, **variables: str) -> Plan:
-    return plan_of(Source(texts=texts, declared=declared, variables=variables, catalog="main", schema="shop"))
+    return plan_of(
+        SqlSource(texts=texts, declared=declared, variables=variables, catalog="main", schema="shop")
+    )
 
 
 def loops(plan: Plan) -> dict[str, Loop]:

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.plan.order import Selection, clash, required, select
-from databricks_rlm_agent.sqlflow.plan.plan import Source, plan_of
+from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.report.plans import as_dot, as_mermaid, as_table, direct_needs
 from databricks_rlm_agent.sqltext.names import common, may_be_same
 from databricks_rlm_agent.sqltext.variables import parse_variables
 
 
 def plan(texts: dict[str, str], **more: object) -> Plan:
-    return plan_of(Source(texts=texts, **more))  # type: ignore[arg-type]
+    return plan_of(SqlSource(texts=texts, **more))  # type: ignore[arg-type]
 
 
 def ids(found: Plan) -> list[str]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
-from databricks_rlm_agent.sqltext.references import brief, reading_of
+from databricks_rlm_agent.sqltext.references import brief, parse_query
 
 ROW = "({}, 'from a; it''s \\' select {}', -{}.5e3, NULL, timestamp'2024-01-01', f(1, array({}, 2)))"
 LITERALS = ["1", "- 2.5", "'a'", "'it''s from t'", "NULL", "true", "date '2024-01-01'", '"q"']
@@ -53,4 +53,4 @@ def test_a_brief_statement_reads_the_same_tables(rows: str, tables: list[str]) -
     text += " , ".join(tables) + f" WHERE a IN ( {rows} ) AND b = 1 AND c LIKE 'x' AND d IS NOT NULL"
     short = brief(text, long=0)
     assert len(short) <= len(text)
-    assert reading_of(short) == reading_of(text)
+    assert parse_query(short) == parse_query(text)

@@ -5,7 +5,7 @@ import pytest
 from databricks_rlm_agent.sqlflow.model import SqlFile
 from databricks_rlm_agent.sqlflow.plan.files import sql_file, stage_of
 from databricks_rlm_agent.sqltext.names import Name, shown
-from databricks_rlm_agent.sqltext.statement import Kind
+from databricks_rlm_agent.sqltext.statement import StatementKind
 
 
 def read(text: str, **place: str) -> SqlFile:
@@ -112,22 +112,22 @@ def test_what_the_file_has_made_is_no_need() -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "repeatable"),
     [
-        ("CREATE OR REPLACE TABLE t AS SELECT * FROM a", Kind.REPLACE, True),
-        ("CREATE OR REPLACE TABLE t AS SELECT * FROM t", Kind.REPLACE, False),
-        ("CREATE TABLE t AS SELECT 1", Kind.CREATE, False),
-        ("DROP TABLE IF EXISTS t", Kind.REPLACE, True),
-        ("DROP TABLE t", Kind.DROP, False),
-        ("INSERT INTO t SELECT 1", Kind.INSERT, False),
-        ("INSERT OVERWRITE t SELECT 1", Kind.REPLACE, True),
-        ("WITH a AS (SELECT 1) INSERT INTO t TABLE a", Kind.INSERT, False),
-        ("DELETE FROM t WHERE a = 1", Kind.DELETE, True),
-        ("UPDATE t SET a = a + 1", Kind.UPDATE, False),
-        ("OPTIMIZE t", Kind.MAINTAIN, True),
-        ("SELECT 1", Kind.QUERY, True),
-        ("BEGIN SELECT 1; END", Kind.BLOCK, False),
+        ("CREATE OR REPLACE TABLE t AS SELECT * FROM a", StatementKind.REPLACE, True),
+        ("CREATE OR REPLACE TABLE t AS SELECT * FROM t", StatementKind.REPLACE, False),
+        ("CREATE TABLE t AS SELECT 1", StatementKind.CREATE, False),
+        ("DROP TABLE IF EXISTS t", StatementKind.REPLACE, True),
+        ("DROP TABLE t", StatementKind.DROP, False),
+        ("INSERT INTO t SELECT 1", StatementKind.INSERT, False),
+        ("INSERT OVERWRITE t SELECT 1", StatementKind.REPLACE, True),
+        ("WITH a AS (SELECT 1) INSERT INTO t TABLE a", StatementKind.INSERT, False),
+        ("DELETE FROM t WHERE a = 1", StatementKind.DELETE, True),
+        ("UPDATE t SET a = a + 1", StatementKind.UPDATE, False),
+        ("OPTIMIZE t", StatementKind.MAINTAIN, True),
+        ("SELECT 1", StatementKind.QUERY, True),
+        ("BEGIN SELECT 1; END", StatementKind.BLOCK, False),
     ],
 )
-def test_what_may_be_done_again(text: str, kind: Kind, repeatable: bool) -> None:
+def test_what_may_be_done_again(text: str, kind: StatementKind, repeatable: bool) -> None:
     (statement,) = read(text).statements
     assert statement.kind is kind
     assert statement.repeatable is repeatable

@@ -14,7 +14,7 @@ from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRo
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.run import Outcome, new_run
+from databricks_rlm_agent.runs.run import RunOutcome, new_run
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.schema import (
     ALL_TABLES,
@@ -109,7 +109,7 @@ def test_the_json_shape_names_every_column_in_order(table: RowType) -> None:
         last_request=st.none()
         | st.dictionaries(st.text(), st.integers() | st.text(), max_size=3).map(lambda more: more | REQUEST),
         last_result=st.none() | st.just({"value": {"a": [1, None, "ü"]}}),
-        outcome=st.builds(Outcome, answer=st.none() | st.text(), question=st.none() | st.text()),
+        outcome=st.builds(RunOutcome, answer=st.none() | st.text(), question=st.none() | st.text()),
         created_at=TIMES,
     )
 )

@@ -17,7 +17,7 @@ from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.runs.run import Run, new_run
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.migrations import MIGRATIONS, migrate
-from databricks_rlm_agent.storage.stores import Ledger, RunStore, to_row
+from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore, to_row
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -87,10 +87,10 @@ def run(run_id: str = "r1") -> Run:
     return new_run("count", run_id=run_id, clock=lambda: NOW)
 
 
-def store_of(*run_ids: str, **faults: Any) -> tuple[RunStore, FakeBackend, Sleeper]:
+def store_of(*run_ids: str, **faults: Any) -> tuple[DeltaRunStore, FakeBackend, Sleeper]:
     backend = FakeBackend(rows={name: asdict(to_row(run(name))) for name in run_ids}, **faults)
     sleeper = Sleeper()
-    return RunStore(backend, NAMESPACE, sleep=sleeper), backend, sleeper
+    return DeltaRunStore(backend, NAMESPACE, sleep=sleeper), backend, sleeper
 
 
 UNKNOWN = [
@@ -224,7 +224,7 @@ def result(attempt: int, status: str, reported_by: str, iter_n: int = 1) -> dict
 def test_an_append_is_repeated_until_it_lands_since_a_repeat_adds_nothing() -> None:
     backend, sleeper = Replies(errors=[Conflict("x"), Unreachable("y")]), Sleeper()
     event = EventRow(run_id="r1", seq=1, at=NOW, kind="x", actor="c", epoch=1, payload="{}")
-    Ledger(backend, NAMESPACE, sleep=sleeper).append([event])
+    DeltaLedger(backend, NAMESPACE, sleep=sleeper).append([event])
     assert len(backend.calls) == 3
     assert len({(text, json.dumps(values)) for text, values in backend.calls}) == 1
     assert len(sleeper.slept) == 2
@@ -232,7 +232,7 @@ def test_an_append_is_repeated_until_it_lands_since_a_repeat_adds_nothing() -> N
 
 def test_nothing_to_append_is_no_statement() -> None:
     backend = Replies()
-    Ledger(backend, NAMESPACE, sleep=Sleeper()).append([])
+    DeltaLedger(backend, NAMESPACE, sleep=Sleeper()).append([])
     assert backend.calls == []
 
 
@@ -245,7 +245,7 @@ def test_of_two_results_the_executors_counts_whatever_their_order() -> None:
         result(2, "TIMEOUT", "executor"),
     ]
     for order in (rows, rows[::-1]):
-        found = Ledger(Replies(rows=order), NAMESPACE, sleep=Sleeper()).results("r1")
+        found = DeltaLedger(Replies(rows=order), NAMESPACE, sleep=Sleeper()).results("r1")
         assert [(row["iter_n"], row["attempt"], row["status"]) for row in found] == [
             (1, 1, "FAILED"),
             (1, 2, "SUCCESS"),
@@ -255,7 +255,7 @@ def test_of_two_results_the_executors_counts_whatever_their_order() -> None:
 
 def test_events_and_requests_count_once_per_key() -> None:
     row = result(1, "x", "x") | {"seq": 1}
-    ledger = Ledger(Replies(rows=[row, dict(row)]), NAMESPACE, sleep=Sleeper())
+    ledger = DeltaLedger(Replies(rows=[row, dict(row)]), NAMESPACE, sleep=Sleeper())
     assert ledger.events("r1") == ledger.requests("r1") == [row]
 
 
@@ -276,7 +276,7 @@ def test_migrations_are_numbered_applied_once_and_safe_to_repeat() -> None:
 def test_a_key_that_comes_twice_in_a_batch_is_sent_once() -> None:
     backend = Replies()
     row = EventRow(run_id="r1", seq=1, at=NOW, kind="x", actor="c", epoch=1, payload="{}")
-    Ledger(backend, NAMESPACE, sleep=Sleeper()).append([row, replace(row, kind="y")])
+    DeltaLedger(backend, NAMESPACE, sleep=Sleeper()).append([row, replace(row, kind="y")])
     assert [item["kind"] for item in json.loads(backend.calls[0][1]["rows"])] == ["x"]
 
 

@@ -17,12 +17,12 @@ from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.runs.fsm import Event, State
-from databricks_rlm_agent.runs.run import Due, Outcome, Run, new_run
+from databricks_rlm_agent.runs.run import Due, Run, RunOutcome, new_run
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.migrations import MIGRATIONS, migrate
 from databricks_rlm_agent.storage.poll_schedule import looks, spread
 from databricks_rlm_agent.storage.schema import RunStateRow, columns
-from databricks_rlm_agent.storage.stores import RunStore
+from databricks_rlm_agent.storage.stores import DeltaRunStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _numbers = itertools.count()
@@ -48,8 +48,8 @@ def run(run_id: str, **changes: object) -> Run:
     return replace(new_run("count", run_id=run_id, clock=lambda: NOW), **changes)  # type: ignore[arg-type]
 
 
-def store_of(warehouse: Warehouse, namespace: Namespace) -> RunStore:
-    return RunStore(warehouse, namespace, sleep=lambda _: None)
+def store_of(warehouse: Warehouse, namespace: Namespace) -> DeltaRunStore:
+    return DeltaRunStore(warehouse, namespace, sleep=lambda _: None)
 
 
 def cases() -> list[tuple[str, float, float]]:
@@ -117,7 +117,7 @@ def test_a_cancellation_is_kept_by_whoever_knows_nothing_of_it(
     (claimed,) = store.claim([store.get("r1")], owner="c/1", lease_s=60, write_id="w1")
     assert store.request_cancel("r1", reason="first")
     assert store.request_cancel("r1", reason="second")
-    asked = claimed.after(Event.CLAIM).after(Event.ASK, outcome=Outcome(question="Which year?"))
+    asked = claimed.after(Event.CLAIM).after(Event.ASK, outcome=RunOutcome(question="Which year?"))
     assert store.save([asked], write_id="w2") == {"r1"}
     waiting = store.get("r1")
     assert (waiting.cancel_reason, waiting.item_revision) == ("first", "7")
@@ -132,7 +132,7 @@ def test_a_cancellation_is_kept_by_whoever_knows_nothing_of_it(
 def test_an_answer_is_compared_and_set(warehouse: Warehouse, namespace: Namespace) -> None:
     migrate(warehouse, namespace)
     store = store_of(warehouse, namespace)
-    asked = run("r1").after(Event.CLAIM).after(Event.ASK, outcome=Outcome(question="Which year?"))
+    asked = run("r1").after(Event.CLAIM).after(Event.ASK, outcome=RunOutcome(question="Which year?"))
     store.insert([asked])
     seen = store.get("r1")
     assert store.save([seen.answered("2013")], write_id="w1") == {"r1"}

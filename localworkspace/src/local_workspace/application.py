@@ -25,7 +25,7 @@ from local_workspace.jobs.views import RunViews
 from local_workspace.layout import Layout
 from local_workspace.options import WorkspaceOptions
 from local_workspace.problem import ApiError
-from local_workspace.seam import Engine
+from local_workspace.seam import SqlEngine
 from local_workspace.services import (
     catalog,
     directories,
@@ -50,7 +50,7 @@ class Parts:
     options: WorkspaceOptions
     layout: Layout
     database: Database
-    engine: Engine
+    engine: SqlEngine
     stub: Stub | None
     host: str
     token: str

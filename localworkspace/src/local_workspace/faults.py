@@ -20,7 +20,7 @@ LOG_CHARS = 64_000_000  # of SQL text, which may be large: a statement can carry
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class FaultRule:
     """One fault. Of the requests that match, the first `skip` pass, the next `times` go wrong.
 
     `path` and `sql` are regular expressions, searched for anywhere; an absent one matches every request.
@@ -47,17 +47,17 @@ class Rule:
         )
 
     @staticmethod
-    def parse(document: Any) -> Rule:
+    def parse(document: Any) -> FaultRule:
         """A rule from JSON. Raises ApiError (400) naming what is wrong with it."""
         if not isinstance(document, Mapping):
             raise invalid("A fault rule must be a JSON object")
-        known = Rule.__dataclass_fields__
+        known = FaultRule.__dataclass_fields__
         if unknown := sorted(set(document) - set(known)):
             raise invalid(f"Unknown fields in a fault rule: {', '.join(unknown)}; known: {', '.join(known)}")
         if document.get("action") not in ACTIONS:
             raise invalid(f"A fault rule needs an action, one of {', '.join(ACTIONS)}")
         try:
-            rule = Rule(**{key: value for key, value in document.items() if value is not None})
+            rule = FaultRule(**{key: value for key, value in document.items() if value is not None})
             re.compile(rule.path)
             re.compile(rule.sql)
             if not 200 <= int(rule.status) <= 599 or int(rule.times) < 0 or float(rule.delay_s) < 0:
@@ -69,7 +69,7 @@ class Rule:
 
 @dataclass
 class _Count:
-    rule: Rule
+    rule: FaultRule
     seen: int = 0
     fired: int = 0
 
@@ -136,7 +136,7 @@ class FaultBoard:
             self.log.clear()
             self._logged_chars = 0
 
-    def add(self, rules: list[Rule]) -> list[dict[str, Any]]:
+    def add(self, rules: list[FaultRule]) -> list[dict[str, Any]]:
         """Put rules in force, after those already there; returns them with their ids."""
         with self._lock:
             for rule in rules:
@@ -156,7 +156,7 @@ class FaultBoard:
         with self._lock:
             self._counts.clear()
 
-    def strike(self, method: str, path: str, sql: str | None) -> Rule | None:
+    def strike(self, method: str, path: str, sql: str | None) -> FaultRule | None:
         """The rule that hits this request, if any; counts it. The first rule that has hits left wins."""
         with self._lock:
             for count in self._counts.values():
@@ -168,7 +168,7 @@ class FaultBoard:
                     return count.rule
         return None
 
-    def hold(self, rule: Rule, method: str, path: str, sql: str | None, now_ms: int) -> Held:
+    def hold(self, rule: FaultRule, method: str, path: str, sql: str | None, now_ms: int) -> Held:
         """Register a request as held."""
         held = Held(
             id=next(self._ids),

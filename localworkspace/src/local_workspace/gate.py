@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local_workspace import wire
-from local_workspace.faults import FaultBoard, Logged, Rule
+from local_workspace.faults import FaultBoard, FaultRule, Logged
 from local_workspace.problem import ApiError, missing
 from local_workspace.sqltext import carries_sql, statement_of
 from local_workspace.web import parse, refusal, reply
@@ -134,7 +134,7 @@ class FaultGate:
         else:
             await self._tamper(rule, exchange, self.app)
 
-    async def _tamper(self, rule: Rule, exchange: _Exchange, proceed: ASGIApp) -> None:
+    async def _tamper(self, rule: FaultRule, exchange: _Exchange, proceed: ASGIApp) -> None:
         """Do what the rule says; `proceed` is the handler, or the reply that it has already given."""
         scope = exchange.scope
         dropped = rule.action == "drop"
@@ -152,7 +152,7 @@ class FaultGate:
         else:
             await proceed(scope, exchange.receive, exchange.observe)
 
-    async def _hold(self, rule: Rule, exchange: _Exchange) -> bool:
+    async def _hold(self, rule: FaultRule, exchange: _Exchange) -> bool:
         scope = exchange.scope
         now = int(time.time() * 1000)
         held = self.board.hold(rule, scope["method"], scope["path"], exchange.sql, now)
@@ -199,7 +199,7 @@ def _replay(messages: list[Message]) -> ASGIApp:
     return app
 
 
-def _faulted(rule: Rule) -> Response:
+def _faulted(rule: FaultRule) -> Response:
     code = _CODES.get(rule.status, "INTERNAL_ERROR")
     response = reply({"error_code": code, "message": "Injected by the fault control"}, rule.status)
     if rule.retry_after is not None:
@@ -216,7 +216,7 @@ def control_routes(board: FaultBoard) -> list[Route]:
         if request.method == "POST":
             body = (await parse(request)).body
             documents = body["rules"] if isinstance(body.get("rules"), list) else [body]
-            board.add([Rule.parse(document) for document in documents])
+            board.add([FaultRule.parse(document) for document in documents])
         return {"rules": board.rules()}
 
     async def held(_request: Request) -> dict[str, Any]:

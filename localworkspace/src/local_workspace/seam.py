@@ -99,7 +99,7 @@ class Session(Protocol):
         """End it."""
 
 
-class Engine(Protocol):
+class SqlEngine(Protocol):
     """The embedded engine."""
 
     connect_url: str

@@ -16,19 +16,19 @@ from local_workspace.options import WorkspaceOptions
 from local_workspace.problem import WorkspaceError
 
 if TYPE_CHECKING:
-    from local_workspace.seam import Engine
+    from local_workspace.seam import SqlEngine
 
 __all__ = ["WorkspaceInfo", "serve"]
 
-EngineFactory = Callable[[WorkspaceOptions], "Engine"]
+EngineFactory = Callable[[WorkspaceOptions], "SqlEngine"]
 
 
-def embedded_engine(options: WorkspaceOptions) -> Engine:
+def embedded_engine(options: WorkspaceOptions) -> SqlEngine:
     """The engine that the options name, not started. Raises WorkspaceError when it cannot be had."""
     from local_workspace.engine import EngineError, EngineOptions, create_engine
 
     try:
-        engine: Engine = create_engine(
+        engine: SqlEngine = create_engine(
             EngineOptions(root=options.root, catalogs=options.catalogs, kind=options.engine)
         )
     except EngineError as error:
@@ -65,7 +65,7 @@ class _EngineStart:
 
     def __init__(self, options: WorkspaceOptions, factory: EngineFactory) -> None:
         self._options, self._factory = options, factory
-        self._engine: Engine | None = None
+        self._engine: SqlEngine | None = None
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._start, name="engine-start", daemon=True)
         self._thread.start()
@@ -77,7 +77,7 @@ class _EngineStart:
         except Exception as error:  # noqa: BLE001 - raised again, with its reason, by engine()
             self._error = error
 
-    def engine(self) -> Engine:
+    def engine(self) -> SqlEngine:
         """The running engine. Raises WorkspaceError when it did not start."""
         self._thread.join()
         if isinstance(self._error, WorkspaceError):

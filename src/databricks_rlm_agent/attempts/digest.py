@@ -9,7 +9,7 @@ from typing import Any
 
 from databricks_rlm_agent.attempts.result import Result, Status, Stream, SubUsage
 from databricks_rlm_agent.runs.capsule.capsule import DIGEST_CHARS, CapsuleDelta, TableNote
-from databricks_rlm_agent.runs.capsule.packing import Item, failure_key, one_line
+from databricks_rlm_agent.runs.capsule.packing import CapsuleItem, failure_key, one_line
 from databricks_rlm_agent.runs.variables import Variables
 from databricks_rlm_agent.values import clip
 
@@ -28,7 +28,7 @@ class Region:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class Excerpts:
     """What was read of the file of a ``stream``: all of it (``whole``) or regions of errors, and the notes of
     those who read parts of it. ``size`` in bytes.
     """
@@ -124,7 +124,7 @@ def digest(result: Result, *, purpose: str) -> CapsuleDelta:
     failed = result.status is not Status.SUCCESS
     return CapsuleDelta(
         digest="\n".join([*said, *_streams(result, room)]),
-        decisions=[] if failed else [Item.of(purpose or "no purpose given", iter_n=result.iter_n)],
+        decisions=[] if failed else [CapsuleItem.of(purpose or "no purpose given", iter_n=result.iter_n)],
         failed_approaches=[_failure(result, purpose)] if failed else [],
         tables=[
             TableNote(
@@ -133,7 +133,7 @@ def digest(result: Result, *, purpose: str) -> CapsuleDelta:
             for table in result.produced_tables
         ],
         artifacts=[
-            Item.of(artifact.path, iter_n=result.iter_n, key=clip(artifact.path, 4 * _NAME_CHARS))
+            CapsuleItem.of(artifact.path, iter_n=result.iter_n, key=clip(artifact.path, 4 * _NAME_CHARS))
             for artifact in result.produced_artifacts
         ],
     )
@@ -165,10 +165,10 @@ def facts(result: Result) -> list[str]:
     return lines
 
 
-def _failure(result: Result, purpose: str) -> Item:
+def _failure(result: Result, purpose: str) -> CapsuleItem:
     summary = clip(one_line(clip(result.error_summary or "", 2_000)), _NAME_CHARS)
     kind = _kind(result) if result.error_type else str(result.status)
-    return Item.of(
+    return CapsuleItem.of(
         clip(purpose, 60) + f" failed: {kind}: {summary or 'no further word'}",
         iter_n=result.iter_n,
         kind=clip(kind, 80),

@@ -16,7 +16,7 @@ from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.children import ChildTask
 from databricks_rlm_agent.runs.fsm import Event
 from databricks_rlm_agent.runs.parsing import parse
-from databricks_rlm_agent.runs.run import AttemptKey, Outcome
+from databricks_rlm_agent.runs.run import AttemptKey, RunOutcome
 from databricks_rlm_agent.runs.variables import VariablesRef
 from databricks_rlm_agent.values import ID_PATTERN
 from executor_harness import protocol
@@ -74,7 +74,7 @@ class Request(_Frozen):
 ClosingEvent = Literal[Event.FINISH, Event.ASK, Event.GIVE_UP, Event.CANCEL, Event.SPAWN]
 
 
-class Plan(_Frozen):
+class PlanRecord(_Frozen):
     """Who decided, by the lease's epoch, and what the models used for it."""
 
     epoch: int = Field(ge=0)
@@ -87,7 +87,7 @@ class Manifest(_Frozen):
     schema_version: Literal[1] = 1  # protocol.SCHEMA_VERSION; a test holds them in step
     request: Request
     submit_payload: dict[str, Any]
-    plan: Plan | None = None
+    plan: PlanRecord | None = None
 
     @property
     def key(self) -> AttemptKey:
@@ -127,12 +127,12 @@ class Closing(_Frozen):
     attempt: int = Field(ge=1)
     outcome: dict[str, str]
     tasks: list[ChildTask] = Field(default_factory=list, max_length=protocol.CHILDREN)
-    plan: Plan
+    plan: PlanRecord
 
     @field_validator("outcome")
     @classmethod
     def _of_an_outcome(cls, outcome: dict[str, str]) -> dict[str, str]:
-        if unknown := outcome.keys() - {field.name for field in fields(Outcome)}:
+        if unknown := outcome.keys() - {field.name for field in fields(RunOutcome)}:
             raise ValueError(f"an outcome has no {sorted(unknown)[0]!r}")
         return outcome
 

@@ -17,14 +17,14 @@ from databricks_rlm_agent.app import App
 from databricks_rlm_agent.cli.arguments import BUDGET
 from databricks_rlm_agent.cli.output import Follower, brief, emit, outcome, outcome_text
 from databricks_rlm_agent.cli.workspace import app_at, say
-from databricks_rlm_agent.controller.tick import OneRun
+from databricks_rlm_agent.controller.tick import SingleRunTick
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
 from databricks_rlm_agent.errors import Conflict, Forbidden, NotFound, RunNotFound, UsageError
 from databricks_rlm_agent.models import parse_models
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.checks import parse_checks
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.inputs import MAX_TEXT_CHARS, Given, Handle, parse_inputs, upload_path
+from databricks_rlm_agent.runs.inputs import MAX_TEXT_CHARS, Handle, InputSpec, parse_inputs, upload_path
 from databricks_rlm_agent.runs.run import Run, new_run
 from databricks_rlm_agent.settings import choose_model
 from databricks_rlm_agent.values import check_id, storable
@@ -33,7 +33,7 @@ _MAX_BYTES = 5 << 30  # of one request of the Files API
 
 
 @dataclass(frozen=True, kw_only=True)
-class Supply:
+class InputUploader:
     """The inputs of one run. ``handles`` asks and checks; only ``send`` changes anything.
 
     A crash after ``send`` leaves files without a run, which the same command with the same run id replaces.
@@ -41,7 +41,7 @@ class Supply:
 
     volume: WorkspaceVolume
     run_dir: str
-    given: Sequence[Given]
+    given: Sequence[InputSpec]
 
     def handles(self) -> dict[str, Handle]:
         """The handle of each input; raise UsageError for a path or file that is not there."""
@@ -56,7 +56,7 @@ class Supply:
             elif path:
                 self.volume.put(path, given.value.encode(), overwrite=True)
 
-    def _handle(self, given: Given) -> Handle:
+    def _handle(self, given: InputSpec) -> Handle:
         path = self._destination(given)
         if path:
             return {"kind": "file", "path": path}
@@ -66,7 +66,7 @@ class Supply:
             return {"kind": self._kind(given), "path": given.value.rstrip("/")}
         return {"kind": "text", "text": given.value}
 
-    def _destination(self, given: Given) -> str | None:
+    def _destination(self, given: InputSpec) -> str | None:
         """Where an input is brought to; None for one that is not."""
         if given.kind == "local":
             return upload_path(self.run_dir, given.name, _local(given).name)
@@ -76,7 +76,7 @@ class Supply:
             return upload_path(self.run_dir, given.name, "input.txt")
         return None
 
-    def _kind(self, given: Given) -> str:
+    def _kind(self, given: InputSpec) -> str:
         wanted = "folder" if given.value.endswith("/") else None
         try:
             found = self.volume.look(given.value.rstrip("/"))
@@ -94,7 +94,7 @@ class Supply:
         return "folder" if found.is_directory else "file"
 
 
-def _local(given: Given) -> Path:
+def _local(given: InputSpec) -> Path:
     """The file that an input names; raise UsageError if it cannot be sent."""
     path = Path(given.value).expanduser()
     try:
@@ -171,7 +171,7 @@ def cancel(options: argparse.Namespace) -> int:
 def _carry_out(app: App, run_id: str, *, seconds: float) -> None:
     """Do the controller's part for this run alone; one that holds the run does it itself."""
     deadline = time.monotonic() + seconds
-    loop = replace(app.loop(max_wait_s=_MAX_WAIT_S), tick=OneRun(tick=app.tick, run_id=run_id))
+    loop = replace(app.loop(max_wait_s=_MAX_WAIT_S), tick=SingleRunTick(tick=app.tick, run_id=run_id))
     loop.run(done=lambda _: time.monotonic() > deadline or app.store.get(run_id).fsm_state.terminal)
 
 
@@ -189,7 +189,7 @@ def _cancel_text(document: dict[str, Any], *, wanted: bool) -> str:
 def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
     """Store a new run and its inputs; make the schema first if this workspace has none yet."""
     run_id = check_id(options.run_id or app.new_id("r"), what="run id")
-    supply = Supply(
+    supply = InputUploader(
         volume=app.volume,
         run_dir=app.settings.namespace.run_dir(run_id),
         given=parse_inputs(options.input),
@@ -213,7 +213,7 @@ def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
         return _stored(app, fresh, supply, named=bool(options.run_id))
 
 
-def _stored(app: App, fresh: Run, supply: Supply, *, named: bool) -> Run:
+def _stored(app: App, fresh: Run, supply: InputUploader, *, named: bool) -> Run:
     """The run as it is stored; one that exists already is left as it is, and so are its inputs."""
     if named:
         with suppress(RunNotFound):

@@ -21,7 +21,7 @@ class _Pause:
 
 
 @dataclass(kw_only=True)
-class HoldOff:
+class Backoff:
     """Per run, until when this controller leaves it alone. Other controllers may see the world otherwise.
 
     A clock that is set back must not make a short pause a long one: what lies in the future is over.

@@ -86,7 +86,7 @@ _DATE = (2020, 1, 1, 0, 0, 0)  # the same files give the same bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pack:
+class SqlRunner:
     """The zip, and the SHA-256 (hex) of its bytes."""
 
     content: bytes
@@ -108,14 +108,14 @@ class Pack:
 
 
 @cache
-def load_sql_runner() -> Pack:
+def load_sql_runner() -> SqlRunner:
     """The pack of what is installed here; made once in a process."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, content in sorted([*_ours(), *_libraries()]):
             archive.writestr(zipfile.ZipInfo(path, _DATE), content, zipfile.ZIP_DEFLATED)
     content = buffer.getvalue()
-    return Pack(content=content, sha256=hashlib.sha256(content).hexdigest())
+    return SqlRunner(content=content, sha256=hashlib.sha256(content).hexdigest())
 
 
 def _ours() -> Iterator[tuple[str, bytes]]:

@@ -23,7 +23,7 @@ from databricks_rlm_agent.runs.budget import Budget, Share
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.children import AnswerNote, ChildTask, check_children, child_id
 from databricks_rlm_agent.runs.fsm import Event, State
-from databricks_rlm_agent.runs.run import Outcome, Run, new_run
+from databricks_rlm_agent.runs.run import Run, RunOutcome, new_run
 from databricks_rlm_agent.values import clip
 from executor_harness import protocol
 
@@ -88,7 +88,7 @@ class Children:
         paid = replace(run, budget=run.budget.repaid(spent), capsule=capsule)
         if run.cancel_reason is not None:
             return journal.transition(
-                run, paid.after(Event.CANCEL, outcome=Outcome(reason=run.cancel_reason))
+                run, paid.after(Event.CANCEL, outcome=RunOutcome(reason=run.cancel_reason))
             )
         after = paid.after(Event.CHILDREN_DONE, iter_n=run.iter_n + 1, attempt=1)
         return journal.transition(run, after, children={note.name: note.state for note in notes})

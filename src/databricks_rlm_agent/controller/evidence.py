@@ -11,7 +11,7 @@ from typing import Any
 from databricks_rlm_agent.controller.input_profile import counted
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.ports import Catalog, SqlBackend, Volume
-from databricks_rlm_agent.retry import passes
+from databricks_rlm_agent.retry import is_transient
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.values import clip, quoted_table
 
@@ -22,7 +22,7 @@ _SHOWN = 6  # a refusal of more than 2,000 characters loses its middle
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class CheckFinding:
     """What became of a check; ``found`` says in few words what there was."""
 
     check: Check
@@ -42,21 +42,21 @@ class Evidence:
     catalog: Catalog
     volume: Volume
 
-    def verify(self, checks: Sequence[Check]) -> list[Finding]:
+    def verify(self, checks: Sequence[Check]) -> list[CheckFinding]:
         """What became of each check. A passing fault of the workspace is raised: it is neither yes nor no."""
         return [self._finding(check) for check in checks]
 
-    def _finding(self, check: Check) -> Finding:
+    def _finding(self, check: Check) -> CheckFinding:
         look = {"sql": self._value, "table": self._table, "file": self._file}[check.kind]
         try:
             passed, found = look(check)
         except RlmError as error:
-            if passes(error):
+            if is_transient(error):
                 raise
             passed, found = False, error.what
         except Exception as error:  # noqa: BLE001 -- the connector cannot read every type: that is the finding
             passed, found = False, f"the answer cannot be read: {type(error).__name__}: {error}"
-        return Finding(check=check, passed=passed, found=clip(found, FOUND_CHARS))
+        return CheckFinding(check=check, passed=passed, found=clip(found, FOUND_CHARS))
 
     def _value(self, check: Check) -> tuple[bool, str]:
         # Two rows are enough to tell one from many; the line break ends a comment of the query's own.
@@ -94,7 +94,7 @@ class Evidence:
         return (entry.size or 0) >= check.min_bytes, counted(entry.size or 0, "byte")
 
 
-def refusal(findings: Sequence[Finding]) -> str | None:
+def refusal(findings: Sequence[CheckFinding]) -> str | None:
     """Why an answer is not accepted yet, for the model; None if all checks passed."""
     failed = [finding for finding in findings if not finding.passed]
     if not failed:

@@ -15,7 +15,7 @@ from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.errors import InvalidData, NotFound
 from databricks_rlm_agent.layout import RESULT
-from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume, turn_of
+from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume, planning_context
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.fsm import Event
@@ -92,9 +92,9 @@ class Ingester:
     def _fold(self, run: Run, result: Result, journal: Journal) -> Run:
         purpose = str((run.last_request or {}).get("purpose", ""))
         delta = digest(result, purpose=purpose)
-        turn = turn_of(run, used_calls=journal.usage.calls)
-        if is_long(result) and turn.budget.calls_left and run.cancel_reason is None:
-            summary = self.planner.summarize(turn, result)
+        context = planning_context(run, used_calls=journal.usage.calls)
+        if is_long(result) and context.budget.calls_left and run.cancel_reason is None:
+            summary = self.planner.summarize(context, result)
             journal.model_calls(summary.calls, iter_n=run.iter_n)
             for call in summary.calls:
                 run = run.spent(call.usage)

@@ -11,7 +11,7 @@ from typing import Any
 
 from databricks_rlm_agent.errors import NotFound, RlmError
 from databricks_rlm_agent.ports import Catalog, FileEntry, SqlBackend, Volume
-from databricks_rlm_agent.retry import passes
+from databricks_rlm_agent.retry import is_transient
 from databricks_rlm_agent.values import clip, quoted_table, storable
 
 END_CHARS = 200
@@ -133,7 +133,7 @@ _ROWS, _COLUMNS, _CELL_CHARS, _ROW_CHARS = 3, 8, 20, 65
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surveyor:
+class InputProfiler:
     """Looks at inputs. ``sql`` should be a session of its own: to count the rows of a view may take long."""
 
     volume: Volume
@@ -196,7 +196,7 @@ def _or_why(look: Callable[[], str], otherwise: str) -> str:
     try:
         return look()
     except RlmError as error:
-        if passes(error):
+        if is_transient(error):
             raise
         reason = error.what
     except Exception as error:  # noqa: BLE001 -- a strange input must not end the run: the note says so

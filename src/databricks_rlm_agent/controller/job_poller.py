@@ -26,7 +26,7 @@ OVERLAP_S = 0.05
 
 
 @dataclass(kw_only=True)
-class Watch:
+class JobPoller:
     """Asks about job runs, ``at_once`` of them at the same time, and ends those that should not go on."""
 
     jobs: Jobs

@@ -10,7 +10,7 @@ from typing import Any
 
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.ports import Clock, ModelCall, Note
+from databricks_rlm_agent.ports import Clock, ModelCall, PlannerNote
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.run import Run
 from databricks_rlm_agent.values import clip
@@ -82,7 +82,7 @@ class Journal:
                 **call.usage.model_dump(),
             )
 
-    def notes(self, notes: tuple[Note, ...], *, iter_n: int) -> None:
+    def notes(self, notes: tuple[PlannerNote, ...], *, iter_n: int) -> None:
         """Record what the planner did on its way: tool calls and refusals."""
         for note in notes:
             self.event(note.kind, iter_n=iter_n, **note.payload)

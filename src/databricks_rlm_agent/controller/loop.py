@@ -30,18 +30,18 @@ PATIENCE_S = 1.0
 AUTH_PATIENCE_S = 900.0
 
 
-class Ticking(Protocol):
+class TickLike(Protocol):
     """A tick, as the loop uses it."""
 
-    def __call__(self, *, patience_s: float | None = None) -> TickReport:
+    def __call__(self, *, wait_s: float | None = None) -> TickReport:
         """Do one pass."""
 
-    def collect(self, *, patience_s: float | None = None) -> TickReport:
+    def collect(self, *, wait_s: float | None = None) -> TickReport:
         """Record what is done, and begin nothing new."""
 
 
 @dataclass(kw_only=True)
-class Loop:
+class ControlLoop:
     """Ticks until ``done`` says so. ``max_wait_s`` bounds the wait between two ticks; ``jitter`` is 0 to 1.
 
     ``intake`` is called before each tick, and decides itself whether it is time to poll. ``abandon`` is
@@ -49,7 +49,7 @@ class Loop:
     nothing new is begun, and what is at work is finished.
     """
 
-    tick: Ticking
+    tick: TickLike
     sleep: Sleep
     abandon: Callable[[], None]
     intake: Callable[[], object] | None = None
@@ -77,7 +77,7 @@ class Loop:
             try:
                 if self.intake is not None:
                     self.intake()
-                report = self.tick(patience_s=PATIENCE_S)
+                report = self.tick(wait_s=PATIENCE_S)
                 self._reached, self._refused_s = True, 0.0
                 if report.due or report.advanced:
                     log.info(

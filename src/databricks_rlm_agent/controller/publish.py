@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from databricks_rlm_agent.attempts.manifest import Artifact, Closing, Manifest, Plan, Request, parse_intent
+from databricks_rlm_agent.attempts.manifest import (
+    Artifact,
+    Closing,
+    Manifest,
+    PlanRecord,
+    Request,
+    parse_intent,
+)
 from databricks_rlm_agent.attempts.records import RequestRow
 from databricks_rlm_agent.attempts.submission import Compute, submit_payload, submits
 from databricks_rlm_agent.controller.workflows import Workflows
@@ -104,7 +111,7 @@ class Publisher:
         except NotFound:
             return None
 
-    def publish(self, run: Run, action: RunPython | RunSqlWorkflow, plan: Plan) -> Manifest | Closing:
+    def publish(self, run: Run, action: RunPython | RunSqlWorkflow, plan: PlanRecord) -> Manifest | Closing:
         """Freeze an action as the manifest of the run's current attempt; return the decision that counts."""
         timeout_s = action.timeout_s or self.default_timeout_s
         if isinstance(action, RunSqlWorkflow):
@@ -173,7 +180,7 @@ class Publisher:
         }
         return row, last_request
 
-    def _put(self, run: Run, program: bytes, task: _Task, *, plan: Plan | None) -> Manifest | Closing:
+    def _put(self, run: Run, program: bytes, task: _Task, *, plan: PlanRecord | None) -> Manifest | Closing:
         key, folder = run.key, self._dir(run.key)
         request = Request(
             run_id=key.run_id,

@@ -6,22 +6,22 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from databricks_rlm_agent.attempts.manifest import Closing, ClosingEvent, Manifest, Plan
+from databricks_rlm_agent.attempts.manifest import Closing, ClosingEvent, Manifest, PlanRecord
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.evidence import Evidence, refusal
 from databricks_rlm_agent.controller.ingest import Ingester
-from databricks_rlm_agent.controller.input_profile import Surveyor
+from databricks_rlm_agent.controller.input_profile import InputProfiler
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.publish import Publisher
 from databricks_rlm_agent.errors import InvalidData, RlmError
 from databricks_rlm_agent.layout import MANIFEST
 from databricks_rlm_agent.logs import bound
-from databricks_rlm_agent.ports import Clock, Planner, turn_of
-from databricks_rlm_agent.retry import passes
+from databricks_rlm_agent.ports import Clock, Planner, planning_context
+from databricks_rlm_agent.retry import is_transient
 from databricks_rlm_agent.runs.actions import Action, Ask, Finish, RunPython, RunSqlWorkflow, Spawn
 from databricks_rlm_agent.runs.children import ChildTask
 from databricks_rlm_agent.runs.fsm import Event, State
-from databricks_rlm_agent.runs.run import Outcome, Run
+from databricks_rlm_agent.runs.run import Run, RunOutcome
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Stepper:
     publisher: Publisher
     ingester: Ingester
     children: Children
-    surveyor: Surveyor
+    profiler: InputProfiler
     evidence: Evidence
     clock: Clock
 
@@ -53,23 +53,23 @@ class Stepper:
         to. So may one that left the run in PLANNING after a fault. A passing fault leaves the run at the last
         state that is whole, to be claimed again; any other ends this run, and never the others of the tick.
         """
-        turn = _Turn(stepper=self, run=run, journal=journal, contested=interrupted, held=held)
+        context = _RunStep(stepper=self, run=run, journal=journal, contested=interrupted, held=held)
         try:
-            turn.advance(reported=reported)
+            context.advance(reported=reported)
         except RlmError as error:
-            if passes(error):  # anything else of ours ends the run with its reason
+            if is_transient(error):  # anything else of ours ends the run with its reason
                 log.warning("%s The run stays as it is and is tried again.", error)
                 journal.passing(error)
             else:
-                turn.give_up(error)
+                context.give_up(error)
         except Exception as error:  # a fault of our own: the run ends with it as its reason
             log.error("%r", error, exc_info=log.isEnabledFor(logging.INFO))
-            turn.give_up(RlmError(f"Internal error: {type(error).__name__}: {error}"))
-        return replace(turn.run, budget=turn.run.budget.settle(run.lease_epoch))
+            context.give_up(RlmError(f"Internal error: {type(error).__name__}: {error}"))
+        return replace(context.run, budget=context.run.budget.settle(run.lease_epoch))
 
 
 @dataclass(kw_only=True)
-class _Turn:
+class _RunStep:
     """One claimed run while it is advanced. ``run`` is always at the last state that is whole."""
 
     stepper: Stepper
@@ -92,7 +92,7 @@ class _Turn:
             with bound(iteration=self.run.iter_n, attempt=self.run.attempt):  # the next one, after a result
                 self._decide()
         elif self.run.fsm_state is State.WAITING_FOR_INPUT and self.run.cancel_reason is not None:
-            self._end(Event.CANCEL, Outcome(reason=self.run.cancel_reason))
+            self._end(Event.CANCEL, RunOutcome(reason=self.run.cancel_reason))
 
     def _decide(self) -> None:
         intent = self._intent()
@@ -110,7 +110,7 @@ class _Turn:
             self.run = replace(self.run, fsm_state=State.INGESTING)
         if self.run.fsm_state is State.WAITING_FOR_CHILDREN:
             self._abandon(str(error))
-        self._end(Event.GIVE_UP, Outcome(reason=str(error)))
+        self._end(Event.GIVE_UP, RunOutcome(reason=str(error)))
 
     def _abandon(self, reason: str) -> None:
         """Leave no child run behind that works for nobody."""
@@ -147,25 +147,25 @@ class _Turn:
                 self.run = replace(run, budget=run.budget.adopt(found.plan.epoch, found.plan.usage))
             return found
         if run.cancel_reason is not None:
-            return self._closing(Event.CANCEL, Outcome(reason=run.cancel_reason))
+            return self._closing(Event.CANCEL, RunOutcome(reason=run.cancel_reason))
         used_up = run.budget.settle(run.lease_epoch).exhausted(
             run.iter_n, age_s=run.age_s(self.stepper.clock())
         )
         if used_up:
-            return self._closing(Event.GIVE_UP, Outcome(reason=used_up))
+            return self._closing(Event.GIVE_UP, RunOutcome(reason=used_up))
         return publisher.publish_again(run) if run.attempt > 1 else self._planned()
 
     def _planned(self) -> Manifest | Closing:
         """The planner's decision, on record."""
         self._survey()
-        turn = turn_of(
+        context = planning_context(
             self.run,
             used_calls=self.journal.usage.calls,
             sub_model=self.stepper.publisher.models.of(self.run),
             held=self.held,
             review=self._review,
         )
-        planned = self.stepper.planner.plan(turn)
+        planned = self.stepper.planner.plan(context)
         self.journal.model_calls(planned.calls, iter_n=self.run.iter_n)
         self.journal.notes(planned.notes, iter_n=self.run.iter_n)
         self.run = self.run.spent(planned.usage)  # what it cost stays, whatever fails below
@@ -175,20 +175,20 @@ class _Turn:
             case RunPython() | RunSqlWorkflow() as action:
                 return self._counting(self.stepper.publisher.publish(self.run, action, self._plan()))
             case Finish(answer=answer, evidence=evidence):
-                return self._closing(Event.FINISH, Outcome(answer=answer, evidence=evidence))
+                return self._closing(Event.FINISH, RunOutcome(answer=answer, evidence=evidence))
             case Ask(question=question):
-                return self._closing(Event.ASK, Outcome(question=question))
+                return self._closing(Event.ASK, RunOutcome(question=question))
             case Spawn(tasks=tasks):
-                return self._closing(Event.SPAWN, Outcome(), tasks=tasks)
+                return self._closing(Event.SPAWN, RunOutcome(), tasks=tasks)
             case None:
                 reason = planned.failure or "The planner gave no action and no reason."
-                return self._closing(Event.GIVE_UP, Outcome(reason=reason))
+                return self._closing(Event.GIVE_UP, RunOutcome(reason=reason))
 
     def _survey(self) -> None:
         """Have the inputs looked at, once in a run."""
         capsule = self.run.capsule
         if capsule.inputs and not capsule.input_notes:
-            notes = self.stepper.surveyor.notes(capsule.inputs)
+            notes = self.stepper.profiler.notes(capsule.inputs)
             self.run = replace(self.run, capsule=capsule.surveyed(notes))
 
     def _review(self, action: Action) -> str | None:
@@ -204,12 +204,12 @@ class _Turn:
             return refusal(findings)
         return None
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> PlanRecord:
         """Who decides, and all that this turn has used: a summary is lost with a turn as its plan is."""
-        return Plan(epoch=self.run.lease_epoch, usage=self.journal.usage)
+        return PlanRecord(epoch=self.run.lease_epoch, usage=self.journal.usage)
 
     def _closing(
-        self, event: ClosingEvent, outcome: Outcome, *, tasks: Sequence[ChildTask] = ()
+        self, event: ClosingEvent, outcome: RunOutcome, *, tasks: Sequence[ChildTask] = ()
     ) -> Manifest | Closing:
         """The decision that the attempt runs no program; on record where another may be about to decide.
 
@@ -248,8 +248,8 @@ class _Turn:
         if closing.closing is Event.SPAWN:
             self.run = self.stepper.children.spawn(self.run, closing.tasks, self.journal)
         else:
-            self._end(closing.closing, Outcome(**closing.outcome))
+            self._end(closing.closing, RunOutcome(**closing.outcome))
 
-    def _end(self, event: Event, outcome: Outcome) -> None:
+    def _end(self, event: Event, outcome: RunOutcome) -> None:
         after = self.run.after(event, outcome=outcome)
         self.run = self.journal.transition(self.run, after, reason=outcome.reason, question=outcome.question)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from databricks_rlm_agent.controller.backoff import HoldOff
-from databricks_rlm_agent.controller.job_poller import Watch
+from databricks_rlm_agent.controller.backoff import Backoff
+from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.lease import Leases, controller_of
 from databricks_rlm_agent.controller.step import Stepper
-from databricks_rlm_agent.controller.worker_pool import Crew, Step
+from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
 from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
 from databricks_rlm_agent.runs.fsm import State
@@ -46,34 +46,34 @@ class Tick:
     store: RunStore
     ledger: Ledger
     stepper: Stepper
-    watch: Watch
-    crew: Crew
+    watch: JobPoller
+    worker_pool: WorkerPool
     leases: Leases
-    hold_off: HoldOff
+    backoff: Backoff
     clock: Clock
     new_id: NewId
     batch: int
 
-    def __call__(self, *, patience_s: float | None = None, only: Sequence[str] = ()) -> TickReport:
+    def __call__(self, *, wait_s: float | None = None, only: Sequence[str] = ()) -> TickReport:
         """Do one pass. Runs that take longer than ``patience_s`` seconds are recorded by a later one.
 
         ``only`` are the ids of runs, if no others shall be touched. Raises RemoteError when the store cannot
         be reached at all.
         """
-        due = self._due(only) if self.crew.busy < self.batch else []
+        due = self._due(only) if self.worker_pool.busy < self.batch else []
         if due:
             self._begin(due)
-        return replace(self.collect(patience_s=patience_s), due=len(due))
+        return replace(self.collect(wait_s=wait_s), due=len(due))
 
-    def collect(self, *, patience_s: float | None = None) -> TickReport:
+    def collect(self, *, wait_s: float | None = None) -> TickReport:
         """Record what is done, and begin nothing new."""
         try:
-            steps = self.crew.finished(patience_s=patience_s)
+            steps = self.worker_pool.finished(wait_s=wait_s)
             won = self._record(steps)
         except Exception:  # not an interruption: whoever is interrupted gives up all that is held
-            self.leases.keep(self.crew.holders())
+            self.leases.keep(self.worker_pool.holders())
             raise
-        self.leases.keep(self.crew.holders())
+        self.leases.keep(self.worker_pool.holders())
         for step in steps:
             self._note(step)
         if fenced := len(steps) - len(won):
@@ -83,16 +83,16 @@ class Tick:
         return TickReport(
             advanced=len([step for step in steps if step.advanced and step.after.run_id in won]),
             fenced=fenced,
-            working=self.crew.busy,
+            working=self.worker_pool.busy,
             retry_after_s=max((step.journal.retry_after_s or 0 for step in steps), default=0) or None,
         )
 
     def _due(self, only: Sequence[str]) -> list[Due]:
-        room = self.batch - self.crew.busy
+        room = self.batch - self.worker_pool.busy
         found = self.store.due(
             limit=room, gap_s=self.watch.gap_s(), asked=sorted(self.watch.asked), only=only
         )
-        self.hold_off.prune()
+        self.backoff.prune()
         free = [item for item in found if self._free(item)]
         return self.watch.ready(free, complete=len(found) < room)
 
@@ -103,7 +103,7 @@ class Tick:
         """
         run = item.run
         silent = run.fsm_state is State.EXECUTING and not item.reported
-        return not self.crew.works_on(run.run_id) and (silent or self.hold_off.over(run.run_id))
+        return not self.worker_pool.works_on(run.run_id) and (silent or self.backoff.over(run.run_id))
 
     def _begin(self, due: Sequence[Due]) -> None:
         for item in due:
@@ -119,14 +119,14 @@ class Tick:
                 write_id=self.new_id("w"),
             )
         except Exception:  # as above: an interrupted claim may have taken effect
-            self.leases.keep(self.crew.holders())
+            self.leases.keep(self.worker_pool.holders())
             raise
         of = {item.run.run_id: item for item in due}
-        self.crew.start(
+        self.worker_pool.start(
             holder, {run.run_id: partial(self._advance, holder, run, of[run.run_id]) for run in claimed}
         )
 
-    def _advance(self, holder: str, run: Run, due: Due) -> Step:
+    def _advance(self, holder: str, run: Run, due: Due) -> AdvancedRun:
         with bound(
             run=run.run_id,
             iteration=run.iter_n,
@@ -136,7 +136,7 @@ class Tick:
         ):
             return self._advanced(holder, run, due)
 
-    def _advanced(self, holder: str, run: Run, due: Due) -> Step:
+    def _advanced(self, holder: str, run: Run, due: Due) -> AdvancedRun:
         journal = Journal(run_id=run.run_id, epoch=run.lease_epoch, actor=self.leases.owner, clock=self.clock)
         former = due.run.lease_owner
         if former is not None:
@@ -152,9 +152,9 @@ class Tick:
             interrupted=former is not None,
             held=partial(self.leases.holds, holder),
         )
-        return Step(holder=holder, before=due.run, after=after, journal=journal)
+        return AdvancedRun(holder=holder, before=due.run, after=after, journal=journal)
 
-    def _record(self, steps: Sequence[Step]) -> set[str]:
+    def _record(self, steps: Sequence[AdvancedRun]) -> set[str]:
         if not steps:
             return set()
         journals = [step.journal for step in steps]
@@ -170,27 +170,27 @@ class Tick:
             self.store.insert(children)
         return won
 
-    def _note(self, step: Step) -> None:
+    def _note(self, step: AdvancedRun) -> None:
         if step.journal.held_up:
-            self.hold_off.failed(step.after.run_id, retry_after_s=step.journal.retry_after_s)
+            self.backoff.failed(step.after.run_id, retry_after_s=step.journal.retry_after_s)
         else:
-            self.hold_off.went_on(step.after.run_id)
+            self.backoff.went_on(step.after.run_id)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneRun:
+class SingleRunTick:
     """A tick that touches one run and its child runs only."""
 
     tick: Tick
     run_id: str
 
-    def __call__(self, *, patience_s: float | None = None) -> TickReport:
+    def __call__(self, *, wait_s: float | None = None) -> TickReport:
         """Do one pass."""
-        return self.tick(patience_s=patience_s, only=self.tick.store.family(self.run_id))
+        return self.tick(wait_s=wait_s, only=self.tick.store.family(self.run_id))
 
-    def collect(self, *, patience_s: float | None = None) -> TickReport:
+    def collect(self, *, wait_s: float | None = None) -> TickReport:
         """Record what is done, and begin nothing new."""
-        return self.tick.collect(patience_s=patience_s)
+        return self.tick.collect(wait_s=wait_s)
 
 
 def _reserved(run: Run) -> Run:

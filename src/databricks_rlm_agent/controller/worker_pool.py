@@ -12,7 +12,7 @@ from databricks_rlm_agent.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class AdvancedRun:
     """What was done with one claimed run: the run before and after, and what happened to it."""
 
     holder: str
@@ -27,11 +27,11 @@ class Step:
 
 
 @dataclass(kw_only=True)
-class Crew:
+class WorkerPool:
     """At most ``size`` steps at once; the others wait for their turn. Used by one thread only."""
 
     size: int
-    _steps: dict[futures.Future[Step], tuple[str, str]] = field(default_factory=dict)
+    _steps: dict[futures.Future[AdvancedRun], tuple[str, str]] = field(default_factory=dict)
     _slots: threading.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,22 +50,22 @@ class Crew:
         """The names of the claims whose runs are still worked on."""
         return {holder for holder, _ in self._steps.values()}
 
-    def start(self, holder: str, work: Mapping[str, Callable[[], Step]]) -> None:
+    def start(self, holder: str, work: Mapping[str, Callable[[], AdvancedRun]]) -> None:
         """Begin to work on the runs of one claim, by their ids."""
         for run_id, act in work.items():
-            promise: futures.Future[Step] = futures.Future()
+            promise: futures.Future[AdvancedRun] = futures.Future()
             self._steps[promise] = holder, run_id
             # A daemon: a process that is told to end does not wait for the answer of a model.
             threading.Thread(target=self._do, args=(promise, act), name="step", daemon=True).start()
 
-    def finished(self, *, patience_s: float | None) -> list[Step]:
+    def finished(self, *, wait_s: float | None) -> list[AdvancedRun]:
         """The steps that are done, when all are or ``patience_s`` seconds have passed (None: no limit)."""
-        done, _ = futures.wait(self._steps, timeout=patience_s)
+        done, _ = futures.wait(self._steps, timeout=wait_s)
         for promise in done:
             del self._steps[promise]
         return [promise.result() for promise in done]
 
-    def _do(self, promise: futures.Future[Step], act: Callable[[], Step]) -> None:
+    def _do(self, promise: futures.Future[AdvancedRun], act: Callable[[], AdvancedRun]) -> None:
         with self._slots:
             try:
                 promise.set_result(act())

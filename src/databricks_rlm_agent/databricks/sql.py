@@ -23,7 +23,7 @@ _AGAIN_S = 1.0
 
 
 @contextmanager
-def within(limit_s: float | None, cursor: Any, *, where: str) -> Iterator[None]:
+def statement_timeout(limit_s: float | None, cursor: Any, *, where: str) -> Iterator[None]:
     """Cancel what a cursor of the connector is doing after so many seconds, and raise Rejected then.
 
     ``Cursor.cancel`` may be called from another thread (databricks-sql-connector 4.9). It is called again
@@ -98,7 +98,7 @@ class Warehouse:
             with (
                 sql_errors(self._where, lambda: retry_after(self._connection)),
                 self._cursor(access) as cursor,
-                within(self._limit_s, cursor, where=self._where),
+                statement_timeout(self._limit_s, cursor, where=self._where),
             ):
                 cursor.execute(sql, dict(parameters) if parameters else None)
                 return read(cursor)

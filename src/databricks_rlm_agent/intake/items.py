@@ -31,7 +31,7 @@ class Prior:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class WorkItem:
     """A revision of a work item that no run has taken up yet; texts are cut off where they are too long."""
 
     item_id: str
@@ -54,13 +54,13 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class ItemDecision:
     """What becomes of a revision: a new ``run``, an answer to its ``prior`` run, or a refusal (``reason``).
 
     A run and a refusal stand for the item from now on: a prior run that still goes on is superseded.
     """
 
-    item: Item
+    item: WorkItem
     act: Literal["run", "answer", "reject"]
     task: Task | None = None
     reason: str = ""
@@ -73,7 +73,7 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class WorkSource:
     """Where items come from: part of the id of all their runs, so that two tables never mix."""
 
     table: str
@@ -99,29 +99,29 @@ class Source:
         return revision.partition(".")[2] if self.by_version else revision
 
 
-def decide(items: Iterable[Item]) -> list[Decision]:
+def decide(items: Iterable[WorkItem]) -> list[ItemDecision]:
     """What becomes of the items of one poll, in their order."""
     items = list(dict.fromkeys(items))
     rows = Counter(item.item_id for item in items)
     return [_decided(item, rows[item.item_id]) for item in items]
 
 
-def _decided(item: Item, rows: int) -> Decision:
+def _decided(item: WorkItem, rows: int) -> ItemDecision:
     if rows > 1 and item.item_id:
-        return Decision(item=item, act="reject", reason=f"{rows} rows of the table have this id.")
+        return ItemDecision(item=item, act="reject", reason=f"{rows} rows of the table have this id.")
     if item.prior and item.prior.state is State.WAITING_FOR_INPUT:
-        return Decision(item=item, act="answer")
+        return ItemDecision(item=item, act="answer")
     return _new(item)
 
 
-def _new(item: Item) -> Decision:
+def _new(item: WorkItem) -> ItemDecision:
     try:
-        return Decision(item=item, act="run", task=task_of(item))
+        return ItemDecision(item=item, act="run", task=task_of(item))
     except UsageError as error:
-        return Decision(item=item, act="reject", reason=str(error))
+        return ItemDecision(item=item, act="reject", reason=str(error))
 
 
-def task_of(item: Item) -> Task:
+def task_of(item: WorkItem) -> Task:
     """The task of an item; raise UsageError that says why it cannot be one."""
     if not item.item_id.strip():
         raise UsageError("The item has no id.")
@@ -156,7 +156,7 @@ def _sized(title: str, text: str, mode: str) -> Task:
     return Task(text="\n\n".join(part for part in (title, head, note) if part), mode=mode, inputs=inputs)
 
 
-def answer_of(item: Item, objective: str, *, waiting: str | None) -> str | None:
+def answer_of(item: WorkItem, objective: str, *, waiting: str | None) -> str | None:
     """What a changed item replies to its run's question: the answer column, else what is new in the text.
 
     None if nobody has answered yet: nothing is new, and the status is still ``waiting``, as we wrote it.
@@ -172,7 +172,7 @@ def answer_of(item: Item, objective: str, *, waiting: str | None) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunNews:
+class ChangedRun:
     """How the run of an item stands; ``told``: its question, answer or reason."""
 
     item_id: str
@@ -183,15 +183,15 @@ class RunNews:
 
 
 @dataclass(frozen=True, kw_only=True)
-class News:
+class PollResult:
     """Revisions that no run has taken up, runs that changed, and runs whose item has a newer revision.
 
     ``more``: the batch was full, so there may be further items; ``whole``: all open items were looked at,
     whenever they changed.
     """
 
-    items: Sequence[Item] = ()
-    runs: Sequence[RunNews] = ()
-    obsolete: Sequence[RunNews] = ()
+    items: Sequence[WorkItem] = ()
+    runs: Sequence[ChangedRun] = ()
+    obsolete: Sequence[ChangedRun] = ()
     more: bool = False
     whole: bool = False

@@ -26,19 +26,19 @@ from databricks_rlm_agent.errors import (
 )
 from databricks_rlm_agent.intake.items import (
     TITLE_CHARS,
-    Decision,
-    Item,
-    News,
-    RunNews,
-    Source,
+    ChangedRun,
+    ItemDecision,
+    PollResult,
     Task,
+    WorkItem,
+    WorkSource,
     answer_of,
     decide,
 )
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.ports import Clock, NewId
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.run import Outcome, Run, new_run
+from databricks_rlm_agent.runs.run import Run, RunOutcome, new_run
 from databricks_rlm_agent.values import clip, storable
 
 log = logging.getLogger(__name__)
@@ -56,22 +56,22 @@ class WorkTable(Protocol):
         """What its columns mean."""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> WorkSource:
         """Where its items come from."""
 
-    def read(self) -> News:
+    def read(self) -> PollResult:
         """What is new."""
 
-    def seen(self, news: News) -> None:
+    def seen(self, news: PollResult) -> None:
         """All of it is taken care of: go on behind it."""
 
     def stuck(self) -> None:
         """Nothing could be done with a full batch: read more at once."""
 
-    def unreported(self) -> Sequence[RunNews]:
+    def unreported(self) -> Sequence[ChangedRun]:
         """Runs whose items do not say yet how they stand."""
 
-    def report(self, news: Iterable[RunNews]) -> bool:
+    def report(self, news: Iterable[ChangedRun]) -> bool:
         """Write statuses back; False if that has to be done again."""
 
     def answer(self, run: Run, *, revision: str, write_id: str) -> None:
@@ -172,7 +172,7 @@ class Intake:
             more=news.more,
         )
 
-    def _start(self, decisions: Sequence[Decision]) -> int:
+    def _start(self, decisions: Sequence[ItemDecision]) -> int:
         """Insert a run for every revision, those that were refused as FAILED; return how many may start."""
         runs = [self._run(decision, rank) for rank, decision in enumerate(decisions)]
         if not runs:
@@ -187,7 +187,7 @@ class Intake:
                 log.warning("run %s: %s", run.run_id, run.outcome.reason)
         return sum(not run.fsm_state.terminal for run in runs)
 
-    def _run(self, decision: Decision, rank: int) -> Run:
+    def _run(self, decision: ItemDecision, rank: int) -> Run:
         item, reason = decision.item, decision.reason
         if decision.task is not None:
             try:
@@ -197,9 +197,9 @@ class Intake:
         said = clip((item.title or item.description or "").strip() or "(nothing)", TITLE_CHARS)
         run = self._new(item, Task(text=f"(Rejected work item) {said}", mode="DEV"))
         reason = storable(f"The work item was rejected: {reason}")
-        return replace(self._ordered(run, rank), fsm_state=State.FAILED, outcome=Outcome(reason=reason))
+        return replace(self._ordered(run, rank), fsm_state=State.FAILED, outcome=RunOutcome(reason=reason))
 
-    def _new(self, item: Item, task: Task) -> Run:
+    def _new(self, item: WorkItem, task: Task) -> Run:
         return new_run(
             task.text,
             run_id=self.table.source.run_id(item.item_id, item.revision),
@@ -216,7 +216,7 @@ class Intake:
         at = run.created_at + timedelta(microseconds=rank)
         return replace(run, created_at=at, updated_at=at)
 
-    def _begun(self, run: Run, decision: Decision) -> EventRow:
+    def _begun(self, run: Run, decision: ItemDecision) -> EventRow:
         kind = "rejected_item" if run.fsm_state.terminal else "work_item"
         prior = decision.item.prior
         return self._event(
@@ -229,7 +229,7 @@ class Intake:
             prior_run=prior.run_id if prior else None,
         )
 
-    def _answer(self, item: Item) -> bool:
+    def _answer(self, item: WorkItem) -> bool:
         """Answer the item's run, if there is an answer and the run still waits for one."""
         if item.prior is None or (run := self._readable(item.prior.run_id)) is None:
             return False
@@ -259,13 +259,13 @@ class Intake:
             log.error("run %s is left alone: %s", run_id, error)
             return False
 
-    def _supersede(self, fresh: Sequence[Decision], obsolete: Sequence[RunNews]) -> int:
+    def _supersede(self, fresh: Sequence[ItemDecision], obsolete: Sequence[ChangedRun]) -> int:
         """Cancel runs that a newer revision made obsolete, those too that an earlier poll did not get to."""
         replaced = {news.run_id: news.revision for news in obsolete}
         replaced |= {decision.supersedes: decision.item.revision for decision in fresh if decision.supersedes}
         return sum(self._cancel(run_id, revision) for run_id, revision in replaced.items())
 
-    def _report(self, news: Sequence[RunNews]) -> int:
+    def _report(self, news: Sequence[ChangedRun]) -> int:
         """Write back how runs stand, each thing that is to be said once."""
         said = {item.run_id: (item.revision, self._status(item), item.told) for item in news}
         due = [
@@ -279,7 +279,7 @@ class Intake:
         self._written = {run_id: what for run_id, what in said.items() if run_id not in left}
         return len(due) if done else 0
 
-    def _status(self, item: RunNews) -> str | None:
+    def _status(self, item: ChangedRun) -> str | None:
         return self.table.mapping.write.of(item.state)
 
     def _event(self, run: Run, kind: str, **payload: Any) -> EventRow:

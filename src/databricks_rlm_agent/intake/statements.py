@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from databricks_rlm_agent.intake.items import READ_ID, READ_TEXT, READ_TITLE, Source
+from databricks_rlm_agent.intake.items import READ_ID, READ_TEXT, READ_TITLE, WorkSource
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.layout import Namespace
 
@@ -50,7 +50,7 @@ class WorkSql:
 
     namespace: Namespace
     mapping: WorkMapping
-    source: Source
+    source: WorkSource
 
     @property
     def table(self) -> str:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from databricks_rlm_agent.errors import ConfigError, Conflict, Rejected
-from databricks_rlm_agent.intake.items import Item, News, Prior, RunNews, Source
+from databricks_rlm_agent.intake.items import ChangedRun, PollResult, Prior, WorkItem, WorkSource
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.intake.statements import WorkSql
 from databricks_rlm_agent.layout import Namespace
@@ -51,7 +51,7 @@ class _Position:
 
 
 @dataclass(kw_only=True)
-class WorkTable:
+class DeltaWorkTable:
     """One work table. ``monotonic`` in seconds. Not for several threads at once."""
 
     backend: SqlBackend
@@ -63,15 +63,15 @@ class WorkTable:
     _no_feed: bool = False
 
     @property
-    def source(self) -> Source:
+    def source(self) -> WorkSource:
         """Where the items come from."""
-        return Source(table=self.mapping.table, by_version=self.mapping.columns.updated_at is None)
+        return WorkSource(table=self.mapping.table, by_version=self.mapping.columns.updated_at is None)
 
     @property
     def _sql(self) -> WorkSql:
         return WorkSql(namespace=self.namespace, mapping=self.mapping, source=self.source)
 
-    def read(self) -> News:
+    def read(self) -> PollResult:
         """What is new: one statement, except at the start, every ``rescan_s``, and when the feed broke off.
 
         Raise NotFound or Rejected if the table or its columns are not as the mapping says, ConfigError if its
@@ -92,7 +92,7 @@ class WorkTable:
         self._at = at
         return self._news(rows, at)
 
-    def seen(self, news: News) -> None:
+    def seen(self, news: PollResult) -> None:
         """All that ``read`` returned is taken care of: go on behind it."""
         at = self._at
         if at is None or news.more:
@@ -110,13 +110,13 @@ class WorkTable:
         if self._at is not None:
             self._at.limit *= 2
 
-    def unreported(self) -> list[RunNews]:
+    def unreported(self) -> list[ChangedRun]:
         """Runs whose items do not say yet how they stand: what was missed while nobody was here."""
         if self.mapping.columns.status is None or not self.mapping.write.named():
             return []
         return _run_news(self._fetch(self._sql.unreported()))
 
-    def report(self, news: Iterable[RunNews]) -> bool:
+    def report(self, news: Iterable[ChangedRun]) -> bool:
         """Write statuses back; False if somebody wrote at the same time, so that it has to be done again."""
         rows = [
             {
@@ -173,14 +173,14 @@ class WorkTable:
             runs_since=_NEVER_US if at.runs_us is None else at.runs_us - _LANDS_WITHIN_US,
         )
 
-    def _news(self, rows: Sequence[Row], at: _Position) -> News:
+    def _news(self, rows: Sequence[Row], at: _Position) -> PollResult:
         items = [row for row in rows if row["kind"] == "item"]
         clock = next(row for row in rows if row["kind"] == "clock")
         # A date in the future must not hide all that comes before it.
         newest = at.updated_us if clock["mark"] is None else min(clock["mark"], clock["n"])
         version = at.version if clock["rank"] is None else clock["rank"]
         at.seen, at.runs_us = (max(at.updated_us, newest), version), clock["n"]
-        return News(
+        return PollResult(
             items=[self._item(row) for row in sorted(items, key=lambda row: (row["rank"], row["n"]))],
             runs=_run_news(row for row in rows if row["kind"] == "run"),
             obsolete=_run_news(row for row in rows if row["kind"] == "obsolete"),
@@ -188,9 +188,9 @@ class WorkTable:
             whole=at.whole,
         )
 
-    def _item(self, row: Row) -> Item:
+    def _item(self, row: Row) -> WorkItem:
         state = _state(row)
-        return Item(
+        return WorkItem(
             item_id=row["item_id"],
             revision=self.source.revision(row["n"], row["digest"]),
             title=row["title"],
@@ -296,9 +296,9 @@ def _advance(namespace: Namespace) -> str:
     )
 
 
-def _run_news(rows: Iterable[Row]) -> list[RunNews]:
+def _run_news(rows: Iterable[Row]) -> list[ChangedRun]:
     return [
-        RunNews(
+        ChangedRun(
             item_id=row["item_id"],
             run_id=row["run_id"],
             revision=row["revision"] or "",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from databricks_rlm_agent.runs.capsule.capsule import Capsule, TableNote
-from databricks_rlm_agent.runs.capsule.packing import Gist, Item
+from databricks_rlm_agent.runs.capsule.packing import CapsuleItem, Gist
 from databricks_rlm_agent.values import clip
 
 _SCALES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -18,7 +18,7 @@ _ITEM_CHARS = 300
 _LEAST = 120
 
 
-def recalled(capsule: Capsule, *, room: int, searchable: bool) -> list[str]:
+def capsule_text(capsule: Capsule, *, room: int, searchable: bool) -> list[str]:
     """What the capsule holds, in at most ``room`` characters with the blank lines between.
 
     ``searchable`` says that there is a tool to find what is not shown.
@@ -81,7 +81,7 @@ def _constraints(capsule: Capsule, room: int) -> str:
     return clip("\n".join(lines), max(60, room))
 
 
-def _items(items: Sequence[Item], gist: Gist | None, room: int, searchable: bool) -> str:
+def _items(items: Sequence[CapsuleItem], gist: Gist | None, room: int, searchable: bool) -> str:
     """The newest items that there is room for, in order; the others as one line."""
     kept: list[str] = []
     left = room - _LEAST * 2 // 3  # for the line about those that are not shown
@@ -111,7 +111,7 @@ def _rest(gist: Gist, searchable: bool) -> str:
     )
 
 
-def _source(item: Item) -> str:
+def _source(item: CapsuleItem) -> str:
     marks = [_span(item.since, item.iter_n)] if item.iter_n is not None else []
     marks += ["summary"] if item.by == "summarizer" else []
     marks += [f"{item.count:03d} times"] if item.count > 1 else []

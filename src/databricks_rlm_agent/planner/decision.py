@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from databricks_rlm_agent.errors import RemoteError
-from databricks_rlm_agent.policy.rules import Finding
-from databricks_rlm_agent.ports import Note
+from databricks_rlm_agent.policy.rules import PolicyFinding
+from databricks_rlm_agent.ports import PlannerNote
 
 T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
-class Desk(Generic[T]):
+class PendingDecision(Generic[T]):
     """The state of one invocation: a decision ends it, a failure of the model, or a fault that is none of
     the model's. Used on the event loop's thread only. ``redact`` hides keys in what is noted.
     """
@@ -27,7 +27,7 @@ class Desk(Generic[T]):
     fault: RemoteError | None = None
     taking: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while an action is looked at: a reply may hold several, which ADK runs at the same time."""
-    notes: list[Note] = field(default_factory=list)
+    notes: list[PlannerNote] = field(default_factory=list)
     _refusals: int = 0
     _silences: int = 0
 
@@ -55,16 +55,16 @@ class Desk(Generic[T]):
         if not self.decided:
             self.fault = fault
 
-    def judged(self, finding: Finding, *, tool: str, mode: str) -> None:
+    def judged(self, finding: PolicyFinding, *, tool: str, mode: str) -> None:
         """Note what the policy found, refused or let pass."""
         payload = {"rule": finding.rule, "tool": tool, "reason": self.redact(finding.reason), "mode": mode}
-        self.notes.append(Note(kind="policy", payload=payload | {"refused": finding.refused}))
+        self.notes.append(PlannerNote(kind="policy", payload=payload | {"refused": finding.refused}))
 
     def refuse(self, reason: str, *, tool: str) -> None:
         """Count a refusal; too many of them are a failure."""
         self._refusals += 1
         reason = self.redact(reason)
-        self.notes.append(Note(kind="refusal", payload={"tool": tool, "reason": reason}))
+        self.notes.append(PlannerNote(kind="refusal", payload={"tool": tool, "reason": reason}))
         if self._refusals >= self.max_refusals:
             self.fail(f"The model's actions were refused {self._refusals} times; the last reason: {reason}")
 
@@ -77,6 +77,6 @@ class Desk(Generic[T]):
     def silence(self) -> None:
         """Count a reply without any action: the first one is forgiven."""
         self._silences += 1
-        self.notes.append(Note(kind="silence", payload={}))
+        self.notes.append(PlannerNote(kind="silence", payload={}))
         if self._silences > 1:
             self.fail("The model gave no action.")

@@ -19,7 +19,7 @@ from google.genai import types
 
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.planner.chain import ChainModel
-from databricks_rlm_agent.planner.decision import Desk
+from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.plugins import BudgetGuard, Recorder
 from databricks_rlm_agent.values import clip
 
@@ -43,7 +43,7 @@ async def converse(
     conversation: Conversation,
     *,
     model: ChainModel,
-    desk: Desk[Any],
+    pending: PendingDecision[Any],
     redact: Callable[[str], str],
     guards: Sequence[BasePlugin] = (),
 ) -> None:
@@ -53,25 +53,25 @@ async def converse(
     """
     plugins = [
         *guards,
-        BudgetGuard(desk, model.meter),
-        Recorder(desk, names=[tool.name for tool in conversation.tools], redact=redact),
+        BudgetGuard(pending, model.meter),
+        Recorder(pending, names=[tool.name for tool in conversation.tools], redact=redact),
     ]
     try:
-        await _talk(conversation, model, desk, redact, plugins)
+        await _talk(conversation, model, pending, redact, plugins)
     except RlmError as error:
-        desk.fail(clip(redact(str(error)), _REASON_CHARS))
+        pending.fail(clip(redact(str(error)), _REASON_CHARS))
     except Exception as error:  # noqa: BLE001 - recorded: a model's fault, of whatever class, ends no controller
-        desk.fail(clip(redact(f"{type(error).__name__}: {error}"), _REASON_CHARS))
-    if desk.decision is not None or desk.fault is not None:
-        desk.failure = None
-    elif desk.failure is not None:
-        desk.explain()
+        pending.fail(clip(redact(f"{type(error).__name__}: {error}"), _REASON_CHARS))
+    if pending.decision is not None or pending.fault is not None:
+        pending.failure = None
+    elif pending.failure is not None:
+        pending.explain()
 
 
 async def _talk(
     conversation: Conversation,
     model: ChainModel,
-    desk: Desk[Any],
+    pending: PendingDecision[Any],
     redact: Callable[[str], str],
     plugins: list[BasePlugin],
 ) -> None:
@@ -90,20 +90,20 @@ async def _talk(
         problem = await _exchange(runner, session.id, message)
         if problem is not None:
             problem = clip(redact(problem), _REASON_CHARS)  # a provider's words: of any length, with any key
-        message = _next_message(desk, problem, conversation.endings)
+        message = _next_message(pending, problem, conversation.endings)
 
 
-def _next_message(desk: Desk[Any], problem: str | None, endings: Sequence[str]) -> str | None:
+def _next_message(pending: PendingDecision[Any], problem: str | None, endings: Sequence[str]) -> str | None:
     """What to say to a model that has stopped: nothing once the desk is closed."""
-    if desk.closed:
+    if pending.closed:
         return None
     if problem is None:
-        desk.silence()
+        pending.silence()
         message = f"You took no action. Call exactly one of: {', '.join(endings)}."
     else:
-        desk.refuse(problem, tool="")
+        pending.refuse(problem, tool="")
         message = f"Your last reply could not be used: {problem} Try again."
-    return None if desk.closed else message
+    return None if pending.closed else message
 
 
 async def _exchange(runner: Runner, session_id: str, message: str) -> str | None:

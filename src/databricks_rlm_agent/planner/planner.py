@@ -16,7 +16,7 @@ from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.models import Price
 from databricks_rlm_agent.planner.actions import actions
-from databricks_rlm_agent.planner.decision import Desk
+from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.models import Models
 from databricks_rlm_agent.planner.prompt import OPENING, planner_prompt
 from databricks_rlm_agent.planner.review import Judge, Review
@@ -24,7 +24,16 @@ from databricks_rlm_agent.planner.spending import Allowance, unpriced
 from databricks_rlm_agent.planner.summarizer import summarize
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.policy.rules import GATED, gated_in
-from databricks_rlm_agent.ports import Catalog, Ledger, Planned, Planner, SqlBackend, Summary, Turn, Volume
+from databricks_rlm_agent.ports import (
+    Catalog,
+    Ledger,
+    Planner,
+    PlanningContext,
+    PlanResult,
+    SqlBackend,
+    Summary,
+    Volume,
+)
 from databricks_rlm_agent.runs.actions import Action
 from databricks_rlm_agent.secrets import Secret
 
@@ -95,46 +104,48 @@ class AdkPlanner:
         """The model setting."""
         return self._models.name
 
-    def plan(self, turn: Turn) -> Planned:
+    def plan(self, context: PlanningContext) -> PlanResult:
         """Decide; a model's fault is ``failure``, never an exception.
 
         ``fault`` is a Conflict where the lease is lost, or what kept an action from being reviewed.
         """
-        if reason := self._unpriced(turn):
-            return Planned(action=None, failure=reason)
-        return shared_loop().run(self._plan(turn))
+        if reason := self._unpriced(context):
+            return PlanResult(action=None, failure=reason)
+        return shared_loop().run(self._plan(context))
 
-    def summarize(self, turn: Turn, result: Result) -> Summary:
+    def summarize(self, context: PlanningContext, result: Result) -> Summary:
         """Compress a long result; ``delta`` is None for a short one, and where the model or budget failed."""
-        if self._unpriced(turn):
+        if self._unpriced(context):
             return Summary(delta=None)
-        meter = self._meter("summarizer", turn)
+        meter = self._meter("summarizer", context)
         return shared_loop().run(
-            summarize(self._models, turn, result, meter=meter, volume=self._toolbox.volume)
+            summarize(self._models, context, result, meter=meter, volume=self._toolbox.volume)
         )
 
-    async def _plan(self, turn: Turn) -> Planned:
+    async def _plan(self, context: PlanningContext) -> PlanResult:
         from databricks_rlm_agent.planner.invocation import Conversation, converse
         from databricks_rlm_agent.planner.plugins import LeaseGuard, PolicyGuard
         from databricks_rlm_agent.planner.tool_calls import ActionTool, ReadTool
 
-        desk: Desk[Action] = Desk(max_refusals=self._max_refusals, redact=self._models.redact)
-        meter = self._meter("planner", turn)
+        pending: PendingDecision[Action] = PendingDecision(
+            max_refusals=self._max_refusals, redact=self._models.redact
+        )
+        meter = self._meter("planner", context)
         review = Review(
-            turn=turn,
-            desk=desk,
+            context=context,
+            pending=pending,
             policy=self._policy,
             volume=self._toolbox.volume,
             namespace=self._namespace,
         )
-        gated = gated_in(turn.mode, self._gated)
-        reads = [ReadTool(tool) for tool in self._toolbox.for_run(turn) if tool.__name__ not in gated]
-        taken = [one for one in actions(children_left=turn.children_left) if one.__name__ not in gated]
-        endings = [ActionTool(action, desk=desk, review=review) for action in taken]
+        gated = gated_in(context.mode, self._gated)
+        reads = [ReadTool(tool) for tool in self._toolbox.for_run(context) if tool.__name__ not in gated]
+        taken = [one for one in actions(children_left=context.children_left) if one.__name__ not in gated]
+        endings = [ActionTool(action, pending=pending, review=review) for action in taken]
         conversation = Conversation(
             role="planner",
             instruction=planner_prompt(
-                turn,
+                context,
                 self._namespace,
                 actions={tool.name: tool.description for tool in endings},
                 reads={tool.name: tool.description for tool in reads},
@@ -144,25 +155,25 @@ class AdkPlanner:
             endings=[tool.name for tool in endings],
         )
         model = self._models.open(
-            role="planner", iter_n=turn.iter_n, meter=meter, objective=turn.capsule.objective
+            role="planner", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
         )
-        guards = [PolicyGuard(desk, mode=turn.mode, gated=self._gated), LeaseGuard(desk, turn)]
-        await converse(conversation, model=model, desk=desk, redact=self._models.redact, guards=guards)
-        return Planned(
-            action=desk.decision,
-            failure=desk.failure,
-            fault=desk.fault,
+        guards = [PolicyGuard(pending, mode=context.mode, gated=self._gated), LeaseGuard(pending, context)]
+        await converse(conversation, model=model, pending=pending, redact=self._models.redact, guards=guards)
+        return PlanResult(
+            action=pending.decision,
+            failure=pending.failure,
+            fault=pending.fault,
             calls=tuple(meter.calls),
-            notes=tuple(desk.notes),
+            notes=tuple(pending.notes),
         )
 
-    def _unpriced(self, turn: Turn) -> str | None:
-        if turn.budget.max_cost_usd is None:
+    def _unpriced(self, context: PlanningContext) -> str | None:
+        if context.budget.max_cost_usd is None:
             return None
         unknown = self._models.unpriced()
         return unpriced(unknown) if unknown else None
 
-    def _meter(self, purpose: str, turn: Turn) -> Meter:
+    def _meter(self, purpose: str, context: PlanningContext) -> Meter:
         from databricks_rlm_agent.planner.chain import Meter
 
         return Meter(
@@ -171,7 +182,7 @@ class AdkPlanner:
             timeout_s=self._timeout_s,
             clock=self._clock,
             redact=self._models.redact,
-            allowance=Allowance.left(turn.budget),
+            allowance=Allowance.left(context.budget),
             prices=self._models.prices,
         )
 

@@ -19,10 +19,10 @@ from google.genai import types
 
 from databricks_rlm_agent.errors import Conflict, PlannerError
 from databricks_rlm_agent.planner.chain import Meter
-from databricks_rlm_agent.planner.decision import Desk
+from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.review import check_lease
 from databricks_rlm_agent.policy.rules import gate
-from databricks_rlm_agent.ports import Note, Turn
+from databricks_rlm_agent.ports import PlannerNote, PlanningContext
 from databricks_rlm_agent.values import clip
 
 
@@ -34,9 +34,9 @@ def nothing_more() -> LlmResponse:
 class BudgetGuard(BasePlugin):
     """Ends a conversation, with a failure, once the model has been asked as often as it may be."""
 
-    def __init__(self, desk: Desk[Any], meter: Meter) -> None:
+    def __init__(self, pending: PendingDecision[Any], meter: Meter) -> None:
         super().__init__(name="rlm_budget")
-        self._desk, self._meter = desk, meter
+        self._desk, self._meter = pending, meter
 
     async def before_model_callback(
         self, *, callback_context: CallbackContext, llm_request: LlmRequest
@@ -57,9 +57,9 @@ class LeaseGuard(BasePlugin):
     The same is asked once more before an action is accepted (planner/review.py).
     """
 
-    def __init__(self, desk: Desk[Any], turn: Turn) -> None:
+    def __init__(self, pending: PendingDecision[Any], context: PlanningContext) -> None:
         super().__init__(name="rlm_lease")
-        self._desk, self._turn = desk, turn
+        self._desk, self._turn = pending, context
 
     async def before_model_callback(
         self, *, callback_context: CallbackContext, llm_request: LlmRequest
@@ -77,9 +77,11 @@ class LeaseGuard(BasePlugin):
 class PolicyGuard(BasePlugin):
     """Refuses tools that a mode goes without, registered or not; ``gated``: see policy/rules.py."""
 
-    def __init__(self, desk: Desk[Any], *, mode: str, gated: Mapping[str, frozenset[str]]) -> None:
+    def __init__(
+        self, pending: PendingDecision[Any], *, mode: str, gated: Mapping[str, frozenset[str]]
+    ) -> None:
         super().__init__(name="rlm_policy")
-        self._desk, self._mode, self._gated = desk, mode, gated
+        self._desk, self._mode, self._gated = pending, mode, gated
 
     async def before_tool_callback(
         self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext
@@ -106,9 +108,11 @@ _ERROR_CHARS = 500
 class Recorder(BasePlugin):
     """Notes of one invocation's tool calls. ``names`` are the tools that are registered."""
 
-    def __init__(self, desk: Desk[Any], *, names: Collection[str], redact: Callable[[str], str]) -> None:
+    def __init__(
+        self, pending: PendingDecision[Any], *, names: Collection[str], redact: Callable[[str], str]
+    ) -> None:
         super().__init__(name="rlm_recorder")
-        self._desk, self._names, self._redact = desk, names, redact
+        self._desk, self._names, self._redact = pending, names, redact
 
     async def after_model_callback(
         self, *, callback_context: CallbackContext, llm_response: LlmResponse
@@ -121,7 +125,9 @@ class Recorder(BasePlugin):
         kept = [part for part in calls if part.function_call and part.function_call.name][:MAX_CALLS]
         if content is None or len(kept) == len(calls):
             return None
-        self._desk.notes.append(Note(kind="tool_calls_left_out", payload={"count": len(calls) - len(kept)}))
+        self._desk.notes.append(
+            PlannerNote(kind="tool_calls_left_out", payload={"count": len(calls) - len(kept)})
+        )
         allowed = {id(part) for part in kept}
         left = [part for part in parts if not part.function_call or id(part) in allowed]
         return llm_response.model_copy(update={"content": content.model_copy(update={"parts": left})})
@@ -154,4 +160,4 @@ class Recorder(BasePlugin):
         payload: dict[str, Any] = {"tool": clip(tool.name, _NAME_CHARS), "args": self._redact(shown)}
         if error is not None:
             payload["error"] = self._redact(clip(error, _ERROR_CHARS))
-        self._desk.notes.append(Note(kind="tool_call", payload=payload))
+        self._desk.notes.append(PlannerNote(kind="tool_call", payload=payload))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from databricks_rlm_agent.attempts.digest import Reading, facts, headline
+from databricks_rlm_agent.attempts.digest import Excerpts, facts, headline
 from databricks_rlm_agent.attempts.result import Result, Stream
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.planner.capsule_text import data, recalled
-from databricks_rlm_agent.ports import Turn
+from databricks_rlm_agent.planner.capsule_text import capsule_text, data
+from databricks_rlm_agent.ports import PlanningContext
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.values import clip
 
@@ -96,7 +96,7 @@ marks a model's words, everything else is on record."""
 
 
 def planner_prompt(
-    turn: Turn, namespace: Namespace, *, actions: Mapping[str, str], reads: Mapping[str, str]
+    context: PlanningContext, namespace: Namespace, *, actions: Mapping[str, str], reads: Mapping[str, str]
 ) -> str:
     """What the planner is told at an iteration: fewer than 16,000 characters whatever the capsule holds.
 
@@ -104,41 +104,43 @@ def planner_prompt(
     """
     parts = [
         _PLANNER_ROLE,
-        f"Run {turn.run_id}, iteration {turn.iter_n:03d}, mode {clip(turn.mode, 40)}.",
-        _budget(turn.budget, turn.iter_n),
+        f"Run {context.run_id}, iteration {context.iter_n:03d}, mode {clip(context.mode, 40)}.",
+        _budget(context.budget, context.iter_n),
         "Actions (one ends the iteration):\n" + _tools(actions),
         "Read-only tools (use as needed):\n" + _tools(reads),
-        "A program has `spark` (a SparkSession) and `rlm`:\n" + _listed(capabilities(turn)),
-        *_models(turn),
-        _rules(turn, actions, f"{namespace.catalog}.{namespace.schema}"),
+        "A program has `spark` (a SparkSession) and `rlm`:\n" + _listed(capabilities(context)),
+        *_models(context),
+        _rules(context, actions, f"{namespace.catalog}.{namespace.schema}"),
         _DATA_RULE,
-        f"Objective:\n{clip(turn.capsule.objective, 3_000)}",
+        f"Objective:\n{clip(context.capsule.objective, 3_000)}",
     ]
     room = MAX_CHARS - sum(len(part) + 2 for part in parts)
     return clip(
-        "\n\n".join([*parts, *recalled(turn.capsule, room=room, searchable="search_results" in reads)]),
+        "\n\n".join(
+            [*parts, *capsule_text(context.capsule, room=room, searchable="search_results" in reads)]
+        ),
         MAX_CHARS,
     )
 
 
-def capabilities(turn: Turn) -> dict[str, str]:
+def capabilities(context: PlanningContext) -> dict[str, str]:
     """What a program of this turn finds in `rlm` and can use."""
     return {
         **_ALWAYS,
-        **(_MODELS if turn.sub_model else {}),
-        **(_CHILDREN if turn.children_left else {}),
+        **(_MODELS if context.sub_model else {}),
+        **(_CHILDREN if context.children_left else {}),
     }
 
 
-def summarizer_prompt(turn: Turn, result: Result, reading: Reading | None = None) -> str:
+def summarizer_prompt(context: PlanningContext, result: Result, reading: Excerpts | None = None) -> str:
     """What the summarizer is told of a result; bounded. ``reading`` is what was read of its output's file."""
-    seen = reading or Reading(stream="stdout", size=result.stdout.bytes)
+    seen = reading or Excerpts(stream="stdout", size=result.stdout.bytes)
     read = result.stderr if seen.stream == "stderr" else result.stdout
     other = ("stdout", result.stdout) if seen.stream == "stderr" else ("stderr", result.stderr)
     parts = [
         _SUMMARIZER_ROLE,
         _DATA_RULE,
-        f"Objective:\n{clip(turn.capsule.objective, 1_500)}",
+        f"Objective:\n{clip(context.capsule.objective, 1_500)}",
         data("result", "\n".join([headline(result, ""), *facts(result)]), 3_000),
         data(f"all of {seen.stream}", seen.whole, 9_000),
         *(() if seen.whole else _ends(seen, read)),
@@ -148,19 +150,19 @@ def summarizer_prompt(turn: Turn, result: Result, reading: Reading | None = None
     return clip("\n\n".join(part for part in parts if part), MAX_CHARS)
 
 
-def reader_prompt(turn: Turn, part: str, *, place: str) -> str:
+def reader_prompt(context: PlanningContext, part: str, *, place: str) -> str:
     """What a reader is told of one part of an output; ``place`` says which. Bounded."""
     parts = [
         _READER_ROLE,
         _DATA_RULE,
-        f"Objective of the agent:\n{clip(turn.capsule.objective, 800)}",
+        f"Objective of the agent:\n{clip(context.capsule.objective, 800)}",
         f"The part: {place}.",
         data("part of the output", part, 12_400),
     ]
     return clip("\n\n".join(parts), MAX_CHARS)
 
 
-def _ends(reading: Reading, stream: Stream) -> list[str]:
+def _ends(reading: Excerpts, stream: Stream) -> list[str]:
     """What is known of an output that does not fit."""
     return [
         data(f"head of {reading.stream}", stream.head, 2_000),
@@ -170,28 +172,28 @@ def _ends(reading: Reading, stream: Stream) -> list[str]:
     ]
 
 
-def _regions(reading: Reading) -> str:
+def _regions(reading: Excerpts) -> str:
     return "\n…\n".join(f"(at byte {region.offset:,})\n{region.text}" for region in reading.regions)
 
 
-def _models(turn: Turn) -> list[str]:
+def _models(context: PlanningContext) -> list[str]:
     """What programs may still ask of models."""
-    if not turn.sub_model:
+    if not context.sub_model:
         return []
-    left = turn.budget.allowance()
+    left = context.budget.allowance()
     cost = "" if left["cost_usd"] is None else f", ${left['cost_usd']:.2f}"
     told = (
-        f"Programs ask the model {clip(turn.sub_model, 100)}. Left for them: {left['calls']:,} calls, "
+        f"Programs ask the model {clip(context.sub_model, 100)}. Left for them: {left['calls']:,} calls, "
         f"{left['tokens']:,} tokens{cost}; BudgetExhausted is raised before more is spent."
     )
     return [told]
 
 
-def _rules(turn: Turn, actions: Mapping[str, str], schema: str) -> str:
+def _rules(context: PlanningContext, actions: Mapping[str, str], schema: str) -> str:
     rules = [
         _RULES.format(shown=3_000),
-        _MODEL_RULES if turn.sub_model else "",
-        _CHILD_RULE if turn.children_left else "",
+        _MODEL_RULES if context.sub_model else "",
+        _CHILD_RULE if context.children_left else "",
         _SQL_RULE if "run_sql_workflow" in actions else "",
         _LAST_RULES.format(schema=schema),
     ]

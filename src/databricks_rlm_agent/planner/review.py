@@ -10,10 +10,10 @@ from databricks_rlm_agent.errors import Conflict, Forbidden, InvalidData, NotFou
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.logs import keep_off_root
 from databricks_rlm_agent.planner.actions import settled
-from databricks_rlm_agent.planner.decision import Desk
-from databricks_rlm_agent.policy.judge import Policy
-from databricks_rlm_agent.policy.rules import Finding
-from databricks_rlm_agent.ports import FileEntry, Turn, Volume
+from databricks_rlm_agent.planner.decision import PendingDecision
+from databricks_rlm_agent.policy.judge import ProgramPolicy
+from databricks_rlm_agent.policy.rules import PolicyFinding
+from databricks_rlm_agent.ports import FileEntry, PlanningContext, Volume
 from databricks_rlm_agent.runs.actions import Action, RunSqlWorkflow
 from databricks_rlm_agent.sqlflow.handover import (
     MAX_BYTES,
@@ -28,7 +28,7 @@ from databricks_rlm_agent.sqlflow.plan.plan import plan_of
 _LISTED = 2_000
 
 
-def gathered(action: RunSqlWorkflow, *, volume: Volume, namespace: Namespace) -> RunSqlWorkflow:
+def collect_workflow(action: RunSqlWorkflow, *, volume: Volume, namespace: Namespace) -> RunSqlWorkflow:
     """The workflow with all its texts, which can be planned.
 
     Raises InvalidData with what the model is to mend, RemoteError where the Volume has no answer.
@@ -89,7 +89,7 @@ def _name(entry: FileEntry) -> str:
     return entry.path.rstrip("/").rpartition("/")[2]
 
 
-Judge = Callable[[Turn, Action], Finding | None]
+Judge = Callable[[PlanningContext, Action], PolicyFinding | None]
 """A policy: what it finds about an action of a turn."""
 
 
@@ -97,12 +97,12 @@ def turn_policy(namespace: Namespace, write_targets: tuple[str, ...] | None) -> 
     """The policy of domain/policy/ on what a turn tells of its run (``Settings.write_targets``)."""
     keep_off_root("sqlglot")  # it warns about statements that it does not know, and so do we
 
-    def judge(turn: Turn, action: Action) -> Finding | None:
-        capsule = turn.capsule
-        policy = Policy(
-            mode=turn.mode,
+    def judge(context: PlanningContext, action: Action) -> PolicyFinding | None:
+        capsule = context.capsule
+        policy = ProgramPolicy(
+            mode=context.mode,
             namespace=namespace,
-            run_id=turn.run_id,
+            run_id=context.run_id,
             write_targets=write_targets,
             tables=frozenset(table.name.lower() for table in capsule.tables),
             files=frozenset(str(getattr(item, "text", item)) for item in capsule.artifacts),
@@ -113,12 +113,12 @@ def turn_policy(namespace: Namespace, write_targets: tuple[str, ...] | None) -> 
     return judge
 
 
-def check_lease(turn: Turn) -> None:
+def check_lease(context: PlanningContext) -> None:
     """Raise Conflict if the run is no longer ours."""
-    if not turn.held():
+    if not context.held():
         raise Conflict(
             "The lease of the run was lost while it was planned.",
-            where=f"run {turn.run_id}",
+            where=f"run {context.run_id}",
             fix="Its new holder plans again.",
         )
 
@@ -127,8 +127,8 @@ def check_lease(turn: Turn) -> None:
 class Review:
     """Looks at an action before it is accepted."""
 
-    turn: Turn
-    desk: Desk[Action]
+    context: PlanningContext
+    pending: PendingDecision[Action]
     policy: Judge | None
     volume: Volume
     namespace: Namespace
@@ -137,19 +137,21 @@ class Review:
         """The action as it is to be carried out. Raise InvalidData with a refusal's reason for the model, and
         RemoteError for a fault of the workspace, or where the lease is lost: the model is not to blame.
         """
-        turn = self.turn
-        action = settled(action, value=turn.last_value, room=turn.children_left)
+        context = self.context
+        action = settled(action, value=context.last_value, room=context.children_left)
         # On threads: a workflow is read from a Volume, a policy parses programs, and control may ask the
         # workspace.
         if isinstance(action, RunSqlWorkflow):
-            action = await asyncio.to_thread(gathered, action, volume=self.volume, namespace=self.namespace)
-        finding = await asyncio.to_thread(self.policy, turn, action) if self.policy else None
+            action = await asyncio.to_thread(
+                collect_workflow, action, volume=self.volume, namespace=self.namespace
+            )
+        finding = await asyncio.to_thread(self.policy, context, action) if self.policy else None
         if finding is not None:
-            self.desk.judged(finding, tool=tool, mode=turn.mode)
+            self.pending.judged(finding, tool=tool, mode=context.mode)
             if finding.refused:
                 raise InvalidData(finding.reason)
-        reason = await asyncio.to_thread(turn.review, action)
+        reason = await asyncio.to_thread(context.review, action)
         if reason is not None:
             raise InvalidData(reason)
-        check_lease(turn)
+        check_lease(context)
         return action

@@ -96,7 +96,7 @@ class SubFailure(BaseModel):
     times: int | None = Field(default=None, ge=0)
 
 
-class SubUsage(BaseModel):
+class ScriptedUsage(BaseModel):
     """What every answer of the stub sub-model claims to have used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -114,7 +114,7 @@ class SubRules(BaseModel):
     otherwise: str | None = None
     latency_s: float = Field(default=0, ge=0, strict=False, allow_inf_nan=False)
     failures: list[SubFailure] = Field(default_factory=list)
-    usage: SubUsage = SubUsage()
+    usage: ScriptedUsage = ScriptedUsage()
 
 
 _Sub = Annotated[

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.attempts.digest import Reading, Region, chosen, facts, is_long, regions
+from databricks_rlm_agent.attempts.digest import Excerpts, Region, chosen, facts, is_long, regions
 from databricks_rlm_agent.attempts.digest import digest as plain_digest
 from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.models import parse_models
-from databricks_rlm_agent.planner.decision import Desk
+from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.models import Models
 from databricks_rlm_agent.planner.prompt import (
     READER_OPENING,
@@ -27,10 +27,10 @@ from databricks_rlm_agent.planner.prompt import (
     summarizer_prompt,
 )
 from databricks_rlm_agent.planner.spending import MIN_REPLY_TOKENS, tokens_of
-from databricks_rlm_agent.ports import Summary, Turn, Volume
+from databricks_rlm_agent.ports import PlanningContext, Summary, Volume
 from databricks_rlm_agent.runs.actions import check_text
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
-from databricks_rlm_agent.runs.capsule.packing import Item, one_line
+from databricks_rlm_agent.runs.capsule.packing import CapsuleItem, one_line
 from databricks_rlm_agent.values import clip
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ _SCAN_BYTES = 16 * 1024 * 1024  # twice what the executor keeps by default
 
 
 async def read_output(
-    models: Models, turn: Turn, result: Result, *, meter: Meter, volume: Volume | None
-) -> Reading | None:
+    models: Models, context: PlanningContext, result: Result, *, meter: Meter, volume: Volume | None
+) -> Excerpts | None:
     """What the file of the longer stream tells beyond head and tail; None where it cannot be read."""
     streams = {"stdout": result.stdout, "stderr": result.stderr}
     name, stream = max(streams.items(), key=lambda item: item[1].bytes)
@@ -63,14 +63,14 @@ async def read_output(
         return None
     try:
         size, known, whole = await asyncio.to_thread(_scan, volume, path)
-        reading = Reading(stream=name, size=size, whole=whole, regions=tuple(known))
-        count = 0 if whole else _readers(models, turn, meter)
+        reading = Excerpts(stream=name, size=size, whole=whole, regions=tuple(known))
+        count = 0 if whole else _readers(models, context, meter)
         places = chosen(size, known, count=count, length=CHUNK_BYTES)
         parts = [await asyncio.to_thread(volume.get, path, offset=n, length=CHUNK_BYTES) for n in places]
     except RlmError as error:
-        log.warning("run %s: the output cannot be read: %s; head and tail are used", turn.run_id, error)
+        log.warning("run %s: the output cannot be read: %s; head and tail are used", context.run_id, error)
         return None
-    notes = await _read(models, turn, meter, parts, places, size)
+    notes = await _read(models, context, meter, parts, places, size)
     return replace(reading, notes=tuple(notes))
 
 
@@ -93,20 +93,25 @@ def _scan(volume: Volume, path: str) -> tuple[int, list[Region], str]:
     return sum(sizes), found, first[0].decode("utf-8", "replace") if short else ""
 
 
-def _readers(models: Models, turn: Turn, meter: Meter) -> int:
+def _readers(models: Models, context: PlanningContext, meter: Meter) -> int:
     """How many parts may be read by a model, within what the turn may still spend."""
     if any(spec.provider == "scripted" for spec in parse_models(models.name)):
         return 0  # a script holds the summarizer's own replies
-    calls = (turn.budget.calls_left - PLANNER_CALLS - _OWN_CALLS) // len(parse_models(models.name))
+    calls = (context.budget.calls_left - PLANNER_CALLS - _OWN_CALLS) // len(parse_models(models.name))
     tokens = meter.allowance.tokens // _TOKENS_SHARE // (tokens_of("x" * CHUNK_BYTES * 2) + _REPLY_TOKENS)
     return max(0, min(MAX_READERS, calls, tokens))
 
 
 async def _read(
-    models: Models, turn: Turn, meter: Meter, parts: Sequence[bytes], places: Sequence[int], size: int
+    models: Models,
+    context: PlanningContext,
+    meter: Meter,
+    parts: Sequence[bytes],
+    places: Sequence[int],
+    size: int,
 ) -> list[str]:
     """A note on each part, asked at the same time; those that failed are left out. Calls are metered."""
-    if not parts or not turn.held():
+    if not parts or not context.held():
         return []
     left = meter.allowance
     shares = [
@@ -125,12 +130,12 @@ async def _read(
         for _ in parts
     ]
     prompts = [
-        reader_prompt(turn, part.decode("utf-8", "replace"), place=f"bytes from {place:,} of {size:,}")
+        reader_prompt(context, part.decode("utf-8", "replace"), place=f"bytes from {place:,} of {size:,}")
         for part, place in zip(parts, places, strict=True)
     ]
     try:
         replies = await asyncio.gather(
-            *(_note(models, turn, share, prompt) for share, prompt in zip(shares, prompts, strict=True))
+            *(_note(models, context, share, prompt) for share, prompt in zip(shares, prompts, strict=True))
         )
     finally:
         for share in shares:  # whatever became of it: what was asked is paid
@@ -139,7 +144,7 @@ async def _read(
     return [f"At byte {place:,}: {clip(reply, _NOTE_CHARS)}" for place, reply in pairs if reply]
 
 
-async def _note(models: Models, turn: Turn, meter: Meter, prompt: str) -> str:
+async def _note(models: Models, context: PlanningContext, meter: Meter, prompt: str) -> str:
     """One reader's note; nothing where it failed."""
     from google.adk.models.llm_request import LlmRequest
     from google.genai import types
@@ -148,7 +153,7 @@ async def _note(models: Models, turn: Turn, meter: Meter, prompt: str) -> str:
     config = types.GenerateContentConfig(system_instruction=prompt, max_output_tokens=_REPLY_TOKENS)
     try:
         model = models.open(
-            role="summarizer", iter_n=turn.iter_n, meter=meter, objective=turn.capsule.objective
+            role="summarizer", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
         )
         request = LlmRequest(model=models.name, contents=[opening], config=config)
         texts = [
@@ -159,7 +164,9 @@ async def _note(models: Models, turn: Turn, meter: Meter, prompt: str) -> str:
         ]
     except Exception as error:  # noqa: BLE001 - recorded: a note that is missing must not cost the summary
         reason = models.redact(f"{type(error).__name__}: {error}")
-        log.warning("run %s: a part of the output was not read: %s", turn.run_id, clip(reason, _NOTE_CHARS))
+        log.warning(
+            "run %s: a part of the output was not read: %s", context.run_id, clip(reason, _NOTE_CHARS)
+        )
         return ""
     return "".join(texts).strip()
 
@@ -189,40 +196,46 @@ def remember(
 
 
 async def summarize(
-    models: Models, turn: Turn, result: Result, *, meter: Meter, volume: Volume | None = None
+    models: Models, context: PlanningContext, result: Result, *, meter: Meter, volume: Volume | None = None
 ) -> Summary:
     """The summary of a long result; ``delta`` is None where the deterministic digest is to be taken.
 
     ``volume`` is where the whole output lies; without it, what the result itself holds must do.
     """
-    if not is_long(result) or not models.knows("summarizer", turn.iter_n, objective=turn.capsule.objective):
+    if not is_long(result) or not models.knows(
+        "summarizer", context.iter_n, objective=context.capsule.objective
+    ):
         return Summary(delta=None)
     from databricks_rlm_agent.planner.invocation import Conversation, converse
     from databricks_rlm_agent.planner.tool_calls import ActionTool
 
-    reading = await read_output(models, turn, result, meter=meter, volume=volume)
-    if not turn.held():
+    reading = await read_output(models, context, result, meter=meter, volume=volume)
+    if not context.held():
         return Summary(delta=None, calls=tuple(meter.calls))
-    desk: Desk[CapsuleDelta] = Desk(max_refusals=_MAX_REFUSALS)
-    tool = ActionTool(remember, desk=desk)
+    pending: PendingDecision[CapsuleDelta] = PendingDecision(max_refusals=_MAX_REFUSALS)
+    tool = ActionTool(remember, pending=pending)
     conversation = Conversation(
         role="summarizer",
-        instruction=summarizer_prompt(turn, result, reading),
+        instruction=summarizer_prompt(context, result, reading),
         opening=SUMMARIZER_OPENING,
         tools=[tool],
         endings=[tool.name],
     )
-    model = models.open(role="summarizer", iter_n=turn.iter_n, meter=meter, objective=turn.capsule.objective)
-    await converse(conversation, model=model, desk=desk, redact=models.redact)
-    if desk.failure is not None:
-        log.warning("run %s: no summary: %s; head and tail of the output are kept", turn.run_id, desk.failure)
-    delta = desk.decision and _as_words(desk.decision, result)
+    model = models.open(
+        role="summarizer", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
+    )
+    await converse(conversation, model=model, pending=pending, redact=models.redact)
+    if pending.failure is not None:
+        log.warning(
+            "run %s: no summary: %s; head and tail of the output are kept", context.run_id, pending.failure
+        )
+    delta = pending.decision and _as_words(pending.decision, result)
     return Summary(delta=delta, calls=tuple(meter.calls))
 
 
-def _sentences(lines: list[str] | None) -> list[Item | str]:
+def _sentences(lines: list[str] | None) -> list[CapsuleItem | str]:
     clean = [one_line(clip(line, 4 * _LINE_CHARS)) for line in lines or []]
-    kept: list[Item | str] = [clip(line, _LINE_CHARS) for line in clean if line]
+    kept: list[CapsuleItem | str] = [clip(line, _LINE_CHARS) for line in clean if line]
     return kept[:_MAX_LINES]
 
 
@@ -244,6 +257,6 @@ def _as_words(delta: CapsuleDelta, result: Result) -> CapsuleDelta:
     )
 
 
-def _said(items: list[Item | str], result: Result) -> list[Item | str]:
+def _said(items: list[CapsuleItem | str], result: Result) -> list[CapsuleItem | str]:
     texts = [item if isinstance(item, str) else item.text for item in items]
-    return [Item.of(text, iter_n=result.iter_n, by="summarizer") for text in texts]
+    return [CapsuleItem.of(text, iter_n=result.iter_n, by="summarizer") for text in texts]

@@ -16,7 +16,7 @@ from google.adk.tools.tool_context import ToolContext
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from databricks_rlm_agent.errors import InvalidData, RemoteError, RlmError
-from databricks_rlm_agent.planner.decision import Desk
+from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.tool_answers import MAX_CHARS
 from databricks_rlm_agent.values import clip
 
@@ -41,9 +41,11 @@ class ReadTool(FunctionTool):
 class ActionTool(FunctionTool):
     """A tool that ends the invocation: its function makes a decision of the arguments, or refuses them."""
 
-    def __init__(self, func: Callable[..., Any], *, desk: Desk[Any], review: Review | None = None) -> None:
+    def __init__(
+        self, func: Callable[..., Any], *, pending: PendingDecision[Any], review: Review | None = None
+    ) -> None:
         super().__init__(func)
-        self._desk = desk
+        self._desk = pending
         self._review = review
 
     async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.planner.results import Results
 from databricks_rlm_agent.planner.tool_answers import cell, take, take_text
-from databricks_rlm_agent.ports import Catalog, Ledger, SqlBackend, Turn, Volume
+from databricks_rlm_agent.ports import Catalog, Ledger, PlanningContext, SqlBackend, Volume
 from databricks_rlm_agent.values import check_table_name, check_volume_path, quoted_table
 
 _MAX_ROWS = 20
@@ -42,13 +42,13 @@ class Toolbox:
             self.read_file,
         )
 
-    def for_run(self, turn: Turn) -> tuple[Callable[..., Any], ...]:
+    def for_run(self, context: PlanningContext) -> tuple[Callable[..., Any], ...]:
         """The tools of one conversation: they serve this run, and no other."""
-        if turn.iter_n == 1:
+        if context.iter_n == 1:
             return self.tools  # there is no earlier result
         results = Results(
-            run_id=turn.run_id,
-            iter_n=turn.iter_n,
+            run_id=context.run_id,
+            iter_n=context.iter_n,
             volume=self.volume,
             namespace=self._namespace,
             ledger=self._ledger,

@@ -16,13 +16,13 @@ from databricks_rlm_agent.policy.effects import (
     TABLE_WRITERS,
     TALK,
     UNKNOWN,
-    Deed,
-    Kind,
+    EffectKind,
+    ProgramEffect,
     known,
     names_a_secret,
 )
 from databricks_rlm_agent.policy.literals import Texts
-from databricks_rlm_agent.policy.sql import deeds_of_sql, is_statement
+from databricks_rlm_agent.policy.sql import effects_of_sql, is_statement
 
 _DELTA_CHANGES = {"delete", "update", "merge", "restoreToVersion", "restoreToTimestamp", "vacuum", "optimize"}
 _CALL_CHARS = 5_000
@@ -48,14 +48,14 @@ class Program:
         )
         self._loose = False  # whether SQL is run that could not be followed
 
-    def deeds(self) -> list[Deed]:
+    def effects(self) -> list[ProgramEffect]:
         """All deeds, by line."""
         found = [deed for node in self._nodes for deed in self._of(node)]
         if self._loose:
             found += self._loose_statements()
         return sorted(found, key=lambda deed: deed.line)
 
-    def _of(self, node: ast.AST) -> Iterator[Deed]:
+    def _of(self, node: ast.AST) -> Iterator[ProgramEffect]:
         if isinstance(node, ast.Call):
             name = self._dotted(node.func)
             for read in (self._sql, self._tables, self._files, self._shell):
@@ -65,43 +65,45 @@ class Program:
             if isinstance(node, ast.Attribute) and node.attr == "sql" and not self._is_called(node):
                 self._loose = self._loose or ast.unparse(node.value).endswith("spark")
 
-    def _sql(self, call: ast.Call, _name: str) -> Iterator[Deed]:
+    def _sql(self, call: ast.Call, _name: str) -> Iterator[ProgramEffect]:
         if not isinstance(call.func, ast.Attribute) or call.func.attr not in _SQL:
             return
         given = _argument(call, 0, "sqlQuery", "query")
         for text in self._texts.of(given) if given is not None else ():
             if text != UNKNOWN:
-                yield from deeds_of_sql(text, line=call.lineno)
+                yield from effects_of_sql(text, line=call.lineno)
             elif call.func.attr == "sql":
                 self._loose = True
-                yield Deed(kind=Kind.UNCLEAR, what="SQL that is put together at run time", line=call.lineno)
+                yield ProgramEffect(
+                    kind=EffectKind.UNCLEAR, what="SQL that is put together at run time", line=call.lineno
+                )
 
-    def _loose_statements(self) -> Iterator[Deed]:
+    def _loose_statements(self) -> Iterator[ProgramEffect]:
         """Statements that lie about in a program that runs SQL nobody can follow: it may be these."""
         for node in self._nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and is_statement(node.value):
                 around = self._parents.get(id(node))
                 said = isinstance(around, ast.Call) and self._dotted(around.func).rpartition(".")[2] in TALK
                 if not said and not isinstance(around, ast.Expr):  # an expression alone is a docstring
-                    found = deeds_of_sql(node.value, line=node.lineno)
-                    yield from (deed for deed in found if deed.kind is not Kind.UNCLEAR)
+                    found = effects_of_sql(node.value, line=node.lineno)
+                    yield from (deed for deed in found if deed.kind is not EffectKind.UNCLEAR)
 
-    def _tables(self, call: ast.Call, name: str) -> Iterator[Deed]:
+    def _tables(self, call: ast.Call, name: str) -> Iterator[ProgramEffect]:
         method = name.rpartition(".")[2]
         if method in TABLE_WRITERS and isinstance(call.func, ast.Attribute):
-            kind = Kind.CREATE if self._makes_anew(call, method) else Kind.WRITE
+            kind = EffectKind.CREATE if self._makes_anew(call, method) else EffectKind.WRITE
             yield from self._each(kind, method, _argument(call, 0, *TABLE_WRITERS[method]), call.lineno)
         elif name.endswith("DeltaTable.forName") and self._methods & _DELTA_CHANGES:
-            kind, what = Kind.WRITE, "DeltaTable"
+            kind, what = EffectKind.WRITE, "DeltaTable"
             if self._empties:
-                kind, what = Kind.DESTROY, "DeltaTable.delete() without a condition"
+                kind, what = EffectKind.DESTROY, "DeltaTable.delete() without a condition"
             yield from self._each(kind, what, _argument(call, 1, "tableOrViewName"), call.lineno)
         elif name.endswith("DeltaTable.forPath") and self._methods & _DELTA_CHANGES:
-            yield from self._each(Kind.PUT_FILE, "DeltaTable", _argument(call, 1, "path"), call.lineno)
+            yield from self._each(EffectKind.PUT_FILE, "DeltaTable", _argument(call, 1, "path"), call.lineno)
         elif name.endswith(("catalog.setCurrentDatabase", "catalog.setCurrentCatalog")):
             for text in self._texts.of(_argument(call, 0, "dbName", "catalogName")):
                 target = (*known(text).split("."), *(["default"] if name.endswith("Catalog") else []))
-                yield Deed(kind=Kind.USE, what=method, target=target, line=call.lineno)
+                yield ProgramEffect(kind=EffectKind.USE, what=method, target=target, line=call.lineno)
 
     def _makes_anew(self, call: ast.Call, method: str) -> bool:
         """Whether a writer's table is new, or replaced whole: what it held before is not there any more."""
@@ -114,14 +116,16 @@ class Program:
             node = self._parents.get(id(node))
         return method == "writeTo" and bool(after & {"create", "replace", "createOrReplace"})
 
-    def _each(self, kind: Kind, what: str, given: ast.AST | None, line: int) -> Iterator[Deed]:
+    def _each(self, kind: EffectKind, what: str, given: ast.AST | None, line: int) -> Iterator[ProgramEffect]:
         """One deed for each text that its target may be."""
         for text in self._texts.of(given):
             text = known(text).replace("`", "").strip()
-            parts = (text,) if kind in {Kind.PUT_FILE, Kind.REMOVE_FILE} else tuple(text.split("."))
-            yield Deed(kind=kind, what=what, target=parts, line=line)
+            parts = (
+                (text,) if kind in {EffectKind.PUT_FILE, EffectKind.REMOVE_FILE} else tuple(text.split("."))
+            )
+            yield ProgramEffect(kind=kind, what=what, target=parts, line=line)
 
-    def _files(self, call: ast.Call, name: str) -> Iterator[Deed]:
+    def _files(self, call: ast.Call, name: str) -> Iterator[ProgramEffect]:
         method = name.rpartition(".")[2]
         for kind, place in FILE_CALLS.get(name.removeprefix("builtins."), ()):
             yield from self._each(kind, name, _argument(call, place), call.lineno)
@@ -130,12 +134,12 @@ class Program:
             base = call.func.value if bound and isinstance(call.func, ast.Attribute) else _argument(call, 0)
             modes = self._texts.of(_argument(call, 0 if bound else 1, "mode") or ast.Constant("r"))
             if any(set(mode) & set("wax+") for mode in modes if mode != UNKNOWN):
-                yield from self._each(Kind.PUT_FILE, "open for writing", base, call.lineno)
+                yield from self._each(EffectKind.PUT_FILE, "open for writing", base, call.lineno)
             yield from self._secret_file(base, call.lineno)
         elif isinstance(call.func, ast.Attribute) and method in PATH_METHODS:
             yield from self._each(PATH_METHODS[method], method, call.func.value, call.lineno)
         elif isinstance(call.func, ast.Attribute) and method in FRAME_FILES and self._writes(call.func):
-            yield from self._each(Kind.PUT_FILE, method, _argument(call, 0, "path"), call.lineno)
+            yield from self._each(EffectKind.PUT_FILE, method, _argument(call, 0, "path"), call.lineno)
 
     def _writes(self, method: ast.Attribute) -> bool:
         """Whether a method is of a writer: ``to_csv`` is; ``csv`` is where ``.write`` comes before it."""
@@ -148,27 +152,29 @@ class Program:
             node = node.func if isinstance(node, ast.Call) else node.value
         return False
 
-    def _shell(self, call: ast.Call, name: str) -> Iterator[Deed]:
+    def _shell(self, call: ast.Call, name: str) -> Iterator[ProgramEffect]:
         if SHELLS.fullmatch(name):
             for command in self._command(_argument(call, 0, "args", "cmd", "command")):
                 short = known(command)[:_COMMAND_CHARS]
-                yield Deed(kind=Kind.SHELL, what=name, target=(short,), line=call.lineno)
+                yield ProgramEffect(kind=EffectKind.SHELL, what=name, target=(short,), line=call.lineno)
         elif name in EVALUATORS:
-            yield Deed(kind=Kind.UNCLEAR, what=f"{name}() of a program's text", line=call.lineno)
+            yield ProgramEffect(
+                kind=EffectKind.UNCLEAR, what=f"{name}() of a program's text", line=call.lineno
+            )
 
     def _command(self, given: ast.AST | None) -> list[str]:
         if isinstance(given, ast.List | ast.Tuple):
             return [" ".join(self._texts.of(part)[0] for part in given.elts)]
         return self._texts.of(given)
 
-    def _secret(self, node: ast.Attribute | ast.Name) -> Iterator[Deed]:
+    def _secret(self, node: ast.Attribute | ast.Name) -> Iterator[ProgramEffect]:
         name = self._dotted(node)
         if name == "dbutils.secrets" or (isinstance(node, ast.Attribute) and node.attr == "apiToken"):
-            yield Deed(kind=Kind.SECRET, what=name, line=node.lineno)
+            yield ProgramEffect(kind=EffectKind.SECRET, what=name, line=node.lineno)
         elif name in ENVIRONMENT and isinstance(node.ctx, ast.Load):
             yield from self._environment(node, name)
 
-    def _environment(self, node: ast.Attribute | ast.Name, name: str) -> Iterator[Deed]:
+    def _environment(self, node: ast.Attribute | ast.Name, name: str) -> Iterator[ProgramEffect]:
         """Reads of the environment: of one variable, or of all."""
         around = self._parents.get(id(node))
         key: ast.AST | None = None
@@ -181,15 +187,17 @@ class Program:
                 call = self._parents.get(id(around))
                 key = call.args[0] if isinstance(call, ast.Call) and call.args else None
             case ast.Attribute(attr="items" | "values") | ast.Call() | ast.FormattedValue():
-                yield Deed(kind=Kind.SECRET, what=f"all of {name}", line=node.lineno)
+                yield ProgramEffect(kind=EffectKind.SECRET, what=f"all of {name}", line=node.lineno)
         for text in self._texts.of(key) if key is not None else ():
             if names_a_secret(text):
-                yield Deed(kind=Kind.SECRET, what=f"{name} {known(text)[:80]!r}", line=node.lineno)
+                yield ProgramEffect(
+                    kind=EffectKind.SECRET, what=f"{name} {known(text)[:80]!r}", line=node.lineno
+                )
 
-    def _secret_file(self, path: ast.AST | None, line: int) -> Iterator[Deed]:
+    def _secret_file(self, path: ast.AST | None, line: int) -> Iterator[ProgramEffect]:
         for text in self._texts.of(path):
             if SECRET_FILES.search(text):
-                yield Deed(kind=Kind.SECRET, what=known(text)[:80], line=line)
+                yield ProgramEffect(kind=EffectKind.SECRET, what=known(text)[:80], line=line)
 
     def _is_called(self, node: ast.AST) -> bool:
         around = self._parents.get(id(node))

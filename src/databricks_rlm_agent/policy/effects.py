@@ -12,7 +12,7 @@ a deed it is ``*``.
 """
 
 
-class Kind(StrEnum):
+class EffectKind(StrEnum):
     """What a deed is done to: tables (by name), schemas, paths, or the machine."""
 
     WRITE = auto()
@@ -30,12 +30,12 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deed:
+class ProgramEffect:
     """One deed: ``what`` as a person would say it, ``target`` the parts of a name or one path or command,
     ``line`` of the program.
     """
 
-    kind: Kind
+    kind: EffectKind
     what: str
     target: tuple[str, ...] = ()
     line: int = 0
@@ -56,18 +56,18 @@ TABLE_WRITERS = {
     "createExternalTable": ("tableName",),
 }
 # Functions by full name: what each does to the argument at a place.
-FILE_CALLS: dict[str, tuple[tuple[Kind, int], ...]] = {
+FILE_CALLS: dict[str, tuple[tuple[EffectKind, int], ...]] = {
     **dict.fromkeys(
         ["os.remove", "os.unlink", "os.rmdir", "os.removedirs", "shutil.rmtree", "dbutils.fs.rm"],
-        ((Kind.REMOVE_FILE, 0),),
+        ((EffectKind.REMOVE_FILE, 0),),
     ),
     **dict.fromkeys(
         ["os.rename", "os.replace", "os.renames", "shutil.move", "dbutils.fs.mv"],
-        ((Kind.REMOVE_FILE, 0), (Kind.PUT_FILE, 1)),
+        ((EffectKind.REMOVE_FILE, 0), (EffectKind.PUT_FILE, 1)),
     ),
     **dict.fromkeys(
         ["shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.copytree", "dbutils.fs.cp"],
-        ((Kind.PUT_FILE, 1),),
+        ((EffectKind.PUT_FILE, 1),),
     ),
     **dict.fromkeys(
         [
@@ -79,17 +79,17 @@ FILE_CALLS: dict[str, tuple[tuple[Kind, int], ...]] = {
             "numpy.savez",
             "np.save",
         ],
-        ((Kind.PUT_FILE, 0),),
+        ((EffectKind.PUT_FILE, 0),),
     ),
 }
 # Methods of a path; of anything else they take no path, and the deed has no target in a Volume.
 PATH_METHODS = {
-    "write_text": Kind.PUT_FILE,
-    "write_bytes": Kind.PUT_FILE,
-    "mkdir": Kind.PUT_FILE,
-    "touch": Kind.PUT_FILE,
-    "unlink": Kind.REMOVE_FILE,
-    "rmdir": Kind.REMOVE_FILE,
+    "write_text": EffectKind.PUT_FILE,
+    "write_bytes": EffectKind.PUT_FILE,
+    "mkdir": EffectKind.PUT_FILE,
+    "touch": EffectKind.PUT_FILE,
+    "unlink": EffectKind.REMOVE_FILE,
+    "rmdir": EffectKind.REMOVE_FILE,
 }
 # Methods of DataFrame writers (after ``.write``) and of pandas (``to_…``).
 FRAME_FILES = {

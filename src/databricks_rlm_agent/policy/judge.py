@@ -16,11 +16,11 @@ from typing import Any
 
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.policy.code import Program
-from databricks_rlm_agent.policy.effects import DESTRUCTIVE, TELLING, Deed, Kind
+from databricks_rlm_agent.policy.effects import DESTRUCTIVE, TELLING, EffectKind, ProgramEffect
 from databricks_rlm_agent.policy.literals import Texts
 from databricks_rlm_agent.policy.rules import (
-    Finding,
     Name,
+    PolicyFinding,
     Reach,
     Targets,
     full_name,
@@ -28,7 +28,7 @@ from databricks_rlm_agent.policy.rules import (
     may_be_same,
     shown,
 )
-from databricks_rlm_agent.policy.sql import deeds_of_sql
+from databricks_rlm_agent.policy.sql import effects_of_sql
 from databricks_rlm_agent.runs.actions import Action, RunPython, RunSqlWorkflow
 from databricks_rlm_agent.sqlflow.handover import source_of
 from databricks_rlm_agent.sqlflow.model import Plan
@@ -44,7 +44,7 @@ class Judged:
 
     place: tuple[str, str]
     made: frozenset[Name]
-    files: tuple[tuple[str, tuple[Deed, ...]], ...]
+    files: tuple[tuple[str, tuple[ProgramEffect, ...]], ...]
 
 
 def judged(action: RunSqlWorkflow, namespace: Namespace) -> Judged:
@@ -61,7 +61,7 @@ def judged(action: RunSqlWorkflow, namespace: Namespace) -> Judged:
                 tuple(
                     deed
                     for statement in file.statements
-                    for deed in deeds_of_sql(statement.text, line=statement.line)
+                    for deed in effects_of_sql(statement.text, line=statement.line)
                 ),
             )
             for name, file in files.items()
@@ -86,7 +86,7 @@ _NO_KEYS = "Secrets are not for programs: ask models by rlm.llm_query, and `ask`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class ProgramPolicy:
     """The rules for one run in its mode.
 
     ``write_targets`` are ``catalog.schema``, ``catalog.*`` or ``*``; None: as the mode says. ``tables`` and
@@ -101,7 +101,7 @@ class Policy:
     files: frozenset[str] = frozenset()
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
-    def judge(self, action: Action) -> Finding | None:
+    def judge(self, action: Action) -> PolicyFinding | None:
         """What is found about an action: its first refusal, else what could not be told and is let pass."""
         if not isinstance(action, RunPython | RunSqlWorkflow):
             return None
@@ -112,19 +112,21 @@ class Policy:
                 findings = list(_Judgement(self, self._deeds(action)).findings())
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = f"The program cannot be read ({type(error).__name__}). Write it more simply."
-            return Finding(rule="unclear", reason=reason)
+            return PolicyFinding(rule="unclear", reason=reason)
         refused = [finding for finding in findings if finding.refused]
         return next(iter(refused or findings), None)
 
-    def _of_workflow(self, workflow: Judged) -> Iterator[Finding]:
+    def _of_workflow(self, workflow: Judged) -> Iterator[PolicyFinding]:
         """Its record is kept in its schema; every file has a session of its own."""
-        record = Deed(kind=Kind.MAKE_SCHEMA, what="The workflow's schema", target=workflow.place)
+        record = ProgramEffect(
+            kind=EffectKind.MAKE_SCHEMA, what="The workflow's schema", target=workflow.place
+        )
         yield from _Judgement(self, [record]).findings()
-        for name, deeds in workflow.files:
-            told = _Judgement(self, list(deeds), here=workflow.place, made=workflow.made).findings()
+        for name, effects in workflow.files:
+            told = _Judgement(self, list(effects), here=workflow.place, made=workflow.made).findings()
             yield from (replace(finding, reason=f"{name}: {finding.reason}") for finding in told)
 
-    def _deeds(self, action: RunPython) -> list[Deed]:
+    def _deeds(self, action: RunPython) -> list[ProgramEffect]:
         with warnings.catch_warnings():  # an odd escape such as "\d" is the program's affair
             warnings.simplefilter("ignore")
             tree = ast.parse(action.code)
@@ -139,7 +141,7 @@ class Policy:
             schema=f"{self.namespace.catalog}.{self.namespace.schema}",
             folder=self.namespace.run_dir(self.run_id),
         )
-        return Program(tree, texts).deeds()
+        return Program(tree, texts).effects()
 
 
 class _Judgement:
@@ -149,49 +151,49 @@ class _Judgement:
 
     def __init__(
         self,
-        policy: Policy,
-        deeds: list[Deed],
+        policy: ProgramPolicy,
+        effects: list[ProgramEffect],
         *,
         here: tuple[str, str] = ("", ""),
         made: frozenset[Name] = frozenset(),
     ) -> None:
-        self._policy, self._deeds = policy, deeds
+        self._policy, self._deeds = policy, effects
         self._lenient = lenient(policy.mode)
         self._targets = Targets.of(policy.mode, policy.namespace, policy.write_targets)
         self._here = here  # until a USE says it
         self._made = {full_name(tuple(name.split(".")), ("", "")) for name in policy.tables} | made
-        self._rules: dict[Kind, Callable[[Deed], Finding | None]] = {
-            Kind.WRITE: self._write,
-            Kind.CREATE: self._write,
-            Kind.DESTROY: self._destroy,
-            Kind.GRANT: self._destroy,
-            Kind.MAKE_SCHEMA: self._make_schema,
-            Kind.DROP_SCHEMA: self._drop_schema,
-            Kind.PUT_FILE: self._put_file,
-            Kind.REMOVE_FILE: self._remove_file,
-            Kind.SHELL: self._shell,
-            Kind.SECRET: self._secret,
-            Kind.UNCLEAR: lambda deed: self._doubt(deed, deed.what),
+        self._rules: dict[EffectKind, Callable[[ProgramEffect], PolicyFinding | None]] = {
+            EffectKind.WRITE: self._write,
+            EffectKind.CREATE: self._write,
+            EffectKind.DESTROY: self._destroy,
+            EffectKind.GRANT: self._destroy,
+            EffectKind.MAKE_SCHEMA: self._make_schema,
+            EffectKind.DROP_SCHEMA: self._drop_schema,
+            EffectKind.PUT_FILE: self._put_file,
+            EffectKind.REMOVE_FILE: self._remove_file,
+            EffectKind.SHELL: self._shell,
+            EffectKind.SECRET: self._secret,
+            EffectKind.UNCLEAR: lambda deed: self._doubt(deed, deed.what),
         }
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[PolicyFinding]:
         """What the rules say of each deed, in the order of the program."""
         # Dropping what the same program makes anew is what CREATE OR REPLACE does.
-        self._made |= {self._name(deed) for deed in self._deeds if deed.kind is Kind.CREATE}
+        self._made |= {self._name(deed) for deed in self._deeds if deed.kind is EffectKind.CREATE}
         for deed in self._deeds:
-            if deed.kind is Kind.USE:
+            if deed.kind is EffectKind.USE:
                 self._here = full_name((*deed.target, "-"), self._here)[:2]
             elif finding := self._rules[deed.kind](deed):
                 yield finding
 
-    def _name(self, deed: Deed) -> Name:
+    def _name(self, deed: ProgramEffect) -> Name:
         return full_name(deed.target, self._here)
 
-    def _write(self, deed: Deed) -> Finding | None:
+    def _write(self, deed: ProgramEffect) -> PolicyFinding | None:
         name = self._name(deed)
         return self._placed(deed, self._targets.table(name), shown(name))
 
-    def _placed(self, deed: Deed, reach: Reach, name: str) -> Finding | None:
+    def _placed(self, deed: ProgramEffect, reach: Reach, name: str) -> PolicyFinding | None:
         if reach is Reach.LEDGER:
             return _refused(
                 "own tables",
@@ -204,7 +206,7 @@ class _Judgement:
             return _refused("write target", deed, f"writes to {name}", advice)
         return self._doubt(deed, f"writes to {name}") if reach is Reach.UNCLEAR else None
 
-    def _destroy(self, deed: Deed) -> Finding | None:
+    def _destroy(self, deed: ProgramEffect) -> PolicyFinding | None:
         name = self._name(deed)
         written = self._placed(deed, self._targets.table(name), shown(name))
         if (written is not None and written.refused) or name in self._made:
@@ -213,22 +215,22 @@ class _Judgement:
             return self._doubt(deed, f"{deed.what} on {shown(name)}")
         return _refused("destructive", deed, f"{deed.what} on {shown(name)}", _DELETE_ADVICE)
 
-    def _make_schema(self, deed: Deed) -> Finding | None:
+    def _make_schema(self, deed: ProgramEffect) -> PolicyFinding | None:
         catalog, schema = self._schema_of(deed)
         return self._placed(deed, self._targets.schema(catalog, schema), ".".join(deed.target))
 
-    def _schema_of(self, deed: Deed) -> tuple[str, str]:
+    def _schema_of(self, deed: ProgramEffect) -> tuple[str, str]:
         """The schema that a statement on a schema, catalog or volume is about."""
         parts = tuple(part.lower() for part in deed.target)
         if deed.what.endswith("CATALOG"):
             return parts[0], "-"
         return full_name(parts if deed.what.endswith("VOLUME") else (*parts, "-"), self._here)[:2]
 
-    def _drop_schema(self, deed: Deed) -> Finding | None:
+    def _drop_schema(self, deed: ProgramEffect) -> PolicyFinding | None:
         made = {
             self._schema_of(each)
             for each in self._deeds
-            if each.kind is Kind.MAKE_SCHEMA and each.what.startswith("CREATE")
+            if each.kind is EffectKind.MAKE_SCHEMA and each.what.startswith("CREATE")
         }
         place = self._schema_of(deed)
         own = (self._policy.namespace.catalog.lower(), self._policy.namespace.schema.lower(), "")
@@ -241,7 +243,7 @@ class _Judgement:
             return None
         return _refused("destructive", deed, f"{deed.what} {'.'.join(deed.target)}", _DELETE_ADVICE)
 
-    def _put_file(self, deed: Deed) -> Finding | None:
+    def _put_file(self, deed: ProgramEffect) -> PolicyFinding | None:
         path = _in_volumes(deed.target[0])
         if path is None:  # a local file, or who knows: what Job B keeps is only in Volumes
             return None
@@ -251,7 +253,7 @@ class _Judgement:
         catalog, schema = (*(part.lower() for part in parts[2:4]), "*", "*")[:2]
         return self._placed(deed, self._targets.schema(catalog, schema), path)
 
-    def _remove_file(self, deed: Deed) -> Finding | None:
+    def _remove_file(self, deed: ProgramEffect) -> PolicyFinding | None:
         path = _in_volumes(deed.target[0])
         own = self._policy.namespace.run_dir(self._policy.run_id)
         if path is None or path in self._policy.files:
@@ -268,7 +270,7 @@ class _Judgement:
         kept = (f"{root}/harness", f"{root}/company_codebase", f"{root}/scratchpad")
         return any(f"{path}/".startswith(f"{folder}/") for folder in kept) and path != own
 
-    def _shell(self, deed: Deed) -> Finding | None:
+    def _shell(self, deed: ProgramEffect) -> PolicyFinding | None:
         command = deed.target[0]
         if TELLING.search(command):
             return _refused("secret", deed, f"runs {command!r}", _NO_KEYS)
@@ -279,12 +281,12 @@ class _Judgement:
             return _refused("shell", deed, f"calls {deed.what}", advice)
         return self._doubt(deed, f"runs {command!r}") if "*" in command else None
 
-    def _secret(self, deed: Deed) -> Finding | None:
+    def _secret(self, deed: ProgramEffect) -> PolicyFinding | None:
         return _refused("secret", deed, f"reads {deed.what}", _NO_KEYS)
 
-    def _doubt(self, deed: Deed, done: str) -> Finding:
+    def _doubt(self, deed: ProgramEffect, done: str) -> PolicyFinding:
         """What depends on what the program finds when it runs: let pass in DEV, refused elsewhere."""
-        return Finding(
+        return PolicyFinding(
             rule="unclear",
             reason=_sentence(
                 deed, done, "What that is cannot be told before it runs: write SQL and full names out."
@@ -293,11 +295,11 @@ class _Judgement:
         )
 
 
-def _refused(rule: str, deed: Deed, done: str, advice: str) -> Finding:
-    return Finding(rule=rule, reason=_sentence(deed, done, advice))
+def _refused(rule: str, deed: ProgramEffect, done: str, advice: str) -> PolicyFinding:
+    return PolicyFinding(rule=rule, reason=_sentence(deed, done, advice))
 
 
-def _sentence(deed: Deed, done: str, advice: str) -> str:
+def _sentence(deed: ProgramEffect, done: str, advice: str) -> str:
     short = done if len(done) <= _SHOWN else f"{done[:_SHOWN]}…"
     what = "" if deed.what in done else f" ({deed.what[:80]})"
     return f"Line {deed.line}{what}: {short}. {advice}"

@@ -15,7 +15,7 @@ GATED: Mapping[str, frozenset[str]] = {DEV: frozenset(), "PROD": frozenset()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class PolicyFinding:
     """What a rule says of a tool or of an action: that it is refused, or let pass (``refused`` False) and
     noted. ``reason`` goes back to the model: what is wrong, and what to do instead.
     """
@@ -35,11 +35,11 @@ def gated_in(mode: str, gated: Mapping[str, frozenset[str]] = GATED) -> Collecti
     return gated.get(DEV if lenient(mode) else "PROD", frozenset())
 
 
-def gate(tool: str, mode: str, gated: Mapping[str, frozenset[str]] = GATED) -> Finding | None:
+def gate(tool: str, mode: str, gated: Mapping[str, frozenset[str]] = GATED) -> PolicyFinding | None:
     """The refusal of a tool that the mode goes without; None for any other."""
     if tool not in gated_in(mode, gated):
         return None
-    return Finding(
+    return PolicyFinding(
         rule="tool", reason=f"{tool} is not to be used in mode {mode[:40]}. Use another tool or action."
     )
 

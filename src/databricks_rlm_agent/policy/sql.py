@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from databricks_rlm_agent.policy.effects import UNKNOWN, Deed, Kind, known
+from databricks_rlm_agent.policy.effects import UNKNOWN, EffectKind, ProgramEffect, known
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -27,18 +27,18 @@ _UNTOLD = re.compile(rf"(?:begin|execute|call|{UNKNOWN})", _FLAGS)
 """What such a statement does is told elsewhere, or when it runs."""
 # By their first words: what is done, and to what. The first that fits counts.
 _WORDS = [
-    (Kind.DROP_SCHEMA, re.compile(rf"(drop\s+{_PLACE})\s+{_EXISTS}{_NAME}", _FLAGS)),
+    (EffectKind.DROP_SCHEMA, re.compile(rf"(drop\s+{_PLACE})\s+{_EXISTS}{_NAME}", _FLAGS)),
     (
-        Kind.MAKE_SCHEMA,
+        EffectKind.MAKE_SCHEMA,
         re.compile(rf"((?:create|alter)\s+(?:external\s+)?{_PLACE})\s+{_EXISTS}{_NAME}", _FLAGS),
     ),
-    (Kind.DESTROY, re.compile(rf"(drop\s+table)\s+{_EXISTS}{_NAME}", _FLAGS)),
+    (EffectKind.DESTROY, re.compile(rf"(drop\s+table)\s+{_EXISTS}{_NAME}", _FLAGS)),
     (
-        Kind.DESTROY,
+        EffectKind.DESTROY,
         re.compile(rf"(vacuum)\s+{_NAME}.*\bretain\s+0(?:\.0*)?\s+hours?\b", _FLAGS),
     ),
     (
-        Kind.GRANT,
+        EffectKind.GRANT,
         re.compile(
             r"(grant|revoke|deny)\b.*?\bon\s+"
             rf"(?:(?:table|view|function|{_PLACE})\s+)?{_NAME}\s+(?:to|from)\b",
@@ -46,7 +46,7 @@ _WORDS = [
         ),
     ),
     (
-        Kind.WRITE,
+        EffectKind.WRITE,
         re.compile(
             r"(drop\s+(?:materialized\s+)?(?:view|function)|replace\s+table|optimize|vacuum|undrop\s+table"
             r"|(?:msck\s+|fsck\s+)?repair\s+table|restore(?:\s+table)?(?!\s+to\b)|reorg\s+table"
@@ -54,9 +54,9 @@ _WORDS = [
             _FLAGS,
         ),
     ),
-    (Kind.PUT_FILE, re.compile(r"(insert\s+overwrite\s+(?:local\s+)?directory)\s+'([^']*)'", _FLAGS)),
-    (Kind.USE, re.compile(rf"(use\s+catalog)\s+{_NAME}", _FLAGS)),
-    (Kind.USE, re.compile(rf"(use)\s+(?:(?:schema|database)\s+)?{_NAME}", _FLAGS)),
+    (EffectKind.PUT_FILE, re.compile(r"(insert\s+overwrite\s+(?:local\s+)?directory)\s+'([^']*)'", _FLAGS)),
+    (EffectKind.USE, re.compile(rf"(use\s+catalog)\s+{_NAME}", _FLAGS)),
+    (EffectKind.USE, re.compile(rf"(use)\s+(?:(?:schema|database)\s+)?{_NAME}", _FLAGS)),
 ]
 # What a statement writes to that sqlglot cannot read to its end.
 _HEAD = re.compile(
@@ -78,7 +78,7 @@ def is_statement(text: str) -> bool:
     return bool(_STATEMENT.match(_bare(text)))
 
 
-def deeds_of_sql(text: str, *, line: int = 0) -> list[Deed]:
+def effects_of_sql(text: str, *, line: int = 0) -> list[ProgramEffect]:
     """What a statement does beside reading; UNCLEAR where that cannot be told."""
     text = _IDENTIFIER.sub(lambda found: found[1] or UNKNOWN, _bare(text))
     if _UNTOLD.match(text):
@@ -99,27 +99,29 @@ def _bare(text: str) -> str:
     return text[at:]
 
 
-def _told(kind: Kind, found: re.Match[str], line: int) -> Iterator[Deed]:
+def _told(kind: EffectKind, found: re.Match[str], line: int) -> Iterator[ProgramEffect]:
     what = " ".join(found[1].upper().split())
-    target = (known(found[2]),) if kind is Kind.PUT_FILE else _parts(found[2])
-    if kind is Kind.USE and what == "USE CATALOG":
+    target = (known(found[2]),) if kind is EffectKind.PUT_FILE else _parts(found[2])
+    if kind is EffectKind.USE and what == "USE CATALOG":
         target = (*target, "default")
-    if kind is Kind.DESTROY and what == "VACUUM":
+    if kind is EffectKind.DESTROY and what == "VACUUM":
         what = "VACUUM … RETAIN 0 HOURS"
     # A view's or function's name alone is most often that of a temporary one.
     if len(target) > 1 or not what.endswith(("VIEW", "FUNCTION")):
-        yield Deed(kind=kind, what=what, target=target, line=line)
+        yield ProgramEffect(kind=kind, what=what, target=target, line=line)
 
 
 def _parts(name: str) -> tuple[str, ...]:
     return tuple(known(part.strip("`")) for part in re.findall(r"`[^`]*`|\w+", name))
 
 
-def _unclear(text: str, line: int) -> Deed:
-    return Deed(kind=Kind.UNCLEAR, what=f"SQL that cannot be followed: {known(text)[:80]!r}", line=line)
+def _unclear(text: str, line: int) -> ProgramEffect:
+    return ProgramEffect(
+        kind=EffectKind.UNCLEAR, what=f"SQL that cannot be followed: {known(text)[:80]!r}", line=line
+    )
 
 
-def _parsed(text: str, line: int) -> Iterator[Deed]:
+def _parsed(text: str, line: int) -> Iterator[ProgramEffect]:
     from sqlglot import exp, parse
 
     try:
@@ -130,12 +132,14 @@ def _parsed(text: str, line: int) -> Iterator[Deed]:
         for statement in statements:
             yield from _done(statement, line)
     elif head := _HEAD.match(text):
-        yield Deed(kind=Kind.WRITE, what=" ".join(head[1].upper().split()), target=_parts(head[2]), line=line)
+        yield ProgramEffect(
+            kind=EffectKind.WRITE, what=" ".join(head[1].upper().split()), target=_parts(head[2]), line=line
+        )
     else:
         yield _unclear(text, line)
 
 
-def _done(statement: Any, line: int) -> Iterator[Deed]:
+def _done(statement: Any, line: int) -> Iterator[ProgramEffect]:
     from sqlglot import exp
 
     match statement:
@@ -143,36 +147,40 @@ def _done(statement: Any, line: int) -> Iterator[Deed]:
             yield from _created(statement, line)
         case exp.TruncateTable():
             for table in statement.expressions:
-                yield _on_table(Kind.DESTROY, "TRUNCATE TABLE", table, line)
+                yield _on_table(EffectKind.DESTROY, "TRUNCATE TABLE", table, line)
         case exp.Delete() | exp.Update():
             yield _changed(statement, line)
         case exp.Insert() | exp.Merge() | exp.Copy() | exp.Alter():
-            yield _on_table(Kind.WRITE, type(statement).__name__.upper(), statement.this, line)
+            yield _on_table(EffectKind.WRITE, type(statement).__name__.upper(), statement.this, line)
         case _:
             for inner in statement.find_all(exp.Insert, exp.Update, exp.Delete, exp.Merge):
                 yield from _done(inner, line)
 
 
-def _created(statement: exp.Create, line: int) -> Iterator[Deed]:
+def _created(statement: exp.Create, line: int) -> Iterator[ProgramEffect]:
     from sqlglot import exp
 
     kind = str(statement.args.get("kind") or "").upper()
     if statement.find(exp.TemporaryProperty) is None:
         # What may have been there before is not the program's own.
         fresh = kind == "TABLE" and not statement.args.get("exists")
-        yield _on_table(Kind.CREATE if fresh else Kind.WRITE, f"CREATE {kind}", statement.this, line)
+        yield _on_table(
+            EffectKind.CREATE if fresh else EffectKind.WRITE, f"CREATE {kind}", statement.this, line
+        )
 
 
-def _changed(statement: exp.Delete | exp.Update, line: int) -> Deed:
+def _changed(statement: exp.Delete | exp.Update, line: int) -> ProgramEffect:
     from sqlglot import exp
 
     verb, table = type(statement).__name__.upper(), statement.this
     where = statement.args.get("where")
     if where is not None and not _always(where.this):
-        return _on_table(Kind.WRITE, verb, table, line)
+        return _on_table(EffectKind.WRITE, verb, table, line)
     if where is None and isinstance(table, exp.Table) and UNKNOWN in table.alias:  # DELETE FROM t {where}
-        return Deed(kind=Kind.UNCLEAR, what=f"{verb} whose condition is put in later", line=line)
-    return _on_table(Kind.DESTROY, f"{verb} without WHERE", table, line)
+        return ProgramEffect(
+            kind=EffectKind.UNCLEAR, what=f"{verb} whose condition is put in later", line=line
+        )
+    return _on_table(EffectKind.DESTROY, f"{verb} without WHERE", table, line)
 
 
 def _always(condition: Any) -> bool:
@@ -185,13 +193,13 @@ def _always(condition: Any) -> bool:
     return isinstance(condition, exp.Boolean) and bool(condition.this)
 
 
-def _on_table(kind: Kind, what: str, target: Any, line: int) -> Deed:
+def _on_table(kind: EffectKind, what: str, target: Any, line: int) -> ProgramEffect:
     from sqlglot import exp
 
     table = target.find(exp.Table) if isinstance(target, exp.Expression) else None
     parts = tuple(known(part.name) for part in table.parts) if table is not None else ()
     if not parts or not all(parts):
-        return Deed(kind=kind, what=what, target=("*",), line=line)
+        return ProgramEffect(kind=kind, what=what, target=("*",), line=line)
     if len(parts) == 2 and parts[0].lower() in _FORMATS and "/" in parts[1]:
-        return Deed(kind=Kind.PUT_FILE, what=what, target=(parts[1],), line=line)
-    return Deed(kind=kind, what=what, target=parts, line=line)
+        return ProgramEffect(kind=EffectKind.PUT_FILE, what=what, target=(parts[1],), line=line)
+    return ProgramEffect(kind=kind, what=what, target=parts, line=line)

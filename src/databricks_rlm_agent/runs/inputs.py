@@ -21,7 +21,7 @@ _SUFFIX = re.compile(r"[^.](\.[A-Za-z0-9]{1,10})?(?:\.(?:gz|bz2|xz|zst))?$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class InputSpec:
     """An input as it was written: a table, a ``path`` in a Volume, a ``local`` file or a text."""
 
     name: str
@@ -29,7 +29,7 @@ class Given:
     value: str
 
 
-def parse_inputs(texts: Sequence[str]) -> list[Given]:
+def parse_inputs(texts: Sequence[str]) -> list[InputSpec]:
     """``NAME=VALUE`` each; raise UsageError for one that is none, and for a name that is given twice."""
     found = [parse_input(text) for text in texts]
     names = [given.name for given in found]
@@ -41,7 +41,7 @@ def parse_inputs(texts: Sequence[str]) -> list[Given]:
     return found
 
 
-def parse_input(text: str) -> Given:
+def parse_input(text: str) -> InputSpec:
     """``NAME=VALUE``: a Volume path, ``@`` and a file of this machine, a three-level table name, or text."""
     name, found, value = text.partition("=")
     if not found or not _NAME.fullmatch(name):
@@ -50,13 +50,13 @@ def parse_input(text: str) -> Given:
             fix="For example --input flights=main.nyc.flights; a name has up to 64 letters, digits and '_'.",
         )
     if value.startswith("/Volumes/"):
-        return Given(name=name, kind="path", value=_path(value))
+        return InputSpec(name=name, kind="path", value=_path(value))
     if value.startswith("@"):
-        return Given(name=name, kind="local", value=value[1:])
+        return InputSpec(name=name, kind="local", value=value[1:])
     try:
-        return Given(name=name, kind="table", value=check_table_name(value))
+        return InputSpec(name=name, kind="table", value=check_table_name(value))
     except UsageError:
-        return Given(name=name, kind="text", value=value)
+        return InputSpec(name=name, kind="text", value=value)
 
 
 def upload_path(run_dir: str, name: str, file_name: str) -> str:

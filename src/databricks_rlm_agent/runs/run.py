@@ -23,7 +23,7 @@ OVERRUN_S = 900
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RunOutcome:
     """How a run ended, or what it waits for: an answer with its evidence, a reason, or a question."""
 
     answer: str | None = None
@@ -71,7 +71,7 @@ class Run:
     budget: Budget
     last_request: dict[str, Any] | None
     last_result: dict[str, Any] | None
-    outcome: Outcome
+    outcome: RunOutcome
     model: str | None
     cancel_reason: str | None = None
     item_revision: str | None = None
@@ -108,7 +108,7 @@ class Run:
         return self.after(
             Event.ANSWERED,
             capsule=self.capsule.instructed(told),
-            outcome=Outcome(),
+            outcome=RunOutcome(),
             iter_n=self.iter_n + 1,
             attempt=1,
         )
@@ -189,7 +189,7 @@ def new_run(
         budget=budget or Budget(),
         last_request=None,
         last_result=None,
-        outcome=Outcome(),
+        outcome=RunOutcome(),
         model=model,
         created_at=now,
         updated_at=now,

@@ -9,7 +9,7 @@ from functools import partial
 
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.sqlflow.plan.declarations import FILE
-from databricks_rlm_agent.sqlflow.plan.plan import Source
+from databricks_rlm_agent.sqlflow.plan.plan import SqlSource
 
 _AGAIN = "call run_sql_workflow again"
 # The first that matches counts, at each place.
@@ -74,9 +74,11 @@ def is_part(name: str) -> bool:
     return (name.lower().endswith(SUFFIX) and not name.startswith(".")) or name in DECLARATIONS
 
 
-def source_of(files: Mapping[str, str], *, variables: Mapping[str, str], catalog: str, schema: str) -> Source:
+def source_of(
+    files: Mapping[str, str], *, variables: Mapping[str, str], catalog: str, schema: str
+) -> SqlSource:
     """What a plan is made from."""
-    return Source(
+    return SqlSource(
         texts={name: text for name, text in files.items() if name not in DECLARATIONS},
         declared=next((files[name] for name in sorted(DECLARATIONS) if name in files), None),
         variables=variables,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from databricks_rlm_agent.sqltext.statement import Kind
+from databricks_rlm_agent.sqltext.statement import StatementKind
 
 _NAME = r"(?P<name>(?:`[^`]*`|\w+)(?: ?\. ?(?:`[^`]*`|\w+))*)"
 _PART = re.compile(r"`([^`]*)`|(\w+)")
@@ -26,7 +26,7 @@ class Form:
     of the session. ``query``: what it reads is told by its syntax.
     """
 
-    kind: Kind
+    kind: StatementKind
     role: str = ""
     query: bool = False
 
@@ -43,79 +43,85 @@ class Head:
 
 # In this order; the first that fits counts. Of a text with single spaces and without comments.
 _FORMS: list[tuple[str, Form]] = [
-    (rf"(?:use|set) catalog {_NAME}", Form(kind=Kind.USE, role="catalog")),
-    (rf"use (?:schema |database )?{_NAME}", Form(kind=Kind.USE, role="schema")),
+    (rf"(?:use|set) catalog {_NAME}", Form(kind=StatementKind.USE, role="catalog")),
+    (rf"use (?:schema |database )?{_NAME}", Form(kind=StatementKind.USE, role="schema")),
     (
         rf"create (?:or replace )?(?:global )?temp(?:orary)? view {_IF}{_NAME}",
-        Form(kind=Kind.SESSION, role="view", query=True),
+        Form(kind=StatementKind.SESSION, role="view", query=True),
     ),
     (
         rf"create (?:or replace )?temp(?:orary)? table {_IF}{_NAME}",
-        Form(kind=Kind.SESSION, role="view", query=True),
+        Form(kind=StatementKind.SESSION, role="view", query=True),
     ),
-    (r"create (?:or replace )?temp(?:orary)? ", Form(kind=Kind.SESSION)),
-    (r"(?:set|reset|declare|begin transaction|begin work|begin|commit|rollback)\b", Form(kind=Kind.SESSION)),
-    (r"(?:clear cache|uncache|add|refresh(?! (?:materialized|streaming)))\b", Form(kind=Kind.SESSION)),
-    (rf"cache (?:lazy )?table {_NAME}", Form(kind=Kind.SESSION, role="read", query=True)),
+    (r"create (?:or replace )?temp(?:orary)? ", Form(kind=StatementKind.SESSION)),
+    (
+        r"(?:set|reset|declare|begin transaction|begin work|begin|commit|rollback)\b",
+        Form(kind=StatementKind.SESSION),
+    ),
+    (
+        r"(?:clear cache|uncache|add|refresh(?! (?:materialized|streaming)))\b",
+        Form(kind=StatementKind.SESSION),
+    ),
+    (rf"cache (?:lazy )?table {_NAME}", Form(kind=StatementKind.SESSION, role="read", query=True)),
     (
         rf"desc(?:ribe)? (?:(?:table |detail |history |extended |formatted )*){_NAME}",
-        Form(kind=Kind.QUERY, role="read"),
+        Form(kind=StatementKind.QUERY, role="read"),
     ),
     (
         rf"show (?:create table|columns (?:in|from)|tblproperties|partitions) {_NAME}",
-        Form(kind=Kind.QUERY, role="read"),
+        Form(kind=StatementKind.QUERY, role="read"),
     ),
-    (r"(?:show|explain|list)\b", Form(kind=Kind.QUERY)),
+    (r"(?:show|explain|list)\b", Form(kind=StatementKind.QUERY)),
     (
         r"(?:optimize|vacuum|analyze table|(?:msck |fsck )?repair table|reorg table|comment on table) "
         + _NAME,
-        Form(kind=Kind.MAINTAIN, role="change"),
+        Form(kind=StatementKind.MAINTAIN, role="change"),
     ),
     (
         rf"(?:grant|revoke|deny)\b.* on (?:table |view |function |{_PLACE} |catalog )?{_NAME} (?:to|from)\b",
-        Form(kind=Kind.MAINTAIN, role="read"),
+        Form(kind=StatementKind.MAINTAIN, role="read"),
     ),
-    (rf"drop catalog {_IF}{_NAME}", Form(kind=Kind.DROP, role="catalogs")),
-    (rf"drop {_PLACE} {_IF}{_NAME}", Form(kind=Kind.DROP, role="schemas")),
-    (rf"drop (?:function|procedure) {_IF}{_NAME}", Form(kind=Kind.DROP, role="function")),
-    (rf"drop {_TABLE} {_IF}{_NAME}", Form(kind=Kind.DROP, role="drop")),
-    (rf"truncate table {_NAME}", Form(kind=Kind.DELETE, role="change")),
+    (rf"drop catalog {_IF}{_NAME}", Form(kind=StatementKind.DROP, role="catalogs")),
+    (rf"drop {_PLACE} {_IF}{_NAME}", Form(kind=StatementKind.DROP, role="schemas")),
+    (rf"drop (?:function|procedure) {_IF}{_NAME}", Form(kind=StatementKind.DROP, role="function")),
+    (rf"drop {_TABLE} {_IF}{_NAME}", Form(kind=StatementKind.DROP, role="drop")),
+    (rf"truncate table {_NAME}", Form(kind=StatementKind.DELETE, role="change")),
     (
         rf"alter {_TABLE} {_IF}{_NAME} rename to (?P<new>(?:`[^`]*`|\w+)(?: ?\. ?(?:`[^`]*`|\w+))*)",
-        Form(kind=Kind.ALTER, role="rename"),
+        Form(kind=StatementKind.ALTER, role="rename"),
     ),
-    (rf"alter {_TABLE} {_IF}{_NAME}", Form(kind=Kind.ALTER, role="change", query=False)),
-    (rf"(?:create|alter) catalog {_IF}{_NAME}", Form(kind=Kind.CREATE, role="catalogs")),
+    (rf"alter {_TABLE} {_IF}{_NAME}", Form(kind=StatementKind.ALTER, role="change", query=False)),
+    (rf"(?:create|alter) catalog {_IF}{_NAME}", Form(kind=StatementKind.CREATE, role="catalogs")),
     (
         rf"(?:create|alter) (?:external |foreign )?{_PLACE} {_IF}{_NAME}",
-        Form(kind=Kind.CREATE, role="schemas"),
+        Form(kind=StatementKind.CREATE, role="schemas"),
     ),
     (
         rf"create (?:or replace )?(?:function|procedure) {_IF}{_NAME}",
-        Form(kind=Kind.CREATE, role="function", query=True),
+        Form(kind=StatementKind.CREATE, role="function", query=True),
     ),
     (
         rf"(?:create (?:or (?:replace|refresh) )?|replace ){_TABLE} {_IF}{_NAME}",
-        Form(kind=Kind.CREATE, role="make", query=True),
+        Form(kind=StatementKind.CREATE, role="make", query=True),
     ),
     (
         rf"insert overwrite (?:table )?(?!(?:local )?directory ){_NAME}",
-        Form(kind=Kind.REPLACE, role="change", query=True),
+        Form(kind=StatementKind.REPLACE, role="change", query=True),
     ),
-    (rf"insert into (?:table )?{_NAME}", Form(kind=Kind.INSERT, role="change", query=True)),
+    (rf"insert into (?:table )?{_NAME}", Form(kind=StatementKind.INSERT, role="change", query=True)),
     (
         rf"merge (?:with schema evolution )?into {_NAME}",
-        Form(kind=Kind.MERGE, role="change", query=True),
+        Form(kind=StatementKind.MERGE, role="change", query=True),
     ),
     (
         rf"(?:restore(?: table)?|undrop table|comment on (?:column|view)) (?!to ){_NAME}",
-        Form(kind=Kind.OTHER, role="change"),
+        Form(kind=StatementKind.OTHER, role="change"),
     ),
-    (rf"copy into {_NAME}", Form(kind=Kind.MERGE, role="change")),
-    (rf"update {_NAME}", Form(kind=Kind.UPDATE, role="change", query=True)),
-    (rf"delete +from {_NAME}", Form(kind=Kind.DELETE, role="change", query=True)),
-    (rf"refresh {_TABLE} {_NAME}", Form(kind=Kind.OTHER, role="change")),
-    (r"(?:select|with|from|values|table|map|reduce)\b|\(", Form(kind=Kind.QUERY, query=True)),
+    (rf"copy into {_NAME}", Form(kind=StatementKind.MERGE, role="change")),
+    (rf"update {_NAME}", Form(kind=StatementKind.UPDATE, role="change", query=True)),
+    (rf"delete +from {_NAME}", Form(kind=StatementKind.DELETE, role="change", query=True)),
+    (rf"refresh {_TABLE} {_NAME}", Form(kind=StatementKind.OTHER, role="change")),
+    (r"(?:select|with|from|values|table|map|reduce)\b|\(", Form(kind=StatementKind.QUERY, query=True)),
 ]
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE | re.DOTALL), form) for pattern, form in _FORMS]
 _BLOCK = re.compile(r"(?:\w+ ?: ?)?begin (?!transaction\b|work\b)\S", re.IGNORECASE)
@@ -125,7 +131,7 @@ _SPARES = re.compile(r"if (?:not )?exists|or replace|^replace", re.IGNORECASE)
 def head_of(text: str) -> Head | None:
     """What the first words say; None for a statement of no form that is known here."""
     if _BLOCK.match(text):
-        return Head(form=Form(kind=Kind.BLOCK))
+        return Head(form=Form(kind=StatementKind.BLOCK))
     for pattern, form in _PATTERNS:
         if found := pattern.match(text):
             names = found.groupdict()

@@ -10,7 +10,7 @@ from typing import Any
 from databricks_rlm_agent.sqltext.kinds import Head, head_of
 from databricks_rlm_agent.sqltext.names import ANYTHING, Name, resolved, unique
 from databricks_rlm_agent.sqltext.split import Piece
-from databricks_rlm_agent.sqltext.statement import Kind, Statement
+from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
 
 LONG = 20_000  # characters up to which parsing is quick
 STRING = r"(?:'(?:[^'\\]|\\.|'')*+'|\"(?:[^\"\\]|\\.|\"\")*+\")"
@@ -49,26 +49,26 @@ Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ParsedQuery:
     """What a statement reads: parts of names as it has them. ``changes`` are targets that no first word tells
     (``WITH … INSERT INTO t``). ``problem`` says why it cannot be told.
     """
 
     tables: tuple[Parts, ...] = ()
     functions: tuple[Parts, ...] = ()
-    changes: tuple[tuple[Kind, Parts], ...] = ()
+    changes: tuple[tuple[StatementKind, Parts], ...] = ()
     problem: str | None = None
 
 
-def reading_of(text: str) -> Reading:
+def parse_query(text: str) -> ParsedQuery:
     """Read one statement that may read tables."""
     tree = _tree(text)
     if isinstance(tree, str):
-        return Reading(problem=tree)
+        return ParsedQuery(problem=tree)
     targets = list(_targets(tree))
     skipped = {id(table) for _, table in targets}
     tables = [_parts(table) for table in _tables(tree) if id(table) not in skipped]
-    return Reading(
+    return ParsedQuery(
         tables=tuple(dict.fromkeys(tables)),
         functions=tuple(dict.fromkeys(_functions(tree))),
         changes=tuple((kind, _parts(table)) for kind, table in targets),
@@ -96,23 +96,23 @@ def _tree(text: str) -> Any:
     return trees[0]
 
 
-def _targets(tree: Any) -> Iterator[tuple[Kind, Any]]:
+def _targets(tree: Any) -> Iterator[tuple[StatementKind, Any]]:
     """The tables that the statement and those inside it write to."""
     from sqlglot import exp
 
-    kinds: tuple[tuple[Any, Kind], ...] = (
-        (exp.Insert, Kind.INSERT),
-        (exp.Merge, Kind.MERGE),
-        (exp.Update, Kind.UPDATE),
-        (exp.Delete, Kind.DELETE),
-        (exp.Create, Kind.CREATE),
-        (exp.Cache, Kind.SESSION),
+    kinds: tuple[tuple[Any, StatementKind], ...] = (
+        (exp.Insert, StatementKind.INSERT),
+        (exp.Merge, StatementKind.MERGE),
+        (exp.Update, StatementKind.UPDATE),
+        (exp.Delete, StatementKind.DELETE),
+        (exp.Create, StatementKind.CREATE),
+        (exp.Cache, StatementKind.SESSION),
     )
     for node in tree.walk():
         kind = next((kind for each, kind in kinds if isinstance(node, each)), None)
         table = node.this.find(exp.Table) if kind and isinstance(node.this, exp.Expr) else None
         if kind and table is not None:
-            yield Kind.REPLACE if node.args.get("overwrite") else kind, table
+            yield StatementKind.REPLACE if node.args.get("overwrite") else kind, table
 
 
 def _tables(tree: Any) -> Iterator[Any]:
@@ -179,18 +179,18 @@ _CLONE = re.compile(
 _QUERIES = re.compile(r"\b(?:select|from|table)\b", re.IGNORECASE)
 _STRING = re.compile(STRING, re.DOTALL)
 _UNKNOWN = "zzunknownzz"
-_ROW_KINDS = {Kind.INSERT, Kind.MERGE, Kind.UPDATE, Kind.DELETE}
+_ROW_KINDS = {StatementKind.INSERT, StatementKind.MERGE, StatementKind.UPDATE, StatementKind.DELETE}
 # SET VAR x = (SELECT …), ALTER VIEW … AS SELECT, EXPLAIN SELECT
-_MAY_HIDE = {Kind.SESSION, Kind.ALTER, Kind.QUERY}
+_MAY_HIDE = {StatementKind.SESSION, StatementKind.ALTER, StatementKind.QUERY}
 _SELECT = re.compile(r"\bselect\b", re.IGNORECASE)
 _UNKNOWN_EFFECTS = {
-    Kind.BLOCK: "what a BEGIN … END does is known when it runs",
-    Kind.OTHER: "what it does is not known here",
+    StatementKind.BLOCK: "what a BEGIN … END does is known when it runs",
+    StatementKind.OTHER: "what it does is not known here",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
+class NameScope:
     """What names mean at a point of a file: its catalog and schema, and its temporary views."""
 
     catalog: str | None = None
@@ -215,19 +215,19 @@ class _Effects:
     gone: tuple[Name, ...] = ()
 
 
-def read_statement(piece: Piece, file: str, session: Session) -> tuple[Statement, Session]:
+def read_statement(piece: Piece, file: str, session: NameScope) -> tuple[Statement, NameScope]:
     """The statement, and the session after it."""
     text = brief(_IDENTIFIER.sub(lambda found: found[2] or _UNKNOWN, piece.plain))
     head = head_of(text)
     if head is None or (head.form.kind in _UNKNOWN_EFFECTS and not head.form.role):
-        kind = head.form.kind if head else Kind.OTHER
+        kind = head.form.kind if head else StatementKind.OTHER
         return _unclear(piece, file, kind, _UNKNOWN_EFFECTS[kind]), session
     if not head.form.query and head.form.kind in _MAY_HIDE and _SELECT.search(text):
         return _unclear(piece, file, head.form.kind, "it has a query inside"), _after(head, session)
     reads = head.form.query and (
-        head.form.kind is not Kind.INSERT or _QUERIES.search(_STRING.sub("''", text))
+        head.form.kind is not StatementKind.INSERT or _QUERIES.search(_STRING.sub("''", text))
     )
-    reading = reading_of(_parseable(text)) if reads else Reading()
+    reading = parse_query(_parseable(text)) if reads else ParsedQuery()
     if head.form.role == "function" and not _SELECT.search(text):  # bodies are of many languages
         reading = replace(reading, problem=None)
     effects = _effects(head, reading, session)
@@ -257,13 +257,17 @@ def _parseable(text: str) -> str:
     return re.sub(r"^table (?=\w|`)", "select * from ", text, flags=re.IGNORECASE)
 
 
-def _kind(head: Head, reading: Reading) -> Kind:
-    if head.form.kind is Kind.QUERY and reading.changes:  # WITH … INSERT INTO
+def _kind(head: Head, reading: ParsedQuery) -> StatementKind:
+    if head.form.kind is StatementKind.QUERY and reading.changes:  # WITH … INSERT INTO
         return reading.changes[0][0]
-    return Kind.REPLACE if head.spares and head.form.kind in {Kind.CREATE, Kind.DROP} else head.form.kind
+    return (
+        StatementKind.REPLACE
+        if head.spares and head.form.kind in {StatementKind.CREATE, StatementKind.DROP}
+        else head.form.kind
+    )
 
 
-def _unclear(piece: Piece, file: str, kind: Kind, why: str) -> Statement:
+def _unclear(piece: Piece, file: str, kind: StatementKind, why: str) -> Statement:
     return Statement(
         text=piece.text,
         file=file,
@@ -275,7 +279,7 @@ def _unclear(piece: Piece, file: str, kind: Kind, why: str) -> Statement:
     )
 
 
-def _effects(head: Head, reading: Reading, session: Session) -> _Effects:
+def _effects(head: Head, reading: ParsedQuery, session: NameScope) -> _Effects:
     """What a statement of that form reads, writes, makes and takes away."""
     reads = [session.name(parts) for parts in reading.tables if not session.has(parts)]
     reads += [_function(session.name(parts)) for parts in reading.functions]
@@ -300,11 +304,11 @@ def _effects(head: Head, reading: Reading, session: Session) -> _Effects:
         case role:
             name = _whole(head, session) if role in {"schemas", "catalogs"} else name
             name = _function(name) if role == "function" else name
-            gone = head.form.kind is Kind.DROP
+            gone = head.form.kind is StatementKind.DROP
             return replace(done, writes=(name,), makes=() if gone else (name,), gone=(name,) if gone else ())
 
 
-def _whole(head: Head, session: Session) -> Name:
+def _whole(head: Head, session: NameScope) -> Name:
     """All tables of a schema or catalog that is made or dropped."""
     if head.form.role == "catalogs":
         return (*head.name, "*", "*")
@@ -316,7 +320,7 @@ def _function(name: Name) -> Name:
     return name if name == ANYTHING else (*name[:-1], f"{name[-1]}()")
 
 
-def _after(head: Head, session: Session) -> Session:
+def _after(head: Head, session: NameScope) -> NameScope:
     """The session after such a statement."""
     match head.form.role:
         case "catalog" | "schema" if _UNKNOWN in ".".join(head.name):

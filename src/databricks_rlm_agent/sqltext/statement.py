@@ -8,7 +8,7 @@ from enum import StrEnum
 from databricks_rlm_agent.sqltext.names import Name
 
 
-class Kind(StrEnum):
+class StatementKind(StrEnum):
     """What a statement is, as far as running and repeating it goes."""
 
     USE = "use"  # changes what names mean, for the rest of the file
@@ -27,7 +27,16 @@ class Kind(StrEnum):
     OTHER = "other"  # not known: cannot be parsed, or has effects outside of tables
 
 
-_REPEATABLE = frozenset({Kind.USE, Kind.SESSION, Kind.QUERY, Kind.REPLACE, Kind.DELETE, Kind.MAINTAIN})
+_REPEATABLE = frozenset(
+    {
+        StatementKind.USE,
+        StatementKind.SESSION,
+        StatementKind.QUERY,
+        StatementKind.REPLACE,
+        StatementKind.DELETE,
+        StatementKind.MAINTAIN,
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +51,7 @@ class Statement:
     text: str
     file: str
     line: int  # of its first word, from 1
-    kind: Kind
+    kind: StatementKind
     reads: tuple[Name, ...] = ()
     writes: tuple[Name, ...] = ()
     makes: tuple[Name, ...] = ()
@@ -52,7 +61,7 @@ class Statement:
     @property
     def sessional(self) -> bool:
         """Whether all that it does belongs to the session of its file."""
-        return self.kind in {Kind.USE, Kind.SESSION}
+        return self.kind in {StatementKind.USE, StatementKind.SESSION}
 
     @property
     def repeatable(self) -> bool:

@@ -18,7 +18,7 @@ from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.parsing import parse
-from databricks_rlm_agent.runs.run import Due, LastRequest, Outcome, Run
+from databricks_rlm_agent.runs.run import Due, LastRequest, Run, RunOutcome
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.schema import RunStateRow, columns, distinct, one_per_key, to_json
 from databricks_rlm_agent.values import clip
@@ -27,7 +27,7 @@ from databricks_rlm_agent.values import clip
 _PREFERENCE = {"executor": 0, "controller": 1}
 
 
-class Ledger:
+class DeltaLedger:
     """Appends to and reads the ledgers."""
 
     def __init__(self, backend: SqlBackend, namespace: Namespace, *, sleep: Sleep) -> None:
@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 REASON_CHARS = 1_000
 
 
-class RunStore:
+class DeltaRunStore:
     """Reads and changes runs. Every change names the version and the epoch that it was decided on."""
 
     def __init__(
@@ -251,11 +251,11 @@ def _load_request(text: str | None) -> dict[str, Any] | None:
     return _load(text)
 
 
-def _load_outcome(text: str | None) -> Outcome:
+def _load_outcome(text: str | None) -> RunOutcome:
     values = _load(text) or {}
     if not all(isinstance(value, str) for value in values.values()):
         raise InvalidData("It holds something else than texts.")
-    return Outcome(**values)
+    return RunOutcome(**values)
 
 
 # How the JSON columns are read, and what stands for one that cannot be.
@@ -264,7 +264,7 @@ _PARTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "budget": (lambda text: parse(Budget, text, what="The budget"), Budget()),
     "last_request": (_load_request, None),
     "last_result": (_load, None),
-    "outcome": (_load_outcome, Outcome()),
+    "outcome": (_load_outcome, RunOutcome()),
 }
 
 

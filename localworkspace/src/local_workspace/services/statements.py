@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from local_workspace.info import HTTP_PATH, WAREHOUSE_ID
 from local_workspace.problem import ApiError, invalid, missing
-from local_workspace.seam import Engine
+from local_workspace.seam import SqlEngine
 from local_workspace.services.identity import USER
 from local_workspace.services.sqlvalues import bound, columns, rows
 from local_workspace.web import Call, Json, route
@@ -79,7 +79,7 @@ class _Statement:
 class Statements:
     """Runs statements, each in a session of its own, and keeps the latest results for a while."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: SqlEngine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Statement] = OrderedDict()
@@ -208,7 +208,7 @@ def _warehouse(host: str) -> Json:
     }
 
 
-def routes(engine: Engine, host: str) -> list[Route]:
+def routes(engine: SqlEngine, host: str) -> list[Route]:
     """The routes of `/api/2.0/sql` (the Thrift service is elsewhere)."""
     statements = Statements(engine)
     base = "/api/2.0/sql"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from databricks_rlm_agent.sqlflow.model import Plan
-from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
 
 _SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BAR = 24
@@ -53,7 +53,7 @@ class Board:
         """Of a plan that has not begun."""
         return cls(total=len(plan.steps), loops=frozenset(step.id for step in plan.steps if step.loop))
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         """Take note."""
         with self._lock:
             self.since = self.since or event.at
@@ -86,14 +86,14 @@ class Board:
         parts += [self.stage] if self.stage and not self.interrupting else []
         return " · ".join(parts)
 
-    def _begin(self, event: Event) -> None:
+    def _begin(self, event: WorkflowEvent) -> None:
         step = event.step or ""
         if step in self._failed:  # it is tried again
             self._failed.discard(step)
             self.failed -= 1
         self.running[step] = Running(step=step, since=event.at)
 
-    def _end(self, event: Event) -> None:
+    def _end(self, event: WorkflowEvent) -> None:
         self.running.pop(event.step or "", None)
         if event.kind is EventKind.STEP_FAILED:
             self._failed.add(event.step or "")
@@ -103,25 +103,25 @@ class Board:
         else:
             self.done += 1
 
-    def _in_step(self, event: Event) -> None:
+    def _in_step(self, event: WorkflowEvent) -> None:
         before = self.running.get(event.step or "")
         if before is not None:
             self.running[before.step] = _moved(before, event, loop=before.step in self.loops)
 
-    def _checks(self, event: Event) -> None:
+    def _checks(self, event: WorkflowEvent) -> None:
         if event.kind is EventKind.CHECKING:
             self.checking, self.stage = event.statements or 0, ""
         else:
             self.checked += 1
 
-    def _asked(self, _event: Event) -> None:
+    def _asked(self, _event: WorkflowEvent) -> None:
         self.interrupting = True
 
-    def _staged(self, event: Event) -> None:
+    def _staged(self, event: WorkflowEvent) -> None:
         self.stage = event.text.partition(":")[0]
 
 
-_Note = Callable[[Board, Event], None]
+_Note = Callable[[Board, WorkflowEvent], None]
 _NOTES: dict[EventKind, _Note] = {
     EventKind.STAGE_STARTED: Board._staged,
     EventKind.STEP_STARTED: Board._begin,
@@ -144,7 +144,7 @@ _NOTES: dict[EventKind, _Note] = {
 }
 
 
-def _moved(step: Running, event: Event, *, loop: bool) -> Running:
+def _moved(step: Running, event: WorkflowEvent, *, loop: bool) -> Running:
     """The step after an event of its own."""
     if event.kind is EventKind.STATEMENT_STARTED:
         return replace(step, doing=f"statement {event.statement} of {event.statements}, line {event.line}")

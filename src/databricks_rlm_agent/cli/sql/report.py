@@ -8,7 +8,7 @@ from databricks_rlm_agent.runs.capsule.packing import one_line
 from databricks_rlm_agent.sqlflow.checks import TableCheck, percent
 from databricks_rlm_agent.sqlflow.report.charts import seconds
 from databricks_rlm_agent.sqlflow.run.convergence import Measure
-from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
 from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus, StepOutcome, StepStatus
 from databricks_rlm_agent.sqltext.errors import Problem
 from databricks_rlm_agent.values import clip
@@ -16,19 +16,19 @@ from databricks_rlm_agent.values import clip
 _LINE, _MESSAGE = 400, 2000  # characters of a message, where it has a line, and where it is the subject
 
 
-class Lines:
+class LineReporter:
     """An observer that writes a line for what a person wants to know."""
 
     def __init__(self, write: Callable[[str], None], *, statements: bool = False) -> None:
         self._write, self._statements = write, statements
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         """Write it, if it is worth a line."""
         line = self._line(event)
         if line is not None:
             self._write(line)
 
-    def _line(self, event: Event) -> str | None:
+    def _line(self, event: WorkflowEvent) -> str | None:
         if event.kind is EventKind.STATEMENT_DONE and not self._statements:
             return None
         if event.kind is EventKind.ITERATION_DONE and event.changed is None:
@@ -61,7 +61,7 @@ _FORMS = {
 }
 
 
-def _trouble(event: Event, problem: Problem) -> str:
+def _trouble(event: WorkflowEvent, problem: Problem) -> str:
     if event.kind is EventKind.STEP_FAILED:
         return f"✗ {event.step} {_took(event)}\n{problem_lines(problem)}"
     mark = "!" if event.kind is EventKind.WARNING else "•"
@@ -92,7 +92,7 @@ def _rows(rows: int | None, more: str = "") -> str:
     return "" if rows is None else f" {rows:,} {'row' if rows == 1 else 'rows'}{more}"
 
 
-def _took(event: Event) -> str:
+def _took(event: WorkflowEvent) -> str:
     return "" if event.seconds is None else f"({event.seconds:.1f} s)"
 
 

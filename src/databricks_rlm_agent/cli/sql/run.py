@@ -25,7 +25,7 @@ from databricks_rlm_agent.sqlflow.report.page import as_page
 from databricks_rlm_agent.sqlflow.report.plans import as_dot, as_mermaid, as_table
 from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome
 from databricks_rlm_agent.sqlflow.run.preflight import verify
-from databricks_rlm_agent.sqlflow.run.runner import Decide, Decision, Options, Runner, go_on, stop
+from databricks_rlm_agent.sqlflow.run.runner import Decide, FailureDecision, Options, Runner, go_on, stop
 from databricks_rlm_agent.sqlflow.run.workflow import new_id, prepared, read_directory
 from databricks_rlm_agent.sqltext.variables import parse_variables
 
@@ -87,7 +87,7 @@ _HELP = (
     "r: run the same text again. c: go on with what does not need it. "
     "s: start nothing more; mend the file, then run with --resume."
 )
-_ANSWERS = {"r": Decision.RETRY, "c": Decision.CONTINUE, "s": Decision.STOP}
+_ANSWERS = {"r": FailureDecision.RETRY, "c": FailureDecision.CONTINUE, "s": FailureDecision.STOP}
 
 
 class NotAskedError(Exception):
@@ -101,7 +101,7 @@ class Asker:
         self._screen, self._shown = screen, shown
         self.open = False
 
-    def __call__(self, step: Step, outcome: StepOutcome) -> Decision:
+    def __call__(self, step: Step, outcome: StepOutcome) -> FailureDecision:
         """What is to be done; STOP where the input ends, or the run is interrupted."""
         with self._screen.paused():
             if outcome.problem is not None and not self._shown:
@@ -110,27 +110,27 @@ class Asker:
                 self.open = True
                 return self._asked(step)
             except NotAskedError:
-                return Decision.STOP
+                return FailureDecision.STOP
             finally:
                 self.open = False
 
-    def _asked(self, step: Step) -> Decision:
+    def _asked(self, step: Step) -> FailureDecision:
         while True:
             sys.stderr.write(printable(f"{step.id} has failed: [r]etry, [c]ontinue, [s]top? "))
             sys.stderr.flush()
             said = sys.stdin.readline()
             if not said:
                 say("")
-                return Decision.STOP
+                return FailureDecision.STOP
             if said.strip().lower()[:1] in _ANSWERS:
                 return _ANSWERS[said.strip().lower()[:1]]
             say(_HELP)
 
 
-def cannot_ask(_step: Step, _outcome: StepOutcome) -> Decision:
+def cannot_ask(_step: Step, _outcome: StepOutcome) -> FailureDecision:
     """Stop, and say what to pass."""
     say("Nobody can be asked here: stopping. Pass --on-error stop or --on-error continue.")
-    return Decision.STOP
+    return FailureDecision.STOP
 
 
 INTERRUPTED = 130

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from databricks_rlm_agent.cli.sql.board import Board
-from databricks_rlm_agent.cli.sql.report import Lines, printable
+from databricks_rlm_agent.cli.sql.report import LineReporter, printable
 from databricks_rlm_agent.sqlflow.model import Plan
-from databricks_rlm_agent.sqlflow.run.events import Event
+from databricks_rlm_agent.sqlflow.run.events import WorkflowEvent
 from databricks_rlm_agent.sqlflow.run.workflow import now
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _INTERRUPTED = "Interrupted: cancelling what runs (once more ends it now).\n"
 class Screen(Protocol):
     """Observes a run, and lets a person be asked in between."""
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         """Show it, if it is worth it."""
 
     def tell(self, lines: Iterable[str]) -> None:
@@ -52,9 +52,9 @@ class PlainScreen:
 
     def __init__(self, write: Callable[[str], None], *, statements: bool = False) -> None:
         self._gate = _Gate(write)
-        self._lines = Lines(self._gate.write, statements=statements)
+        self._lines = LineReporter(self._gate.write, statements=statements)
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         """Write a line, if it is worth one."""
         self._lines.on(event)
 
@@ -79,7 +79,7 @@ class PlainScreen:
 class JsonScreen(PlainScreen):
     """One JSON document for each event, on a line."""
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         """Write it."""
         self._gate.write(json.dumps(event.to_dict(), default=str))
 
@@ -92,7 +92,7 @@ class JsonScreen(PlainScreen):
 class NoScreen(PlainScreen):
     """Shows nothing of the progress."""
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         """Nothing."""
 
 
@@ -102,10 +102,10 @@ class LiveScreen:
     def __init__(self, board: Board, console: Console, *, statements: bool = False) -> None:
         self._board, self._console, self._beat = board, console, 0
         self._gate = _Gate(self._print)
-        self._lines = Lines(self._gate.write, statements=statements)
+        self._lines = LineReporter(self._gate.write, statements=statements)
         self._live = self._new()
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         """Take note, and write a line, if it is worth one."""
         self._board.on(event)
         self._lines.on(event)

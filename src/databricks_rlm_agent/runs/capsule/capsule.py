@@ -14,7 +14,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from databricks_rlm_agent.runs.capsule import packing as rooms
-from databricks_rlm_agent.runs.capsule.packing import ITEM_CHARS, Gist, Item, merged, one_line, visible
+from databricks_rlm_agent.runs.capsule.packing import ITEM_CHARS, CapsuleItem, Gist, merged, one_line, visible
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.children import AnswerNote
 from databricks_rlm_agent.runs.parsing import parse
@@ -54,15 +54,15 @@ class CapsuleDelta(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     digest: str = ""
-    decisions: list[Item | str] = Field(default_factory=list)
-    failed_approaches: list[Item | str] = Field(default_factory=list)
+    decisions: list[CapsuleItem | str] = Field(default_factory=list)
+    failed_approaches: list[CapsuleItem | str] = Field(default_factory=list)
     tables: list[TableNote] = Field(default_factory=list)
-    artifacts: list[Item | str] = Field(default_factory=list)
+    artifacts: list[CapsuleItem | str] = Field(default_factory=list)
 
     @field_validator("decisions", "failed_approaches", "artifacts")
     @classmethod
-    def _items(cls, value: list[Item | str]) -> list[Item | str]:
-        return [Item.model_validate(item) for item in value]
+    def _items(cls, value: list[CapsuleItem | str]) -> list[CapsuleItem | str]:
+        return [CapsuleItem.model_validate(item) for item in value]
 
 
 class Capsule(BaseModel):
@@ -78,10 +78,10 @@ class Capsule(BaseModel):
     objective: str
     constraints: list[str] = Field(default_factory=list)
     inputs: dict[str, Any] = Field(default_factory=dict)
-    decisions: list[Item] = Field(default_factory=list)
-    failed_approaches: list[Item] = Field(default_factory=list)
+    decisions: list[CapsuleItem] = Field(default_factory=list)
+    failed_approaches: list[CapsuleItem] = Field(default_factory=list)
     tables: list[TableNote] = Field(default_factory=list)
-    artifacts: list[Item] = Field(default_factory=list)
+    artifacts: list[CapsuleItem] = Field(default_factory=list)
     earlier: dict[str, Gist] = Field(default_factory=dict)
     last_result: str = ""
     dropped: int = 0

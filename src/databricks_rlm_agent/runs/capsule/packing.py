@@ -27,7 +27,7 @@ Speaker = Literal["facts", "summarizer"]
 T = TypeVar("T")
 
 
-class Item(BaseModel):
+class CapsuleItem(BaseModel):
     """One thing that is remembered. ``iter_n`` is the newest iteration that it comes from, ``since`` the
     first; ``count`` how often it was said. ``kind`` is a failure's error type. Items with the same ``key``
     merge; without one their words are compared.
@@ -65,7 +65,7 @@ class Item(BaseModel):
         words = (word for word in re.findall(r"[\w.$%/-]+", self.text.lower()) if word not in _FILLERS)
         return self.key or " ".join(word.strip(".") for word in words) or self.text
 
-    def bounded(self, chars: int = ITEM_CHARS) -> Item:
+    def bounded(self, chars: int = ITEM_CHARS) -> CapsuleItem:
         """This item on one line of at most ``chars`` characters (at least 40), which JSON need not escape."""
         if len(self.text) <= chars and self.text.isprintable() and len(self.kind) <= _KIND_CHARS:
             return self
@@ -75,7 +75,7 @@ class Item(BaseModel):
             update={"text": clip(line, chars), "kind": clip(one_line(self.kind), _KIND_CHARS)}
         )
 
-    def joined(self, newer: Item, *, count: int | None = None) -> Item:
+    def joined(self, newer: CapsuleItem, *, count: int | None = None) -> CapsuleItem:
         """``newer`` with this one's repeats in it."""
         first = [n for n in (self.since, newer.since) if n is not None]
         return newer.model_copy(
@@ -93,7 +93,7 @@ class Gist(BaseModel):
     until: int | None = None
     heads: list[str] = Field(default_factory=list)
 
-    def absorb(self, item: Item, *, heads: int = 0) -> Gist:
+    def absorb(self, item: CapsuleItem, *, heads: int = 0) -> Gist:
         """This gist with one more item in it; at most so many beginnings, the newest of them."""
         known = [n for n in (self.since, self.until, item.since, item.iter_n) if n is not None]
         kept = [*self.heads, clip(one_line(clip(item.text, 400)), _HEAD_CHARS)] if heads else []
@@ -115,7 +115,7 @@ def failure_key(error_type: str, summary: str) -> str:
     return hashlib.sha256(f"{error_type}: {said}".encode("utf-8", "replace")).hexdigest()[:12]
 
 
-def merged(items: Sequence[Item], new: Sequence[Item]) -> list[Item]:
+def merged(items: Sequence[CapsuleItem], new: Sequence[CapsuleItem]) -> list[CapsuleItem]:
     """The items with new ones at the end; what was said before moves there and is counted."""
     known = {item.same: item for item in items}
     for item in new:
@@ -126,14 +126,18 @@ def merged(items: Sequence[Item], new: Sequence[Item]) -> list[Item]:
 
 
 def settled(
-    items: Sequence[Item], *, fits: Callable[[list[Item]], bool], rank: Callable[[Item], int], first: int = 0
-) -> tuple[list[Item], list[Item]]:
+    items: Sequence[CapsuleItem],
+    *,
+    fits: Callable[[list[CapsuleItem]], bool],
+    rank: Callable[[CapsuleItem], int],
+    first: int = 0,
+) -> tuple[list[CapsuleItem], list[CapsuleItem]]:
     """Those items that may stay, in order, and those that must go until the rest ``fits``.
 
     The ``first`` items and the newest stay longest; of the others the lowest ``rank`` goes first, then the
     oldest. A failure merges into a newer one of its kind rather than be forgotten.
     """
-    kept, gone = list(items), list[Item]()
+    kept, gone = list(items), list[CapsuleItem]()
     while kept and not fits(kept):
         place = least(kept, rank, first)
         item = kept.pop(place)
@@ -187,9 +191,9 @@ def chars(value: Any) -> int:
 
 def constraints(said: Sequence[str], gist: Gist, room: int) -> Trimmed:
     """The first and the newest of what people said; the beginnings of the rest."""
-    items = [Item(text=text) for text in said]
+    items = [CapsuleItem(text=text) for text in said]
 
-    def fits(kept: list[Item]) -> bool:
+    def fits(kept: list[CapsuleItem]) -> bool:
         return len(kept) <= MAX_ITEMS and chars([item.text for item in kept]) <= room * 3 // 4
 
     kept, gone = settled(items, fits=fits, rank=_alike, first=_FIRST_CONSTRAINTS)
@@ -200,7 +204,7 @@ def constraints(said: Sequence[str], gist: Gist, room: int) -> Trimmed:
     return [item.text for item in kept], len(gone), gist
 
 
-def items(known: Sequence[Item], gist: Gist, room: int) -> Trimmed:
+def items(known: Sequence[CapsuleItem], gist: Gist, room: int) -> Trimmed:
     """The newest items, then those that were said more than once, then a model's words before the facts',
     which the ledger has too.
     """
@@ -281,9 +285,9 @@ def room(name: str, scale: float) -> int:
     return int(share * (max(scale, 0.25) if name == "constraints" else scale))
 
 
-def _alike(_item: Item) -> int:
+def _alike(_item: CapsuleItem) -> int:
     return 0
 
 
-def _weight(item: Item) -> int:
+def _weight(item: CapsuleItem) -> int:
     return 2 if item.count > 1 else int(item.by == "summarizer")

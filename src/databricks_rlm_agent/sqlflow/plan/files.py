@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from databricks_rlm_agent.sqlflow.model import SqlFile
 from databricks_rlm_agent.sqltext.names import ANYTHING, Name, quoted, unique
-from databricks_rlm_agent.sqltext.references import Session, read_statement
+from databricks_rlm_agent.sqltext.references import NameScope, read_statement
 from databricks_rlm_agent.sqltext.split import split
-from databricks_rlm_agent.sqltext.statement import Kind, Statement
+from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
 
 # A number, and a letter at most: 01_graph, 2-merge, 03b.stats.
 _PREFIX = re.compile(r"(\d+)[a-z]?(?=[_.\- ]|$)", re.IGNORECASE)
@@ -28,7 +28,7 @@ def sql_file(name: str, text: str, *, catalog: str | None = None, schema: str | 
 
     Raises UsageError, with file and line, where it cannot be split into statements.
     """
-    session = Session(catalog=catalog, schema=schema)
+    session = NameScope(catalog=catalog, schema=schema)
     statements = []
     for piece in split(text, name):
         statement, session = read_statement(piece, name, session)
@@ -45,7 +45,7 @@ def joined_file(
     """
     statements: list[Statement] = []
     for file in files:
-        if any(each.kind is Kind.USE for each in statements):
+        if any(each.kind is StatementKind.USE for each in statements):
             statements += _back(file.name, catalog, schema)
         statements += file.statements
     return replace(
@@ -63,7 +63,7 @@ def _back(name: str, catalog: str | None, schema: str | None) -> list[Statement]
     """To the place that the workflow has, from wherever USE has led."""
     wanted = {"CATALOG": catalog, "SCHEMA": schema}
     return [
-        Statement(text=f"USE {what} {quoted((place,))}", file=name, line=1, kind=Kind.USE)
+        Statement(text=f"USE {what} {quoted((place,))}", file=name, line=1, kind=StatementKind.USE)
         for what, place in wanted.items()
         if place
     ]

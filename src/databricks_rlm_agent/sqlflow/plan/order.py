@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Need, Plan, Step
 from databricks_rlm_agent.sqltext.names import ANYTHING, Name, common, is_table, shown, unique
-from databricks_rlm_agent.sqltext.statement import Kind
+from databricks_rlm_agent.sqltext.statement import StatementKind
 
-_ADDING = {Kind.INSERT, Kind.MERGE}
+_ADDING = {StatementKind.INSERT, StatementKind.MERGE}
 _DIGITS = re.compile(r"(\d+)")
 
 

@@ -123,7 +123,7 @@ _SHOWN = 5  # problems in one message
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class SqlSource:
     """What a plan is made from: the text of each file by its name, and what stands in ``workflow.yml``.
 
     Names in the files that leave out catalog or schema mean ``catalog`` and ``schema``, if these are known.
@@ -137,7 +137,7 @@ class Source:
     notices: tuple[str, ...] = ()  # of who read it
 
 
-def plan_of(source: Source) -> Plan:
+def plan_of(source: SqlSource) -> Plan:
     """The plan of a directory; the same for the same source.
 
     Raises UsageError, with file and line, for what cannot be read, told apart or found.
@@ -162,7 +162,7 @@ def plan_of(source: Source) -> Plan:
     return Plan(steps=done, notices=(*notices, *doubts), expectations=expectations, name=declared.name)
 
 
-def _read_all(texts: Mapping[str, str], source: Source) -> dict[str, SqlFile]:
+def _read_all(texts: Mapping[str, str], source: SqlSource) -> dict[str, SqlFile]:
     """All files, read; one UsageError that tells of all that cannot be."""
     files, problems = {}, []
     for name in sorted(texts, key=natural):
@@ -185,7 +185,7 @@ def _file_step(file: SqlFile) -> Step:
     return Step(id=id_, stage=file.stage, file=file, reads=file.reads, writes=file.writes, makes=file.makes)
 
 
-def _loop_step(group: Group, files: Mapping[str, SqlFile], source: Source) -> Step:
+def _loop_step(group: Group, files: Mapping[str, SqlFile], source: SqlSource) -> Step:
     declared = group.declared or Declared(line=0)
     loop = Loop(
         files=tuple(_iteration([files[name] for name in names], source) for names in group.iterations),
@@ -203,7 +203,7 @@ def _loop_step(group: Group, files: Mapping[str, SqlFile], source: Source) -> St
     return Step(id=group.id, stage=stage_of(group.members[0]), loop=loop)
 
 
-def _iteration(files: Sequence[SqlFile], source: Source) -> SqlFile:
+def _iteration(files: Sequence[SqlFile], source: SqlSource) -> SqlFile:
     if len(files) == 1:
         return files[0]
     return joined_file(files, catalog=source.catalog, schema=source.schema)

@@ -17,7 +17,7 @@ from typing import Any
 from databricks_rlm_agent.errors import InvalidData, RlmError
 from databricks_rlm_agent.sqlflow.model import Iteration
 from databricks_rlm_agent.sqlflow.run.convergence import Measure
-from databricks_rlm_agent.sqlflow.run.sessions import SteadySession
+from databricks_rlm_agent.sqlflow.run.sessions import RetryingSession
 from databricks_rlm_agent.sqltext.errors import classify
 from databricks_rlm_agent.sqltext.names import Name, common, quoted, shown
 from databricks_rlm_agent.values import Row
@@ -160,7 +160,7 @@ class Measurer:
 
     def __init__(
         self,
-        session: SteadySession,
+        session: RetryingSession,
         *,
         key_columns: Sequence[str] = (),
         notice: Callable[[str], None] = lambda _text: None,

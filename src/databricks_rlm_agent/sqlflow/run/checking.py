@@ -17,7 +17,7 @@ from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed
 from databricks_rlm_agent.sqlflow.run.interruption import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome, StepStatus
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, SteadySession
+from databricks_rlm_agent.sqlflow.run.sessions import Engine, RetryingSession
 from databricks_rlm_agent.sqlflow.run.steps import tables_of
 from databricks_rlm_agent.sqltext.errors import classify
 from databricks_rlm_agent.sqltext.names import Name, quoted, shown
@@ -96,10 +96,10 @@ def check_tables(
         return ()
     feed.tell(EventKind.CHECKING, f"{len(wanted)} tables and views", statements=len(wanted))
     with ExitStack() as stack:
-        free: SimpleQueue[SteadySession] = SimpleQueue()
+        free: SimpleQueue[RetryingSession] = SimpleQueue()
         many = min(max(1, parallel), len(wanted))
         for _ in range(many):
-            free.put(stack.enter_context(interruption.watching(SteadySession(engine, interruption.wait))))
+            free.put(stack.enter_context(interruption.watching(RetryingSession(engine, interruption.wait))))
         checker = _Checker(free, interruption, feed)
         pool = stack.enter_context(ThreadPoolExecutor(many, thread_name_prefix="check"))
         _through([pool.submit(checker.count, wanted)], interruption)
@@ -116,7 +116,7 @@ def _through(futures: Sequence[Future[Any]], interruption: Interruption) -> None
 
 
 class _Checker:
-    def __init__(self, free: SimpleQueue[SteadySession], interruption: Interruption, feed: Feed) -> None:
+    def __init__(self, free: SimpleQueue[RetryingSession], interruption: Interruption, feed: Feed) -> None:
         self._free, self._interruption, self._feed = free, interruption, feed
         self._gone = threading.Event()  # it has been tried long enough: nor will it answer for the others
         self._rows: dict[Name, int] = {}  # of tables that are counted already
@@ -144,7 +144,7 @@ class _Checker:
         self._feed.tell(EventKind.CHECKED, found.table, rows=found.rows)
         return found
 
-    def _checked(self, session: SteadySession, wanted: Wanted) -> TableCheck:
+    def _checked(self, session: RetryingSession, wanted: Wanted) -> TableCheck:
         expects = wanted.expectation
         found = TableCheck(
             table=shown(expects.table),
@@ -191,32 +191,32 @@ def _failed(found: TableCheck, why: str) -> TableCheck:
     return replace(found, errors=(*found.errors, f"It could not be checked: {why}"))
 
 
-def _looked_at(session: SteadySession, table: Name, found: TableCheck) -> TableCheck:
+def _looked_at(session: RetryingSession, table: Name, found: TableCheck) -> TableCheck:
     session.fetch(f"SELECT 1 FROM {quoted(table)} LIMIT 0")
     return found
 
 
-def _rows_of(session: SteadySession, tables: Sequence[Name]) -> dict[Name, int]:
+def _rows_of(session: RetryingSession, tables: Sequence[Name]) -> dict[Name, int]:
     counts = ", ".join(f"(SELECT count(*) FROM {quoted(name)}) AS n{i}" for i, name in enumerate(tables))
     row = session.fetch(f"SELECT {counts}")[0] if tables else {}
     return {name: int(row[f"n{i}"]) for i, name in enumerate(tables) if f"n{i}" in row}
 
 
-def _counted(session: SteadySession, table: Name, found: TableCheck) -> TableCheck:
+def _counted(session: RetryingSession, table: Name, found: TableCheck) -> TableCheck:
     if found.rows is not None:
         return found
     row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n")[0]
     return replace(found, rows=int(row["n"]))
 
 
-def _unique(session: SteadySession, table: Name, found: TableCheck) -> TableCheck:
+def _unique(session: RetryingSession, table: Name, found: TableCheck) -> TableCheck:
     key = ", ".join(quoted((column,)) for column in found.key)
     distinct = f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM {quoted(table)})) AS u"
     row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n, {distinct}")[0]
     return replace(found, duplicates=int(row["n"]) - int(row["u"]))
 
 
-def _covered(session: SteadySession, table: Name, cover: Cover, found: TableCheck) -> TableCheck:
+def _covered(session: RetryingSession, table: Name, cover: Cover, found: TableCheck) -> TableCheck:
     row = session.fetch(coverage_query(table, cover))[0]
     coverage = Coverage(
         table=shown(cover.table),

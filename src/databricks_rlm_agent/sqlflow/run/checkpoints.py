@@ -12,9 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from databricks_rlm_agent.sqlflow.model import SqlFile
-from databricks_rlm_agent.sqlflow.run.versions import Effect, Judgement, Note, Outcome, Table, is_back, judge
+from databricks_rlm_agent.sqlflow.run.versions import (
+    Effect,
+    Judgement,
+    StatementOutcome,
+    Table,
+    VersionNote,
+    is_back,
+    judge,
+)
 from databricks_rlm_agent.sqltext.names import ANYTHING, Name, common, is_table, quoted, shown
-from databricks_rlm_agent.sqltext.statement import Kind, Statement
+from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
 
 _IF_NOT_THERE = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
 _TRANSACTION = re.compile(r"(BEGIN(\s+(TRANSACTION|WORK))?|COMMIT|ROLLBACK)\b", re.IGNORECASE)
@@ -23,10 +31,18 @@ _TEMPORARY_TABLE = re.compile(r"CREATE\s+(OR\s+REPLACE\s+)?TEMP(ORARY)?\s+TABLE\
 _IDEMPOTENT = re.compile(
     r"(REFRESH|COMMENT|RESTORE|MSCK|FSCK|GRANT|REVOKE|SHOW|EXPLAIN|ALTER\s+(\w+\s+)?VIEW)\b", re.IGNORECASE
 )
-_ROWS = {Kind.INSERT, Kind.MERGE, Kind.UPDATE, Kind.DELETE}
-_ONE_TABLE = {*_ROWS, Kind.ALTER, Kind.CREATE, Kind.REPLACE}
+_ROWS = {StatementKind.INSERT, StatementKind.MERGE, StatementKind.UPDATE, StatementKind.DELETE}
+_ONE_TABLE = {*_ROWS, StatementKind.ALTER, StatementKind.CREATE, StatementKind.REPLACE}
 # A DROP of what is gone is a warning, so doing it again is none the worse.
-_HARMLESS = {Kind.USE, Kind.SESSION, Kind.QUERY, Kind.REPLACE, Kind.DELETE, Kind.DROP, Kind.MAINTAIN}
+_HARMLESS = {
+    StatementKind.USE,
+    StatementKind.SESSION,
+    StatementKind.QUERY,
+    StatementKind.REPLACE,
+    StatementKind.DELETE,
+    StatementKind.DROP,
+    StatementKind.MAINTAIN,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +55,7 @@ class Entry:
 
     at: int = 0
     rows: Mapping[str, int] = field(default_factory=dict)
-    fence: Note | None = None
+    fence: VersionNote | None = None
     said: str = ""
 
 
@@ -47,7 +63,7 @@ class Entry:
 class Doubt:
     """That a file cannot go on: what the note's statement did is not known, or must be undone first."""
 
-    note: Note
+    note: VersionNote
     why: str
     hint: str
 
@@ -80,10 +96,10 @@ def checkpoints(file: SqlFile) -> dict[int, bool]:
     views: list[Name] = []  # what temporary views read, whenever they are read
     segment = _Segment()
     for index, statement in enumerate(file.statements):
-        if statement.kind in {Kind.QUERY, Kind.MAINTAIN}:
+        if statement.kind in {StatementKind.QUERY, StatementKind.MAINTAIN}:
             continue
         if sessional(statement):
-            views += statement.reads if statement.kind is Kind.SESSION else ()
+            views += statement.reads if statement.kind is StatementKind.SESSION else ()
             continue
         own = bool(statement.writes) and all(name in segment.fresh for name in statement.writes)
         safe = _safe(statement, views)
@@ -95,9 +111,9 @@ def checkpoints(file: SqlFile) -> dict[int, bool]:
 
 
 def _safe(statement: Statement, views: Sequence[Name]) -> bool:
-    if statement.kind in {Kind.OTHER, Kind.ALTER} and _IDEMPOTENT.match(statement.text):
+    if statement.kind in {StatementKind.OTHER, StatementKind.ALTER} and _IDEMPOTENT.match(statement.text):
         return not statement.gone  # a rename is none
-    if statement.kind is Kind.CREATE and not any(map(is_table, statement.writes)):
+    if statement.kind is StatementKind.CREATE and not any(map(is_table, statement.writes)):
         return True  # a function or schema that is there already can only fail
     reads = [*statement.reads, *views]
     return statement.kind in _HARMLESS and not common(statement.writes, reads)
@@ -119,14 +135,16 @@ def _go_through(segment: _Segment, statement: Statement, *, own: bool, safe: boo
 
 
 def _makes_anew(statement: Statement) -> bool:
-    return statement.kind in {Kind.REPLACE, Kind.DROP} and not _IF_NOT_THERE.search(statement.text)
+    return statement.kind in {StatementKind.REPLACE, StatementKind.DROP} and not _IF_NOT_THERE.search(
+        statement.text
+    )
 
 
-def note_of(file: SqlFile, index: int, *, safe: bool, rows: Mapping[str, int], first: bool) -> Note:
+def note_of(file: SqlFile, index: int, *, safe: bool, rows: Mapping[str, int], first: bool) -> VersionNote:
     """The note before a statement, without what the warehouse says of its table."""
     statement = file.statements[index]
-    renamed = statement.kind is Kind.ALTER and statement.gone and statement.makes
-    return Note(
+    renamed = statement.kind is StatementKind.ALTER and statement.gone and statement.makes
+    return VersionNote(
         index=index,
         before=hash_of(each.text for each in file.statements[:index]),
         statement=hash_of([statement.text]),
@@ -149,7 +167,9 @@ def _table(file: SqlFile, statement: Statement) -> Name | None:
 
 
 def _in_transaction(file: SqlFile) -> bool:
-    return any(each.kind is Kind.SESSION and _TRANSACTION.match(each.text) for each in file.statements)
+    return any(
+        each.kind is StatementKind.SESSION and _TRANSACTION.match(each.text) for each in file.statements
+    )
 
 
 def hash_of(texts: Iterable[str]) -> str:
@@ -160,7 +180,7 @@ def hash_of(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def entry(file: SqlFile, notes: Sequence[Note], look: Look) -> Entry | Doubt:
+def entry(file: SqlFile, notes: Sequence[VersionNote], look: Look) -> Entry | Doubt:
     """Where a file goes on that was begun, by the notes that were made of it, in their order."""
     if not notes:
         return Entry()
@@ -173,14 +193,14 @@ def entry(file: SqlFile, notes: Sequence[Note], look: Look) -> Entry | Doubt:
     return _from_the_start(file, notes, look, last, found)
 
 
-def _same_so_far(file: SqlFile, note: Note) -> bool:
+def _same_so_far(file: SqlFile, note: VersionNote) -> bool:
     return (
         len(file.statements) >= note.index
         and hash_of(each.text for each in file.statements[: note.index]) == note.before
     )
 
 
-def _go_on(file: SqlFile, note: Note, found: Judgement) -> Entry | None:
+def _go_on(file: SqlFile, note: VersionNote, found: Judgement) -> Entry | None:
     texts = [each.text for each in file.statements[note.index : note.index + 1]]
     same = bool(texts) and hash_of(texts) == note.statement
     where = f"{file.name}:{note.line}"
@@ -191,18 +211,22 @@ def _go_on(file: SqlFile, note: Note, found: Judgement) -> Entry | None:
         said = f"{where} has taken effect ({found.why}): it is not repeated"
         return Entry(at=note.index + 1, rows=rows, said=said)
     if found.effect is Effect.NONE:
-        fence = note if note.outcome is Outcome.BEGUN and note.version is not None and note.there else None
+        fence = (
+            note
+            if note.outcome is StatementOutcome.BEGUN and note.version is not None and note.there
+            else None
+        )
         return Entry(at=note.index, rows=note.rows, fence=fence)
     if not same and _answered(file, note):
         return Entry(at=note.index, rows=note.rows, said=f"{where} was changed: it runs as it is")
     return None
 
 
-def _answered(file: SqlFile, note: Note) -> bool:
+def _answered(file: SqlFile, note: VersionNote) -> bool:
     """Whether the file was changed after a person was told of the doubt, and lacks the statement now."""
     texts = [each.text for each in file.statements]
     gone = note.statement not in {hash_of([text]) for text in texts}
-    return note.outcome is Outcome.DOUBT and gone and hash_of(texts) != note.told
+    return note.outcome is StatementOutcome.DOUBT and gone and hash_of(texts) != note.told
 
 
 def _of_its_time(file: SqlFile, at: int) -> bool:
@@ -215,10 +239,10 @@ def _of_its_time(file: SqlFile, at: int) -> bool:
 
 
 def _from_the_start(
-    file: SqlFile, notes: Sequence[Note], look: Look, last: Note, found: Judgement
+    file: SqlFile, notes: Sequence[VersionNote], look: Look, last: VersionNote, found: Judgement
 ) -> Entry | Doubt:
     """At the start, if nothing is left of what was done; else what a person has to do first."""
-    firsts: dict[Name, Note] = {}
+    firsts: dict[Name, VersionNote] = {}
     for note in notes:
         if note.table is not None and not (note.safe or (note is last and found.effect is Effect.NONE)):
             firsts.setdefault(note.table, note)
@@ -231,8 +255,8 @@ def _from_the_start(
     return Doubt(note=last, why=_why(file, last, found), hint=_hint(left, change=here or unclear))
 
 
-def _unknown(note: Note) -> bool:
-    return note.table is None and not note.safe and note.outcome is not Outcome.UNDONE
+def _unknown(note: VersionNote) -> bool:
+    return note.table is None and not note.safe and note.outcome is not StatementOutcome.UNDONE
 
 
 def remade(file: SqlFile) -> set[Name]:
@@ -247,7 +271,7 @@ def remade(file: SqlFile) -> set[Name]:
     return anew
 
 
-def _why(file: SqlFile, note: Note, found: Judgement) -> str:
+def _why(file: SqlFile, note: VersionNote, found: Judgement) -> str:
     at = f"line {note.line}"
     if found.effect is Effect.DOUBT:
         return f"Whether the statement in {at} has taken effect is not known: {found.why}."
@@ -258,7 +282,7 @@ def _why(file: SqlFile, note: Note, found: Judgement) -> str:
     return f"The file has changed up to {at}, and what it was before has taken effect."
 
 
-def _hint(left: Sequence[Note], *, change: bool) -> str:
+def _hint(left: Sequence[VersionNote], *, change: bool) -> str:
     undo = [
         f"RESTORE TABLE {quoted(note.table)} TO VERSION AS OF {note.version}"
         if note.there and note.version is not None

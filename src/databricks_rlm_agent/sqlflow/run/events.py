@@ -36,7 +36,7 @@ class EventKind(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class WorkflowEvent:
     """One thing that has happened. Only what makes sense for its kind is set.
 
     ``statement`` counts from 1, of ``statements`` in the file.
@@ -65,14 +65,14 @@ class Event:
 class Observer(Protocol):
     """Is told of every event, one at a time."""
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         """Take note. It must not take long: steps wait for it."""
 
 
 class Silent:
     """An observer that takes no note."""
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         """Nothing."""
 
 
@@ -85,4 +85,4 @@ class Feed:
     def tell(self, kind: EventKind, text: str = "", **what: Any) -> None:
         """Something has happened now; ``what`` are fields of Event."""
         with self._lock:
-            self._observer.on(Event(kind=kind, at=self._clock(), text=text, **what))
+            self._observer.on(WorkflowEvent(kind=kind, at=self._clock(), text=text, **what))

@@ -34,36 +34,44 @@ from databricks_rlm_agent.errors import Forbidden, NotFound, Rejected
 from databricks_rlm_agent.sqlflow.model import SqlFile
 from databricks_rlm_agent.sqlflow.run.checkpoints import Doubt, Entry, checkpoints, entry, hash_of, note_of
 from databricks_rlm_agent.sqlflow.run.record import BEGUN, Record, StepRow
-from databricks_rlm_agent.sqlflow.run.versions import FENCE, GONE, HISTORY, Note, Outcome, Table, commit_of
+from databricks_rlm_agent.sqlflow.run.versions import (
+    FENCE,
+    GONE,
+    HISTORY,
+    StatementOutcome,
+    Table,
+    VersionNote,
+    commit_of,
+)
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, head
 from databricks_rlm_agent.sqltext.names import Name, quoted
-from databricks_rlm_agent.sqltext.statement import Kind
+from databricks_rlm_agent.sqltext.statement import StatementKind
 from databricks_rlm_agent.values import Clock, NewId, Row
 
 Key = tuple[str, int]
 """A step and an iteration of it, 0 for a step that is no loop."""
 # May have been done in part when they fail, unless they were never begun.
-_IN_PARTS = {Kind.BLOCK}
+_IN_PARTS = {StatementKind.BLOCK}
 
 
-class Notebook:
+class CheckpointLog:
     """The notes of a run, in memory and on record. Safe to use from several threads."""
 
     def __init__(self, record: Record, clock: Clock) -> None:
         self._record, self._clock = record, clock
-        self._notes: dict[Key, list[Note]] = {}
+        self._notes: dict[Key, list[VersionNote]] = {}
         self._lock = threading.Lock()
 
-    def load(self, notes: Mapping[Key, Sequence[Note]]) -> None:
+    def load(self, notes: Mapping[Key, Sequence[VersionNote]]) -> None:
         """Take over what an earlier process has noted."""
         self._notes = {key: list(each) for key, each in notes.items()}
 
-    def of(self, key: Key) -> tuple[Note, ...]:
+    def of(self, key: Key) -> tuple[VersionNote, ...]:
         """The notes of a step or iteration, in their order."""
         with self._lock:
             return tuple(self._notes.get(key, ()))
 
-    def write(self, key: Key, file: SqlFile, note: Note) -> None:
+    def write(self, key: Key, file: SqlFile, note: VersionNote) -> None:
         """Put a note on record; raises RlmError, TakenOverError."""
         now = self._clock()
         step, iteration = key
@@ -85,7 +93,7 @@ class Notebook:
             self._notes[key] = with_note(self._notes.get(key, ()), note)
 
 
-def with_note(notes: Sequence[Note], note: Note) -> list[Note]:
+def with_note(notes: Sequence[VersionNote], note: VersionNote) -> list[VersionNote]:
     """The notes of a step with one more: it takes the place of one before the same statement."""
     kept = [] if note.first else [each for each in notes if each.index < note.index]
     return [*kept, note]
@@ -94,10 +102,10 @@ def with_note(notes: Sequence[Note], note: Note) -> list[Note]:
 Ask = Callable[[str], Sequence[Row]]
 
 
-class Exactly:
+class ExactlyOnce:
     """What a file's runner does so that nothing happens twice. One for one run of one file."""
 
-    def __init__(self, notebook: Notebook, file: SqlFile, key: Key, *, ask: Ask, new_id: NewId) -> None:
+    def __init__(self, notebook: CheckpointLog, file: SqlFile, key: Key, *, ask: Ask, new_id: NewId) -> None:
         self._notebook, self._file, self._key = notebook, file, key
         self._ask, self._new_id = ask, new_id
         self._due = checkpoints(file)
@@ -113,9 +121,9 @@ class Exactly:
             found = self._entry()
         self._first = isinstance(found, Entry) and found.at == 0
         last = self._notebook.of(self._key)[-1:]
-        self._suspect = last[0].index if last and last[0].outcome is Outcome.BEGUN else None
+        self._suspect = last[0].index if last and last[0].outcome is StatementOutcome.BEGUN else None
         if isinstance(found, Doubt):
-            self._settle(found.note, Outcome.DOUBT)
+            self._settle(found.note, StatementOutcome.DOUBT)
         return found
 
     def careful(self, index: int) -> bool:
@@ -141,14 +149,14 @@ class Exactly:
         """Note that a statement has taken effect, where nothing else would tell."""
         last = self._notebook.of(self._key)[-1:]
         if last and last[0].index == index and last[0].table is None and self.careful(index):
-            self._settle(last[0], Outcome.TAKEN)
+            self._settle(last[0], StatementOutcome.TAKEN)
 
     def late(self, index: int, problem: Problem) -> bool:
         """Whether it fails since the same statement, sent by an earlier process, arrived after we looked."""
         last = self._notebook.of(self._key)[-1:]
         if not last or not index == last[0].index == self._suspect:
             return False
-        made = last[0].kind is Kind.CREATE and not last[0].there and problem.kind is Cause.EXISTS
+        made = last[0].kind is StatementKind.CREATE and not last[0].there and problem.kind is Cause.EXISTS
         return made or (last[0].new is not None and problem.kind in {Cause.EXISTS, Cause.MISSING})
 
     def failed(self, index: int, problem: Problem) -> None:
@@ -157,7 +165,7 @@ class Exactly:
         if not last or last[0].index != index or problem.outcome_unknown:
             return
         half = last[0].kind in _IN_PARTS and problem.kind is not Cause.SYNTAX
-        self._settle(last[0], Outcome.DOUBT if half else Outcome.UNDONE)
+        self._settle(last[0], StatementOutcome.DOUBT if half else StatementOutcome.UNDONE)
 
     def look(self, name: Name, *, newest: int = HISTORY) -> Table:
         """What is under a name now, with so many of its newest commits."""
@@ -169,8 +177,12 @@ class Exactly:
         except (Rejected, Forbidden):  # a view, a table without a history, or who may write it but not read
             return self._without_history(name)
 
-    def _settle(self, note: Note, outcome: Outcome) -> None:
-        told = hash_of(each.text for each in self._file.statements) if outcome is Outcome.DOUBT else None
+    def _settle(self, note: VersionNote, outcome: StatementOutcome) -> None:
+        told = (
+            hash_of(each.text for each in self._file.statements)
+            if outcome is StatementOutcome.DOUBT
+            else None
+        )
         self._notebook.write(self._key, self._file, replace(note, outcome=outcome, told=told, first=False))
 
     def _without_history(self, name: Name) -> Table:

@@ -13,19 +13,19 @@ from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.sqlflow.model import SqlFile
 from databricks_rlm_agent.sqlflow.run.checkpoints import Doubt, Entry, sessional
 from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed
-from databricks_rlm_agent.sqlflow.run.exactly_once import Exactly, Notebook, in_doubt
+from databricks_rlm_agent.sqlflow.run.exactly_once import CheckpointLog, ExactlyOnce, in_doubt
 from databricks_rlm_agent.sqlflow.run.interruption import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqlflow.run.record import Record
 from databricks_rlm_agent.sqlflow.run.sessions import Engine, Session
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
-from databricks_rlm_agent.sqltext.statement import Kind, Statement
+from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
 from databricks_rlm_agent.values import NewId
 
 T = TypeVar("T")
 ATTEMPTS = 6
 RESTARTS = 2
 # They may have been half done when they fail, whatever the reason.
-_NOT_ATOMIC = {Kind.BLOCK, Kind.OTHER}
+_NOT_ATOMIC = {StatementKind.BLOCK, StatementKind.OTHER}
 
 
 class StepFailedError(Exception):
@@ -48,7 +48,7 @@ class _LostError(Exception):
 class _Place:
     """A statement's place in a file that began ``at``; ``rows`` affected so far."""
 
-    exactly: Exactly
+    exactly: ExactlyOnce
     index: int
     at: int
     rows: dict[str, int]
@@ -84,7 +84,7 @@ class FileRunner:
         interruption: Interruption,
         *,
         record: Record,
-        notebook: Notebook,
+        notebook: CheckpointLog,
         new_id: NewId,
         wait_s: Callable[[int], float] = backoff,
         monotonic: Callable[[], float] = time.monotonic,
@@ -129,7 +129,7 @@ class FileRunner:
         raise AssertionError("unreachable")
 
     def _whole(self, session: Session, file: SqlFile, place: int, tell: dict[str, Any]) -> FileResult:
-        exactly = Exactly(
+        exactly = ExactlyOnce(
             self._notebook,
             file,
             (tell["step"], place),
@@ -168,7 +168,7 @@ class FileRunner:
             by_table=rows,
         )
 
-    def _begin(self, session: Session, file: SqlFile, exactly: Exactly, tell: dict[str, Any]) -> Entry:
+    def _begin(self, session: Session, file: SqlFile, exactly: ExactlyOnce, tell: dict[str, Any]) -> Entry:
         """Where the file begins: behind what an earlier try has done."""
         try:
             found = exactly.entry(lambda sql: self._steadily(session, file, lambda: session.execute(sql)))
@@ -216,7 +216,7 @@ class FileRunner:
                 return changed, None
         raise AssertionError("unreachable")
 
-    def _failed(self, exactly: Exactly, index: int, problem: Problem) -> Problem:
+    def _failed(self, exactly: ExactlyOnce, index: int, problem: Problem) -> Problem:
         with suppress(RlmError):  # then it is found out when the file goes on
             exactly.failed(index, problem)
         return problem

@@ -15,7 +15,7 @@ from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed
 from databricks_rlm_agent.sqlflow.run.files import FileResult, FileRunner, StepFailedError
 from databricks_rlm_agent.sqlflow.run.interruption import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqlflow.run.record import DONE, Record, StepRow
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, SteadySession
+from databricks_rlm_agent.sqlflow.run.sessions import Engine, RetryingSession
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.sqltext.names import quoted, shown
 from databricks_rlm_agent.values import Clock
@@ -61,7 +61,7 @@ class LoopRunner:
         """Run a loop to its end, from the first iteration that ``earlier`` lacks."""
         assert step.loop is not None
         loop, history, results = step.loop, list(earlier), list[FileResult]()
-        with self._interruption.watching(SteadySession(self._engine, self._interruption.wait)) as session:
+        with self._interruption.watching(RetryingSession(self._engine, self._interruption.wait)) as session:
             measurer = Measurer(
                 session,
                 key_columns=loop.key_columns,
@@ -97,10 +97,10 @@ class LoopRunner:
     def accept(self, step: Step, last: Measure) -> None:
         """Let later files take the last iteration of a loop that has not converged; raise StepFailedError."""
         assert step.loop is not None
-        with self._interruption.watching(SteadySession(self._engine, self._interruption.wait)) as session:
+        with self._interruption.watching(RetryingSession(self._engine, self._interruption.wait)) as session:
             self.name_last(step.loop, last, session)
 
-    def name_last(self, loop: Loop, last: Measure, session: SteadySession) -> None:
+    def name_last(self, loop: Loop, last: Measure, session: RetryingSession) -> None:
         """Make the table that names the last iteration's for later files; raise StepFailedError."""
         table = iteration(loop, last.n).table
         if loop.alias is None or table is None or loop.alias == table:

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from databricks_rlm_agent.errors import NotFound, Rejected, RlmError
 from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
-from databricks_rlm_agent.sqlflow.run.sessions import SteadySession
+from databricks_rlm_agent.sqlflow.run.sessions import RetryingSession
 from databricks_rlm_agent.sqltext.names import Name, quoted
 from databricks_rlm_agent.values import Clock, Row, Sleep
 
@@ -132,11 +132,11 @@ class DeltaRecord:
 
     def __init__(
         self,
-        session: SteadySession,
+        session: RetryingSession,
         place: Name,
         clock: Clock,
         *,
-        prover: SteadySession | None = None,
+        prover: RetryingSession | None = None,
         owner: str | None = None,
         proof_s: float = PROOF_S,
         sleep: Sleep = time.sleep,
@@ -254,7 +254,7 @@ class DeltaRecord:
             raise TakenOverError(str(next(iter(owners), None) or "another process"))
 
     def _rows(
-        self, table: str, where: str = "true", columns: str = "*", *, session: SteadySession | None = None
+        self, table: str, where: str = "true", columns: str = "*", *, session: RetryingSession | None = None
     ) -> Sequence[Row]:
         assert self._run is not None
         return (session or self._session).fetch(

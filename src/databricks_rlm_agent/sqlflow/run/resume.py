@@ -14,11 +14,11 @@ from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow.run.convergence import Measure
 from databricks_rlm_agent.sqlflow.run.exactly_once import Key, with_note
 from databricks_rlm_agent.sqlflow.run.record import BEGUN, DONE, STALE, VOID, StepRow
-from databricks_rlm_agent.sqlflow.run.versions import Note
+from databricks_rlm_agent.sqlflow.run.versions import VersionNote
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class ResumeState:
     """What is left of an earlier run.
 
     ``kept`` are steps that are done, ``history`` the measures of a loop's first iterations that are,
@@ -29,7 +29,7 @@ class Standing:
 
     kept: frozenset[str] = frozenset()
     history: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
-    notes: Mapping[Key, tuple[Note, ...]] = field(default_factory=dict)
+    notes: Mapping[Key, tuple[VersionNote, ...]] = field(default_factory=dict)
     void: tuple[tuple[str, int, str], ...] = ()
 
 
@@ -53,7 +53,7 @@ def _loop_identity(loop: Loop) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def standing(plan: Plan, rows: Sequence[StepRow]) -> Standing:
+def resume_state(plan: Plan, rows: Sequence[StepRow]) -> ResumeState:
     """Judge the rows of an earlier run, in their order.
 
     A step counts if its last row says that it is done with the hash that it has now, and all that it comes
@@ -80,16 +80,18 @@ def standing(plan: Plan, rows: Sequence[StepRow]) -> Standing:
                 after = 1 + len(counting)
                 void += [(step.id, after, VOID)] if any(n >= after for n in done) else []
         whole = whole and inside <= kept
-    return Standing(kept=frozenset(kept), history=history, notes=_notes(rows, void), void=tuple(void))
+    return ResumeState(kept=frozenset(kept), history=history, notes=_notes(rows, void), void=tuple(void))
 
 
-def _notes(rows: Sequence[StepRow], void: Sequence[tuple[str, int, str]]) -> dict[Key, tuple[Note, ...]]:
+def _notes(
+    rows: Sequence[StepRow], void: Sequence[tuple[str, int, str]]
+) -> dict[Key, tuple[VersionNote, ...]]:
     """What was noted, in order; void where what the step comes after has changed since."""
-    found: dict[Key, list[Note]] = {}
+    found: dict[Key, list[VersionNote]] = {}
     for row in rows:
         key = (row.step, row.iteration)
         if row.status == BEGUN and row.detail is not None:
-            found[key] = with_note(found.get(key, ()), Note.from_dict(row.detail))
+            found[key] = with_note(found.get(key, ()), VersionNote.from_dict(row.detail))
         elif row.status == VOID:
             _make_void(found, *key)
     for name, n, status in void:
@@ -98,7 +100,7 @@ def _notes(rows: Sequence[StepRow], void: Sequence[tuple[str, int, str]]) -> dic
     return {key: tuple(notes) for key, notes in found.items()}
 
 
-def _make_void(found: dict[Key, list[Note]], step: str, n: int) -> None:
+def _make_void(found: dict[Key, list[VersionNote]], step: str, n: int) -> None:
     for key, notes in found.items():
         if key[0] == step and key[1] >= n:
             found[key] = [replace(note, void=True) for note in notes]

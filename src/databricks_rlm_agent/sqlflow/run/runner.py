@@ -15,7 +15,7 @@ from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.report.plans import stage_name
 from databricks_rlm_agent.sqlflow.run.checking import check_tables
 from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed, Observer, Silent
-from databricks_rlm_agent.sqlflow.run.exactly_once import Notebook
+from databricks_rlm_agent.sqlflow.run.exactly_once import CheckpointLog
 from databricks_rlm_agent.sqlflow.run.files import FileRunner, backoff
 from databricks_rlm_agent.sqlflow.run.interruption import Interruption, TakenOverError
 from databricks_rlm_agent.sqlflow.run.loops import LoopRunner
@@ -30,7 +30,7 @@ from databricks_rlm_agent.sqlflow.run.outcome import (
     status_of,
 )
 from databricks_rlm_agent.sqlflow.run.record import Earlier, Record, StepRow
-from databricks_rlm_agent.sqlflow.run.resume import Standing, identity, standing
+from databricks_rlm_agent.sqlflow.run.resume import ResumeState, identity, resume_state
 from databricks_rlm_agent.sqlflow.run.sessions import Engine
 from databricks_rlm_agent.sqlflow.run.steps import StepRunner
 from databricks_rlm_agent.values import Clock, NewId
@@ -39,7 +39,7 @@ from databricks_rlm_agent.values import Clock, NewId
 _AGAIN_S = 0.5
 
 
-class Decision(StrEnum):
+class FailureDecision(StrEnum):
     """What is done after a step has failed. Steps that run go on to their end in any case."""
 
     STOP = "stop"
@@ -47,7 +47,7 @@ class Decision(StrEnum):
     RETRY = "retry"
 
 
-Decide = Callable[[Step, StepOutcome], Decision]
+Decide = Callable[[Step, StepOutcome], FailureDecision]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +68,14 @@ class Options:
     partial: bool = False
 
 
-def stop(_step: Step, _outcome: StepOutcome) -> Decision:
+def stop(_step: Step, _outcome: StepOutcome) -> FailureDecision:
     """``--on-error stop``."""
-    return Decision.STOP
+    return FailureDecision.STOP
 
 
-def go_on(_step: Step, _outcome: StepOutcome) -> Decision:
+def go_on(_step: Step, _outcome: StepOutcome) -> FailureDecision:
     """``--on-error continue``."""
-    return Decision.CONTINUE
+    return FailureDecision.CONTINUE
 
 
 @dataclass(kw_only=True)
@@ -101,7 +101,7 @@ class Runner:
         self._outcomes: dict[str, StepOutcome] = {}
         self._stopping = False
         self._notices: list[str] = list(self.plan.notices)
-        self._notebook = Notebook(self.record, self.clock)
+        self._notebook = CheckpointLog(self.record, self.clock)
         self._steps = self._step_runner()
 
     def interrupt(self) -> None:
@@ -132,11 +132,11 @@ class Runner:
         self._feed.tell(EventKind.RUN_FINISHED, report.status.value, seconds=report.seconds)
         return report
 
-    def _begin(self) -> tuple[str, datetime, Standing]:
+    def _begin(self) -> tuple[str, datetime, ResumeState]:
         started, earlier = self.clock(), self._earlier()
         run_id = earlier.workflow_run_id if earlier else self.options.run_id or self.new_id("w")
         rows = self.record.begin(self.workflow, run_id, earlier.started_at if earlier else started)
-        before = standing(self.plan, rows)
+        before = resume_state(self.plan, rows)
         if rows and not {row.step for row in rows} & {step.id for step in self.plan.steps}:
             self._notice(
                 f"Run {run_id} has none of these files on record: another directory has the same name. "
@@ -170,7 +170,7 @@ class Runner:
         self._notice("There is no unfinished run to resume: everything runs.")
         return None
 
-    def _void(self, before: Standing, now: datetime) -> None:
+    def _void(self, before: ResumeState, now: datetime) -> None:
         steps = {step.id: step for step in self.plan.steps}
         rows = [
             StepRow(
@@ -187,7 +187,7 @@ class Runner:
         if rows:
             self.record.steps(rows)
 
-    def _stage(self, steps: Sequence[Step], before: Standing) -> None:
+    def _stage(self, steps: Sequence[Step], before: ResumeState) -> None:
         pending = {step.id: step for step in steps}
         running: dict[Future[StepOutcome], Step] = {}
         with ThreadPoolExecutor(max(1, self.options.max_parallel), thread_name_prefix="sql") as pool:
@@ -197,7 +197,7 @@ class Runner:
                     return
                 for future in self._ended(running):
                     step = running.pop(future)
-                    if self._settle(step, future.result()) is Decision.RETRY:
+                    if self._settle(step, future.result()) is FailureDecision.RETRY:
                         pending[step.id] = step
 
     def _start(
@@ -205,7 +205,7 @@ class Runner:
         pending: dict[str, Step],
         running: dict[Future[StepOutcome], Step],
         pool: ThreadPoolExecutor,
-        before: Standing,
+        before: ResumeState,
     ) -> None:
         """Start what can; put down what cannot any more. In their order, so that a skip reaches all below."""
         for step in list(pending.values()):
@@ -251,14 +251,14 @@ class Runner:
             if done:
                 return done
 
-    def _settle(self, step: Step, outcome: StepOutcome) -> Decision | None:
+    def _settle(self, step: Step, outcome: StepOutcome) -> FailureDecision | None:
         self._outcomes[step.id] = outcome
         if outcome.status is not StepStatus.FAILED or self._interruption.asked:
             return None
         decision = self.decide(step, outcome)
-        if decision is Decision.STOP:
+        if decision is FailureDecision.STOP:
             self._stopping = True
-        elif decision is Decision.CONTINUE:
+        elif decision is FailureDecision.CONTINUE:
             self._outcomes[step.id] = self._steps.accept(step, outcome)
         return decision
 

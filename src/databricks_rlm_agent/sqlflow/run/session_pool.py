@@ -27,7 +27,7 @@ _LANES = 4
 _PATIENCE_S = 5.0
 
 
-class OpenedAhead:
+class SessionPool:
     """An Engine over another one, which keeps ``spare`` sessions ready. To be used as a context manager.
 
     When as many have been opened as are ``expected`` to be asked for in all, one is enough.
@@ -46,7 +46,7 @@ class OpenedAhead:
         self._threads: set[threading.Thread] = set()
         self._ended = False
 
-    def __enter__(self) -> OpenedAhead:
+    def __enter__(self) -> SessionPool:
         self._fill()
         return self
 

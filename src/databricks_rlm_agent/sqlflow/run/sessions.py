@@ -44,7 +44,7 @@ class Engine(Protocol):
 T = TypeVar("T")
 
 
-class SteadySession:
+class RetryingSession:
     """Repeats every statement on passing faults, as ``retries`` has it. Safe to use from several threads."""
 
     def __init__(self, engine: Engine, sleep: Sleep) -> None:

@@ -19,7 +19,7 @@ from databricks_rlm_agent.sqlflow.run.loops import LoopRunner, put_on_record
 from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import DONE, Record, StepRow
 from databricks_rlm_agent.sqlflow.run.resume import identity
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, SteadySession
+from databricks_rlm_agent.sqlflow.run.sessions import Engine, RetryingSession
 from databricks_rlm_agent.sqltext.errors import Problem, classify
 from databricks_rlm_agent.sqltext.names import Name, quoted, shown
 from databricks_rlm_agent.values import Clock
@@ -137,7 +137,7 @@ class StepRunner:
     def _optimized(self, step: Step, outcome: StepOutcome) -> list[Problem]:
         """OPTIMIZE what the step has made; that it fails is no more than a warning."""
         warnings = []
-        with self.interruption.watching(SteadySession(self.engine, self.interruption.wait)) as session:
+        with self.interruption.watching(RetryingSession(self.engine, self.interruption.wait)) as session:
             for table in tables_of(step, outcome):
                 began = self.monotonic()
                 statement = f"OPTIMIZE {quoted(table)}"

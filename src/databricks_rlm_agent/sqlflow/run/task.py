@@ -18,8 +18,8 @@ from databricks_rlm_agent.sqlflow.plan.plan import plan_of
 from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import RUNS
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner, go_on, stop
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, SteadySession
-from databricks_rlm_agent.sqlflow.run.task_report import Lines, document, problem_lines, summary
+from databricks_rlm_agent.sqlflow.run.sessions import Engine, RetryingSession
+from databricks_rlm_agent.sqlflow.run.task_report import AgentLog, document, problem_lines, summary
 from databricks_rlm_agent.sqlflow.run.workflow import prepared
 from databricks_rlm_agent.sqltext.names import quoted
 
@@ -96,7 +96,7 @@ def run_task(rlm: Reporter, order: Order, engine: Engine, *, alone: str | None =
             workflow=order.name,
             place=place,
             options=options,
-            observer=Lines(print),
+            observer=AgentLog(print),
             decide=go_on if order.on_error == "continue" else stop,
         ) as runner:
             report = _watched(runner, rlm, order)
@@ -125,7 +125,7 @@ def _run_id(engine: Engine, order: Order) -> str:
     """The id of the run to go on with, or to begin: the newest of those that this workflow began."""
     if order.restart is not None:
         return f"{order.run_id}-{order.restart}"
-    session = SteadySession(engine, time.sleep)
+    session = RetryingSession(engine, time.sleep)
     table = quoted((order.catalog, order.schema, RUNS))
     try:
         rows = session.fetch(

@@ -8,7 +8,7 @@ from typing import Any
 
 from databricks_rlm_agent.sqlflow.checks import TableCheck
 from databricks_rlm_agent.sqlflow.handover import to_agent
-from databricks_rlm_agent.sqlflow.run.events import Event, EventKind
+from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
 from databricks_rlm_agent.sqlflow.run.outcome import Report, StepOutcome, StepStatus
 from databricks_rlm_agent.sqltext.errors import Problem
 
@@ -19,13 +19,13 @@ _CHANGES = 12  # of a loop's first and last iterations
 _DONE = {StepStatus.DONE, StepStatus.KEPT}
 
 
-class Lines:
+class AgentLog:
     """An observer that writes one line for what has happened to a step or an iteration."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
 
-    def on(self, event: Event) -> None:
+    def on(self, event: WorkflowEvent) -> None:
         """Write it, if it is worth a line."""
         took = "" if event.seconds is None else f" ({event.seconds:.1f} s)"
         match event.kind:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any
 
 from databricks_rlm_agent.sqltext.names import Name
-from databricks_rlm_agent.sqltext.statement import Kind
+from databricks_rlm_agent.sqltext.statement import StatementKind
 
 # A table property of ours. Setting it makes writers that began before fail, since the metadata has changed
 # (docs.databricks.com, "Isolation levels and write conflicts": metadata changes fail all concurrent writes).
@@ -28,11 +28,11 @@ _METADATA = re.compile(
     r"SET |UNSET |UPGRADE|ADD (COLUMN|CONSTRAINT)|(CHANGE|RENAME) COLUMN|CLUSTER|DROP (CONSTRAINT|FEATURE)"
 )
 _FITTING = {
-    Kind.INSERT: re.compile(r"WRITE"),
-    Kind.MERGE: re.compile(r"MERGE|COPY INTO"),
-    Kind.UPDATE: re.compile(r"UPDATE"),
-    Kind.DELETE: re.compile(r"DELETE|TRUNCATE"),
-    Kind.REPLACE: re.compile(r"WRITE|CREATE|REPLACE"),
+    StatementKind.INSERT: re.compile(r"WRITE"),
+    StatementKind.MERGE: re.compile(r"MERGE|COPY INTO"),
+    StatementKind.UPDATE: re.compile(r"UPDATE"),
+    StatementKind.DELETE: re.compile(r"DELETE|TRUNCATE"),
+    StatementKind.REPLACE: re.compile(r"WRITE|CREATE|REPLACE"),
 }
 _ROWS = {
     "MERGE": ("numTargetRowsInserted", "numTargetRowsUpdated", "numTargetRowsDeleted"),
@@ -50,7 +50,7 @@ class Effect(StrEnum):
     DOUBT = "doubt"
 
 
-class Outcome(StrEnum):
+class StatementOutcome(StrEnum):
     """What is known of a noted statement without looking: BEGUN is nothing."""
 
     BEGUN = "begun"
@@ -115,7 +115,7 @@ GONE = Table(there=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Note:
+class VersionNote:
     """What was noted before a statement.
 
     ``index`` is its place in the file, from 0; ``before`` and ``statement`` are hashes of the texts of all
@@ -130,7 +130,7 @@ class Note:
     index: int
     before: str
     statement: str
-    kind: Kind
+    kind: StatementKind
     line: int
     table: Name | None = None
     new: Name | None = None
@@ -140,7 +140,7 @@ class Note:
     rows: Mapping[str, int] = field(default_factory=dict)
     safe: bool = False
     first: bool = False
-    outcome: Outcome = Outcome.BEGUN
+    outcome: StatementOutcome = StatementOutcome.BEGUN
     void: bool = False
     told: str | None = None
 
@@ -152,11 +152,11 @@ class Note:
         return {**told, "kind": self.kind.value, "outcome": self.outcome.value}
 
     @staticmethod
-    def from_dict(document: Mapping[str, Any]) -> Note:
+    def from_dict(document: Mapping[str, Any]) -> VersionNote:
         """What ``to_dict`` made; raises TypeError, ValueError or KeyError for anything else."""
         names = {name: tuple(document[name]) for name in ("table", "new") if document.get(name)}
-        kinds = {"kind": Kind(document["kind"]), "outcome": Outcome(document["outcome"])}
-        return Note(**{**document, **names, **kinds})
+        kinds = {"kind": StatementKind(document["kind"]), "outcome": StatementOutcome(document["outcome"])}
+        return VersionNote(**{**document, **names, **kinds})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,17 +186,17 @@ def _texts(found: Any) -> dict[str, str]:
     return {str(name): str(value) for name, value in dict(found or {}).items() if value is not None}
 
 
-def judge(note: Note, now: Table, new: Table = GONE) -> Judgement:
+def judge(note: VersionNote, now: Table, new: Table = GONE) -> Judgement:
     """Whether the statement that was noted has taken effect; ``new`` is what is under a rename's new name."""
-    if note.safe or note.outcome is Outcome.UNDONE:
+    if note.safe or note.outcome is StatementOutcome.UNDONE:
         return Judgement(effect=Effect.NONE)
-    if note.outcome is Outcome.TAKEN:
+    if note.outcome is StatementOutcome.TAKEN:
         return Judgement(effect=Effect.TAKEN, why="it is on record")
     if note.table is None:
         return _doubt("what it writes cannot be told from its text")
     if note.new is not None:
         return _renamed(note, now, new)
-    if note.kind is Kind.CREATE:
+    if note.kind is StatementKind.CREATE:
         return _created(note, now)
     if not note.there:
         return Judgement(effect=Effect.NONE)  # it could only fail
@@ -207,10 +207,12 @@ def judge(note: Note, now: Table, new: Table = GONE) -> Judgement:
     since = _since(note, now)
     if since is None:
         return _doubt(f"the history of the table does not show its version {note.version} of {note.at}")
-    return _altered(since) if note.kind is Kind.ALTER else _changed(note.kind, since, note.version or 0)
+    return (
+        _altered(since) if note.kind is StatementKind.ALTER else _changed(note.kind, since, note.version or 0)
+    )
 
 
-def is_back(note: Note, now: Table) -> bool:
+def is_back(note: VersionNote, now: Table) -> bool:
     """Whether nothing is left of what was done since the note: it never was, was undone, or all made anew.
 
     What others have written after that is no matter: who writes for the noted step makes a new note.
@@ -250,14 +252,14 @@ def _doubt(why: str) -> Judgement:
     return Judgement(effect=Effect.DOUBT, why=why)
 
 
-def _since(note: Note, now: Table) -> list[Commit] | None:
+def _since(note: VersionNote, now: Table) -> list[Commit] | None:
     """The commits after the noted version, oldest first; None if that version is not in the history."""
     if note.version is None or now.at(note.version) != note.at:
         return None
     return sorted((c for c in now.commits if c.version > note.version), key=lambda commit: commit.version)
 
 
-def _changed(kind: Kind, since: Sequence[Commit], base: int) -> Judgement:
+def _changed(kind: StatementKind, since: Sequence[Commit], base: int) -> Judgement:
     effective: tuple[Commit, ...] = ()
     states = {base: effective}
     for commit in since:
@@ -278,9 +280,9 @@ def _changed(kind: Kind, since: Sequence[Commit], base: int) -> Judgement:
     return _doubt(f"since version {base} there are commits that are not its own: {found}")
 
 
-def _other(kind: Kind, commit: Commit) -> bool:
+def _other(kind: StatementKind, commit: Commit) -> bool:
     """Whether a WRITE is not what an INSERT does."""
-    return kind is Kind.INSERT and commit.parameters.get("mode", "Append") != "Append"
+    return kind is StatementKind.INSERT and commit.parameters.get("mode", "Append") != "Append"
 
 
 def _altered(since: Sequence[Commit]) -> Judgement:
@@ -292,7 +294,7 @@ def _altered(since: Sequence[Commit]) -> Judgement:
     return Judgement(effect=Effect.TAKEN, why=f"version {own[0].version}, {own[0].operation}")
 
 
-def _renamed(note: Note, old: Table, new: Table) -> Judgement:
+def _renamed(note: VersionNote, old: Table, new: Table) -> Judgement:
     """A table keeps its history under the new name."""
     if not note.there:
         return Judgement(effect=Effect.NONE)
@@ -306,7 +308,7 @@ def _renamed(note: Note, old: Table, new: Table) -> Judgement:
     return _doubt("neither name has the table that was to be renamed")
 
 
-def _created(note: Note, now: Table) -> Judgement:
+def _created(note: VersionNote, now: Table) -> Judgement:
     if note.there or not now.there:
         return Judgement(effect=Effect.NONE)  # it could only fail, or has not happened
     written = [commit for commit in now.commits if commit.changes_rows and commit.version > 0]

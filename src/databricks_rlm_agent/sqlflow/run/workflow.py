@@ -13,14 +13,14 @@ from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.logs import keep_off_root
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.plan.declarations import FILE
-from databricks_rlm_agent.sqlflow.plan.plan import Source, plan_of
+from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.run.events import Observer, Silent
 from databricks_rlm_agent.sqlflow.run.outcome import Report
 from databricks_rlm_agent.sqlflow.run.record import DeltaRecord
 from databricks_rlm_agent.sqlflow.run.runner import Decide, Options, Runner, stop
-from databricks_rlm_agent.sqlflow.run.session_pool import OpenedAhead
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, SteadySession
-from databricks_rlm_agent.sqlflow.run.write_behind import WrittenBehind, late
+from databricks_rlm_agent.sqlflow.run.session_pool import SessionPool
+from databricks_rlm_agent.sqlflow.run.sessions import Engine, RetryingSession
+from databricks_rlm_agent.sqlflow.run.write_behind import WriteBehindRecord, late
 
 MAX_FILES = 2_000
 MAX_BYTES = 16 << 20  # of one file; what a warehouse takes in a request is less
@@ -33,7 +33,7 @@ def read_directory(
     variables: Mapping[str, str] | None = None,
     catalog: str | None = None,
     schema: str | None = None,
-) -> Source:
+) -> SqlSource:
     """The ``*.sql`` files of a directory and its ``workflow.yml``; directories below it are not looked into.
 
     Raises UsageError for a directory that is not there or has no such file, and for what cannot be read.
@@ -50,7 +50,7 @@ def read_directory(
             f"{len(paths)} files are more than {MAX_FILES}.", where=str(directory), fix="Split the directory."
         )
     declared = next((path for path in found if path.name in {FILE, "workflow.yaml"}), None)
-    return Source(
+    return SqlSource(
         texts={path.name: _text(path) for path in paths},
         declared=_text(declared) if declared else None,
         variables=dict(variables or {}),
@@ -152,14 +152,14 @@ def prepared(
         # The record has two sessions of its own, one to write and one to ask.
         spare = min(options.max_parallel, len(plan.steps)) + 1
         expected = sum(len(step.files) for step in plan.steps) + 2
-        engine = stack.enter_context(OpenedAhead(engine, spare=spare, expected=expected))
-        writer, prover = (stack.enter_context(closing(SteadySession(engine, time.sleep))) for _ in range(2))
+        engine = stack.enter_context(SessionPool(engine, spare=spare, expected=expected))
+        writer, prover = (stack.enter_context(closing(RetryingSession(engine, time.sleep))) for _ in range(2))
         record = DeltaRecord(writer, place, now, prover=prover)
         yield Runner(
             plan=plan,
             workflow=workflow,
             engine=engine,
-            record=WrittenBehind(record, late(plan)),
+            record=WriteBehindRecord(record, late(plan)),
             clock=now,
             new_id=new_id,
             options=options,

@@ -87,7 +87,7 @@ def _measured(each: Iteration) -> list[Name]:
     return [*each.file.reads, *tables]
 
 
-class WrittenBehind:
+class WriteBehindRecord:
     """A Record over another one. Safe to use from several threads.
 
     That a row could not be written is told to who comes next; it is tried again with the next rows.
