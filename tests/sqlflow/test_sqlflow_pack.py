@@ -20,8 +20,8 @@ sys.path.insert(0, sys.argv[1])
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
 from databricks_rlm_agent.sqlflow.handover import source_of
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
-from databricks_rlm_agent.sqlflow import sparksessions, task
-from databricks_rlm_agent.remote import sqlsessions, workspace
+from databricks_rlm_agent.sqlflow.run import spark, task
+from databricks_rlm_agent.databricks import sql, workspace
 files = {
     "01_a.sql": "CREATE OR REPLACE TABLE a AS SELECT explode(xs) AS x FROM raw WHERE y RLIKE '^;' -- ;",
     "02_b_loop_iteration_01.sql": "CREATE OR REPLACE TABLE b_1 AS SELECT x FROM a",
@@ -67,8 +67,8 @@ def test_the_pack_holds_licences_and_nothing_of_the_control_plane() -> None:
     }
     parts = {name.split("/")[1] for name in names if name.startswith("databricks_rlm_agent/")}
     assert parts == {
-        *("__init__.py", "errors.py", "logs.py", "retries.py"),
-        *("domain", "remote", "sqlflow"),
+        *("__init__.py", "errors.py", "logs.py", "models.py", "retry.py", "secrets.py", "values.py"),
+        *("databricks", "sqlflow", "sqltext"),
     }
 
 

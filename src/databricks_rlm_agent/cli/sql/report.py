@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from databricks_rlm_agent.runs.capsule.packing import one_line
 from databricks_rlm_agent.sqlflow.checks import TableCheck, percent
 from databricks_rlm_agent.sqlflow.report.charts import seconds
 from databricks_rlm_agent.sqlflow.run.convergence import Measure
@@ -79,8 +78,8 @@ def problem_lines(problem: Problem) -> str:
 
 
 def short(message: str) -> str:
-    """A message on one line that is not too long: a warehouse may send pages."""
-    return one_line(clip(message, _LINE))
+    """Return a message on one line, cut to a bounded length: a warehouse may send pages."""
+    return " ".join("".join(c if c.isprintable() else " " for c in clip(message, _LINE)).split())
 
 
 def printable(text: str) -> str:
