@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -10,6 +11,12 @@ Name = tuple[str, ...]
 anything, so ``("*",)`` may be any table and ``("main", "shop", "*")`` all of a schema.
 """
 ANYTHING: Name = ("*",)
+_PART = re.compile(r"`([^`]*)`|(\w+)")
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The parts of a name as it is written."""
+    return tuple((quoted or plain).lower() for quoted, plain in _PART.findall(name))
 
 
 def shown(name: Name) -> str:

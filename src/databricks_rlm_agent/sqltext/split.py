@@ -29,18 +29,18 @@ _ENDINGS = {"IF", "LOOP", "WHILE", "REPEAT", "FOR"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class StatementText:
     """A statement's text, without comments around it, and the line of its first word, from 1.
 
-    ``plain`` is the same with single spaces between its words, and without comments and hints.
+    ``normalized`` has single spaces between its words, and no comments or hints.
     """
 
     text: str
     line: int
-    plain: str
+    normalized: str
 
 
-def split(text: str, file: str) -> list[Piece]:
+def split(text: str, file: str) -> list[StatementText]:
     """The statements of a text, in order; empty ones are left out.
 
     Raises UsageError, with file and line, for a text that has no end of a string, comment or block.
@@ -50,11 +50,13 @@ def split(text: str, file: str) -> list[Piece]:
     for tokens in _statements(tokens_of(text, file), text, file):
         line += text.count("\n", at, tokens[0].start)
         at = tokens[0].start
-        pieces.append(Piece(text=text[at : tokens[-1].end + 1], line=line, plain=_plain(tokens, text)))
+        pieces.append(
+            StatementText(text=text[at : tokens[-1].end + 1], line=line, normalized=_normalized(tokens, text))
+        )
     return pieces
 
 
-def _plain(tokens: Sequence[Token], text: str) -> str:
+def _normalized(tokens: Sequence[Token], text: str) -> str:
     words: list[str] = []
     last = -1
     for token in tokens:

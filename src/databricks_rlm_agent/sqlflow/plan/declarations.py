@@ -10,8 +10,7 @@ from typing import Any
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.checks import Cover, Expectation
 from databricks_rlm_agent.sqlflow.model import Step
-from databricks_rlm_agent.sqltext.kinds import parts_of
-from databricks_rlm_agent.sqltext.names import Name, may_be_same, resolved, shown
+from databricks_rlm_agent.sqltext.names import Name, may_be_same, parts_of, resolved, shown
 
 FILE = "workflow.yml"
 _FIX = "docs/sql-workflows.md says what may stand there."

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from databricks_rlm_agent.sqlflow.model import SqlFile
 from databricks_rlm_agent.sqltext.names import ANYTHING, Name, quoted, unique
-from databricks_rlm_agent.sqltext.references import NameScope, read_statement
+from databricks_rlm_agent.sqltext.reader import NameScope, read_statement
 from databricks_rlm_agent.sqltext.split import split
 from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
 
@@ -101,7 +101,7 @@ def _reads(statements: Iterable[Statement]) -> tuple[Name, ...]:
 def _makes(statements: Iterable[Statement]) -> tuple[Name, ...]:
     made: dict[Name, None] = {}
     for statement in statements:
-        for name in statement.gone:
+        for name in statement.drops:
             made.pop(name, None)
         made |= dict.fromkeys(statement.makes)
     return tuple(made)

@@ -145,7 +145,7 @@ def _before_the_first(file: SqlFile, table: Name | None, number: int) -> Name | 
 def _is_left(file: SqlFile, name: Name) -> bool:
     """Whether a table that the file writes is there at its end, as far as it is up to the file."""
     touched = [each for each in file.statements if name in each.writes]
-    return name in file.makes or not any(name in each.gone or name in each.makes for each in touched)
+    return name in file.makes or not any(name in each.drops or name in each.makes for each in touched)
 
 
 def _check(loop: Loop, number: int, table: Name | None) -> None:

@@ -47,7 +47,7 @@ def clash(earlier: Step, later: Step) -> str | None:
 def required(step: Step) -> tuple[Name, ...]:
     """What must be there before a step: what it reads, and what it changes without making it."""
     makes = set(step.makes)
-    gone = {name for file in step.files for each in file.statements if each.repeatable for name in each.gone}
+    gone = {name for file in step.files for each in file.statements if each.repeatable for name in each.drops}
     changed = [name for name in step.writes if name not in makes and name not in gone and is_table(name)]
     return (*step.reads, *changed)
 

@@ -21,8 +21,7 @@ from databricks_rlm_agent.sqlflow.plan.loops import (
     writes_of,
 )
 from databricks_rlm_agent.sqlflow.plan.order import natural, ordered
-from databricks_rlm_agent.sqltext.kinds import parts_of
-from databricks_rlm_agent.sqltext.names import Name, is_table, resolved, shown
+from databricks_rlm_agent.sqltext.names import Name, is_table, parts_of, resolved, shown
 from databricks_rlm_agent.sqltext.variables import check_all_known, substitute, used
 
 _IF_NOT_THERE = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
@@ -68,7 +67,7 @@ def _told_of_loop(name: str, loop: Loop) -> Iterator[str]:
 def _dropped(name: str, loop: Loop, number: int) -> Iterator[str]:
     """Tells of an iteration that drops the table which its own is compared with."""
     now = iteration(loop, number)
-    gone = {each for statement in now.file.statements for each in statement.gone}
+    gone = {each for statement in now.file.statements for each in statement.drops}
     if now.before in gone - set(now.file.makes) and not loop.convergence:
         yield (
             f"{name}: {now.file.name} drops {shown(now.before or ())}, which its own table is compared with: "

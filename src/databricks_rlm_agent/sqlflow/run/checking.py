@@ -52,7 +52,7 @@ def expected(plan: Plan, outcomes: Mapping[str, StepOutcome]) -> list[Wanted]:
     for step in plan.steps:
         outcome = outcomes[step.id]
         if outcome.status in _DONE:
-            for name in (name for statement in _statements(step) for name in statement.gone):
+            for name in (name for statement in _statements(step) for name in statement.drops):
                 there.pop(name, None)
             there |= dict(_made(step, outcome))
     for each in plan.expectations:

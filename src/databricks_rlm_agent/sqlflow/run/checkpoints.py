@@ -82,7 +82,7 @@ class _Segment:
 
 def sessional(statement: Statement) -> bool:
     """Whether all that it does belongs to the file's session; rows of temporary tables too."""
-    return statement.sessional or (statement.kind in _ROWS and not statement.writes)
+    return statement.session_only or (statement.kind in _ROWS and not statement.writes)
 
 
 def checkpoints(file: SqlFile) -> dict[int, bool]:
@@ -112,7 +112,7 @@ def checkpoints(file: SqlFile) -> dict[int, bool]:
 
 def _safe(statement: Statement, views: Sequence[Name]) -> bool:
     if statement.kind in {StatementKind.OTHER, StatementKind.ALTER} and _IDEMPOTENT.match(statement.text):
-        return not statement.gone  # a rename is none
+        return not statement.drops  # a rename is none
     if statement.kind is StatementKind.CREATE and not any(map(is_table, statement.writes)):
         return True  # a function or schema that is there already can only fail
     reads = [*statement.reads, *views]
@@ -129,7 +129,7 @@ def _go_through(segment: _Segment, statement: Statement, *, own: bool, safe: boo
         return  # it is behind the segment: the note tells whether it is done
     segment.read += [name for name in statement.reads if name not in segment.fresh]
     if _makes_anew(statement):
-        segment.fresh += [*statement.makes, *statement.gone]  # not what is only overwritten, perhaps in part
+        segment.fresh += [*statement.makes, *statement.drops]  # not what is only overwritten, perhaps in part
     elif own:
         segment.fresh += statement.makes
 
@@ -143,7 +143,7 @@ def _makes_anew(statement: Statement) -> bool:
 def note_of(file: SqlFile, index: int, *, safe: bool, rows: Mapping[str, int], first: bool) -> VersionNote:
     """The note before a statement, without what the warehouse says of its table."""
     statement = file.statements[index]
-    renamed = statement.kind is StatementKind.ALTER and statement.gone and statement.makes
+    renamed = statement.kind is StatementKind.ALTER and statement.drops and statement.makes
     return VersionNote(
         index=index,
         before=hash_of(each.text for each in file.statements[:index]),
@@ -162,7 +162,7 @@ def _table(file: SqlFile, statement: Statement) -> Name | None:
     """The one table that it writes (of a rename the old name), if that is known."""
     if statement.kind not in _ONE_TABLE or _in_transaction(file):
         return None
-    names = statement.gone or tuple(name for name in statement.writes if name != ANYTHING)
+    names = statement.drops or tuple(name for name in statement.writes if name != ANYTHING)
     return names[0] if names and is_table(names[0]) else None
 
 
@@ -265,7 +265,7 @@ def remade(file: SqlFile) -> set[Name]:
     touched: list[Name] = []
     for statement in file.statements:
         if _makes_anew(statement):
-            made = [name for name in (*statement.makes, *statement.gone) if not common([name], touched)]
+            made = [name for name in (*statement.makes, *statement.drops) if not common([name], touched)]
             anew |= {name for name in made if name not in statement.reads}
         touched += [*statement.reads, *statement.writes]
     return anew

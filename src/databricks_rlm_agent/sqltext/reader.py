@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from databricks_rlm_agent.sqltext.kinds import Head, head_of
 from databricks_rlm_agent.sqltext.names import ANYTHING, Name, resolved, unique
-from databricks_rlm_agent.sqltext.split import Piece
-from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
+from databricks_rlm_agent.sqltext.split import StatementText
+from databricks_rlm_agent.sqltext.statement import Head, Statement, StatementKind, head_of
 
 LONG = 20_000  # characters up to which parsing is quick
 STRING = r"(?:'(?:[^'\\]|\\.|'')*+'|\"(?:[^\"\\]|\\.|\"\")*+\")"
@@ -27,7 +26,7 @@ _REPEATED = re.compile(rf"(\({_CALL}\))(?: , \1)++")
 _UNITED = re.compile(r"(\bselect [^()]{1,2000}?)(?: union all \1(?= union all|$| \)))++", re.IGNORECASE)
 
 
-def brief(plain: str, *, long: int = LONG) -> str:
+def abbreviate(plain: str, *, long: int = LONG) -> str:
     """A statement, single spaces between its words, that reads and writes the same tables.
 
     Lists of literals become one literal, and rows that then are alike one row. Short ones stay as they are.
@@ -212,12 +211,12 @@ class _Effects:
     reads: tuple[Name, ...] = ()
     writes: tuple[Name, ...] = ()
     makes: tuple[Name, ...] = ()
-    gone: tuple[Name, ...] = ()
+    drops: tuple[Name, ...] = ()
 
 
-def read_statement(piece: Piece, file: str, session: NameScope) -> tuple[Statement, NameScope]:
+def read_statement(piece: StatementText, file: str, session: NameScope) -> tuple[Statement, NameScope]:
     """The statement, and the session after it."""
-    text = brief(_IDENTIFIER.sub(lambda found: found[2] or _UNKNOWN, piece.plain))
+    text = abbreviate(_IDENTIFIER.sub(lambda found: found[2] or _UNKNOWN, piece.normalized))
     head = head_of(text)
     if head is None or (head.form.kind in _UNKNOWN_EFFECTS and not head.form.role):
         kind = head.form.kind if head else StatementKind.OTHER
@@ -241,7 +240,7 @@ def read_statement(piece: Piece, file: str, session: NameScope) -> tuple[Stateme
         reads=(ANYTHING,) if problem else effects.reads,
         writes=unique([*effects.writes, ANYTHING]) if problem else effects.writes,
         makes=tuple(name for name in effects.makes if name != ANYTHING),
-        gone=effects.gone,
+        drops=effects.drops,
         problem=problem,
     )
     return statement, _after(head, session)
@@ -262,12 +261,12 @@ def _kind(head: Head, reading: ParsedQuery) -> StatementKind:
         return reading.changes[0][0]
     return (
         StatementKind.REPLACE
-        if head.spares and head.form.kind in {StatementKind.CREATE, StatementKind.DROP}
+        if head.idempotent and head.form.kind in {StatementKind.CREATE, StatementKind.DROP}
         else head.form.kind
     )
 
 
-def _unclear(piece: Piece, file: str, kind: StatementKind, why: str) -> Statement:
+def _unclear(piece: StatementText, file: str, kind: StatementKind, why: str) -> Statement:
     return Statement(
         text=piece.text,
         file=file,
@@ -296,7 +295,7 @@ def _effects(head: Head, reading: ParsedQuery, session: NameScope) -> _Effects:
         case "rename":
             parts = head.new_name if len(head.new_name) > 1 else (*name[:-1], *head.new_name)
             new = session.name(parts)
-            return replace(done, writes=(name, new), makes=(new,), gone=(name,))
+            return replace(done, writes=(name, new), makes=(new,), drops=(name,))
         case "change":
             return done
         case "catalog" | "schema":
@@ -304,8 +303,10 @@ def _effects(head: Head, reading: ParsedQuery, session: NameScope) -> _Effects:
         case role:
             name = _whole(head, session) if role in {"schemas", "catalogs"} else name
             name = _function(name) if role == "function" else name
-            gone = head.form.kind is StatementKind.DROP
-            return replace(done, writes=(name,), makes=() if gone else (name,), gone=(name,) if gone else ())
+            dropped = head.form.kind is StatementKind.DROP
+            return replace(
+                done, writes=(name,), makes=() if dropped else (name,), drops=(name,) if dropped else ()
+            )
 
 
 def _whole(head: Head, session: NameScope) -> Name:

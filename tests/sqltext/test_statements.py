@@ -106,7 +106,7 @@ def test_what_the_file_has_made_is_no_need() -> None:
     )
     assert names(file.reads) == {"a", "v"}
     assert names(file.makes) == {"u"}
-    assert [statement.sessional for statement in file.statements][:2] == [True, False]
+    assert [statement.session_only for statement in file.statements][:2] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
-from databricks_rlm_agent.sqltext.references import brief, parse_query
+from databricks_rlm_agent.sqltext.reader import abbreviate, parse_query
 
 ROW = "({}, 'from a; it''s \\' select {}', -{}.5e3, NULL, timestamp'2024-01-01', f(1, array({}, 2)))"
 LITERALS = ["1", "- 2.5", "'a'", "'it''s from t'", "NULL", "true", "date '2024-01-01'", '"q"']
@@ -27,7 +27,7 @@ def test_rows_that_are_written_out_are_not_parsed(text: str) -> None:
     plain = [" ".join(text.format(rows=rows).split()) for rows in (many, few)]
     file, other = (sql_file("1.sql", text.format(rows=rows), catalog="c", schema="s") for rows in (many, few))
     assert (file.reads, file.writes, file.problem) == (other.reads, other.writes, None)
-    assert len(brief(plain[0])) < len(plain[0])
+    assert len(abbreviate(plain[0])) < len(plain[0])
 
 
 def test_strings_do_not_make_an_insert_a_query() -> None:
@@ -51,6 +51,6 @@ _rows = st.lists(
 def test_a_brief_statement_reads_the_same_tables(rows: str, tables: list[str]) -> None:
     text = f"CREATE TABLE x AS SELECT CASE a WHEN 'k' THEN 1 END FROM ( VALUES {rows} ) AS v , "
     text += " , ".join(tables) + f" WHERE a IN ( {rows} ) AND b = 1 AND c LIKE 'x' AND d IS NOT NULL"
-    short = brief(text, long=0)
+    short = abbreviate(text, long=0)
     assert len(short) <= len(text)
     assert parse_query(short) == parse_query(text)
