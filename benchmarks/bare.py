@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 
 from benchmarks.places import connect
 from databricks_rlm_agent.attempts.manifest import Manifest

@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from local_workspace.client import spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
 from benchmarks.control_stage import Stage, script
 from benchmarks.measure import Line

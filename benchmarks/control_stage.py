@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 
 from benchmarks.control_replay import Call, record
 from benchmarks.measure import seconds

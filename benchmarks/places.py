@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 
 _ENGINE = """
 import os, sys

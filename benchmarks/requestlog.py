@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.request import Request, urlopen
 
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 
 _PLACES = ("fs/files", "fs/directories", "jobs/runs/submit", "jobs/runs/get", "sql/1.0")
 

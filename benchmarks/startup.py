@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from local_workspace.client import Spawned, running, spawn
-from local_workspace.options import WorkspaceOptions
+from local_workspace import Spawned, WorkspaceOptions, running, spawn
 
 from benchmarks.measure import Line, Report, in_turn, median, seconds
 from benchmarks.places import connect, engine_alone

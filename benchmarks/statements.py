@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from local_workspace.client import spawn
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceOptions, spawn
 
 from benchmarks.measure import Line, Report, in_turn, median, seconds
 from benchmarks.places import connect, engine_alone

@@ -10,8 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from local_workspace.client import spawn
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceOptions, spawn
 
 from benchmarks.command import machine
 from benchmarks.rlm.measures import CONTEXTS, MEASURES, Plan

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 
 from benchmarks.rlm.programs import OURS, TASK, Dialect, context, our_messages
 from benchmarks.rlm.rivals import TIMEOUT_S

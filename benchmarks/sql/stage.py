@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from local_workspace.client import spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
 from benchmarks.measure import seconds
 from benchmarks.places import connect

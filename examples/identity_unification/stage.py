@@ -15,9 +15,7 @@ from typing import Any
 
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.catalog import VolumeType
-from local_workspace.client import spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
 from databricks_rlm_agent.databricks.workspace import Workspace

@@ -9,9 +9,7 @@ import pytest
 import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.catalog import VolumeType
-from local_workspace.client import Spawned, spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
+from local_workspace import Spawned, WorkspaceInfo, WorkspaceOptions, spawn
 from lw_support import Programs, sdk
 
 

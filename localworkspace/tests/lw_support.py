@@ -10,7 +10,7 @@ from typing import Any
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.service import jobs
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 
 VOLUME = "/Volumes/main/default/files"
 

@@ -10,7 +10,7 @@ import pytest
 import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import AlreadyExists, BadRequest, NotFound
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 from lw_support import VOLUME
 
 

@@ -12,7 +12,7 @@ import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import BadRequest, InvalidParameterValue, ResourceDoesNotExist
 from databricks.sdk.service import compute, jobs
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 from lw_support import Programs, eventually
 
 Life = jobs.RunLifeCycleState

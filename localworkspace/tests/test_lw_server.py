@@ -14,9 +14,7 @@ import pytest
 from databricks.sdk.errors import NotFound
 from databricks.sdk.service import jobs
 from databricks.sdk.service.catalog import VolumeType
-from local_workspace.client import running, spawn
-from local_workspace.options import WorkspaceOptions
-from local_workspace.problem import WorkspaceError
+from local_workspace import WorkspaceError, WorkspaceOptions, running, spawn
 from lw_support import Programs, eventually, sdk
 
 MODULE = [sys.executable, "-m", "local_workspace"]
@@ -117,8 +115,8 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
 def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
     starter = (
         "import os, pathlib, sys, time\n"
-        "from local_workspace.client import spawn\n"
-        "from local_workspace.options import WorkspaceOptions\n"
+        "from local_workspace import spawn\n"
+        "from local_workspace import WorkspaceOptions\n"
         "print(spawn(WorkspaceOptions(root=pathlib.Path(sys.argv[1]))).info.to_json(), flush=True)\n"
         "time.sleep(300)\n"
     )

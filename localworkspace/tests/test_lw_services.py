@@ -19,7 +19,7 @@ from databricks.sdk.errors import (
     ResourceDoesNotExist,
 )
 from databricks.sdk.service import catalog, iam, serving, sql, workspace
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 from lw_support import eventually, sdk
 
 

@@ -13,10 +13,8 @@ import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
-from local_workspace.client import spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
-from local_workspace.problem import ApiError, WorkspaceError
+from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
+from local_workspace.errors import ApiError, WorkspaceError
 from local_workspace.services.stub import ScriptedError, read_stub, stub_of
 
 SUB = {
@@ -131,22 +129,6 @@ def test_over_http(stubbed: WorkspaceInfo) -> None:
     busy = ask(stubbed, "busy")
     assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
     assert busy.json()["error_code"] == "REQUEST_LIMIT_EXCEEDED"
-
-
-def test_a_command_with_a_root_serves_its_own_script(tmp_path: Path) -> None:
-    from databricks_rlm_agent.cli.workspace import local_workspace
-    from databricks_rlm_agent.errors import UsageError
-
-    script = tmp_path / "s.json"
-    script.write_text(json.dumps({"planner": [[{"text": "x"}]], "sub": SUB}))
-    with local_workspace(str(tmp_path / "w"), model=f"scripted:{script}") as info:
-        assert ask(info, "row 8").json()["choices"][0]["message"]["content"] == "it is 8"
-    script.write_text('{"planner": [[{"text": "x"}]], "sub": 3}')
-    with (
-        pytest.raises(UsageError, match=r"\$\.sub"),
-        local_workspace(str(tmp_path / "w"), model=f"scripted:{script}"),
-    ):
-        pass
 
 
 def test_hundreds_at_once_take_as_long_as_one(stubbed: WorkspaceInfo) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from local_workspace.errors import ApiError
 from local_workspace.faults import FaultBoard, FaultRule
 from local_workspace.jobs import verdict
 from local_workspace.jobs.failure import explain
@@ -17,7 +18,6 @@ from local_workspace.jobs.logfile import LogWriter, read_log
 from local_workspace.jobs.process import started_at
 from local_workspace.jobs.records import Ending, Run, TaskRun
 from local_workspace.layout import inside
-from local_workspace.problem import ApiError
 from local_workspace.server import _listen
 
 

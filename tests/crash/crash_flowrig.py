@@ -14,9 +14,7 @@ import requests
 from crash_controller import Controller
 from crash_flow import EXACT, SETUP
 from crash_rig import eventually
-from local_workspace.client import spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.databricks.workspace import Workspace

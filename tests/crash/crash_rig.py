@@ -18,9 +18,7 @@ from crash_programs import TASK, write_script, write_stub
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.service.jobs import BaseRun
-from local_workspace.client import Spawned, spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
+from local_workspace import Spawned, WorkspaceInfo, WorkspaceOptions, spawn
 
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.runs.run import new_run

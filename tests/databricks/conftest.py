@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_workspace.client import spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 from remote_rig import VOLUME, Clients, Server
 
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume

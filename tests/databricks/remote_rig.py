@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import requests
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 
 from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
 from databricks_rlm_agent.databricks.sql import Warehouse

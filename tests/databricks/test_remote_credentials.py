@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_workspace.client import spawn
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 from local_workspace.layout import Layout
-from local_workspace.options import WorkspaceOptions
 from remote_rig import VOLUME, Clients, Server
 
 from databricks_rlm_agent.errors import Forbidden, NeverReached, Unauthorized, Unreachable

@@ -15,9 +15,7 @@ from typing import Any
 import pytest
 from conftest import PACKAGE, eventually
 from llm_support import CREATE, access
-from local_workspace.client import spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
 from executor_harness import protocol
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import PACKAGE, VOLUME, Bench, eventually
-from local_workspace.client import spawn
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceOptions, spawn
 
 SCRATCH = "main.rlm_scratch"
 

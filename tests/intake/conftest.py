@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 from intake_support import JIRA, Desk
-from local_workspace.client import spawn
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceOptions, spawn
 
 from databricks_rlm_agent.databricks.sql import Warehouse
 from databricks_rlm_agent.databricks.workspace import Workspace

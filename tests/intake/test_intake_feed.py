@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from intake_support import JIRA, JIRA_COLUMNS, Desk, at
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 
 from databricks_rlm_agent.databricks.sql import Warehouse
 from databricks_rlm_agent.databricks.workspace import Workspace

@@ -181,11 +181,15 @@ def test_the_wheel_has_both_packages_and_nothing_else(wheel: Path) -> None:
         names = archive.namelist()
         (entry_points,) = [name for name in names if name.endswith(".dist-info/entry_points.txt")]
         declared = archive.read(entry_points).decode()
+        metadata = archive.read(entry_points.replace("entry_points.txt", "METADATA")).decode()
     top = {name.partition("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {
         "databricks_rlm_agent",
         "executor_harness",
     }
+    # The local workspace is a distribution of its own: neither it nor what it stands on goes to a cluster.
+    required = {name.lower() for name in re.findall(r"^Requires-Dist: ([\w.-]+)", metadata, re.MULTILINE)}
+    assert not required & {"rlm-local-workspace", "starlette", "uvicorn", "deltalake", "pysail"}
     assert "databricks_rlm_agent/py.typed" in names
     assert "executor_harness/main.py" in names
     assert not [

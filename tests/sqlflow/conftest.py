@@ -6,9 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from local_workspace.client import spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.databricks.workspace import Workspace

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from local_workspace.client import spawn
-from local_workspace.info import WorkspaceInfo
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
 from databricks_rlm_agent.cli.main import main
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 from sqlflow_agent import FIXED, FOLDER, RUN, call, environment, publish, results, write_script
 
 from databricks_rlm_agent.cli.main import main

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 
 from databricks_rlm_agent.cli.main import main
 from databricks_rlm_agent.databricks.sql import WarehouseSession

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from local_workspace.info import WorkspaceInfo
+from local_workspace import WorkspaceInfo
 
 from databricks_rlm_agent.errors import Conflict, Forbidden, NotFound, Rejected, RlmError, Unreachable
 from databricks_rlm_agent.sqlflow.run.spark import SparkEngine, SparkSession

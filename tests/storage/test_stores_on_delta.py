@@ -9,8 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from local_workspace.client import spawn
-from local_workspace.options import WorkspaceOptions
+from local_workspace import WorkspaceOptions, spawn
 
 from databricks_rlm_agent.databricks.sql import Warehouse
 from databricks_rlm_agent.databricks.workspace import Workspace

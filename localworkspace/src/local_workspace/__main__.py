@@ -1,4 +1,4 @@
-"""`python -m local_workspace`: serve a local workspace in the foreground."""
+"""The command `local-workspace`, also as `python -m local_workspace`: serve a workspace until interrupted."""
 
 from __future__ import annotations
 
@@ -9,35 +9,44 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from local_workspace.options import add_arguments, options_from
-from local_workspace.problem import WorkspaceError
-from local_workspace.server import WorkspaceInfo, serve
+from local_workspace.errors import WorkspaceError
+from local_workspace.options import WorkspaceInfo, add_arguments, options_from
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, serve, return the exit code: 0 after a signal, 2 when the workspace cannot start."""
-    parser = argparse.ArgumentParser(prog="local_workspace", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="local-workspace",
+        description="Serve a Databricks workspace of your own on 127.0.0.1 until interrupted.",
+    )
     add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON when ready")
-    namespace = parser.parse_args(arguments)
     try:
-        options = options_from(namespace)
-        if namespace.exit_with_parent:
-            follow_parent()
-        serve(options, print_json if namespace.json else print_text)
+        return run(parser.parse_args(arguments))
     except (WorkspaceError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command's output
         return 2
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT, then return 0. `namespace`: the options of `add_arguments`, and `json`.
+
+    Raises ValueError for a malformed option, WorkspaceError when the workspace cannot start.
+    """
+    from local_workspace.server import serve
+
+    options = options_from(namespace)
+    if namespace.exit_with_parent:
+        _follow_parent()
+    serve(options, _print_json if namespace.json else _print_text)
     return 0
 
 
-def print_json(info: WorkspaceInfo) -> None:
-    """One line of JSON, at once."""
+def _print_json(info: WorkspaceInfo) -> None:
     print(info.to_json(), flush=True)  # noqa: T201 - a command's output
 
 
-def print_text(info: WorkspaceInfo) -> None:
-    """What a person needs to connect."""
+def _print_text(info: WorkspaceInfo) -> None:
     lines = [
         f"Local workspace at {info.root}",
         f"  DATABRICKS_HOST={info.host}",
@@ -48,15 +57,15 @@ def print_text(info: WorkspaceInfo) -> None:
     print("\n".join(lines), flush=True)  # noqa: T201 - a command's output
 
 
-def follow_parent() -> None:
+def _follow_parent() -> None:
     """Stop this process when its standard input closes, as it does when whoever started it dies."""
 
-    def watch() -> None:
+    def wait() -> None:
         while os.read(0, 4096):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, name="follow-parent", daemon=True).start()
+    threading.Thread(target=wait, name="follow-parent", daemon=True).start()
 
 
 if __name__ == "__main__":

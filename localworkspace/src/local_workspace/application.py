@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from local_workspace.errors import ApiError
 from local_workspace.faults import FaultBoard
 from local_workspace.gate import AuthGate, FaultGate, control_routes
-from local_workspace.info import WAREHOUSE_ID
 from local_workspace.jobs.api import JobsApi
 from local_workspace.jobs.command import Launcher
 from local_workspace.jobs.definitions import JobDefinitions
@@ -23,8 +23,7 @@ from local_workspace.jobs.scheduler import Limits, Scheduler
 from local_workspace.jobs.store import RunStore
 from local_workspace.jobs.views import RunViews
 from local_workspace.layout import Layout
-from local_workspace.options import WorkspaceOptions
-from local_workspace.problem import ApiError
+from local_workspace.options import WAREHOUSE_ID, WorkspaceOptions
 from local_workspace.seam import SqlEngine
 from local_workspace.services import (
     catalog,

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
-from urllib.parse import urlsplit
+from typing import IO, TYPE_CHECKING
 
-from local_workspace.info import WorkspaceInfo
+from local_workspace.errors import WorkspaceError
 from local_workspace.layout import Layout
-from local_workspace.options import WorkspaceOptions
-from local_workspace.problem import WorkspaceError
+from local_workspace.options import WorkspaceInfo, WorkspaceOptions
+
+if TYPE_CHECKING:
+    import subprocess
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
@@ -37,6 +35,9 @@ def running(root: Path) -> WorkspaceInfo | None:
 
 
 def _answers(info: WorkspaceInfo) -> bool:
+    import http.client
+    from urllib.parse import urlsplit
+
     connection = http.client.HTTPConnection(urlsplit(info.host).netloc, timeout=5)
     try:
         headers = {"Authorization": f"Bearer {info.token}"}
@@ -77,6 +78,9 @@ def spawn(
 
     Raises WorkspaceError with the last lines of the child's standard error when it does not come up.
     """
+    import subprocess
+    import tempfile
+
     errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - lives as long as the child
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, *program, *options.to_arguments(), "--exit-with-parent", "--json"],
@@ -111,6 +115,8 @@ def _first_line(process: subprocess.Popen[str], timeout_s: float) -> str:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
+    import subprocess
+
     if process.poll() is None:
         process.terminate()
         try:

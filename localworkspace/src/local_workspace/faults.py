@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from local_workspace.problem import invalid
+from local_workspace.errors import invalid
 
 Action = Literal["status", "drop", "delay", "hold"]
 ACTIONS: tuple[Action, ...] = ("status", "drop", "delay", "hold")

@@ -15,8 +15,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local_workspace import wire
+from local_workspace.errors import ApiError, missing
 from local_workspace.faults import FaultBoard, FaultRule, Logged
-from local_workspace.problem import ApiError, missing
 from local_workspace.sqltext import carries_sql, statement_of
 from local_workspace.web import parse, refusal, reply
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from local_workspace.problem import ApiError, WorkspaceError, invalid
+from local_workspace.errors import ApiError, WorkspaceError, invalid
 
 
 @dataclass(frozen=True, kw_only=True)

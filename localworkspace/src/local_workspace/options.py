@@ -1,17 +1,20 @@
-"""What a local workspace is started with, and the command-line arguments that say it."""
+"""The options of a local workspace, their command-line arguments, and the address of a running one."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-Engine = Literal["sail", "spark"]
+EngineKind = Literal["sail", "spark"]
 
 DEFAULT_MAX_PROCESSES = 4
+WAREHOUSE_ID = "local"
+HTTP_PATH = f"/sql/1.0/warehouses/{WAREHOUSE_ID}"
 _CATALOG = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -27,7 +30,7 @@ class WorkspaceOptions:
     root: Path
     port: int = 0
     allow_faults: bool = False
-    engine: Engine = "sail"
+    engine: EngineKind = "sail"
     catalogs: tuple[str, ...] = ("main",)
     model: str | None = None
     max_processes: int = DEFAULT_MAX_PROCESSES
@@ -48,6 +51,39 @@ class WorkspaceOptions:
         arguments += [part for name in self.catalogs for part in ("--catalog", name)]
         arguments += ["--allow-faults"] if self.allow_faults else []
         return arguments + (["--model", self.model] if self.model else [])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkspaceInfo:
+    """Address and identity of one running server.
+
+    `host` is a URL (`http://127.0.0.1:PORT`), `http_path` the warehouse's path for the SQL connector,
+    `spark_connect` the engine's Spark Connect URL, `pid` the server's process.
+    """
+
+    host: str
+    token: str
+    http_path: str
+    root: str
+    pid: int
+    warehouse_id: str = WAREHOUSE_ID
+    spark_connect: str = ""
+
+    def __repr__(self) -> str:
+        return f"WorkspaceInfo(host={self.host!r}, token='***', root={self.root!r}, pid={self.pid})"
+
+    def to_json(self) -> str:
+        """One line of JSON with every field, the token included."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> WorkspaceInfo:
+        """The inverse of `to_json`. Raises ValueError when the text is not such a document."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            return WorkspaceInfo(**fields)
+        except TypeError as error:
+            raise ValueError(f"not a description of a local workspace: {error}") from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

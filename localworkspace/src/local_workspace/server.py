@@ -10,15 +10,12 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from local_workspace.info import HTTP_PATH, WorkspaceInfo
+from local_workspace.errors import WorkspaceError
 from local_workspace.layout import Layout
-from local_workspace.options import WorkspaceOptions
-from local_workspace.problem import WorkspaceError
+from local_workspace.options import HTTP_PATH, WorkspaceInfo, WorkspaceOptions
 
 if TYPE_CHECKING:
     from local_workspace.seam import SqlEngine
-
-__all__ = ["WorkspaceInfo", "serve"]
 
 EngineFactory = Callable[[WorkspaceOptions], "SqlEngine"]
 

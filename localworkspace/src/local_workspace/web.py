@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from local_workspace.problem import ApiError, invalid
+from local_workspace.errors import ApiError, invalid
 
 Json = dict[str, Any]
 

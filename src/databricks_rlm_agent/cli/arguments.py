@@ -7,8 +7,6 @@ import logging
 import os
 from typing import Any
 
-from local_workspace.options import add_arguments
-
 from databricks_rlm_agent.errors import ConfigError
 
 _FORMATS = ("text", "json")
@@ -297,12 +295,15 @@ def _workspace(commands: Any) -> None:
     actions = commands.add_parser("workspace", help="The local workspace.").add_subparsers(
         required=True, metavar="ACTION"
     )
-    start = _add(
-        actions,
-        "start",
-        "workspace:start",
-        "Serve a local workspace on loopback until interrupted.",
-        json=False,
-    )
+    path, help_text = "workspace:start", "Serve a local workspace on loopback until interrupted."
+    try:
+        from local_workspace.options import add_arguments
+    except ModuleNotFoundError:
+        # The command itself says what to install, whatever follows it: here nothing is an option.
+        start = actions.add_parser("start", help=help_text, prefix_chars="\0", add_help=False)
+        start.add_argument("arguments", nargs="*")
+        start.set_defaults(command_path=path, verbose=False, debug=False)
+        return
+    start = _add(actions, "start", path, help_text, json=False)
     add_arguments(start)
     start.add_argument("--json", action="store_true", help="print one JSON document when ready")

@@ -10,13 +10,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from local_workspace.options import options_from
-from local_workspace.problem import WorkspaceError
-
 from databricks_rlm_agent.errors import ConfigError, RlmError, UsageError
 
 if TYPE_CHECKING:
-    from local_workspace.info import WorkspaceInfo
+    from local_workspace import WorkspaceInfo
 
     from databricks_rlm_agent.app import App
 
@@ -33,7 +30,7 @@ def app_at(options: argparse.Namespace) -> Iterator[App]:
         if getattr(options, "root", None):
             model = getattr(options, "model", None) or environ.get("RLM_MODEL")
             info = stack.enter_context(
-                local_workspace(options.root, catalog=environ.get("ADK_DELTA_CATALOG"), model=model)
+                workspace_in(options.root, catalog=environ.get("ADK_DELTA_CATALOG"), model=model)
             )
             host, token = info.host, info.token
             environ["RLM_WAREHOUSE_HTTP_PATH"] = info.http_path
@@ -46,7 +43,7 @@ def app_at(options: argparse.Namespace) -> Iterator[App]:
 
 
 @contextmanager
-def local_workspace(
+def workspace_in(
     root: str, *, catalog: str | None = None, model: str | None = None
 ) -> Iterator[WorkspaceInfo]:
     """The workspace that runs in a folder, or one that is started there for the time of the command.
@@ -56,22 +53,15 @@ def local_workspace(
     folder = Path(root).absolute()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{root} is not a folder.", fix="Name a folder for --root.")
-    try:
-        from local_workspace.client import running, spawn
-        from local_workspace.options import WorkspaceOptions
-        from local_workspace.problem import WorkspaceError
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"The local workspace needs a package that is not installed: {error.name}.",
-            fix="pip install 'databricks-rlm-agent[local]'",
-        ) from None
+    with local_workspace_installed():
+        from local_workspace import WorkspaceError, WorkspaceOptions, running, spawn
     info = running(folder)
     if info is not None:
         yield info
         return
     catalogs = tuple(dict.fromkeys(("main", catalog or "main")))
     try:
-        started = spawn(WorkspaceOptions(root=folder, catalogs=catalogs, model=_stub(model)))
+        started = spawn(WorkspaceOptions(root=folder, catalogs=catalogs, model=_scripted(model)))
     except (OSError, WorkspaceError) as error:
         raise RlmError(f"The local workspace did not start: {error}.", where=str(folder)) from None
     try:
@@ -80,7 +70,22 @@ def local_workspace(
         started.stop()
 
 
-def _stub(model: str | None) -> str | None:
+@contextmanager
+def local_workspace_installed() -> Iterator[None]:
+    """Around an import of the local workspace, which is a distribution of its own: raise ConfigError that
+    says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"This needs the local workspace, and a module of it is not installed: {error.name}.",
+            where="the distribution rlm-local-workspace",
+            fix="pip install 'rlm-local-workspace[sail]', or in a clone of the repository "
+            "pip install './localworkspace[sail]'.",
+        ) from None
+
+
+def _scripted(model: str | None) -> str | None:
     """The model that a local workspace is started with: a script, if it can be read.
 
     A script that cannot is refused when the planner is made, with the place and the format; without this the
@@ -96,28 +101,18 @@ def _stub(model: str | None) -> str | None:
 
 
 def say(text: str) -> None:
-    """Tell the person, on standard error, so that standard output stays the command's own."""
+    """Print a message for the person on standard error: standard output is the command's own."""
     print(text, file=sys.stderr, flush=True)
 
 
 def start(arguments: argparse.Namespace) -> int:
     """Serve until interrupted; print how to reach it when ready."""
+    with local_workspace_installed():
+        from local_workspace.__main__ import run
+        from local_workspace.errors import WorkspaceError
     try:
-        from local_workspace.__main__ import follow_parent, print_json, print_text
-        from local_workspace.server import serve
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"The local workspace needs a package that is not installed: {error.name}.",
-            fix="pip install 'databricks-rlm-agent[local]'",
-        ) from None
-    try:
-        options = options_from(arguments)
+        return run(arguments)
     except ValueError as error:
         raise UsageError(f"{error}.") from None
-    if arguments.exit_with_parent:
-        follow_parent()
-    try:
-        serve(options, print_json if arguments.json else print_text)
     except (OSError, WorkspaceError) as error:
         raise RlmError(f"The local workspace did not start: {error}", where=str(arguments.root)) from None
-    return 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from local_workspace.errors import invalid
 from local_workspace.jobs import submission, verdict
 from local_workspace.jobs.definitions import JobDefinitions
 from local_workspace.jobs.logfile import read_log
@@ -15,7 +16,6 @@ from local_workspace.jobs.records import Run
 from local_workspace.jobs.scheduler import Scheduler
 from local_workspace.jobs.store import Filter, RunStore
 from local_workspace.jobs.views import RunViews
-from local_workspace.problem import invalid
 from local_workspace.state import Database
 from local_workspace.web import Call
 

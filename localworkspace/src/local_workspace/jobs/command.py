@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from local_workspace.errors import ApiError
 from local_workspace.jobs import verdict
 from local_workspace.jobs.process import Launch
 from local_workspace.jobs.records import Run, TaskRun
 from local_workspace.jobs.scheduler import TaskRefusedError
 from local_workspace.layout import Layout
-from local_workspace.problem import ApiError
 
 # Nothing of the server's environment reaches a job but this; least of all the keys of whoever started it.
 INHERITED = (

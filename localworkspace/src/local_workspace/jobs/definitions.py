@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from local_workspace.errors import ApiError, invalid
 from local_workspace.jobs.submission import tasks_of
-from local_workspace.problem import ApiError, invalid
 from local_workspace.state import Database
 from local_workspace.web import Call
 

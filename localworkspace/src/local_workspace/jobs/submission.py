@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from local_workspace.errors import invalid
 from local_workspace.jobs.records import Run, TaskRun
 from local_workspace.jobs.verdict import RUN_IF
-from local_workspace.problem import invalid
 
 Json = dict[str, Any]
 

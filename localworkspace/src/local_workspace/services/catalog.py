@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from starlette.routing import Route
 
-from local_workspace.problem import ApiError, exists, invalid
+from local_workspace.errors import ApiError, exists, invalid
 from local_workspace.seam import Catalog, Column, Table
 from local_workspace.services.identity import USER
 from local_workspace.web import Call, Json, route

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from local_workspace.errors import ApiError, invalid
 from local_workspace.layout import Layout
-from local_workspace.problem import ApiError, invalid
 from local_workspace.services.volumes import not_found, volume_path
 from local_workspace.web import refusal, reply
 

@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from local_workspace.errors import ApiError, invalid
 from local_workspace.layout import Layout
-from local_workspace.problem import ApiError, invalid
 from local_workspace.services.volumes import not_found, volume_path
 from local_workspace.web import Call, Json, refusal, reply, route, unexpected
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from starlette.routing import Route
 
-from local_workspace.problem import invalid
+from local_workspace.errors import invalid
 from local_workspace.state import Database
 from local_workspace.web import Call, Json, route
 

@@ -9,7 +9,7 @@ import time
 
 from starlette.routing import Route
 
-from local_workspace.problem import ApiError, invalid, missing
+from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.state import Database
 from local_workspace.web import Call, Json, route
 

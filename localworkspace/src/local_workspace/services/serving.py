@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.gate import PROMPT_DIGEST
-from local_workspace.problem import ApiError, invalid, missing
 from local_workspace.services.stub import Answer, ScriptedError, Stub
 from local_workspace.web import Call, Json, parse, refusal, reply, route
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from local_workspace.problem import invalid
+from local_workspace.errors import invalid
 from local_workspace.web import Json
 
 _READERS: dict[str, Callable[[str], Any]] = {

@@ -10,8 +10,8 @@ from typing import Any
 
 from starlette.routing import Route
 
-from local_workspace.info import HTTP_PATH, WAREHOUSE_ID
-from local_workspace.problem import ApiError, invalid, missing
+from local_workspace.errors import ApiError, invalid, missing
+from local_workspace.options import HTTP_PATH, WAREHOUSE_ID
 from local_workspace.seam import SqlEngine
 from local_workspace.services.identity import USER
 from local_workspace.services.sqlvalues import bound, columns, rows

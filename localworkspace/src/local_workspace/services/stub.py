@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from local_workspace.problem import ApiError, WorkspaceError, invalid
+from local_workspace.errors import ApiError, WorkspaceError, invalid
 
 FORMAT = (
     'write a list of replies [{"text": "…"}, …], or {"rules": [{"match": REGEX, "text": TEMPLATE or "json": '

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from starlette.routing import Route
 
+from local_workspace.errors import exists, invalid
 from local_workspace.layout import Layout
-from local_workspace.problem import exists, invalid
 from local_workspace.seam import Catalog
 from local_workspace.services.catalog import METASTORE, absent, checked, identity, page, parts, require_schema
 from local_workspace.services.identity import USER

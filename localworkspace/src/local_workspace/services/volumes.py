@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from local_workspace.errors import ApiError, invalid
 from local_workspace.layout import Layout, inside
-from local_workspace.problem import ApiError, invalid
 
 _PREFIX = "Volumes"
 

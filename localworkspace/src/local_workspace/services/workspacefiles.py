@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.layout import Layout, inside
-from local_workspace.problem import ApiError, invalid, missing
 from local_workspace.web import Call, Json, parse, refusal, reply, route
 
 _MARKERS = {

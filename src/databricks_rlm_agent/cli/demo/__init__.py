@@ -16,7 +16,7 @@ from typing import Any
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.cli.output import emit, outcome_text
 from databricks_rlm_agent.cli.work import DONE, FAILED, follow, resolved_model
-from databricks_rlm_agent.cli.workspace import app_at, say
+from databricks_rlm_agent.cli.workspace import app_at, local_workspace_installed, say
 from databricks_rlm_agent.errors import ConfigError, NotFound
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import new_run
@@ -131,6 +131,8 @@ _SCRIPTED_NOTE = "scripted: a recorded model's replies; the programs, errors, ta
 
 def demo(options: argparse.Namespace) -> int:
     """Start a workspace, load the tables, and have the agent answer a question about them."""
+    with local_workspace_installed():  # before a folder is made for it
+        import local_workspace  # noqa: F401 - started by app_at
     root = Path(options.root or tempfile.mkdtemp(prefix="rlm-demo-")).absolute()
     options.root, tell = str(root), (lambda _: None) if options.json else say
     tell(f"Local workspace in {root}")

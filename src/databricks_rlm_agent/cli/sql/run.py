@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from databricks_rlm_agent.cli.sql.report import printable, problem_lines, report_lines
 from databricks_rlm_agent.cli.sql.screen import Screen, put, screen
-from databricks_rlm_agent.cli.workspace import local_workspace, say
+from databricks_rlm_agent.cli.workspace import say, workspace_in
 from databricks_rlm_agent.errors import ConfigError, UsageError
 from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.plan.order import Selection, select
@@ -207,7 +207,7 @@ def _warehouse(options: argparse.Namespace) -> Iterator[tuple[Workspace, str]]:
 
     with ExitStack() as stack:
         if options.root:
-            info = stack.enter_context(local_workspace(options.root, catalog=options.catalog))
+            info = stack.enter_context(workspace_in(options.root, catalog=options.catalog))
             yield Workspace(host=info.host, token=info.token), info.http_path
             return
         http_path = options.http_path or os.environ.get("RLM_WAREHOUSE_HTTP_PATH")
