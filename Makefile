@@ -42,23 +42,23 @@ lint: $(STAMP) ## ruff, mypy (strict), import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy benchmarks examples
+	@$(BIN)/mypy benchmarks examples tools
 	@$(BIN)/lint-imports
 
 bench: $(STAMP) ## Measure, as ratios within one run
 	@$(BIN)/python -m benchmarks
 
 crash-matrix: $(STAMP) ## Kill controllers and executors before and after every effect; takes a while
-	@$(BIN)/python tests/crash/matrix.py
+	@$(BIN)/python -m tools.crash matrix
 
 workflow-matrix: $(STAMP) ## Kill SQL workflows before and after every statement, and resume; takes a while
-	@$(BIN)/python tests/crash/workflows.py
+	@$(BIN)/python -m tools.crash workflows
 
 sql-agent: $(STAMP) ## An agent whose workflow is killed, fails, is mended, and finishes; half a minute
 	@$(BIN)/python tests/sqlflow/sqlflow_agent.py
 
 chaos: $(STAMP) ## Four controllers killed, stopped and restarted for minutes; takes about 10 minutes
-	@$(BIN)/python tests/crash/chaos.py
+	@$(BIN)/python -m tools.crash chaos
 
 bench-control: $(STAMP) ## What a controller costs: per iteration, per tick, by history, in memory
 	@$(BIN)/python -m benchmarks control

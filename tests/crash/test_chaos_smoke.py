@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chaos import chaos
-from crash_controller import warm_up
+from tools.crash.chaos import chaos
+from tools.crash.controller import warm_up
 
 
 def test_two_controllers_under_fire_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:

@@ -6,21 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crash_audit import Expected
-from crash_children import kill_children
-from crash_controller import warm_up
-from crash_kinds import BY_NAME
-from crash_network import FAULTS, fault_at
-from crash_points import Mode, Point, kill_at
-from crash_programs import SHORT, write_script
-from crash_rig import Rig, rig
-from crash_subcalls import Victim, interrupt
+
+from tools.crash.audit import Expected
+from tools.crash.children import kill_children
+from tools.crash.controller import warm_up
+from tools.crash.kinds import BY_NAME
+from tools.crash.model_calls import Victim, interrupt
+from tools.crash.network import FAULTS, fault_at
+from tools.crash.points import Mode, Point, kill_at
+from tools.crash.programs import SHORT, write_script
+from tools.crash.rig import Rig, start_rig
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     warm_up()
-    with rig(tmp_path_factory.mktemp("crash")) as started:
+    with start_rig(tmp_path_factory.mktemp("crash")) as started:
         yield started
 
 

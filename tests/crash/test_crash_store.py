@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from crash_controller import warm_up
-from crash_kinds import CLAIM, SAVE
-from crash_rig import Rig, eventually, rig
 
 from databricks_rlm_agent.controller.lease import Leases
+from tools.crash.controller import warm_up
+from tools.crash.kinds import CLAIM, SAVE
+from tools.crash.rig import Rig, eventually, start_rig
 
 LEASE_S = 0.6
 
@@ -18,7 +18,7 @@ LEASE_S = 0.6
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     warm_up()
-    with rig(tmp_path_factory.mktemp("leases")) as started:
+    with start_rig(tmp_path_factory.mktemp("leases")) as started:
         yield started
 
 

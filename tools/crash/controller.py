@@ -31,11 +31,11 @@ def _main(arguments: Sequence[str], environ: Mapping[str, str], log: str, name: 
 
 
 def warm_up() -> None:
-    """Start the forking process. It finds our modules by PYTHONPATH only (Python 3.11)."""
+    """Start the process that forks; on Python 3.11 it finds our modules by PYTHONPATH only."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crash_preload"])
+    context.set_forkserver_preload(["tools.crash.preload"])
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), before)))
     try:
         forkserver.ensure_running()
     finally:

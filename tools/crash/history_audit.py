@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crash_fleet import ASKED, KILLED, Life
-from crash_history import Change, changes, commits, illegal
-
 from databricks_rlm_agent.controller.lease import controller_of
+from tools.crash.delta_history import Change, changes, commits, illegal
+from tools.crash.fleet import ASKED, KILLED, Lifetime
 
 _EVENT_COLUMNS = ("run_id", "seq", "at", "kind", "actor", "epoch", "payload")
 # Why a holder did not save what it had claimed.
@@ -21,7 +20,7 @@ Epoch = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
+class LostLease:
     """A claim that was never saved: whose, why, from when on the run lay still, and until when (seconds)."""
 
     run_id: str
@@ -37,7 +36,7 @@ class Lost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aftermath:
+class HistoryAudit:
     """``claims`` and ``commits`` of ``run_state``; events of epochs that came to nothing, and how many of
     those were written when a later epoch had begun (a controller that woke up); problems in words."""
 
@@ -46,11 +45,11 @@ class Aftermath:
     events: int
     fenced_events: int
     late_events: int
-    lost: Sequence[Lost]
+    lost: Sequence[LostLease]
     problems: Mapping[str, Sequence[str]]  # by run
 
 
-def aftermath(tables: Path, lives: Sequence[Life]) -> Aftermath:
+def audit_history(tables: Path, lifetimes: Sequence[Lifetime]) -> HistoryAudit:
     """Read the histories of ``run_state`` and ``run_events`` below ``tables``."""
     history = changes(tables / "run_state")
     events = _events(tables / "run_events")
@@ -62,16 +61,16 @@ def aftermath(tables: Path, lives: Sequence[Life]) -> Aftermath:
             problems[change.run_id].append(found)
     for run_id, mine in events.items():
         problems[run_id] += _order(mine, {epoch for run, epoch in saved if run == run_id})
-        problems[run_id] += _strangers(mine, claims)
+        problems[run_id] += _wrong_actors(mine, claims)
     fenced = [event for mine in events.values() for event in mine if _key(event) not in saved]
     late = [event for event in fenced if _later(event, claims)]
-    return Aftermath(
+    return HistoryAudit(
         claims=len(claims),
         commits=len({change.at for change in history}),
         events=sum(map(len, events.values())),
         fenced_events=len(fenced),
         late_events=len(late),
-        lost=[_lost(key, claims, events, lives) for key in sorted(claims.keys() - saved)],
+        lost=[_lost(key, claims, events, lifetimes) for key in sorted(claims.keys() - saved)],
         problems={run_id: texts for run_id, texts in problems.items() if texts},
     )
 
@@ -110,7 +109,7 @@ def _order(events: Sequence[Mapping[str, Any]], saved: set[int]) -> list[str]:
     return problems
 
 
-def _strangers(events: Sequence[Mapping[str, Any]], claims: Mapping[Epoch, Change]) -> list[str]:
+def _wrong_actors(events: Sequence[Mapping[str, Any]], claims: Mapping[Epoch, Change]) -> list[str]:
     """Events by another controller than the one that claimed the epoch."""
     problems = []
     for event in events:
@@ -130,29 +129,29 @@ def _lost(
     key: Epoch,
     claims: Mapping[Epoch, Change],
     events: Mapping[str, Sequence[Mapping[str, Any]]],
-    lives: Sequence[Life],
-) -> Lost:
+    lifetimes: Sequence[Lifetime],
+) -> LostLease:
     claim, following = claims[key], claims.get((key[0], key[1] + 1))
     holder = controller_of(claim.after["lease_owner"])
-    life = next((life for life in lives if life.name == holder), None)
-    cause, since = _cause(life, claim.at, following.at if following else float("inf"))
+    lifetime = next((lifetime for lifetime in lifetimes if lifetime.name == holder), None)
+    cause, since = _cause(lifetime, claim.at, following.at if following else float("inf"))
     times = [event["at"] for event in events[key[0]] if event["epoch"] > key[1]]
-    return Lost(run_id=key[0], epoch=key[1], cause=cause, since=since, until=min(times, default=None))
+    return LostLease(run_id=key[0], epoch=key[1], cause=cause, since=since, until=min(times, default=None))
 
 
-def _cause(life: Life | None, claimed: float, taken: float) -> tuple[str, float]:
+def _cause(lifetime: Lifetime | None, claimed: float, taken: float) -> tuple[str, float]:
     """Why a claim came to nothing, and since when."""
-    if life is None:
+    if lifetime is None:
         return CAUSES[4], claimed
-    for began, over in life.stops:
+    for began, over in lifetime.stops:
         if began <= taken and over >= claimed:
             return CAUSES[1], max(began, claimed)
-    if life.ended is not None and life.ended <= taken and life.end == KILLED:
-        return CAUSES[0], max(life.ended, claimed)
-    if life.asked is not None and life.asked <= taken:
-        return CAUSES[2], max(life.asked, claimed)
-    if life.ended is not None and life.ended <= taken and life.end != ASKED:
-        return CAUSES[3], max(life.ended, claimed)
+    if lifetime.ended is not None and lifetime.ended <= taken and lifetime.end == KILLED:
+        return CAUSES[0], max(lifetime.ended, claimed)
+    if lifetime.asked is not None and lifetime.asked <= taken:
+        return CAUSES[2], max(lifetime.asked, claimed)
+    if lifetime.ended is not None and lifetime.ended <= taken and lifetime.end != ASKED:
+        return CAUSES[3], max(lifetime.ended, claimed)
     return CAUSES[4], claimed
 
 

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crash_audit import Audit
-from crash_points import Case, Mode
-from crash_rig import GIVE_UP_S, Rig
-
 from databricks_rlm_agent.errors import RlmError
+from tools.crash.audit import Audit
+from tools.crash.points import Case, Mode
+from tools.crash.rig import GIVE_UP_S, Rig
 
 INIT = ("init", "--json")
 
@@ -29,11 +28,11 @@ class Step:
 def record_init(rig: Rig) -> tuple[list[Step], dict[str, Any]]:
     """The requests of an ``init`` without faults in a schema of its own, and what it made."""
     rig.fault()
-    controller = rig.controller(*INIT, ADK_DELTA_SCHEMA="quiet")
+    controller = rig.controller(*INIT, ADK_DELTA_SCHEMA="undisturbed")
     assert controller.wait(GIVE_UP_S), controller.log.read_text()
     assert controller.exit_code == 0, controller.log.read_text()
-    steps = [Step(n=n, name=_name(entry, "quiet")) for n, entry in enumerate(rig.log())]
-    return steps, made(rig, "quiet")
+    steps = [Step(n=n, name=_name(entry, "undisturbed")) for n, entry in enumerate(rig.log())]
+    return steps, made(rig, "undisturbed")
 
 
 def kill_init(rig: Rig, step: Step, mode: Mode, schema: str, expected: Mapping[str, Any]) -> Case:

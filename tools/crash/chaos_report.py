@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crash_report import replaced
+from tools.crash.report import replaced
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -40,7 +40,7 @@ def summary(report: dict[str, Any]) -> str:
     before, after = report["load"]
     return (
         f"{report['date']}: seed {report['seed']}, {report['controllers']} controllers, "
-        f"{report['minutes']:g} minutes of torment{noise}, {report['seconds']:.0f} s in all, on "
+        f"{report['minutes']:g} minutes of faults{noise}, {report['seconds']:.0f} s in all, on "
         f"{report['cores']} cores (load {before} before, {after} after)."
     )
 
@@ -49,7 +49,7 @@ def text(report: dict[str, Any]) -> str:
     """For the terminal."""
     lines = [summary(report), *(f"{name:80} {value:>16}" for name, value in rows(report))]
     lines += [f"- {run_id}: {problem}" for run_id, each in report["problems"].items() for problem in each]
-    lines += [f"- {said}" for said in report["ended_by_itself"]]
+    lines += [f"- {ending}" for ending in report["ended_by_itself"]]
     return "\n".join([*lines, "good" if report["good"] else "NOT GOOD"])
 
 

@@ -1,7 +1,7 @@
-"""Several controllers under fire: ``python tests/crash/chaos.py [--seed N] [--minutes M] [--noise]``.
+"""Several controllers under fire: ``python -m tools.crash chaos [--quick] [--seed N] [--noise]``.
 
 Four controllers carry out 60 runs on one local workspace while they are killed, stopped past their lease and
-asked to end, at random. Then they finish, and every run must have ended as it would have in peace.
+asked to end, at random. Then they finish, and every run must have ended as it would have without them.
 """
 
 from __future__ import annotations
@@ -21,76 +21,75 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from crash_aftermath import CAUSES, Aftermath, aftermath
-from crash_audit import Audit, audit
-from crash_chaosreport import text, with_figures
-from crash_controller import warm_up
-from crash_fleet import ASKED, BY_ITSELF, KILLED, Fleet
-from crash_load import Load, draw
-from crash_network import FAULTS
-from crash_rig import Rig, rig
-
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.runs.fsm import State
+from tools.crash.audit import Audit, audit
+from tools.crash.chaos_report import text, with_figures
+from tools.crash.controller import warm_up
+from tools.crash.fleet import ASKED, BY_ITSELF, KILLED, Fleet
+from tools.crash.history_audit import CAUSES, HistoryAudit, audit_history
+from tools.crash.load import Load, draw
+from tools.crash.network import FAULTS
+from tools.crash.rig import Rig, start_rig
 
 LEASE_S = 3.0
 ENVIRON = {"RLM_LEASE_S": str(LEASE_S), "RLM_SUSPECT_AFTER_S": "1"}
-PEACE_S = 300.0  # without any progress after the last fault: then what is unfinished is lost
+IDLE_LIMIT_S = 300.0  # without any progress after the last fault: then what is unfinished is lost
 NOISE = 0.1
 
 
 @dataclass(kw_only=True)
 class Chaos:
-    """One round: the load is given bit by bit while the controllers are tormented."""
+    """One round: runs are submitted one by one while controllers are killed and stopped."""
 
     rig: Rig
     fleet: Fleet
     loads: Sequence[Load]
-    dice: random.Random
+    rng: random.Random
     minutes: float
     every_s: float
     noise: bool
     faults: int = 0
     seconds: float = 0.0
-    _said: float = 0.0
-    _given: int = 0
+    _reported_at: float = 0.0
+    _submitted: int = 0
     _ended: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, controllers: int) -> None:
         """Torment, then wait until all is done or nothing moves any more."""
         began = time.monotonic()
         self.fleet.start(controllers)
-        self._torment(began + 60 * self.minutes)
-        self._quiet()
+        self._disturb(began + 60 * self.minutes)
+        self._clear_faults()
         self._wait()
         self.fleet.finish()
         self.seconds = time.monotonic() - began
 
-    def _torment(self, until: float) -> None:
+    def _disturb(self, until: float) -> None:
         began = time.monotonic()
-        # The work lasts as long as the torment: what is given at once would be done long before its end.
+        # Runs are submitted over the whole time: submitted at once, they would be done long before its end.
         pace = 0.7 * (until - began) / len(self.loads)
-        torment_at = noise_at = began + 1.0
+        disturb_at = noise_at = began + 1.0
         while (now := time.monotonic()) < until:
-            while self._given < len(self.loads) and now >= began + pace * self._given:
-                self._give()
-            if now >= torment_at:
-                self.fleet.torment()
-                torment_at = now + self.every_s * self.dice.uniform(0.2, 1.8)
+            while self._submitted < len(self.loads) and now >= began + pace * self._submitted:
+                self._submit()
+            if now >= disturb_at:
+                self.fleet.disturb()
+                disturb_at = now + self.every_s * self.rng.uniform(0.2, 1.8)
             if self.noise and now >= noise_at:
                 self._noise()
                 noise_at = now + 4.0
-            self.fleet.turn()
+            self.fleet.step()
             self._progress()
             time.sleep(0.05)
 
     def _wait(self) -> None:
         """Until every run has ended."""
         seen, since = "", time.monotonic()
-        while time.monotonic() - since < PEACE_S:
-            while self._given < len(self.loads):
-                self._give()
-            self.fleet.turn()
+        while time.monotonic() - since < IDLE_LIMIT_S:
+            while self._submitted < len(self.loads):
+                self._submit()
+            self.fleet.step()
             self._progress()
             if sum(self._ended.values()) == len(self.loads) and not set(self._ended) - _TERMINAL:
                 return
@@ -98,24 +97,24 @@ class Chaos:
                 seen, since = now, time.monotonic()
             time.sleep(0.5)
 
-    def _give(self) -> None:
-        load = self.loads[self._given]
+    def _submit(self) -> None:
+        load = self.loads[self._submitted]
         run = load.run(self.rig, self.rig.root.parent)
         with contextlib.suppress(RlmError):  # noise: given again at the next turn, under the same id
             self.rig.app.store.insert([run])
-            self._given += 1
+            self._submitted += 1
 
     def _noise(self) -> None:
         """New faults in the place of the old ones, on one request in ten of the next ones."""
-        self._quiet()
+        self._clear_faults()
         rules = [
-            {"skip": number, **self.dice.choice(FAULTS).fields(), "delay_s": 2 * self.dice.random()}
+            {"skip": number, **self.rng.choice(FAULTS).fields(), "delay_s": 2 * self.rng.random()}
             for number in range(400)
-            if self.dice.random() < NOISE / (1 - NOISE)
+            if self.rng.random() < NOISE / (1 - NOISE)
         ]
         self.rig.control("POST", "faults", {"rules": rules})
 
-    def _quiet(self) -> None:
+    def _clear_faults(self) -> None:
         self.faults += self.rig.fired()
         self.rig.fault()
 
@@ -127,13 +126,13 @@ class Chaos:
         return sorted((row["fsm_state"], row["n"], row["i"]) for row in rows)
 
     def _progress(self) -> None:
-        if time.monotonic() < self._said + 5.0:
+        if time.monotonic() < self._reported_at + 5.0:
             return
-        self._said = time.monotonic()
+        self._reported_at = time.monotonic()
         with contextlib.suppress(RlmError):  # noise hits this look too
             self._ended = {state: n for state, n, _ in self._look()}
-        ends = Counter(life.end for life in self.fleet.lives)
-        stops = sum(len(life.stops) for life in self.fleet.lives)
+        ends = Counter(lifetime.end for lifetime in self.fleet.lifetimes)
+        stops = sum(len(lifetime.stops) for lifetime in self.fleet.lifetimes)
         done = f"{ends[KILLED]} kills, {stops} stops, {ends[ASKED]} asked"
         say(f"{self._ended} of {len(self.loads)} runs; {done}")
 
@@ -158,12 +157,12 @@ def chaos(
     iterations: tuple[int, int] = (3, 5),
 ) -> dict[str, Any]:
     """Do one round below ``folder`` and return the report."""
-    dice = random.Random(seed)
-    with rig(folder) as made:
-        loads = draw(dice, runs, iterations)
-        fleet = Fleet(rig=made, dice=dice, lease_s=LEASE_S, environ=ENVIRON, say=say)
+    rng = random.Random(seed)
+    with start_rig(folder) as made:
+        loads = draw(rng, runs, iterations)
+        fleet = Fleet(rig=made, rng=rng, lease_s=LEASE_S, environ=ENVIRON, say=say)
         round_ = Chaos(
-            rig=made, fleet=fleet, loads=loads, dice=dice, minutes=minutes, every_s=every_s, noise=noise
+            rig=made, fleet=fleet, loads=loads, rng=rng, minutes=minutes, every_s=every_s, noise=noise
         )
         before = os.getloadavg()[0]
         round_(controllers)
@@ -172,7 +171,7 @@ def chaos(
         audits = {load.run_id: _audit(made, load, listed) for load in loads}
         active = [run.run_id for run in made.job_runs(active_only=True)]
         names = made.app.settings.namespace
-        found = aftermath(made.root / "tables" / names.catalog / names.schema, fleet.lives)
+        found = audit_history(made.root / "tables" / names.catalog / names.schema, fleet.lifetimes)
         setting: dict[str, Any] = {
             "seed": seed,
             "minutes": minutes,
@@ -192,24 +191,26 @@ def _audit(made: Rig, load: Load, listed: Sequence[Any]) -> Audit:
         return Audit(duplicates=0, lost=1, problems=(str(error),))
 
 
-def _report(round_: Chaos, audits: dict[str, Audit], active: list[Any], found: Aftermath) -> dict[str, Any]:
-    lives = round_.fleet.lives
+def _report(
+    round_: Chaos, audits: dict[str, Audit], active: list[Any], found: HistoryAudit
+) -> dict[str, Any]:
+    lifetimes = round_.fleet.lifetimes
     problems = {run_id: [*each.problems, *found.problems.get(run_id, ())] for run_id, each in audits.items()}
     problems |= {run_id: list(texts) for run_id, texts in found.problems.items() if run_id not in problems}
-    by_itself = [life for life in lives if life.end == BY_ITSELF]
-    hung = sum(life.end == KILLED and life.asked is not None for life in lives)
+    by_itself = [lifetime for lifetime in lifetimes if lifetime.end == BY_ITSELF]
+    hung = sum(lifetime.end == KILLED and lifetime.asked is not None for lifetime in lifetimes)
     recoveries = {
         cause: sorted(each.seconds for each in found.lost if each.cause == cause) for cause in CAUSES
     }
     report = {
         "seconds": round(round_.seconds, 1),
-        "kills": sum(life.end == KILLED for life in lives) - hung,
-        "stops": sum(len(life.stops) for life in lives),
-        "asked": sum(life.asked is not None for life in lives),
+        "kills": sum(lifetime.end == KILLED for lifetime in lifetimes) - hung,
+        "stops": sum(len(lifetime.stops) for lifetime in lifetimes),
+        "asked": sum(lifetime.asked is not None for lifetime in lifetimes),
         "hung": hung,
         "ended_by_itself": [
-            f"{life.name}, exit code {life.exit_code}: {life.controller.log.read_text()[-500:]}"
-            for life in by_itself
+            f"{lifetime.name}, exit code {lifetime.exit_code}: {lifetime.controller.log.read_text()[-500:]}"
+            for lifetime in by_itself
         ],
         "faults": round_.faults,
         "iterations": sum(len(load.steps) for load in round_.loads),
@@ -240,16 +241,19 @@ def _report(round_: Chaos, audits: dict[str, Audit], active: list[Any], found: A
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 if nothing was lost and nothing happened twice."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.crash chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=5.0, help="of torment (5)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of faults (5)")
     parser.add_argument("--controllers", type=int, default=4)
     parser.add_argument("--runs", type=int, default=60)
-    parser.add_argument("--every", type=float, default=4.0, metavar="S", help="mean time between blows (4)")
+    parser.add_argument("--every", type=float, default=4.0, metavar="S", help="mean time between faults (4)")
+    parser.add_argument("--quick", action="store_true", help="two controllers, 8 runs, half a minute")
     parser.add_argument("--noise", action="store_true", help="one request in ten goes wrong, too")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the figures into this page")
     options = parser.parse_args(argv)
+    if options.quick:
+        options.minutes, options.controllers, options.runs, options.every = 0.5, 2, 8, 2.0
     warm_up()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         report = chaos(

@@ -45,7 +45,7 @@ RESULTS = _statement("append results", r"MERGE INTO \S*execution_results")
 EVENTS = _statement("append events", r"MERGE INTO \S*run_events")
 ENTRYPOINT = Kind(name="put entrypoint", method="PUT", path=rf"{FILES}.*/entrypoint\.py$")
 MANIFEST = Kind(name="put manifest", method="PUT", path=rf"{FILES}.*/manifest\.json$")
-ANSWER = Kind(name="put answer", method="PUT", path=rf"{FILES}.*/children/[^/]+\.json$")
+PUT_ANSWER = Kind(name="put answer", method="PUT", path=rf"{FILES}.*/children/[^/]+\.json$")
 CANCEL = _statement("request cancel", r"SET cancel_reason = :reason")
 CANCEL_JOB = Kind(name="cancel job", method="POST", path=r"/jobs/runs/cancel$")
 SUBMIT = Kind(name="submit", method="POST", path=r"/jobs/runs/submit$")
@@ -67,7 +67,7 @@ KINDS = (
     _statement("read results", r"SELECT \* FROM \S*execution_results"),
     ENTRYPOINT,
     MANIFEST,
-    ANSWER,
+    PUT_ANSWER,
     Kind(name="make folder", method="PUT", path=r"/api/2\.0/fs/directories/.*scratchpad"),
     Kind(name="read manifest", method="GET", path=rf"{FILES}.*/manifest\.json$"),
     Kind(name="read entrypoint", method="GET", path=rf"{FILES}.*/entrypoint\.py$"),

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from crash_audit import Audit, Expected, audit
-from crash_programs import (
-    ASKED_TOKENS,
-    MARK,
-    PROMPT,
-    SAID_TOKENS,
-    SAYS,
-    finish,
-    program,
-)
-from crash_rig import CONCURRENCY, Rig
+from typing import Literal
 
 from databricks_rlm_agent.layout import MANIFEST
 from databricks_rlm_agent.retry import fetch
@@ -28,6 +19,20 @@ from executor_harness.models import journal
 from executor_harness.models.chat import Options
 from executor_harness.models.kit import question_of
 from executor_harness.volumes import Volumes
+from tools.crash.audit import Audit, Expected, audit
+from tools.crash.controller import Controller
+from tools.crash.executor import Attempt, kill
+from tools.crash.points import Case, recovery
+from tools.crash.programs import (
+    ASKED_TOKENS,
+    MARK,
+    PROMPT,
+    SAID_TOKENS,
+    SAYS,
+    finish,
+    program,
+)
+from tools.crash.rig import CONCURRENCY, GIVE_UP_S, ORCHESTRATE, Rig, eventually
 
 PROMPTS = 200
 BATCH = 2  # the iteration that something happens to; the next one runs the same program
@@ -97,7 +102,7 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blow:
+class Interruption:
     """What was known when it fell: prompts asked until then, and those with an answer on record (digests).
 
     ``log_lost``: the workspace was started again, and its request log begins anew; what was asked at its end
@@ -113,7 +118,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def audit_batch(batch: Batch, blow: Blow, status: str) -> Audit:
+def audit_batch(batch: Batch, interruption: Interruption, status: str) -> Audit:
     """Compare a run with what is expected when an attempt of its batch ended with ``status``."""
     expected = {
         "SUCCESS": _expected((BATCH, 1, "SUCCESS"), tried=2),
@@ -121,16 +126,18 @@ def audit_batch(batch: Batch, blow: Blow, status: str) -> Audit:
         "LOST": _expected((BATCH, 1, "LOST"), (BATCH, 2, "SUCCESS"), tried=2),
     }[status]
     found = audit(batch.rig, batch.run_id, expected)
-    count = batch.asked() + (blow.asked if blow.log_lost else Counter())
+    count = batch.asked() + (interruption.asked if interruption.log_lost else Counter())
     repeated = {prompt for prompt, times in count.items() if times > 1}
-    again = len(repeated & blow.on_record)
+    again = len(repeated & interruption.on_record)
     problems = _kept(batch) + _paid(batch, count.total(), status)
     if len(repeated) > CONCURRENCY or count.total() > batch.prompts + CONCURRENCY:
         problems.append(f"{len(repeated)} prompts were asked again, {count.total()} calls in all")
-    if not blow.log_lost and len(count) != batch.prompts:
+    if not interruption.log_lost and len(count) != batch.prompts:
         problems.append(f"{len(count)} prompts of {batch.prompts} were asked")
     if again:
-        problems.append(f"{again} of {len(blow.on_record)} prompts with an answer on record were asked again")
+        problems.append(
+            f"{again} of {len(interruption.on_record)} prompts with an answer on record were asked again"
+        )
     return Audit(
         duplicates=found.duplicates + again,
         lost=found.lost + bool(problems),
@@ -174,3 +181,79 @@ def _paid(batch: Batch, calls: int, status: str) -> list[str]:
     ):
         return [f"{used} was paid for {calls} calls"]
     return []
+
+
+# process, group, all: of the harness, as in executor.py. both: its process, and the controller. machine:
+# everything but the controller, which is another one's.
+Victim = Literal["process", "group", "all", "controller", "both", "workspace", "machine"]
+# So many prompts have been answered; or all have, and their answers are in the table.
+Moment = int | Literal["in the table"]
+MOMENTS: tuple[tuple[Victim, tuple[Moment, ...]], ...] = (
+    ("process", (0, 1, 30, 100, 170, 199, 200, "in the table")),
+    ("group", (30, 170)),
+    ("all", (30, 170, 200)),
+    ("controller", (0, 30, 100, 199, "in the table")),
+    ("both", (1, 100, 200)),
+    ("workspace", (30, 100, 170)),
+    ("machine", (1, 100, 170)),
+)
+# A workspace that starts ends the processes that its forerunner left behind.
+_ENDS = {"controller": "SUCCESS", "machine": "LOST"}
+
+
+def interrupt(rig: Rig, victim: Victim, moment: Moment, run_id: str, *, prompts: int = 200) -> Case:
+    """Kill what is to be killed at a moment of the batch; the run goes on, and asks the same once more."""
+    batch = Batch(rig=rig, run_id=run_id, prompts=prompts)
+    batch.submit()
+    rig.fault()
+    controller = rig.controller(*ORCHESTRATE)
+    _wait(batch, moment)
+    attempt = Attempt(rig=rig, run_id=run_id)
+    pid = eventually(attempt.process, GIVE_UP_S)
+    os.kill(pid, signal.SIGSTOP)
+    reached = not (batch.folder / protocol.RESULT_FILE).exists()
+    interruption = Interruption(
+        asked=batch.asked(),
+        on_record=frozenset(batch.on_record()),
+        log_lost=victim in {"workspace", "machine"},
+    )
+    killed, controller = _kill_victim(rig, victim, pid, controller)
+    finished = controller.wait(GIVE_UP_S) and controller.exit_code == 0
+    return Case(
+        name=f"{victim} at {moment}",
+        group=victim,
+        reached=reached,
+        finished=finished,
+        recovery_s=recovery(rig.log(), killed),
+        audit=audit_batch(batch, interruption, _ENDS.get(victim, "FAILED")),
+    )
+
+
+def _wait(batch: Batch, moment: Moment) -> None:
+    """Until the batch is at that moment."""
+    eventually(lambda: any(batch.folder.glob("spend*")) or None, GIVE_UP_S)
+    wanted = batch.prompts if moment == "in the table" else moment
+    eventually(lambda: len(batch.asked()) >= wanted or None, GIVE_UP_S)
+    if moment == "in the table":
+        deadline = time.monotonic() + GIVE_UP_S
+        while any(batch.journal.glob("*.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+
+def _kill_victim(rig: Rig, victim: Victim, pid: int, controller: Controller) -> tuple[float, Controller]:
+    """Kill; the time of it, and the controller that goes on."""
+    if victim == "controller":
+        os.kill(pid, signal.SIGCONT)
+        return controller.kill(), rig.controller(*ORCHESTRATE)
+    if victim == "both":
+        controller.kill()
+        return kill(pid, "process"), rig.controller(*ORCHESTRATE)
+    if victim == "workspace":
+        os.kill(pid, signal.SIGCONT)
+        return rig.kill_workspace(), controller
+    if victim == "machine":
+        # Nobody sees the executor die: the server stands still meanwhile.
+        os.kill(rig.spawned.process.pid, signal.SIGSTOP)
+        kill(pid, "all")
+        return rig.kill_workspace(), controller
+    return kill(pid, victim), controller

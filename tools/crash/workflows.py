@@ -1,4 +1,4 @@
-"""The workflow matrix: ``python tests/crash/workflows.py [--section S] [--every N] [--list] [--json]``.
+"""The workflow matrix: ``python -m tools.crash workflows [--quick] [--section S] [--every N]``.
 
 ``rlm-agent sql run`` is stopped dead before and after every statement that it sends, those of its record
 too, and run again with ``--resume``: all tables must be as after an undisturbed run, row for row, and those
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
-import queue
 import re
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,10 +23,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crash_controller import Controller, warm_up
-from crash_flow import SLOW, write_flow, write_slow
-from crash_flowrig import GIVE_UP_S, FlowRig, flow_rig
-from crash_rig import eventually
+from tools.crash.controller import Controller, warm_up
+from tools.crash.lanes import QUICK_CASES, progress, run_in_lanes, sample
+from tools.crash.rig import eventually
+from tools.crash.workflow_rig import GIVE_UP_S, SLOW, FlowRig, flow_rig, write_flow, write_slow
 
 HEADINGS = {
     "before": "Killed before a statement takes effect",
@@ -59,6 +58,8 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
+    """What a case found; ``problem`` is empty if all tables are as after an undisturbed run."""
+
     section: str
     name: str
     problem: str
@@ -66,9 +67,13 @@ class Result:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    """Run the matrix; return 0 if every workflow ended as an undisturbed one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.crash workflows", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("--section", action="append", choices=HEADINGS, help="only this; may be given again")
     parser.add_argument("--every", type=int, default=1, help="only every n-th statement (default 1)")
+    parser.add_argument("--quick", action="store_true", help=f"only {QUICK_CASES} cases of each section")
     parser.add_argument("--lanes", type=int, default=2, help="workspaces at the same time (default 2)")
     parser.add_argument("--list", action="store_true", help="list the cases, and run none")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -81,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with flow_rig(folder / "plan", flow) as made:
             wanted, sent = undisturbed(made)
         cases = planned(sent, options.section or list(HEADINGS), options.every)
+        if options.quick:
+            cases = sample(cases)
         if options.list:
             print("\n".join(f"{case.section}: {case.name}" for case in cases))
             return 0
@@ -127,26 +134,15 @@ def planned(sent: Sequence[str], sections: Sequence[str], every: int) -> list[Ca
 
 
 def run(cases: Sequence[Case], folder: Path, flow: Path, wanted: dict[str, Any], lanes: int) -> list[Result]:
-    """Do the cases, each lane on a workspace of its own; in their order, what came of each."""
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in range(len(cases)):
-        waiting.put(number)
-    done: dict[int, Result] = {}
+    """Run the cases, each lane on a workspace of its own; return the results in the order of the cases."""
+    done = itertools.count(1)
 
-    def lane(number: int) -> None:
-        with flow_rig(folder / f"lane{number}", flow) as made:
-            while not waiting.empty():
-                index = waiting.get()
-                done[index] = one(cases[index], made, wanted)
-                verdict = done[index].problem or "ok"
-                _say(f"[{len(done)}/{len(cases)}] {cases[index].section}: {cases[index].name}: {verdict}")
+    def work(made: FlowRig, case: Case, _: int) -> Result:
+        result = one(case, made, wanted)
+        progress(f"[{next(done)}/{len(cases)}] {case.section}: {case.name}: {result.problem or 'ok'}")
+        return result
 
-    threads = [threading.Thread(target=lane, args=(number,)) for number in range(lanes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [done[index] for index in sorted(done)]
+    return run_in_lanes(cases, lanes, lambda number: flow_rig(folder / f"lane{number}", flow), work)
 
 
 def one(case: Case, made: FlowRig, wanted: dict[str, Any]) -> Result:
@@ -256,10 +252,10 @@ def _taken_over(case: Case, made: FlowRig) -> str:
     made.release(held, drop=False)
     if not first.wait(GIVE_UP_S):
         return "the first process did not end"
-    said = first.log.read_text()
-    noticed = first.exit_code == 1 and "taken over by" in said
-    ended = first.exit_code == 0 and "succeeded" in said  # it had nothing left to do
-    return problem or ("" if noticed or ended else f"exit code {first.exit_code}: {said[-800:]}")
+    log = first.log.read_text()
+    noticed = first.exit_code == 1 and "taken over by" in log
+    ended = first.exit_code == 0 and "succeeded" in log  # it had nothing left to do
+    return problem or ("" if noticed or ended else f"exit code {first.exit_code}: {log[-800:]}")
 
 
 def _in_flight(case: Case, made: FlowRig) -> str:
@@ -317,10 +313,6 @@ def table(report: dict[str, Any]) -> str:
         f"{len(bad)} not good"
     )
     return "\n".join(lines + [f"- {case['section']}: {case['name']}: {case['problem']}" for case in bad])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
-from crash_controller import Controller
-from crash_programs import TASK, write_script, write_stub
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.service.jobs import BaseRun
@@ -23,6 +21,8 @@ from local_workspace import Spawned, WorkspaceInfo, WorkspaceOptions, spawn
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.runs.run import new_run
 from databricks_rlm_agent.settings import from_environment
+from tools.crash.controller import Controller
+from tools.crash.programs import TASK, write_script, write_stub
 
 T = TypeVar("T")
 LEASE_S = 1.5
@@ -56,7 +56,7 @@ class Rig:
         return self.root / self.app.settings.namespace.volume_root.lstrip("/")
 
     def job_runs(self, **filters: Any) -> list[BaseRun]:
-        """What the Jobs API lists; asked with a client of our own."""
+        """Return what the Jobs API lists to a client of our own."""
         config = Config(host=self.info.host, token=self.info.token, auth_type="pat")
         return list(WorkspaceClient(config=config).jobs.list_runs(**filters))
 
@@ -91,8 +91,8 @@ class Rig:
         log = self.root.parent / f"controller-{next(self.numbers)}.log"
         return Controller(arguments or ORCHESTRATE, self.environ | environ, log)
 
-    def last_words(self) -> str:
-        """What the last three controllers said at their ends."""
+    def controller_logs(self) -> str:
+        """Return the ends of the logs of the last three controllers."""
         logs = sorted(self.root.parent.glob("controller-*.log"), key=lambda log: log.stat().st_mtime)[-3:]
         return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs)
 
@@ -133,7 +133,7 @@ def eventually(look: Callable[[], T | None], timeout_s: float = 20.0) -> T:
 
 
 @contextlib.contextmanager
-def rig(folder: Path) -> Iterator[Rig]:
+def start_rig(folder: Path) -> Iterator[Rig]:
     """Start a workspace below ``folder``, create our tables, and stop it at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

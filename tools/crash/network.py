@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from crash_audit import Expected, audit
-from crash_kinds import INSERT, Kind
-from crash_points import Case, submitting
-from crash_programs import DYING, WRITING, write_script
-from crash_rig import ORCHESTRATE, Rig
+from tools.crash.audit import Expected, audit
+from tools.crash.kinds import INSERT, Kind
+from tools.crash.points import Case, submitting
+from tools.crash.programs import DYING, WRITING, write_script
+from tools.crash.rig import ORCHESTRATE, Rig
 
-PATIENCE_S = 60.0
+WAIT_S = 60.0
 STARTS = 8  # of a controller, for one run
 NOISE = 0.15
 _ONE = Expected(attempts=((1, 1, "SUCCESS"),))
@@ -73,12 +73,12 @@ def noise(rig: Rig, seed: int, run_id: str) -> Case:
     return _finish(rig, run_id, Expected(), name=f"15 % noise, seed {seed}", group="noise", starts=0)
 
 
-def _noise(dice: random.Random) -> Iterator[dict[str, Any]]:
+def _noise(rng: random.Random) -> Iterator[dict[str, Any]]:
     # A request that one rule hits is not counted by the rules behind it: 15 % of all requests are hit when
     # p / (1 + p) of the numbers are.
     for number in range(600):
-        if dice.random() < NOISE / (1 - NOISE):
-            yield {"skip": number, **dice.choice(FAULTS).fields(), "delay_s": 2 * dice.random()}
+        if rng.random() < NOISE / (1 - NOISE):
+            yield {"skip": number, **rng.choice(FAULTS).fields(), "delay_s": 2 * rng.random()}
 
 
 def _finish(rig: Rig, run_id: str, expected: Expected, *, name: str, group: str, starts: int) -> Case:
@@ -106,7 +106,7 @@ def _until_done(rig: Rig, *arguments: str) -> int:
     while starts < STARTS:
         starts += 1
         controller = rig.controller(*arguments)
-        if controller.wait(PATIENCE_S) and controller.exit_code == 0:
+        if controller.wait(WAIT_S) and controller.exit_code == 0:
             break
     return starts
 

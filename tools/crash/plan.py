@@ -6,19 +6,18 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crash_again import FIRST, kill_again, record_recovery
-from crash_cancel import RACES, completion_wins, kill_cancel, race, record_cancel
-from crash_children import CREWS, kill_children, record_children
-from crash_harness import STAGES, Stage, Victim, kill_harness
-from crash_init import Step, kill_init, record_init
-from crash_kinds import INSERT, OF_NEXT_ATTEMPT, Kind
-from crash_network import cases, fault_at, noise
-from crash_points import MODES, Case, Mode, Point, kill_at, record
-from crash_programs import DYING, WRITING, write_script
-from crash_rig import Rig, rig
-from crash_subcalls import MOMENTS, Moment, interrupt
-from crash_subcalls import Victim as Interrupted
-from crash_workspace import kill_workspace
+from tools.crash.cancel import RACES, completion_wins, kill_cancel, race, record_cancel
+from tools.crash.children import CONTROLLERS, kill_children, record_children
+from tools.crash.executor import STAGES, Stage, Victim, kill_harness, kill_workspace
+from tools.crash.init import Step, kill_init, record_init
+from tools.crash.kinds import INSERT, OF_NEXT_ATTEMPT, Kind
+from tools.crash.model_calls import MOMENTS, Moment, interrupt
+from tools.crash.model_calls import Victim as Interrupted
+from tools.crash.network import cases, fault_at, noise
+from tools.crash.points import MODES, Case, Mode, Point, kill_at, record
+from tools.crash.programs import DYING, WRITING, write_script
+from tools.crash.rig import Rig, start_rig
+from tools.crash.second_kill import FIRST, kill_twice, record_recovery
 
 Work = Callable[[Rig, str], Case]
 
@@ -34,7 +33,7 @@ class Job:
 
 def plan(folder: Path, seed: int, sections: Collection[str]) -> list[Job]:
     """The cases of some sections. Runs without faults are recorded; every request of theirs is a point."""
-    with rig(folder) as made:
+    with start_rig(folder) as made:
         whole = bool({"controller killed", "network"} & set(sections))
         points, dying_points = _whole(made, folder) if whole else ([], [])
         again = _again(made) if "killed again" in sections else []
@@ -117,7 +116,7 @@ def _again(made: Rig) -> list[Job]:
         return Job(
             section="killed again",
             name=f"{first.name}, then {then.name}",
-            work=lambda made, run_id: kill_again(made, first, then, run_id),
+            work=lambda made, run_id: kill_twice(made, first, then, run_id),
         )
 
     return [
@@ -165,7 +164,7 @@ def _children(made: Rig) -> list[Job]:
     def job(point: Point, controllers: int) -> Job:
         return Job(
             section="children",
-            name=f"{point.name}, {CREWS[controllers]}",
+            name=f"{point.name}, {CONTROLLERS[controllers]}",
             work=lambda made, run_id: kill_children(made, point, run_id, controllers=controllers),
         )
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from crash_audit import Audit, Expected, audit
-from crash_controller import Controller
-from crash_kinds import CLAIM, INSERT, SAVE, Kind, kind_of, points
-from crash_programs import TASK
-from crash_rig import GIVE_UP_S, ORCHESTRATE, Rig, eventually
+from tools.crash.audit import Audit, Expected, audit
+from tools.crash.controller import Controller
+from tools.crash.kinds import CLAIM, INSERT, SAVE, Kind, kind_of, points
+from tools.crash.programs import TASK
+from tools.crash.rig import GIVE_UP_S, ORCHESTRATE, Rig, eventually
 
 # before: the request never takes effect. after: it did, its reply is lost. late: it takes effect only when
 # the second controller has finished the run, as a packet does that was on its way for a long time.

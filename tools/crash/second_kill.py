@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from crash_audit import audit
-from crash_kinds import (
+from tools.crash.audit import audit
+from tools.crash.kinds import (
     BY_NAME,
     CLAIM,
     ENTRYPOINT,
@@ -18,8 +18,8 @@ from crash_kinds import (
     Kind,
     points,
 )
-from crash_points import Case, Mode, Point, recovery
-from crash_rig import GIVE_UP_S, ORCHESTRATE, Rig
+from tools.crash.points import Case, Mode, Point, recovery
+from tools.crash.rig import GIVE_UP_S, ORCHESTRATE, Rig
 
 EFFECTS = (CLAIM, ENTRYPOINT, MANIFEST, SUBMIT, REQUESTS, RESULTS, EVENTS, SAVE)
 # Each leaves something else behind: a claim, a program, a manifest, a job run, ledger rows, a result unread.
@@ -47,7 +47,7 @@ def record_recovery(rig: Rig, first: Point, run_id: str) -> list[tuple[Kind, int
     return [*until, (SAVE, 1)]
 
 
-def kill_again(rig: Rig, first: Point, then: Point, run_id: str) -> Case:
+def kill_twice(rig: Rig, first: Point, then: Point, run_id: str) -> Case:
     """Kill the first controller at one point, and the second one at another; the third finishes the run."""
     _kill_first(rig, first, run_id)
     after = then.mode == "after"

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crash_audit import Expected
-from crash_programs import TASK, program
-from crash_rig import Rig
-
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run, new_run
+from tools.crash.audit import Expected
+from tools.crash.programs import TASK, program
+from tools.crash.rig import Rig
 
 # Adds its number to a sum that lies in the Volume: a program that ran twice, or not at all, shows in the
 # values of all that follow, whatever the ledgers say.
@@ -105,18 +104,18 @@ class Load:
         )
 
 
-def draw(dice: random.Random, count: int, iterations: tuple[int, int] = (3, 5)) -> Sequence[Load]:
+def draw(rng: random.Random, count: int, iterations: tuple[int, int] = (3, 5)) -> Sequence[Load]:
     """Runs with a number of programs between two bounds; every tenth uses its iterations up."""
-    return [_draw(dice, f"r{number:03d}", iterations) for number in range(count)]
+    return [_draw(rng, f"r{number:03d}", iterations) for number in range(count)]
 
 
-def _draw(dice: random.Random, run_id: str, iterations: tuple[int, int]) -> Load:
+def _draw(rng: random.Random, run_id: str, iterations: tuple[int, int]) -> Load:
     steps = tuple(
-        Step(kind=dice.choice(KINDS), number=dice.randint(1, 999), seconds=dice.uniform(1, 3))
-        for _ in range(dice.randint(*iterations))
+        Step(kind=rng.choice(KINDS), number=rng.randint(1, 999), seconds=rng.uniform(1, 3))
+        for _ in range(rng.randint(*iterations))
     )
     return Load(
-        run_id=run_id, steps=steps, answers=dice.random() > 0.1, latency_s=round(dice.uniform(0, 0.6), 2)
+        run_id=run_id, steps=steps, answers=rng.random() > 0.1, latency_s=round(rng.uniform(0, 0.6), 2)
     )
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crash_audit import Audit, Expected, audit
-from crash_kinds import FILES, MANIFEST
-from crash_programs import ANSWER, MARK, PROMPT, SAYS, finish, program
-from crash_rig import Rig
-
 from databricks_rlm_agent.runs.budget import Share
 from databricks_rlm_agent.runs.children import child_id
 from databricks_rlm_agent.runs.run import Run
+from tools.crash.audit import Audit, Expected, audit
+from tools.crash.kinds import FILES, INSERT, MANIFEST, PUT_ANSWER, Kind, points
+from tools.crash.points import Case, Point, recovery
+from tools.crash.programs import ANSWER, MARK, PROMPT, SAYS, finish, program
+from tools.crash.rig import GIVE_UP_S, ORCHESTRATE, Rig
+from tools.crash.second_kill import EFFECTS
 
 CHILDREN = ("north", "south")
 _ASKED = 6  # prompts of each child
@@ -67,7 +68,7 @@ def write_tree(rig: Rig, run_id: str) -> Path:
         }
         for name in CHILDREN
     ]
-    said = "{{value.part}}"
+    part = "{{value.part}}"
     script = {
         "planner": [
             [{"call": "spawn", "args": {"tasks": tasks}}],
@@ -77,9 +78,9 @@ def write_tree(rig: Rig, run_id: str) -> Path:
         "children": [
             {
                 "match": "Count the north",
-                "planner": [program(_NORTH_1), program(_NORTH_2), finish(f"north has {said}.")],
+                "planner": [program(_NORTH_1), program(_NORTH_2), finish(f"north has {part}.")],
             },
-            {"match": "Count the south", "planner": [program(_SOUTH), finish(f"south has {said}.")]},
+            {"match": "Count the south", "planner": [program(_SOUTH), finish(f"south has {part}.")]},
         ],
     }
     path = rig.root.parent / f"tree-{run_id}.json"
@@ -183,3 +184,57 @@ def _planned_late(rig: Rig, runs: Iterable[str], log: list[Mapping[str, Any]]) -
             if record is not None and began[row["epoch"]] > record + _CLOCK_S:
                 problems.append(f"{run_id}: iteration {iter_n} was planned after its record")
     return problems
+
+
+# How many controllers are at work.
+CONTROLLERS = {1: "alone", 2: "one of two"}
+
+
+def record_children(rig: Rig, run_id: str) -> list[tuple[Kind, int]]:
+    """The effects of a run with children in which nothing goes wrong."""
+    rig.submit(run_id, script=write_tree(rig, run_id))
+    rig.fault()
+    controller = rig.controller(*ORCHESTRATE)
+    assert controller.wait(GIVE_UP_S), controller.log.read_text()
+    assert controller.exit_code == 0, controller.log.read_text()
+    log = rig.log()
+    found = audit_tree(rig, run_id, log)
+    assert not found.problems, found.problems
+    # Programs ask models meanwhile, which is no controller's doing.
+    every = points(entry for entry in log if entry["prompt_sha256"] is None)
+    return [(kind, n) for kind, n in every if kind in {INSERT, PUT_ANSWER, *EFFECTS}]
+
+
+def kill_children(rig: Rig, point: Point, run_id: str, *, controllers: int) -> Case:
+    """Kill a controller at one point while so many are at work; another one finishes the runs.
+
+    How many statements it takes depends on what falls into one tick: a point that was not met is tried again.
+    """
+    for letter in "abc":
+        case = _kill(rig, point, f"{run_id}{letter}", controllers)
+        if case.reached or not case.finished or case.audit.problems:
+            break
+    return case
+
+
+def _kill(rig: Rig, point: Point, run_id: str, controllers: int) -> Case:
+    rig.submit(run_id, script=write_tree(rig, run_id))
+    after = point.mode == "after"
+    rig.fault(point.kind.rule(skip=point.n - 1, action="hold", after_effect=after))
+    first, *others = [rig.controller(*ORCHESTRATE) for _ in range(controllers)]
+    held = rig.held(first)
+    killed = first.kill()
+    if held is not None:
+        # With two it may be the other one's: to that one it is a request that failed, or was answered late.
+        rig.release(held, drop=not after)
+    heir = others[0] if others else rig.controller(*ORCHESTRATE)
+    finished = heir.wait(GIVE_UP_S) and heir.exit_code == 0
+    log = rig.log()
+    return Case(
+        name=f"{point.name}, {CONTROLLERS[controllers]}",
+        group=f"{point.kind.name}, {CONTROLLERS[controllers]}",
+        reached=held is not None,
+        finished=finished,
+        recovery_s=recovery(log, killed),
+        audit=audit_tree(rig, run_id, log),
+    )

@@ -7,17 +7,16 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crash_audit import Expected, audit
-from crash_harness import Attempt
-from crash_kinds import CANCEL, CANCEL_JOB, SAVE, Kind, points
-from crash_points import Case, Point, recovery
-from crash_programs import ANSWER, SHORT, SLEEPING, write_script
-from crash_rig import GIVE_UP_S, ORCHESTRATE, Rig, eventually
-
 from databricks_rlm_agent.runs.fsm import State
+from tools.crash.audit import Expected, audit
+from tools.crash.executor import Attempt
+from tools.crash.kinds import CANCEL, CANCEL_JOB, SAVE, Kind, points
+from tools.crash.points import Case, Point, recovery
+from tools.crash.programs import ANSWER, SHORT, SLEEPING, write_script
+from tools.crash.rig import GIVE_UP_S, ORCHESTRATE, Rig, eventually
 
 if TYPE_CHECKING:
-    from crash_controller import Controller
+    from tools.crash.controller import Controller
 
 CANCELLED = Expected(
     attempts=((1, 1, "CANCELLED"),), state=State.CANCELLED, answer=None, tables=False, calls=1, ran={1: 1}
@@ -40,7 +39,7 @@ def record_cancel(rig: Rig, run_id: str) -> list[tuple[Kind, int]]:
 
 
 def kill_cancel(rig: Rig, point: Point, run_id: str) -> Case:
-    """Kill whoever sends the request of a point; the wish is said again, or another controller goes on."""
+    """Kill whoever sends the request of a point; the command is repeated, or another controller goes on."""
     first = _executing(rig, run_id, SLEEPING)
     after = point.mode == "after"
     rig.fault(point.kind.rule(skip=point.n - 1, action="hold", after_effect=after))
@@ -94,12 +93,12 @@ def completion_wins(rig: Rig, run_id: str) -> Case:
 
 def race(rig: Rig, seed: int, run_id: str) -> Case:
     """Cancelled at a random moment. Either may win; what is there afterwards must fit together."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     path = write_script(rig.root.parent / f"race-{seed}.json", f"{SHORT}import time\ntime.sleep(0.3)\n")
     rig.submit(run_id, script=path)
     rig.fault()
     controller = rig.controller(*ORCHESTRATE)
-    controller.wait(dice.uniform(0, 3), kill=False)
+    controller.wait(rng.uniform(0, 3), kill=False)
     _cancel(rig, run_id)
     finished = controller.wait(GIVE_UP_S) and controller.exit_code == 0
     run, rows = rig.app.store.get(run_id), rig.app.ledger.results(run_id)

@@ -1,4 +1,4 @@
-"""The crash matrix and the network matrix: ``python tests/crash/matrix.py [--json] [--only REGEX]``.
+"""The crash matrix and the network matrix: ``python -m tools.crash matrix [--quick] [--only REGEX]``.
 
 Everything happens on local workspaces in a temporary folder, through their fault control.
 """
@@ -7,30 +7,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
-import queue
 import re
 import sys
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from crash_audit import Audit
-from crash_controller import warm_up
-from crash_plan import Job, plan
-from crash_points import Case
-from crash_report import HEADINGS, table, with_figures
-from crash_rig import Rig, rig
+from tools.crash.audit import Audit
+from tools.crash.controller import warm_up
+from tools.crash.lanes import QUICK_CASES, progress, run_in_lanes, sample
+from tools.crash.plan import Job, plan
+from tools.crash.points import Case
+from tools.crash.report import HEADINGS, table, with_figures
+from tools.crash.rig import Rig, start_rig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the matrix; return 0 if every run ended as it would have without the fault."""
+    parser = argparse.ArgumentParser(prog="python -m tools.crash matrix", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
         "--only", default="", metavar="REGEX", help="only cases whose section or name matches"
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--section", action="append", choices=HEADINGS, help="only this section; may be given again (all)"
     )
+    parser.add_argument("--quick", action="store_true", help=f"only {QUICK_CASES} cases of each section")
     parser.add_argument("--lanes", type=int, default=2, help="workspaces at the same time (default 2)")
     parser.add_argument("--seed", type=int, default=1, help="of the noise (default 1)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the figures into this page")
@@ -48,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sections = options.section or list(HEADINGS)
         jobs = plan(Path(folder) / "plan", options.seed, sections)
         wanted = [job for job in jobs if re.search(options.only, f"{job.section} {job.name}")]
+        if options.quick:
+            wanted = sample(wanted)
         done = run(wanted, Path(folder), options.lanes)
     report = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -69,34 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(jobs: Sequence[Job], folder: Path, lanes: int) -> list[tuple[Job, Case, float]]:
-    """Do the jobs, each lane on a workspace of its own; in their order, what came of each, and seconds."""
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in range(len(jobs)):
-        waiting.put(number)
-    done: dict[int, tuple[Case, float]] = {}
+    """Run the jobs, each lane on a workspace of its own; return the job, its outcome and its seconds."""
+    done = itertools.count(1)
 
-    def lane(number: int) -> None:
-        with rig(folder / f"lane{number}") as made:
-            for index in _taken(waiting):
-                began = time.monotonic()
-                case = _case(jobs[index], made, f"c{index}")
-                done[index] = case, time.monotonic() - began
-                _say(f"[{len(done)}/{len(jobs)}] {_line(jobs[index], case)}")
-                if not case.good:
-                    _say(made.last_words())
+    def one(rig: Rig, job: Job, index: int) -> tuple[Job, Case, float]:
+        began = time.monotonic()
+        case = _case(job, rig, f"c{index}")
+        seconds = time.monotonic() - began
+        progress(f"[{next(done)}/{len(jobs)}] {_line(job, case)}")
+        if not case.good:
+            progress(rig.controller_logs())
+        return job, case, seconds
 
-    threads = [threading.Thread(target=lane, args=(number,)) for number in range(lanes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [(jobs[index], *done[index]) for index in sorted(done)]
-
-
-def _taken(waiting: queue.SimpleQueue[int]) -> Iterator[int]:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            yield waiting.get_nowait()
+    return run_in_lanes(jobs, lanes, lambda number: start_rig(folder / f"lane{number}"), one)
 
 
 def _case(job: Job, made: Rig, run_id: str) -> Case:
@@ -116,10 +105,6 @@ def _case(job: Job, made: Rig, run_id: str) -> Case:
 def _line(job: Job, case: Case) -> str:
     verdict = "ok" if case.good else f"NOT OK {'' if case.reached else 'not reached '}{case.audit.problems}"
     return f"{job.section}: {job.name}: {verdict} ({case.recovery_s:.1f} s, {case.restarts} restarts)"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

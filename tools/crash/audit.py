@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crash_programs import ANSWER, ITERATIONS
-from crash_rig import Rig
-
 from databricks_rlm_agent.errors import NotFound
 from databricks_rlm_agent.layout import RESULT
 from databricks_rlm_agent.runs.fsm import State
+from tools.crash.programs import ANSWER, ITERATIONS
+from tools.crash.rig import Rig
 
 if TYPE_CHECKING:
     from databricks.sdk.service.jobs import BaseRun

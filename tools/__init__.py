@@ -1,0 +1,1 @@
+"""Tools for maintainers: the crash matrices, the count of the code base, CI."""
