@@ -19,7 +19,7 @@ from benchmarks.places import connect
 from benchmarks.processes import Spent, spend
 from databricks_rlm_agent.attempts.manifest import Artifact, Manifest, Request
 from databricks_rlm_agent.attempts.records import ResultRow
-from databricks_rlm_agent.controller.bundle import load
+from databricks_rlm_agent.controller.bundle import load_harness
 from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.storage import sql
 
@@ -125,7 +125,7 @@ def _stage(root: Path, **variables: str) -> Stage:
         "PYTHONPYCACHEPREFIX": root / "pycache",
     }
     (root / "tmp").mkdir(parents=True)
-    for path, content in load().files:
+    for path, content in load_harness().files:
         file = root / "harness" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)

@@ -15,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 _REFERENCE = re.compile(r"\$\{([^}]+)\}")
+_VARIABLE = re.compile(r"\$\{(var\.[^}]+)\}")
 # What only a workspace knows.
 _KNOWN_THERE = {
     "workspace.file_path": "/Workspace/files",
@@ -60,8 +61,19 @@ def _resolved(target: str, **given: str) -> Bundle:
     _overlay(whole, {key: value for key, value in chosen.items() if key not in {"variables", "default"}})
     whole["bundle"]["target"] = target
     del whole["targets"]
-    resolved: Bundle = _filled(whole, {"var": values, **whole})
+    with_variables: Bundle = _filled(whole, {"var": values}, _VARIABLE)
+    if chosen["mode"] == "development":
+        _prefix(with_variables)
+    resolved: Bundle = _filled(with_variables, with_variables, _REFERENCE)
     return resolved
+
+
+def _prefix(whole: Bundle) -> None:
+    """Prefix names as development mode does: after variables, before references to other resources."""
+    for schema in whole["resources"]["schemas"].values():
+        schema["name"] = f"dev_jane_doe_{schema['name']}"
+    for job in whole["resources"]["jobs"].values():
+        job["name"] = f"[dev jane_doe] {job['name']}"
 
 
 def _merged() -> Bundle:
@@ -80,13 +92,13 @@ def _overlay(base: Bundle, over: Bundle) -> None:
             base[key] = copy.deepcopy(value)
 
 
-def _filled(value: Any, context: Bundle) -> Any:
+def _filled(value: Any, context: Bundle, pattern: re.Pattern[str]) -> Any:
     if isinstance(value, dict):
-        return {key: _filled(item, context) for key, item in value.items()}
+        return {key: _filled(item, context, pattern) for key, item in value.items()}
     if isinstance(value, list):
-        return [_filled(item, context) for item in value]
-    while isinstance(value, str) and _REFERENCE.search(value):
-        value = _REFERENCE.sub(lambda match: _looked_up(match[1], context), value)
+        return [_filled(item, context, pattern) for item in value]
+    while isinstance(value, str) and pattern.search(value):
+        value = pattern.sub(lambda match: _looked_up(match[1], context), value)
     return value
 
 

@@ -6,12 +6,14 @@ import importlib.metadata
 import re
 import tomllib
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.settings import from_environment
 
 Bundle = dict[str, Any]
@@ -39,6 +41,18 @@ def test_only_known_keys(source: Bundle) -> None:
     assert all(set(target) <= IN_TARGET for target in source["targets"].values())
     assert set(source["targets"]) == set(TARGETS)
     assert set(source["resources"]) == RESOURCES
+
+
+def test_no_two_resources_of_any_type_share_a_key(resolved: Bundle) -> None:
+    """Databricks' CLI refuses every command of a bundle in which they do."""
+    keys = Counter(key for resources in resolved["resources"].values() for key in resources)
+    assert {key: count for key, count in keys.items() if count > 1} == {}
+
+
+def test_the_scratch_schema_is_the_one_that_the_agent_looks_for(resolved: Bundle) -> None:
+    schemas = resolved["resources"]["schemas"]
+    namespace = Namespace(catalog="main", schema=schemas["rlm"]["name"], volume="artifacts")
+    assert f"main.{schemas['scratch']['name']}" == namespace.scratch_schema
 
 
 @pytest.mark.parametrize("name", ["control_plane", "executor"])
@@ -84,9 +98,9 @@ def test_only_prod_runs_by_itself_and_as_a_service_principal(bundle: Resolve) ->
     assert prod["resources"]["jobs"]["control_plane"]["continuous"]["pause_status"] == "UNPAUSED"
     assert prod["run_as"] == {"service_principal_name": GIVEN["service_principal"]}
     assert "run_as" not in dev
-    scope = prod["resources"]["secret_scopes"]["rlm"]
+    scope = prod["resources"]["secret_scopes"]["model_keys"]
     assert scope["permissions"] == [{"level": "READ", "service_principal_name": GIVEN["service_principal"]}]
-    assert dev["resources"]["secret_scopes"]["rlm"]["name"] != scope["name"] == "adk-secrets"
+    assert dev["resources"]["secret_scopes"]["model_keys"]["name"] != scope["name"] == "adk-secrets"
 
 
 def test_the_warehouse_must_be_named(bundle: Resolve) -> None:
@@ -101,7 +115,7 @@ def test_the_environment_of_the_control_plane_is_what_its_settings_read(resolved
     assert settings.namespace.catalog == resources["schemas"]["rlm"]["catalog_name"]
     assert settings.namespace.schema == resources["schemas"]["rlm"]["name"]
     assert settings.namespace.volume == resources["volumes"]["artifacts"]["name"]
-    assert settings.secret_scope == resources["secret_scopes"]["rlm"]["name"]
+    assert settings.secret_scope == resources["secret_scopes"]["model_keys"]["name"]
     assert settings.warehouse_http_path == GIVEN["warehouse_http_path"]
     assert settings.model == "gemini-2.5-pro"
     documented = set(re.findall(r"``((?:ADK|RLM)_\w+)``", from_environment.__doc__ or ""))
@@ -109,7 +123,7 @@ def test_the_environment_of_the_control_plane_is_what_its_settings_read(resolved
 
 
 def test_secrets_are_references_and_not_values(source: Bundle, resolved: Bundle) -> None:
-    scope = resolved["resources"]["secret_scopes"]["rlm"]["name"]
+    scope = resolved["resources"]["secret_scopes"]["model_keys"]["name"]
     environ = resolved["resources"]["jobs"]["control_plane"]["job_clusters"][0]["new_cluster"][
         "spark_env_vars"
     ]

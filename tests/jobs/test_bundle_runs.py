@@ -129,7 +129,7 @@ def _environment(bundle: Bundle) -> dict[str, str]:
 
 
 def _put_key(client: WorkspaceClient, bundle: Bundle) -> None:
-    scope = bundle["resources"]["secret_scopes"]["rlm"]["name"]
+    scope = bundle["resources"]["secret_scopes"]["model_keys"]["name"]
     client.secrets.create_scope(scope)
     client.secrets.put_secret(scope, "google-api-key", string_value="not-a-real-key")
 
