@@ -227,6 +227,8 @@ REFUSED = {
     sql("VACUUM sales.shop.orders RETAIN 0 HOURS"): "destructive",
     sql("GRANT ALL PRIVILEGES ON TABLE sales.shop.orders TO `everyone`"): "destructive",
     sql("REVOKE SELECT ON SCHEMA sales.shop FROM analysts"): "destructive",
+    "db.execute('SELECT 1; DROP TABLE sales.shop.orders')": "destructive",
+    sql("ALTER TABLE main.rlm.mine RENAME TO main.rlm.run_events"): "own tables",
     sql("CREATE TABLE IF NOT EXISTS sales.shop.t (a INT)")
     + "\n"
     + sql("DROP TABLE sales.shop.t"): "destructive",

@@ -58,7 +58,7 @@ def test_a_check(text: str, expected: dict) -> None:
         ("sql: DELETE FROM t", "cannot run"),
         ("sql: EXPLAIN SELECT 1", "cannot run"),
         ("sql: SELECT 1; DROP TABLE x", "not one query"),
-        ("sql: WITH a AS (SELECT 1) INSERT INTO x SELECT * FROM a", "not one query"),
+        ("sql: WITH a AS (SELECT 1) INSERT INTO x SELECT * FROM a", "change something"),
         ("sql: WITH a AS (DELETE FROM x RETURNING y) SELECT * FROM a", "change something|does not parse"),
         ("sql: SELECT * INTO x FROM y", "change something"),
         ("sql: SELECT", "not one query"),

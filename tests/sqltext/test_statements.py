@@ -59,6 +59,7 @@ def names(found: tuple[Name, ...]) -> set[str]:
         ("SET x = 1; DECLARE y INT; CACHE TABLE q", "q", "", ""),
         ("GRANT SELECT ON TABLE t TO `a b`", "t", "", ""),
         ("TABLE t", "t", "", ""),
+        ("CONVERT TO DELTA t", "", "t", ""),
     ],
 )  # fmt: skip
 def test_what_a_statement_reads_and_writes(text: str, reads: str, writes: str, makes: str) -> None:
@@ -80,6 +81,7 @@ def test_what_a_statement_reads_and_writes(text: str, reads: str, writes: str, m
         "SELECT * FROM IDENTIFIER(:name)",
         "CREATE TABLE IDENTIFIER(:a || '.t') AS SELECT 1",
         "FROBNICATE t",
+        "INSERT OVERWRITE DIRECTORY '/Volumes/a/b/c' USING csv SELECT 1",
         "SET VAR x = (SELECT max(a) FROM t)",
         "DECLARE x INT DEFAULT (SELECT 1 FROM t)",
         "ALTER VIEW v AS SELECT * FROM t",

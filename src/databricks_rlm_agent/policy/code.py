@@ -15,7 +15,6 @@ from databricks_rlm_agent.policy.effects import (
     SHELLS,
     TABLE_WRITERS,
     TALK,
-    UNKNOWN,
     EffectKind,
     ProgramEffect,
     known,
@@ -23,6 +22,7 @@ from databricks_rlm_agent.policy.effects import (
 )
 from databricks_rlm_agent.policy.literals import Texts
 from databricks_rlm_agent.policy.sql import effects_of_sql, is_statement
+from databricks_rlm_agent.sqltext.names import UNKNOWN
 
 _DELTA_CHANGES = {"delete", "update", "merge", "restoreToVersion", "restoreToTimestamp", "vacuum", "optimize"}
 _CALL_CHARS = 5_000

@@ -6,10 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum, auto
 
-UNKNOWN = "zzunknownzz"
-"""Stands in a text for what is known only when the program runs: SQL takes it for a name. In the target of
-a deed it is ``*``.
-"""
+from databricks_rlm_agent.sqltext.names import UNKNOWN
 
 
 class EffectKind(StrEnum):

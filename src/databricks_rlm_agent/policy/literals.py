@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, product
 
-from databricks_rlm_agent.policy.effects import UNKNOWN
+from databricks_rlm_agent.sqltext.names import UNKNOWN
 
 Node = ast.AST | None
 Bound = dict[str, list[Node]]

@@ -1,205 +1,140 @@
-"""What a statement of Databricks SQL would do. Pure; sqlglot is imported when there is something to parse.
-
-sqlglot reads statements whose shape matters (a condition, a target after a list of columns); those that it
-takes for unknown commands, and warns about, are told by their first words.
-"""
+"""The effects of a SQL statement in a program, from what ``sqltext`` reads in it. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
-from databricks_rlm_agent.policy.effects import UNKNOWN, EffectKind, ProgramEffect, known
-
-if TYPE_CHECKING:
-    from sqlglot import exp
+from databricks_rlm_agent.errors import UsageError
+from databricks_rlm_agent.policy.effects import EffectKind, ProgramEffect, known
+from databricks_rlm_agent.sqltext.names import UNKNOWN
+from databricks_rlm_agent.sqltext.reader import parse_query, words_of
+from databricks_rlm_agent.sqltext.split import StatementText, split
+from databricks_rlm_agent.sqltext.statement import Head, StatementKind, head_of
 
 _FLAGS = re.IGNORECASE | re.DOTALL
-_GAP = re.compile(r"\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|\(", re.DOTALL)
-_NAME = r"((?:`[^`]*`|\w+)(?:\s*\.\s*(?:`[^`]*`|\w+))*)"
-_IDENTIFIER = re.compile(r"\bidentifier\s*\(\s*(?:'([\w.]*)'|[^)]*)\s*\)", _FLAGS)
-_EXISTS = r"(?:if\s+(?:not\s+)?exists\s+)?"
-_PLACE = r"(?:schema|database|catalog|volume)"
-_PARSED = re.compile(r"(?:create|insert|update|delete|merge|truncate|alter|copy)\b", _FLAGS)
-_INSIDE = re.compile(r"(?:with|from)\b.*\b(?:insert|update|delete|merge)\b", _FLAGS)
-_UNTOLD = re.compile(rf"(?:begin|execute|call|{UNKNOWN})", _FLAGS)
-"""What such a statement does is told elsewhere, or when it runs."""
-# By their first words: what is done, and to what. The first that fits counts.
-_WORDS = [
-    (EffectKind.DROP_SCHEMA, re.compile(rf"(drop\s+{_PLACE})\s+{_EXISTS}{_NAME}", _FLAGS)),
-    (
-        EffectKind.MAKE_SCHEMA,
-        re.compile(rf"((?:create|alter)\s+(?:external\s+)?{_PLACE})\s+{_EXISTS}{_NAME}", _FLAGS),
-    ),
-    (EffectKind.DESTROY, re.compile(rf"(drop\s+table)\s+{_EXISTS}{_NAME}", _FLAGS)),
-    (
-        EffectKind.DESTROY,
-        re.compile(rf"(vacuum)\s+{_NAME}.*\bretain\s+0(?:\.0*)?\s+hours?\b", _FLAGS),
-    ),
-    (
-        EffectKind.GRANT,
-        re.compile(
-            r"(grant|revoke|deny)\b.*?\bon\s+"
-            rf"(?:(?:table|view|function|{_PLACE})\s+)?{_NAME}\s+(?:to|from)\b",
-            _FLAGS,
-        ),
-    ),
-    (
-        EffectKind.WRITE,
-        re.compile(
-            r"(drop\s+(?:materialized\s+)?(?:view|function)|replace\s+table|optimize|vacuum|undrop\s+table"
-            r"|(?:msck\s+|fsck\s+)?repair\s+table|restore(?:\s+table)?(?!\s+to\b)|reorg\s+table"
-            rf"|comment\s+on\s+table|convert\s+to\s+delta|load\s+data\b.*\binto\s+table)\s+{_EXISTS}{_NAME}",
-            _FLAGS,
-        ),
-    ),
-    (EffectKind.PUT_FILE, re.compile(r"(insert\s+overwrite\s+(?:local\s+)?directory)\s+'([^']*)'", _FLAGS)),
-    (EffectKind.USE, re.compile(rf"(use\s+catalog)\s+{_NAME}", _FLAGS)),
-    (EffectKind.USE, re.compile(rf"(use)\s+(?:(?:schema|database)\s+)?{_NAME}", _FLAGS)),
-]
-# What a statement writes to that sqlglot cannot read to its end.
-_HEAD = re.compile(
-    r"(insert\s+(?:into|overwrite)(?:\s+table)?|merge\s+into|copy\s+into|alter\s+(?:table|view)"
-    rf"|create\s+(?:or\s+replace\s+)?(?:\w+\s+)?(?:table|view))\s+{_EXISTS}{_NAME}",
-    _FLAGS,
-)
+# Of a text that may as well be prose: the beginning of a statement that changes something.
 _STATEMENT = re.compile(
+    r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*+"
     r"(?:insert\s+(?:into|overwrite)|merge\s+into|update\s+\S+\s+set|delete\s+from|truncate\s+table|copy\s+into"
-    rf"|drop\s+(?:table|view|{_PLACE})|alter\s+(?:table|view|{_PLACE})|grant\s.*\son\s|revoke\s.*\son\s"
-    rf"|vacuum|create\s+(?:or\s+replace\s+)?(?:table|view|{_PLACE}))\s+\S",
+    r"|(?:create\s+(?:or\s+replace\s+)?|alter\s+|drop\s+)(?:table|view|schema|database|catalog|volume)"
+    r"|grant\s.*\son\s|revoke\s.*\son\s|vacuum)\s+\S",
     _FLAGS,
 )
+# The first word of a statement that changes something, in a form that is not known or with unknown parts.
+_CHANGES = re.compile(
+    rf"(?:create|insert|update|delete|merge|truncate|alter|copy|execute|call|{UNKNOWN})", re.IGNORECASE
+)
+_INSIDE = re.compile(r"(?:with|from)\b.*\b(?:insert|update|delete|merge)\b", _FLAGS)
+_UNKNOWN_WORD = re.compile(rf"^(create|drop|alter) {UNKNOWN} ", re.IGNORECASE)  # CREATE {or_replace} TABLE
+_CLAUSE = re.compile(r" (?:IF (?:NOT )?EXISTS|OR (?:REPLACE|REFRESH))\b")
+_RETAIN_NOTHING = re.compile(r"\bretain 0(?:\.0*)? hours?\b", re.IGNORECASE)
+_ROLES = {"catalog": EffectKind.USE, "schema": EffectKind.USE, "file": EffectKind.PUT_FILE}
+_ROWS = {StatementKind.DELETE, StatementKind.UPDATE}
+_PART = re.compile(r"`([^`]*)`|(\w+)")
 _FORMATS = {"delta", "parquet", "csv", "json", "orc", "text", "avro", "iceberg"}
 
 
 def is_statement(text: str) -> bool:
     """Whether a text begins as a statement that changes something does, rather than as prose."""
-    return bool(_STATEMENT.match(_bare(text)))
+    return bool(_STATEMENT.match(text))
 
 
 def effects_of_sql(text: str, *, line: int = 0) -> list[ProgramEffect]:
-    """What a statement does beside reading; UNCLEAR where that cannot be told."""
-    text = _IDENTIFIER.sub(lambda found: found[1] or UNKNOWN, _bare(text))
-    if _UNTOLD.match(text):
+    """Return what statements do beside reading; UNCLEAR where that cannot be told."""
+    try:
+        statements = split(text, "SQL")
+    except UsageError:  # a string or comment without an end
         return [_unclear(text, line)]
-    for kind, pattern in _WORDS:
-        if found := pattern.match(text):
-            return list(_told(kind, found, line))
-    if _PARSED.match(text) or _INSIDE.match(text):
-        return list(_parsed(text, line))
-    return []
+    return [effect for statement in statements for effect in _effects(statement, line)]
 
 
-def _bare(text: str) -> str:
-    """``text`` from its first word on: without comments and brackets before it."""
-    at = 0
-    while (found := _GAP.match(text, at)) is not None:
-        at = found.end()
-    return text[at:]
+def _effects(statement: StatementText, line: int) -> Iterator[ProgramEffect]:
+    words = _UNKNOWN_WORD.sub(r"\1 ", words_of(statement))
+    head = head_of(words)
+    if head is None or head.form.kind is StatementKind.BLOCK:
+        if head or _CHANGES.match(words):
+            yield _unclear(words, line)
+        return
+    what = _CLAUSE.sub("", head.words)
+    truncates = what.startswith("TRUNCATE")
+    if head.form.kind in _ROWS and not truncates:
+        yield from _changes(words, line)
+    elif head.form.kind is StatementKind.QUERY:
+        if _INSIDE.match(words):  # WITH … INSERT INTO
+            yield from _changes(words, line)
+    elif kind := EffectKind.DESTROY if truncates else _kind(head, what, words):
+        target = _target(head)
+        yield _effect(kind, what, target, line)
+        if head.new_name:  # of a rename
+            new = tuple(map(known, head.new_name))
+            yield _effect(kind, what, new if len(new) > 1 else (*target[:-1], *new), line)
 
 
-def _told(kind: EffectKind, found: re.Match[str], line: int) -> Iterator[ProgramEffect]:
-    what = " ".join(found[1].upper().split())
-    target = (known(found[2]),) if kind is EffectKind.PUT_FILE else _parts(found[2])
-    if kind is EffectKind.USE and what == "USE CATALOG":
-        target = (*target, "default")
-    if kind is EffectKind.DESTROY and what == "VACUUM":
+def _kind(head: Head, what: str, words: str) -> EffectKind | None:
+    """What a statement with such first words does to the name in it; None for nothing."""
+    drops = head.form.kind is StatementKind.DROP
+    match head.form.role:
+        case "catalogs" | "schemas":
+            if what.endswith(("CONNECTION", "LOCATION")):
+                return EffectKind.UNCLEAR
+            return EffectKind.DROP_SCHEMA if drops else EffectKind.MAKE_SCHEMA
+        case "read":
+            grants = head.form.kind is StatementKind.MAINTAIN
+            return EffectKind.GRANT if grants else None
+        case "drop" if what.endswith("TABLE"):
+            return EffectKind.DESTROY
+        case "drop" | "function" if drops and len(head.name) == 1:
+            return None  # a view's or function's name alone is most often that of a temporary one
+        case "make" if what.endswith("TABLE") and "IF NOT EXISTS" not in head.words:
+            return EffectKind.CREATE  # what may have been there before is not the program's own
+        case "change" if what == "ANALYZE TABLE":
+            return None
+        case "change" if what == "VACUUM" and _RETAIN_NOTHING.search(words):
+            return EffectKind.DESTROY
+        case "make" | "drop" | "change" | "rename" | "function":
+            return EffectKind.WRITE
+        case role:
+            return _ROLES.get(role)
+
+
+def _target(head: Head) -> tuple[str, ...]:
+    if head.form.role == "file":
+        return (known(head.written),)
+    parts = tuple(known(quoted or plain) for quoted, plain in _PART.findall(head.written))
+    if head.words.startswith("COMMENT ON COLUMN"):
+        return parts[:-1]
+    return (*parts, "default") if head.form.role == "catalog" else parts
+
+
+def _changes(words: str, line: int) -> Iterator[ProgramEffect]:
+    """The effects that only the whole syntax tells: a condition, a target after the first words."""
+    query = parse_query(words)
+    if query.problem:
+        yield _unclear(words, line)
+    for change in query.changes:
+        verb = change.kind.upper()
+        target = tuple(map(known, change.name))
+        if change.all_rows is None:
+            what = f"{verb} whose condition is put in later"
+            yield ProgramEffect(kind=EffectKind.UNCLEAR, what=what, line=line)
+        elif change.all_rows:
+            yield _effect(EffectKind.DESTROY, f"{verb} without WHERE", target, line)
+        else:
+            yield _effect(EffectKind.WRITE, verb, target, line)
+
+
+def _effect(kind: EffectKind, what: str, target: tuple[str, ...], line: int) -> ProgramEffect:
+    path = len(target) == 2 and target[0].lower() in _FORMATS and "/" in target[1]
+    if path and not what.startswith("DROP"):
+        kind, target = EffectKind.PUT_FILE, target[1:]
+    if kind is EffectKind.GRANT:
+        what = what.partition(" ")[0]
+    elif kind is EffectKind.DESTROY and what == "VACUUM":
         what = "VACUUM … RETAIN 0 HOURS"
-    # A view's or function's name alone is most often that of a temporary one.
-    if len(target) > 1 or not what.endswith(("VIEW", "FUNCTION")):
-        yield ProgramEffect(kind=kind, what=what, target=target, line=line)
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    return tuple(known(part.strip("`")) for part in re.findall(r"`[^`]*`|\w+", name))
+    return ProgramEffect(kind=kind, what=what, target=target or ("*",), line=line)
 
 
 def _unclear(text: str, line: int) -> ProgramEffect:
-    return ProgramEffect(
-        kind=EffectKind.UNCLEAR, what=f"SQL that cannot be followed: {known(text)[:80]!r}", line=line
-    )
-
-
-def _parsed(text: str, line: int) -> Iterator[ProgramEffect]:
-    from sqlglot import exp, parse
-
-    try:
-        statements = [statement for statement in parse(text, dialect="databricks") if statement is not None]
-    except Exception:  # noqa: BLE001 - recorded: whatever a parser stumbles over, the statement is unclear
-        statements = []
-    if statements and not any(isinstance(each, exp.Command) for each in statements):
-        for statement in statements:
-            yield from _done(statement, line)
-    elif head := _HEAD.match(text):
-        yield ProgramEffect(
-            kind=EffectKind.WRITE, what=" ".join(head[1].upper().split()), target=_parts(head[2]), line=line
-        )
-    else:
-        yield _unclear(text, line)
-
-
-def _done(statement: Any, line: int) -> Iterator[ProgramEffect]:
-    from sqlglot import exp
-
-    match statement:
-        case exp.Create():
-            yield from _created(statement, line)
-        case exp.TruncateTable():
-            for table in statement.expressions:
-                yield _on_table(EffectKind.DESTROY, "TRUNCATE TABLE", table, line)
-        case exp.Delete() | exp.Update():
-            yield _changed(statement, line)
-        case exp.Insert() | exp.Merge() | exp.Copy() | exp.Alter():
-            yield _on_table(EffectKind.WRITE, type(statement).__name__.upper(), statement.this, line)
-        case _:
-            for inner in statement.find_all(exp.Insert, exp.Update, exp.Delete, exp.Merge):
-                yield from _done(inner, line)
-
-
-def _created(statement: exp.Create, line: int) -> Iterator[ProgramEffect]:
-    from sqlglot import exp
-
-    kind = str(statement.args.get("kind") or "").upper()
-    if statement.find(exp.TemporaryProperty) is None:
-        # What may have been there before is not the program's own.
-        fresh = kind == "TABLE" and not statement.args.get("exists")
-        yield _on_table(
-            EffectKind.CREATE if fresh else EffectKind.WRITE, f"CREATE {kind}", statement.this, line
-        )
-
-
-def _changed(statement: exp.Delete | exp.Update, line: int) -> ProgramEffect:
-    from sqlglot import exp
-
-    verb, table = type(statement).__name__.upper(), statement.this
-    where = statement.args.get("where")
-    if where is not None and not _always(where.this):
-        return _on_table(EffectKind.WRITE, verb, table, line)
-    if where is None and isinstance(table, exp.Table) and UNKNOWN in table.alias:  # DELETE FROM t {where}
-        return ProgramEffect(
-            kind=EffectKind.UNCLEAR, what=f"{verb} whose condition is put in later", line=line
-        )
-    return _on_table(EffectKind.DESTROY, f"{verb} without WHERE", table, line)
-
-
-def _always(condition: Any) -> bool:
-    """Whether a condition holds for every row: ``true``, ``1 = 1``."""
-    from sqlglot import exp
-
-    if isinstance(condition, exp.EQ):
-        literal = isinstance(condition.this, exp.Literal) and isinstance(condition.expression, exp.Literal)
-        return literal and bool(condition.this == condition.expression)
-    return isinstance(condition, exp.Boolean) and bool(condition.this)
-
-
-def _on_table(kind: EffectKind, what: str, target: Any, line: int) -> ProgramEffect:
-    from sqlglot import exp
-
-    table = target.find(exp.Table) if isinstance(target, exp.Expression) else None
-    parts = tuple(known(part.name) for part in table.parts) if table is not None else ()
-    if not parts or not all(parts):
-        return ProgramEffect(kind=kind, what=what, target=("*",), line=line)
-    if len(parts) == 2 and parts[0].lower() in _FORMATS and "/" in parts[1]:
-        return ProgramEffect(kind=EffectKind.PUT_FILE, what=what, target=(parts[1],), line=line)
-    return ProgramEffect(kind=kind, what=what, target=parts, line=line)
+    what = f"SQL that cannot be followed: {known(text)[:80]!r}"
+    return ProgramEffect(kind=EffectKind.UNCLEAR, what=what, line=line)

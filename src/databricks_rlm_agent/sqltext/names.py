@@ -11,6 +11,8 @@ Name = tuple[str, ...]
 anything, so ``("*",)`` may be any table and ``("main", "shop", "*")`` all of a schema.
 """
 ANYTHING: Name = ("*",)
+UNKNOWN = "zzunknownzz"
+"""Stands in a statement for what is known only when it runs: the parser takes it for a name."""
 _PART = re.compile(r"`([^`]*)`|(\w+)")
 
 

@@ -1,4 +1,8 @@
-"""What one statement reads and writes, under the catalog and schema that its session has by then. Pure."""
+"""Read one statement: its kind, and the tables and functions that it reads, writes, makes and drops. Pure.
+
+The one reader of Databricks SQL here: for workflows, for the policy and for acceptance checks. Names are read
+under the catalog and schema that the statement's session has by then (``NameScope``).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from databricks_rlm_agent.sqltext.names import ANYTHING, Name, resolved, unique
+from databricks_rlm_agent.sqltext.names import ANYTHING, UNKNOWN, Name, resolved, unique
 from databricks_rlm_agent.sqltext.split import StatementText
 from databricks_rlm_agent.sqltext.statement import Head, Statement, StatementKind, head_of
 
@@ -17,7 +21,7 @@ _LITERAL = rf"(?:(?:timestamp |date |r |x )?{STRING}|(?:[-+] )?\d[\w.]*+|(?:null
 _LISTED = re.compile(rf"(?<=[(,] ){_LITERAL}(?= [,)])", re.IGNORECASE | re.DOTALL)
 _ALONE = re.compile(rf"(?<![\w.`]){_LITERAL}", re.IGNORECASE | re.DOTALL)
 _LIST = re.compile(r"(?<=[(,] )0(?: , 0){10,}+")
-# What stands in parentheses, with calls in it up to so many deep; and the same again.
+# What stands in parentheses, with calls in it up to six deep; and the same again.
 _CALL = r"[^()]*+"
 for _ in range(6):
     _CALL = rf"[^()]*+(?:\({_CALL}\)[^()]*+)*+"
@@ -26,51 +30,97 @@ _REPEATED = re.compile(rf"(\({_CALL}\))(?: , \1)++")
 _UNITED = re.compile(r"(\bselect [^()]{1,2000}?)(?: union all \1(?= union all|$| \)))++", re.IGNORECASE)
 
 
-def abbreviate(plain: str, *, long: int = LONG) -> str:
-    """A statement, single spaces between its words, that reads and writes the same tables.
+def abbreviate(text: str, *, long: int = LONG) -> str:
+    """Shorten a normalized statement that carries its data; it still reads and writes the same tables.
 
-    Lists of literals become one literal, and rows that then are alike one row. Short ones stay as they are.
+    Lists of literals become one literal, and rows that then are equal one row. Statements of up to ``long``
+    characters are returned unchanged.
     """
-    if len(plain) <= long:
-        return plain
-    text = _LIST.sub("0 , 0", _LISTED.sub("0", plain))
-    text = _ALONE.sub(_alike, text)
+    if len(text) <= long:
+        return text
+    text = _LIST.sub("0 , 0", _LISTED.sub("0", text))
+    text = _ALONE.sub(_any_literal, text)
     return _UNITED.sub(r"\1", _REPEATED.sub(r"\1", text))
 
 
-def _alike(found: re.Match[str]) -> str:
+def _any_literal(found: re.Match[str]) -> str:
     """Another literal of that kind, the same for all; of words there are few."""
     kind, quote, _ = found[0].partition(found[0][-1] if found[0][-1] in "'\"" else "'")
     return f"{kind}''" if quote else "0" if found[0][0] in "+-0123456789" else found[0]
+
+
+_IDENTIFIER = re.compile(r"\bidentifier ?\( ?(?:(['\"])([\w.`]+)\1|[^)]*) ?\)", re.IGNORECASE)
+_CLONE = r"^(create .*?) (?:deep |shallow )?clone ([\w`. -]+?)(?: (?:version|timestamp) as of .*)?$"
+# What the parser does not know, and something that it knows and that reads the same tables.
+_REWRITES = tuple(
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), text)
+    for pattern, text in (
+        (r"^replace (?=\w)", "create or replace "),
+        (r"^create or refresh ", "create or replace "),
+        (r"^merge with schema evolution into ", "merge into "),
+        (_CLONE, r"\1 as select * from \2"),
+        (r"\bas table (?=[\w`. ]+$)", "as select * from "),
+        (r"^table (?=\w|`)", "select * from "),
+    )
+)
+
+
+def words_of(source: StatementText) -> str:
+    """A statement's text for ``head_of`` and ``parse_query``: ``IDENTIFIER('name')`` is that name, one that
+    is known only when the statement runs is ``UNKNOWN``, and long data is abbreviated.
+    """
+    return abbreviate(_IDENTIFIER.sub(lambda found: found[2] or UNKNOWN, source.normalized))
 
 
 Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """A table that a statement's syntax writes to; ``name`` is as it is written. ``all_rows``: a DELETE or
+    UPDATE that no condition limits, None if the condition is put in when it runs.
+    """
+
+    kind: StatementKind
+    name: Parts
+    all_rows: bool | None = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ParsedQuery:
-    """What a statement reads: parts of names as it has them. ``changes`` are targets that no first word tells
-    (``WITH … INSERT INTO t``). ``problem`` says why it cannot be told.
+    """What a statement's syntax tells. ``tables`` and ``functions`` are what it reads, in lower case;
+    ``changes`` what it and the statements inside it write to; ``problem`` says why none of that is known.
     """
 
     tables: tuple[Parts, ...] = ()
     functions: tuple[Parts, ...] = ()
-    changes: tuple[tuple[StatementKind, Parts], ...] = ()
+    changes: tuple[Change, ...] = ()
+    selects: bool = False  # it is a query that returns columns
+    parameters: bool = False  # it has :name or ?
     problem: str | None = None
 
 
-def parse_query(text: str) -> ParsedQuery:
-    """Read one statement that may read tables."""
-    tree = _tree(text)
+def parse_query(words: str) -> ParsedQuery:
+    """Parse one statement, as ``words_of`` gives it."""
+    from sqlglot import exp
+
+    for pattern, text in _REWRITES:
+        words = pattern.sub(text, words)
+    tree = _tree(words)
     if isinstance(tree, str):
         return ParsedQuery(problem=tree)
     targets = list(_targets(tree))
-    skipped = {id(table) for _, table in targets}
-    tables = [_parts(table) for table in _tables(tree) if id(table) not in skipped]
+    skipped = {id(table) for _, table, _ in targets}
+    tables = [_lower(table) for table in _tables(tree) if id(table) not in skipped]
     return ParsedQuery(
         tables=tuple(dict.fromkeys(tables)),
         functions=tuple(dict.fromkeys(_functions(tree))),
-        changes=tuple((kind, _parts(table)) for kind, table in targets),
+        changes=tuple(
+            Change(kind=kind, name=tuple(part.name for part in table.parts), all_rows=all_rows)
+            for kind, table, all_rows in targets
+        ),
+        selects=isinstance(tree, exp.Query) and bool(tree.selects),
+        parameters=tree.find(exp.Placeholder, exp.Parameter) is not None,
     )
 
 
@@ -84,18 +134,18 @@ def _tree(text: str) -> Any:
     except ParseError as error:
         first = error.errors[0] if error.errors else {}
         near = f"{first.get('start_context', '')[-30:]}{first.get('highlight', '')}".strip()
-        said = str(first.get("description", "")).partition(" but got <")[0].rstrip(".")
-        return f"{said}, near {near!r}" if near else said or "it does not parse"
+        reason = str(first.get("description", "")).partition(" but got <")[0].rstrip(".")
+        return f"{reason}, near {near!r}" if near else reason or "it does not parse"
     except RecursionError:
         return "it is nested too deeply"
-    except Exception as error:  # noqa: BLE001 - the parser has faults of its own; the reason is told
+    except Exception as error:  # noqa: BLE001 - the parser has faults of its own; the reason is reported
         return f"the parser does not know it ({type(error).__name__})"
     if len(trees) != 1 or trees[0].find(exp.Command) or isinstance(trees[0], exp.Alias | exp.Column):
         return "its syntax is not known here"
     return trees[0]
 
 
-def _targets(tree: Any) -> Iterator[tuple[StatementKind, Any]]:
+def _targets(tree: Any) -> Iterator[tuple[StatementKind, Any, bool | None]]:
     """The tables that the statement and those inside it write to."""
     from sqlglot import exp
 
@@ -104,14 +154,29 @@ def _targets(tree: Any) -> Iterator[tuple[StatementKind, Any]]:
         (exp.Merge, StatementKind.MERGE),
         (exp.Update, StatementKind.UPDATE),
         (exp.Delete, StatementKind.DELETE),
-        (exp.Create, StatementKind.CREATE),
+        (exp.Create | exp.Into, StatementKind.CREATE),
         (exp.Cache, StatementKind.SESSION),
     )
     for node in tree.walk():
         kind = next((kind for each, kind in kinds if isinstance(node, each)), None)
         table = node.this.find(exp.Table) if kind and isinstance(node.this, exp.Expr) else None
         if kind and table is not None:
-            yield StatementKind.REPLACE if node.args.get("overwrite") else kind, table
+            limited = not isinstance(node, exp.Update | exp.Delete)
+            all_rows = False if limited else _all_rows(node.args.get("where"), table)
+            yield StatementKind.REPLACE if node.args.get("overwrite") else kind, table, all_rows
+
+
+def _all_rows(where: Any, table: Any) -> bool | None:
+    """Whether a condition holds for every row: there is none, ``true``, ``1 = 1``."""
+    from sqlglot import exp
+
+    if where is None:
+        return None if UNKNOWN in table.alias else True  # DELETE FROM t {where}
+    condition = where.this
+    if isinstance(condition, exp.EQ):
+        literal = isinstance(condition.this, exp.Literal) and isinstance(condition.expression, exp.Literal)
+        return literal and bool(condition.this == condition.expression)
+    return isinstance(condition, exp.Boolean) and bool(condition.this)
 
 
 def _tables(tree: Any) -> Iterator[Any]:
@@ -124,12 +189,12 @@ def _tables(tree: Any) -> Iterator[Any]:
             yield table
 
 
-def _parts(table: Any) -> Parts:
+def _lower(table: Any) -> Parts:
     return tuple(part.name.lower() for part in table.parts)
 
 
 def _is_cte(table: Any) -> bool:
-    """Whether a plain name means a CTE where it stands: one of a WITH around it, that comes before."""
+    """Whether a name means a CTE where it stands: one of a WITH around it, that comes before."""
     from sqlglot import exp
 
     inside, node = table, table.parent
@@ -138,7 +203,7 @@ def _is_cte(table: Any) -> bool:
         if isinstance(node, exp.With):
             names = [each.alias.lower() for each in node.expressions]
             place = next((i for i, each in enumerate(node.expressions) if each is inside), len(names))
-            # Of a recursive one, it sees itself as well.
+            # A recursive one sees itself as well.
             if table.name.lower() in names[: place + 1 if node.recursive else place]:
                 return True
         elif clause is not None and clause is not inside:
@@ -169,15 +234,9 @@ def _functions(tree: Any) -> Iterator[Parts]:
         yield tuple(names)
 
 
-_IDENTIFIER = re.compile(r"\bidentifier ?\( ?(?:(['\"])([\w.`]+)\1|[^)]*) ?\)", re.IGNORECASE)
-_CLONE = re.compile(
-    r"^(create .*?) (?:deep |shallow )?clone ([\w`. -]+?)(?: (?:version|timestamp) as of .*)?$",
-    re.IGNORECASE | re.DOTALL,
-)
 # Without any of these, rows are written out: there may be a million of them, and parsing would take minutes.
 _QUERIES = re.compile(r"\b(?:select|from|table)\b", re.IGNORECASE)
 _STRING = re.compile(STRING, re.DOTALL)
-_UNKNOWN = "zzunknownzz"
 _ROW_KINDS = {StatementKind.INSERT, StatementKind.MERGE, StatementKind.UPDATE, StatementKind.DELETE}
 # SET VAR x = (SELECT …), ALTER VIEW … AS SELECT, EXPLAIN SELECT
 _MAY_HIDE = {StatementKind.SESSION, StatementKind.ALTER, StatementKind.QUERY}
@@ -198,7 +257,7 @@ class NameScope:
 
     def name(self, parts: Parts) -> Name:
         """A name in full, as far as it is known."""
-        parts = tuple("*" if _UNKNOWN in part else part for part in parts)
+        parts = tuple("*" if UNKNOWN in part else part for part in parts)
         return ANYTHING if "*" in parts[-1:] or len(parts) > 3 else resolved(parts, self.catalog, self.schema)
 
     def has(self, parts: Parts) -> bool:
@@ -206,133 +265,104 @@ class NameScope:
         return len(parts) == 1 and parts[0] in self.views
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Effects:
-    reads: tuple[Name, ...] = ()
-    writes: tuple[Name, ...] = ()
-    makes: tuple[Name, ...] = ()
-    drops: tuple[Name, ...] = ()
+def read_statement(source: StatementText, file: str, scope: NameScope) -> tuple[Statement, NameScope]:
+    """Return the statement, and what names mean after it."""
+    words = words_of(source)
+    head = head_of(words)
+    kind = head.form.kind if head else StatementKind.OTHER
+    statement = Statement(text=source.text, file=file, line=source.line, kind=kind)
+    if head is None or (kind in _UNKNOWN_EFFECTS and head.form.role in {"", "file"}):
+        return _anything(statement, _UNKNOWN_EFFECTS[kind]), scope
+    after = _scope_after(head, scope)
+    if not head.form.query and kind in _MAY_HIDE and _SELECT.search(words):
+        return _anything(statement, "it has a query inside"), after
+    query = _query(head, words)
+    statement = replace(_with_names(statement, head, query, scope), kind=_kind(head, query))
+    if query.problem:
+        return _anything(statement, query.problem), after
+    if ANYTHING in (*statement.reads, *statement.writes):
+        return _anything(statement, "it names a table that is known when it runs"), after
+    return statement, after
 
 
-def read_statement(piece: StatementText, file: str, session: NameScope) -> tuple[Statement, NameScope]:
-    """The statement, and the session after it."""
-    text = abbreviate(_IDENTIFIER.sub(lambda found: found[2] or _UNKNOWN, piece.normalized))
-    head = head_of(text)
-    if head is None or (head.form.kind in _UNKNOWN_EFFECTS and not head.form.role):
-        kind = head.form.kind if head else StatementKind.OTHER
-        return _unclear(piece, file, kind, _UNKNOWN_EFFECTS[kind]), session
-    if not head.form.query and head.form.kind in _MAY_HIDE and _SELECT.search(text):
-        return _unclear(piece, file, head.form.kind, "it has a query inside"), _after(head, session)
-    reads = head.form.query and (
-        head.form.kind is not StatementKind.INSERT or _QUERIES.search(_STRING.sub("''", text))
-    )
-    reading = parse_query(_parseable(text)) if reads else ParsedQuery()
-    if head.form.role == "function" and not _SELECT.search(text):  # bodies are of many languages
-        reading = replace(reading, problem=None)
-    effects = _effects(head, reading, session)
-    dynamic = ANYTHING in (*effects.reads, *effects.writes)
-    problem = reading.problem or ("it names a table that is known when it runs" if dynamic else None)
-    statement = Statement(
-        text=piece.text,
-        file=file,
-        line=piece.line,
-        kind=_kind(head, reading),
-        reads=(ANYTHING,) if problem else effects.reads,
-        writes=unique([*effects.writes, ANYTHING]) if problem else effects.writes,
-        makes=tuple(name for name in effects.makes if name != ANYTHING),
-        drops=effects.drops,
+def _anything(statement: Statement, problem: str) -> Statement:
+    """The statement, when it may read and write tables beyond those that are known."""
+    return replace(
+        statement,
+        reads=(ANYTHING,),
+        writes=unique([*statement.writes, ANYTHING]),
+        makes=tuple(name for name in statement.makes if name != ANYTHING),
         problem=problem,
     )
-    return statement, _after(head, session)
 
 
-def _parseable(text: str) -> str:
-    """The same for a parser: what it does not know, but something that it knows reads alike."""
-    text = re.sub(r"^replace (?=\w)", "create or replace ", text, flags=re.IGNORECASE)
-    text = re.sub(r"^create or refresh ", "create or replace ", text, flags=re.IGNORECASE)
-    text = re.sub(r"^merge with schema evolution into ", "merge into ", text, flags=re.IGNORECASE)
-    text = _CLONE.sub(r"\1 as select * from \2", text)
-    text = re.sub(r"\bas table (?=[\w`. ]+$)", "as select * from ", text, flags=re.IGNORECASE)
-    return re.sub(r"^table (?=\w|`)", "select * from ", text, flags=re.IGNORECASE)
+def _query(head: Head, words: str) -> ParsedQuery:
+    if not head.form.query:
+        return ParsedQuery()
+    if head.form.kind is StatementKind.INSERT and not _QUERIES.search(_STRING.sub("''", words)):
+        return ParsedQuery()
+    query = parse_query(words)
+    if head.form.role == "function" and not _SELECT.search(words):  # bodies are of many languages
+        return replace(query, problem=None)
+    return query
 
 
-def _kind(head: Head, reading: ParsedQuery) -> StatementKind:
-    if head.form.kind is StatementKind.QUERY and reading.changes:  # WITH … INSERT INTO
-        return reading.changes[0][0]
-    return (
-        StatementKind.REPLACE
-        if head.idempotent and head.form.kind in {StatementKind.CREATE, StatementKind.DROP}
-        else head.form.kind
-    )
+def _kind(head: Head, query: ParsedQuery) -> StatementKind:
+    if head.form.kind is StatementKind.QUERY and query.changes:  # WITH … INSERT INTO
+        return query.changes[0].kind
+    if head.idempotent and head.form.kind in {StatementKind.CREATE, StatementKind.DROP}:
+        return StatementKind.REPLACE
+    return head.form.kind
 
 
-def _unclear(piece: StatementText, file: str, kind: StatementKind, why: str) -> Statement:
-    return Statement(
-        text=piece.text,
-        file=file,
-        line=piece.line,
-        kind=kind,
-        reads=(ANYTHING,),
-        writes=(ANYTHING,),
-        problem=why,
-    )
-
-
-def _effects(head: Head, reading: ParsedQuery, session: NameScope) -> _Effects:
-    """What a statement of that form reads, writes, makes and takes away."""
-    reads = [session.name(parts) for parts in reading.tables if not session.has(parts)]
-    reads += [_function(session.name(parts)) for parts in reading.functions]
+def _with_names(statement: Statement, head: Head, query: ParsedQuery, scope: NameScope) -> Statement:
+    """The statement with what it reads, writes, makes and drops."""
+    reads = [scope.name(parts) for parts in query.tables if not scope.has(parts)]
+    reads += [_function(scope.name(parts)) for parts in query.functions]
+    statement = replace(statement, reads=unique(reads))
     if not head.name:  # WITH … INSERT INTO has its target further on
-        writes = [session.name(parts) for kind, parts in reading.changes if kind in _ROW_KINDS]
-        return _Effects(reads=unique(reads), writes=unique(writes))
-    if head.form.role == "view" or session.has(head.name):
-        return _Effects(reads=unique(reads))
-    name = session.name(head.name)
-    done = _Effects(reads=unique(reads), writes=(name,))
+        writes = [scope.name(change.name) for change in query.changes if change.kind in _ROW_KINDS]
+        return replace(statement, writes=unique(writes))
+    if head.form.role in {"view", "catalog", "schema"} or scope.has(head.name):
+        return statement
+    name = scope.name(head.name)
     match head.form.role:
         case "read":
-            return replace(done, reads=unique([*reads, name]), writes=())
+            return replace(statement, reads=unique([*reads, name]))
+        case "change":
+            return replace(statement, writes=(name,))
         case "rename":
             parts = head.new_name if len(head.new_name) > 1 else (*name[:-1], *head.new_name)
-            new = session.name(parts)
-            return replace(done, writes=(name, new), makes=(new,), drops=(name,))
-        case "change":
-            return done
-        case "catalog" | "schema":
-            return replace(done, writes=())
-        case role:
-            name = _whole(head, session) if role in {"schemas", "catalogs"} else name
-            name = _function(name) if role == "function" else name
-            dropped = head.form.kind is StatementKind.DROP
-            return replace(
-                done, writes=(name,), makes=() if dropped else (name,), drops=(name,) if dropped else ()
-            )
-
-
-def _whole(head: Head, session: NameScope) -> Name:
-    """All tables of a schema or catalog that is made or dropped."""
-    if head.form.role == "catalogs":
-        return (*head.name, "*", "*")
-    return (*resolved(head.name, None, session.catalog), "*")
+            new = scope.name(parts)
+            return replace(statement, writes=(name, new), makes=(new,), drops=(name,))
+        case "catalogs":
+            name = (*head.name, "*", "*")
+        case "schemas":
+            name = (*resolved(head.name, None, scope.catalog), "*")
+        case "function":
+            name = _function(name)
+    if head.form.kind is StatementKind.DROP:
+        return replace(statement, writes=(name,), drops=(name,))
+    return replace(statement, writes=(name,), makes=(name,))
 
 
 def _function(name: Name) -> Name:
-    """Functions have names of their own: those of tables do not clash with them."""
+    """The name of a function, which never clashes with a table's."""
     return name if name == ANYTHING else (*name[:-1], f"{name[-1]}()")
 
 
-def _after(head: Head, session: NameScope) -> NameScope:
-    """The session after such a statement."""
+def _scope_after(head: Head, scope: NameScope) -> NameScope:
+    """What names mean after such a statement."""
     match head.form.role:
-        case "catalog" | "schema" if _UNKNOWN in ".".join(head.name):
-            return replace(session, catalog=None, schema=None)
+        case "catalog" | "schema" if UNKNOWN in ".".join(head.name):
+            return replace(scope, catalog=None, schema=None)
         case "catalog":
-            return replace(session, catalog=head.name[0], schema="default")
+            return replace(scope, catalog=head.name[0], schema="default")
         case "schema":
             *catalog, schema = head.name
-            return replace(session, catalog=catalog[0] if catalog else session.catalog, schema=schema)
+            return replace(scope, catalog=catalog[0] if catalog else scope.catalog, schema=schema)
         case "view":
-            return replace(session, views=session.views | {head.name[-1]})
-        case "drop" if session.has(head.name):
-            return replace(session, views=session.views - {head.name[-1]})
-    return session
+            return replace(scope, views=scope.views | {head.name[-1]})
+        case "drop" if scope.has(head.name):
+            return replace(scope, views=scope.views - {head.name[-1]})
+    return scope

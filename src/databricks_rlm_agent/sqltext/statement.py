@@ -1,10 +1,15 @@
-"""One SQL statement: its kind, and the tables that it reads and writes. Pure."""
+"""One SQL statement: its kind, and the tables that it reads and writes. Pure.
+
+The kind comes from the first words: no parser of ours knows all of Databricks SQL, and the first words tell
+enough of it.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from databricks_rlm_agent.sqltext.names import Name, parts_of
 
@@ -73,134 +78,126 @@ class Statement:
         return self.kind in _REPEATABLE and not set(self.reads) & set(self.writes)
 
 
-# Statements by their first words. No parser of ours knows all of Databricks SQL; the first words tell enough.
 _NAME = r"(?P<name>(?:`[^`]*`|\w+)(?: ?\. ?(?:`[^`]*`|\w+))*)"
+_NEW_NAME = _NAME.replace("name", "new")
 _IF = r"(?:if (?:not )?exists )?"
 _TABLE = r"(?:(?:materialized |recursive |streaming |external |live |metric )*(?:table|view))"
 _PLACE = r"(?:schema|database|volume|connection|external location)"
+Role = Literal[
+    "",  # no name
+    "make",
+    "drop",
+    "change",  # it must be there
+    "read",
+    "rename",
+    "schemas",  # makes or drops a schema or volume
+    "catalogs",
+    "schema",  # chooses it for names that leave it out
+    "catalog",
+    "function",
+    "view",  # of the session
+    "file",  # a folder that is written
+]
+"""What a statement does with the name in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """What statements of a form do with the name in them.
-
-    ``role``: ``make``, ``drop``, ``change`` (it must be there), ``read``, ``rename``; ``schemas`` and
-    ``catalogs`` make or drop what holds tables, ``schema`` and ``catalog`` choose it; ``function``; ``view``
-    of the session. ``query``: what it reads is told by its syntax.
-    """
+    """A form of statement. ``query``: its syntax tells what it reads."""
 
     kind: StatementKind
-    role: str = ""
+    role: Role = ""
     query: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A statement's form, and the parts of the names in it, in lower case."""
+    """A statement's first words, and the names in them.
+
+    ``words`` stand before the name, in capitals; ``written`` is the name as it is written, ``name`` and
+    ``new_name`` are its parts in lower case. ``idempotent``: OR REPLACE, IF EXISTS or IF NOT EXISTS.
+    """
 
     form: Form
+    words: str
+    written: str = ""
     name: tuple[str, ...] = ()
     new_name: tuple[str, ...] = ()
-    idempotent: bool = False  # OR REPLACE, IF EXISTS, IF NOT EXISTS: doing it again is no error
+    idempotent: bool = False
 
 
-# In this order; the first that fits counts. Of a text with single spaces and without comments.
-_FORMS: list[tuple[str, Form]] = [
-    (rf"(?:use|set) catalog {_NAME}", Form(kind=StatementKind.USE, role="catalog")),
-    (rf"use (?:schema |database )?{_NAME}", Form(kind=StatementKind.USE, role="schema")),
-    (
-        rf"create (?:or replace )?(?:global )?temp(?:orary)? view {_IF}{_NAME}",
-        Form(kind=StatementKind.SESSION, role="view", query=True),
-    ),
-    (
-        rf"create (?:or replace )?temp(?:orary)? table {_IF}{_NAME}",
-        Form(kind=StatementKind.SESSION, role="view", query=True),
-    ),
-    (r"create (?:or replace )?temp(?:orary)? ", Form(kind=StatementKind.SESSION)),
-    (
-        r"(?:set|reset|declare|begin transaction|begin work|begin|commit|rollback)\b",
-        Form(kind=StatementKind.SESSION),
-    ),
-    (
-        r"(?:clear cache|uncache|add|refresh(?! (?:materialized|streaming)))\b",
-        Form(kind=StatementKind.SESSION),
-    ),
-    (rf"cache (?:lazy )?table {_NAME}", Form(kind=StatementKind.SESSION, role="read", query=True)),
-    (
-        rf"desc(?:ribe)? (?:(?:table |detail |history |extended |formatted )*){_NAME}",
-        Form(kind=StatementKind.QUERY, role="read"),
-    ),
+_K = StatementKind
+# The first that matches counts. Of a text with single spaces and without comments.
+_FORMS: tuple[tuple[str, StatementKind, Role, bool], ...] = (
+    (rf"(?:use|set) catalog {_NAME}", _K.USE, "catalog", False),
+    (rf"use (?:schema |database )?{_NAME}", _K.USE, "schema", False),
+    (rf"create (?:or replace )?(?:global )?temp(?:orary)? view {_IF}{_NAME}", _K.SESSION, "view", True),
+    (rf"create (?:or replace )?temp(?:orary)? table {_IF}{_NAME}", _K.SESSION, "view", True),
+    (r"create (?:or replace )?temp(?:orary)? ", _K.SESSION, "", False),
+    (r"(?:set|reset|declare|begin transaction|begin work|begin|commit|rollback)\b", _K.SESSION, "", False),
+    (r"(?:clear cache|uncache|add|refresh(?! (?:materialized|streaming)))\b", _K.SESSION, "", False),
+    (rf"cache (?:lazy )?table {_NAME}", _K.SESSION, "read", True),
+    (rf"desc(?:ribe)? (?:(?:table |detail |history |extended |formatted )*){_NAME}", _K.QUERY, "read", False),
     (
         rf"show (?:create table|columns (?:in|from)|tblproperties|partitions) {_NAME}",
-        Form(kind=StatementKind.QUERY, role="read"),
+        *(_K.QUERY, "read", False),
     ),
-    (r"(?:show|explain|list)\b", Form(kind=StatementKind.QUERY)),
+    (r"(?:show|explain|list)\b", _K.QUERY, "", False),
     (
-        r"(?:optimize|vacuum|analyze table|(?:msck |fsck )?repair table|reorg table|comment on table) "
-        + _NAME,
-        Form(kind=StatementKind.MAINTAIN, role="change"),
+        rf"(?:optimize|vacuum|analyze table|(?:[mf]sck )?repair table|reorg table|comment on table) {_NAME}",
+        *(_K.MAINTAIN, "change", False),
     ),
     (
         rf"(?:grant|revoke|deny)\b.* on (?:table |view |function |{_PLACE} |catalog )?{_NAME} (?:to|from)\b",
-        Form(kind=StatementKind.MAINTAIN, role="read"),
+        *(_K.MAINTAIN, "read", False),
     ),
-    (rf"drop catalog {_IF}{_NAME}", Form(kind=StatementKind.DROP, role="catalogs")),
-    (rf"drop {_PLACE} {_IF}{_NAME}", Form(kind=StatementKind.DROP, role="schemas")),
-    (rf"drop (?:function|procedure) {_IF}{_NAME}", Form(kind=StatementKind.DROP, role="function")),
-    (rf"drop {_TABLE} {_IF}{_NAME}", Form(kind=StatementKind.DROP, role="drop")),
-    (rf"truncate table {_NAME}", Form(kind=StatementKind.DELETE, role="change")),
-    (
-        rf"alter {_TABLE} {_IF}{_NAME} rename to (?P<new>(?:`[^`]*`|\w+)(?: ?\. ?(?:`[^`]*`|\w+))*)",
-        Form(kind=StatementKind.ALTER, role="rename"),
-    ),
-    (rf"alter {_TABLE} {_IF}{_NAME}", Form(kind=StatementKind.ALTER, role="change", query=False)),
-    (rf"(?:create|alter) catalog {_IF}{_NAME}", Form(kind=StatementKind.CREATE, role="catalogs")),
-    (
-        rf"(?:create|alter) (?:external |foreign )?{_PLACE} {_IF}{_NAME}",
-        Form(kind=StatementKind.CREATE, role="schemas"),
-    ),
-    (
-        rf"create (?:or replace )?(?:function|procedure) {_IF}{_NAME}",
-        Form(kind=StatementKind.CREATE, role="function", query=True),
-    ),
-    (
-        rf"(?:create (?:or (?:replace|refresh) )?|replace ){_TABLE} {_IF}{_NAME}",
-        Form(kind=StatementKind.CREATE, role="make", query=True),
-    ),
-    (
-        rf"insert overwrite (?:table )?(?!(?:local )?directory ){_NAME}",
-        Form(kind=StatementKind.REPLACE, role="change", query=True),
-    ),
-    (rf"insert into (?:table )?{_NAME}", Form(kind=StatementKind.INSERT, role="change", query=True)),
-    (
-        rf"merge (?:with schema evolution )?into {_NAME}",
-        Form(kind=StatementKind.MERGE, role="change", query=True),
-    ),
+    (rf"drop catalog {_IF}{_NAME}", _K.DROP, "catalogs", False),
+    (rf"drop {_PLACE} {_IF}{_NAME}", _K.DROP, "schemas", False),
+    (rf"drop (?:function|procedure) {_IF}{_NAME}", _K.DROP, "function", False),
+    (rf"drop {_TABLE} {_IF}{_NAME}", _K.DROP, "drop", False),
+    (rf"truncate table {_NAME}", _K.DELETE, "change", False),
+    (rf"alter {_TABLE} {_IF}{_NAME} rename to {_NEW_NAME}", _K.ALTER, "rename", False),
+    (rf"alter {_TABLE} {_IF}{_NAME}", _K.ALTER, "change", False),
+    (rf"(?:create|alter) catalog {_IF}{_NAME}", _K.CREATE, "catalogs", False),
+    (rf"(?:create|alter) (?:external |foreign )?{_PLACE} {_IF}{_NAME}", _K.CREATE, "schemas", False),
+    (rf"create (?:or replace )?(?:function|procedure) {_IF}{_NAME}", _K.CREATE, "function", True),
+    (rf"(?:create (?:or (?:replace|refresh) )?|replace ){_TABLE} {_IF}{_NAME}", _K.CREATE, "make", True),
+    (r"insert overwrite (?:local )?directory '(?P<name>[^']*)'", _K.OTHER, "file", False),
+    (rf"insert overwrite (?:table )?(?!(?:local )?directory ){_NAME}", _K.REPLACE, "change", True),
+    (rf"insert into (?:table )?{_NAME}", _K.INSERT, "change", True),
+    (rf"merge (?:with schema evolution )?into {_NAME}", _K.MERGE, "change", True),
     (
         rf"(?:restore(?: table)?|undrop table|comment on (?:column|view)) (?!to ){_NAME}",
-        Form(kind=StatementKind.OTHER, role="change"),
+        *(_K.OTHER, "change", False),
     ),
-    (rf"copy into {_NAME}", Form(kind=StatementKind.MERGE, role="change")),
-    (rf"update {_NAME}", Form(kind=StatementKind.UPDATE, role="change", query=True)),
-    (rf"delete +from {_NAME}", Form(kind=StatementKind.DELETE, role="change", query=True)),
-    (rf"refresh {_TABLE} {_NAME}", Form(kind=StatementKind.OTHER, role="change")),
-    (r"(?:select|with|from|values|table|map|reduce)\b|\(", Form(kind=StatementKind.QUERY, query=True)),
+    (rf"(?:convert to delta|load data\b.* into table) {_NAME}", _K.OTHER, "change", False),
+    (rf"copy into {_NAME}", _K.MERGE, "change", False),
+    (rf"update {_NAME}", _K.UPDATE, "change", True),
+    (rf"delete +from {_NAME}", _K.DELETE, "change", True),
+    (rf"refresh {_TABLE} {_NAME}", _K.OTHER, "change", False),
+    (r"(?:select|with|from|values|table|map|reduce)\b|\(", _K.QUERY, "", True),
+)
+_PATTERNS = [
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), Form(kind=kind, role=role, query=query))
+    for pattern, kind, role, query in _FORMS
 ]
-_PATTERNS = [(re.compile(pattern, re.IGNORECASE | re.DOTALL), form) for pattern, form in _FORMS]
 _BLOCK = re.compile(r"(?:\w+ ?: ?)?begin (?!transaction\b|work\b)\S", re.IGNORECASE)
 _IDEMPOTENT = re.compile(r"if (?:not )?exists|or replace|^replace", re.IGNORECASE)
 
 
 def head_of(text: str) -> Head | None:
-    """What the first words say; None for a statement of no form that is known here."""
+    """Read the first words; return None for a statement of a form that is not known here."""
     if _BLOCK.match(text):
-        return Head(form=Form(kind=StatementKind.BLOCK))
+        return Head(form=Form(kind=StatementKind.BLOCK), words="BEGIN")
     for pattern, form in _PATTERNS:
         if found := pattern.match(text):
             names = found.groupdict()
+            written = names.get("name") or ""
             return Head(
                 form=form,
-                name=parts_of(names.get("name") or ""),
+                words=(text[: found.start("name")] if written else found[0]).strip(" '").upper(),
+                written=written,
+                name=parts_of(written),
                 new_name=parts_of(names.get("new") or ""),
                 idempotent=bool(_IDEMPOTENT.search(found[0])),
             )
