@@ -7,6 +7,7 @@ sends the statements and requests of that tick again by the bare connector and S
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,8 +22,10 @@ from benchmarks.measure import Line, Report, median, seconds
 from benchmarks.requestlog import Asked, RequestLog
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.attempts.manifest import Manifest
+from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.layout import MANIFEST, RESULT
-from databricks_rlm_agent.ports import Row, SqlBackend
+from databricks_rlm_agent.ports import Row, SqlSession
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.run import new_run
 from databricks_rlm_agent.settings import from_environment
@@ -33,20 +36,29 @@ _PROGRAM = "rlm.metric('n', 3)\nprint('hello')\nrlm.finish({'total': 42})\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A SqlBackend that remembers what it was asked."""
+    """A SqlSession that remembers what it was asked."""
 
-    backend: SqlBackend
+    session: SqlSession
+    alive = True
     said: list[Said] = field(default_factory=list)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
-        """As the backend does."""
+        """As the session does."""
         self.said.append((sql, parameters or {}))
-        return self.backend.fetch(sql, parameters)
+        return self.session.fetch(sql, parameters)
 
-    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """As the backend does."""
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int | None:
+        """As the session does."""
         self.said.append((sql, parameters or {}))
-        return self.backend.execute(sql, parameters)
+        return self.session.execute(sql, parameters)
+
+    def cancel(self) -> None:
+        """As the session does."""
+        self.session.cancel()
+
+    def close(self) -> None:
+        """As the session does."""
+        self.session.close()
 
     def taken(self) -> list[Said]:
         """What was asked since the last time."""
@@ -122,8 +134,10 @@ def iteration(root: Path, repeat: int) -> Report:
     with spawn(options) as workspace:
         app = _app(workspace.info, model=f"scripted:{script}")
         like = app.settings.namespace
-        with closing(app.warehouse) as warehouse, closing(Bare(workspace.info, like=like)) as bare:
-            recording = app.__dict__["warehouse"] = Recording(backend=warehouse)
+        engine = WarehouseEngine(app.workspace, http_path=workspace.info.http_path)
+        recording = Recording(session=engine.session())
+        with closing(recording), closing(Bare(workspace.info, like=like)) as bare:
+            app.__dict__["warehouse"] = RetryingSession(lambda: recording, time.sleep)
             jobs = JobRuns(bare.client, options.root)
             pair = Pair(app=app, bare=bare, jobs=jobs, log=RequestLog(workspace.info), recording=recording)
             pair.start("bench", rounds=rounds)

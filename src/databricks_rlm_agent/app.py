@@ -27,7 +27,7 @@ from databricks_rlm_agent.controller.tick import Tick
 from databricks_rlm_agent.controller.worker_pool import WorkerPool
 from databricks_rlm_agent.controller.workflows import Workflows
 from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
-from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, WorkspaceVolume
 from databricks_rlm_agent.databricks.workspace import Workspace, WorkspaceSecrets
 from databricks_rlm_agent.errors import ConfigError, NotFound
@@ -35,7 +35,7 @@ from databricks_rlm_agent.intake.poll import Intake
 from databricks_rlm_agent.intake.table import DeltaWorkTable
 from databricks_rlm_agent.models import parse_models
 from databricks_rlm_agent.ports import PlanResult
-from databricks_rlm_agent.retry import RetryingBackend, retrying
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.secrets import LoadedSecrets, Secret, find_secrets
 from databricks_rlm_agent.settings import Settings, choose_model
 from databricks_rlm_agent.storage.migrations import Migration, migrate
@@ -64,14 +64,23 @@ class App:
         return Workspace(profile=self.settings.profile, host=self.host, token=self.token)
 
     @cached_property
-    def warehouse(self) -> Warehouse:
-        """The SQL warehouse."""
-        return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path)
+    def warehouse(self) -> RetryingSession:
+        """The session of the SQL warehouse that the stores share, for statements that are safe to repeat."""
+        return self._session()
 
     @cached_property
-    def repeating(self) -> RetryingBackend:
-        """The SQL warehouse, for statements that are safe to send again and that nobody else repeats."""
-        return RetryingBackend(backend=self.warehouse, sleep=time.sleep)
+    def _lease_session(self) -> RetryingSession:
+        """A session of its own, opened when first needed: a renewal must not wait for a slow statement."""
+        return self._session()
+
+    @cached_property
+    def _query_session(self) -> RetryingSession:
+        """A session of its own for queries that others wrote, or on tables of any size."""
+        return self._session(limit_s=QUERY_LIMIT_S)
+
+    def _session(self, *, limit_s: float | None = None) -> RetryingSession:
+        engine = WarehouseEngine(self.workspace, http_path=self.settings.warehouse_http_path, limit_s=limit_s)
+        return RetryingSession(engine.session, time.sleep)
 
     @cached_property
     def volume(self) -> WorkspaceVolume:
@@ -92,26 +101,13 @@ class App:
     def store(self) -> DeltaRunStore:
         """The runs."""
         return DeltaRunStore(
-            self.warehouse,
-            self.settings.namespace,
-            sleep=time.sleep,
-            look_after_s=self.settings.suspect_after_s,
+            self.warehouse, self.settings.namespace, look_after_s=self.settings.suspect_after_s
         )
-
-    @cached_property
-    def _leases_warehouse(self) -> Warehouse:
-        """A session of its own, opened when first needed: a renewal must not wait for a slow statement."""
-        return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path)
-
-    @cached_property
-    def _query_warehouse(self) -> Warehouse:
-        """A session of its own for queries that others wrote, or on tables of any size."""
-        return Warehouse(self.workspace, http_path=self.settings.warehouse_http_path, limit_s=QUERY_LIMIT_S)
 
     @cached_property
     def ledger(self) -> DeltaLedger:
         """The ledgers."""
-        return DeltaLedger(self.warehouse, self.settings.namespace, sleep=time.sleep)
+        return DeltaLedger(self.warehouse, self.settings.namespace)
 
     @cached_property
     def planner(self) -> Planner:
@@ -130,10 +126,9 @@ class App:
         if settings.work is None:
             return None
         table = DeltaWorkTable(
-            backend=self.warehouse,
+            session=self.warehouse,
             namespace=settings.namespace,
             mapping=settings.work,
-            sleep=time.sleep,
             monotonic=time.monotonic,
         )
         return Intake(
@@ -150,7 +145,7 @@ class App:
     def tick(self) -> Tick:
         """One pass of the control plane. Publishes the harness if this version is not there yet."""
         settings = self.settings
-        leases = DeltaRunStore(self._leases_warehouse, settings.namespace, sleep=time.sleep)
+        leases = DeltaRunStore(self._lease_session, settings.namespace)
         return Tick(
             store=self.store,
             ledger=self.ledger,
@@ -167,7 +162,6 @@ class App:
     @cached_property
     def _stepper(self) -> Stepper:
         """What advances a run."""
-        reading = RetryingBackend(backend=self._query_warehouse, sleep=time.sleep)
         ingester = Ingester(
             children=self._children,
             volume=self.volume,
@@ -182,8 +176,8 @@ class App:
             publisher=self._publisher,
             ingester=ingester,
             children=self._children,
-            profiler=InputProfiler(volume=self.volume, catalog=self.catalog, sql=reading),
-            evidence=Evidence(volume=self.volume, catalog=self.catalog, sql=reading),
+            profiler=InputProfiler(volume=self.volume, catalog=self.catalog, sql=self._query_session),
+            evidence=Evidence(volume=self.volume, catalog=self.catalog, sql=self._query_session),
             clock=self.clock,
         )
 
@@ -242,12 +236,12 @@ class App:
     def init(self) -> tuple[list[str], list[Migration], str]:
         """Create the schema, Volume, tables and harness that are missing; return what was done."""
         created = self.catalog.ensure(self.settings.namespace)
-        migrations = migrate(self.repeating, self.settings.namespace)
+        migrations = migrate(self.warehouse, self.settings.namespace)
         return created, migrations, self._publish_harness()
 
     def _publish_harness(self) -> str:
         try:
-            return retrying(time.sleep)(bundle.load_harness().publish, self.volume, self.settings.namespace)
+            return bundle.load_harness().publish(self.volume, self.settings.namespace)
         except NotFound as error:
             raise NotFound(error.what, where=error.where, fix="Run `rlm-agent init` first.") from None
 
@@ -260,7 +254,7 @@ class App:
             model,
             volume=self.volume,
             catalog=self.catalog,
-            sql=self.repeating,
+            sql=self._query_session,
             namespace=self.settings.namespace,
             secrets=self._model_keys(model),
             prices=self.settings.prices,
@@ -301,9 +295,9 @@ class App:
 
     def close(self) -> None:
         """End the warehouse sessions."""
-        for warehouse in ("warehouse", "_leases_warehouse", "_patient_warehouse"):
-            if warehouse in self.__dict__:
-                getattr(self, warehouse).close()
+        for session in ("warehouse", "_lease_session", "_query_session"):
+            if session in self.__dict__:
+                getattr(self, session).close()
 
 
 class _WithWorkspace(Mapping[str, Secret]):

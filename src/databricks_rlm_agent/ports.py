@@ -18,7 +18,7 @@ from databricks_rlm_agent.values import Clock as Clock
 from databricks_rlm_agent.values import NewId as NewId
 from databricks_rlm_agent.values import Row as Row
 from databricks_rlm_agent.values import Sleep as Sleep
-from databricks_rlm_agent.values import SqlBackend as SqlBackend
+from databricks_rlm_agent.values import SqlSession as SqlSession
 
 
 class RunStore(Protocol):

@@ -1,11 +1,13 @@
-"""Which faults of a workspace pass: they say nothing about what was asked, and may be gone the next time."""
+"""The one retry mechanism: which errors of a workspace are transient, and how a call is repeated."""
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from tenacity import (
     RetryCallState,
@@ -28,7 +30,7 @@ from databricks_rlm_agent.errors import (
     Unauthorized,
     Unreachable,
 )
-from databricks_rlm_agent.values import Row, Sleep, SqlBackend
+from databricks_rlm_agent.values import Row, Sleep, SqlSession
 
 
 class RetryAction(StrEnum):
@@ -108,7 +110,7 @@ def rule_of(error: BaseException) -> RetryRule | None:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How one kind of call is repeated. Waits are random below a bound that doubles; seconds."""
+    """How one kind of call is repeated. Waits are random below a bound that doubles. Times are in seconds."""
 
     name: str
     answer: Callable[[RetryRule], RetryAction]
@@ -117,29 +119,45 @@ class RetryPolicy:
     first_wait_s: float
     max_wait_s: float
 
-    def retrying(self, sleep: Callable[[float], None]) -> Retrying:
-        """Repeats a call while the table allows it; the last error is raised.
+    def retrying(
+        self,
+        sleep: Sleep,
+        *,
+        repeats: Callable[[BaseException], bool] | None = None,
+        on_retry: Callable[[BaseException], None] | None = None,
+    ) -> Retrying:
+        """Repeat a call while the table, or ``repeats``, allows it; raise the last error.
 
-        It stops before a wait that would go past ``patience_s``: a long ``Retry-After`` is for the loop.
+        ``on_retry`` is called with the error before every wait. It stops before a wait that would go past
+        ``max_elapsed_s``: a long ``Retry-After`` is for the loop.
         """
         backoff = wait_random_exponential(multiplier=self.first_wait_s, max=self.max_wait_s)
 
         def wait(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            return max(backoff(state), getattr(error, "retry_after", None) or 0.0)
+            return max(backoff(state), getattr(_error(state), "retry_after", None) or 0.0)
+
+        def before_sleep(state: RetryCallState) -> None:
+            error = _error(state)
+            if on_retry is not None and error is not None:
+                on_retry(error)
 
         return Retrying(
-            retry=retry_if_exception(self.repeats),
+            retry=retry_if_exception(repeats or self.repeats),
             stop=stop_after_attempt(self.attempts) | stop_before_delay(self.max_elapsed_s),
             wait=wait,
             sleep=sleep,
+            before_sleep=before_sleep,
             reraise=True,
         )
 
     def repeats(self, error: BaseException) -> bool:
-        """Whether a call that ended so is sent again as it was."""
+        """Whether a call that failed with this error is sent again as it was."""
         rule = rule_of(error)
         return rule is not None and self.answer(rule) in {RetryAction.AGAIN, RetryAction.AGAIN_AFTER}
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 # Every request of ours is safe to send again: reads, whole files that are never overwritten in part, cancel,
@@ -161,47 +179,92 @@ STATEMENTS = RetryPolicy(
     first_wait_s=0.05,
     max_wait_s=2.0,
 )
+# The statements of a workflow's files, where repeating them is safe; which errors are transient is told by
+# ``sqltext.errors.classify``. A person waits for the workflow, so even a long Retry-After is waited for.
+WORKFLOWS = RetryPolicy(
+    name="statement of a workflow",
+    answer=lambda rule: rule.statement,
+    attempts=6,
+    max_elapsed_s=math.inf,
+    first_wait_s=0.75,
+    max_wait_s=20.0,
+)
+
+T = TypeVar("T")
 
 
-ATTEMPTS = STATEMENTS.attempts
-PATIENCE_S = STATEMENTS.max_elapsed_s
+class RetryingSession:
+    """A SqlSession for statements of ours, which are safe to send again. Safe to use from several threads.
 
+    It is opened when it is first used, and again when it was lost or closed. Statements are repeated as
+    ``STATEMENTS`` says. Where the credentials are refused, a statement is sent once more in a new session:
+    whoever opens one reads refused credentials anew.
+    """
 
-def retrying(sleep: Sleep) -> Retrying:
-    """Repeat on conflicts, unknown outcomes and throttling, with jitter; the last error is raised."""
-    return STATEMENTS.retrying(sleep)
+    def __init__(self, open_session: Callable[[], SqlSession], sleep: Sleep) -> None:
+        self._open_session, self._sleep = open_session, sleep
+        self._lock = threading.Lock()
+        self._session: SqlSession | None = None
+        self._cancelled = False
 
-
-def fetch(
-    backend: SqlBackend, sql: str, parameters: Mapping[str, Any] | None = None, *, sleep: Sleep
-) -> Sequence[Row]:
-    """The rows of a query, asked again on passing faults."""
-    for attempt in retrying(sleep):
-        with attempt:
-            rows = backend.fetch(sql, parameters)
-    return rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetryingBackend:
-    """A SqlBackend that repeats every call on passing faults: for statements that are safe to send again."""
-
-    backend: SqlBackend
-    sleep: Sleep
+    @property
+    def alive(self) -> bool:
+        """False once it was cancelled."""
+        return not self._cancelled
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
         """Run a query and return its rows."""
-        return fetch(self.backend, sql, parameters, sleep=self.sleep)
+        return self.repeated(lambda: self._sent(lambda session: session.fetch(sql, parameters)))
 
-    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int | None:
         """Run a statement and return how many rows it changed; after a lost answer, what the repeat says."""
-        changed: int = retrying(self.sleep)(self.backend.execute, sql, parameters)
-        return changed
+        return self.repeated(lambda: self.execute_once(sql, parameters))
 
+    def execute_once(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int | None:
+        """Run a statement and leave it to the caller to repeat it."""
+        return self._sent(lambda session: session.execute(sql, parameters))
 
-PASSING = (Unreachable, Throttled, Conflict, Unauthorized)
+    def repeated(self, call: Callable[[], T]) -> T:
+        """Repeat ``call``, which uses this session, as its own statements are repeated."""
+        answer: T = STATEMENTS.retrying(self._wait)(call)
+        return answer
+
+    def cancel(self) -> None:
+        """Cancel the statement that runs now; it is not sent again."""
+        self._cancelled = True
+        session = self._session
+        if session is not None:
+            session.cancel()
+
+    def close(self) -> None:
+        """End the session. The next statement opens another one."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _sent(self, call: Callable[[SqlSession], T]) -> T:
+        with self._lock:  # not while waiting for the next try: others may have better luck meanwhile
+            session = self._opened()
+            try:
+                return call(session)
+            except Unauthorized as error:
+                if isinstance(error, Forbidden):
+                    raise
+            self.close()
+            return call(self._opened())
+
+    def _opened(self) -> SqlSession:
+        if self._session is None or not self._session.alive:
+            self._session = self._open_session()
+        return self._session
+
+    def _wait(self, seconds: float) -> None:
+        if self._cancelled:
+            raise RlmError("It was cancelled.")
+        self._sleep(seconds)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether to try again later. Forbidden does not pass: the credentials are good, and the answer is no."""
-    return isinstance(error, PASSING) and not isinstance(error, Forbidden)
+    """Whether to try again later. Forbidden is final: the credentials are good, and the answer is no."""
+    transient = isinstance(error, (Unreachable, Throttled, Conflict, Unauthorized))
+    return transient and not isinstance(error, Forbidden)

@@ -1,4 +1,4 @@
-"""Small values used everywhere: rows, clocks, identifiers, bounded text; the SQL seam. Pure."""
+"""Small values used everywhere: rows, clocks, identifiers, clipped text, the SQL session protocol. Pure."""
 
 from __future__ import annotations
 
@@ -23,14 +23,34 @@ NewId = Callable[[str], str]
 """A new id that starts with the given letters."""
 
 
-class SqlBackend(Protocol):
-    """Runs SQL on a warehouse. Parameters are bound as ``:name``; errors are RemoteErrors."""
+class SqlSession(Protocol):
+    """One session of a SQL engine, with its own USE, SET and temporary views. Errors are RemoteErrors.
+
+    Parameters are bound as ``:name``. One statement at a time; ``cancel`` from any thread.
+    """
+
+    @property
+    def alive(self) -> bool:
+        """False once the session is lost or closed, and with it what belonged to it."""
+
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int | None:
+        """Run a statement and return how many rows it changed; None where the engine does not say."""
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
         """Run a query and return its rows."""
 
-    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """Run a statement and return how many rows it changed (-1 where the warehouse does not say)."""
+    def cancel(self) -> None:
+        """Ask for the end of the statement that runs now, if one does. Never raises."""
+
+    def close(self) -> None:
+        """End the session. Never raises."""
+
+
+class SqlEngine(Protocol):
+    """Opens sessions. Safe to use from several threads."""
+
+    def session(self) -> SqlSession:
+        """Open a session."""
 
 
 def storable(text: str) -> str:

@@ -11,7 +11,7 @@ from conftest import Serving, finish, program  # type: ignore[import-not-found]
 
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.input_profile import InputProfiler
-from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, WorkspaceVolume
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.runs.checks import parse_check
@@ -23,7 +23,7 @@ ROOT = "/Volumes/main/rlm/artifacts"
 def looks(serving: Serving) -> Iterator[dict[str, Any]]:
     """Volume, catalog and warehouse as the controller has them, with a table, a view and some files."""
     workspace = Workspace(host=serving.host, token=serving.token)
-    warehouse = Warehouse(workspace, http_path=serving.http_path)
+    warehouse = WarehouseEngine(workspace, http_path=serving.http_path).session()
     warehouse.execute("CREATE SCHEMA IF NOT EXISTS main.seen")
     warehouse.execute(
         "CREATE TABLE main.seen.trips (id INT, who STRING, tags ARRAY<STRING>, at DATE, `odd name` DOUBLE, "

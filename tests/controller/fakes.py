@@ -9,6 +9,7 @@ from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from fake_sql import FakeSession
 from steady import HandLeases, SteadyCrew
 
 from databricks_rlm_agent.attempts.manifest import Manifest
@@ -468,8 +469,8 @@ class NoTables:
         raise NotFound("There is no such table.", where=table)
 
 
-class NoSql:
-    """ports.SqlBackend that nobody should need."""
+class NoSql(FakeSession):
+    """A session that nobody should need."""
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
         raise AssertionError(sql)

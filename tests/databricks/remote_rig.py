@@ -10,9 +10,10 @@ import requests
 from local_workspace import WorkspaceInfo
 
 from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
-from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
 from databricks_rlm_agent.databricks.workspace import Workspace
+from databricks_rlm_agent.retry import RetryingSession
 
 VOLUME = "/Volumes/main/default/files"
 
@@ -44,15 +45,17 @@ class Server:
 
 @dataclass
 class Clients:
-    """Everything of remote/, over one Workspace."""
+    """The clients of databricks/, over one Workspace."""
 
     workspace: Workspace
     waits: list[float]
     http_path: str
     jobs: WorkspaceJobs = field(init=False)
     volume: WorkspaceVolume = field(init=False)
-    warehouse: Warehouse = field(init=False)
+    engine: WarehouseEngine = field(init=False)
+    warehouse: RetryingSession = field(init=False)
 
     def __post_init__(self) -> None:
         self.jobs, self.volume = WorkspaceJobs(self.workspace), WorkspaceVolume(self.workspace)
-        self.warehouse = Warehouse(self.workspace, http_path=self.http_path)
+        self.engine = WarehouseEngine(self.workspace, http_path=self.http_path)
+        self.warehouse = RetryingSession(self.engine.session, self.waits.append)

@@ -15,7 +15,6 @@ from local_workspace.layout import Layout
 from remote_rig import VOLUME, Clients, Server
 
 from databricks_rlm_agent.errors import Forbidden, NeverReached, Unauthorized, Unreachable
-from databricks_rlm_agent.retry import fetch
 
 Connect = Callable[..., Clients]
 Profile = Callable[[str], str]
@@ -140,11 +139,9 @@ def test_a_token_is_replaced_while_the_server_is_away(
     (Layout(root=root).private / "token").write_text("dapi-new")
     file.write_text(f"[p]\nhost = {info.host}\ntoken = dapi-new\n")
     with pytest.raises(Unreachable):
-        clients.warehouse.fetch("SELECT 1")
+        clients.warehouse.execute_once("SELECT 1")
     with spawn(WorkspaceOptions(root=root, port=int(info.host.rpartition(":")[2]))):
-        assert [dict(row) for row in fetch(clients.warehouse, "SELECT 2 AS n", sleep=lambda _s: None)] == [
-            {"n": 2}
-        ]
+        assert [dict(row) for row in clients.warehouse.fetch("SELECT 2 AS n")] == [{"n": 2}]
         assert clients.workspace.bearer() == "dapi-new"
         assert clients.workspace.identity()
 

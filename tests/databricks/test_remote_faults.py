@@ -13,7 +13,7 @@ from remote_rig import VOLUME, Clients, Server
 
 from databricks_rlm_agent.databricks.transport import CONNECTIONS
 from databricks_rlm_agent.errors import AlreadyExists, Rejected, Throttled, Unreachable
-from databricks_rlm_agent.retry import REQUESTS, STATEMENTS, RetryingBackend, fetch
+from databricks_rlm_agent.retry import REQUESTS, STATEMENTS
 
 _PASSING = {
     "500": {"action": "status", "status": 500},
@@ -38,7 +38,7 @@ def put(clients: Clients) -> None:
 
 
 def sql(clients: Clients) -> Any:
-    return fetch(clients.warehouse, "SELECT 1 AS one", sleep=clients.waits.append)
+    return clients.warehouse.fetch("SELECT 1 AS one")
 
 
 # What is asked, and the path that it goes to
@@ -136,22 +136,27 @@ def test_what_is_refused_is_not_sent_again(clients: Clients, server: Server) -> 
     assert clients.waits == []
 
 
-def test_a_backend_that_repeats(clients: Clients, server: Server) -> None:
-    patient = RetryingBackend(backend=clients.warehouse, sleep=clients.waits.append)
-    assert [dict(row) for row in patient.fetch("SELECT 1 AS one")] == [{"one": 1}]
-    for statement in (patient.fetch, patient.execute):
+def test_queries_and_statements_are_repeated(clients: Clients, server: Server) -> None:
+    assert [dict(row) for row in clients.warehouse.fetch("SELECT 1 AS one")] == [{"one": 1}]
+    for statement in (clients.warehouse.fetch, clients.warehouse.execute):
         server.fault("sql/1.0/warehouses", action="drop", times=2)
         statement("SELECT 1 AS one")
         assert len(server.sent("sql/1.0/warehouses")) == 3
     assert len(clients.waits) == 4
 
 
-def test_a_statement_is_sent_once_unless_the_store_says_otherwise(clients: Clients, server: Server) -> None:
+@pytest.mark.parametrize("kind", ["engine's session", "execute_once"])
+def test_a_statement_of_others_is_sent_once(
+    clients: Clients, server: Server, kind: str, request: pytest.FixtureRequest
+) -> None:
     """The connector would send it again after a lost answer, whatever the statement does."""
+    session = clients.engine.session()
+    request.addfinalizer(session.close)
+    send = session.execute if kind == "engine's session" else clients.warehouse.execute_once
     clients.warehouse.execute("CREATE OR REPLACE TABLE main.default.once (n INT) USING DELTA")
     server.fault("sql/1.0/warehouses", action="drop", after_effect=True)
     with pytest.raises(Unreachable):
-        clients.warehouse.execute("INSERT INTO main.default.once VALUES (1)")
+        send("INSERT INTO main.default.once VALUES (1)")
     assert len(server.sent("sql/1.0/warehouses")) == 1
     assert [dict(row) for row in clients.warehouse.fetch("SELECT n FROM main.default.once")] == [{"n": 1}]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from databricks_rlm_agent import errors
 from databricks_rlm_agent.attempts import verdict
 from databricks_rlm_agent.errors import Conflict, Forbidden, NeverReached, RemoteError, Throttled, Unreachable
-from databricks_rlm_agent.retry import REQUESTS, STATEMENTS, TABLE, RetryAction, rule_of
+from databricks_rlm_agent.retry import REQUESTS, STATEMENTS, TABLE, WORKFLOWS, RetryAction, rule_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "retries.md"
 
@@ -33,10 +34,11 @@ def table() -> list[str]:
 
 
 def limits() -> list[str]:
-    lines = ["", "| | sent at most | patience | waits |", "|---|---|---|---|"]
-    for policy in (REQUESTS, STATEMENTS):
+    lines = ["", "| | sent at most | in | waits |", "|---|---|---|---|"]
+    for policy in (REQUESTS, STATEMENTS, WORKFLOWS):
+        elapsed = "any time" if policy.max_elapsed_s == math.inf else f"{policy.max_elapsed_s:g} s"
         waits = f"up to {policy.first_wait_s:g} s, doubling, at most {policy.max_wait_s:g} s"
-        lines.append(f"| {policy.name} | {policy.attempts} times | {policy.patience_s:g} s | {waits} |")
+        lines.append(f"| {policy.name} | {policy.attempts} times | {elapsed} | {waits} |")
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import settings
 from intake_support import JIRA, Desk
 from local_workspace import WorkspaceOptions, spawn
 
-from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.layout import Namespace
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.storage.migrations import migrate
 
 # Deterministic and without a database on disk: the same examples on every machine.
@@ -23,16 +25,17 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetryingSession]:
     with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("intake") / "root")) as spawned:
         workspace = Workspace(profile=None, host=spawned.info.host, token=spawned.info.token)
-        warehouse = Warehouse(workspace, http_path=spawned.info.http_path)
+        engine = WarehouseEngine(workspace, http_path=spawned.info.http_path)
+        warehouse = RetryingSession(engine.session, time.sleep)
         yield warehouse
         warehouse.close()
 
 
 @pytest.fixture
-def desk(warehouse: Warehouse) -> Desk:
+def desk(warehouse: RetryingSession) -> Desk:
     schema = f"desk{next(_numbers)}"
     warehouse.execute(f"CREATE SCHEMA main.{schema}")
     namespace = Namespace(catalog="main", schema=schema, volume="artifacts")

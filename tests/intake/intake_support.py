@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fake_sql import FakeSession, repeating
+
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.intake.poll import Intake, IntakeReport
 from databricks_rlm_agent.intake.table import DeltaWorkTable
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import Row, SqlBackend
+from databricks_rlm_agent.ports import Row, SqlSession
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run, RunOutcome
 from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore
@@ -54,18 +57,18 @@ def at(minutes: float) -> datetime:
 
 
 @dataclass
-class Gated:
-    """A backend whose ``fault`` is asked before and after every statement. ``log`` holds what was sent."""
+class Gated(FakeSession):
+    """A session whose ``fault`` is asked before and after every statement. ``log`` holds what was sent."""
 
-    backend: SqlBackend
+    session: SqlSession
     fault: Callable[[int, bool], None] = lambda _number, _after: None
     log: list[str] = field(default_factory=list)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
-        return self._through(sql, lambda: self.backend.fetch(sql, parameters))
+        return self._through(sql, lambda: self.session.fetch(sql, parameters))
 
-    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        return self._through(sql, lambda: self.backend.execute(sql, parameters))
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int | None:
+        return self._through(sql, lambda: self.session.execute(sql, parameters))
 
     def _through(self, sql: str, act: Callable[[], Any]) -> Any:
         number = len(self.log)
@@ -91,7 +94,7 @@ class Clock:
 class Controller:
     """One process that polls: all it knows is lost when it is dropped."""
 
-    backend: Gated
+    session: Gated
     intake: Intake
 
     def poll(self) -> IntakeReport:
@@ -102,7 +105,7 @@ class Controller:
 class Desk:
     """A schema with our tables and a Jira-like work table."""
 
-    backend: SqlBackend
+    session: RetryingSession
     namespace: Namespace
     mapping: WorkMapping
     clock: Clock = field(default_factory=Clock)
@@ -110,25 +113,25 @@ class Desk:
 
     @property
     def store(self) -> DeltaRunStore:
-        return DeltaRunStore(self.backend, self.namespace, sleep=_no_sleep)
+        return DeltaRunStore(self.session, self.namespace)
 
     @property
     def ledger(self) -> DeltaLedger:
-        return DeltaLedger(self.backend, self.namespace, sleep=_no_sleep)
+        return DeltaLedger(self.session, self.namespace)
 
     def controller(self, *, mapping: WorkMapping | None = None, name: str = "c1") -> Controller:
-        gated = Gated(self.backend)
+        gated = Gated(self.session)
+        session = repeating(gated)
         table = DeltaWorkTable(
-            backend=gated,
+            session=session,
             namespace=self.namespace,
             mapping=mapping or self.mapping,
-            sleep=_no_sleep,
             monotonic=self.clock,
         )
         intake = Intake(
             table=table,
-            runs=DeltaRunStore(gated, self.namespace, sleep=_no_sleep),
-            ledger=DeltaLedger(gated, self.namespace, sleep=_no_sleep),
+            runs=DeltaRunStore(session, self.namespace),
+            ledger=DeltaLedger(session, self.namespace),
             clock=self.clock.time,
             new_id=lambda prefix: f"{prefix}{next(self._ids)}",
             actor=name,
@@ -149,7 +152,7 @@ class Desk:
         } | values
         row |= {"issue_key": key, "changed": changed}
         names = ", ".join(row)
-        self.backend.execute(
+        self.session.execute(
             f"INSERT INTO {self.mapping.table} ({names}) VALUES ({', '.join(f':{name}' for name in row)})",
             row,
         )
@@ -158,12 +161,12 @@ class Desk:
         """Somebody edits a row; without ``changed`` its updated_at stays."""
         values |= {"changed": changed} if changed else {}
         sets = ", ".join(f"{name} = :{name}" for name in values)
-        self.backend.execute(
+        self.session.execute(
             f"UPDATE {self.mapping.table} SET {sets} WHERE issue_key = :key", values | {"key": key}
         )
 
     def row(self, key: str) -> Row:
-        return self.backend.fetch(f"SELECT * FROM {self.mapping.table} WHERE issue_key = :key", {"key": key})[
+        return self.session.fetch(f"SELECT * FROM {self.mapping.table} WHERE issue_key = :key", {"key": key})[
             0
         ]
 
@@ -183,7 +186,3 @@ class Desk:
 
     def events(self, run: Run) -> list[str]:
         return [row["kind"] for row in self.ledger.events(run.run_id)]
-
-
-def _no_sleep(_seconds: float) -> None:
-    pass

@@ -49,7 +49,7 @@ def facts(desk: Desk) -> dict[str, Any]:
         for run in desk.runs()
     ]
     events = Counter((run.item_id, kind) for run in desk.runs() for kind in desk.events(run))
-    table = desk.backend.fetch(f"SELECT issue_key, state, agent_note, changed FROM {desk.mapping.table}")
+    table = desk.session.fetch(f"SELECT issue_key, state, agent_note, changed FROM {desk.mapping.table}")
     return {
         "runs": sorted(runs, key=str),
         "events": events,
@@ -75,8 +75,8 @@ def test_the_poll_does_all_there_is_to_do(desk: Desk, expected: dict[str, Any]) 
     controller = prepare(desk)
     report = controller.poll()
     assert (report.created, report.rejected, report.answered, report.superseded) == (2, 1, 1, 1)
-    assert len(controller.backend.log) == STATEMENTS, "\n".join(controller.backend.log)
-    writes = [n for n, text in enumerate(controller.backend.log) if text.startswith(("MERGE", "UPDATE"))]
+    assert len(controller.session.log) == STATEMENTS, "\n".join(controller.session.log)
+    writes = [n for n, text in enumerate(controller.session.log) if text.startswith(("MERGE", "UPDATE"))]
     assert writes == WRITES
     desk.controller(name="c3").poll()
     expected |= facts(desk)
@@ -87,7 +87,7 @@ def test_the_poll_does_all_there_is_to_do(desk: Desk, expected: dict[str, Any]) 
 def test_killed(desk: Desk, expected: dict[str, Any], number: int) -> None:
     """After each statement, which is before the next one: between the two nothing has an effect."""
     controller = prepare(desk)
-    controller.backend.fault = raised(number, after=True, error=Killed())
+    controller.session.fault = raised(number, after=True, error=Killed())
     with pytest.raises(Killed):
         controller.poll()
     for name in ("c3", "c4"):
@@ -110,7 +110,7 @@ def test_a_conflict(desk: Desk, expected: dict[str, Any], number: int) -> None:
 
 def polled_again(desk: Desk, fault: Callable[[int, bool], None]) -> None:
     controller = prepare(desk)
-    controller.backend.fault = fault
+    controller.session.fault = fault
     for _ in range(3):
         with contextlib.suppress(Unreachable):
             controller.poll()

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
 from intake_support import JIRA, JIRA_COLUMNS, Desk, at
 from local_workspace import WorkspaceInfo
 
-from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.layout import Namespace
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.storage.migrations import migrate
 
@@ -31,13 +33,15 @@ BY_VERSION = {name: column for name, column in JIRA_COLUMNS.items() if name != "
 
 
 @pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetryingSession]:
     root = tmp_path_factory.mktemp("spark-intake")
     command = [PYTHON, "-m", "local_workspace", "--root", str(root), "--json"]
     server = subprocess.Popen([*command, "--engine", "spark"], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     info = WorkspaceInfo.from_json(server.stdout.readline())
-    warehouse = Warehouse(Workspace(profile=None, host=info.host, token=info.token), http_path=info.http_path)
+    workspace = Workspace(profile=None, host=info.host, token=info.token)
+    engine = WarehouseEngine(workspace, http_path=info.http_path)
+    warehouse = RetryingSession(engine.session, time.sleep)
     warehouse.execute("CREATE SCHEMA main.feed")
     migrate(warehouse, Namespace(catalog="main", schema="feed", volume="artifacts"))
     yield warehouse
@@ -48,14 +52,14 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
 
 
 @pytest.fixture
-def desk(spark: Warehouse, request: pytest.FixtureRequest) -> Desk:
+def desk(spark: RetryingSession, request: pytest.FixtureRequest) -> Desk:
     table = f"main.feed.{request.node.originalname}"
     create(spark, table)
     mapping = WorkMapping.model_validate(JIRA | {"table": table})
     return Desk(spark, Namespace(catalog="main", schema="feed", volume="artifacts"), mapping)
 
 
-def create(spark: Warehouse, table: str, *, feed: bool = True) -> None:
+def create(spark: RetryingSession, table: str, *, feed: bool = True) -> None:
     properties = "TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')" if feed else ""
     spark.execute(
         f"CREATE TABLE {table} (issue_key STRING, summary STRING, details STRING, prio STRING, state STRING, "
@@ -69,11 +73,11 @@ def test_feed_with_dates(desk: Desk) -> None:
     assert controller.poll().created == 1
     desk.put("A-2", at(0.01))  # late by far, and found at once
     assert controller.poll().created == 1
-    assert any("table_changes" in text for text in controller.backend.log[-6:])
+    assert any("table_changes" in text for text in controller.session.log[-6:])
     controller.poll()  # its own writing back
-    before = len(controller.backend.log)
+    before = len(controller.session.log)
     assert controller.poll().idle
-    assert len(controller.backend.log) == before + 1
+    assert len(controller.session.log) == before + 1
     desk.settle(desk.run("A-1"), State.SUCCEEDED, answer="42")
     assert controller.poll().reported == 1
     assert desk.row("A-1")["state"] == "Done"
@@ -120,8 +124,8 @@ def test_feed_of_a_table_made_anew(desk: Desk) -> None:
     controller = desk.controller(mapping=mapping)
     assert controller.poll().created == 3
     controller.poll()
-    desk.backend.execute(f"DROP TABLE {mapping.table}")
-    create(desk.backend, mapping.table)  # type: ignore[arg-type]
+    desk.session.execute(f"DROP TABLE {mapping.table}")
+    create(desk.session, mapping.table)  # type: ignore[arg-type]
     desk.put("C-0", None)
     desk.put("C-9", None)
     assert controller.poll().created == 1  # the older one with the same text has been taken up already
@@ -136,8 +140,8 @@ def test_feed_of_a_table_made_anew(desk: Desk) -> None:
 
 def test_no_feed_and_no_dates(desk: Desk) -> None:
     columns = desk.mapping.columns.model_validate(BY_VERSION)
-    create(desk.backend, f"{desk.mapping.table}_plain", feed=False)  # type: ignore[arg-type]
+    create(desk.session, f"{desk.mapping.table}_plain", feed=False)  # type: ignore[arg-type]
     plain = {"columns": columns, "table": f"{desk.mapping.table}_plain"}
     controller = desk.controller(mapping=desk.mapping.model_copy(update=plain))
     assert controller.intake().idle
-    assert len(controller.backend.log) == 1
+    assert len(controller.session.log) == 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from fake_sql import FakeSession, repeating
 from intake_support import JIRA, JIRA_COLUMNS, Clock
 
 from databricks_rlm_agent.errors import ConfigError, Rejected
@@ -23,7 +24,7 @@ BY_DATE = WorkMapping.model_validate(JIRA | {"table": "main.jira.issues"})
 
 
 @dataclass
-class FeedTable:
+class FeedTable(FakeSession):
     """A table with versions from ``earliest`` to ``latest``; ``asked`` says from where it was read."""
 
     identity: str = "t1"
@@ -80,9 +81,7 @@ class FeedTable:
 
 def table_of(backend: FeedTable, mapping: WorkMapping = BY_VERSION) -> tuple[DeltaWorkTable, Clock]:
     clock = Clock()
-    table = DeltaWorkTable(
-        backend=backend, namespace=NAMESPACE, mapping=mapping, sleep=lambda _: None, monotonic=clock
-    )
+    table = DeltaWorkTable(session=repeating(backend), namespace=NAMESPACE, mapping=mapping, monotonic=clock)
     return table, clock
 
 

@@ -34,10 +34,10 @@ def test_a_poll_with_nothing_new_is_one_statement(desk: Desk) -> None:
     controller = desk.controller()
     while not controller.poll().idle:
         pass
-    before = len(controller.backend.log)
+    before = len(controller.session.log)
     for _ in range(3):
         assert controller.poll().idle
-    assert len(controller.backend.log) == before + 3
+    assert len(controller.session.log) == before + 3
 
 
 def test_ties_and_late_rows(desk: Desk) -> None:
@@ -241,7 +241,7 @@ def test_many_items_come_in_batches_the_urgent_first(desk: Desk) -> None:
         "timestamp'2026-01-01 00:01:00', NULL, NULL)"
         for n in range(450)
     )
-    desk.backend.execute(f"INSERT INTO {desk.mapping.table} VALUES {rows}")
+    desk.session.execute(f"INSERT INTO {desk.mapping.table} VALUES {rows}")
     controller = desk.controller()
     first = controller.poll()
     assert (first.created, first.more) == (200, True)
@@ -259,11 +259,11 @@ def test_controllers_that_poll_at_once_make_one_run(desk: Desk) -> None:
     fault = {"done": False}
 
     def meanwhile(number: int, after: bool) -> None:
-        if after and not fault["done"] and one.backend.log[number].startswith("SELECT 'item'"):
+        if after and not fault["done"] and one.session.log[number].startswith("SELECT 'item'"):
             fault["done"] = True
             assert two.poll().created == 5
 
-    one.backend.fault = meanwhile
+    one.session.fault = meanwhile
     one.poll()
     assert len(desk.runs()) == 5
 
@@ -274,12 +274,12 @@ def test_a_reader_that_was_slow_does_not_bring_back_an_old_revision(desk: Desk) 
     fault = {"done": False}
 
     def meanwhile(number: int, after: bool) -> None:
-        if after and not fault["done"] and slow.backend.log[number].startswith("SELECT 'item'"):
+        if after and not fault["done"] and slow.session.log[number].startswith("SELECT 'item'"):
             fault["done"] = True
             desk.change("J-1", at(2), details="Something else.")
             assert quick.poll().created == 1
 
-    slow.backend.fault = meanwhile
+    slow.session.fault = meanwhile
     slow.poll()
     quick.poll()
     old, new = sorted(desk.runs("J-1"), key=lambda run: str(run.item_revision))
@@ -291,12 +291,12 @@ def test_a_table_made_anew_starts_over_and_repeats_nothing(desk: Desk) -> None:
     desk.put("J-2", at(1))
     controller = desk.controller()
     controller.poll()
-    ddl = desk.backend.fetch(f"DESCRIBE TABLE {desk.mapping.table}")
+    ddl = desk.session.fetch(f"DESCRIBE TABLE {desk.mapping.table}")
     columns = ", ".join(f"{row['col_name']} {row['data_type']}" for row in ddl)
-    desk.backend.execute(f"DROP TABLE {desk.mapping.table}")
+    desk.session.execute(f"DROP TABLE {desk.mapping.table}")
     report = controller.intake()
     assert report.idle  # no such table is no reason to stop
-    desk.backend.execute(f"CREATE TABLE {desk.mapping.table} ({columns}) USING DELTA")
+    desk.session.execute(f"CREATE TABLE {desk.mapping.table} ({columns}) USING DELTA")
     desk.put("J-1", at(1))
     desk.put("J-3", at(1))
     desk.clock.now_s = 120
@@ -315,14 +315,14 @@ def test_a_mapping_that_does_not_fit_is_said_once(desk: Desk, caplog: pytest.Log
 
 def test_own_work_items_need_no_mapping(desk: Desk) -> None:
     mapping = default_mapping(desk.namespace.table("work_items"))
-    desk.backend.execute(
+    desk.session.execute(
         f"INSERT INTO {mapping.table} VALUES ('a', 'Count', NULL, 2, NULL, NULL, 'prod', NULL), "
         "('b', 'Sum', NULL, 1, NULL, NULL, NULL, NULL), ('c', 'Guess', NULL, 1, NULL, NULL, 'turbo', NULL)"
     )
     controller = desk.controller(mapping=mapping)
     assert (controller.poll().created, controller.poll().created) == (2, 0)
     assert (desk.run("a").current_mode, desk.run("b").current_mode) == ("PROD", "DEV")
-    found = desk.backend.fetch(f"SELECT item_id, status FROM {mapping.table}")
+    found = desk.session.fetch(f"SELECT item_id, status FROM {mapping.table}")
     assert {row["item_id"]: row["status"] for row in found} == {
         "a": "IN_PROGRESS",
         "b": "IN_PROGRESS",

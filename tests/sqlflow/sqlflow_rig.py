@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from databricks_rlm_agent.errors import Rejected, Unreachable
+from databricks_rlm_agent.retry import WORKFLOWS
 from databricks_rlm_agent.sqlflow.model import Loop, Need, Plan, SqlFile, Step
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
 from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
@@ -174,6 +176,6 @@ def runner(made: Plan, engine: Any, record: Any | None = None, **options: Any) -
         clock=Clock(),
         new_id=lambda prefix: f"{prefix}1",
         options=Options(**options),
-        wait_s=lambda _attempt: 0.0,
+        retry=replace(WORKFLOWS, first_wait_s=0.0),
         **kept,
     )

@@ -139,7 +139,7 @@ def test_views_are_looked_at_and_counted_only_where_something_is_declared() -> N
 
 def test_once_the_warehouse_is_gone_nothing_more_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Answers(SELECT=Unreachable("Nobody answers."))
-    session = "databricks_rlm_agent.sqlflow.run.sessions.RetryingSession.fetch"
+    session = "databricks_rlm_agent.retry.RetryingSession.fetch"
     monkeypatch.setattr(session, lambda _self, sql, _parameters=None: answers(sql))
     report = checked(expecting(), answers, max_parallel=1)
     assert len(answers.asked) == 1

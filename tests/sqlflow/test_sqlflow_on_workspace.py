@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlflow_rig import Clock, Watcher
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import NotFound, Unreachable
+from databricks_rlm_agent.retry import WORKFLOWS, RetryingSession
 from databricks_rlm_agent.sqlflow.model import Loop, Plan, Step
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
 from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
@@ -18,7 +20,6 @@ from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
 from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import DeltaRecord, StepRow
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
-from databricks_rlm_agent.sqlflow.run.sessions import RetryingSession
 from databricks_rlm_agent.sqltext.errors import Cause
 
 EDGES = "CREATE OR REPLACE TABLE edges USING DELTA AS SELECT id AS a, id + 1 AS b FROM range({n})"
@@ -66,7 +67,9 @@ def components(schema: str, *, n: int = 4, extra: str = "", files: int = 2, **op
 
 
 def record_of(engine: Any, schema: str) -> DeltaRecord:
-    record = DeltaRecord(RetryingSession(engine, lambda _s: None), ("main", schema), Clock(), proof_s=0.0)
+    record = DeltaRecord(
+        RetryingSession(engine.session, lambda _s: None), ("main", schema), Clock(), proof_s=0.0
+    )
     record.create()
     return record
 
@@ -81,7 +84,7 @@ def runner(plan: Plan, engine: Any, schema: str, record: Any = None, **options: 
         clock=Clock(),
         new_id=lambda prefix: f"{prefix}1",
         options=Options(**options),
-        wait_s=lambda _attempt: 0.0,
+        retry=replace(WORKFLOWS, first_wait_s=0.0),
         **kept,
     )
 

@@ -11,17 +11,17 @@ from sqlflow_rig import Clock, FakeEngine, FakeSession, MemoryRecord, plan, runn
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import RlmError
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
 from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import DONE, DeltaRecord, StepRow, _counts
-from databricks_rlm_agent.sqlflow.run.sessions import RetryingSession
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def record(engine: WarehouseEngine, schema: str, owner: str, slept: list[float] | None = None) -> DeltaRecord:
     made = DeltaRecord(
-        RetryingSession(engine, lambda _s: None),
+        RetryingSession(engine.session, lambda _s: None),
         ("main", schema),
         Clock(),
         owner=owner,
@@ -172,7 +172,7 @@ def test_a_new_run_says_that_another_has_no_end_on_record() -> None:
 def test_tables_of_the_record_are_made_when_they_are_missed(
     engine: WarehouseEngine, schema: str, session: WarehouseSession
 ) -> None:
-    made = DeltaRecord(RetryingSession(engine, lambda _s: None), ("main", schema), Clock())
+    made = DeltaRecord(RetryingSession(engine.session, lambda _s: None), ("main", schema), Clock())
     assert made.newest("w") is None
     made.begin("w", "w1", AT)
     session.execute("DROP TABLE sql_workflow_steps")

@@ -13,11 +13,11 @@ from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord, file_of, loop_ste
 from databricks_rlm_agent.databricks import sql as sqlsessions
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.errors import Rejected, Unreachable, UsageError
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import Iteration
 from databricks_rlm_agent.sqlflow.run.change_count import Measurer
 from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
 from databricks_rlm_agent.sqlflow.run.preflight import verify
-from databricks_rlm_agent.sqlflow.run.sessions import RetryingSession
 from databricks_rlm_agent.sqlflow.run.workflow import read_directory
 from databricks_rlm_agent.sqltext.errors import Cause, classify
 
@@ -61,7 +61,7 @@ def test_a_loop_in_place_ends_when_its_table_stays_as_it_is(
 
 def test_a_loop_in_place_goes_on_from_what_was_measured_last() -> None:
     table = Table("b", [])
-    measurer = Measurer(RetryingSession(FakeEngine(on_fetch=table.fetch), lambda _s: None))
+    measurer = Measurer(RetryingSession(FakeEngine(on_fetch=table.fetch).session, lambda _s: None))
     name = ("main", "default", "t")
     now = Iteration(
         number=3,
@@ -146,7 +146,7 @@ def test_an_address_that_is_no_warehouse_is_told(
     def refuse(*_args: Any, **_options: Any) -> Any:
         raise Unreachable(said)
 
-    monkeypatch.setattr(sqlsessions, "open_connection", refuse)
+    monkeypatch.setattr(sqlsessions, "_connect", refuse)
     with pytest.raises(Unreachable, match=what) as caught:
         WarehouseEngine(Place(), http_path="sql/1.0/x").session()  # type: ignore[arg-type]
     assert fix in (caught.value.fix or "")

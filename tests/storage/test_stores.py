@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from fake_sql import FakeSession, repeating
 
 from databricks_rlm_agent.attempts.records import EventRow
 from databricks_rlm_agent.errors import Conflict, InvalidData, Rejected, RemoteError, RunNotFound, Unreachable
@@ -25,7 +26,7 @@ MAX_TRIES = 8
 
 
 @dataclass(kw_only=True)
-class FakeBackend:
+class FakeBackend(FakeSession):
     """Holds run_state and does what the statements say. ``faults`` happen at the calls of that number.
 
     A fault is an error, and whether the statement took effect all the same.
@@ -90,7 +91,7 @@ def run(run_id: str = "r1") -> Run:
 def store_of(*run_ids: str, **faults: Any) -> tuple[DeltaRunStore, FakeBackend, Sleeper]:
     backend = FakeBackend(rows={name: asdict(to_row(run(name))) for name in run_ids}, **faults)
     sleeper = Sleeper()
-    return DeltaRunStore(backend, NAMESPACE, sleep=sleeper), backend, sleeper
+    return DeltaRunStore(repeating(backend, sleeper), NAMESPACE), backend, sleeper
 
 
 UNKNOWN = [
@@ -193,7 +194,7 @@ def test_a_row_that_a_platform_let_through_twice_counts_once() -> None:
 
 
 @dataclass(kw_only=True)
-class Replies:
+class Replies(FakeSession):
     """A backend that answers every query with the same rows, and fails at first."""
 
     rows: Sequence[Mapping[str, Any]] = ()
@@ -224,7 +225,7 @@ def result(attempt: int, status: str, reported_by: str, iter_n: int = 1) -> dict
 def test_an_append_is_repeated_until_it_lands_since_a_repeat_adds_nothing() -> None:
     backend, sleeper = Replies(errors=[Conflict("x"), Unreachable("y")]), Sleeper()
     event = EventRow(run_id="r1", seq=1, at=NOW, kind="x", actor="c", epoch=1, payload="{}")
-    DeltaLedger(backend, NAMESPACE, sleep=sleeper).append([event])
+    DeltaLedger(repeating(backend, sleeper), NAMESPACE).append([event])
     assert len(backend.calls) == 3
     assert len({(text, json.dumps(values)) for text, values in backend.calls}) == 1
     assert len(sleeper.slept) == 2
@@ -232,7 +233,7 @@ def test_an_append_is_repeated_until_it_lands_since_a_repeat_adds_nothing() -> N
 
 def test_nothing_to_append_is_no_statement() -> None:
     backend = Replies()
-    DeltaLedger(backend, NAMESPACE, sleep=Sleeper()).append([])
+    DeltaLedger(repeating(backend), NAMESPACE).append([])
     assert backend.calls == []
 
 
@@ -245,7 +246,7 @@ def test_of_two_results_the_executors_counts_whatever_their_order() -> None:
         result(2, "TIMEOUT", "executor"),
     ]
     for order in (rows, rows[::-1]):
-        found = DeltaLedger(Replies(rows=order), NAMESPACE, sleep=Sleeper()).results("r1")
+        found = DeltaLedger(repeating(Replies(rows=order)), NAMESPACE).results("r1")
         assert [(row["iter_n"], row["attempt"], row["status"]) for row in found] == [
             (1, 1, "FAILED"),
             (1, 2, "SUCCESS"),
@@ -255,7 +256,7 @@ def test_of_two_results_the_executors_counts_whatever_their_order() -> None:
 
 def test_events_and_requests_count_once_per_key() -> None:
     row = result(1, "x", "x") | {"seq": 1}
-    ledger = DeltaLedger(Replies(rows=[row, dict(row)]), NAMESPACE, sleep=Sleeper())
+    ledger = DeltaLedger(repeating(Replies(rows=[row, dict(row)])), NAMESPACE)
     assert ledger.events("r1") == ledger.requests("r1") == [row]
 
 
@@ -276,7 +277,7 @@ def test_migrations_are_numbered_applied_once_and_safe_to_repeat() -> None:
 def test_a_key_that_comes_twice_in_a_batch_is_sent_once() -> None:
     backend = Replies()
     row = EventRow(run_id="r1", seq=1, at=NOW, kind="x", actor="c", epoch=1, payload="{}")
-    DeltaLedger(backend, NAMESPACE, sleep=Sleeper()).append([row, replace(row, kind="y")])
+    DeltaLedger(repeating(backend), NAMESPACE).append([row, replace(row, kind="y")])
     assert [item["kind"] for item in json.loads(backend.calls[0][1]["rows"])] == ["x"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,10 +12,11 @@ from datetime import UTC, datetime
 import pytest
 from local_workspace import WorkspaceOptions, spawn
 
-from databricks_rlm_agent.databricks.sql import Warehouse
+from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.layout import Namespace
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import Event, State
 from databricks_rlm_agent.runs.run import Due, Run, RunOutcome, new_run
 from databricks_rlm_agent.storage import sql
@@ -28,16 +30,17 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetryingSession]:
     with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("stores") / "root")) as spawned:
         workspace = Workspace(profile=None, host=spawned.info.host, token=spawned.info.token)
-        warehouse = Warehouse(workspace, http_path=spawned.info.http_path)
+        engine = WarehouseEngine(workspace, http_path=spawned.info.http_path)
+        warehouse = RetryingSession(engine.session, time.sleep)
         yield warehouse
         warehouse.close()
 
 
 @pytest.fixture
-def namespace(warehouse: Warehouse) -> Namespace:
+def namespace(warehouse: RetryingSession) -> Namespace:
     namespace = Namespace(catalog="main", schema=f"stores{next(_numbers)}", volume="artifacts")
     warehouse.execute(f"CREATE SCHEMA main.{namespace.schema}")
     return namespace
@@ -47,8 +50,8 @@ def run(run_id: str, **changes: object) -> Run:
     return replace(new_run("count", run_id=run_id, clock=lambda: NOW), **changes)  # type: ignore[arg-type]
 
 
-def store_of(warehouse: Warehouse, namespace: Namespace) -> DeltaRunStore:
-    return DeltaRunStore(warehouse, namespace, sleep=lambda _: None)
+def store_of(warehouse: RetryingSession, namespace: Namespace) -> DeltaRunStore:
+    return DeltaRunStore(warehouse, namespace)
 
 
 def cases() -> list[tuple[str, float, float]]:
@@ -62,7 +65,7 @@ def cases() -> list[tuple[str, float, float]]:
     return found
 
 
-def test_patience_in_sql_is_patience_in_python(warehouse: Warehouse) -> None:
+def test_patience_in_sql_is_patience_in_python(warehouse: RetryingSession) -> None:
     given = cases()
     assert len(given) > 190
     differ = []
@@ -82,7 +85,9 @@ def test_patience_in_sql_is_patience_in_python(warehouse: Warehouse) -> None:
     assert differ == []
 
 
-def test_older_tables_get_the_columns_that_came_later(warehouse: Warehouse, namespace: Namespace) -> None:
+def test_older_tables_get_the_columns_that_came_later(
+    warehouse: RetryingSession, namespace: Namespace
+) -> None:
     older = {
         name: kind
         for name, kind in columns(RunStateRow).items()
@@ -96,7 +101,7 @@ def test_older_tables_get_the_columns_that_came_later(warehouse: Warehouse, name
     values |= dict.fromkeys(("depth", "lease_epoch", "version"), "0")
     row = ", ".join(f"CAST({values.get(name, 'NULL')} AS {kind}) AS {name}" for name, kind in older.items())
     warehouse.execute(f"INSERT INTO {namespace.table('run_state')} SELECT {row}")
-    assert [item.number for item in migrate(warehouse, namespace)] == [item.number for item in MIGRATIONS]
+    assert migrate(warehouse, namespace) == list(MIGRATIONS)
     assert migrate(warehouse, namespace) == []
     store = store_of(warehouse, namespace)
     old = store.get("old")
@@ -108,7 +113,7 @@ def test_older_tables_get_the_columns_that_came_later(warehouse: Warehouse, name
 
 
 def test_a_cancellation_is_kept_by_whoever_knows_nothing_of_it(
-    warehouse: Warehouse, namespace: Namespace
+    warehouse: RetryingSession, namespace: Namespace
 ) -> None:
     migrate(warehouse, namespace)
     store = store_of(warehouse, namespace)
@@ -128,7 +133,7 @@ def test_a_cancellation_is_kept_by_whoever_knows_nothing_of_it(
     assert store.due(limit=9, gap_s=1e12) == []
 
 
-def test_an_answer_is_compared_and_set(warehouse: Warehouse, namespace: Namespace) -> None:
+def test_an_answer_is_compared_and_set(warehouse: RetryingSession, namespace: Namespace) -> None:
     migrate(warehouse, namespace)
     store = store_of(warehouse, namespace)
     asked = run("r1").after(Event.CLAIM).after(Event.ASK, outcome=RunOutcome(question="Which year?"))
@@ -141,7 +146,7 @@ def test_an_answer_is_compared_and_set(warehouse: Warehouse, namespace: Namespac
     assert after.capsule.constraints == ["Asked: Which year? Answered: 2013"]
 
 
-def test_a_damaged_row_is_due_and_can_be_cancelled(warehouse: Warehouse, namespace: Namespace) -> None:
+def test_a_damaged_row_is_due_and_can_be_cancelled(warehouse: RetryingSession, namespace: Namespace) -> None:
     migrate(warehouse, namespace)
     store = store_of(warehouse, namespace)
     store.insert([run("bad"), run("good")])
@@ -163,7 +168,7 @@ def names(due: list[Due]) -> set[str]:
 
 
 def test_a_run_is_due_when_its_children_have_ended_or_must_be_cancelled(
-    warehouse: Warehouse, namespace: Namespace
+    warehouse: RetryingSession, namespace: Namespace
 ) -> None:
     migrate(warehouse, namespace)
     store = store_of(warehouse, namespace)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from databricks_rlm_agent.layout import MANIFEST
-from databricks_rlm_agent.retry import fetch
 from executor_harness import protocol
 from executor_harness.models import journal
 from executor_harness.models.chat import Options
@@ -87,7 +86,7 @@ class Batch:
     def keys(self) -> list[str]:
         """The answers in the table."""
         statement = "SELECT call_key FROM main.rlm.model_calls WHERE run_id = :run"
-        rows = fetch(self.rig.app.warehouse, statement, {"run": self.run_id}, sleep=time.sleep)
+        rows = self.rig.app.warehouse.fetch(statement, {"run": self.run_id})
         return [row["call_key"] for row in rows]
 
     def on_record(self) -> set[str]:

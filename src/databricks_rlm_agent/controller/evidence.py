@@ -10,7 +10,7 @@ from typing import Any
 
 from databricks_rlm_agent.controller.input_profile import counted
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.ports import Catalog, SqlBackend, Volume
+from databricks_rlm_agent.ports import Catalog, SqlSession, Volume
 from databricks_rlm_agent.retry import is_transient
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.values import clip, quoted_table
@@ -38,7 +38,7 @@ class CheckFinding:
 class Evidence:
     """Runs acceptance checks. ``sql`` should be a session of its own: a query may take long."""
 
-    sql: SqlBackend
+    sql: SqlSession
     catalog: Catalog
     volume: Volume
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from databricks_rlm_agent.errors import NotFound, RlmError
-from databricks_rlm_agent.ports import Catalog, FileEntry, SqlBackend, Volume
+from databricks_rlm_agent.ports import Catalog, FileEntry, SqlSession, Volume
 from databricks_rlm_agent.retry import is_transient
 from databricks_rlm_agent.values import clip, quoted_table, storable
 
@@ -138,7 +138,7 @@ class InputProfiler:
 
     volume: Volume
     catalog: Catalog
-    sql: SqlBackend
+    sql: SqlSession
 
     def notes(self, inputs: Mapping[str, Any]) -> dict[str, str]:
         """A note of at most 600 characters on each of the first 16 inputs, by name.

@@ -18,8 +18,8 @@ from databricks_rlm_agent.intake.items import ChangedRun, PollResult, Prior, Wor
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.intake.statements import WorkSql
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
-from databricks_rlm_agent.retry import fetch, retrying
+from databricks_rlm_agent.ports import Row
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run
 from databricks_rlm_agent.storage import sql
@@ -54,10 +54,9 @@ class _Position:
 class DeltaWorkTable:
     """One work table. ``monotonic`` in seconds. Not for several threads at once."""
 
-    backend: SqlBackend
+    session: RetryingSession
     namespace: Namespace
     mapping: WorkMapping
-    sleep: Sleep
     monotonic: Callable[[], float]
     _at: _Position | None = None
     _no_feed: bool = False
@@ -129,7 +128,7 @@ class DeltaWorkTable:
         ]
         statement = self._sql.report()
         try:
-            self.backend.execute(statement, self._sql.bound(statement, rows=json.dumps(rows)))
+            self.session.execute_once(statement, self._sql.bound(statement, rows=json.dumps(rows)))
         except Conflict as error:  # it is their table: they go first
             log.info("%s: %s; the statuses are written later", self._name, error)
             return False
@@ -148,9 +147,7 @@ class DeltaWorkTable:
             "revision": revision,
             "write_id": write_id,
         }
-        for attempt in retrying(self.sleep):
-            with attempt:
-                self.backend.execute(self._sql.answer(), values)
+        self.session.execute(self._sql.answer(), values)
 
     @property
     def _name(self) -> str:
@@ -273,13 +270,11 @@ class DeltaWorkTable:
         return to_json([WatermarkRow(source=key, last_version=version, last_updated_at=updated_at)])
 
     def _execute(self, statement: str, rows: str) -> None:
-        for attempt in retrying(self.sleep):
-            with attempt:
-                self.backend.execute(statement, {"rows": rows})
+        self.session.execute(statement, {"rows": rows})
 
     def _fetch(self, statement: str, **values: Any) -> Sequence[Row]:
         bound = self._sql.bound(statement, **values)
-        return fetch(self.backend, statement, bound or None, sleep=self.sleep)
+        return self.session.fetch(statement, bound or None)
 
 
 def _advance(namespace: Namespace) -> str:

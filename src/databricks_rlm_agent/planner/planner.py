@@ -30,7 +30,7 @@ from databricks_rlm_agent.ports import (
     Planner,
     PlanningContext,
     PlanResult,
-    SqlBackend,
+    SqlSession,
     Summary,
     Volume,
 )
@@ -192,7 +192,7 @@ def create_planner(
     *,
     volume: Volume,
     catalog: Catalog,
-    sql: SqlBackend,
+    sql: SqlSession,
     namespace: Namespace,
     secrets: Mapping[str, Secret] | None = None,
     policy: Judge | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.planner.results import Results
 from databricks_rlm_agent.planner.tool_answers import cell, take, take_text
-from databricks_rlm_agent.ports import Catalog, Ledger, PlanningContext, SqlBackend, Volume
+from databricks_rlm_agent.ports import Catalog, Ledger, PlanningContext, SqlSession, Volume
 from databricks_rlm_agent.values import check_table_name, check_volume_path, quoted_table
 
 _MAX_ROWS = 20
@@ -28,7 +28,7 @@ class Toolbox:
         *,
         volume: Volume,
         catalog: Catalog,
-        sql: SqlBackend,
+        sql: SqlSession,
         namespace: Namespace,
         ledger: Ledger | None = None,
     ) -> None:

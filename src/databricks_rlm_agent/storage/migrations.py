@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import SqlBackend
+from databricks_rlm_agent.ports import SqlSession
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.schema import ALL_TABLES, columns
 
@@ -22,25 +22,25 @@ class Migration:
 
     number: int
     summary: str
-    apply: Callable[[SqlBackend, Namespace], None]
+    apply: Callable[[SqlSession, Namespace], None]
 
 
-def _create_tables(backend: SqlBackend, namespace: Namespace) -> None:
+def _create_tables(session: SqlSession, namespace: Namespace) -> None:
     for table in ALL_TABLES:
-        backend.execute(sql.create_table(namespace, table))
+        session.execute(sql.create_table(namespace, table))
 
 
-def _add_missing_columns(backend: SqlBackend, namespace: Namespace) -> None:
+def _add_missing_columns(session: SqlSession, namespace: Namespace) -> None:
     """Bring older tables to the columns of today; those that were made today have them."""
     for table in ALL_TABLES:
-        there = {row["col_name"] for row in backend.fetch(sql.describe(namespace, table))}
+        there = {row["col_name"] for row in session.fetch(sql.describe(namespace, table))}
         if missing := [name for name in columns(table) if name not in there]:
-            backend.execute(sql.add_columns(namespace, table, missing))
+            session.execute(sql.add_columns(namespace, table, missing))
 
 
-def _compact(backend: SqlBackend, namespace: Namespace) -> None:
+def _compact(session: SqlSession, namespace: Namespace) -> None:
     for table in ALL_TABLES:
-        backend.execute(sql.compact(namespace, table))
+        session.execute(sql.compact(namespace, table))
 
 
 MIGRATIONS = (
@@ -51,22 +51,22 @@ MIGRATIONS = (
 )
 
 
-def migrate(backend: SqlBackend, namespace: Namespace) -> list[Migration]:
+def migrate(session: SqlSession, namespace: Namespace) -> list[Migration]:
     """Apply the migrations that the schema has not seen, and return them.
 
     A crash between a statement and its record repeats the statement, which is safe; two at once may record
     a number twice, which is read as once.
     """
     record = namespace.table(_TABLE)
-    backend.execute(
+    session.execute(
         f"CREATE TABLE IF NOT EXISTS {record} "
         "(number BIGINT, summary STRING, applied_at TIMESTAMP) USING DELTA"
     )
-    applied = {int(row["number"]) for row in backend.fetch(f"SELECT number FROM {record}")}
+    applied = {int(row["number"]) for row in session.fetch(f"SELECT number FROM {record}")}
     pending = [migration for migration in MIGRATIONS if migration.number not in applied]
     for migration in pending:
-        migration.apply(backend, namespace)
-        backend.execute(
+        migration.apply(session, namespace)
+        session.execute(
             f"INSERT INTO {record} VALUES (:number, :summary, current_timestamp())",
             {"number": migration.number, "summary": migration.summary},
         )

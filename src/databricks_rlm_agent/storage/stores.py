@@ -12,8 +12,8 @@ from typing import Any
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Throttled, Unreachable
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import Row, Sleep, SqlBackend
-from databricks_rlm_agent.retry import fetch, retrying
+from databricks_rlm_agent.ports import Row
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule
 from databricks_rlm_agent.runs.fsm import State
@@ -30,35 +30,30 @@ _PREFERENCE = {"executor": 0, "controller": 1}
 class DeltaLedger:
     """Appends to and reads the ledgers."""
 
-    def __init__(self, backend: SqlBackend, namespace: Namespace, *, sleep: Sleep) -> None:
-        self._backend, self._namespace, self._sleep = backend, namespace, sleep
+    def __init__(self, session: RetryingSession, namespace: Namespace) -> None:
+        self._session, self._namespace = session, namespace
 
     def append(self, rows: Sequence[RequestRow] | Sequence[ResultRow] | Sequence[EventRow]) -> None:
         """Add rows of one table in one commit; rows whose key is there already are left out."""
         if not rows:
             return
         statement = sql.append(self._namespace, type(rows[0]))
-        for attempt in retrying(self._sleep):
-            with attempt:
-                self._backend.execute(statement, {"rows": to_json(distinct(rows))})
+        self._session.execute(statement, {"rows": to_json(distinct(rows))})
 
     def requests(self, run_id: str) -> list[Row]:
         """The submitted attempts of a run, in order."""
-        rows = self._fetch(sql.by_key(self._namespace, RequestRow), {"value": run_id})
+        rows = self._session.fetch(sql.by_key(self._namespace, RequestRow), {"value": run_id})
         return one_per_key(rows, RequestRow)
 
     def events(self, run_id: str) -> list[Row]:
         """The events of a run, in order."""
-        rows = self._fetch(sql.by_key(self._namespace, EventRow), {"value": run_id})
+        rows = self._session.fetch(sql.by_key(self._namespace, EventRow), {"value": run_id})
         return one_per_key(rows, EventRow)
 
     def results(self, run_id: str) -> list[Row]:
         """One result per attempt of a run, in order; of two, the executor's."""
-        rows = self._fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id})
+        rows = self._session.fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id})
         return one_per_key(sorted(rows, key=_rank), ResultRow)
-
-    def _fetch(self, statement: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
-        return fetch(self._backend, statement, parameters, sleep=self._sleep)
 
 
 def _rank(row: Row) -> tuple[int, int, int, str]:
@@ -72,18 +67,14 @@ REASON_CHARS = 1_000
 class DeltaRunStore:
     """Reads and changes runs. Every change names the version and the epoch that it was decided on."""
 
-    def __init__(
-        self, backend: SqlBackend, namespace: Namespace, *, sleep: Sleep, look_after_s: float = 10.0
-    ) -> None:
-        self._backend, self._namespace, self._sleep = backend, namespace, sleep
+    def __init__(self, session: RetryingSession, namespace: Namespace, *, look_after_s: float = 10.0) -> None:
+        self._session, self._namespace = session, namespace
         self._look_after_s = look_after_s
 
     def insert(self, runs: Iterable[Run]) -> None:
         """Add new runs; one that exists already is left as it is."""
         rows = to_json(distinct([to_row(run) for run in runs]))
-        for attempt in retrying(self._sleep):
-            with attempt:
-                self._backend.execute(sql.append(self._namespace, RunStateRow), {"rows": rows})
+        self._session.execute(sql.append(self._namespace, RunStateRow), {"rows": rows})
 
     def get(self, run_id: str) -> Run:
         """One run; raise RunNotFound."""
@@ -91,11 +82,11 @@ class DeltaRunStore:
 
     def newest(self, *, limit: int) -> list[Run]:
         """The newest runs first."""
-        return _readable(self._fetch(sql.newest_runs(self._namespace), {"limit": limit}))
+        return _readable(self._session.fetch(sql.newest_runs(self._namespace), {"limit": limit}))
 
     def unfinished(self, *, only: Sequence[str] = ()) -> int:
         """How many runs a controller still has work with, of all or of some."""
-        return int(self._fetch(sql.unfinished(self._namespace), {"only": ",".join(only)})[0]["n"])
+        return int(self._session.fetch(sql.unfinished(self._namespace), {"only": ",".join(only)})[0]["n"])
 
     def due(
         self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: Sequence[str] = ()
@@ -103,7 +94,7 @@ class DeltaRunStore:
         """Runs that nobody holds and that have something to do; see ``ports.RunStore``."""
         values: dict[str, Any] = {"limit": limit, "gap_s": gap_s, "first_s": self._look_after_s}
         values |= {"asked": ",".join(asked), "only": ",".join(only)}
-        rows = self._fetch(sql.due(self._namespace), values)
+        rows = self._session.fetch(sql.due(self._namespace), values)
         return [due_of(row) for row in one_per_key(rows, RunStateRow)]
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> list[Run]:
@@ -117,7 +108,7 @@ class DeltaRunStore:
         values = {"rows": seen, "owner": owner, "lease_us": int(lease_s * 1_000_000), "write_id": write_id}
         # Lost or unknown: the read below tells which, and what was lost is due again later.
         with contextlib.suppress(Conflict, Unreachable, Throttled):
-            changed = self._backend.execute(sql.claim(self._namespace), values)
+            changed = self._session.execute_once(sql.claim(self._namespace), values)
             if changed == len(runs):  # all of them as they were seen: nothing is left to read
                 return [_claimed(run, owner, write_id) for run in runs]
         won = self._written(write_id)
@@ -126,9 +117,7 @@ class DeltaRunStore:
     def request_cancel(self, run_id: str, *, reason: str) -> bool:
         """Put the intent to cancel a run on record, whoever holds it; False if it has ended already."""
         values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
-        for attempt in retrying(self._sleep):
-            with attempt:
-                self._backend.execute(sql.request_cancel(self._namespace), values)
+        self._session.execute(sql.request_cancel(self._namespace), values)
         return self._row(run_id)["cancel_reason"] is not None  # whatever else of the row can be read
 
     def children(self, run_id: str) -> list[Run]:
@@ -148,47 +137,39 @@ class DeltaRunStore:
     def cancel_children(self, run_id: str, *, reason: str) -> None:
         """Put the intent to cancel the child runs of a run on record, in one statement."""
         values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
-        for attempt in retrying(self._sleep):
-            with attempt:
-                self._backend.execute(sql.cancel_children(self._namespace), values)
+        self._session.execute(sql.cancel_children(self._namespace), values)
 
     def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
         """Prolong all leases of these holders, in one statement."""
         values = {"owners": ",".join(owners), "lease_us": int(lease_s * 1_000_000)}
-        for attempt in retrying(self._sleep):
-            with attempt:
-                self._backend.execute(sql.renew(self._namespace), values)
+        self._session.execute(sql.renew(self._namespace), values)
 
     def release(self, *, owners: Sequence[str]) -> None:
         """End all leases of these holders; the runs stay marked as interrupted."""
-        for attempt in retrying(self._sleep):
-            with attempt:
-                self._backend.execute(sql.release(self._namespace), {"owners": ",".join(owners)})
+        self._session.execute(sql.release(self._namespace), {"owners": ",".join(owners)})
 
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         """Compare-and-set runs and release their leases; return the ids of those that were changed.
 
         A run that is missing from the answer was fenced: another epoch has taken it over.
         """
-        rows = to_json(to_row(run) for run in runs)
-        landed: set[str] = set()
-        for attempt in retrying(self._sleep):
-            with attempt:
-                try:
-                    values = {"rows": rows, "write_id": write_id}
-                    changed = self._backend.execute(sql.save(self._namespace), values)
-                except (Conflict, Unreachable, Throttled):
-                    landed = self._written(write_id)
-                    if not landed:
-                        raise  # nothing of ours landed: the same statement is safe to send again
-                else:
-                    every = {run.run_id for run in runs}
-                    # The count spares a read, and a run that was claimed again before the read is not missed.
-                    landed = every if changed == len(runs) else self._written(write_id)
-        return landed
+        values = {"rows": to_json(to_row(run) for run in runs), "write_id": write_id}
+
+        def once() -> set[str]:
+            try:
+                changed = self._session.execute_once(sql.save(self._namespace), values)
+            except (Conflict, Unreachable, Throttled):
+                if landed := self._written(write_id):
+                    return landed
+                raise  # nothing of ours landed: the same statement is safe to send again
+            # The count spares a read, and a run that was claimed again before the read is not missed.
+            return {run.run_id for run in runs} if changed == len(runs) else self._written(write_id)
+
+        saved: set[str] = self._session.repeated(once)
+        return saved
 
     def _row(self, run_id: str) -> Row:
-        rows = self._fetch(sql.by_key(self._namespace, RunStateRow), {"value": run_id})
+        rows = self._session.fetch(sql.by_key(self._namespace, RunStateRow), {"value": run_id})
         if not rows:
             raise RunNotFound(
                 f"There is no run {run_id!r}.",
@@ -198,15 +179,12 @@ class DeltaRunStore:
         return one_per_key(rows, RunStateRow)[0]
 
     def _children(self, parents: Sequence[str]) -> list[Row]:
-        rows = self._fetch(sql.children(self._namespace), {"parents": ",".join(parents)})
+        rows = self._session.fetch(sql.children(self._namespace), {"parents": ",".join(parents)})
         return one_per_key(rows, RunStateRow)
 
     def _written(self, write_id: str) -> set[str]:
-        rows = self._fetch(sql.written(self._namespace), {"write_id": write_id})
+        rows = self._session.fetch(sql.written(self._namespace), {"write_id": write_id})
         return {row["run_id"] for row in rows}
-
-    def _fetch(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
-        return fetch(self._backend, statement, parameters, sleep=self._sleep)
 
 
 def to_row(run: Run) -> RunStateRow:

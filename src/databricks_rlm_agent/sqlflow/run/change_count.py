@@ -15,9 +15,9 @@ from decimal import Decimal
 from typing import Any
 
 from databricks_rlm_agent.errors import InvalidData, RlmError
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import Iteration
 from databricks_rlm_agent.sqlflow.run.convergence import Measure
-from databricks_rlm_agent.sqlflow.run.sessions import RetryingSession
 from databricks_rlm_agent.sqltext.errors import classify
 from databricks_rlm_agent.sqltext.names import Name, common, quoted, shown
 from databricks_rlm_agent.values import Row

@@ -12,16 +12,17 @@ from queue import SimpleQueue
 from typing import Any
 
 from databricks_rlm_agent.errors import NotFound, RlmError, Unreachable
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.checks import Cover, Coverage, Expectation, TableCheck
 from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed
 from databricks_rlm_agent.sqlflow.run.interruption import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome, StepStatus
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, RetryingSession
 from databricks_rlm_agent.sqlflow.run.steps import tables_of
 from databricks_rlm_agent.sqltext.errors import classify
 from databricks_rlm_agent.sqltext.names import Name, quoted, shown
 from databricks_rlm_agent.sqltext.statement import Statement
+from databricks_rlm_agent.values import SqlEngine
 
 _AGAIN_S = 0.5  # how often a cancel is repeated: a statement may just be starting
 _TOGETHER = 25  # tables that are counted in one statement
@@ -84,7 +85,7 @@ def _due(expects: Expectation, outcomes: Mapping[str, StepOutcome]) -> bool:
 def check_tables(
     plan: Plan,
     outcomes: Mapping[str, StepOutcome],
-    engine: Engine,
+    engine: SqlEngine,
     *,
     feed: Feed,
     interruption: Interruption,
@@ -99,7 +100,9 @@ def check_tables(
         free: SimpleQueue[RetryingSession] = SimpleQueue()
         many = min(max(1, parallel), len(wanted))
         for _ in range(many):
-            free.put(stack.enter_context(interruption.watching(RetryingSession(engine, interruption.wait))))
+            free.put(
+                stack.enter_context(interruption.watching(RetryingSession(engine.session, interruption.wait)))
+            )
         checker = _Checker(free, interruption, feed)
         pool = stack.enter_context(ThreadPoolExecutor(many, thread_name_prefix="check"))
         _through([pool.submit(checker.count, wanted)], interruption)

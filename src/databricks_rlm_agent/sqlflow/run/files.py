@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,19 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from databricks_rlm_agent.errors import RlmError
+from databricks_rlm_agent.retry import WORKFLOWS, RetryPolicy
 from databricks_rlm_agent.sqlflow.model import SqlFile
 from databricks_rlm_agent.sqlflow.run.checkpoints import Doubt, Entry, sessional
 from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed
 from databricks_rlm_agent.sqlflow.run.exactly_once import CheckpointLog, ExactlyOnce, in_doubt
 from databricks_rlm_agent.sqlflow.run.interruption import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqlflow.run.record import Record
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, Session
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
-from databricks_rlm_agent.values import NewId
+from databricks_rlm_agent.values import NewId, SqlEngine, SqlSession
 
 T = TypeVar("T")
-ATTEMPTS = 6
 RESTARTS = 2
 # They may have been half done when they fail, whatever the reason.
 _NOT_ATOMIC = {StatementKind.BLOCK, StatementKind.OTHER}
@@ -69,29 +67,24 @@ class FileResult:
     by_table: dict[str, int]
 
 
-def backoff(attempt: int) -> float:
-    """Seconds to wait after so many tries: random below a bound that doubles, at most 20."""
-    return random.uniform(0.5, 1.0) * min(20.0, 0.25 * 2.0**attempt)  # noqa: S311 - no secret
-
-
 class FileRunner:
     """Runs files, each in a session of its own. Safe to use from several threads."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: SqlEngine,
         feed: Feed,
         interruption: Interruption,
         *,
         record: Record,
         notebook: CheckpointLog,
         new_id: NewId,
-        wait_s: Callable[[int], float] = backoff,
+        retry: RetryPolicy = WORKFLOWS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine, self._feed, self._interruption = engine, feed, interruption
         self._record, self._notebook, self._new_id = record, notebook, new_id
-        self._wait_s, self._monotonic = wait_s, monotonic
+        self._retry, self._monotonic = retry, monotonic
 
     def run(self, file: SqlFile, *, step: str, iteration: int | None = None, place: int = 0) -> FileResult:
         """Run a file, from where it was left; raise StepFailedError or InterruptedRunError.
@@ -113,27 +106,22 @@ class FileRunner:
                     line=lost.problem.line,
                     **tell,
                 )
-                self._interruption.wait(self._wait_s(begun))
+                self._interruption.wait(self._retry.first_wait_s * 2**begun)
         raise AssertionError("unreachable")
 
-    def _open(self, file: SqlFile) -> Session:
-        for attempt in range(1, ATTEMPTS + 1):
-            self._interruption.check()
-            try:
-                return self._engine.session()
-            except RlmError as error:
-                problem = replace(classify(error, file=file.name), outcome_unknown=False)
-                if problem.severity is not Severity.TRANSIENT or attempt == ATTEMPTS:
-                    raise StepFailedError(problem) from None
-                self._interruption.wait(_pause(error, self._wait_s(attempt)))
-        raise AssertionError("unreachable")
+    def _open(self, file: SqlFile) -> SqlSession:
+        try:
+            return self._repeated(self._engine.session)
+        except RlmError as error:
+            problem = replace(classify(error, file=file.name), outcome_unknown=False)
+            raise StepFailedError(problem) from None
 
-    def _whole(self, session: Session, file: SqlFile, place: int, tell: dict[str, Any]) -> FileResult:
+    def _whole(self, session: SqlSession, file: SqlFile, place: int, tell: dict[str, Any]) -> FileResult:
         exactly = ExactlyOnce(
             self._notebook,
             file,
             (tell["step"], place),
-            ask=lambda sql: self._steadily(session, file, lambda: session.fetch(sql)),
+            ask=lambda sql: self._ours(session, file, lambda: session.fetch(sql)),
             new_id=self._new_id,
         )
         begin = self._begin(session, file, exactly, tell)
@@ -168,10 +156,10 @@ class FileRunner:
             by_table=rows,
         )
 
-    def _begin(self, session: Session, file: SqlFile, exactly: ExactlyOnce, tell: dict[str, Any]) -> Entry:
+    def _begin(self, session: SqlSession, file: SqlFile, exactly: ExactlyOnce, tell: dict[str, Any]) -> Entry:
         """Where the file begins: behind what an earlier try has done."""
         try:
-            found = exactly.entry(lambda sql: self._steadily(session, file, lambda: session.execute(sql)))
+            found = exactly.entry(lambda sql: self._ours(session, file, lambda: session.execute(sql)))
         except RlmError as error:
             raise StepFailedError(classify(error, file=file.name)) from None
         if isinstance(found, Doubt):
@@ -181,12 +169,12 @@ class FileRunner:
         return found
 
     def _statement(
-        self, session: Session, statement: Statement, place: _Place, tell: dict[str, Any]
+        self, session: SqlSession, statement: Statement, place: _Place, tell: dict[str, Any]
     ) -> tuple[int | None, Problem | None]:
-        """Rows affected, or the warning that it ended with."""
+        """Return the rows affected, or the warning that the statement ended with."""
         exactly, index = place.exactly, place.index
-        for attempt in range(1, ATTEMPTS + 1):
-            self._interruption.check()
+
+        def once() -> tuple[int | None, Problem | None]:
             try:
                 if not place.again:
                     exactly.before(index, place.rows)
@@ -194,7 +182,7 @@ class FileRunner:
             except RlmError as error:
                 raise StepFailedError(classify(error, file=statement.file, line=statement.line)) from None
             try:
-                changed = session.execute(statement.text)
+                return session.execute(statement.text), None
             except RlmError as error:
                 problem = self._judge(error, statement)
                 if problem.severity is Severity.WARNING or (place.again and problem.kind is Cause.MISSING):
@@ -204,39 +192,54 @@ class FileRunner:
                 unknown = (problem.outcome_unknown and unsafe) or exactly.late(index, problem)
                 if not session.alive or unknown:
                     raise _LostError(problem) from None
-                if problem.severity is not Severity.TRANSIENT or attempt == ATTEMPTS:
-                    raise StepFailedError(self._failed(exactly, index, problem)) from None
-                self._feed.tell(
-                    EventKind.RETRY, "the statement again", problem=problem, line=statement.line, **tell
-                )
-                self._interruption.wait(_pause(error, self._wait_s(attempt)))
-            else:
-                with suppress(RlmError):  # then it is in doubt if we die here, and only then
-                    exactly.done(index)
-                return changed, None
-        raise AssertionError("unreachable")
+                raise
+
+        def on_retry(error: BaseException) -> None:
+            assert isinstance(error, RlmError)
+            problem = self._judge(error, statement)
+            self._feed.tell(
+                EventKind.RETRY, "the statement again", problem=problem, line=statement.line, **tell
+            )
+
+        try:
+            changed, warning = self._repeated(once, on_retry)
+        except RlmError as error:
+            raise StepFailedError(self._failed(exactly, index, self._judge(error, statement))) from None
+        if warning is None:
+            with suppress(RlmError):  # then it is in doubt if we die here, and only then
+                exactly.done(index)
+        return changed, warning
 
     def _failed(self, exactly: ExactlyOnce, index: int, problem: Problem) -> Problem:
         with suppress(RlmError):  # then it is found out when the file goes on
             exactly.failed(index, problem)
         return problem
 
-    def _steadily(self, session: Session, file: SqlFile, call: Callable[[], T]) -> T:
-        """A statement of ours, which is safe to repeat; _LostError if the session is gone."""
-        for attempt in range(1, ATTEMPTS + 1):
-            self._interruption.check()
+    def _ours(self, session: SqlSession, file: SqlFile, call: Callable[[], T]) -> T:
+        """Run a statement of ours, which is safe to repeat; raise _LostError if the session is gone."""
+
+        def once() -> T:
             try:
                 return call()
             except RlmError as error:
                 if self._interruption.asked:
                     raise InterruptedRunError from None
-                problem = classify(error, file=file.name)
                 if not session.alive:
-                    raise _LostError(problem) from None
-                if problem.severity is not Severity.TRANSIENT or attempt == ATTEMPTS:
-                    raise
-                self._interruption.wait(_pause(error, self._wait_s(attempt)))
-        raise AssertionError("unreachable")
+                    raise _LostError(classify(error, file=file.name)) from None
+                raise
+
+        return self._repeated(once)
+
+    def _repeated(self, call: Callable[[], T], on_retry: Callable[[BaseException], None] | None = None) -> T:
+        """Repeat a call on transient errors, until the workflow is interrupted; raise the last error."""
+
+        def once() -> T:
+            self._interruption.check()
+            return call()
+
+        retrying = self._retry.retrying(self._interruption.wait, repeats=_is_transient, on_retry=on_retry)
+        answer: T = retrying(once)
+        return answer
 
     def _judge(self, error: RlmError, statement: Statement) -> Problem:
         if self._interruption.asked:
@@ -247,8 +250,8 @@ class FileRunner:
         return problem
 
 
-def _pause(error: RlmError, seconds: float) -> float:
-    return max(seconds, getattr(error, "retry_after", None) or 0.0)
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, RlmError) and classify(error).severity is Severity.TRANSIENT
 
 
 def _lost_again(problem: Problem) -> Problem:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from databricks_rlm_agent.sqlflow.run.sessions import Session
+from databricks_rlm_agent.values import SqlSession
 
-S = TypeVar("S", bound=Session)
+S = TypeVar("S", bound=SqlSession)
 
 
 class InterruptedRunError(Exception):
@@ -30,7 +30,7 @@ class Interruption:
     def __init__(self) -> None:
         self._asked = threading.Event()
         self.taken_over: TakenOverError | None = None
-        self._sessions: list[Session] = []  # list operations below are atomic: no lock in a signal handler
+        self._sessions: list[SqlSession] = []  # list operations below are atomic: no lock in a signal handler
 
     @property
     def asked(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from databricks_rlm_agent.errors import RlmError, UsageError
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import Iteration, Loop, Step
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow.run.change_count import MeasureFailedError, Measurer
@@ -15,10 +16,9 @@ from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed
 from databricks_rlm_agent.sqlflow.run.files import FileResult, FileRunner, StepFailedError
 from databricks_rlm_agent.sqlflow.run.interruption import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqlflow.run.record import DONE, Record, StepRow
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, RetryingSession
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.sqltext.names import quoted, shown
-from databricks_rlm_agent.values import Clock
+from databricks_rlm_agent.values import Clock, SqlEngine
 
 _HINTS = {
     LoopEnd.NOT_CONVERGED: "Allow more with --max-iterations and --resume, or see whether it can converge.",
@@ -45,7 +45,7 @@ class LoopRunner:
     def __init__(
         self,
         files: FileRunner,
-        engine: Engine,
+        engine: SqlEngine,
         record: Record,
         feed: Feed,
         interruption: Interruption,
@@ -61,7 +61,9 @@ class LoopRunner:
         """Run a loop to its end, from the first iteration that ``earlier`` lacks."""
         assert step.loop is not None
         loop, history, results = step.loop, list(earlier), list[FileResult]()
-        with self._interruption.watching(RetryingSession(self._engine, self._interruption.wait)) as session:
+        with self._interruption.watching(
+            RetryingSession(self._engine.session, self._interruption.wait)
+        ) as session:
             measurer = Measurer(
                 session,
                 key_columns=loop.key_columns,
@@ -97,7 +99,9 @@ class LoopRunner:
     def accept(self, step: Step, last: Measure) -> None:
         """Let later files take the last iteration of a loop that has not converged; raise StepFailedError."""
         assert step.loop is not None
-        with self._interruption.watching(RetryingSession(self._engine, self._interruption.wait)) as session:
+        with self._interruption.watching(
+            RetryingSession(self._engine.session, self._interruption.wait)
+        ) as session:
             self.name_last(step.loop, last, session)
 
     def name_last(self, loop: Loop, last: Measure, session: RetryingSession) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from databricks_rlm_agent.errors import Forbidden, NotFound, Rejected, RlmError, Unauthorized, UsageError
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, Session
 from databricks_rlm_agent.sqltext.names import Name, quoted
-from databricks_rlm_agent.values import NewId
+from databricks_rlm_agent.values import NewId, SqlEngine, SqlSession
 
 
-def verify(engine: Engine, place: Name, new_id: NewId) -> None:
+def verify(engine: SqlEngine, place: Name, new_id: NewId) -> None:
     """Open a session, go to ``(catalog, schema)``, make a table and drop it; raise what stands against that.
 
     The engine must not have a place of its own: a session that cannot be opened says less than USE does.
@@ -32,7 +31,7 @@ def verify(engine: Engine, place: Name, new_id: NewId) -> None:
         session.close()
 
 
-def _use(session: Session, statement: str, what: str, option: str) -> None:
+def _use(session: SqlSession, statement: str, what: str, option: str) -> None:
     try:
         session.execute(statement)
     except NotFound as error:

@@ -25,8 +25,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from databricks_rlm_agent.errors import NotFound, Rejected, RlmError
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
-from databricks_rlm_agent.sqlflow.run.sessions import RetryingSession
 from databricks_rlm_agent.sqltext.names import Name, quoted
 from databricks_rlm_agent.values import Clock, Row, Sleep
 

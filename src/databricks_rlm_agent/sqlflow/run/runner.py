@@ -10,13 +10,14 @@ from datetime import datetime
 from enum import StrEnum
 
 from databricks_rlm_agent.errors import RlmError, UsageError
+from databricks_rlm_agent.retry import WORKFLOWS, RetryPolicy
 from databricks_rlm_agent.sqlflow.checks import TableCheck
 from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.report.plans import stage_name
 from databricks_rlm_agent.sqlflow.run.checking import check_tables
 from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed, Observer, Silent
 from databricks_rlm_agent.sqlflow.run.exactly_once import CheckpointLog
-from databricks_rlm_agent.sqlflow.run.files import FileRunner, backoff
+from databricks_rlm_agent.sqlflow.run.files import FileRunner
 from databricks_rlm_agent.sqlflow.run.interruption import Interruption, TakenOverError
 from databricks_rlm_agent.sqlflow.run.loops import LoopRunner
 from databricks_rlm_agent.sqlflow.run.outcome import (
@@ -31,9 +32,8 @@ from databricks_rlm_agent.sqlflow.run.outcome import (
 )
 from databricks_rlm_agent.sqlflow.run.record import Earlier, Record, StepRow
 from databricks_rlm_agent.sqlflow.run.resume import ResumeState, identity, resume_state
-from databricks_rlm_agent.sqlflow.run.sessions import Engine
 from databricks_rlm_agent.sqlflow.run.steps import StepRunner
-from databricks_rlm_agent.values import Clock, NewId
+from databricks_rlm_agent.values import Clock, NewId, SqlEngine
 
 # How often a cancel is repeated until all statements have ended: one may just be starting.
 _AGAIN_S = 0.5
@@ -84,14 +84,14 @@ class Runner:
 
     plan: Plan
     workflow: str
-    engine: Engine
+    engine: SqlEngine
     record: Record
     clock: Clock
     new_id: NewId
     options: Options = field(default_factory=Options)
     observer: Observer = field(default_factory=Silent)
     decide: Decide = stop
-    wait_s: Callable[[int], float] = backoff
+    retry: RetryPolicy = WORKFLOWS
     monotonic: Callable[[], float] = time.monotonic
     place: str | None = None  # catalog and schema that the record is in, for the report
 
@@ -312,7 +312,7 @@ class Runner:
             record=self.record,
             notebook=self._notebook,
             new_id=self.new_id,
-            wait_s=self.wait_s,
+            retry=self.retry,
             monotonic=self.monotonic,
         )
         loops = LoopRunner(

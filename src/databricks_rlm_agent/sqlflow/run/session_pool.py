@@ -16,8 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from databricks_rlm_agent.errors import Unreachable
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, Session
-from databricks_rlm_agent.values import Row
+from databricks_rlm_agent.values import Row, SqlEngine, SqlSession
 
 # Older ones are not used: warehouses end sessions that lie idle, and only the first statement would tell.
 MAX_AGE_S = 60.0
@@ -36,12 +35,12 @@ class SessionPool:
     """
 
     def __init__(
-        self, engine: Engine, *, spare: int, expected: int, monotonic: Callable[[], float] = time.monotonic
+        self, engine: SqlEngine, *, spare: int, expected: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._engine, self._spare, self._monotonic = engine, spare, monotonic
         self._left = expected
         self._lock = threading.Lock()
-        self._ready: deque[tuple[float, Future[Session]]] = deque()
+        self._ready: deque[tuple[float, Future[SqlSession]]] = deque()
         self._lanes = threading.BoundedSemaphore(_LANES)
         self._threads: set[threading.Thread] = set()
         self._ended = False
@@ -67,7 +66,7 @@ class SessionPool:
         with self._lock:  # one that is being started cannot be joined yet
             return next(iter(self._threads), None)
 
-    def session(self) -> Session:
+    def session(self) -> SqlSession:
         """The session that has been open, or is being opened, for longest; else a new one."""
         while (opening := self._next()) is not None:
             self._fill()
@@ -78,7 +77,7 @@ class SessionPool:
         self._fill()
         return _Lent(self._engine.session(), self._behind)
 
-    def _next(self) -> Future[Session] | None:
+    def _next(self) -> Future[SqlSession] | None:
         while True:
             with self._lock:
                 if not self._ready:
@@ -92,11 +91,11 @@ class SessionPool:
         with self._lock:
             while not self._ended and len(self._ready) < (self._spare if self._left > 0 else 1):
                 self._left -= 1
-                opening: Future[Session] = Future()
+                opening: Future[SqlSession] = Future()
                 self._ready.append((self._monotonic(), opening))
                 self._start(partial(self._open, opening))
 
-    def _open(self, opening: Future[Session]) -> None:
+    def _open(self, opening: Future[SqlSession]) -> None:
         try:
             with self._lanes:
                 if self._ended:
@@ -107,7 +106,7 @@ class SessionPool:
         else:
             opening.set_result(session)
 
-    def _discard(self, opening: Future[Session]) -> None:
+    def _discard(self, opening: Future[SqlSession]) -> None:
         if opening.exception() is None:
             self._behind(opening.result().close)
 
@@ -133,7 +132,7 @@ class SessionPool:
 class _Lent:
     """A session whose user does not wait for its end."""
 
-    def __init__(self, session: Session, behind: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, session: SqlSession, behind: Callable[[Callable[[], None]], None]) -> None:
         self._session, self._behind, self._closed = session, behind, False
 
     @property

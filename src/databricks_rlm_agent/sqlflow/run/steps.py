@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from databricks_rlm_agent.errors import RlmError
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import SqlFile, Step
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
@@ -19,10 +20,9 @@ from databricks_rlm_agent.sqlflow.run.loops import LoopRunner, put_on_record
 from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import DONE, Record, StepRow
 from databricks_rlm_agent.sqlflow.run.resume import identity
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, RetryingSession
 from databricks_rlm_agent.sqltext.errors import Problem, classify
 from databricks_rlm_agent.sqltext.names import Name, quoted, shown
-from databricks_rlm_agent.values import Clock
+from databricks_rlm_agent.values import Clock, SqlEngine
 
 _VIEW = re.compile(r"CREATE\s+(OR\s+(REPLACE|REFRESH)\s+)?(MATERIALIZED\s+)?VIEW\b", re.IGNORECASE)
 _NO_TABLE = set("*(")  # in the names of schemas, and of functions
@@ -36,7 +36,7 @@ class StepRunner:
 
     files: FileRunner
     loops: LoopRunner
-    engine: Engine
+    engine: SqlEngine
     record: Record
     feed: Feed
     interruption: Interruption
@@ -137,7 +137,9 @@ class StepRunner:
     def _optimized(self, step: Step, outcome: StepOutcome) -> list[Problem]:
         """OPTIMIZE what the step has made; that it fails is no more than a warning."""
         warnings = []
-        with self.interruption.watching(RetryingSession(self.engine, self.interruption.wait)) as session:
+        with self.interruption.watching(
+            RetryingSession(self.engine.session, self.interruption.wait)
+        ) as session:
             for table in tables_of(step, outcome):
                 began = self.monotonic()
                 statement = f"OPTIMIZE {quoted(table)}"

@@ -13,15 +13,16 @@ from typing import Any, Protocol
 
 from databricks_rlm_agent.errors import InvalidData, NotFound, RlmError
 from databricks_rlm_agent.logs import keep_off_root
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.handover import content_hash, source_of, to_agent
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
 from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import RUNS
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner, go_on, stop
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, RetryingSession
 from databricks_rlm_agent.sqlflow.run.task_report import AgentLog, document, problem_lines, summary
 from databricks_rlm_agent.sqlflow.run.workflow import prepared
 from databricks_rlm_agent.sqltext.names import quoted
+from databricks_rlm_agent.values import SqlEngine
 
 # After a time-out or a cancel the harness waits five seconds for what it runs (protocol.DEFAULT_GRACE_S).
 _LEAVE_S = 3.5
@@ -73,7 +74,7 @@ class Order:
         return cls(**{**document, "files": tuple(document["files"])})
 
 
-def run_task(rlm: Reporter, order: Order, engine: Engine, *, alone: str | None = None) -> str | None:
+def run_task(rlm: Reporter, order: Order, engine: SqlEngine, *, alone: str | None = None) -> str | None:
     """Run the order and report on ``rlm``; why it did not succeed, None if it did.
 
     ``alone`` says why the engine has but one session: files then run one at a time.
@@ -121,11 +122,11 @@ def _read(folder: Path, order: Order) -> dict[str, str]:
     return texts
 
 
-def _run_id(engine: Engine, order: Order) -> str:
+def _run_id(engine: SqlEngine, order: Order) -> str:
     """The id of the run to go on with, or to begin: the newest of those that this workflow began."""
     if order.restart is not None:
         return f"{order.run_id}-{order.restart}"
-    session = RetryingSession(engine, time.sleep)
+    session = RetryingSession(engine.session, time.sleep)
     table = quoted((order.catalog, order.schema, RUNS))
     try:
         rows = session.fetch(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.logs import keep_off_root
+from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.plan.declarations import FILE
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
@@ -19,8 +20,8 @@ from databricks_rlm_agent.sqlflow.run.outcome import Report
 from databricks_rlm_agent.sqlflow.run.record import DeltaRecord
 from databricks_rlm_agent.sqlflow.run.runner import Decide, Options, Runner, stop
 from databricks_rlm_agent.sqlflow.run.session_pool import SessionPool
-from databricks_rlm_agent.sqlflow.run.sessions import Engine, RetryingSession
 from databricks_rlm_agent.sqlflow.run.write_behind import WriteBehindRecord, late
+from databricks_rlm_agent.values import SqlEngine
 
 MAX_FILES = 2_000
 MAX_BYTES = 16 << 20  # of one file; what a warehouse takes in a request is less
@@ -107,7 +108,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 def run_workflow(
     directory: Path,
-    engine: Engine,
+    engine: SqlEngine,
     *,
     catalog: str,
     schema: str,
@@ -138,7 +139,7 @@ def run_workflow(
 @contextmanager
 def prepared(
     plan: Plan,
-    engine: Engine,
+    engine: SqlEngine,
     *,
     workflow: str,
     place: tuple[str, str],
@@ -153,7 +154,9 @@ def prepared(
         spare = min(options.max_parallel, len(plan.steps)) + 1
         expected = sum(len(step.files) for step in plan.steps) + 2
         engine = stack.enter_context(SessionPool(engine, spare=spare, expected=expected))
-        writer, prover = (stack.enter_context(closing(RetryingSession(engine, time.sleep))) for _ in range(2))
+        writer, prover = (
+            stack.enter_context(closing(RetryingSession(engine.session, time.sleep))) for _ in range(2)
+        )
         record = DeltaRecord(writer, place, now, prover=prover)
         yield Runner(
             plan=plan,
