@@ -224,7 +224,7 @@ def test_an_answered_question_goes_on_with_the_next_iteration() -> None:
     controller = Controller(world=world, script=[Ask(question="Which year?"), program(), DONE])
     controller()
     asked = world.runs["r1"]
-    told = asked.capsule.instructed("2013")
+    told = asked.capsule.with_constraint("2013")
     world.change(asked.after(Event.ANSWERED, capsule=told, outcome=RunOutcome(), iter_n=asked.iter_n + 1))
     settle(world, controller)
     run = world.runs["r1"]

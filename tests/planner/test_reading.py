@@ -23,7 +23,7 @@ from databricks_rlm_agent.runs.budget import Budget
 
 PATH = "/Volumes/main/rlm/files/scratchpad/run_r1/iter_1/stdout.txt"
 REMEMBER = call(
-    "remember", digest="The needle is 41.", decisions=["use it", "x" * 5_000], failed_approaches=[]
+    "save_summary", digest="The needle is 41.", decisions=["use it", "x" * 5_000], failed_approaches=[]
 )
 
 

@@ -27,7 +27,7 @@ def play(scripted: Make, *replies: Any) -> Planner:
 
 
 REMEMBER = {
-    "call": "remember",
+    "call": "save_summary",
     "args": {"digest": "3 rows", "decisions": ["use t", " "], "failed_approaches": []},
 }
 
@@ -52,7 +52,7 @@ def test_a_script_without_summaries_is_no_error(scripted: Make, context: Plannin
 
 
 def test_a_bad_summary_may_be_corrected_once(scripted: Make, context: PlanningContext) -> None:
-    bad = {"call": "remember", "args": {"digest": 5}}
+    bad = {"call": "save_summary", "args": {"digest": 5}}
     assert play(scripted, bad, REMEMBER).summarize(context, a_result()).delta is not None
     summary = play(scripted, bad, bad, REMEMBER).summarize(context, a_result())
     assert summary.delta is None

@@ -5,8 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import InvalidData
-from databricks_rlm_agent.runs.capsule.capsule import CAPSULE_CHARS, Capsule, CapsuleDelta, TableNote
-from databricks_rlm_agent.runs.capsule.packing import MAX_ANSWERS, MAX_ITEMS, MAX_TABLES, CapsuleItem
+from databricks_rlm_agent.runs.capsule.capsule import (
+    CAPSULE_CHARS,
+    MAX_ANSWERS,
+    MAX_ITEMS,
+    MAX_TABLES,
+    Capsule,
+    CapsuleDelta,
+    TableNote,
+)
+from databricks_rlm_agent.runs.capsule.packing import CapsuleItem
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.children import AnswerNote
 from databricks_rlm_agent.runs.variables import VariableNote, Variables, VariablesRef
@@ -53,13 +61,13 @@ def size(capsule: Capsule) -> int:
 def after(capsule: Capsule, step: object) -> Capsule:
     match step:
         case str():
-            return capsule.instructed(step)
+            return capsule.with_constraint(step)
         case CapsuleDelta():
             return capsule.fold(step)
         case Variables():
             return capsule.with_variables(step)
         case dict():
-            return capsule.surveyed(step)
+            return capsule.with_input_notes(step)
         case list():
             return capsule.with_answers(step)
     raise AssertionError(step)
@@ -81,10 +89,10 @@ def test_the_bound_holds_for_ever_and_the_capsule_can_always_be_stored(
 
 
 def test_a_thousand_full_iterations_stay_within_the_bound() -> None:
-    capsule = Capsule.begin("x").surveyed({f"input{n}": "i" * 600 for n in range(16)})
+    capsule = Capsule.begin("x").with_input_notes({f"input{n}": "i" * 600 for n in range(16)})
     sizes = []
     for n in range(1, 1_001):
-        capsule = capsule.instructed(f"rule {n}: " + '"c"' * 300).fold(
+        capsule = capsule.with_constraint(f"rule {n}: " + '"c"' * 300).fold(
             CapsuleDelta(
                 digest='{"printed": "x"}\n' * 400,
                 decisions=[CapsuleItem.of(f"decided {n} {'d' * 300}", iter_n=n, by="summarizer")],
@@ -121,12 +129,12 @@ def test_the_newest_win_and_nothing_is_forgotten_uncounted(batches: list[list[st
 
 
 def test_what_people_said_outlasts_what_was_decided() -> None:
-    capsule = Capsule.begin("x").instructed("only 2013")
+    capsule = Capsule.begin("x").with_constraint("only 2013")
     for n in range(200):
         capsule = capsule.fold(CapsuleDelta(decisions=[f"decision {n}"], digest="d" * 5_000))
     assert capsule.constraints == ["only 2013"]
     for n in range(40):
-        capsule = capsule.instructed(f"rule {n}")
+        capsule = capsule.with_constraint(f"rule {n}")
     assert capsule.constraints[:2] == ["only 2013", "rule 0"]
     assert capsule.constraints[-1] == "rule 39"
     assert capsule.earlier["constraints"].count == 41 - MAX_ITEMS
@@ -134,7 +142,7 @@ def test_what_people_said_outlasts_what_was_decided() -> None:
 
 
 def test_a_person_who_repeats_himself_is_heard_once_and_anew() -> None:
-    capsule = Capsule.begin("x").instructed("a").instructed("b").instructed("a")
+    capsule = Capsule.begin("x").with_constraint("a").with_constraint("b").with_constraint("a")
     assert capsule.constraints == ["b", "a"]
 
 
@@ -195,7 +203,7 @@ def test_a_table_appears_once_with_the_newest_knowledge_last(names: list[str]) -
 
 
 def test_the_last_result_is_replaced_and_instructions_outlive_folds() -> None:
-    capsule = Capsule.begin("x").instructed("only 2013")
+    capsule = Capsule.begin("x").with_constraint("only 2013")
     capsule = capsule.fold(CapsuleDelta(digest="one")).fold(CapsuleDelta(digest="two"))
     assert (capsule.last_result, capsule.constraints) == ("two", ["only 2013"])
 
@@ -208,7 +216,9 @@ def test_children_that_are_waited_for_are_never_dropped() -> None:
     old = [an_answer(f"old{n}", says="o" * 600, path="/Volumes/" + "p" * 150) for n in range(16)]
     new = [an_answer(f"new{n}", path="", state="PENDING") for n in range(16)]
     capsule = Capsule.begin("x").with_answers(old).with_answers(new)
-    capsule = capsule.surveyed({f"i{n}": "n" * 600 for n in range(16)}).fold(CapsuleDelta(digest="d" * 3_000))
+    capsule = capsule.with_input_notes({f"i{n}": "n" * 600 for n in range(16)}).fold(
+        CapsuleDelta(digest="d" * 3_000)
+    )
     assert [note.name for note in capsule.answers] == [f"new{n}" for n in range(16)]
     capsule = capsule.with_answers([an_answer("new3", says="seven")])
     assert len(capsule.answers) == MAX_ANSWERS

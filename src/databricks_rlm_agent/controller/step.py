@@ -189,7 +189,7 @@ class _RunStep:
         capsule = self.run.capsule
         if capsule.inputs and not capsule.input_notes:
             notes = self.stepper.profiler.notes(capsule.inputs)
-            self.run = replace(self.run, capsule=capsule.surveyed(notes))
+            self.run = replace(self.run, capsule=capsule.with_input_notes(notes))
 
     def _review(self, action: Action) -> str | None:
         """Why an action cannot be taken, as far as it is not the planner's own affair; None if it can."""

@@ -178,7 +178,7 @@ _WORDS_CHARS = 1_900  # of its digest; the facts have the rest of the capsule's 
 _FACTS_CHARS = 900
 
 
-def remember(
+def save_summary(
     digest: str, decisions: list[str] | None = None, failed_approaches: list[str] | None = None
 ) -> CapsuleDelta:
     """Keep what matters of the result; this is all that the planner will know of it.
@@ -213,7 +213,7 @@ async def summarize(
     if not context.held():
         return Summary(delta=None, calls=tuple(meter.calls))
     pending: PendingDecision[CapsuleDelta] = PendingDecision(max_refusals=_MAX_REFUSALS)
-    tool = ActionTool(remember, pending=pending)
+    tool = ActionTool(save_summary, pending=pending)
     conversation = Conversation(
         role="summarizer",
         instruction=summarizer_prompt(context, result, reading),

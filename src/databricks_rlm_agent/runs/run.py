@@ -107,7 +107,7 @@ class Run:
         told = f"Asked: {self.outcome.question} Answered: {text.strip()}"
         return self.after(
             Event.ANSWERED,
-            capsule=self.capsule.instructed(told),
+            capsule=self.capsule.with_constraint(told),
             outcome=RunOutcome(),
             iter_n=self.iter_n + 1,
             attempt=1,

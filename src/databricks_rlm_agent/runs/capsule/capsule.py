@@ -1,20 +1,31 @@
 """The session capsule: all that the planner's prompt knows of a run, of a fixed size for ever.
 
 Full outputs stay in the Volume; the capsule keeps what matters of them. Every text is clipped, every list
-has an end, and all of it together fits into ``CAPSULE_CHARS``. What merges, what
-is dropped, and the sizes are in ``runs.capsule.packing``. What is dropped is counted (``dropped``,
-``earlier``), and stays reachable by the planner's tools ``read_result`` and ``search_results``.
+has an end, and all of it together fits into ``CAPSULE_CHARS`` (``runs.capsule.packing`` decides what stays).
+What is dropped is counted (``dropped``, ``earlier``), and stays reachable by the planner's tools
+``read_result`` and ``search_results``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import to_json
 
-from databricks_rlm_agent.runs.capsule import packing as rooms
-from databricks_rlm_agent.runs.capsule.packing import ITEM_CHARS, CapsuleItem, Gist, merged, one_line, visible
+from databricks_rlm_agent.runs.capsule.packing import (
+    ITEM_CHARS,
+    CapsuleItem,
+    EarlierItems,
+    Part,
+    keep,
+    merge_items,
+    one_line,
+    pack,
+    printable,
+    shorten,
+)
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.children import AnswerNote
 from databricks_rlm_agent.runs.parsing import parse
@@ -32,7 +43,12 @@ MAX_NOTES = 16
 _NOTE_CHARS = 600
 _PATH_CHARS = 700
 _NAME_CHARS = 80
-_TAKEN = 64  # of one delta: nobody has that much to say at once
+_MOST_NEW = 64  # of one delta
+MAX_ITEMS = 12
+MAX_TABLES = 16
+MAX_ANSWERS = 16
+_FIRST_CONSTRAINTS = 4
+_HEADS = 12  # of constraints that were condensed: their beginnings stay
 
 
 class TableNote(BaseModel):
@@ -66,10 +82,11 @@ class CapsuleDelta(BaseModel):
 
 
 class Capsule(BaseModel):
-    """The compressed memory of a run (``run_state.capsule``).
+    """What is known of a run (``run_state.capsule``).
 
-    ``constraints`` are the words of people, in the order in which they were said; everything else comes from
-    programs and models, and says so. ``earlier`` holds what older items of a list were condensed into.
+    ``constraints`` are instructions of people, oldest first; everything else comes from programs and models,
+    and is marked so. ``earlier`` holds what older items of a list were condensed into, by list.
+    ``input_notes`` describe inputs, by name (``with_input_notes``).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -82,10 +99,9 @@ class Capsule(BaseModel):
     failed_approaches: list[CapsuleItem] = Field(default_factory=list)
     tables: list[TableNote] = Field(default_factory=list)
     artifacts: list[CapsuleItem] = Field(default_factory=list)
-    earlier: dict[str, Gist] = Field(default_factory=dict)
+    earlier: dict[str, EarlierItems] = Field(default_factory=dict)
     last_result: str = ""
     dropped: int = 0
-    # By input: what it is, in few words (control.survey); see ``surveyed``.
     input_notes: dict[str, str] = Field(default_factory=dict)
     variables: Variables | None = None
     answers: list[AnswerNote] = Field(default_factory=list)
@@ -101,27 +117,26 @@ class Capsule(BaseModel):
         """Read a stored capsule; raise InvalidData if it does not parse."""
         return parse(cls, text, what="The capsule")
 
-    def instructed(self, text: str) -> Self:
-        """The capsule after a person said something that the run must heed; said again, it is the newest."""
-        said = clip(visible(clip(text, 8 * ITEM_CHARS)), 2 * ITEM_CHARS)
-        return self._with(constraints=[*(old for old in self.constraints if old != said), said])
+    def with_constraint(self, text: str) -> Self:
+        """The capsule with an instruction of a person; one that is repeated becomes the newest."""
+        text = clip(printable(clip(text, 8 * ITEM_CHARS)), 2 * ITEM_CHARS)
+        return self._packed(constraints=[*(old for old in self.constraints if old != text), text])
 
     def fold(self, delta: CapsuleDelta) -> Self:
         """The capsule after one more iteration."""
-        taken = {
-            name: getattr(delta, name)[-_TAKEN:] for name in ("decisions", "failed_approaches", "artifacts")
-        }
+        lists = ("decisions", "failed_approaches", "artifacts")
+        new = {name: getattr(delta, name)[-_MOST_NEW:] for name in lists}
         tables = {table.name: table for table in self.tables}
-        for table in map(_clipped, delta.tables[-_TAKEN:]):
+        for table in map(_clipped, delta.tables[-_MOST_NEW:]):
             before = tables.pop(table.name, None)  # re-inserted, so that the newest knowledge is last
             made = table.made or (before is not None and before.made)
             tables[table.name] = table.model_copy(update={"made": made})
-        said = sum(len(getattr(delta, name)) for name in ("tables", *taken))
-        return self._with(
-            **{name: merged(getattr(self, name), new) for name, new in taken.items()},
+        left_out = sum(max(0, len(getattr(delta, name)) - _MOST_NEW) for name in ("tables", *lists))
+        return self._packed(
+            **{name: merge_items(getattr(self, name), items) for name, items in new.items()},
             tables=list(tables.values()),
-            last_result=clip(visible(clip(delta.digest, 4 * DIGEST_CHARS)), DIGEST_CHARS),
-            dropped=self.dropped + said - len(delta.tables[-_TAKEN:]) - sum(map(len, taken.values())),
+            last_result=clip(printable(clip(delta.digest, 4 * DIGEST_CHARS)), DIGEST_CHARS),
+            dropped=self.dropped + left_out,
         )
 
     def with_variables(self, variables: Variables) -> Self:
@@ -136,7 +151,7 @@ class Capsule(BaseModel):
             )
             for note in variables.shown[: protocol.VARIABLES_SHOWN]
         ]
-        return self._with(variables=variables.model_copy(update={"shown": shown}))
+        return self._packed(variables=variables.model_copy(update={"shown": shown}))
 
     def with_answers(self, answers: Sequence[AnswerNote]) -> Self:
         """The capsule when child runs have ended: by name, the newest of that name, at most 16."""
@@ -147,37 +162,146 @@ class Capsule(BaseModel):
                 known[answer.name] = answer.model_copy(
                     update={"says": clip(one_line(clip(answer.says, 2_400)), _NOTE_CHARS)}
                 )
-        return self._with(answers=list(known.values()))
+        return self._packed(answers=list(known.values()))
 
-    def surveyed(self, notes: Mapping[str, str]) -> Self:
-        """The capsule when the inputs have been looked at: by input, what it is."""
+    def with_input_notes(self, notes: Mapping[str, str]) -> Self:
+        """The capsule with a description of each input, by name; of the first 16 of them."""
         kept = {
-            clip(one_line(name), _NAME_CHARS): clip(visible(note), _NOTE_CHARS)
+            clip(one_line(name), _NAME_CHARS): clip(printable(note), _NOTE_CHARS)
             for name, note in [*notes.items()][:MAX_NOTES]
         }
-        return self._with(input_notes=kept)
+        return self._packed(input_notes=kept)
 
-    def _with(self, **changes: Any) -> Self:
-        """This capsule, changed and made to fit."""
+    def _packed(self, **changes: Any) -> Self:
+        """This capsule, changed, within ``CAPSULE_CHARS``."""
         whole = self.model_copy(update={"capsule_version": CAPSULE_VERSION, **changes})
-        fitted = whole
-        for scale in rooms.SCALES:
-            fitted = whole._at(scale)
-            if len(fitted.model_dump_json(exclude={"objective", "inputs"})) <= CAPSULE_CHARS:
-                break
-        return fitted
+        parts = {
+            name: Part(chars=chars, fit=_fitter(fit, whole, name), least=least)
+            for name, (fit, chars, least) in _PARTS.items()
+        }
+        return pack(
+            parts,
+            join=whole._joined,
+            fits=lambda packed: len(packed.model_dump_json(exclude={"objective", "inputs"})) <= CAPSULE_CHARS,
+        )
 
-    def _at(self, scale: float) -> Self:
-        """This capsule with each part in its share of the room."""
-        parts: dict[str, Any] = {}
-        earlier, dropped = dict(self.earlier), self.dropped
-        for name, (trim, _) in rooms.ROOMS.items():
-            gist = earlier.get(name, Gist())
-            parts[name], gone, gist = trim(getattr(self, name), gist, rooms.room(name, scale))
-            dropped += gone
-            if gist.count:
-                earlier[name] = gist
-        return self.model_copy(update={**parts, "earlier": earlier, "dropped": dropped})
+    def _joined(self, parts: Mapping[str, Fitted]) -> Self:
+        earlier = {name: part.earlier for name, part in parts.items() if part.earlier and part.earlier.count}
+        return self.model_copy(
+            update={
+                **{name: part.value for name, part in parts.items()},
+                "earlier": self.earlier | earlier,
+                "dropped": self.dropped + sum(part.dropped for part in parts.values()),
+            }
+        )
+
+
+class Fitted(NamedTuple):
+    """A part that fits, how many of its items were dropped, and what older ones were condensed into."""
+
+    value: Any
+    dropped: int = 0
+    earlier: EarlierItems | None = None
+
+
+Fit = Callable[[Any, EarlierItems, int], Fitted]
+
+
+def _fitter(fit: Fit, capsule: Capsule, name: str) -> Callable[[int], Fitted]:
+    return lambda chars: fit(getattr(capsule, name), capsule.earlier.get(name, EarlierItems()), chars)
+
+
+def _within(chars: int, most: int | None = None) -> Callable[[Any], bool]:
+    """Whether a value's JSON has at most so many characters, and a list at most so many items."""
+    return lambda value: (most is None or len(value) <= most) and len(to_json(value).decode()) <= chars
+
+
+def _fit_constraints(texts: Sequence[str], earlier: EarlierItems, chars: int) -> Fitted:
+    """The first and the newest of what people said; the beginnings of the rest."""
+    kept, dropped = keep(texts, fits=_within(chars * 3 // 4, MAX_ITEMS), first=_FIRST_CONSTRAINTS)
+    for text in dropped:
+        earlier = earlier.with_item(CapsuleItem(text=text), heads=_HEADS)
+    while earlier.heads and not _within(chars // 4)(earlier):
+        earlier = earlier.model_copy(update={"heads": earlier.heads[1:]})
+    return Fitted(kept, len(dropped), earlier)
+
+
+def _fit_items(items: Sequence[CapsuleItem], earlier: EarlierItems, chars: int) -> Fitted:
+    """The newest items, then those that occurred more than once, then a model's words before the facts',
+    which the ledger has too. A failure is merged into a newer one of its kind before it is dropped.
+    """
+    kept, dropped = keep(
+        items,
+        fits=_within(chars, MAX_ITEMS),
+        rank=lambda item: 2 if item.count > 1 else int(item.by == "summarizer"),
+        merge=merge_failures,
+    )
+    for item in dropped:
+        earlier = earlier.with_item(item)
+    return Fitted(kept, len(dropped), earlier)
+
+
+def merge_failures(old: CapsuleItem, new: CapsuleItem) -> CapsuleItem | None:
+    """The newer one of two failures of a kind, with the older one counted in; None for others."""
+    return new.with_older(old) if old.kind and old.kind == new.kind else None
+
+
+def _fit_tables(tables: Sequence[TableNote], _earlier: EarlierItems, chars: int) -> Fitted:
+    """Those that the run made before those that it read, and the newest before older ones."""
+    kept, dropped = keep(tables, fits=_within(chars, MAX_TABLES), rank=lambda table: int(table.made))
+    return Fitted(kept, len(dropped))
+
+
+def _fit_text(text: str, _earlier: EarlierItems, chars: int) -> Fitted:
+    """Head and tail."""
+    return Fitted(
+        value=shorten(lambda limit: clip(text, limit), fits=_within(chars), limit=max(40, len(text)))
+    )
+
+
+def _fit_notes(notes: dict[str, str], _earlier: EarlierItems, chars: int) -> Fitted:
+    """All inputs in fewer words; then the first of them."""
+    short = shorten(
+        lambda limit: {name: clip(note, limit) for name, note in notes.items()}, fits=_within(chars)
+    )
+    kept, dropped = keep(reversed(short.items()), fits=lambda items: _within(chars)(dict(items)), newest=0)
+    return Fitted(dict(reversed(kept)), len(dropped))
+
+
+def _fit_variables(variables: Variables | None, _earlier: EarlierItems, chars: int) -> Fitted:
+    """The first of them; ``count`` and the index are of all."""
+    while variables is not None and variables.shown and not _within(chars)(variables):
+        variables = variables.model_copy(update={"shown": variables.shown[:-1]})
+    return Fitted(variables)
+
+
+def _fit_answers(answers: Sequence[AnswerNote], _earlier: EarlierItems, chars: int) -> Fitted:
+    """The newest, in fewer words. Those that are still waited for (no path yet) are never dropped."""
+    short = shorten(
+        lambda limit: [note.model_copy(update={"says": clip(note.says, limit)}) for note in answers],
+        fits=_within(chars),
+    )
+    kept, dropped = keep(
+        short,
+        fits=lambda notes: _within(chars, MAX_ANSWERS)(notes) or not any(note.path for note in notes),
+        rank=lambda note: int(not note.path),
+        newest=0,
+    )
+    return Fitted(kept, len(dropped))
+
+
+# By field: how it is fitted, its share in characters, and what it keeps: people's words give way last.
+_PARTS: dict[str, tuple[Fit, int, int]] = {
+    "constraints": (_fit_constraints, 6_400, 1_600),
+    "decisions": (_fit_items, 3_200, 0),
+    "failed_approaches": (_fit_items, 4_200, 0),
+    "tables": (_fit_tables, 4_200, 0),
+    "artifacts": (_fit_items, 1_600, 0),
+    "last_result": (_fit_text, 4_000, 0),
+    "input_notes": (_fit_notes, 6_000, 0),
+    "variables": (_fit_variables, 4_000, 0),
+    "answers": (_fit_answers, 7_000, 0),
+}
 
 
 def _clipped(table: TableNote) -> TableNote:
