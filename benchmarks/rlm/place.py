@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from local_workspace import __main__, application
+from local_workspace import __main__, server
 from local_workspace.jobs.scheduler import Scheduler
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,13 +27,13 @@ class Beside:
 
 def main() -> int:
     """Serve as the local workspace's own module does."""
-    build = application.build
+    build = server.build
 
-    def with_stub(parts: application.Parts) -> tuple[ASGIApp, Scheduler]:
+    def with_stub(parts: server.Parts) -> tuple[ASGIApp, Scheduler]:
         app, scheduler = build(parts)
         return Beside(app, Stub().application()), scheduler
 
-    application.build = with_stub
+    server.build = with_stub
     return __main__.main()
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 from local_workspace.errors import ApiError, WorkspaceError
-from local_workspace.services.stub import ScriptedError, read_stub, stub_of
+from local_workspace.services.serving import model_of, read_model
 
 SUB = {
     "rules": [
@@ -33,7 +33,7 @@ SUB = {
 
 
 def test_the_first_rule_wins_and_names_its_groups() -> None:
-    stub = stub_of({"sub": SUB}, "s.json")
+    stub = model_of({"sub": SUB}, "s.json")
     assert stub.answer("see\nrow 17 and label x").text == "it is 17"
     assert json.loads(stub.answer("label red").text) == {"label": "red", "sure": True, "also": ["red!"]}
     assert stub.answer("else").text == "hm"
@@ -42,9 +42,9 @@ def test_the_first_rule_wins_and_names_its_groups() -> None:
 
 
 def test_failures_end_or_do_not() -> None:
-    stub = stub_of({"sub": SUB}, "s.json")
+    stub = model_of({"sub": SUB}, "s.json")
     for _ in range(2):
-        with pytest.raises(ScriptedError) as busy:
+        with pytest.raises(ApiError) as busy:
             stub.answer("busy row 1")
         assert (busy.value.status, busy.value.code, busy.value.retry_after) == (
             429,
@@ -53,18 +53,18 @@ def test_failures_end_or_do_not() -> None:
         )
     assert stub.answer("busy row 1").text == "it is 1"
     for _ in range(5):
-        with pytest.raises(ScriptedError, match=r"Asked for by the script s\.json"):
+        with pytest.raises(ApiError, match=r"Asked for by the script s\.json"):
             stub.answer("broken")
 
 
 def test_without_a_rule_the_prompt_is_named() -> None:
     with pytest.raises(ApiError, match=r"s\.json: no rule .* matches 'what'.*otherwise"):
-        stub_of({"sub": {"rules": []}}, "s.json").answer("what")
+        model_of({"sub": {"rules": []}}, "s.json").answer("what")
 
 
 @given(st.text(max_size=60))
 def test_answers_depend_on_the_prompt_alone(prompt: str) -> None:
-    stub = stub_of({"sub": {"rules": [{"match": "(.*)", "text": r"<\1>"}]}}, "s.json")
+    stub = model_of({"sub": {"rules": [{"match": "(.*)", "text": r"<\1>"}]}}, "s.json")
     assert stub.answer(prompt) == stub.answer(prompt)
     assert stub.answer(prompt).text == f"<{prompt}>"
 
@@ -94,7 +94,7 @@ def test_a_malformed_stub_is_refused_at_the_start(tmp_path: Path, sub: Any, plac
     file = tmp_path / "s.json"
     file.write_text(json.dumps({"sub": sub}))
     with pytest.raises(WorkspaceError, match=place) as caught:
-        read_stub(f"scripted:{file}")
+        read_model(f"scripted:{file}")
     assert str(file) in str(caught.value)
     assert '"rules": [{"match": REGEX' in str(caught.value)
 

@@ -11,12 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_workspace.errors import ApiError
-from local_workspace.faults import FaultBoard, FaultRule
-from local_workspace.jobs import verdict
-from local_workspace.jobs.failure import explain
-from local_workspace.jobs.logfile import LogWriter, read_log
-from local_workspace.jobs.process import started_at
-from local_workspace.jobs.records import Ending, Run, TaskRun
+from local_workspace.faults import FaultControl, FaultRule
+from local_workspace.jobs import model
+from local_workspace.jobs.model import Ending, Run, TaskRun
+from local_workspace.jobs.process import LogWriter, explain, read_log, started_at
 from local_workspace.layout import inside
 from local_workspace.server import _listen
 
@@ -50,7 +48,7 @@ def test_what_a_failure_says() -> None:
 
 
 def ended(result: str) -> Ending:
-    return verdict.SUCCESS if result == "SUCCESS" else verdict.failed("RUN_EXECUTION_ERROR", "m")
+    return model.SUCCESS if result == "SUCCESS" else model.failed("RUN_EXECUTION_ERROR", "m")
 
 
 def run_of(*results: str, stop: str | None = None, leaf_depends: bool = True) -> Run:
@@ -68,16 +66,16 @@ def run_of(*results: str, stop: str | None = None, leaf_depends: bool = True) ->
 
 
 def test_the_ending_of_a_run() -> None:
-    assert verdict.run_ending(run_of("SUCCESS", "SUCCESS")) == verdict.SUCCESS
-    assert verdict.run_ending(run_of("FAILED", "SUCCESS")).result == "SUCCESS_WITH_FAILURES"
-    failed = verdict.run_ending(run_of("SUCCESS", "FAILED"))
+    assert model.run_ending(run_of("SUCCESS", "SUCCESS")) == model.SUCCESS
+    assert model.run_ending(run_of("FAILED", "SUCCESS")).result == "SUCCESS_WITH_FAILURES"
+    failed = model.run_ending(run_of("SUCCESS", "FAILED"))
     assert (failed.life, failed.result, failed.message) == (
         "INTERNAL_ERROR",
         "FAILED",
         "Task 1 failed with message: m.",
     )
     late = run_of("SUCCESS")  # completion may win over a cancel
-    assert verdict.run_ending(replace(late, stop="cancel")) == verdict.SUCCESS
+    assert model.run_ending(replace(late, stop="cancel")) == model.SUCCESS
     run = run_of("FAILED", leaf_depends=False)
     assert Run.from_json(run.to_json()) == run
 
@@ -87,12 +85,12 @@ def test_a_task_that_its_condition_excludes_does_no_harm() -> None:
     handler = replace(
         second, life="BLOCKED", ending=None, spec={**second.spec, "run_if": "AT_LEAST_ONE_FAILED"}
     )
-    fate = verdict.unblocked(handler, {"0": first})
-    assert fate == verdict.EXCLUDED
+    fate = model.unblocked(handler, {"0": first})
+    assert fate == model.EXCLUDED
     run = replace(run_of("SUCCESS"), tasks=(first, replace(handler, life="SKIPPED", ending=fate)))
-    assert verdict.run_ending(run) == verdict.SUCCESS
+    assert model.run_ending(run) == model.SUCCESS
     third = replace(second, life="BLOCKED", ending=None, spec={"depends_on": [{"task_key": "1"}]})
-    assert verdict.unblocked(third, {"1": run.tasks[1]}) == verdict.EXCLUDED
+    assert model.unblocked(third, {"1": run.tasks[1]}) == model.EXCLUDED
 
 
 def test_rules_match_by_every_field() -> None:
@@ -101,9 +99,9 @@ def test_rules_match_by_every_field() -> None:
     assert not rule.matches("GET", "/a/b", "UPDATE t SET x")
     assert not rule.matches("POST", "/b/a", "UPDATE t SET x")
     assert not rule.matches("POST", "/a", None)
-    board = FaultBoard()
-    board.add([FaultRule(action="drop", skip=1, times=1), FaultRule(action="hold", times=1)])
-    assert [hit.action if (hit := board.strike("GET", "/", None)) else None for _ in range(3)] == [
+    control = FaultControl()
+    control.add([FaultRule(action="drop", skip=1, times=1), FaultRule(action="hold", times=1)])
+    assert [hit.action if (hit := control.next_fault("GET", "/", None)) else None for _ in range(3)] == [
         "hold",
         "drop",
         None,

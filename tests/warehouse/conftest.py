@@ -43,7 +43,7 @@ class Server:
 
     def __init__(self, engine: Engine) -> None:
         import uvicorn
-        from local_workspace.warehouse import routes
+        from local_workspace.warehouse.protocol import routes
         from starlette.applications import Starlette
 
         config = uvicorn.Config(Starlette(routes=routes(engine)), port=0, log_level="error", lifespan="off")

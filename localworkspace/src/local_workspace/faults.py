@@ -1,4 +1,4 @@
-"""Fault control: rules that say which requests go wrong, and how; requests held; the request log."""
+"""Fault control: rules for which requests fail and how, held requests, the request log, and its API."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ import itertools
 import re
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from local_workspace.errors import invalid
+from starlette.requests import Request
+from starlette.routing import Route
+
+from local_workspace.errors import invalid, missing
+from local_workspace.http import Json, async_route, parse
 
 Action = Literal["status", "drop", "delay", "hold"]
 ACTIONS: tuple[Action, ...] = ("status", "drop", "delay", "hold")
 LOG_SIZE = 10_000
+# Where the handler of a model call leaves the digest of its prompt in the ASGI scope, for the request log.
+PROMPT_DIGEST = "local_workspace.prompt_sha256"
 LOG_CHARS = 64_000_000  # of SQL text, which may be large: a statement can carry thousands of rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaultRule:
-    """One fault. Of the requests that match, the first `skip` pass, the next `times` go wrong.
+    """One fault. Of the requests that match, the first `skip` pass and the next `times` fail.
 
     `path` and `sql` are regular expressions, searched for anywhere; an absent one matches every request.
     `after_effect`: the real handler runs first, and only its reply is tampered with. Seconds for times.
@@ -39,7 +45,7 @@ class FaultRule:
     skip: int = 0
 
     def matches(self, method: str, path: str, sql: str | None) -> bool:
-        """Whether a request is of this rule's kind."""
+        """Return whether the rule applies to a request."""
         return (
             self.method.upper() in {"", method}
             and (not self.path or re.search(self.path, path) is not None)
@@ -75,8 +81,8 @@ class _Count:
 
 
 @dataclass(kw_only=True)
-class Held:
-    """A request that waits to be let go. `drop`: cut its connection instead of going on."""
+class HeldRequest:
+    """A request that waits for its release. `drop`: abort its connection instead of going on."""
 
     id: int
     method: str
@@ -94,7 +100,7 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logged:
+class LogEntry:
     """One served request: no headers, no body, no query. `status` 0: no reply was sent. Times in ms.
 
     `prompt_sha256` is the digest of a model call's prompt: enough to count prompts, without their text.
@@ -111,18 +117,18 @@ class Logged:
     prompt_sha256: str | None = None
 
 
-class FaultBoard:
-    """Everything that the fault control knows. Used from the event loop only, save for the log."""
+class FaultControl:
+    """Rules in force, requests held, requests served. Safe for threads, save for `held`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._counts: dict[int, _Count] = {}
-        self.held: dict[int, Held] = {}
-        self.log: deque[Logged] = deque()
+        self.held: dict[int, HeldRequest] = {}
+        self.log: deque[LogEntry] = deque()
         self._logged_chars = 0
 
-    def record(self, entry: Logged) -> None:
+    def record(self, entry: LogEntry) -> None:
         """Add a request to the log; the oldest go when it is full."""
         with self._lock:
             self._logged_chars += len(entry.sql or "")
@@ -130,21 +136,21 @@ class FaultBoard:
             while len(self.log) > LOG_SIZE or self._logged_chars > LOG_CHARS:
                 self._logged_chars -= len(self.log.popleft().sql or "")
 
-    def forget(self) -> None:
+    def clear_log(self) -> None:
         """Empty the log."""
         with self._lock:
             self.log.clear()
             self._logged_chars = 0
 
     def add(self, rules: list[FaultRule]) -> list[dict[str, Any]]:
-        """Put rules in force, after those already there; returns them with their ids."""
+        """Add rules after those already in force; return all with their ids."""
         with self._lock:
             for rule in rules:
                 self._counts[next(self._ids)] = _Count(rule)
         return self.rules()
 
     def rules(self) -> list[dict[str, Any]]:
-        """All rules, with how many requests each has seen and hit."""
+        """All rules, with how many requests each has matched and made to fail."""
         with self._lock:
             return [
                 {"id": number, **asdict(count.rule), "seen": count.seen, "fired": count.fired}
@@ -152,12 +158,12 @@ class FaultBoard:
             ]
 
     def clear(self) -> None:
-        """Take all rules out of force. Held requests stay held."""
+        """Remove all rules. Held requests stay held."""
         with self._lock:
             self._counts.clear()
 
-    def strike(self, method: str, path: str, sql: str | None) -> FaultRule | None:
-        """The rule that hits this request, if any; counts it. The first rule that has hits left wins."""
+    def next_fault(self, method: str, path: str, sql: str | None) -> FaultRule | None:
+        """Return the first rule that applies to this request and has hits left, and count it; else None."""
         with self._lock:
             for count in self._counts.values():
                 if not count.rule.matches(method, path, sql):
@@ -168,9 +174,9 @@ class FaultBoard:
                     return count.rule
         return None
 
-    def hold(self, rule: FaultRule, method: str, path: str, sql: str | None, now_ms: int) -> Held:
+    def hold(self, rule: FaultRule, method: str, path: str, sql: str | None, now_ms: int) -> HeldRequest:
         """Register a request as held."""
-        held = Held(
+        held = HeldRequest(
             id=next(self._ids),
             method=method,
             path=path,
@@ -180,3 +186,48 @@ class FaultBoard:
         )
         self.held[held.id] = held
         return held
+
+
+def control_routes(control: FaultControl) -> list[Route]:
+    """The fault control's own API, below `/_local/`. Its handlers run on the event loop."""
+
+    async def list_rules(_request: Request) -> Json:
+        return {"rules": control.rules()}
+
+    async def add_rules(request: Request) -> Json:
+        body = (await parse(request)).body
+        documents = body["rules"] if isinstance(body.get("rules"), list) else [body]
+        return {"rules": control.add([FaultRule.parse(document) for document in documents])}
+
+    async def clear_rules(_request: Request) -> Json:
+        control.clear()
+        return {"rules": []}
+
+    async def list_held(_request: Request) -> Json:
+        return {"held": [item.document() for item in control.held.values()]}
+
+    async def release(request: Request) -> Json:
+        item = control.held.get(request.path_params["id"])
+        if item is None:
+            raise missing(f"No request is held under the id {request.path_params['id']}")
+        item.drop = (await parse(request)).flag("drop")
+        item.released.set()
+        return {}
+
+    async def list_requests(_request: Request) -> Json:
+        return {"requests": [vars(entry) for entry in list(control.log)]}
+
+    async def clear_requests(_request: Request) -> Json:
+        control.clear_log()
+        return {"requests": []}
+
+    table: list[tuple[str, str, Callable[[Request], Awaitable[Json]]]] = [
+        ("GET", "/_local/faults", list_rules),
+        ("POST", "/_local/faults", add_rules),
+        ("DELETE", "/_local/faults", clear_rules),
+        ("GET", "/_local/held", list_held),
+        ("POST", "/_local/held/{id:int}/release", release),
+        ("GET", "/_local/requests", list_requests),
+        ("DELETE", "/_local/requests", clear_requests),
+    ]
+    return [async_route(method, path, handler) for method, path, handler in table]

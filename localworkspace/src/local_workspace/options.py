@@ -14,6 +14,8 @@ EngineKind = Literal["sail", "spark"]
 
 DEFAULT_MAX_PROCESSES = 4
 WAREHOUSE_ID = "local"
+# The one user, of REST and SQL alike.
+USER = "local@workspace.localhost"
 HTTP_PATH = f"/sql/1.0/warehouses/{WAREHOUSE_ID}"
 _CATALOG = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 

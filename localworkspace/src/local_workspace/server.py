@@ -1,44 +1,34 @@
-"""The server process of a local workspace: from options to a listening socket, and back."""
+"""The server process of a local workspace: engine, services, listening socket, and their end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import socket
+import sys
 import threading
+import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from local_workspace.errors import WorkspaceError
+from local_workspace.errors import ApiError, WorkspaceError
 from local_workspace.layout import Layout
-from local_workspace.options import HTTP_PATH, WorkspaceInfo, WorkspaceOptions
+from local_workspace.options import HTTP_PATH, USER, WAREHOUSE_ID, WorkspaceInfo, WorkspaceOptions
 
 if TYPE_CHECKING:
-    from local_workspace.seam import SqlEngine
+    from starlette.routing import Route
+    from starlette.types import ASGIApp
 
-EngineFactory = Callable[[WorkspaceOptions], "SqlEngine"]
-
-
-def embedded_engine(options: WorkspaceOptions) -> SqlEngine:
-    """The engine that the options name, not started. Raises WorkspaceError when it cannot be had."""
-    from local_workspace.engine import EngineError, EngineOptions, create_engine
-
-    try:
-        engine: SqlEngine = create_engine(
-            EngineOptions(root=options.root, catalogs=options.catalogs, kind=options.engine)
-        )
-    except EngineError as error:
-        raise WorkspaceError(error.message) from error
-    return engine
+    from local_workspace.engine import Engine
+    from local_workspace.jobs.scheduler import Scheduler
+    from local_workspace.services.serving import ScriptedModel
+    from local_workspace.state import Database
 
 
-def serve(
-    options: WorkspaceOptions,
-    on_ready: Callable[[WorkspaceInfo], None],
-    *,
-    engine_factory: EngineFactory = embedded_engine,
-) -> None:
+def serve(options: WorkspaceOptions, on_ready: Callable[[WorkspaceInfo], None]) -> None:
     """Serve the workspace in the foreground until SIGTERM or SIGINT; main thread only.
 
     `on_ready` is called once, when requests are being answered. On the way out all job processes are ended.
@@ -48,7 +38,7 @@ def serve(
     layout.create()
     with contextlib.closing(layout.lock()):
         layout.clear_uploads()
-        starting = _EngineStart(options, engine_factory)
+        starting = _EngineStart(options)
         try:
             with contextlib.closing(_listen(options.port)) as listener:
                 _run(options, layout, listener, starting, on_ready)
@@ -60,25 +50,32 @@ def serve(
 class _EngineStart:
     """Starts the engine in a thread, while the rest of the server is being imported and set up."""
 
-    def __init__(self, options: WorkspaceOptions, factory: EngineFactory) -> None:
-        self._options, self._factory = options, factory
-        self._engine: SqlEngine | None = None
+    def __init__(self, options: WorkspaceOptions) -> None:
+        self._options = options
+        self._engine: Engine | None = None
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._start, name="engine-start", daemon=True)
         self._thread.start()
 
     def _start(self) -> None:
+        options = self._options
         try:
-            self._engine = self._factory(self._options)
+            from local_workspace.engine import EngineOptions, create_engine
+
+            self._engine = create_engine(
+                EngineOptions(root=options.root, catalogs=options.catalogs, kind=options.engine, user=USER)
+            )
             self._engine.start()
         except Exception as error:  # noqa: BLE001 - raised again, with its reason, by engine()
             self._error = error
 
-    def engine(self) -> SqlEngine:
+    def engine(self) -> Engine:
         """The running engine. Raises WorkspaceError when it did not start."""
+        from local_workspace.engine import EngineError
+
         self._thread.join()
-        if isinstance(self._error, WorkspaceError):
-            raise self._error
+        if isinstance(self._error, EngineError):
+            raise WorkspaceError(self._error.message) from self._error
         if self._error is not None or self._engine is None:
             raise WorkspaceError(f"the engine did not start: {self._error}") from self._error
         return self._engine
@@ -113,12 +110,12 @@ def _run(
     starting: _EngineStart,
     on_ready: Callable[[WorkspaceInfo], None],
 ) -> None:
-    from local_workspace.application import Parts, build
-    from local_workspace.services.stub import read_stub
+    defer_sdk_package()
+    from local_workspace.http import WorkspaceServer
+    from local_workspace.services.serving import read_model
     from local_workspace.state import Database
-    from local_workspace.wire import server
 
-    stub = read_stub(options.model)
+    model = read_model(options.model)
     with contextlib.closing(Database(layout.private / "state.db")) as database:
         engine = starting.engine()
         info = WorkspaceInfo(
@@ -130,22 +127,119 @@ def _run(
             spark_connect=engine.connect_url,
         )
         parts = Parts(
-            options=options,
-            layout=layout,
-            database=database,
-            engine=engine,
-            stub=stub,
-            host=info.host,
-            token=info.token,
+            options=options, layout=layout, database=database, engine=engine, model=model, info=info
         )
         app, scheduler = build(parts)
+
+        def announce() -> None:
+            layout.write_server_file(info.to_json())
+            on_ready(info)
+
         scheduler.start()
         try:
-            asyncio.run(server(app, lambda: _announce(layout, info, on_ready)).serve([listener]))
+            asyncio.run(WorkspaceServer(app, announce).serve([listener]))
         finally:
             scheduler.close()
 
 
-def _announce(layout: Layout, info: WorkspaceInfo, on_ready: Callable[[WorkspaceInfo], None]) -> None:
-    layout.write_server_file(info.to_json())
-    on_ready(info)
+def defer_sdk_package() -> None:
+    """Let `databricks.sdk.service.…` be imported without `databricks.sdk` itself, until that is needed.
+
+    The package's `__init__` imports all of its 45 services (a second), of which the REST answers need seven.
+    It is executed when a name of its own is asked for.
+    """
+    name = "databricks.sdk"
+    spec = importlib.util.find_spec(name) if name not in sys.modules else None
+    if spec is None or spec.loader is None:
+        return
+    loader = spec.loader
+
+    class Deferred(types.ModuleType):
+        def __getattr__(self, attribute: str) -> Any:
+            if attribute.startswith("__"):
+                raise AttributeError(attribute)
+            object.__setattr__(self, "__class__", types.ModuleType)
+            loader.exec_module(self)
+            return getattr(self, attribute)
+
+    module = importlib.util.module_from_spec(spec)
+    module.__class__ = Deferred
+    sys.modules[name] = module
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the services stand on."""
+
+    options: WorkspaceOptions
+    layout: Layout
+    database: Database
+    engine: Engine
+    model: ScriptedModel | None
+    info: WorkspaceInfo
+
+
+def build(parts: Parts) -> tuple[ASGIApp, Scheduler]:
+    """The ASGI application with all services, and its job scheduler, which is not started yet."""
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from local_workspace.faults import FaultControl, control_routes
+    from local_workspace.http import error_reply
+    from local_workspace.middleware import Authentication, FaultInjection
+
+    async def unknown(request: Request, _error: HTTPException) -> Response:
+        message = f"No API found for '{request.method} {request.url.path}'"
+        return error_reply(ApiError(404, "ENDPOINT_NOT_FOUND", message))
+
+    scheduler, routes = _services(parts)
+    control = FaultControl() if parts.options.allow_faults else None
+    app: ASGIApp = Starlette(
+        routes=[*routes, *(control_routes(control) if control else [])],
+        exception_handlers={404: unknown, 405: unknown},  # type: ignore[dict-item] # narrower than Exception
+    )
+    app = FaultInjection(app, control) if control else app
+    return Authentication(app, parts.info.token), scheduler
+
+
+def _services(parts: Parts) -> tuple[Scheduler, list[Route]]:
+    from local_workspace.jobs.api import JobsService
+    from local_workspace.jobs.launcher import Launcher
+    from local_workspace.jobs.scheduler import Limits, Scheduler
+    from local_workspace.jobs.store import RunStore
+    from local_workspace.services import (
+        files,
+        identity,
+        secrets,
+        serving,
+        statements,
+        unity_catalog,
+        workspace_objects,
+    )
+    from local_workspace.warehouse import protocol
+
+    layout, database, engine, host = parts.layout, parts.database, parts.engine, parts.info.host
+    store = RunStore(database)
+    launcher = Launcher(
+        layout=layout,
+        secret=database.secret,
+        host=host,
+        token=parts.info.token,
+        spark_remote=engine.connect_url_of,
+    )
+    limits = Limits(processes=parts.options.max_processes)
+    scheduler = Scheduler(store, layout.runs, launcher.prepare, limits, engine.end_job)
+    jobs = JobsService(database=database, store=store, scheduler=scheduler, folder=layout.runs, host=host)
+    return scheduler, [
+        *protocol.routes(engine, WAREHOUSE_ID),
+        *jobs.routes(),
+        *files.routes(layout),
+        *secrets.routes(database),
+        *statements.routes(engine, host),
+        *unity_catalog.routes(engine.catalog, layout, database),
+        *workspace_objects.routes(layout),
+        *identity.routes(database, host),
+        *serving.routes(parts.model),
+    ]

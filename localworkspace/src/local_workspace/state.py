@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,11 @@ CREATE TABLE IF NOT EXISTS volumes (full_name TEXT PRIMARY KEY, doc TEXT NOT NUL
 """
 
 Row = tuple[Any, ...]
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return int(time.time() * 1000)
 
 
 class Database:

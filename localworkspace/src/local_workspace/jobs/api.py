@@ -1,57 +1,91 @@
-"""The Jobs API's functions on runs."""
+"""The Jobs API, versions 2.0 to 2.2: jobs, and their runs."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from local_workspace.errors import invalid
-from local_workspace.jobs import submission, verdict
-from local_workspace.jobs.definitions import JobDefinitions
-from local_workspace.jobs.logfile import read_log
-from local_workspace.jobs.records import Run
+from starlette.routing import Route
+
+from local_workspace.errors import ApiError, invalid
+from local_workspace.http import Call, Json, route
+from local_workspace.jobs import model
+from local_workspace.jobs.documents import (
+    OVERRIDES,
+    RunView,
+    job_parameters,
+    job_settings,
+    submitted_run,
+    task_runs,
+    tasks_of,
+)
+from local_workspace.jobs.model import Run
+from local_workspace.jobs.process import read_log
 from local_workspace.jobs.scheduler import Scheduler
 from local_workspace.jobs.store import Filter, RunStore
-from local_workspace.jobs.views import RunViews
-from local_workspace.state import Database
-from local_workspace.web import Call
+from local_workspace.options import USER
+from local_workspace.state import Database, now_ms
 
-Json = dict[str, Any]
-LARGEST_PAGE = 25
-_PAGE = 20
+if TYPE_CHECKING:
+    from databricks.sdk.service import jobs as shapes
+
+_RUNS_PER_PAGE, _MOST_RUNS_PER_PAGE = 20, 25
+_JOBS_PER_PAGE, _MOST_JOBS_PER_PAGE = 20, 100
+_DEFAULTS: Json = {"name": "Untitled", "max_concurrent_runs": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobsApi:
-    """runs/* and run-now."""
+class JobsService:
+    """The service's functions. `folder` holds the runs' logs, `host` is for links."""
 
     database: Database
     store: RunStore
     scheduler: Scheduler
-    definitions: JobDefinitions
-    views: RunViews
     folder: Path
-    now: Callable[[], int]
+    host: str
 
-    def submit(self, call: Call) -> Json:
-        """`runs/submit`."""
-        tasks = submission.tasks_of(call.body)
-        ids = self.database.new_ids(len(tasks) + 2)
-        run, new = self.store.insert(
-            _token(call), 0, lambda: submission.submitted_run(call.body, ids, self.now())
-        )
+    def routes(self) -> list[Route]:
+        """The routes of `/api/2.x/jobs`."""
+        base = "/api/2.{minor:int}/jobs"
+        return [
+            route("GET", f"{base}/runs/get", self.get_run),
+            route("POST", f"{base}/runs/submit", self.submit),
+            route("GET", f"{base}/runs/list", self.list_runs),
+            route("GET", f"{base}/runs/get-output", self.get_run_output),
+            route("POST", f"{base}/runs/cancel", self.cancel_run),
+            route("POST", f"{base}/runs/cancel-all", self.cancel_all_runs),
+            route("POST", f"{base}/runs/delete", self.delete_run),
+            route("POST", f"{base}/run-now", self.run_now),
+            route("POST", f"{base}/create", self.create_job),
+            route("GET", f"{base}/get", self.get_job),
+            route("GET", f"{base}/list", self.list_jobs),
+            route("POST", f"{base}/reset", self.reset_job),
+            route("POST", f"{base}/update", self.update_job),
+            route("POST", f"{base}/delete", self.delete_job),
+        ]
+
+    # --- runs
+
+    def submit(self, call: Call) -> shapes.SubmitRunResponse:
+        """Start a one-time run."""
+        from databricks.sdk.service import jobs as shapes
+
+        ids = self.database.new_ids(len(tasks_of(call.body)) + 2)
+        run, new = self.store.insert(_token(call), 0, lambda: submitted_run(call.body, ids, now_ms()))
         if new:
             self.scheduler.add(run)
-        return {"run_id": run.run_id}
+        return shapes.SubmitRunResponse(run_id=run.run_id)
 
-    def run_now(self, call: Call) -> Json:
-        """`run-now`."""
+    def run_now(self, call: Call) -> shapes.RunNowResponse:
+        """Start a run of a job."""
+        from databricks.sdk.service import jobs as shapes
+
         job_id = call.number("job_id")
-        settings = self.definitions.settings(job_id)
-        tasks = submission.tasks_of(settings)
+        settings = self._settings(job_id)
+        tasks = tasks_of(settings)
         ids = self.database.new_ids(len(tasks) + 1)
 
         def make() -> Run:
@@ -61,41 +95,42 @@ class JobsApi:
                 name=settings.get("name") or "Untitled",
                 run_type="JOB_RUN",
                 settings={key: value for key, value in settings.items() if key != "tasks"},
-                tasks=submission.task_runs(tasks, ids[1:]),
-                start_time=self.now(),
+                tasks=task_runs(tasks, ids[1:]),
+                start_time=now_ms(),
                 number_in_job=self.store.count(job_id) + 1,
-                parameters=submission.job_parameters(settings, call.body.get("job_parameters")),
-                overrides={name: call.body[name] for name in submission.OVERRIDES if call.body.get(name)},
+                parameters=job_parameters(settings, call.body.get("job_parameters")),
+                overrides={name: call.body[name] for name in OVERRIDES if call.body.get(name)},
             )
-            return self._admitted(run, call)
+            return self._admit(run, call)
 
         run, new = self.store.insert(_token(call), job_id, make)
         if new and run.active:
             self.scheduler.add(run)
-        return {"run_id": run.run_id, "number_in_job": run.number_in_job}
+        return shapes.RunNowResponse(run_id=run.run_id, number_in_job=run.number_in_job)
 
-    def _admitted(self, run: Run, call: Call) -> Run:
-        """Queued, or skipped, when the job has no room. API 2.2 queues by default."""
+    def _admit(self, run: Run, call: Call) -> Run:
+        """Queue or skip the run where the job has no room. API 2.2 queues by default."""
         most = int(run.settings.get("max_concurrent_runs") or 1)
         if self.scheduler.active_runs(run.job_id) < most:
             return run
         queue = call.body.get("queue") or run.settings.get("queue") or {"enabled": True}
         if queue.get("enabled"):
             return replace(run, held=True)
-        now = self.now()
-        tasks = tuple(
-            replace(task, life=verdict.TOO_MANY.life, ending=verdict.TOO_MANY, end_time=now)
-            for task in run.tasks
-        )
-        return replace(run, tasks=tasks, ending=verdict.TOO_MANY, end_time=now)
+        ending, now = model.TOO_MANY, now_ms()
+        tasks = tuple(replace(task, life=ending.life, ending=ending, end_time=now) for task in run.tasks)
+        return replace(run, tasks=tasks, ending=ending, end_time=now)
 
-    def get(self, call: Call) -> Json:
-        """`runs/get`, by a run's or a task run's id."""
+    def get_run(self, call: Call) -> shapes.Run:
+        """A run, by its own id or by a task run's."""
+        from databricks.sdk.service import jobs as shapes
+
         run = self.store.get(call.number("run_id"))
-        return self.views.run(run, self.now(), offset=call.number("page_token", 0))
+        return self._view().run(shapes.Run, run, offset=call.number("page_token", 0))
 
-    def get_output(self, call: Call) -> Json:
-        """`runs/get-output`."""
+    def get_run_output(self, call: Call) -> shapes.RunOutput:
+        """The log and the error of a task run, or of a run with one task."""
+        from databricks.sdk.service import jobs as shapes
+
         run_id = call.number("run_id")
         run = self.store.get(run_id)
         if run.run_id == run_id and len(run.tasks) > 1:
@@ -105,53 +140,148 @@ class JobsApi:
             )
         task = next((item for item in run.tasks if item.run_id == run_id), run.tasks[0])
         logs, truncated = read_log(self.folder / str(task.run_id))
-        output: Json = {"metadata": self.views.task_run(run, task, self.now())}
-        output |= {"logs": logs, "logs_truncated": truncated}
-        if task.ending and task.ending.error:
-            output["error"] = task.ending.error
-        if task.ending and task.ending.error_trace:
-            output["error_trace"] = task.ending.error_trace
-        return output
+        return shapes.RunOutput(
+            metadata=self._view().task_run(run, task),
+            logs=logs,
+            logs_truncated=truncated,
+            error=task.ending.error if task.ending else None,
+            error_trace=task.ending.error_trace if task.ending else None,
+        )
 
-    def cancel(self, call: Call) -> Json:
-        """`runs/cancel`: asynchronous; a run that is over stays as it is."""
+    def cancel_run(self, call: Call) -> None:
+        """Ask for the end of a run; one that is over stays as it is."""
         self.scheduler.cancel(self.store.get(call.number("run_id")).run_id)
-        return {}
 
-    def cancel_all(self, call: Call) -> Json:
-        """`runs/cancel-all` of one job, or of everything queued or running."""
+    def cancel_all_runs(self, call: Call) -> None:
+        """Ask for the end of all runs of one job, or of everything queued or running."""
         job_id = call.number("job_id", 0)
         for run in self.store.active():
             if job_id in {0, run.job_id}:
                 self.scheduler.cancel(run.run_id)
-        return {}
 
-    def delete(self, call: Call) -> Json:
-        """`runs/delete` of a run that is over."""
+    def delete_run(self, call: Call) -> None:
+        """Delete a run that is over, with its logs."""
         run = self.store.get(call.number("run_id"))
         self.store.delete(run)
         for task in run.tasks:
             shutil.rmtree(self.folder / str(task.run_id), ignore_errors=True)
-        return {}
 
-    def list(self, call: Call) -> Json:
-        """`runs/list`, newest first."""
-        limit = call.number("limit", _PAGE) or _PAGE
-        if not 1 <= limit <= LARGEST_PAGE:
-            raise invalid(f"limit must be between 1 and {LARGEST_PAGE}, got {limit}")
+    def list_runs(self, call: Call) -> shapes.ListRunsResponse:
+        """Runs, newest first."""
+        from databricks.sdk.service import jobs as shapes
+
+        limit = _limit(call, _RUNS_PER_PAGE, _MOST_RUNS_PER_PAGE)
         wanted = _filter(call)
         found = self.store.list(wanted, limit + 1)
-        backwards = wanted.after is not None
-        runs = (found[-limit:] if backwards else found[:limit]) if len(found) > limit else found
-        older = len(found) > limit if not backwards else True
-        newer = len(found) > limit if backwards else wanted.before is not None
-        reply: Json = {"has_more": older}
-        if runs:
-            expand = call.flag("expand_tasks")
-            reply["runs"] = [self.views.run(run, self.now(), tasks=expand) for run in runs]
-            reply |= {"next_page_token": f"older:{runs[-1].run_id}"} if older else {}
-            reply |= {"prev_page_token": f"newer:{runs[0].run_id}"} if newer else {}
-        return reply
+        more, backwards = len(found) > limit, wanted.after is not None
+        if more:
+            found = found[-limit:] if backwards else found[:limit]
+        older = True if backwards else more
+        newer = more if backwards else wanted.before is not None
+        view, expand = self._view(), call.flag("expand_tasks")
+        return shapes.ListRunsResponse(
+            has_more=older,
+            runs=[view.run(shapes.BaseRun, run, tasks=expand) for run in found],
+            next_page_token=f"older:{found[-1].run_id}" if found and older else None,
+            prev_page_token=f"newer:{found[0].run_id}" if found and newer else None,
+        )
+
+    def _view(self) -> RunView:
+        return RunView(host=self.host, now=now_ms())
+
+    # --- jobs
+
+    def create_job(self, call: Call) -> shapes.CreateResponse:
+        """Save a new job."""
+        from databricks.sdk.service import jobs as shapes
+
+        settings = _checked({**_DEFAULTS, **call.body})
+        job_id = self.database.new_ids(1)[0]
+        self.database.run("INSERT INTO jobs VALUES (?, ?, ?)", job_id, now_ms(), json.dumps(settings))
+        return shapes.CreateResponse(job_id=job_id)
+
+    def get_job(self, call: Call) -> shapes.Job:
+        """A job."""
+        from databricks.sdk.service import jobs as shapes
+
+        job_id = call.number("job_id")
+        self._settings(job_id)
+        row = self.database.row("SELECT created_time, settings FROM jobs WHERE job_id = ?", job_id)
+        assert row is not None
+        return shapes.Job(
+            job_id=job_id,
+            created_time=row[0],
+            creator_user_name=USER,
+            run_as_user_name=USER,
+            settings=job_settings(json.loads(row[1])),
+        )
+
+    def list_jobs(self, call: Call) -> shapes.ListJobsResponse:
+        """Jobs, newest first; `name` filters exactly, whatever the case."""
+        from databricks.sdk.service import jobs as shapes
+
+        limit = _limit(call, _JOBS_PER_PAGE, _MOST_JOBS_PER_PAGE)
+        offset = call.number("page_token", 0) if call.query.get("page_token") else call.number("offset", 0)
+        name, expand = call.query.get("name", "").lower(), call.flag("expand_tasks")
+        found = []
+        for job_id, created, text in self.database.rows("SELECT * FROM jobs ORDER BY job_id DESC"):
+            settings = json.loads(text)
+            if not name or str(settings.get("name", "")).lower() == name:
+                found.append((job_id, created, settings))
+        more = offset + limit < len(found)
+        return shapes.ListJobsResponse(
+            has_more=more,
+            next_page_token=str(offset + limit) if more else None,
+            jobs=[
+                shapes.BaseJob(
+                    job_id=job_id,
+                    created_time=created,
+                    creator_user_name=USER,
+                    settings=job_settings(settings if expand else {**settings, "tasks": None}),
+                )
+                for job_id, created, settings in found[offset : offset + limit]
+            ],
+        )
+
+    def reset_job(self, call: Call) -> None:
+        """Replace all settings of a job."""
+        job_id = call.number("job_id")
+        self._settings(job_id)
+        self._save(job_id, {**_DEFAULTS, **call.value("new_settings")})
+
+    def update_job(self, call: Call) -> None:
+        """Replace top-level settings of a job, or remove those of `fields_to_remove`."""
+        job_id = call.number("job_id")
+        settings = self._settings(job_id) | (call.body.get("new_settings") or {})
+        for name in call.body.get("fields_to_remove") or []:
+            settings.pop(name, None)
+        self._save(job_id, settings)
+
+    def delete_job(self, call: Call) -> None:
+        """Delete a job. Its runs stay readable."""
+        job_id = call.number("job_id")
+        self._settings(job_id)
+        self.database.run("DELETE FROM jobs WHERE job_id = ?", job_id)
+
+    def _settings(self, job_id: int) -> Json:
+        """The settings of a job. Raises ApiError (400: "Job N does not exist.")."""
+        found = self.database.row("SELECT settings FROM jobs WHERE job_id = ?", job_id)
+        if found is None:
+            raise ApiError(400, "INVALID_PARAMETER_VALUE", f"Job {job_id} does not exist.")
+        settings: Json = json.loads(found[0])
+        return settings
+
+    def _save(self, job_id: int, settings: Json) -> None:
+        text = json.dumps(_checked(settings))
+        self.database.run("UPDATE jobs SET settings = ? WHERE job_id = ?", text, job_id)
+
+
+def _checked(settings: Json) -> Json:
+    """Settings as they are kept: whole, whatever the API shows of them. Raises ApiError (400)."""
+    job_settings(settings)
+    if settings.get("tasks"):
+        tasks_of(settings)
+    return settings
 
 
 def _token(call: Call) -> str | None:
@@ -161,6 +291,13 @@ def _token(call: Call) -> str | None:
     return token or None
 
 
+def _limit(call: Call, default: int, most: int) -> int:
+    limit = call.number("limit", default) or default
+    if not 1 <= limit <= most:
+        raise invalid(f"limit must be between 1 and {most}, got {limit}")
+    return limit
+
+
 def _filter(call: Call) -> Filter:
     active, completed = call.flag("active_only"), call.flag("completed_only")
     if active and completed:
@@ -168,12 +305,16 @@ def _filter(call: Call) -> Filter:
     direction, _, bound = call.query.get("page_token", "").partition(":")
     if direction and (direction not in {"older", "newer"} or not bound.isdigit()):
         raise invalid("page_token is not one that this API returned")
+
+    def number(name: str) -> Any:
+        return call.number(name) if call.query.get(name) else None
+
     return Filter(
         active=True if active else False if completed else None,
-        job_id=call.number("job_id") if call.query.get("job_id") else None,
+        job_id=number("job_id"),
         run_type=call.query.get("run_type") or None,
-        start_from=call.number("start_time_from") if call.query.get("start_time_from") else None,
-        start_to=call.number("start_time_to") if call.query.get("start_time_to") else None,
+        start_from=number("start_time_from"),
+        start_to=number("start_time_to"),
         before=int(bound) if direction == "older" else None,
         after=int(bound) if direction == "newer" else None,
     )

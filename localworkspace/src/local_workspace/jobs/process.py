@@ -1,29 +1,41 @@
-"""One job process: its own session, its output drained into a log, its time limit, its end."""
+"""One job process: its start, its log, its time limit, its end with all that it started, its error.
+
+Processes that left its process group (daemons) are found by a mark in their environment. Where there is no
+/proc none are found: there a run's end covers its process group only.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
-from local_workspace.jobs.logfile import LogWriter
-from local_workspace.jobs.stragglers import MARK
-
+MARK = "RLM_LOCAL_RUN"
+# "stdout+stderr, last 5 MB" (databricks-sdk 0.156, jobs.RunOutput.logs)
+KEEP = 5 * 1024 * 1024
 Reason = Literal["cancel", "timeout", "shutdown"]
 _CHUNK = 1 << 20
+_HEADER = "Traceback (most recent call last):"
+_CHAINED = (
+    "During handling of the above exception, another exception occurred:",
+    "The above exception was the direct cause of the following exception:",
+)
+_TRACE_LIMIT = 64 * 1024
+_STRAGGLERS_POLL_S = 0.02
 _POLL_S = 0.05  # only where the system cannot signal the end of a process through a descriptor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What to start. `mark` in the environment tells all that it starts in turn from everything else."""
+    """The process to start. `mark` in the environment identifies it and all that it starts."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -33,7 +45,7 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """How the process ended. `stopped` is why we ended it, if we did. Negative exit codes are signals."""
+    """How a process ended. `stopped`: why it was told to end, if it was. Negative exit codes are signals."""
 
     exit_code: int
     stopped: Reason | None
@@ -64,6 +76,60 @@ class StopSwitch:
                 os.close(descriptor)
 
 
+class LogWriter:
+    """A task run's log in bounded disk space: two segments. When the newer is full it replaces the older.
+
+    At most 2 x `keep` bytes in all.
+    """
+
+    def __init__(self, folder: Path, keep: int = KEEP) -> None:
+        self._older, self._newer = folder / "log.0", folder / "log.1"
+        self._keep = keep
+        self._file: BinaryIO = self._newer.open("wb", buffering=0)
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        """Append bytes; they are readable at once."""
+        while data:
+            if self._size >= self._keep:
+                self._file.close()
+                self._newer.replace(self._older)
+                self._file = self._newer.open("wb", buffering=0)
+                self._size = 0
+            part, data = data[: self._keep - self._size], data[self._keep - self._size :]
+            self._file.write(part)
+            self._size += len(part)
+
+    def close(self) -> None:
+        """No more output comes."""
+        self._file.close()
+
+
+def read_log(folder: Path, keep: int = KEEP) -> tuple[str, bool]:
+    """The last `keep` bytes as text, and whether there were more. Bytes that are not UTF-8 become U+FFFD."""
+    whole = b""
+    for _ in range(5):
+        before = _identity(folder)
+        whole = _content(folder / "log.0") + _content(folder / "log.1")
+        if _identity(folder) == before:  # else the segments changed places meanwhile
+            break
+    return whole[-keep:].decode("utf-8", "replace"), len(whole) > keep
+
+
+def _identity(folder: Path) -> int | None:
+    try:
+        return (folder / "log.1").stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def start(launch: Launch) -> subprocess.Popen[bytes]:
     """Start the process in a session of its own. Raises OSError when the system refuses."""
     return subprocess.Popen(  # noqa: S603 - running what was submitted is the purpose
@@ -81,14 +147,14 @@ def start(launch: Launch) -> subprocess.Popen[bytes]:
 def supervise(
     process: subprocess.Popen[bytes], log: LogWriter, switch: StopSwitch, *, timeout_s: float, grace_s: float
 ) -> Finished:
-    """Drain and watch a process until it is over; then end what it left behind in its group.
+    """Drain a process's output until it is over; then end what it left behind in its group.
 
     `timeout_s` 0 is none. A stop is SIGTERM to the group, `grace_s` later SIGKILL.
     """
-    return _Watch(process, log, switch, timeout_s, grace_s).run()
+    return _Supervisor(process, log, switch, timeout_s, grace_s).run()
 
 
-class _Watch:
+class _Supervisor:
     def __init__(
         self,
         process: subprocess.Popen[bytes],
@@ -108,10 +174,10 @@ class _Watch:
         os.set_blocking(self._output, False)
         pidfd = _pidfd(self._process.pid)
         with selectors.DefaultSelector() as selector:
-            for watched in (self._output, self._switch.fileno(), *([pidfd] if pidfd is not None else [])):
-                selector.register(watched, selectors.EVENT_READ)
-            while not _over(self._process.pid):
-                self._turn(selector, polling=pidfd is None)
+            for source in (self._output, self._switch.fileno(), *([pidfd] if pidfd is not None else [])):
+                selector.register(source, selectors.EVENT_READ)
+            while not _has_ended(self._process.pid):
+                self._wait_once(selector, polling=pidfd is None)
         if pidfd is not None:
             os.close(pidfd)
         # Not reaped yet, so its number cannot have become another process's group.
@@ -122,8 +188,8 @@ class _Watch:
         self._process.stdout.close()
         return Finished(exit_code=exit_code, stopped=self._stopped)
 
-    def _turn(self, selector: selectors.BaseSelector, *, polling: bool) -> None:
-        events = {key.fd for key, _ in selector.select(self._patience(polling))}
+    def _wait_once(self, selector: selectors.BaseSelector, *, polling: bool) -> None:
+        events = {key.fd for key, _ in selector.select(self._wait_limit(polling))}
         if self._output in events and not self._drain():
             selector.unregister(self._output)
         if self._switch.fileno() in events:
@@ -138,16 +204,16 @@ class _Watch:
             self._kill_at = now + self._grace_s
             signal_group(self._process.pid, signal.SIGKILL)
 
-    def _patience(self, polling: bool) -> float | None:
+    def _wait_limit(self, polling: bool) -> float | None:
         """Seconds until something is due by the clock."""
         due = self._kill_at if self._stopped else self._deadline
-        patience = None if due is None else max(0.0, due - time.monotonic())
+        limit = None if due is None else max(0.0, due - time.monotonic())
         if polling:
-            return _POLL_S if patience is None else min(_POLL_S, patience)
-        return patience
+            return _POLL_S if limit is None else min(_POLL_S, limit)
+        return limit
 
     def _drain(self) -> bool:
-        """Copy what is there, at most a few chunks; False when the output has ended."""
+        """Copy the output that is there, at most a few chunks; False when the output has ended."""
         for _ in range(16):
             try:
                 data = os.read(self._output, _CHUNK)
@@ -166,8 +232,8 @@ def _pidfd(pid: int) -> int | None:
         return None
 
 
-def _over(pid: int) -> bool:
-    """Whether our child has ended; it is left unreaped."""
+def _has_ended(pid: int) -> bool:
+    """Return whether our child has ended; it is left unreaped."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
@@ -193,3 +259,82 @@ def started_at(pid: int) -> str | None:
     command = ["ps", "-o", "lstart=", "-p", str(pid)]  # systems without /proc
     asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - constant
     return asked.stdout.strip() or None
+
+
+def end_stragglers(mark: str, grace_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Send SIGTERM to all processes that carry the mark, wait up to `grace_s` seconds, then send SIGKILL.
+
+    The wait matters: the executor harness has a process that writes the result when the program was killed.
+    """
+    signalled: set[int] = set()
+    deadline = time.monotonic() + grace_s
+    while left := _marked(mark):
+        expired = time.monotonic() >= deadline
+        for pid in left if expired else left - signalled:
+            _signal(pid, mark, signal.SIGKILL if expired else signal.SIGTERM)
+        signalled |= left
+        sleep(_STRAGGLERS_POLL_S)
+
+
+def _marked(mark: str) -> set[int]:
+    try:
+        names = os.listdir("/proc")  # noqa: PTH208 - names only, and fast
+    except OSError:
+        return set()
+    return {int(name) for name in names if name.isdigit() and _carries(int(name), mark)}
+
+
+def _carries(pid: int, mark: str) -> bool:
+    """Return whether a process other than this one has the mark. One that has ended has no environment."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # ended meanwhile, or somebody else's
+        return False
+    return f"{MARK}={mark}".encode() in environment.split(b"\0") and pid != os.getpid()
+
+
+def _signal(pid: int, mark: str, number: int) -> None:
+    """Signal one process, surely that one: its number may be another's by now."""
+    with contextlib.suppress(OSError, AttributeError):
+        handle = os.pidfd_open(pid)
+        try:
+            if _carries(pid, mark):
+                signal.pidfd_send_signal(handle, number)
+        finally:
+            os.close(handle)
+
+
+def explain(exit_code: int, log: str) -> tuple[str, str | None]:
+    """`(error, error_trace)`: the exception's line and the traceback, as far as the output has them.
+
+    `exit_code` is negative for a signal, as in subprocess.
+    """
+    if exit_code < 0:
+        return f"The Python process was ended by {_signal_name(-exit_code)}", None
+    start = log.rfind(_HEADER)
+    if start < 0 or exit_code != 1:
+        # sys.exit(n) prints no traceback; what an interpreter says for exit code 1 is a traceback.
+        return f"SystemExit: {exit_code}", None
+    trace = _whole_chain(log, start)
+    lines = log[start:].splitlines()
+    error = next((line for line in lines[1:] if line and not re.match(r"\s|[|+]", line)), lines[-1])
+    return error.strip(), trace[-_TRACE_LIMIT:]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} (exit code {128 + number})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def _whole_chain(log: str, start: int) -> str:
+    """From the first traceback of a chain of exceptions; `start` is where the last one begins."""
+    while True:
+        before = log[:start].rstrip()
+        if not before.endswith(_CHAINED):
+            return log[start:]
+        earlier = before.rfind(_HEADER)
+        if earlier < 0:
+            return log[start:]
+        start = earlier

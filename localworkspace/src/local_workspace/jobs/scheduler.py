@@ -1,4 +1,4 @@
-"""The thread that moves runs on: starts what may start, stops what must stop, ends what is over."""
+"""The scheduler of job runs: it starts the tasks that may start, stops runs, and settles those that ended."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import contextlib
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from local_workspace.jobs import verdict
-from local_workspace.jobs.failure import explain
-from local_workspace.jobs.logfile import LogWriter, read_log
+from local_workspace.jobs import model
+from local_workspace.jobs.model import FINAL, WAITING, Ending, Run, TaskRun
 from local_workspace.jobs.process import (
     Finished,
     Launch,
+    LogWriter,
     Reason,
     StopSwitch,
+    end_stragglers,
+    explain,
+    read_log,
     signal_group,
     start,
     started_at,
     supervise,
 )
-from local_workspace.jobs.records import FINAL, WAITING, Ending, Run, TaskRun
 from local_workspace.jobs.store import RunStore
-from local_workspace.jobs.stragglers import end_stragglers
+from local_workspace.state import now_ms
 
-_TICK_S = 0.5  # how late a whole run's time limit may be noticed when nothing else happens
+_TICK_S = 0.5  # the longest delay in noticing a whole run's time limit
 
 
 class TaskRefusedError(Exception):
@@ -45,14 +46,14 @@ Prepare = Callable[[Run, TaskRun, Path], Launch]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much runs at once, and how long a process may take to obey SIGTERM (seconds)."""
+    """How many processes run at once, and how many seconds a process may take to obey SIGTERM."""
 
     processes: int
     grace_s: float = 5.0
 
 
 class Scheduler:
-    """Owns all active runs. Whatever it decides is saved before it is acted on or seen."""
+    """Owns all active runs. A decision is saved before it is carried out or shown."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class Scheduler:
         self._thread = threading.Thread(target=self._loop, name="job-scheduler", daemon=True)
 
     def start(self) -> None:
-        """Settle what a stopped server left active, then begin."""
+        """Settle the runs that a stopped server left active, then begin."""
         for run in self._store.active():
             for task in run.tasks:
                 self._end_leftover(task)
@@ -80,7 +81,7 @@ class Scheduler:
         self._thread.start()
 
     def _end_leftover(self, task: TaskRun) -> None:
-        """Kill what outlived its server of a task: its group only if it is still that very process."""
+        """Kill what outlived its server of a task: the group only if its leader is still that process."""
         if task.pid is None or task.pid_started is None or task.life in FINAL:
             return
         if started_at(task.pid) == task.pid_started:
@@ -88,13 +89,13 @@ class Scheduler:
         end_stragglers(str(self._folder / str(task.run_id)), self._limits.grace_s)
 
     def add(self, run: Run) -> None:
-        """Take a saved run over."""
+        """Take charge of a saved run."""
         with self._changed:
             self._runs[run.run_id] = run
             self._changed.notify()
 
     def cancel(self, run_id: int) -> None:
-        """Ask for the end of a run; returns at once. A run that is over stays as it is."""
+        """Request the end of a run; return at once. A run that is over stays as it is."""
         with self._changed:
             run = self._runs.get(run_id)
             if run is not None and run.stop is None:
@@ -133,9 +134,7 @@ class Scheduler:
         try:
             self._advance(run)
         except Exception as error:  # noqa: BLE001 - the reason becomes the run's
-            message = f"{type(error).__name__}: {error}"
-            ending = verdict.failed("INTERNAL_ERROR", message, kind="INTERNAL_ERROR")
-            self._put(replace(self._runs[run.run_id], ending=ending, end_time=_now()))
+            self._put(replace(self._runs[run.run_id], ending=_defect(error), end_time=now_ms()))
 
     def _timed(self) -> bool:
         return any(run.timeout_seconds for run in self._runs.values())
@@ -149,50 +148,50 @@ class Scheduler:
             self._runs.pop(run.run_id, None)
 
     def _advance(self, run: Run) -> None:
-        """Everything that can be decided about one run now. Called with the lock held."""
+        """Make every decision about one run that is due. Called with the lock held."""
         self._release(run)
         run = self._runs[run.run_id]
-        late = run.timeout_seconds and _now() - run.start_time >= run.timeout_seconds * 1000
-        if late and run.stop is None:
+        expired = run.timeout_seconds and now_ms() - run.start_time >= run.timeout_seconds * 1000
+        if expired and run.stop is None:
             self._put(replace(run, stop="timeout"))
             run = self._runs[run.run_id]
         for task in run.tasks:
             if run.stop is not None:
                 self._stop(run.run_id, task)
             elif not run.held:
-                self._move(run.run_id, task)
+                self._start_if_ready(run.run_id, task)
         run = self._runs[run.run_id]
         if all(task.life in FINAL for task in run.tasks):
-            self._put(replace(run, ending=verdict.run_ending(run), end_time=_now()))
+            self._put(replace(run, ending=model.run_ending(run), end_time=now_ms()))
             self._changed.notify()
 
     def _release(self, run: Run) -> None:
-        """Let a queued run of a job go when the job has room."""
+        """Release a queued run when its job has room."""
         if not run.held:
             return
         most = int(run.settings.get("max_concurrent_runs") or 1)
-        ahead = [r for r in self._runs.values() if r.job_id == run.job_id and not r.held]
-        if len(ahead) < most:
+        running = sum(r.job_id == run.job_id and not r.held for r in self._runs.values())
+        if running < most:
             self._put(replace(run, held=False))
 
     def _stop(self, run_id: int, task: TaskRun) -> None:
         run = self._runs[run_id]
-        if task.run_id in self._switches:  # its process runs, or is about to: the worker says when it is over
+        if task.run_id in self._switches:  # its process runs, or is about to: the worker reports its end
             if task.life != "TERMINATING":
                 self._set(run_id, replace(task, life="TERMINATING"))
             self._switches[task.run_id].throw("cancel" if run.stop == "cancel" else "timeout")
         elif task.life in WAITING:
-            ending = verdict.CANCELED if run.stop == "cancel" else verdict.TIMED_OUT
-            self._set(run_id, replace(task, life=ending.life, ending=ending, end_time=_now()))
+            ending = model.CANCELED if run.stop == "cancel" else model.TIMED_OUT
+            self._set(run_id, replace(task, life=ending.life, ending=ending, end_time=now_ms()))
 
-    def _move(self, run_id: int, task: TaskRun) -> None:
+    def _start_if_ready(self, run_id: int, task: TaskRun) -> None:
         if task.life == "BLOCKED":
             keys = {item.task_key: item for item in self._runs[run_id].tasks}
-            fate = verdict.unblocked(task, keys)
-            if isinstance(fate, Ending):
-                self._set(run_id, replace(task, life=fate.life, ending=fate, end_time=_now()))
+            next_state = model.unblocked(task, keys)
+            if isinstance(next_state, Ending):
+                self._set(run_id, replace(task, life=next_state.life, ending=next_state, end_time=now_ms()))
                 self._changed.notify()  # tasks further down may depend on this one
-            if fate != "PENDING":
+            if next_state != "PENDING":
                 return
             task = replace(task, life="PENDING")
             self._set(run_id, task)
@@ -204,7 +203,7 @@ class Scheduler:
             if task.life != "QUEUED":
                 self._set(run_id, replace(task, life="QUEUED"))
             return
-        self._set(run_id, replace(task, life="PENDING", start_time=_now()))
+        self._set(run_id, replace(task, life="PENDING", start_time=now_ms()))
         switch = self._switches[task.run_id] = StopSwitch()
         worker = threading.Thread(
             target=self._work, args=(run_id, task.run_id, switch), name=f"run-{task.run_id}", daemon=True
@@ -240,12 +239,10 @@ class Scheduler:
         except TaskRefusedError as refused:
             ending = refused.ending
         except Exception as error:  # noqa: BLE001 - a defect of ours must end the run, with its reason
-            ending = verdict.failed(
-                "INTERNAL_ERROR", f"{type(error).__name__}: {error}", kind="INTERNAL_ERROR"
-            )
+            ending = _defect(error)
         shutil.rmtree(self._folder / str(task_run_id) / "work", ignore_errors=True)
         with self._changed:
-            self._update(run_id, task_run_id, life=ending.life, ending=ending, end_time=_now())
+            self._update(run_id, task_run_id, life=ending.life, ending=ending, end_time=now_ms())
             del self._switches[task_run_id]
             self._workers.discard(threading.current_thread())
             switch.close()
@@ -266,7 +263,7 @@ class Scheduler:
                 run_id,
                 task_run_id,
                 life="RUNNING" if switch.reason is None else "TERMINATING",
-                running_time=_now(),
+                running_time=now_ms(),
                 pid=process.pid,
                 pid_started=started_at(process.pid),
             )
@@ -283,22 +280,22 @@ class Scheduler:
 
 def _ending_of(finished: Finished, folder: Path) -> Ending:
     by_reason: dict[Reason | None, Ending] = {
-        "cancel": verdict.CANCELED,
-        "timeout": verdict.TIMED_OUT,
-        "shutdown": verdict.LOST,
+        "cancel": model.CANCELED,
+        "timeout": model.TIMED_OUT,
+        "shutdown": model.LOST,
     }
     if finished.stopped is not None:
         return by_reason[finished.stopped]
     if finished.exit_code == 0:
-        return verdict.SUCCESS
+        return model.SUCCESS
     error, trace = explain(finished.exit_code, read_log(folder)[0])
-    return verdict.failed("RUN_EXECUTION_ERROR", verdict.WORKLOAD_FAILED, error=error, trace=trace)
+    return model.failed("RUN_EXECUTION_ERROR", model.WORKLOAD_FAILED, error=error, trace=trace)
 
 
 def _lost(run: Run) -> Run:
-    """The run as it stands when its server has stopped. One that was being ended anyway has been ended."""
-    now = _now()
-    endings = {"cancel": verdict.CANCELED, "timeout": verdict.TIMED_OUT, None: verdict.LOST}
+    """The run after its server has stopped. One that was being cancelled or timed out has ended that way."""
+    now = now_ms()
+    endings = {"cancel": model.CANCELED, "timeout": model.TIMED_OUT, None: model.LOST}
     ending = endings[run.stop]
     tasks = tuple(
         task if task.life in FINAL else replace(task, life=ending.life, ending=ending, end_time=now)
@@ -307,5 +304,6 @@ def _lost(run: Run) -> Run:
     return replace(run, tasks=tasks, ending=ending, end_time=now, held=False)
 
 
-def _now() -> int:
-    return int(time.time() * 1000)
+def _defect(error: Exception) -> Ending:
+    message = f"{type(error).__name__}: {error}"
+    return model.failed("INTERNAL_ERROR", message, kind="INTERNAL_ERROR")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from local_workspace.errors import ApiError, invalid
-from local_workspace.jobs.records import Run
+from local_workspace.jobs.model import Run
 from local_workspace.state import Database
 
 TOKEN_LIMIT = 64

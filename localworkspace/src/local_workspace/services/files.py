@@ -1,4 +1,4 @@
-"""Files API, files: whole-object PUT, GET with ranges, HEAD, DELETE. Bodies never lie in memory whole."""
+"""Files API: files (PUT, GET with ranges, HEAD, DELETE; bodies are streamed) and directories of Volumes."""
 
 from __future__ import annotations
 
@@ -6,93 +6,175 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterator
 from email.utils import formatdate
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid
-from local_workspace.layout import Layout
-from local_workspace.services.volumes import not_found, volume_path
-from local_workspace.web import Call, Json, refusal, reply, route, unexpected
+from local_workspace.http import Call, Json, async_route, route
+from local_workspace.layout import Layout, inside
+
+if TYPE_CHECKING:
+    from databricks.sdk.service import files as shapes
 
 _BUFFER = 1 << 20
+_PAGE = 1000
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
-Handler = Callable[[Request], Awaitable[Response]]
 
+class Files:
+    """The service's functions. A path is that of the URL, `Volumes/<catalog>/<schema>/<volume>/…`."""
 
-def routes(layout: Layout) -> list[Route]:
-    """The routes of `/api/2.0/fs/files`."""
-    handlers: dict[str, Handler] = {
-        "PUT": lambda request: _put(layout, request),
-        "GET": lambda request: _get(layout, request),
-        "HEAD": lambda request: _get(layout, request),
-        "DELETE": lambda request: _delete(layout, request),
-        "POST": lambda request: _initiate(layout, request),
-    }
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
 
-    async def handle(request: Request) -> Response:
+    # --- files
+
+    def initiate_upload(self, call: Call) -> Json:
+        """The first call of a multi-part upload; its second call then fails, and the client puts it whole."""
+        if call.query.get("action") != "initiate-upload":
+            raise invalid("Unknown action on a file")
+        path = call.text("path")
+        if call.query.get("overwrite", "true") == "false" and self._local(path).exists():
+            raise _exists(path)
+        return {"multipart_upload": {"session_token": "none"}}
+
+    async def put(self, request: Request) -> Response:
+        """Write a file: readers see the old one, the new one, or none."""
+        path = request.path_params["path"]
+        overwrite = request.query_params.get("overwrite", "false").lower() == "true"
+        target = await run_in_threadpool(self._local, path)
+        if _is_volume(path):
+            raise invalid(f"Invalid path {path!r}: it names a volume, not a file in it")
+        descriptor, name = tempfile.mkstemp(dir=self._layout.uploads)
+        temporary = Path(name)
         try:
-            return await handlers[request.method](request)
-        except ApiError as problem:
-            return refusal(problem)
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody listens
-        except OSError as error:
-            return unexpected(error)
+            with os.fdopen(descriptor, "wb") as file:
+                rest = await _receive(request, file)
+                await run_in_threadpool(_publish, file, rest, temporary, target, overwrite, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return Response(status_code=204)
 
-    # The SDK asks for pre-signed URLs first and, where a workspace has none, falls back to the plain API.
-    refuse = ("create-download-url", "create-upload-part-urls", "create-resumable-upload-url",
-              "create-abort-upload-url")  # fmt: skip
-    presigned = [route("POST", f"/api/2.0/fs/{name}", _no_presigned) for name in refuse]
-    return [Route("/api/2.0/fs/files/{path:path}", handle, methods=list(handlers)), *presigned]
+    async def get(self, request: Request) -> Response:
+        """A file or a range of it; for HEAD its headers."""
+        file, stat = await run_in_threadpool(self._open, request.path_params["path"])
+        start, stop = _span(request.headers.get("range"), stat.st_size)
+        status = 206 if (start, stop) != (0, stat.st_size) or "range" in request.headers else 200
+        headers = {
+            "content-type": "application/octet-stream",
+            "content-length": str(stop - start),
+            "last-modified": formatdate(stat.st_mtime, usegmt=True),
+            "accept-ranges": "bytes",
+        }
+        if status == 206:
+            headers["content-range"] = f"bytes {start}-{stop - 1}/{stat.st_size}"
+        if request.method == "HEAD":
+            file.close()
+            return Response(status_code=status, headers=headers)
+        if stop - start <= _BUFFER:
+            with file:
+                return Response(os.pread(file.fileno(), stop - start, start), status, headers=headers)
+        return StreamingResponse(_pieces(file, start, stop), status, headers=headers)
 
+    def delete(self, call: Call) -> Response:
+        """Delete a file."""
+        path = call.text("path")
+        local = self._local(path)
+        if local.is_dir():
+            raise invalid(f"The path is a directory, not a file: {path}")
+        with _not_found(path):
+            local.unlink()
+        return Response(status_code=204)
 
-def _no_presigned(_call: Call) -> Json:
-    raise ApiError(403, "PERMISSION_DENIED", "Presigned URLs are not enabled for this workspace")
+    # --- directories
 
+    def create_directory(self, call: Call) -> Response:
+        """Make a directory and its parents."""
+        path = call.text("path")
+        try:
+            self._local(path).mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ApiError(409, "ALREADY_EXISTS", f"A file exists at the path {path} or above it") from None
+        return Response(status_code=204)
 
-async def _initiate(layout: Layout, request: Request) -> Response:
-    """The first call of a multi-part upload; its second call then fails, and the client puts it whole."""
-    if request.query_params.get("action") != "initiate-upload":
-        raise invalid("Unknown action on a file")
-    path = request.path_params["path"]
-    local = await run_in_threadpool(volume_path, layout, path)
-    if request.query_params.get("overwrite", "true") == "false" and local.exists():
-        raise _exists(path)
-    return reply({"multipart_upload": {"session_token": "none"}})
+    def head_directory(self, call: Call) -> Response:
+        """200 when the directory exists."""
+        path = call.text("path")
+        with _not_found(path):
+            if not self._local(path).is_dir():
+                raise NotADirectoryError
+        return Response(status_code=200)
 
+    def list_directory(self, call: Call) -> shapes.ListDirectoryResponse:
+        """The entries of a directory by name; `page_token` is the last name of the page before."""
+        from databricks.sdk.service import files as shapes
 
-async def _put(layout: Layout, request: Request) -> Response:
-    path = request.path_params["path"]
-    overwrite = request.query_params.get("overwrite", "false").lower() == "true"
-    target = await run_in_threadpool(_target, layout, path)
-    descriptor, name = tempfile.mkstemp(dir=layout.uploads)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            rest = await _receive(request, file)
-            await run_in_threadpool(_settle, file, rest, temporary, target, overwrite, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return Response(status_code=204)
+        path = "/" + call.text("path").strip("/")
+        limit = min(call.number("page_size", 0) or _PAGE, _PAGE)
+        after = call.query.get("page_token", "")
+        with _not_found(path), os.scandir(self._local(path)) as entries:
+            found = sorted((entry for entry in entries if entry.name > after), key=lambda entry: entry.name)
+        contents = []
+        for entry in found[:limit]:
+            with contextlib.suppress(FileNotFoundError):  # removed in the meantime
+                contents.append(_entry(path, entry))
+        token = found[limit - 1].name if len(found) > limit else None
+        return shapes.ListDirectoryResponse(contents=contents, next_page_token=token)
 
+    def delete_directory(self, call: Call) -> Response:
+        """Delete an empty directory."""
+        path = call.text("path")
+        local = self._local(path)
+        if _is_volume(path):
+            raise invalid(f"Invalid path {path!r}: it names a volume, not a directory in it")
+        try:
+            with _not_found(path):
+                local.rmdir()
+        except OSError:
+            # The reason that the Databricks CLI looks for to tell this from other 400s.
+            reason = {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "FILES_API_DIRECTORY_IS_NOT_EMPTY",
+                "domain": "filesystem.databricks.com",
+            }
+            message = f"The directory is not empty: {path}"
+            raise ApiError(400, "BAD_REQUEST", message, details=[reason]) from None
+        return Response(status_code=204)
 
-def _target(layout: Layout, path: str) -> Path:
-    target = volume_path(layout, path)
-    if len(path.strip("/").split("/")) == 4:
-        raise invalid(f"Invalid path {path!r}: it names a volume, not a file in it")
-    return target
+    # --- paths
+
+    def _local(self, path: str) -> Path:
+        """The local path of a path in a Volume.
+
+        Raises ApiError: 400 for a path of another form, 404 when the volume does not exist.
+        """
+        parts = path.strip("/").split("/")
+        if parts[0] != "Volumes" or len(parts) < 4:
+            raise invalid(f"Invalid path {path!r}: use /Volumes/<catalog>/<schema>/<volume>/…")
+        volumes = self._layout.volumes
+        local = inside(volumes, "/".join(parts[1:]))
+        if not volumes.joinpath(*parts[1:4]).is_dir():
+            raise ApiError(404, "NOT_FOUND", f"Volume '{'.'.join(parts[1:4])}' does not exist.")
+        return local
+
+    def _open(self, path: str) -> tuple[BinaryIO, os.stat_result]:
+        local = self._local(path)
+        if local.is_dir():
+            raise invalid(f"The path is a directory, not a file: {path}")
+        with _not_found(path):
+            file = local.open("rb")
+        return file, os.fstat(file.fileno())
 
 
 async def _receive(request: Request, file: BinaryIO) -> bytes:
-    """Write the body out in large pieces; returns what remains to be written."""
+    """Write the body out in large pieces; return what remains to be written."""
     buffer = bytearray()
     async for chunk in request.stream():
         buffer += chunk
@@ -102,8 +184,8 @@ async def _receive(request: Request, file: BinaryIO) -> bytes:
     return bytes(buffer)
 
 
-def _settle(file: BinaryIO, rest: bytes, temporary: Path, target: Path, overwrite: bool, path: str) -> None:
-    """Make the received body the file, in one step: readers see the old one, the new one, or none."""
+def _publish(file: BinaryIO, rest: bytes, temporary: Path, target: Path, overwrite: bool, path: str) -> None:
+    """Make the received body the file, in one step."""
     file.write(rest)
     file.flush()
     temporary.chmod(0o644)
@@ -119,43 +201,6 @@ def _settle(file: BinaryIO, rest: bytes, temporary: Path, target: Path, overwrit
         raise ApiError(409, "ALREADY_EXISTS", f"A parent of {path} is a file") from None
     except FileExistsError:
         raise _exists(path) from None
-
-
-def _exists(path: str) -> ApiError:
-    return ApiError(409, "ALREADY_EXISTS", f"The file being created already exists: {path}")
-
-
-async def _get(layout: Layout, request: Request) -> Response:
-    path = request.path_params["path"]
-    file, stat = await run_in_threadpool(_open, layout, path)
-    start, stop = _span(request.headers.get("range"), stat.st_size)
-    status = 206 if (start, stop) != (0, stat.st_size) or "range" in request.headers else 200
-    headers = {
-        "content-type": "application/octet-stream",
-        "content-length": str(stop - start),
-        "last-modified": formatdate(stat.st_mtime, usegmt=True),
-        "accept-ranges": "bytes",
-    }
-    if status == 206:
-        headers["content-range"] = f"bytes {start}-{stop - 1}/{stat.st_size}"
-    if request.method == "HEAD":
-        file.close()
-        return Response(status_code=status, headers=headers)
-    if stop - start <= _BUFFER:
-        with file:
-            return Response(os.pread(file.fileno(), stop - start, start), status, headers=headers)
-    return StreamingResponse(_pieces(file, start, stop), status, headers=headers)
-
-
-def _open(layout: Layout, path: str) -> tuple[BinaryIO, os.stat_result]:
-    local = volume_path(layout, path)
-    if local.is_dir():
-        raise invalid(f"The path is a directory, not a file: {path}")
-    try:
-        file = local.open("rb")
-    except (FileNotFoundError, NotADirectoryError):
-        raise not_found(path) from None
-    return file, os.fstat(file.fileno())
 
 
 def _span(header: str | None, size: int) -> tuple[int, int]:
@@ -181,17 +226,57 @@ async def _pieces(file: BinaryIO, start: int, stop: int) -> AsyncIterator[bytes]
             yield piece
 
 
-async def _delete(layout: Layout, request: Request) -> Response:
-    path = request.path_params["path"]
+def _entry(path: str, entry: os.DirEntry[str]) -> shapes.DirectoryEntry:
+    from databricks.sdk.service import files as shapes
 
-    def remove() -> None:
-        local = volume_path(layout, path)
-        if local.is_dir():
-            raise invalid(f"The path is a directory, not a file: {path}")
-        try:
-            local.unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            raise not_found(path) from None
+    stat, folder = entry.stat(), entry.is_dir()
+    return shapes.DirectoryEntry(
+        path=f"{path}/{entry.name}",
+        name=entry.name,
+        is_directory=folder,
+        last_modified=int(stat.st_mtime * 1000),
+        file_size=None if folder else stat.st_size,
+    )
 
-    await run_in_threadpool(remove)
-    return Response(status_code=204)
+
+def _is_volume(path: str) -> bool:
+    return len(path.strip("/").split("/")) == 4
+
+
+def _exists(path: str) -> ApiError:
+    return ApiError(409, "ALREADY_EXISTS", f"The file being created already exists: {path}")
+
+
+@contextlib.contextmanager
+def _not_found(path: str) -> Iterator[None]:
+    """Raise ApiError (404) where a file or directory is not there."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        message = f"The path you provided does not exist or is not accessible: {path}"
+        raise ApiError(404, "NOT_FOUND", message) from None
+
+
+def _no_presigned(_call: Call) -> None:
+    raise ApiError(403, "PERMISSION_DENIED", "Presigned URLs are not enabled for this workspace")
+
+
+def routes(layout: Layout) -> list[Route]:
+    """The routes of `/api/2.0/fs`."""
+    files = Files(layout)
+    file, directory = "/api/2.0/fs/files/{path:path}", "/api/2.0/fs/directories/{path:path}"
+    return [
+        async_route("PUT", file, files.put),
+        async_route("GET", file, files.get),
+        route("DELETE", file, files.delete),
+        route("POST", file, files.initiate_upload),
+        route("PUT", directory, files.create_directory),
+        route("HEAD", directory, files.head_directory),
+        route("GET", directory, files.list_directory),
+        route("DELETE", directory, files.delete_directory),
+        # The SDK asks for pre-signed URLs first and, where a workspace has none, falls back to the plain API.
+        route("POST", "/api/2.0/fs/create-download-url", _no_presigned),
+        route("POST", "/api/2.0/fs/create-upload-part-urls", _no_presigned),
+        route("POST", "/api/2.0/fs/create-resumable-upload-url", _no_presigned),
+        route("POST", "/api/2.0/fs/create-abort-upload-url", _no_presigned),
+    ]

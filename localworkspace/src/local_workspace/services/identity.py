@@ -1,22 +1,26 @@
-"""Who one is, what the host is, and object permissions (kept, not enforced: there is one user)."""
+"""The user, the host, and object permissions (kept, not enforced: there is one user)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
 from local_workspace.errors import invalid
+from local_workspace.http import Call, Json, route
+from local_workspace.options import USER
 from local_workspace.state import Database
-from local_workspace.web import Call, Json, route
 
-USER = "local@workspace.localhost"
+if TYPE_CHECKING:
+    from databricks.sdk.service import iam as shapes
+
 WORKSPACE_ID = "1"
 _LEVELS = {
     "jobs": ("CAN_VIEW", "CAN_MANAGE_RUN", "CAN_MANAGE", "IS_OWNER"),
     "warehouses": ("CAN_VIEW", "CAN_USE", "CAN_MONITOR", "CAN_MANAGE", "IS_OWNER"),
 }
+_OWNER: Json = {"user_name": USER, "permission_level": "IS_OWNER"}
 
 
 class Permissions:
@@ -25,41 +29,60 @@ class Permissions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, call: Call) -> Json:
+    def get(self, call: Call) -> shapes.ObjectPermissions:
         """The access-control list; the owner alone, unless one was set."""
-        kind, name = call.text("type"), call.text("id")
-        row = self._database.row("SELECT doc FROM permissions WHERE object = ?", f"{kind}/{name}")
-        own: Json = {"user_name": USER, "permission_level": "IS_OWNER"}
-        entries: list[Json] = json.loads(row[0]) if row else [own]
-        return {
-            "object_id": f"/{kind}/{name}",
-            "object_type": kind.removesuffix("s"),
-            "access_control_list": [_shown(entry) for entry in entries],
-        }
+        from databricks.sdk.service import iam as shapes
 
-    def put(self, call: Call) -> Json:
+        kind, entries = call.text("type"), self._entries(call)
+        return shapes.ObjectPermissions(
+            object_id=f"/{kind}/{call.text('id')}",
+            object_type=kind.removesuffix("s"),
+            access_control_list=[_shown(entry) for entry in ([_OWNER] if entries is None else entries)],
+        )
+
+    def put(self, call: Call) -> shapes.ObjectPermissions:
         """Replace the list."""
-        entries = call.body.get("access_control_list") or []
-        if not isinstance(entries, list) or not all(_principal(entry) for entry in entries):
-            raise invalid("access_control_list needs a principal and a permission_level in every entry")
+        return self._save(call, call.body.get("access_control_list") or [])
+
+    def patch(self, call: Call) -> shapes.ObjectPermissions:
+        """Add to the list, replacing the entries of the same principals."""
+        entries = [*(self._entries(call) or ()), *_checked(call.body.get("access_control_list") or [])]
+        return self._save(call, list({_principal(entry): entry for entry in entries}.values()))
+
+    def levels(self, call: Call) -> shapes.GetPermissionLevelsResponse:
+        """The levels that objects of this type have."""
+        from databricks.sdk.service import iam as shapes
+
+        names = _LEVELS.get(call.text("type"), ("CAN_READ", "CAN_MANAGE"))
+        return shapes.GetPermissionLevelsResponse(
+            [
+                shapes.PermissionsDescription(permission_level=shapes.PermissionLevel(name), description=name)
+                for name in names
+            ]
+        )
+
+    def _entries(self, call: Call) -> list[Json] | None:
         key = f"{call.text('type')}/{call.text('id')}"
-        self._database.run("INSERT OR REPLACE INTO permissions VALUES (?, ?)", key, json.dumps(entries))
+        row = self._database.row("SELECT doc FROM permissions WHERE object = ?", key)
+        entries: list[Json] | None = json.loads(row[0]) if row else None
+        return entries
+
+    def _save(self, call: Call, entries: list[Json]) -> shapes.ObjectPermissions:
+        key, text = f"{call.text('type')}/{call.text('id')}", json.dumps(_checked(entries))
+        self._database.run("INSERT OR REPLACE INTO permissions VALUES (?, ?)", key, text)
         return self.get(call)
 
-    def patch(self, call: Call) -> Json:
-        """Add to the list, replacing the entries of the same principals."""
-        row = self._database.row(
-            "SELECT doc FROM permissions WHERE object = ?", f"{call.text('type')}/{call.text('id')}"
-        )
-        before: list[Json] = json.loads(row[0]) if row else []
-        after: list[Json] = call.body.get("access_control_list") or []
-        merged = {_principal(entry): entry for entry in [*before, *after]}
-        return self.put(Call(path=call.path, body={"access_control_list": list(merged.values())}))
 
-    def levels(self, call: Call) -> Json:
-        """Levels that an object of this type knows."""
-        names = _LEVELS.get(call.text("type"), ("CAN_READ", "CAN_MANAGE"))
-        return {"permission_levels": [{"permission_level": name, "description": name} for name in names]}
+def _checked(entries: list[Json]) -> list[Json]:
+    """The entries of a request. Raises ApiError (400) unless each has a principal and a level that exists."""
+    from databricks.sdk.service import iam as shapes
+
+    known = {level.value for level in shapes.PermissionLevel}
+    if not isinstance(entries, list) or not all(
+        _principal(entry) and entry["permission_level"] in known for entry in entries
+    ):
+        raise invalid("access_control_list needs a principal and a permission_level in every entry")
+    return entries
 
 
 def _principal(entry: Json) -> tuple[str, str] | None:
@@ -69,33 +92,36 @@ def _principal(entry: Json) -> tuple[str, str] | None:
     return None
 
 
-def _shown(entry: Json) -> Json:
-    level = {"permission_level": entry["permission_level"], "inherited": False}
-    return {**{k: v for k, v in entry.items() if k != "permission_level"}, "all_permissions": [level]}
+def _shown(entry: Json) -> shapes.AccessControlResponse:
+    from databricks.sdk.service import iam as shapes
+
+    level = shapes.PermissionLevel(entry["permission_level"])
+    shown = shapes.AccessControlResponse.from_dict(entry)
+    shown.all_permissions = [shapes.Permission(permission_level=level, inherited=False)]
+    return shown
 
 
-def _me(_call: Call) -> Json:
-    return {
-        "id": "1",
-        "userName": USER,
-        "displayName": "Local user",
-        "active": True,
-        "emails": [{"type": "work", "value": USER, "primary": True}],
-        "groups": [{"display": "admins", "type": "direct", "value": "1"}],
-        "schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"],
-    }
+def _me(_call: Call) -> shapes.User:
+    from databricks.sdk.service import iam as shapes
 
-
-def _discovery(host: str) -> Callable[[Call], Json]:
-    return lambda _call: {"oidc_endpoint": f"{host}/oidc", "workspace_id": WORKSPACE_ID}
+    return shapes.User(
+        id="1",
+        user_name=USER,
+        display_name="Local user",
+        active=True,
+        emails=[shapes.ComplexValue(type="work", value=USER, primary=True)],
+        groups=[shapes.ComplexValue(display="admins", type="direct", value="1")],
+        schemas=[shapes.UserSchema.URN_IETF_PARAMS_SCIM_SCHEMAS_CORE_2_0_USER],
+    )
 
 
 def routes(database: Database, host: str) -> list[Route]:
     """Discovery, SCIM Me and permissions."""
     permissions = Permissions(database)
     base = "/api/2.{minor:int}/permissions/{type}/{id}"
+    discovery: Json = {"oidc_endpoint": f"{host}/oidc", "workspace_id": WORKSPACE_ID}
     return [
-        route("GET", "/.well-known/databricks-config", _discovery(host)),
+        route("GET", "/.well-known/databricks-config", lambda _call: discovery),
         route("GET", "/api/2.0/preview/scim/v2/Me", _me),
         route("GET", f"{base}/permissionLevels", permissions.levels),
         route("GET", base, permissions.get),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import time
+from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.state import Database
-from local_workspace.web import Call, Json, route
+from local_workspace.http import Call, route
+from local_workspace.options import USER
+from local_workspace.state import Database, now_ms
+
+if TYPE_CHECKING:
+    from databricks.sdk.service import workspace as shapes
 
 _NAME = re.compile(r"[A-Za-z0-9._@ -]{1,128}")
 _LARGEST = 128 * 1024
@@ -21,33 +25,33 @@ _PERMISSIONS = ("READ", "WRITE", "MANAGE")
 class Secrets:
     """The service's functions."""
 
-    def __init__(self, database: Database, user: str) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._user = user
 
-    def create_scope(self, call: Call) -> Json:
+    def create_scope(self, call: Call) -> None:
         """`scopes/create`."""
         scope = _name(call, "scope")
         if self._database.run("INSERT OR IGNORE INTO scopes VALUES (?)", scope) == 0:
             raise ApiError(400, "RESOURCE_ALREADY_EXISTS", f"Scope {scope} already exists!")
-        owner = call.body.get("initial_manage_principal") or self._user
+        owner = call.body.get("initial_manage_principal") or USER
         self._database.run("INSERT OR REPLACE INTO acls VALUES (?, ?, 'MANAGE')", scope, owner)
-        return {}
 
-    def list_scopes(self, _call: Call) -> Json:
+    def list_scopes(self, _call: Call) -> shapes.ListScopesResponse:
         """`scopes/list`."""
-        rows = self._database.rows("SELECT name FROM scopes ORDER BY name")
-        return {"scopes": [{"name": row[0], "backend_type": "DATABRICKS"} for row in rows]} if rows else {}
+        from databricks.sdk.service import workspace as shapes
 
-    def delete_scope(self, call: Call) -> Json:
+        kind = shapes.ScopeBackendType.DATABRICKS
+        rows = self._database.rows("SELECT name FROM scopes ORDER BY name")
+        return shapes.ListScopesResponse([shapes.SecretScope(name=row[0], backend_type=kind) for row in rows])
+
+    def delete_scope(self, call: Call) -> None:
         """`scopes/delete`, with everything in it."""
         scope = self._scope(call)
         with self._database.transaction():
             for table, column in (("secrets", "scope"), ("acls", "scope"), ("scopes", "name")):
                 self._database.run(f"DELETE FROM {table} WHERE {column} = ?", scope)  # noqa: S608 - constants
-        return {}
 
-    def put(self, call: Call) -> Json:
+    def put(self, call: Call) -> None:
         """`put`: a string or base64-coded bytes."""
         scope, key = self._scope(call), _name(call, "key")
         if call.body.get("bytes_value") is not None:
@@ -60,65 +64,68 @@ class Secrets:
         if len(value) > _LARGEST:
             raise invalid(f"The secret has {len(value)} bytes; the limit is {_LARGEST}")
         coded = base64.b64encode(value).decode()
-        now = int(time.time() * 1000)
-        self._database.run("INSERT OR REPLACE INTO secrets VALUES (?, ?, ?, ?)", scope, key, coded, now)
-        return {}
+        self._database.run("INSERT OR REPLACE INTO secrets VALUES (?, ?, ?, ?)", scope, key, coded, now_ms())
 
-    def get(self, call: Call) -> Json:
+    def get(self, call: Call) -> shapes.GetSecretResponse:
         """`get`: the value in base64."""
+        from databricks.sdk.service import workspace as shapes
+
         scope, key = self._scope(call), call.text("key")
         value = self._database.secret(scope, key)
         if value is None:
             raise _no_secret(scope, key)
-        return {"key": key, "value": base64.b64encode(value).decode()}
+        return shapes.GetSecretResponse(key=key, value=base64.b64encode(value).decode())
 
-    def list(self, call: Call) -> Json:
+    def list(self, call: Call) -> shapes.ListSecretsResponse:
         """`list`: names, never values."""
+        from databricks.sdk.service import workspace as shapes
+
         rows = self._database.rows(
             "SELECT key, updated_at FROM secrets WHERE scope = ? ORDER BY key", self._scope(call)
         )
-        return (
-            {"secrets": [{"key": row[0], "last_updated_timestamp": row[1]} for row in rows]} if rows else {}
+        return shapes.ListSecretsResponse(
+            [shapes.SecretMetadata(key=key, last_updated_timestamp=at) for key, at in rows]
         )
 
-    def delete(self, call: Call) -> Json:
+    def delete(self, call: Call) -> None:
         """`delete` of one secret."""
         scope, key = self._scope(call), call.text("key")
         if self._database.run("DELETE FROM secrets WHERE scope = ? AND key = ?", scope, key) == 0:
             raise _no_secret(scope, key)
-        return {}
 
-    def put_acl(self, call: Call) -> Json:
+    def put_acl(self, call: Call) -> None:
         """`acls/put`."""
         scope, permission = self._scope(call), call.text("permission")
         if permission not in _PERMISSIONS:
             raise invalid(f"permission must be one of {', '.join(_PERMISSIONS)}")
         principal = call.text("principal")
         self._database.run("INSERT OR REPLACE INTO acls VALUES (?, ?, ?)", scope, principal, permission)
-        return {}
 
-    def list_acls(self, call: Call) -> Json:
+    def list_acls(self, call: Call) -> shapes.ListAclsResponse:
         """`acls/list`."""
+        from databricks.sdk.service import workspace as shapes
+
         rows = self._database.rows(
             "SELECT principal, permission FROM acls WHERE scope = ? ORDER BY principal", self._scope(call)
         )
-        return {"items": [{"principal": row[0], "permission": row[1]} for row in rows]} if rows else {}
+        return shapes.ListAclsResponse(
+            [shapes.AclItem(principal=name, permission=shapes.AclPermission(level)) for name, level in rows]
+        )
 
-    def get_acl(self, call: Call) -> Json:
+    def get_acl(self, call: Call) -> shapes.AclItem:
         """`acls/get` of one principal."""
         principal = call.text("principal")
-        for item in self.list_acls(call).get("items", []):
-            if item["principal"] == principal:
-                return dict(item)
+        for item in self.list_acls(call).items or []:
+            if item.principal == principal:
+                return item
         raise missing(f"No ACL for principal {principal} in scope {call.text('scope')}")
 
-    def delete_acl(self, call: Call) -> Json:
+    def delete_acl(self, call: Call) -> None:
         """`acls/delete` of one principal."""
         self.get_acl(call)
         self._database.run(
             "DELETE FROM acls WHERE scope = ? AND principal = ?", call.text("scope"), call.text("principal")
         )
-        return {}
 
     def _scope(self, call: Call) -> str:
         scope = call.text("scope")
@@ -138,9 +145,9 @@ def _name(call: Call, field: str) -> str:
     return name
 
 
-def routes(database: Database, user: str) -> list[Route]:
+def routes(database: Database) -> list[Route]:
     """The routes of `/api/2.0/secrets`."""
-    secrets = Secrets(database, user)
+    secrets = Secrets(database)
     base = "/api/2.0/secrets"
     return [
         route("GET", f"{base}/get", secrets.get),

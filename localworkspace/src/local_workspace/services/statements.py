@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import datetime
+import decimal
+import json
+import math
+import sys
 import threading
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.options import HTTP_PATH, WAREHOUSE_ID
-from local_workspace.seam import SqlEngine
-from local_workspace.services.identity import USER
-from local_workspace.services.sqlvalues import bound, columns, rows
-from local_workspace.web import Call, Json, route
+from local_workspace.http import Call, Json, route
+from local_workspace.options import HTTP_PATH, USER, WAREHOUSE_ID
+
+if TYPE_CHECKING:
+    from databricks.sdk.service import sql as shapes
+
+    from local_workspace.engine import Engine, EngineSession
 
 _KEPT = 100
 _CHUNK_ROWS = 10_000
@@ -27,65 +36,77 @@ class _Statement:
     id: str
     request: Json
     state: str = "PENDING"
-    error: Json | None = None
+    error: str | None = None
     sqlstate: str | None = None
-    schema: list[Json] = field(default_factory=list)
+    columns: list[shapes.ColumnInfo] = field(default_factory=list)
     rows: list[list[str | None]] = field(default_factory=list)
     truncated: bool = False
-    session: Any = None
+    session: EngineSession | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
-    def document(self) -> Json:
+    def response(self) -> shapes.StatementResponse:
         """The reply; result data is in it once the statement has succeeded."""
-        status: Json = {"state": self.state}
-        if self.error:
-            status |= {"error": self.error} | ({"sql_state": self.sqlstate} if self.sqlstate else {})
-        reply: Json = {"statement_id": self.id, "status": status}
+        from databricks.sdk.service import sql as shapes
+
+        status = shapes.StatementStatus(state=shapes.StatementState(self.state), sql_state=self.sqlstate)
+        if self.error is not None:
+            code = shapes.ServiceErrorCode.BAD_REQUEST
+            status.error = shapes.ServiceError(error_code=code, message=self.error)
+        response = shapes.StatementResponse(statement_id=self.id, status=status)
         if self.state == "SUCCEEDED":
-            reply |= {"manifest": self._manifest(), "result": self.chunk(0)}
-        return reply
+            response.manifest, response.result = self._manifest(), self.chunk(0)
+        return response
 
     def _starts(self) -> list[int]:
         return list(range(0, len(self.rows), _CHUNK_ROWS)) or [0]
 
-    def _manifest(self) -> Json:
-        starts = self._starts()
-        return {
-            "format": "JSON_ARRAY",
-            "schema": {"column_count": len(self.schema), "columns": self.schema},
-            "total_chunk_count": len(starts) if self.rows else 0,
-            "total_row_count": len(self.rows),
-            "truncated": self.truncated,
-            "chunks": [
-                {"chunk_index": i, "row_offset": at, "row_count": len(self.rows[at : at + _CHUNK_ROWS])}
-                for i, at in enumerate(starts)
-            ],
-        }
+    def _manifest(self) -> shapes.ResultManifest:
+        from databricks.sdk.service import sql as shapes
 
-    def chunk(self, index: int) -> Json:
+        starts = self._starts()
+        return shapes.ResultManifest(
+            format=shapes.Format.JSON_ARRAY,
+            schema=shapes.ResultSchema(column_count=len(self.columns), columns=self.columns),
+            total_chunk_count=len(starts) if self.rows else 0,
+            total_row_count=len(self.rows),
+            truncated=self.truncated,
+            chunks=[
+                shapes.BaseChunkInfo(
+                    chunk_index=index, row_offset=at, row_count=len(self.rows[at : at + _CHUNK_ROWS])
+                )
+                for index, at in enumerate(starts)
+            ],
+        )
+
+    def chunk(self, index: int) -> shapes.ResultData:
         """One chunk of the rows. Raises ApiError (400)."""
+        from databricks.sdk.service import sql as shapes
+
         starts = self._starts()
         if not 0 <= index < len(starts):
             raise invalid(f"chunk_index {index} does not exist: the result has {len(starts)} chunks")
-        data = self.rows[starts[index] : starts[index] + _CHUNK_ROWS]
-        reply: Json = {"chunk_index": index, "row_offset": starts[index], "row_count": len(data)}
-        reply |= {"data_array": data} if data else {}
+        rows = self.rows[starts[index] : starts[index] + _CHUNK_ROWS]
+        # The SDK's type leaves out that a value may be NULL.
+        values: Any = rows
+        chunk = shapes.ResultData(
+            chunk_index=index, row_offset=starts[index], row_count=len(rows), data_array=values
+        )
         if index + 1 < len(starts):
-            link = f"/api/2.0/sql/statements/{self.id}/result/chunks/{index + 1}"
-            reply |= {"next_chunk_index": index + 1, "next_chunk_internal_link": link}
-        return reply
+            chunk.next_chunk_index = index + 1
+            chunk.next_chunk_internal_link = f"/api/2.0/sql/statements/{self.id}/result/chunks/{index + 1}"
+        return chunk
 
 
 class Statements:
     """Runs statements, each in a session of its own, and keeps the latest results for a while."""
 
-    def __init__(self, engine: SqlEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Statement] = OrderedDict()
 
-    def execute(self, call: Call) -> Json:
-        """Run a statement; wait for it as long as `wait_timeout` says."""
+    def execute(self, call: Call) -> shapes.StatementResponse:
+        """Run a statement; wait for it for the time of `wait_timeout`."""
         require_warehouse(call.text("warehouse_id"))
         call.text("statement")
         if (call.body.get("format") or "JSON_ARRAY") != "JSON_ARRAY":
@@ -102,20 +123,19 @@ class Statements:
         worker.start()
         if not statement.done.wait(wait_s) and call.body.get("on_wait_timeout") == "CANCEL":
             self._cancel(statement)
-        return statement.document()
+        return statement.response()
 
-    def get(self, call: Call) -> Json:
+    def get(self, call: Call) -> shapes.StatementResponse:
         """The state of a statement, with its first chunk when there is one."""
-        return self._find(call).document()
+        return self._find(call).response()
 
-    def chunk(self, call: Call) -> Json:
+    def chunk(self, call: Call) -> shapes.ResultData:
         """A further chunk of a result."""
         return self._find(call).chunk(call.number("index"))
 
-    def cancel(self, call: Call) -> Json:
+    def cancel(self, call: Call) -> None:
         """Interrupt a statement."""
         self._cancel(self._find(call))
-        return {}
 
     def _find(self, call: Call) -> _Statement:
         with self._lock:
@@ -136,41 +156,43 @@ class Statements:
 
     def _run(self, statement: _Statement) -> None:
         request = statement.request
+        session = None
         try:
             session = self._engine.session(catalog=request.get("catalog"), schema=request.get("schema"))
-            try:
-                self._evaluate(statement, session)
-            finally:
-                session.close()
-        except ApiError as problem:
-            self._fail(statement, problem.message, None)
-        except Exception as error:  # noqa: BLE001 - whatever the engine says is the statement's error
+            self._evaluate(statement, session)
+        except ApiError as error:
+            self._fail(statement, error.message, None)
+        except Exception as error:  # noqa: BLE001 - whatever the engine reports is the statement's error
             self._fail(statement, getattr(error, "message", str(error)), getattr(error, "sqlstate", None))
         finally:
             statement.done.set()
+        if session is not None:
+            try:
+                session.close()
+            except Exception as error:  # noqa: BLE001 - the statement's outcome is decided already
+                print(f"A session could not be closed: {error}", file=sys.stderr)  # noqa: T201 - server log
 
-    def _evaluate(self, statement: _Statement, session: Any) -> None:
+    def _evaluate(self, statement: _Statement, session: EngineSession) -> None:
         with self._lock:
             if statement.state == "CANCELED":
                 return
             statement.state, statement.session = "RUNNING", session
         request = statement.request
-        table = session.execute(request["statement"], bound(request.get("parameters"))).table
+        table = session.execute(request["statement"], parameters_of(request.get("parameters"))).table
         limit = int(request.get("row_limit") or 0)
-        shown = table.slice(0, limit) if limit else table
-        data = rows(shown)
+        rows = rows_of(table.slice(0, limit) if limit else table)
+        columns = columns_of(table.schema)
         with self._lock:
             if statement.state == "CANCELED":
                 return
-            statement.schema, statement.rows = columns(table.schema), data
-            statement.truncated = len(data) < table.num_rows
+            statement.columns, statement.rows = columns, rows
+            statement.truncated = len(rows) < table.num_rows
             statement.state = "SUCCEEDED"
 
     def _fail(self, statement: _Statement, message: str, sqlstate: str | None) -> None:
         with self._lock:
-            if statement.state != "CANCELED":
-                statement.state, statement.sqlstate = "FAILED", sqlstate
-                statement.error = {"error_code": "BAD_REQUEST", "message": message}
+            if statement.state not in _FINAL:
+                statement.state, statement.sqlstate, statement.error = "FAILED", sqlstate, message
 
 
 def _seconds(text: str) -> float:
@@ -181,45 +203,158 @@ def _seconds(text: str) -> float:
     return float(number)
 
 
+_READERS: dict[str, Callable[[str], Any]] = {
+    "STRING": str,
+    "BOOLEAN": lambda text: {"true": True, "false": False}[text.lower()],
+    "DOUBLE": float,
+    "FLOAT": float,
+    "DECIMAL": decimal.Decimal,
+    "DATE": datetime.date.fromisoformat,
+    "TIMESTAMP": datetime.datetime.fromisoformat,
+    "TIMESTAMP_NTZ": datetime.datetime.fromisoformat,
+    "VOID": lambda _text: None,
+    **dict.fromkeys(("INT", "BIGINT", "LONG", "SMALLINT", "SHORT", "TINYINT", "BYTE"), int),
+}
+
+
+def parameters_of(parameters: Any) -> dict[str, Any] | None:
+    """Named parameters as Python values. Raises ApiError (400) for what cannot be read."""
+    if not parameters:
+        return None
+    values: dict[str, Any] = {}
+    for item in parameters:
+        kind = str(item.get("type") or "STRING").upper()
+        reader = _READERS.get(kind.partition("(")[0])
+        if reader is None:
+            raise invalid(f"Parameter {item.get('name')}: unknown type {kind}")
+        text = item.get("value")
+        try:
+            values[str(item["name"])] = None if text is None else reader(str(text))
+        except (KeyError, ValueError, ArithmeticError):
+            raise invalid(f"Parameter {item.get('name')}: {text!r} is not a {kind}") from None
+    return values
+
+
+# By Arrow's name: the type's text in SQL, and the API's name where that is another.
+_TYPES = {
+    "int8": ("TINYINT", "BYTE"), "int16": ("SMALLINT", "SHORT"), "int32": ("INT", "INT"),
+    "int64": ("BIGINT", "LONG"), "float": ("FLOAT", "FLOAT"), "double": ("DOUBLE", "DOUBLE"),
+    "bool": ("BOOLEAN", "BOOLEAN"), "string": ("STRING", "STRING"), "large_string": ("STRING", "STRING"),
+    "string_view": ("STRING", "STRING"), "binary": ("BINARY", "BINARY"), "large_binary": ("BINARY", "BINARY"),
+    "date32[day]": ("DATE", "DATE"), "null": ("VOID", "NULL"),
+}  # fmt: skip
+
+
+def columns_of(schema: Any) -> list[shapes.ColumnInfo]:
+    """Column descriptions for an Arrow schema."""
+    from databricks.sdk.service import sql as shapes
+
+    columns = []
+    for position, column in enumerate(schema):
+        text, name = _type(column.type)
+        exact = name == "DECIMAL"
+        columns.append(
+            shapes.ColumnInfo(
+                name=column.name,
+                position=position,
+                type_text=text,
+                type_name=shapes.ColumnInfoTypeName(name),
+                type_precision=column.type.precision if exact else None,
+                type_scale=column.type.scale if exact else None,
+            )
+        )
+    return columns
+
+
+def _type(kind: Any) -> tuple[str, str]:
+    """The text of an Arrow type in SQL, and its name in the API (databricks-sdk, sql.ColumnInfoTypeName)."""
+    import pyarrow.types as is_a
+
+    if is_a.is_timestamp(kind):
+        return "TIMESTAMP" if kind.tz else "TIMESTAMP_NTZ", "TIMESTAMP"
+    if is_a.is_decimal(kind):
+        return f"DECIMAL({kind.precision},{kind.scale})", "DECIMAL"
+    if is_a.is_map(kind):
+        return f"MAP<{_type(kind.key_type)[0]}, {_type(kind.item_type)[0]}>", "MAP"
+    if is_a.is_struct(kind):
+        return f"STRUCT<{', '.join(f'{item.name}: {_type(item.type)[0]}' for item in kind)}>", "STRUCT"
+    if is_a.is_nested(kind):
+        return f"ARRAY<{_type(kind.value_type)[0]}>", "ARRAY"
+    if is_a.is_duration(kind) or is_a.is_interval(kind):
+        return "INTERVAL", "INTERVAL"
+    return _TYPES.get(str(kind)) or (str(kind).upper(), "USER_DEFINED_TYPE")
+
+
+def rows_of(table: Any) -> list[list[str | None]]:
+    """All values of an Arrow table as strings, NULL as None."""
+    values = [[_text(value) for value in column.to_pylist()] for column in table.columns]
+    return [list(row) for row in zip(*values, strict=True)] if values else []
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime.datetime):
+        text = value.astimezone(datetime.UTC).replace(tzinfo=None) if value.tzinfo else value
+        return text.isoformat(timespec="milliseconds") + ("Z" if value.tzinfo else "")
+    if isinstance(value, list | dict | tuple):
+        return json.dumps(value, default=_text, ensure_ascii=False)
+    return str(value)
+
+
 def require_warehouse(warehouse_id: str) -> None:
-    """Raises ApiError (404) unless it is our one warehouse."""
+    """Raise ApiError (404) unless it is our one warehouse."""
     if warehouse_id != WAREHOUSE_ID:
         raise missing(
             f"SQL warehouse {warehouse_id} does not exist; the local workspace has {WAREHOUSE_ID!r}"
         )
 
 
-def _warehouse(host: str) -> Json:
+def _warehouse(host: str) -> shapes.EndpointInfo:
+    from databricks.sdk.service import sql as shapes
+
     address, _, port = host.removeprefix("http://").partition(":")
-    return {
-        "id": WAREHOUSE_ID,
-        "name": "Local warehouse",
-        "state": "RUNNING",
-        "cluster_size": "2X-Small",
-        "warehouse_type": "PRO",
-        "enable_serverless_compute": True,
-        "auto_stop_mins": 0,
-        "min_num_clusters": 1,
-        "max_num_clusters": 1,
-        "num_clusters": 1,
-        "creator_name": USER,
-        "health": {"status": "HEALTHY"},
-        "odbc_params": {"hostname": address, "port": int(port or 80), "path": HTTP_PATH, "protocol": "http"},
-    }
+    return shapes.EndpointInfo(
+        id=WAREHOUSE_ID,
+        name="Local warehouse",
+        state=shapes.State.RUNNING,
+        cluster_size="2X-Small",
+        warehouse_type=shapes.EndpointInfoWarehouseType.PRO,
+        enable_serverless_compute=True,
+        auto_stop_mins=0,
+        min_num_clusters=1,
+        max_num_clusters=1,
+        num_clusters=1,
+        creator_name=USER,
+        health=shapes.EndpointHealth(status=shapes.Status.HEALTHY),
+        odbc_params=shapes.OdbcParams(
+            hostname=address, port=int(port or 80), path=HTTP_PATH, protocol="http"
+        ),
+    )
 
 
-def routes(engine: SqlEngine, host: str) -> list[Route]:
+def routes(engine: Engine, host: str) -> list[Route]:
     """The routes of `/api/2.0/sql` (the Thrift service is elsewhere)."""
     statements = Statements(engine)
     base = "/api/2.0/sql"
 
-    def one(call: Call) -> Json:
+    def list_warehouses(_call: Call) -> shapes.ListWarehousesResponse:
+        from databricks.sdk.service import sql as shapes
+
+        return shapes.ListWarehousesResponse(warehouses=[_warehouse(host)])
+
+    def get_warehouse(call: Call) -> shapes.EndpointInfo:
         require_warehouse(call.text("id"))
         return _warehouse(host)
 
-    def nothing(call: Call) -> Json:
-        require_warehouse(call.text("id"))
-        return {}
+    def start_or_stop(call: Call) -> None:
+        require_warehouse(call.text("id"))  # it always runs
 
     return [
         route("POST", f"{base}/statements", statements.execute),
@@ -227,8 +362,8 @@ def routes(engine: SqlEngine, host: str) -> list[Route]:
         route("GET", f"{base}/statements/{{id}}", statements.get),
         route("POST", f"{base}/statements/{{id}}/cancel", statements.cancel),
         route("GET", f"{base}/statements/{{id}}/result/chunks/{{index:int}}", statements.chunk),
-        route("GET", f"{base}/warehouses", lambda _call: {"warehouses": [_warehouse(host)]}),
-        route("GET", f"{base}/warehouses/{{id}}", one),
-        route("POST", f"{base}/warehouses/{{id}}/start", nothing),  # it always runs
-        route("POST", f"{base}/warehouses/{{id}}/stop", nothing),
+        route("GET", f"{base}/warehouses", list_warehouses),
+        route("GET", f"{base}/warehouses/{{id}}", get_warehouse),
+        route("POST", f"{base}/warehouses/{{id}}/start", start_or_stop),
+        route("POST", f"{base}/warehouses/{{id}}/stop", start_or_stop),
     ]

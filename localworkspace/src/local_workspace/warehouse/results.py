@@ -1,10 +1,74 @@
-"""Arrow tables as the connector wants them: a Hive schema for the description, LZ4 frames of Arrow
-batches.
-"""
+"""Values of the Thrift service: parameters as SQL literals, results as Arrow, listings as tables."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from local_workspace.engine import CatalogTree, EngineError, TableInfo
+from local_workspace.engine.literals import RawLiteral, string_literal
+
+_TYPE = re.compile(r"[A-Za-z_ ]+(\(\s*\d+\s*(,\s*\d+\s*)?\))?")
+_INTEGER = re.compile(r"[+-]?\d+")
+# java.sql.Types, by SQL type name.
+_JDBC = {
+    "tinyint": -6, "smallint": 5, "int": 4, "bigint": -5, "float": 6, "double": 8, "decimal": 3, "string": 12,
+    "boolean": 16, "date": 91, "timestamp": 93, "timestamp_ntz": 93, "binary": -2, "array": 2003,
+    "struct": 2002, "map": 2000,
+}  # fmt: skip
+_TABLES = (
+    "TABLE_CAT TABLE_SCHEM TABLE_NAME TABLE_TYPE REMARKS TYPE_CAT TYPE_SCHEM TYPE_NAME "
+    "SELF_REFERENCING_COL_NAME REF_GENERATION"
+)
+_COLUMNS = (
+    "TABLE_CAT TABLE_SCHEM TABLE_NAME COLUMN_NAME DATA_TYPE TYPE_NAME NULLABLE REMARKS COLUMN_DEF "
+    "ORDINAL_POSITION IS_NULLABLE"
+)
+_HIVE = {
+    "bool": "BOOLEAN_TYPE", "int8": "TINYINT_TYPE", "int16": "SMALLINT_TYPE", "int32": "INT_TYPE",
+    "int64": "BIGINT_TYPE", "float": "FLOAT_TYPE", "double": "DOUBLE_TYPE", "string": "STRING_TYPE",
+    "binary": "BINARY_TYPE", "date32[day]": "DATE_TYPE", "null": "NULL_TYPE",
+}  # fmt: skip
+
+
+def literals_of(parameters: Sequence[Any] | None) -> Mapping[str, RawLiteral] | list[RawLiteral] | None:
+    """The literals of Thrift TSparkParameters: by name when they have names, in order when they have none."""
+    if not parameters:
+        return None
+    if all(parameter.name for parameter in parameters):
+        return {parameter.name: _literal(parameter) for parameter in parameters}
+    return [_literal(parameter) for parameter in parameters]
+
+
+def _literal(parameter: Any) -> RawLiteral:
+    kind = (parameter.type or "STRING").upper()
+    if kind.startswith("ARRAY"):
+        return RawLiteral(f"array({', '.join(_literal(item) for item in parameter.arguments or [])})")
+    if kind.startswith("MAP"):
+        return RawLiteral(f"map({', '.join(_literal(item) for item in parameter.arguments or [])})")
+    text = _text(parameter.value)
+    if text is None or kind == "VOID":
+        return RawLiteral("NULL")
+    if kind == "STRING":
+        return RawLiteral(string_literal(text))
+    if not _TYPE.fullmatch(kind):
+        raise EngineError.of("INVALID_PARAMETER_VALUE", f"{kind!r} is not a SQL type.", "22023")
+    # A plain number may stand where a cast may not (LIMIT). -2147483648 is none: its absolute overflows.
+    if kind == "INT" and _INTEGER.fullmatch(text) and abs(int(text)) < 2**31:
+        return RawLiteral(str(int(text)))
+    return RawLiteral(f"CAST({string_literal(text)} AS {kind})")
+
+
+def _text(value: Any) -> str | None:
+    """The value's text; Thrift parameters carry text, except from old clients."""
+    if value is None or isinstance(value, str):
+        return value
+    if value.stringValue is not None:
+        return str(value.stringValue)
+    if value.booleanValue is not None:
+        return "true" if value.booleanValue else "false"
+    return None if value.doubleValue is None else repr(value.doubleValue)
 
 
 def presentable(table: Any) -> Any:
@@ -54,13 +118,6 @@ def hive_schema(schema: Any) -> Any:
     return ttypes.TTableSchema(columns=columns)
 
 
-_HIVE = {
-    "bool": "BOOLEAN_TYPE", "int8": "TINYINT_TYPE", "int16": "SMALLINT_TYPE", "int32": "INT_TYPE",
-    "int64": "BIGINT_TYPE", "float": "FLOAT_TYPE", "double": "DOUBLE_TYPE", "string": "STRING_TYPE",
-    "binary": "BINARY_TYPE", "date32[day]": "DATE_TYPE", "null": "NULL_TYPE",
-}  # fmt: skip
-
-
 def _type_desc(kind: Any) -> Any:
     from databricks.sql.thrift_api.TCLIService import ttypes
 
@@ -91,9 +148,7 @@ def hive_type(kind: Any) -> str:
 
 
 def page_rows(table: Any, offset: int, max_rows: int | None, max_bytes: int | None) -> int:
-    """How many rows from `offset` on fit a page of so many rows and (about) bytes; at least one if any is
-    left.
-    """
+    """How many rows from `offset` on fit a page of so many rows and (about) bytes; 1 if any is left."""
     left: int = table.num_rows - offset
     if max_rows and max_rows > 0:
         left = min(left, max_rows)
@@ -114,3 +169,79 @@ def row_set(table: Any, offset: int, rows: int, *, lz4: bool) -> Any:
         packed = frames.compress(data) if lz4 else data
         batches.append(ttypes.TSparkArrowBatch(batch=packed, rowCount=batch.num_rows))
     return ttypes.TRowSet(startRowOffset=offset, rows=[], arrowBatches=batches)
+
+
+def list_catalogs(tree: CatalogTree) -> Any:
+    """One row a catalog."""
+    return _table("TABLE_CAT", [(name,) for name in sorted(tree.catalogs())])
+
+
+def list_schemas(tree: CatalogTree, catalog: str | None, schema: str | None) -> Any:
+    """One row a schema that matches the patterns."""
+    rows = [(name, each) for each, name in _schemas(tree, catalog, schema)]
+    return _table("TABLE_SCHEM TABLE_CATALOG", rows)
+
+
+def list_tables(
+    tree: CatalogTree, catalog: str | None, schema: str | None, table: str | None, kinds: list[str] | None
+) -> Any:
+    """One row a table or view."""
+    rows = [
+        (info.name.catalog, info.name.schema, info.name.name, info.kind, info.comment or "", *[None] * 5)
+        for info in _tables(tree, catalog, schema, table)
+        if not kinds or info.kind in kinds
+    ]
+    return _table(_TABLES, rows)
+
+
+def list_columns(
+    tree: CatalogTree, catalog: str | None, schema: str | None, table: str | None, column: str | None
+) -> Any:
+    """One row a column."""
+    rows: list[tuple[Any, ...]] = []
+    for info in _tables(tree, catalog, schema, table):
+        for position, each in enumerate(info.columns):
+            if _matches(each.name, column):
+                code = _JDBC.get(re.split(r"[(<]", each.type)[0], 1111)
+                rows.append(
+                    (info.name.catalog, info.name.schema, info.name.name, each.name, code, each.type.upper(),
+                     int(each.nullable), each.comment or "", each.default, position,
+                     "YES" if each.nullable else "NO")
+                )  # fmt: skip
+    return _table(_COLUMNS, rows, integers={"DATA_TYPE", "NULLABLE", "ORDINAL_POSITION"})
+
+
+def _schemas(tree: CatalogTree, catalog: str | None, schema: str | None) -> Iterator[tuple[str, str]]:
+    for each in sorted(tree.catalogs()):
+        if _matches(each, catalog):
+            yield from ((each, name) for name in tree.schemas(each) if _matches(name, schema))
+
+
+def _tables(
+    tree: CatalogTree, catalog: str | None, schema: str | None, table: str | None
+) -> Iterator[TableInfo]:
+    for each, name in _schemas(tree, catalog, schema):
+        for found in tree.tables(each, name):
+            info = tree.table(each, name, found) if _matches(found, table) else None
+            if info is not None:
+                yield info
+
+
+def _matches(name: str, pattern: str | None) -> bool:
+    """Return whether a name matches a JDBC pattern (`%` any text, `_` any character, backslash escapes)."""
+    if not pattern or pattern == "%":
+        return True
+    parts = re.findall(r"\\.|.", pattern, re.DOTALL)
+    spelled = "".join({"%": ".*", "_": "."}.get(part) or re.escape(part[-1]) for part in parts)
+    return re.fullmatch(spelled, name, re.IGNORECASE) is not None
+
+
+def _table(header: str, rows: list[tuple[Any, ...]], integers: set[str] | None = None) -> Any:
+    import pyarrow as pa
+
+    names = header.split()
+    kinds = [pa.int32() if name in (integers or ()) else pa.string() for name in names]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
+    return pa.Table.from_arrays(
+        [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)], names=names
+    )

@@ -13,17 +13,18 @@ from typing import Any
 
 from local_workspace.engine import Engine, EngineError, StatementResult
 
-from . import metadata, results
-from .parameters import values_of
-from .protocol import GoneError
+from . import results
 from .sessions import Operation, Sessions, UnknownHandleError
 
 # A statement shorter than this comes back in the first answer; a longer one is polled for. The connector
-# polls
-# without a pause and holds its lock meanwhile, so the wait at a poll is short enough for a cancel to slip in.
+# polls without a pause and holds its lock meanwhile: the wait at a poll is short enough for a cancel.
 FIRST_WAIT_SECONDS = 1.0
 POLL_WAIT_SECONDS = 0.2
 _STATEMENT_THREADS = 64
+
+
+class GoneError(Exception):
+    """A session or operation to close that is not there; travels as HTTP 404."""
 
 
 class ThriftService:
@@ -65,7 +66,7 @@ class ThriftService:
         return _ttypes().TCloseSessionResp(status=_success())
 
     def GetInfo(self, req: Any) -> Any:  # noqa: N802
-        """Say who we are."""
+        """Name and version of the server."""
         t = _ttypes()
         known = {
             t.TGetInfoType.CLI_SERVER_NAME: "Spark SQL",
@@ -83,7 +84,7 @@ class ThriftService:
 
         def start() -> Operation:
             session = self._sessions.get(req.sessionHandle)
-            literals = values_of(req.parameters)
+            literals = results.literals_of(req.parameters)
             return self._sessions.start(
                 session, lambda: _limited(session.engine.execute(req.statement, literals), req.resultRowLimit)
             )
@@ -93,7 +94,7 @@ class ThriftService:
         )
 
     def GetOperationStatus(self, req: Any) -> Any:  # noqa: N802
-        """How a statement is doing."""
+        """The state of a statement."""
         try:
             operation = self._sessions.operation(req.operationHandle)
         except UnknownHandleError as error:
@@ -143,14 +144,14 @@ class ThriftService:
 
     def GetCatalogs(self, req: Any) -> Any:  # noqa: N802
         """List catalogs."""
-        return self._listing(req, _ttypes().TGetCatalogsResp, lambda: metadata.catalogs(self._tree))
+        return self._listing(req, _ttypes().TGetCatalogsResp, lambda: results.list_catalogs(self._tree))
 
     def GetSchemas(self, req: Any) -> Any:  # noqa: N802
         """List schemas."""
         return self._listing(
             req,
             _ttypes().TGetSchemasResp,
-            lambda: metadata.schemas(self._tree, req.catalogName, req.schemaName),
+            lambda: results.list_schemas(self._tree, req.catalogName, req.schemaName),
         )
 
     def GetTables(self, req: Any) -> Any:  # noqa: N802
@@ -158,7 +159,7 @@ class ThriftService:
         return self._listing(
             req,
             _ttypes().TGetTablesResp,
-            lambda: metadata.tables(
+            lambda: results.list_tables(
                 self._tree, req.catalogName, req.schemaName, req.tableName, req.tableTypes
             ),
         )
@@ -168,7 +169,7 @@ class ThriftService:
         return self._listing(
             req,
             _ttypes().TGetColumnsResp,
-            lambda: metadata.columns(
+            lambda: results.list_columns(
                 self._tree, req.catalogName, req.schemaName, req.tableName, req.columnName
             ),
         )

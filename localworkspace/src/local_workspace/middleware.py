@@ -1,43 +1,27 @@
-"""The door of the server: every request is authenticated, and, under --allow-faults, logged and faulted."""
+"""ASGI middleware: authentication, and, under --allow-faults, the request log and injected faults."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from local_workspace import wire
-from local_workspace.errors import ApiError, missing
-from local_workspace.faults import FaultBoard, FaultRule, Logged
-from local_workspace.sqltext import carries_sql, statement_of
-from local_workspace.web import parse, refusal, reply
+from local_workspace.errors import ApiError, injected
+from local_workspace.faults import PROMPT_DIGEST, FaultControl, FaultRule, LogEntry
+from local_workspace.http import abort_connection, error_reply
 
-# Where the handler of a model call leaves the digest of its prompt, for the request log.
-PROMPT_DIGEST = "rlm.prompt_sha256"
-
-_CODES = {
-    400: "BAD_REQUEST",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    409: "RESOURCE_CONFLICT",
-    429: "REQUEST_LIMIT_EXCEEDED",
-    500: "INTERNAL_ERROR",
-    503: "TEMPORARILY_UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
+_THRIFT = "/sql/1.0/warehouses/"
+_STATEMENTS = "/api/2.0/sql/statements"
 
 
-class AuthGate:
-    """Lets in who carries the token. Discovery is open, as on Databricks."""
+class Authentication:
+    """Admits requests that carry the token. Discovery is open, as on Databricks."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app = app
@@ -45,11 +29,11 @@ class AuthGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        problem = self._check(scope) if scope["type"] == "http" else None
-        if problem is None:
+        error = self._check(scope) if scope["type"] == "http" else None
+        if error is None:
             await self.app(scope, receive, send)
         else:
-            await refusal(problem)(scope, receive, send)
+            await error_reply(error)(scope, receive, send)
 
     def _check(self, scope: Scope) -> ApiError | None:
         if scope["path"].startswith("/.well-known/"):
@@ -57,11 +41,8 @@ class AuthGate:
         given = dict(scope["headers"]).get(b"authorization", b"")
         kind, _, value = given.partition(b" ")
         if kind.lower() != b"bearer" or not value:
-            return ApiError(
-                401,
-                "UNAUTHENTICATED",
-                "Credential was not sent or was of an unsupported type for this API.",
-            )
+            message = "Credential was not sent or was of an unsupported type for this API."
+            return ApiError(401, "UNAUTHENTICATED", message)
         if not secrets.compare_digest(value.strip(), self._expected):
             return ApiError(403, "PERMISSION_DENIED", "Invalid access token.")
         return None
@@ -69,7 +50,7 @@ class AuthGate:
 
 @dataclass
 class _Exchange:
-    """One request on its way through the fault gate, and what became of it."""
+    """One request on its way through the fault injection, and its outcome."""
 
     scope: Scope
     receive: Receive
@@ -85,12 +66,12 @@ class _Exchange:
         await self.send(message)
 
 
-class FaultGate:
-    """Logs every request and makes those go wrong that a rule says. `/_local/` itself is left alone."""
+class FaultInjection:
+    """Logs every request, and makes those fail that a rule applies to. `/_local/` itself is exempt."""
 
-    def __init__(self, app: ASGIApp, board: FaultBoard) -> None:
+    def __init__(self, app: ASGIApp, control: FaultControl) -> None:
         self.app = app
-        self.board = board
+        self._control = control
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -102,8 +83,8 @@ class FaultGate:
         try:
             await self._serve(exchange)
         finally:
-            self.board.record(
-                Logged(
+            self._control.record(
+                LogEntry(
                     method=scope["method"],
                     path=scope["path"],
                     sql=exchange.sql,
@@ -121,7 +102,7 @@ class FaultGate:
         if carries_sql(scope["method"], scope["path"]):
             body = await _drain(exchange)
             exchange.sql = statement_of(scope["path"], body)
-        rule = self.board.strike(scope["method"], scope["path"], exchange.sql)
+        rule = self._control.next_fault(scope["method"], scope["path"], exchange.sql)
         if rule is None:
             await self.app(scope, exchange.receive, exchange.observe)
             return
@@ -130,23 +111,24 @@ class FaultGate:
         if rule.after_effect:
             messages: list[Message] = []
             await self.app(scope, exchange.receive, _into(messages))
-            await self._tamper(rule, exchange, _replay(messages))
+            await self._apply(rule, exchange, _replay(messages))
         else:
-            await self._tamper(rule, exchange, self.app)
+            await self._apply(rule, exchange, self.app)
 
-    async def _tamper(self, rule: FaultRule, exchange: _Exchange, proceed: ASGIApp) -> None:
-        """Do what the rule says; `proceed` is the handler, or the reply that it has already given."""
+    async def _apply(self, rule: FaultRule, exchange: _Exchange, proceed: ASGIApp) -> None:
+        """Carry out a rule. `proceed` is the application, or the reply that it has already given."""
         scope = exchange.scope
         dropped = rule.action == "drop"
         if rule.action == "status":
-            await _faulted(rule)(scope, exchange.receive, exchange.observe)
+            error = injected(rule.status, "Injected by the fault control", rule.retry_after)
+            await error_reply(error)(scope, exchange.receive, exchange.observe)
             return
         if rule.action == "delay":
             await asyncio.sleep(rule.delay_s)
         if rule.action == "hold":
             dropped = await self._hold(rule, exchange)
         if dropped:
-            wire.cut(scope)
+            abort_connection(scope)
             while (await exchange.receive())["type"] != "http.disconnect":
                 pass  # uvicorn would answer 500 if this returned while the connection looks open
         else:
@@ -155,16 +137,16 @@ class FaultGate:
     async def _hold(self, rule: FaultRule, exchange: _Exchange) -> bool:
         scope = exchange.scope
         now = int(time.time() * 1000)
-        held = self.board.hold(rule, scope["method"], scope["path"], exchange.sql, now)
+        held = self._control.hold(rule, scope["method"], scope["path"], exchange.sql, now)
         try:
             await held.released.wait()
         finally:
-            self.board.held.pop(held.id, None)
+            self._control.held.pop(held.id, None)
         return held.drop
 
 
 async def _drain(exchange: _Exchange) -> bytes:
-    """Read the whole body and put it back for whoever reads next."""
+    """Read the whole body, and make the next reader receive it again."""
     chunks: list[bytes] = []
     original = exchange.receive
     while True:
@@ -199,57 +181,20 @@ def _replay(messages: list[Message]) -> ASGIApp:
     return app
 
 
-def _faulted(rule: FaultRule) -> Response:
-    code = _CODES.get(rule.status, "INTERNAL_ERROR")
-    response = reply({"error_code": code, "message": "Injected by the fault control"}, rule.status)
-    if rule.retry_after is not None:
-        response.headers["retry-after"] = str(rule.retry_after)
-    return response
+def carries_sql(method: str, path: str) -> bool:
+    """Return whether requests of this kind may have a SQL statement in their body."""
+    return method == "POST" and (path.startswith(_THRIFT) or path.rstrip("/") == _STATEMENTS)
 
 
-def control_routes(board: FaultBoard) -> list[Route]:
-    """The fault control's own API, below `/_local/`. Its handlers run on the event loop."""
+def statement_of(path: str, body: bytes) -> str | None:
+    """The SQL text in a request's body, or None (another call of the protocol, or not readable)."""
+    if path.startswith(_THRIFT):
+        from local_workspace.warehouse.protocol import sql_of
 
-    async def faults(request: Request) -> dict[str, Any]:
-        if request.method == "DELETE":
-            board.clear()
-        if request.method == "POST":
-            body = (await parse(request)).body
-            documents = body["rules"] if isinstance(body.get("rules"), list) else [body]
-            board.add([FaultRule.parse(document) for document in documents])
-        return {"rules": board.rules()}
-
-    async def held(_request: Request) -> dict[str, Any]:
-        return {"held": [item.document() for item in board.held.values()]}
-
-    async def release(request: Request) -> dict[str, Any]:
-        item = board.held.get(request.path_params["id"])
-        if item is None:
-            raise missing(f"No request is held under the id {request.path_params['id']}")
-        item.drop = (await parse(request)).flag("drop")
-        item.released.set()
-        return {}
-
-    async def requests(request: Request) -> dict[str, Any]:
-        if request.method == "DELETE":
-            board.forget()
-        return {"requests": [vars(entry) for entry in list(board.log)]}
-
-    return [
-        _control("/_local/faults", faults, ["GET", "POST", "DELETE"]),
-        _control("/_local/held", held, ["GET"]),
-        _control("/_local/held/{id:int}/release", release, ["POST"]),
-        _control("/_local/requests", requests, ["GET", "DELETE"]),
-    ]
-
-
-def _control(
-    path: str, function: Callable[[Request], Awaitable[dict[str, Any]]], methods: list[str]
-) -> Route:
-    async def handle(request: Request) -> Response:
-        try:
-            return reply(await function(request))
-        except ApiError as problem:
-            return refusal(problem)
-
-    return Route(path, handle, methods=methods)
+        return sql_of(body)
+    try:
+        document: Any = json.loads(body)
+    except ValueError:
+        return None
+    statement = document.get("statement") if isinstance(document, dict) else None
+    return statement if isinstance(statement, str) else None

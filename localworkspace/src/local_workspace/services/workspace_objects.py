@@ -9,6 +9,7 @@ import email.policy
 import hashlib
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -16,8 +17,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
+from local_workspace.http import Call, async_route, parse, route
 from local_workspace.layout import Layout, inside
-from local_workspace.web import Call, Json, parse, refusal, reply, route
+
+if TYPE_CHECKING:
+    from databricks.sdk.service import workspace as shapes
 
 _MARKERS = {
     "PYTHON": "# Databricks notebook source",
@@ -29,30 +33,32 @@ _LANGUAGES = {".py": "PYTHON", ".sql": "SQL", ".scala": "SCALA", ".r": "R", ".R"
 _LARGEST = 10 * 1024 * 1024  # the limit of import and export on Databricks
 
 
-class WorkspaceFiles:
+class WorkspaceObjects:
     """The service's functions."""
 
     def __init__(self, layout: Layout) -> None:
         self._root = layout.workspace
 
-    def mkdirs(self, call: Call) -> Json:
+    def mkdirs(self, call: Call) -> None:
         """Make a folder and its parents."""
         try:
             self._local(call.text("path")).mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise self._taken(call.text("path")) from None
-        return {}
 
-    def import_(self, call: Call) -> Json:
-        """Write a notebook or file; `content` is base64."""
-        try:
-            content = base64.b64decode(call.body.get("content") or "", validate=True)
-        except (binascii.Error, ValueError):
-            raise invalid("content must be base64") from None
-        return self.write(call, content)
+    async def import_(self, request: Request) -> None:
+        """Write a notebook or file: from JSON with base64 content, or from a form."""
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            call, content = _form(request, await request.body())
+        else:
+            call = await parse(request)
+            try:
+                content = base64.b64decode(call.body.get("content") or "", validate=True)
+            except (binascii.Error, ValueError):
+                raise invalid("content must be base64") from None
+        await run_in_threadpool(self._write, call, content)
 
-    def write(self, call: Call, content: bytes) -> Json:
-        """Write a notebook or file."""
+    def _write(self, call: Call, content: bytes) -> None:
         path, kind = call.text("path"), call.body.get("format") or "SOURCE"
         if kind not in {"SOURCE", "AUTO", "RAW"}:
             raise invalid(f"The local workspace imports the formats SOURCE, AUTO and RAW, not {kind}")
@@ -72,31 +78,40 @@ class WorkspaceFiles:
         temporary = local.with_name(f".{local.name}.importing")
         temporary.write_bytes(content)
         temporary.replace(local)
-        return {}
 
-    def export(self, path: str) -> tuple[bytes, str]:
-        """The content of a notebook or file, and its file type."""
+    def export(self, call: Call) -> shapes.ExportResponse | Response:
+        """The content of a notebook or file: as it is when `direct_download`, else in base64."""
+        from databricks.sdk.service import workspace as shapes
+
+        path = call.text("path")
         local = self._existing(path)
         if local.is_dir():
             raise invalid(f"{path} is a folder: only notebooks and files can be exported here")
-        return local.read_bytes(), local.suffix.lstrip(".") or "py"
+        content = local.read_bytes()
+        if call.flag("direct_download"):
+            return Response(content, media_type="application/octet-stream")
+        coded = base64.b64encode(content).decode()
+        return shapes.ExportResponse(content=coded, file_type=local.suffix.lstrip(".") or "py")
 
-    def status(self, call: Call) -> Json:
-        """What lies at a path."""
+    def status(self, call: Call) -> shapes.ObjectInfo:
+        """The object at a path."""
         path = call.text("path")
         return _info(self._name(path), self._existing(path))
 
-    def list(self, call: Call) -> Json:
+    def list(self, call: Call) -> shapes.ListResponse:
         """The entries of a folder (of a file: itself)."""
+        from databricks.sdk.service import workspace as shapes
+
         path = call.text("path")
         local = self._existing(path)
         if not local.is_dir():
-            return {"objects": [_info(self._name(path), local)]}
+            return shapes.ListResponse([_info(self._name(path), local)])
         base = self._name(path).rstrip("/")
-        entries = [_info(f"{base}/{child.name}", child) for child in sorted(local.iterdir())]
-        return {"objects": entries} if entries else {}
+        return shapes.ListResponse(
+            [_info(f"{base}/{child.name}", child) for child in sorted(local.iterdir())]
+        )
 
-    def delete(self, call: Call) -> Json:
+    def delete(self, call: Call) -> None:
         """Remove a file or folder; a folder with entries only when `recursive`."""
         path = call.text("path")
         local = self._existing(path)
@@ -108,7 +123,6 @@ class WorkspaceFiles:
             raise ApiError(400, "DIRECTORY_NOT_EMPTY", f"Folder ({path}) is not empty")
         else:
             shutil.rmtree(local)
-        return {}
 
     def _name(self, path: str) -> str:
         if not path.startswith("/"):
@@ -128,24 +142,29 @@ class WorkspaceFiles:
         return ApiError(400, "RESOURCE_ALREADY_EXISTS", f"Path ({path}) already exists.")
 
 
-def _info(path: str, local: Path) -> Json:
+def _info(path: str, local: Path) -> shapes.ObjectInfo:
+    from databricks.sdk.service import workspace as shapes
+
     stat = local.stat()
-    info: Json = {
-        "path": path,
-        "object_id": int.from_bytes(hashlib.sha256(path.encode()).digest()[:6], "big"),
-        "modified_at": int(stat.st_mtime * 1000),
-        "created_at": int(stat.st_mtime * 1000),
-    }
+    info = shapes.ObjectInfo(
+        path=path,
+        object_id=int.from_bytes(hashlib.sha256(path.encode()).digest()[:6], "big"),
+        modified_at=int(stat.st_mtime * 1000),
+        created_at=int(stat.st_mtime * 1000),
+        object_type=shapes.ObjectType.DIRECTORY,
+    )
     if local.is_dir():
-        return {**info, "object_type": "DIRECTORY"}
+        return info
     with local.open("rb") as file:
         head = file.read(64).decode("utf-8", "replace")
     language = next((name for name, marker in _MARKERS.items() if head.startswith(marker)), None)
     if language == "PYTHON" and local.suffix in {".r", ".R"}:
         language = "R"
     if language is None:
-        return {**info, "object_type": "FILE", "size": stat.st_size}
-    return {**info, "object_type": "NOTEBOOK", "language": language}
+        info.object_type, info.size = shapes.ObjectType.FILE, stat.st_size
+    else:
+        info.object_type, info.language = shapes.ObjectType.NOTEBOOK, shapes.Language(language)
+    return info
 
 
 def _form(request: Request, raw: bytes) -> tuple[Call, bytes]:
@@ -164,33 +183,13 @@ def _form(request: Request, raw: bytes) -> tuple[Call, bytes]:
 
 def routes(layout: Layout) -> list[Route]:
     """The routes of `/api/2.0/workspace`."""
-    files = WorkspaceFiles(layout)
-
-    async def import_(request: Request) -> Response:
-        try:
-            if request.headers.get("content-type", "").startswith("multipart/form-data"):
-                call, content = _form(request, await request.body())
-                return reply(await run_in_threadpool(files.write, call, content))
-            return reply(await run_in_threadpool(files.import_, await parse(request)))
-        except ApiError as problem:
-            return refusal(problem)
-
-    async def export(request: Request) -> Response:
-        try:
-            call = await parse(request)
-            content, kind = await run_in_threadpool(files.export, call.text("path"))
-            if call.flag("direct_download"):
-                return Response(content, media_type="application/octet-stream")
-            return reply({"content": base64.b64encode(content).decode(), "file_type": kind})
-        except ApiError as problem:
-            return refusal(problem)
-
+    objects = WorkspaceObjects(layout)
     base = "/api/2.0/workspace"
     return [
-        Route(f"{base}/import", import_, methods=["POST"]),
-        Route(f"{base}/export", export, methods=["GET"]),
-        route("POST", f"{base}/mkdirs", files.mkdirs),
-        route("GET", f"{base}/get-status", files.status),
-        route("GET", f"{base}/list", files.list),
-        route("POST", f"{base}/delete", files.delete),
+        async_route("POST", f"{base}/import", objects.import_),
+        route("GET", f"{base}/export", objects.export),
+        route("POST", f"{base}/mkdirs", objects.mkdirs),
+        route("GET", f"{base}/get-status", objects.status),
+        route("GET", f"{base}/list", objects.list),
+        route("POST", f"{base}/delete", objects.delete),
     ]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from local_workspace.errors import ApiError
-from local_workspace.jobs import verdict
+from local_workspace.jobs import model
+from local_workspace.jobs.model import Run, TaskRun
 from local_workspace.jobs.process import Launch
-from local_workspace.jobs.records import Run, TaskRun
 from local_workspace.jobs.scheduler import TaskRefusedError
 from local_workspace.layout import Layout
 
@@ -144,7 +144,7 @@ class Launcher:
 
 
 def _refused(code: str, message: str) -> TaskRefusedError:
-    return TaskRefusedError(verdict.failed(code, message))
+    return TaskRefusedError(model.failed(code, message))
 
 
 def _wheel_arguments(wheel: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,209 @@
+"""HTTP: from requests to plain functions and back, and the server underneath."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import anyio.to_thread
+import uvicorn
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from local_workspace.errors import ApiError, invalid
+
+# A client that pauses in its work must not find its connection closed under the next request.
+_KEEP_ALIVE_S = 600
+_SHUTDOWN_S = 1
+# Long statements occupy a thread each; short requests must still find one.
+_THREADS = 200
+
+Json = dict[str, Any]
+
+
+class Shape(Protocol):
+    """A dataclass of databricks-sdk, which knows its JSON."""
+
+    def as_dict(self) -> Json:
+        """The JSON document."""
+
+
+Reply = Shape | Json | Response | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One request, parsed: query parameters, JSON body, parameters of the path."""
+
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Json = field(default_factory=dict)
+    path: Mapping[str, Any] = field(default_factory=dict)
+
+    def value(self, name: str) -> Any:
+        """A required value of the path, the body or the query. Raises ApiError (400)."""
+        for source in (self.path, self.body, self.query):
+            if source.get(name) not in (None, ""):
+                return source[name]
+        raise invalid(f"Missing required field: {name}")
+
+    def text(self, name: str) -> str:
+        """A required string. Raises ApiError (400)."""
+        found = self.value(name)
+        if not isinstance(found, str):
+            raise invalid(f"{name} must be a string")
+        return found
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """An integer of any source; required unless a default is given. Raises ApiError (400)."""
+        if default is not None and all(s.get(name) is None for s in (self.path, self.body, self.query)):
+            return default
+        found = self.value(name)
+        try:
+            return int(found)
+        except (TypeError, ValueError):
+            raise invalid(f"{name} must be an integer, not {found!r}") from None
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A boolean of the query or the body."""
+        found = self.body.get(name, self.query.get(name))
+        return default if found is None else found is True or str(found).lower() == "true"
+
+
+def reply(document: Reply, status: int = 200) -> Response:
+    """The JSON response of a document; None is an empty one. A response is returned as it is."""
+    if isinstance(document, Response):
+        return document
+    if document is not None and not isinstance(document, dict):
+        document = document.as_dict()
+    text = json.dumps(document or {}, ensure_ascii=False, separators=(",", ":"))
+    return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
+
+
+def error_reply(error: ApiError) -> Response:
+    """The response that reports an error."""
+    response = reply(error.document(), error.status)
+    if error.retry_after is not None:
+        response.headers["retry-after"] = str(error.retry_after)
+    return response
+
+
+async def parse(request: Request) -> Call:
+    """Read a request to its end. Raises ApiError (400) when the body is not a JSON object."""
+    raw = await request.body()
+    body: Any = {}
+    if raw.strip():
+        try:
+            body = json.loads(raw)
+        except ValueError as error:
+            raise ApiError(
+                400, "MALFORMED_REQUEST", f"Could not parse the request as JSON: {error}"
+            ) from None
+        if not isinstance(body, dict):
+            raise ApiError(400, "MALFORMED_REQUEST", "The request must be a JSON object")
+    return Call(query=dict(request.query_params), body=body, path=request.path_params)
+
+
+def route(method: str, path: str, function: Callable[[Call], Reply]) -> Route:
+    """Serve a plain function, in a worker thread, so that its waiting holds up nobody else."""
+
+    async def handle(request: Request) -> Reply:
+        return await run_in_threadpool(function, await parse(request))
+
+    return async_route(method, path, handle)
+
+
+def async_route(method: str, path: str, handler: Callable[[Request], Awaitable[Reply]]) -> Route:
+    """Serve a coroutine function on the event loop. GET covers HEAD."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return reply(await handler(request))
+        except ApiError as error:
+            return error_reply(error)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody listens
+        except Exception as error:  # noqa: BLE001 - the boundary: reported as 500 and on standard error
+            traceback.print_exception(error, file=sys.stderr)
+            text = f"{type(error).__name__}: {error}"
+            return error_reply(ApiError(500, "INTERNAL_ERROR", text))
+
+    return Route(path, guarded, methods=[method])
+
+
+_open: dict[tuple[str, int], asyncio.Transport] = {}
+
+
+class WorkspaceProtocol(H11Protocol):
+    """uvicorn's protocol; additionally remembers each open connection by its peer address."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Register the connection."""
+        super().connection_made(transport)
+        if self.client:
+            _open[self.client] = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        if self.client:
+            _open.pop(self.client, None)
+        super().connection_lost(exc)
+
+
+def abort_connection(scope: Any) -> None:
+    """Close the connection of a request at once; not one byte of a response is sent."""
+    client = scope.get("client")
+    transport = _open.get(tuple(client)) if client else None
+    if transport is not None:
+        transport.abort()
+
+
+class WorkspaceServer(uvicorn.Server):
+    """uvicorn's server, ended by signals with exit code 0 (its own raises them again at the end).
+
+    `on_ready` is called on the event loop once requests are answered.
+    """
+
+    def __init__(self, app: ASGIApp, on_ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=WorkspaceProtocol,
+                ws="none",
+                lifespan="off",
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_SHUTDOWN_S,
+            )
+        )
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and call `on_ready`."""
+        anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
+        await super().startup(sockets)
+        self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT end the server in good order."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        yield
+
+    def _end(self) -> None:
+        self.should_exit = True

@@ -1,0 +1,244 @@
+"""The Jobs API's documents: requests parsed into runs, runs and jobs shown as the SDK's dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from local_workspace.errors import invalid
+from local_workspace.http import Json
+from local_workspace.jobs.model import RUN_IF, Ending, Run, TaskRun, run_life
+from local_workspace.options import USER
+
+if TYPE_CHECKING:
+    from databricks.sdk.service import jobs as shapes
+
+ShownRun = TypeVar("ShownRun", "shapes.Run", "shapes.BaseRun")
+
+_SINGLE_TASK = ("spark_python_task", "python_wheel_task", "notebook_task", "spark_jar_task")
+_CLUSTER = ("new_cluster", "existing_cluster_id", "libraries")
+OVERRIDES = ("python_params", "python_named_params", "notebook_params", "jar_params")
+TASKS_PER_PAGE = 100
+# The newer `status.state` for each legacy life cycle (databricks-sdk 0.156, jobs.RunLifecycleStateV2State).
+_V2 = {"SKIPPED": "TERMINATED", "INTERNAL_ERROR": "TERMINATED", "WAITING_FOR_RETRY": "WAITING"}
+
+
+def tasks_of(settings: Json) -> list[Json]:
+    """The tasks of a request, checked. Raises ApiError (400).
+
+    The single-task form of API 2.0 (the task's fields on top) is accepted too.
+    """
+    tasks = settings.get("tasks")
+    if tasks is None and any(settings.get(name) for name in _SINGLE_TASK):
+        fields = {name: settings[name] for name in (*_SINGLE_TASK, *_CLUSTER) if name in settings}
+        tasks = [{"task_key": "main", **fields}]
+    if not isinstance(tasks, list) or not tasks:
+        raise invalid("At least one task must be specified in tasks")
+    for task in tasks:
+        _check(task)
+    keys = [task["task_key"] for task in tasks]
+    if len(set(keys)) != len(keys):
+        raise invalid("Duplicate task_key: every task of a run needs a key of its own")
+    _check_order(tasks)
+    return tasks
+
+
+def _check(task: Any) -> None:
+    from databricks.sdk.service import jobs as shapes
+
+    if not isinstance(task, dict) or not isinstance(task.get("task_key"), str) or not task["task_key"]:
+        raise invalid("Every task needs a task_key")
+    key = task["task_key"]
+    if (task.get("run_if") or "ALL_SUCCESS") not in RUN_IF:
+        raise invalid(f"Task {key}: unknown run_if {task['run_if']!r}")
+    for name in ("timeout_seconds", "max_retries"):
+        if not isinstance(task.get(name) or 0, int):
+            raise invalid(f"Task {key}: {name} must be an integer")
+    dependencies = task.get("depends_on") or []
+    if not all(isinstance(item, dict) and isinstance(item.get("task_key"), str) for item in dependencies):
+        raise invalid(f"Task {key}: depends_on must be a list of {{task_key}}")
+    try:
+        shown = shapes.RunTask.from_dict(task)
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise invalid(f"Task {key} is malformed: {error}") from None
+    for kind in (shown.spark_python_task, shown.python_wheel_task):
+        if kind and not all(isinstance(item, str) for item in kind.parameters or []):
+            raise invalid(f"Task {key}: parameters must be strings")
+
+
+def _check_order(tasks: Sequence[Json]) -> None:
+    """Raise ApiError when a dependency is unknown or circular."""
+    waits = {task["task_key"]: {d["task_key"] for d in task.get("depends_on") or []} for task in tasks}
+    for key, needed in waits.items():
+        if unknown := needed - waits.keys():
+            raise invalid(f"Task {key} depends on unknown task {sorted(unknown)[0]!r}")
+    while waits:
+        ready = {key for key, needed in waits.items() if not needed & waits.keys()}
+        if not ready:
+            raise invalid(f"The dependencies of the tasks {sorted(waits)} form a cycle")
+        waits = {key: needed for key, needed in waits.items() if key not in ready}
+
+
+def task_runs(tasks: Sequence[Json], ids: Sequence[int]) -> tuple[TaskRun, ...]:
+    """Task runs that have not begun."""
+    return tuple(
+        TaskRun(
+            run_id=number,
+            task_key=task["task_key"],
+            spec=task,
+            life="BLOCKED" if task.get("depends_on") else "PENDING",
+        )
+        for task, number in zip(tasks, ids, strict=True)
+    )
+
+
+def submitted_run(settings: Json, ids: Sequence[int], now: int) -> Run:
+    """A one-time run. `ids`: first the run's, then one per task. A one-time run has a job id of its own."""
+    return Run(
+        run_id=ids[0],
+        job_id=ids[-1],
+        name=settings.get("run_name") or "Untitled",
+        run_type="SUBMIT_RUN",
+        settings={key: value for key, value in settings.items() if key not in {"tasks", "idempotency_token"}},
+        tasks=task_runs(tasks_of(settings), ids[1:-1]),
+        start_time=now,
+    )
+
+
+def job_parameters(settings: Json, given: Any) -> dict[str, str]:
+    """The job's parameters: the values of one run over the defaults. Raises ApiError."""
+    if given is not None and not isinstance(given, dict):
+        raise invalid("job_parameters must be an object of strings")
+    declared = {item["name"]: str(item.get("default", "")) for item in settings.get("parameters") or []}
+    return {**declared, **{str(key): str(value) for key, value in (given or {}).items()}}
+
+
+def job_settings(settings: Any) -> shapes.JobSettings:
+    """The settings of a job as the API shows them. Raises ApiError (400) when they are malformed."""
+    from databricks.sdk.service import jobs as shapes
+
+    if not isinstance(settings, dict):
+        raise invalid("new_settings must be an object")
+    try:
+        return shapes.JobSettings.from_dict({"format": "MULTI_TASK", **settings})
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise invalid(f"The settings of the job are malformed: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunView:
+    """Shows runs as they are at `now` (ms); `host` is for links."""
+
+    host: str
+    now: int
+
+    def run(self, kind: type[ShownRun], run: Run, *, tasks: bool = True, offset: int = 0) -> ShownRun:
+        """A run, with the page of its tasks that begins at `offset`."""
+        from databricks.sdk.service import jobs as shapes
+
+        parameters = [shapes.JobParameter(name=k, value=v) for k, v in run.parameters.items()]
+        page = run.tasks[offset : offset + TASKS_PER_PAGE] if tasks else ()
+        state, status = _state(run_life(run), run.ending, stopped=run.stop is not None)
+        shown = kind(
+            job_id=run.job_id,
+            run_id=run.run_id,
+            job_run_id=run.run_id,
+            number_in_job=run.number_in_job,
+            original_attempt_run_id=run.run_id,
+            creator_user_name=USER,
+            run_name=run.name,
+            run_page_url=self._url(run),
+            run_type=shapes.RunType(run.run_type),
+            trigger=shapes.TriggerType.ONE_TIME,
+            start_time=run.start_time,
+            end_time=run.end_time,
+            cleanup_duration=0,
+            state=state,
+            status=status,
+            job_parameters=parameters,
+            overriding_parameters=shapes.RunParameters.from_dict(run.overrides) if run.overrides else None,
+            tasks=[self._task(run, task) for task in page],
+        )
+        self._set_durations(shown, run)
+        if tasks and offset + TASKS_PER_PAGE < len(run.tasks):
+            shown.has_more = True
+            if isinstance(shown, shapes.Run):
+                shown.next_page_token = str(offset + TASKS_PER_PAGE)
+        return shown
+
+    def task_run(self, run: Run, task: TaskRun) -> shapes.Run:
+        """The `metadata` of get-output: the run, seen as its one task."""
+        from databricks.sdk.service import jobs as shapes
+
+        shown = self.run(shapes.Run, run, tasks=False)
+        own = self._task(run, task)
+        for name in (
+            "run_id", "attempt_number", "cluster_instance", "run_page_url", "state", "status", "start_time",
+            "end_time", "setup_duration", "execution_duration", "queue_duration",
+        ):  # fmt: skip
+            setattr(shown, name, getattr(own, name))
+        shown.original_attempt_run_id = task.run_id
+        shown.tasks = [own]
+        return shown
+
+    def _task(self, run: Run, task: TaskRun) -> shapes.RunTask:
+        from databricks.sdk.service import jobs as shapes
+
+        end = task.end_time or self.now
+        started = task.start_time or end
+        state, status = _state(task.life, task.ending, stopped=run.stop is not None)
+        return dataclasses.replace(
+            shapes.RunTask.from_dict({"run_if": "ALL_SUCCESS", **task.spec}),
+            run_id=task.run_id,
+            attempt_number=0,
+            start_time=task.start_time or run.start_time,
+            setup_duration=max(0, (task.running_time or end) - started) if task.start_time else 0,
+            execution_duration=end - task.running_time if task.running_time else 0,
+            cleanup_duration=0,
+            queue_duration=max(0, started - run.start_time),
+            end_time=task.end_time,
+            cluster_instance=shapes.ClusterInstance(cluster_id="local", spark_context_id=str(run.run_id)),
+            run_page_url=self._url(run, task),
+            state=state,
+            status=status,
+        )
+
+    def _set_durations(self, shown: shapes.Run | shapes.BaseRun, run: Run) -> None:
+        first = min((task.start_time for task in run.tasks if task.start_time), default=0)
+        running = min((task.running_time for task in run.tasks if task.running_time), default=0)
+        end = run.end_time or self.now
+        # Multi-task runs report run_duration; the parts are known only where there is one task.
+        single = len(run.tasks) == 1
+        shown.setup_duration = max(0, (running or end) - first) if single and first else 0
+        shown.execution_duration = end - running if single and running else 0
+        shown.run_duration = end - run.start_time if run.end_time else 0
+        shown.queue_duration = max(0, (first or end) - run.start_time)
+
+    def _url(self, run: Run, task: TaskRun | None = None) -> str:
+        return f"{self.host}/jobs/{run.job_id}/runs/{task.run_id if task else run.run_id}"
+
+
+def _state(life: str, ending: Ending | None, *, stopped: bool) -> tuple[shapes.RunState, shapes.RunStatus]:
+    """The legacy `state` and the newer `status` of a run or task run."""
+    from databricks.sdk.service import jobs as shapes
+
+    state = shapes.RunState(
+        life_cycle_state=shapes.RunLifeCycleState(life),
+        state_message=ending.message if ending else "",
+        # A run that ended by itself before the cancel reached it was not cancelled.
+        user_cancelled_or_timedout=ending.result in {"CANCELED", "TIMEDOUT"} if ending else stopped,
+    )
+    status = shapes.RunStatus(state=shapes.RunLifecycleStateV2State(_V2.get(life, life)))
+    if ending is not None:
+        state.result_state = shapes.RunResultState(ending.result)
+        status.termination_details = shapes.TerminationDetails(
+            code=shapes.TerminationCodeCode(ending.code),
+            type=shapes.TerminationTypeType(ending.kind),
+            message=ending.message,
+        )
+    elif life == "QUEUED":
+        state.queue_reason = "Waiting for other runs to end."
+        code = shapes.QueueDetailsCodeCode.ACTIVE_RUNS_LIMIT_REACHED
+        status.queue_details = shapes.QueueDetails(code=code, message=state.queue_reason)
+    return state, status
