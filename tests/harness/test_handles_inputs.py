@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import VOLUME, Bench
+from harness_support import VOLUME, Bench
 
 from executor_harness import protocol
 from executor_harness.data.files import File, Folder

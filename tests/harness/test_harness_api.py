@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import VOLUME, Bench
+from harness_support import VOLUME, Bench
 
 from executor_harness.api import Rlm, reported
 from executor_harness.redaction import Redactor

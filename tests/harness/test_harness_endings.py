@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from conftest import Bench, Ended, eventually
+from harness_support import Bench, Ended, eventually
 
 
 def assert_failed(ended: Ended, error_type: str, *said: str, code: int = 1) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import Bench
+from harness_support import Bench
 
 KERNEL = """
 import io, os, signal, sys, threading, types

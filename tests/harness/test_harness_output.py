@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import Bench
+from harness_support import Bench
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Bench
+from harness_support import Bench
 from hypothesis import given
 from hypothesis import strategies as st
 

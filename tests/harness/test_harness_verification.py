@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bench
+from harness_support import Bench
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import eventually
+from harness_support import eventually
 from llm_support import Said, calls_of, run_folder, serving, spent
 
 from executor_harness.models import client, spend

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bench, eventually
+from harness_support import Bench, eventually
 from llm_support import Said, Stub, access, echo, serving
 
 _PROGRAM = """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import eventually
+from harness_support import eventually
 from llm_support import calls_of, serving
 
 from executor_harness.volumes import Volumes

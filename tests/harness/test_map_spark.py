@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bench, eventually
+from harness_support import Bench, eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llm_support import CREATE, TABLE, Said, access, calls_of, echo, run_folder, serving, spent

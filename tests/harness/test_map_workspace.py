@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PACKAGE, eventually
+from harness_support import PACKAGE, eventually
 from llm_support import CREATE, access
 from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 

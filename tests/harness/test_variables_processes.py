@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bench, Ended, eventually
+from harness_support import Bench, Ended, eventually
 
 from executor_harness import protocol
 

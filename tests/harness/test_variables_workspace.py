@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PACKAGE, VOLUME, Bench, eventually
+from harness_support import PACKAGE, VOLUME, Bench, eventually
 from local_workspace import WorkspaceOptions, spawn
 
 SCRATCH = "main.rlm_scratch"
