@@ -37,7 +37,7 @@ _BACKSTOP_S = 5.0  # how much later than the guard the watcher acts
 def main(argv: Sequence[str], *, root: Path, kernel: bool) -> int:
     """Run one execution and return its exit code; may end the process instead.
 
-    `root` is the folder that holds this package; `kernel` says that the process is a notebook's and lives on.
+    `root` is the folder or zip that holds this package; `kernel`: the process is a notebook's and lives on.
     """
     try:
         arguments = parse(argv)

@@ -36,7 +36,7 @@ class Recorder:
         self._volumes_root = volumes_root
         self._secrets = list(secrets)
         self._streams = (sys.stdout, sys.stderr)
-        self._faults = False
+        self._enabled_faults = False
         self._ours: tuple[TextIO, ...] = ()
         self._saved: list[int] = []
         self._forwarders: list[threading.Thread] = []
@@ -76,10 +76,10 @@ class Recorder:
         # Replaced even where they do write to 1 and 2 already: a notebook's streams do not, and the encoding
         # of a job's log must not make a program fail.
         sys.stdout, sys.stderr = self._ours = _text(1), _text(2)
-        if (
-            not faulthandler.is_enabled()
-        ):  # a crash in native code then says where, and the watcher reports it
+        if not faulthandler.is_enabled():
+            # A crash in native code then says where it was, and the watcher reports it.
             faulthandler.enable(2)
+            self._enabled_faults = True
 
     def _spawn(self, orders: Orders, fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
         # Bytecode must not appear as files in a Volume; elsewhere it is welcome.
@@ -115,7 +115,7 @@ class Recorder:
     def stop(self) -> dict[str, Stream]:
         """Give the output back, have the texts written, and say what was recorded. Twice is harmless."""
         if self._stopped is None:
-            if self._faults:
+            if self._enabled_faults:
                 faulthandler.disable()
             _bounded_flush(sys.stdout, sys.stderr, *self._ours)
             for saved, fd in zip(self._saved, (1, 2), strict=True):

@@ -21,6 +21,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from executor_harness import processes, protocol
 from executor_harness.capture import Recording, writer
@@ -177,4 +178,15 @@ def main() -> None:
         if not byte:
             return
         line += byte
-    Watcher(json.loads(line)).run()
+    try:
+        Watcher(json.loads(line)).run()
+    finally:
+        _remove(Path(sys.argv[1]))
+
+
+def _remove(root: Path) -> None:
+    """Remove the unpacked zip, and its folder: a harness that was killed cannot."""
+    if root.is_file():
+        with contextlib.suppress(OSError):
+            root.unlink()
+            root.parent.rmdir()

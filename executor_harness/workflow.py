@@ -1,65 +1,43 @@
-"""A SQL workflow as a program: the executor of workflows comes as a zip in the Volume, and is run from it.
+"""A SQL workflow as a program: what runs it is in the harness's zip, and is named by the program itself.
 
-The harness knows nothing of SQL. It unpacks what the order names, checks it against its hash, and joins the
-executor to an engine: the job's own Spark, or a SQL warehouse of the workspace.
+The harness knows nothing of SQL or of the control plane. The program, which the control plane wrote and whose
+hash is verified, says which function is to be called and with what.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import io
-import os
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from executor_harness.api import Rlm
 from executor_harness.outcome import WorkflowFailed
 
-_LEAST = (3, 11)  # of Python, for the executor; the harness itself runs on 3.10
-_PACKAGE = "databricks_rlm_agent"
+_PYTHON = (3, 11)  # the least that the runner needs; the harness itself runs on 3.10
+_RUNNER = Path(__file__).parent.parent / "runner"  # in the zip
 
 
-def run(rlm: Rlm, document: Mapping[str, Any]) -> None:
-    """Run a workflow and report on `rlm`. Raises WorkflowFailed unless it succeeded.
+def run(rlm: Any, entry: str, document: Mapping[str, Any]) -> None:
+    """Call `entry`, a `module:function` of the runner, with `rlm` and the document.
 
-    `document` has the `pack` (path and sha256 of the zip), the `engine` (`kind` is spark, or warehouse with
-    its `http_path`), and the executor's own `order` (`sqlflow.run.task.Order`).
+    The function returns None, or why the workflow has not succeeded. Raises WorkflowFailed then, and where
+    the runner cannot run here.
     """
-    if sys.version_info < _LEAST:
+    if sys.version_info < _PYTHON:
         raise WorkflowFailed(
-            f"A SQL workflow needs Python {'.'.join(map(str, _LEAST))} or later in its job; this is "
+            f"A SQL workflow needs Python {'.'.join(map(str, _PYTHON))} or later in its job; this is "
             f"{sys.version.split()[0]}. Choose a newer runtime (RLM_COMPUTE)."
         )
-    _unpack(rlm, document["pack"])
-    task = importlib.import_module(f"{_PACKAGE}.sqlflow.run.task")
-    order = task.Order.of(document["order"])
-    engine = _engine(rlm, document["engine"], catalog=order.catalog, schema=order.schema)
-    problem = task.run_task(rlm, order, engine, alone=getattr(engine, "alone", None))
+    sys.path.insert(0, str(_RUNNER))
+    module, _, function = entry.partition(":")
+    try:
+        called = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise WorkflowFailed(
+            f"This harness holds no runner of SQL workflows ({error}). Start the job with --harness and the "
+            "folder of a published harness."
+        ) from None
+    problem = called(rlm, document)
     if problem:
         raise WorkflowFailed(problem)
-
-
-def _unpack(rlm: Rlm, pack: Mapping[str, str]) -> None:
-    """Put the executor on the path, in a folder that goes with the program."""
-    content = Path(rlm.path(pack["path"])).read_bytes()
-    if hashlib.sha256(content).hexdigest() != pack["sha256"]:
-        raise WorkflowFailed(f"{pack['path']} was changed after publishing; nothing was run.")
-    folder = Path("sqlflow").resolve()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        archive.extractall(folder)
-    sys.path.insert(0, str(folder))
-
-
-def _engine(rlm: Rlm, chosen: Mapping[str, Any], *, catalog: str, schema: str) -> Any:
-    place = {"catalog": catalog, "schema": schema}
-    if chosen["kind"] == "spark":
-        sessions = importlib.import_module(f"{_PACKAGE}.sqlflow.run.spark")
-        return sessions.SparkEngine(rlm.spark, remote=os.environ.get("SPARK_REMOTE"), **place)
-    importlib.import_module(f"{_PACKAGE}.logs").keep_off_root("databricks.sql")  # its errors are told better
-    workspace = importlib.import_module(f"{_PACKAGE}.databricks.workspace").Workspace()
-    sessions = importlib.import_module(f"{_PACKAGE}.databricks.sql")
-    return sessions.WarehouseEngine(workspace, http_path=chosen["http_path"], **place)

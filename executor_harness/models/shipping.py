@@ -6,9 +6,9 @@ content: workers outlive jobs, and may have met another version of the harness, 
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from executor_harness import protocol
@@ -18,12 +18,17 @@ PACKAGE = "executor_harness"
 
 def sources(modules: Sequence[str]) -> dict[str, str]:
     """The sources of modules of the harness, by name (`models.chat`), under a package name of their own."""
-    folder = Path(protocol.__file__).parent
-    found = {name: (folder / f"{name.replace('.', '/')}.py").read_text("utf-8") for name in modules}
+    found = {name: _source(name) for name in modules}
     alias = f"_rlm_{protocol.digest(found)[:16]}"
     packages = {alias, *(f"{alias}.{name.rpartition('.')[0]}" for name in modules if "." in name)}
     named = {f"{alias}.{name}": text.replace(PACKAGE, alias) for name, text in found.items()}
     return {**dict.fromkeys(sorted(packages), ""), **named}
+
+
+def _source(name: str) -> str:
+    data = pkgutil.get_data(PACKAGE, f"{name.replace('.', '/')}.py")  # from a folder or a zip
+    assert data is not None
+    return data.decode("utf-8")
 
 
 def shipped(

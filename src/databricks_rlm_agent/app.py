@@ -241,7 +241,7 @@ class App:
 
     def _publish_harness(self) -> str:
         try:
-            return bundle.load_harness().publish(self.volume, self.settings.namespace)
+            return bundle.publish(self.volume, self.settings.namespace)
         except NotFound as error:
             raise NotFound(error.what, where=error.where, fix="Run `rlm-agent init` first.") from None
 

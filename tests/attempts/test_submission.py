@@ -62,7 +62,6 @@ def test_the_payload() -> None:
         "--attempt": "1",
         "--manifest": "/Volumes/a/b/c/manifest.json",
         "--request-sha256": request().sha256(),
-        "--harness": HARNESS,
         "--databricks-run-id": "{{job.run_id}}",  # the platform puts the run's own id there
     }
     assert all(isinstance(item, str) for item in parameters)

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from fakes import NAMESPACE, FakeVolume, Gate, Killed, World
+from fakes import World
 
-from databricks_rlm_agent.controller import bundle
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.loop import FIRST_WAIT_S, ControlLoop
 from databricks_rlm_agent.controller.tick import TickReport
@@ -154,57 +153,6 @@ def test_an_interruption_gives_up_what_is_held(stop: BaseException) -> None:
 def test_the_number_of_ticks_can_be_bounded() -> None:
     script = Scripted(ticks=[IDLE] * 9)
     assert script.run(max_ticks=3) == 3
-
-
-# The harness in the Volume
-
-HARNESS = bundle.Harness(
-    files=(("executor_harness/a.py", b"1"), ("executor_harness/b.py", b"2"), ("main.py", b"3"))
-)
-
-
-def test_the_harness_is_published_once_under_its_hash() -> None:
-    world = World()
-    volume = FakeVolume(world=world, gate=Gate())
-    folder = HARNESS.publish(volume, NAMESPACE)
-    assert folder == f"/Volumes/main/rlm/artifacts/harness/{HARNESS.content_hash}"
-    assert {path.removeprefix(f"{folder}/"): content for path, content in world.files.items()} == dict(
-        HARNESS.files
-    )
-    before = dict(world.files)
-    assert HARNESS.publish(volume, NAMESPACE) == folder
-    assert world.files == before
-
-
-def test_another_content_is_another_folder() -> None:
-    moved = bundle.Harness(files=(("executor_harness/a.p", b"y1"), *HARNESS.files[1:]))
-    changed = bundle.Harness(files=(("executor_harness/a.py", b"2"), *HARNESS.files[1:]))
-    assert len({HARNESS.content_hash, moved.content_hash, changed.content_hash}) == 3
-
-
-def test_a_publication_that_was_cut_short_is_completed() -> None:
-    for stop in range(3):
-        world = World()
-        calls: list[str] = []
-
-        def fault(name: str, after: bool, calls: list[str] = calls, stop: int = stop) -> None:
-            calls.append(name)
-            if not after and len([c for c in calls if c.startswith("put")]) == 2 * stop + 1:
-                raise Killed
-
-        with pytest.raises(Killed):
-            HARNESS.publish(FakeVolume(world=world, gate=Gate(fault=fault)), NAMESPACE)
-        assert len(world.files) == stop
-        HARNESS.publish(FakeVolume(world=world, gate=Gate()), NAMESPACE)
-        assert len(world.files) == 3
-
-
-def test_the_installed_harness_is_whole() -> None:
-    found = bundle.load_harness()
-    names = [path for path, _ in found.files]
-    assert names[-1] == "main.py"  # put last: where it is, everything is
-    assert {"executor_harness/__init__.py", "executor_harness/protocol.py"} <= set(names)
-    assert found.content_hash == bundle.load_harness().content_hash
 
 
 def test_a_journal_numbers_its_events_within_its_epoch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import Any
 
@@ -10,7 +11,6 @@ from fakes import LOST, NAMESPACE, Controller, Gate, Killed, World, check_invari
 
 from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.attempts.records import RequestRow
-from databricks_rlm_agent.controller import bundle
 from databricks_rlm_agent.controller.workflows import Workflows
 from databricks_rlm_agent.runs.actions import Finish, RunSqlWorkflow
 from databricks_rlm_agent.runs.fsm import State
@@ -41,12 +41,12 @@ def document_of(world: World, manifest: Manifest) -> dict[str, Any]:
     program = world.files[manifest.request.artifact.path].decode()
     exec(  # the program that was just generated, with its one import put in
         program.replace("from executor_harness.workflow import run\n", ""),
-        {"rlm": None, "run": lambda _rlm, document: found.append(document)},
+        {"rlm": None, "run": lambda _rlm, entry, document: found.append({"entry": entry, **document})},
     )
     return found[0]
 
 
-def test_files_and_pack_are_published_and_named_by_the_program() -> None:
+def test_files_are_published_and_named_by_the_program() -> None:
     world = played(SCRIPT)
     manifest = manifest_of(world)
     assert manifest.request.task_type == "sql_workflow"
@@ -60,7 +60,8 @@ def test_files_and_pack_are_published_and_named_by_the_program() -> None:
         run_id="rlm-r1-flow", catalog=NAMESPACE.catalog, schema=NAMESPACE.schema, variables={"x": "1"},
     )  # fmt: skip
     assert document["engine"] == {"kind": "spark"}
-    assert world.files[document["pack"]["path"]] == bundle.load_sql_runner().content
+    module, _, function = document["entry"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
     assert [row.task_type for row in world.table(RequestRow)] == ["sql_workflow"]
     run = world.runs["r1"]
     assert run.fsm_state is State.SUCCEEDED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness_support import PACKAGE, Bench
+from harness_support import Bench
+
+from databricks_rlm_agent.controller import bundle
 
 _SERVER = """
 import os, sys
@@ -26,11 +27,8 @@ os._exit(0)
 
 @pytest.fixture
 def bench(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    harness = tmp_path / "harness"
-    shutil.copytree(
-        PACKAGE, harness / "executor_harness", ignore=shutil.ignore_patterns("__pycache__", "main.py")
-    )
-    shutil.copy(PACKAGE / "main.py", harness / "main.py")
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "main.py").write_bytes(bundle.published())
     (tmp_path / "tmp").mkdir()
     return Bench(root=tmp_path, cache=tmp_path_factory.getbasetemp() / "pycache")
 

@@ -1,82 +1,75 @@
-"""The harness's part of a SQL workflow: nothing runs that is not what was published."""
+"""A SQL workflow in the harness: it calls what the program names, from the zip that it was published with."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import sys
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
+from harness_support import Bench
 
 from executor_harness import workflow
 from executor_harness.outcome import WorkflowFailed, of_exception
 
-TASK = """
-class Order:
-    catalog, schema = "c", "s"
-    @classmethod
-    def of(cls, document): return cls()
-def run_task(rlm, order, engine, alone):
-    return rlm.says
+RUNNER = """
+import sys
+def run(rlm, document):
+    rlm.append(document["x"])
+    return document["problem"]
 """
-SESSIONS = """
-class SparkEngine:
-    alone = None
-    def __init__(self, spark, *, catalog, schema, remote): pass
+PROGRAM = """
+from executor_harness.workflow import run
+run(rlm, "databricks_rlm_agent.databricks.workflow_job:run", {"order": {
+    "name": "flow", "folder": "/Volumes/main/rlm/work/none", "files": [], "sha256": "",
+    "run_id": "r", "catalog": "main", "schema": "rlm"}, "engine": {"kind": "spark"}})
 """
-
-
-class Rlm:
-    """As much of it as a workflow needs."""
-
-    spark = object()
-
-    def __init__(self, says: str | None = None) -> None:
-        self.says = says
-
-    def path(self, path: str) -> str:
-        return path
 
 
 @pytest.fixture
-def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """An order, with a pack of an executor that says what it is told to."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(workflow, "_PACKAGE", "fake_executor")
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fake_runner.py").write_text(RUNNER)
+    monkeypatch.setattr(workflow, "_RUNNER", tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in {"task": TASK, "sparksessions": SESSIONS, "__init__": ""}.items():
-            archive.writestr(f"fake_executor/sqlflow/{name}.py", text)
-    pack = tmp_path / "pack.zip"
-    pack.write_bytes(buffer.getvalue())
-    sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
-    return {"pack": {"path": str(pack), "sha256": sha256}, "engine": {"kind": "spark"}, "order": {}}
+    monkeypatch.delitem(sys.modules, "fake_runner", raising=False)
 
 
-def test_the_executor_is_run_from_the_pack(document: dict[str, Any]) -> None:
-    workflow.run(Rlm(), document)  # type: ignore[arg-type]
-    assert sys.path[0] == str(Path("sqlflow").resolve())
+@pytest.mark.usefixtures("runner")
+def test_what_the_program_names_is_called() -> None:
+    seen: list[int] = []
+    workflow.run(seen, "fake_runner:run", {"x": 1, "problem": None})
+    assert seen == [1]
 
 
-def test_what_it_says_is_the_summary_without_a_place_in_generated_code(document: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("runner")
+def test_what_it_says_is_the_summary_without_a_place_in_generated_code() -> None:
     with pytest.raises(WorkflowFailed) as caught:
-        workflow.run(Rlm("flow failed. 03_x.sql:2: why"), document)  # type: ignore[arg-type]
+        workflow.run([], "fake_runner:run", {"x": 1, "problem": "flow failed. 03_x.sql:2: why"})
     report = of_exception(caught.value, "entrypoint.py")
     assert (report.error_type, report.error_summary) == ("WorkflowFailed", "flow failed. 03_x.sql:2: why")
     assert report.traceback is None
 
 
-def test_a_pack_that_was_changed_is_not_run(document: dict[str, Any]) -> None:
-    document["pack"]["sha256"] = "0" * 64
-    with pytest.raises(WorkflowFailed, match="changed after publishing"):
-        workflow.run(Rlm(), document)  # type: ignore[arg-type]
+@pytest.mark.usefixtures("runner")
+def test_without_a_runner_it_says_what_to_do() -> None:
+    with pytest.raises(WorkflowFailed, match="--harness"):
+        workflow.run([], "no_such_runner:run", {})
 
 
-def test_an_old_python_is_told_what_to_do(document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow, "_LEAST", (4, 0))
+def test_an_old_python_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow, "_PYTHON", (4, 0))
     with pytest.raises(WorkflowFailed, match=r"Python 4\.0 or later"):
-        workflow.run(Rlm(), document)  # type: ignore[arg-type]
+        workflow.run([], "x:run", {})
+
+
+def test_the_published_runner_answers(bench: Bench, sail: str) -> None:
+    bench.env = {"SPARK_REMOTE": f"sc://{sail}"}
+    ended = bench.run(PROGRAM, task_type="sql_workflow")
+    assert (ended.code, ended.report["error_type"]) == (1, "WorkflowFailed"), ended.err
+    assert "The files were changed after publishing; nothing was run." in ended.report["error_summary"]
+
+
+def test_the_unpacked_harness_is_removed(bench: Bench) -> None:
+    for program in ("pass", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"):
+        bench.iter_n += 1
+        bench.run(program)
+    assert not list((bench.root / "tmp").glob("rlm-harness-*"))

@@ -147,6 +147,7 @@ def test_the_executor_takes_what_the_harness_takes(resolved: Bundle) -> None:
         "attempt": "1",
         "manifest": "/Volumes/main/rlm/artifacts/scratchpad/run_r1/iter_2/manifest.json",
         "request_sha256": "a" * 64,
+        "harness": "/Workspace/files",
     }
     assert names == set(given)
     arguments = [

@@ -57,7 +57,6 @@ def submit_payload(request: Request, *, harness_dir: str, compute: Compute) -> d
     parameters = [
         *("--run-id", request.run_id, "--iter", str(request.iter_n), "--attempt", str(request.attempt)),
         *("--manifest", f"{request.output_dir}/{MANIFEST}", "--request-sha256", request.sha256()),
-        *("--harness", harness_dir),
         # The platform fills it in; the harness takes anything else than a number for "not told".
         *("--databricks-run-id", "{{job.run_id}}"),
     ]

@@ -15,6 +15,7 @@ from typing import Any
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.cli.output import emit
 from databricks_rlm_agent.cli.workspace import app_at, say
+from databricks_rlm_agent.controller import bundle
 from databricks_rlm_agent.controller.tick import TickReport
 from databricks_rlm_agent.errors import RlmError, UsageError
 
@@ -175,6 +176,7 @@ def _checks(app: App) -> list[tuple[str, Callable[[], Any]]]:
         ("warehouse", lambda: app.warehouse.fetch("SELECT 1 AS one") and app.settings.warehouse_http_path),
         ("tables", lambda: f"{names.catalog}.{names.schema}, {app.store.unfinished()} unfinished runs"),
         ("volume", lambda: f"{names.volume_root}, {len(app.volume.list(names.volume_root))} entries"),
+        ("harness", lambda: bundle.verify(app.volume, names)),
         ("model", lambda: app.planner_for(app.model).model),
     ]
 

@@ -1,81 +1,34 @@
-"""What is published for Job B: the executor harness, and the zip that runs SQL workflows."""
+"""Publish the executor harness: one file in the Volume that holds all that a job needs.
+
+The file is ``executor_harness/main.py`` with a zip in it, as base64. A job's ``python_file`` has to be a file
+anyway; a zip beside it would be a second PUT, and a version of which one half is there and the other is not.
+Databricks opens and compiles the file (it is no notebook cell), so a string of a megabyte does no harm.
+
+In the zip are the package ``executor_harness`` and, below ``runner/``, what runs SQL workflows: the modules
+of this package that ``databricks.workflow_job`` imports, and the pure Python libraries that they need.
+"""
 
 from __future__ import annotations
 
+import ast
+import base64
 import hashlib
 import io
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
-from databricks_rlm_agent.errors import AlreadyExists
+from databricks_rlm_agent.errors import InvalidData, NotFound
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import Volume
 
-_PACKAGE = "executor_harness"
-_MAIN = "main.py"  # put last: where it is, everything is
-
-
-@dataclass(frozen=True, kw_only=True)
-class Harness:
-    """The harness as files: path below its folder, and content."""
-
-    files: tuple[tuple[str, bytes], ...]
-
-    @property
-    def content_hash(self) -> str:
-        """The first 16 hex characters of the SHA-256 over all files."""
-        whole = hashlib.sha256()
-        for path, content in self.files:
-            whole.update(f"{path}\0{len(content)}\0".encode())
-            whole.update(content)
-        return whole.hexdigest()[:16]
-
-    def dir(self, namespace: Namespace) -> str:
-        """The folder of this version."""
-        return namespace.harness_dir(self.content_hash)
-
-    def publish(self, volume: Volume, namespace: Namespace) -> str:
-        """Put what is missing and return the folder. To do it twice, or at once, is harmless."""
-        folder = self.dir(namespace)
-        if volume.exists(f"{folder}/{_MAIN}"):
-            return folder
-        for path, content in self.files:
-            try:
-                volume.put(f"{folder}/{path}", content, overwrite=False)
-            except AlreadyExists:
-                continue  # the folder's name is the hash of its content: what is there is the same
-        return folder
-
-
-def load_harness() -> Harness:
-    """The harness that is installed with this package."""
-    package = resources.files(_PACKAGE)
-    files = sorted(_modules(package, _PACKAGE))
-    main = (package / _MAIN).read_bytes()
-    return Harness(files=(*[file for file in files if file[0] != f"{_PACKAGE}/{_MAIN}"], (_MAIN, main)))
-
-
-def _modules(folder: Traversable, path: str) -> Iterator[tuple[str, bytes]]:
-    for entry in folder.iterdir():
-        if entry.is_dir() and entry.name != "__pycache__":
-            yield from _modules(entry, f"{path}/{entry.name}")
-        elif entry.name.endswith(".py"):
-            yield f"{path}/{entry.name}", entry.read_bytes()
-
-
-_SQL_PACKAGE = "databricks_rlm_agent"
-_FILE = "sqlflow.zip"
-_MODULES = (
-    *("__init__.py", "errors.py", "retry.py", "logs.py", "secrets.py", "models.py", "values.py"),
-    *("sqltext/", "sqlflow/"),
-    *("databricks/__init__.py", "databricks/errors.py", "databricks/transport.py"),
-    *("databricks/sql.py", "databricks/workspace.py"),
-)
+WORKFLOW_ENTRY = "databricks_rlm_agent.databricks.workflow_job:run"
+"""What a workflow's program calls in the zip: module and function."""
+MAIN = "main.py"
+_HARNESS, _AGENT, _RUNNER = "executor_harness", "databricks_rlm_agent", "runner"
 # Distributions by the names of their packages.
 _LIBRARIES = {"sqlglot": "sqlglot", "tenacity": "tenacity", "PyYAML": "yaml"}
 # Of sqlglot's dialects, those that Databricks' is made of.
@@ -85,67 +38,104 @@ _LICENCES = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
 _DATE = (2020, 1, 1, 0, 0, 0)  # the same files give the same bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class SqlRunner:
-    """The zip, and the SHA-256 (hex) of its bytes."""
+def folder(namespace: Namespace) -> str:
+    """The folder of the installed version: its name is a hash of the published file."""
+    return namespace.harness_dir(hashlib.sha256(published()).hexdigest()[:16])
 
-    content: bytes
-    sha256: str
 
-    def path(self, namespace: Namespace) -> str:
-        """Where it lies in the Volume."""
-        return f"{namespace.harness_dir(self.sha256[:16])}/{_FILE}"
+def publish(volume: Volume, namespace: Namespace) -> str:
+    """Put the file unless it is there with these very bytes; return its folder. Harmless when repeated."""
+    try:
+        return verify(volume, namespace)
+    except (NotFound, InvalidData):
+        volume.put(f"{folder(namespace)}/{MAIN}", published(), overwrite=True)
+        return folder(namespace)
 
-    def publish(self, volume: Volume, namespace: Namespace) -> str:
-        """Put it where it is missing; return its path. To do it twice, or at once, is harmless."""
-        path = self.path(namespace)
-        if not volume.exists(path):
-            try:
-                volume.put(path, self.content, overwrite=False)
-            except AlreadyExists:
-                return path  # its folder's name is the hash of its content: what is there is the same
-        return path
+
+def verify(volume: Volume, namespace: Namespace) -> str:
+    """Return the folder of the published file; raise NotFound, and InvalidData where its bytes are others."""
+    path, fix = f"{folder(namespace)}/{MAIN}", "Run `rlm-agent init`."
+    try:
+        content = volume.get(path)
+    except NotFound:
+        raise NotFound("The executor harness is not published.", where=path, fix=fix) from None
+    if content != published():
+        raise InvalidData(
+            f"The published executor harness is damaged ({len(content):,} of {len(published()):,} bytes).",
+            where=path,
+            fix=fix,
+        )
+    return folder(namespace)
 
 
 @cache
-def load_sql_runner() -> SqlRunner:
-    """The pack of what is installed here; made once in a process."""
+def published() -> bytes:
+    """The content of the file; made once in a process, the same for the same sources."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, content in sorted([*_ours(), *_libraries()]):
+        for path, content in sorted([*_harness(resources.files(_HARNESS), _HARNESS), *_runner()]):
             archive.writestr(zipfile.ZipInfo(path, _DATE), content, zipfile.ZIP_DEFLATED)
-    content = buffer.getvalue()
-    return SqlRunner(content=content, sha256=hashlib.sha256(content).hexdigest())
+    text = (resources.files(_HARNESS) / MAIN).read_text("utf-8")
+    values = {
+        "_ZIP": base64.b64encode(buffer.getvalue()).decode("ascii"),
+        "_SHA256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+    }
+    for name, value in values.items():
+        before, empty, after = text.partition(f'\n{name} = ""')
+        if not empty:
+            raise RuntimeError(f"{MAIN} has no line that {name} can be put into")
+        text = f'{before}\n{name} = "{value}"{after}'
+    return text.encode()
 
 
-def _ours() -> Iterator[tuple[str, bytes]]:
-    root = resources.files(_SQL_PACKAGE)
-    for name in _MODULES:
-        found = root.joinpath(name)
-        files = _files_below(found) if name.endswith("/") else [(name.rpartition("/")[2], found)]
-        folder = f"{_SQL_PACKAGE}/{name.rpartition('/')[0]}".rstrip("/")
-        for file, entry in files:
-            yield f"{folder}/{file}", entry.read_bytes()
+def _harness(package: Traversable, path: str) -> Iterator[tuple[str, bytes]]:
+    for entry in package.iterdir():
+        if entry.is_dir() and entry.name != "__pycache__":
+            yield from _harness(entry, f"{path}/{entry.name}")
+        elif entry.name.endswith(".py") and path + entry.name != _HARNESS + MAIN:
+            yield f"{path}/{entry.name}", entry.read_bytes()
 
 
-def _files_below(folder: Traversable) -> Iterator[tuple[str, Traversable]]:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from ((f"{entry.name}/{name}", module) for name, module in _files_below(entry))
-        elif entry.name.endswith(".py"):
-            yield entry.name, entry
+def _runner() -> Iterator[tuple[str, bytes]]:
+    for path, content in [*_modules(WORKFLOW_ENTRY.partition(":")[0]), *_libraries()]:
+        yield f"{_RUNNER}/{path}", content
+
+
+def _modules(entry: str) -> Iterator[tuple[str, bytes]]:
+    """The modules of this package that ``entry`` imports, directly or not, inside of functions too."""
+    root, waiting, seen = resources.files(_AGENT), [entry], set()
+    while waiting:
+        module = waiting.pop()
+        path = "/".join(module.split(".")[1:])
+        found = root.joinpath(f"{path}.py") if path else root
+        if not found.is_file():
+            found, path = root.joinpath(path, "__init__.py"), f"{path}/__init__".lstrip("/")
+        if module in seen or not found.is_file():
+            continue  # a name in a module, not a module
+        seen.add(module)
+        content = found.read_bytes()
+        yield f"{_AGENT}/{path}.py", content
+        waiting += [module.rpartition(".")[0] or module, *_imports(content)]
+
+
+def _imports(content: bytes) -> Iterator[str]:
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == _AGENT:
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == _AGENT)
 
 
 def _libraries() -> Iterator[tuple[str, bytes]]:
     for name, package in _LIBRARIES.items():
         for file in metadata.distribution(name).files or ():
             path = PurePosixPath(str(file))
-            if path.parts[0] == package and path.suffix == ".py" and not _foreign(path):
+            if path.parts[0] == package and path.suffix == ".py" and not _is_other_dialect(path):
                 yield str(path), Path(str(file.locate())).read_bytes()
             elif ".dist-info" in path.parts[0] and path.name.upper().startswith(_LICENCES):
                 yield f"licences/{name}/{path.name}", Path(str(file.locate())).read_bytes()
 
 
-def _foreign(path: PurePosixPath) -> bool:
-    """Whether it is of a dialect of SQL that is not ours."""
+def _is_other_dialect(path: PurePosixPath) -> bool:
     return path.parts[0] == "sqlglot" and path.parent.name in _BY_DIALECT and path.stem not in _DIALECTS

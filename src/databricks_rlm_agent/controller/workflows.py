@@ -1,4 +1,4 @@
-"""Publish a SQL workflow: its files, what runs them, and the program of the job that does."""
+"""Publish a SQL workflow: its files, and the program of the job that runs them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import json
 
 from executor_harness.workflow import run
 
-run(rlm, json.loads({document!r}))
+run(rlm, {entry!r}, json.loads({document!r}))
 '''
 
 
@@ -50,19 +50,19 @@ class Workflows:
         return None
 
     def publish(self, key: AttemptKey, action: RunSqlWorkflow) -> Job:
-        """Put the files and what runs them; return the job's program. To do it twice is harmless."""
+        """Put the files and return the job's program. Harmless when repeated."""
         sha256 = content_hash(action.files)
         folder = self.namespace.workflow_dir(key.run_id, action.name, sha256)
         for name, text in sorted(action.files.items()):
             self._put(f"{folder}/{name}", text.encode())
-        shipped = bundle.load_sql_runner()
         engine = {"kind": "spark"} if action.engine == "spark" else self._warehouse()
         document = {
             "order": self._order(key, action, folder=folder, sha256=sha256),
             "engine": engine,
-            "pack": {"path": shipped.publish(self.volume, self.namespace), "sha256": shipped.sha256},
         }
-        program = _PROGRAM.format(name=action.name, document=json.dumps(document))
+        program = _PROGRAM.format(
+            name=action.name, entry=bundle.WORKFLOW_ENTRY, document=json.dumps(document)
+        )
         packages = () if action.engine == "spark" else (f"{_CONNECTOR}=={metadata.version(_CONNECTOR)}",)
         return Job(program=program.encode(), packages=packages)
 
