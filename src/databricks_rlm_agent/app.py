@@ -248,7 +248,7 @@ class App:
     def planner_for(self, model: str) -> Planner:
         """A planner that asks ``model``; raise ConfigError where its keys or packages are missing."""
         from databricks_rlm_agent.planner.planner import create_planner
-        from databricks_rlm_agent.planner.review import turn_policy
+        from databricks_rlm_agent.planner.review import run_policy
 
         return create_planner(
             model,
@@ -258,7 +258,7 @@ class App:
             namespace=self.settings.namespace,
             secrets=self._model_keys(model),
             prices=self.settings.prices,
-            policy=turn_policy(self.settings.namespace, self.settings.write_targets),
+            policy=run_policy(self.settings.namespace, self.settings.write_targets),
             ledger=self.ledger,
         )
 

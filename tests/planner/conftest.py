@@ -99,7 +99,7 @@ def scripted(tmp_path: Path, world: dict[str, Any]) -> Callable[..., Planner]:
     return make
 
 
-def a_turn(iter_n: int = 1, **capsule: Any) -> PlanningContext:
+def a_context(iter_n: int = 1, **capsule: Any) -> PlanningContext:
     capsule.setdefault("objective", "Which airport has the worst delays?")
     return PlanningContext(
         run_id="r1", iter_n=iter_n, mode="DEV", capsule=Capsule(**capsule), budget=Budget()
@@ -108,9 +108,9 @@ def a_turn(iter_n: int = 1, **capsule: Any) -> PlanningContext:
 
 @pytest.fixture
 def context() -> PlanningContext:
-    return a_turn()
+    return a_context()
 
 
 @pytest.fixture
-def make_turn() -> Callable[..., PlanningContext]:
-    return a_turn
+def make_context() -> Callable[..., PlanningContext]:
+    return a_context

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from databricks_rlm_agent.models import Price
 from databricks_rlm_agent.planner.chain import ChainModel, Meter
-from databricks_rlm_agent.planner.models import Models, quiet_adk
+from databricks_rlm_agent.planner.models import Models, configure_adk_logging
 
 
 class FakeModel(BaseLlm):
@@ -41,7 +41,7 @@ class FakeModels(Models):
         self.links = [FakeModel(model=name, replies=iter(each)) for name, each in replies.items()]
 
     def open(self, *, role: str, iter_n: int, meter: Meter, objective: str) -> ChainModel:
-        quiet_adk()
+        configure_adk_logging()
         return ChainModel(model=self.name, links=list(self.links), meter=meter)
 
 

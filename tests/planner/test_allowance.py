@@ -69,7 +69,7 @@ ANYTHING = st.lists(st.one_of(REPLIES, st.builds(ConnectionError, st.just("down"
     tokens=st.integers(1, 60_000),
     cost=st.one_of(st.none(), st.floats(0.0001, 0.1)),
 )
-def test_no_model_makes_a_turn_spend_more_than_it_has(
+def test_no_model_makes_a_context_spend_more_than_it_has(
     planner: Callable[..., AdkPlanner],
     context: PlanningContext,
     first: list[Any],
@@ -94,7 +94,7 @@ def test_no_model_makes_a_turn_spend_more_than_it_has(
     assert (planned.action is None) == (planned.failure is not None)
 
 
-def test_a_turn_that_runs_out_of_tokens_keeps_its_calls(
+def test_a_context_that_runs_out_of_tokens_keeps_its_calls(
     planner: Callable[..., AdkPlanner], context: PlanningContext
 ) -> None:
     made = planner({A: repeat(reply(LOOK, tokens=(4_000, 100)))})

@@ -75,12 +75,12 @@ def test_tools_may_be_read_before_the_action(scripted: Make, context: PlanningCo
 
 
 def test_the_same_iteration_hears_the_same_reply(
-    scripted: Make, make_turn: Callable[..., PlanningContext]
+    scripted: Make, make_context: Callable[..., PlanningContext]
 ) -> None:
     planner = scripted(script={"planner": [[RUN], [FINISH]]})
     for _ in range(2):
-        assert isinstance(planner.plan(make_turn(1)).action, RunPython)
-        assert isinstance(planner.plan(make_turn(2)).action, Finish)
+        assert isinstance(planner.plan(make_context(1)).action, RunPython)
+        assert isinstance(planner.plan(make_context(2)).action, Finish)
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,13 @@ def test_model_calls_are_bounded(scripted: Make, context: PlanningContext) -> No
 
 
 def test_the_end_of_the_script_is_a_clear_failure(
-    scripted: Make, make_turn: Callable[..., PlanningContext]
+    scripted: Make, make_context: Callable[..., PlanningContext]
 ) -> None:
-    planned = scripted({"call": "search_catalog"}).plan(make_turn(1))
+    planned = scripted({"call": "search_catalog"}).plan(make_context(1))
     assert "planner, iteration 1, call 2" in (planned.failure or "")
     assert "script.json" in (planned.failure or "")
     assert planned.calls[-1].error
-    assert "iteration 7, call 1" in (scripted(RUN).plan(make_turn(7)).failure or "")
+    assert "iteration 7, call 1" in (scripted(RUN).plan(make_context(7)).failure or "")
 
 
 def test_many_threads_may_plan_at_once(scripted: Make, context: PlanningContext) -> None:
@@ -193,7 +193,7 @@ def test_two_actions_in_one_reply(
     from google.adk.models.llm_response import LlmResponse
     from google.genai import types
 
-    from databricks_rlm_agent.planner import scripted as module
+    from databricks_rlm_agent.planner import chain as module
 
     async def both(self: Any, llm_request: Any, stream: bool = False) -> Any:
         calls = [types.FunctionCall(name=one["call"], args=one["args"]) for one in (RUN, FINISH)]
@@ -211,14 +211,14 @@ def test_two_actions_in_one_reply(
 
 
 def test_a_finish_may_quote_the_last_result(
-    scripted: Make, make_turn: Callable[..., PlanningContext]
+    scripted: Make, make_context: Callable[..., PlanningContext]
 ) -> None:
     wrong = {"call": "finish", "args": {"answer": "It is {{value.airport}}."}}
     right = {
         "call": "finish",
         "args": {"answer": "It is {{value.worst.0}}.", "evidence": "{{ value.worst }}"},
     }
-    context = replace(make_turn(), last_value={"worst": ["JFK"]})
+    context = replace(make_context(), last_value={"worst": ["JFK"]})
     planned = scripted(wrong, right).plan(context)
     assert planned.action == Finish(answer="It is JFK.", evidence='["JFK"]')
     assert "worst" in refusals(planned)[0]

@@ -13,7 +13,7 @@ from model_fakes import FakeModels, call, reply
 
 from databricks_rlm_agent.errors import Conflict, Unreachable
 from databricks_rlm_agent.planner.planner import AdkPlanner
-from databricks_rlm_agent.planner.review import turn_policy
+from databricks_rlm_agent.planner.review import run_policy
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.policy.rules import GATED, PolicyFinding, gate
 from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
@@ -61,17 +61,17 @@ def test_what_a_policy_lets_pass_is_noted(scripted: Make, context: PlanningConte
 
 @pytest.mark.parametrize("mode", ["DEV", "PROD"])
 def test_the_policy_knows_the_run(
-    scripted: Make, make_turn: Callable[..., PlanningContext], world: dict[str, Any], mode: str
+    scripted: Make, make_context: Callable[..., PlanningContext], world: dict[str, Any], mode: str
 ) -> None:
     tables = [{"name": "main.rlm.mine"}]
     inputs = {"orders": {"kind": "table", "name": "main.rlm.run_events"}}
-    context = replace(make_turn(tables=tables, inputs=inputs), mode=mode)
+    context = replace(make_context(tables=tables, inputs=inputs), mode=mode)
     mine, other = (
         program("spark.sql('DROP TABLE main.rlm.mine')"),
         program("spark.sql('DROP TABLE main.rlm.other')"),
     )
     ledger = program("spark.sql(f'DELETE FROM {rlm.inputs[\"orders\"].name} WHERE a = 1')")
-    policy = turn_policy(world["namespace"], None)
+    policy = run_policy(world["namespace"], None)
     planned = scripted(ledger, other, mine, policy=policy).plan(context)
     assert isinstance(planned.action, RunPython)
     assert "mine" in planned.action.code
@@ -181,14 +181,14 @@ def test_a_fault_of_the_workspace_in_a_review_is_nobodys_refusal(
 
 
 def test_a_review_may_wait_without_holding_up_other_turns(
-    scripted: Make, make_turn: Callable[..., PlanningContext]
+    scripted: Make, make_context: Callable[..., PlanningContext]
 ) -> None:
     import threading
     from concurrent.futures import ThreadPoolExecutor
 
     both = threading.Barrier(2, timeout=20)  # each review waits for the other's
     planner = scripted(FINISH)
-    turns = [replace(make_turn(), review=lambda _action: None if both.wait() >= 0 else "")] * 2
+    turns = [replace(make_context(), review=lambda _action: None if both.wait() >= 0 else "")] * 2
     with ThreadPoolExecutor(2) as pool:
         assert all(isinstance(planned.action, Finish) for planned in pool.map(planner.plan, turns))
 
@@ -236,9 +236,9 @@ def test_no_key_gets_into_what_is_noted(
 
 
 def test_a_reply_that_only_ends_the_conversation_is_no_call_of_a_model() -> None:
-    from databricks_rlm_agent.planner.plugins import nothing_more
+    from databricks_rlm_agent.planner.conversation import last_response
 
-    response = nothing_more()
+    response = last_response()
     assert isinstance(response, LlmResponse)
     assert isinstance(response.content, types.Content)
     assert not any(part.function_call for part in response.content.parts or [])

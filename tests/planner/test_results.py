@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from databricks_rlm_agent.attempts.manifest import Artifact, Manifest, Request
 from databricks_rlm_agent.attempts.result import ProducedTable, Result
 from databricks_rlm_agent.errors import NotFound, UsageError
-from databricks_rlm_agent.planner.results import Results, Words, hits
-from databricks_rlm_agent.planner.tool_answers import MAX_CHARS
+from databricks_rlm_agent.planner.results import Results, TextPattern, find_lines
+from databricks_rlm_agent.planner.tools import MAX_CHARS
 from databricks_rlm_agent.ports import FileEntry, Planner
 
 ROOT = "/Volumes/main/rlm/files"
@@ -186,7 +186,7 @@ def test_lines_are_found_however_the_blocks_are_cut(lines: list[str], cuts: list
     content = "\n".join(lines).encode()
     ends = sorted({min(cut, len(content)) for cut in cuts} | {len(content)})
     blocks = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    found = list(hits(blocks, Words.parse(word)))
+    found = list(find_lines(blocks, TextPattern.parse(word)))
     assert len(found) == sum(word.lower() in line.lower() for line in lines)
     for hit in found:
         assert content[hit.offset :].decode().startswith(hit.line)
@@ -194,13 +194,13 @@ def test_lines_are_found_however_the_blocks_are_cut(lines: list[str], cuts: list
 
 def test_a_line_without_end_is_searched_in_bounded_pieces() -> None:
     content = b"z" * 30_000 + b"needle" + b"z" * 30_000
-    found = list(hits([content], Words.parse("needle")))
+    found = list(find_lines([content], TextPattern.parse("needle")))
     assert found
-    assert all("needle" in hit.line and len(hit.line) <= 160 for hit in found)
+    assert all("needle" in match.line and len(match.line) <= 160 for match in found)
 
 
 def test_the_planner_offers_them_from_the_second_iteration_on(
-    scripted: Any, make_turn: Any, world: Any
+    scripted: Any, make_context: Any, world: Any
 ) -> None:
     with_folders(world)
     put_result(world, "r1", 1, value={"rows": 7})
@@ -209,7 +209,7 @@ def test_the_planner_offers_them_from_the_second_iteration_on(
     planner: Planner = scripted(
         script={"planner": [[{"text": "x"}], [look, find, {"call": "finish", "args": {"answer": "7"}}]]}
     )
-    planned = planner.plan(make_turn(iter_n=2))
+    planned = planner.plan(make_context(iter_n=2))
     assert planned.action is not None
     tools = [note.payload for note in planned.notes if note.kind == "tool_call"]
     assert [tool["tool"] for tool in tools] == ["read_result", "search_results", "finish"]

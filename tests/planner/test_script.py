@@ -114,7 +114,7 @@ def test_a_childs_part_takes_the_place_of_the_scripts_own(tmp_path: Path) -> Non
 
 
 def test_a_planner_plays_the_part_of_its_objective(
-    tmp_path: Path, world: dict[str, Any], make_turn: Callable[..., PlanningContext]
+    tmp_path: Path, world: dict[str, Any], make_context: Callable[..., PlanningContext]
 ) -> None:
     def finish(answer: str) -> dict[str, Any]:
         return {"call": "finish", "args": {"answer": answer}}
@@ -123,5 +123,5 @@ def test_a_planner_plays_the_part_of_its_objective(
     child = {"match": "JFK", "planner": [[finish("child")]]}
     file.write_text(json.dumps({"planner": [[finish("parent")]], "children": [child]}))
     planner = create_planner(f"scripted:{file}", **world)
-    assert planner.plan(make_turn(objective="All airports")).action == Finish(answer="parent")
-    assert planner.plan(make_turn(objective="Only JFK")).action == Finish(answer="child")
+    assert planner.plan(make_context(objective="All airports")).action == Finish(answer="parent")
+    assert planner.plan(make_context(objective="Only JFK")).action == Finish(answer="child")

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import NotFound, UsageError
-from databricks_rlm_agent.planner.tool_answers import MAX_CHARS, take_text
-from databricks_rlm_agent.planner.tools import Toolbox
+from databricks_rlm_agent.planner.tools import MAX_CHARS, Toolbox, fit_text
 
 ROOT = "/Volumes/main/rlm/files"
 
@@ -93,7 +92,7 @@ def test_files(toolbox: Toolbox) -> None:
 def test_a_text_is_taken_in_bounded_pieces(content: bytes) -> None:
     pieces, offset = [], 0
     while offset < len(content):
-        text, used = take_text(content[offset:])
+        text, used = fit_text(content[offset:])
         assert used > 0
         assert chars(text) <= MAX_CHARS
         pieces.append(text)

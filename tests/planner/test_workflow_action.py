@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from databricks_rlm_agent.errors import Forbidden, InvalidData, RlmError
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.planner.actions import run_sql_workflow
-from databricks_rlm_agent.planner.review import collect_workflow, turn_policy
+from databricks_rlm_agent.planner.review import collect_workflow, run_policy
 from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
 from databricks_rlm_agent.runs.actions import RunSqlWorkflow
 from databricks_rlm_agent.sqlflow.handover import MAX_BYTES, NAME, content_hash
@@ -113,7 +113,7 @@ def test_a_folder_that_is_no_text_too_large_or_not_allowed_is_refused(world: dic
 
 
 def test_the_policy_looks_at_every_file(scripted: Make, context: PlanningContext) -> None:
-    policy = turn_policy(NAMESPACE, None)
+    policy = run_policy(NAMESPACE, None)
     files = {"01_a.sql": A, "02_x.sql": "USE SCHEMA sales.shop;\nDELETE FROM orders;"}
     planned = scripted(call(files=files), call(files={"a.sql": A}), policy=policy).plan(context)
     assert planned.action is not None

@@ -1,4 +1,4 @@
-"""The planner's actions: how a model calls them, and what becomes of its arguments (design, section 7).
+"""The planner's actions: how a model calls them, and how its arguments become values.
 
 The docstrings are what the model reads.
 """
@@ -32,7 +32,7 @@ _QUOTE = re.compile(r"\{\{\s*value((?:\.[A-Za-z0-9_]+)*)\s*\}\}")
 
 
 def resolve(text: str, value: Any) -> str:
-    """``text`` with every quotation replaced; raise InvalidData for one that names nothing."""
+    """Replace every ``{{value…}}`` in ``text``; raise InvalidData for one that names nothing."""
     return _QUOTE.sub(lambda match: _shown(_part(value, match.group(1))), text)
 
 
@@ -44,7 +44,7 @@ def _part(value: Any, path: str) -> Any:
             known = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
             raise InvalidData(
                 f"{{{{value{path}}}}} names nothing: there is no {step!r} in the last result's value.",
-                fix=f"There is: {known[:500]}. The value is what the last program gave to rlm.finish(…).",
+                fix=f"There is: {known[:500]}. The value is what the last program passed to rlm.finish(…).",
             ) from None
     return value
 
@@ -66,16 +66,16 @@ def run_python(
     inputs: dict[str, Any] | None = None,
     timeout_s: int | None = None,
 ) -> RunPython:
-    """Run a whole Python program on Spark as a job of its own; its result comes at the next iteration.
+    """Run a complete Python program on Spark as a separate job; its result comes at the next iteration.
 
     Args:
-        code: The whole program. It has `spark` and `rlm`.
-        purpose: One sentence that says what the program is to find out or to make.
+        code: The complete program. It can use `spark` and `rlm`.
+        purpose: One sentence that says what the program should find out or produce.
         task_type: Always "python".
-        inputs: Handles by name, which the program finds in rlm.inputs; most programs need none. A handle is
-            {"kind": "table", "name": FULL_NAME}, {"kind": "file", "path": VOLUME_PATH}, the same with
-            "folder" for a folder and with "answer" for a child's answer, or {"kind": "text", "text": TEXT}.
-        timeout_s: Seconds after which the program is stopped; leave it out for the default.
+        inputs: Further inputs by name, which the program finds in rlm.inputs; most programs need none. A
+            handle is {"kind": "table", "name": FULL_NAME}, {"kind": "file", "path": VOLUME_PATH}, the same
+            with "folder" for a folder or "answer" for a child's answer, or {"kind": "text", "text": TEXT}.
+        timeout_s: Seconds after which the program is stopped; omit it for the default.
     """
     return RunPython(
         code=check_python(code),
@@ -98,29 +98,30 @@ def run_sql_workflow(
     restart: bool = False,
     timeout_s: int | None = None,
 ) -> RunSqlWorkflow:
-    """Run a folder of SQL files as a job of its own; called again with the files that change, it goes on.
+    """Run a folder of SQL files as a separate job; call it again with changed files, and it continues.
 
-    Files run in order of their numbers (01_…), side by side where independent, loops (…_iter_01.sql, …) until
-    nothing changes. After an error: path = the report's `folder`, and the corrected files in `files`.
+    Files run in the order of their numbers (01_…), in parallel where they are independent. Loops
+    (…_iter_01.sql, …) run until nothing changes. After an error, set path to the report's `folder` and pass
+    the corrected files in `files`.
 
     Args:
-        purpose: One sentence that says what it is to make.
+        purpose: One sentence that says what it should produce.
         path: The Volume folder of the *.sql files (and workflow.yml).
-        files: Texts by file name, which replace or add to those of path.
-        name: Of the workflow (a-z, 0-9, _), the same at every call; left out, the folder's.
+        files: Texts by file name, which replace or add to those in path.
+        name: The workflow's name (a-z, 0-9, _), the same at every call; by default the folder's name.
         variables: Values for {name} in the files.
         engine: "spark", or "warehouse" for a SQL warehouse.
-        target: catalog.schema of names that leave it out; left out, the one that programs write to.
-        max_iterations: Of a loop.
-        on_error: "continue" runs what does not need the step that failed.
-        restart: Begin anew, though steps were done before.
-        timeout_s: Seconds after which it is stopped; leave it out for the default.
+        target: catalog.schema for names without one; by default the one that programs write to.
+        max_iterations: The most iterations of a loop.
+        on_error: "continue" runs what does not depend on the failed step.
+        restart: Start from the beginning, even if steps were completed before.
+        timeout_s: Seconds after which it is stopped; omit it for the default.
     """
     if path is not None:
         check_volume_path(path)
     if not 1 <= max_iterations <= _MAX_LOOP:
         raise InvalidData(f"max_iterations is {max_iterations}; it must be between 1 and {_MAX_LOOP}.")
-    catalog, schema = _place(target)
+    catalog, schema = _target(target)
     return RunSqlWorkflow(
         name=_workflow_name(name, path),
         purpose=clip(check_text(purpose, name="purpose"), _PURPOSE_CHARS),
@@ -138,10 +139,10 @@ def run_sql_workflow(
 
 
 def ask(question: str) -> Ask:
-    """Ask the person who gave the task, when only a person can know; the run waits for the answer.
+    """Ask the person who gave the task what only a person can know; the run waits for the answer.
 
     Args:
-        question: One clear question with all that is needed to answer it.
+        question: One clear question, with everything that is needed to answer it.
     """
     return Ask(question=check_text(question, name="question"))
 
@@ -150,9 +151,9 @@ def finish(answer: str, evidence: str = "") -> Finish:
     """End the run with the answer to the objective.
 
     Args:
-        answer: The complete answer, with the figures that were found. Quote them rather than copy them:
-            {{value.NAME}} stands for that part of what the last program gave to rlm.finish.
-        evidence: The results and tables that the answer rests on.
+        answer: The complete answer, with the figures that were found. Insert figures instead of copying
+            them: {{value.NAME}} stands for that part of what the last program passed to rlm.finish.
+        evidence: The results and tables that support the answer.
     """
     return Finish(
         answer=check_text(answer, name="answer"), evidence=_check_optional(evidence, name="evidence")
@@ -160,40 +161,42 @@ def finish(answer: str, evidence: str = "") -> Finish:
 
 
 def spawn(tasks: list[dict[str, Any]]) -> Spawn:
-    """Hand parts of the objective to child runs that work at the same time; this run waits for all of them
-    and finds their answers in its inputs.
+    """Give parts of the objective to child runs, which work in parallel; this run waits for all of them.
+
+    Their answers become inputs of this run.
 
     Args:
-        tasks: One per child: {"name": NAME, "task": TEXT, "inputs": HANDLES}. The name (a-z, 0-9, _) is what
-            the answer will be called; the task says all that the child must know, since it knows nothing of
-            this run; inputs are handles as in run_python, and may be left out.
+        tasks: One per child: {"name": NAME, "task": TEXT, "inputs": HANDLES}. The name (a-z, 0-9, _) will be
+            the name of the answer. The task says everything the child must know: it knows nothing about
+            this run. inputs are handles as in run_python, and optional.
     """
     children = [_child(place, task) for place, task in enumerate(tasks)]
     return Spawn(tasks=tuple(check_children(children, room=MAX_CHILDREN)))
 
 
 ACTIONS = (run_python, run_sql_workflow, ask, finish)
-"""What every turn has."""
+"""What every iteration has."""
 
 
 def actions(*, children_left: int) -> tuple[Callable[..., Action], ...]:
-    """The actions that a turn has: ``spawn`` only where there is room for children."""
+    """The actions of an iteration: ``spawn`` only if the run may have more children."""
     return (*ACTIONS, spawn) if children_left > 0 else ACTIONS
 
 
-def settled(action: Action, *, value: Any, room: int) -> Action:
-    """``action`` as this turn may take it: quotes of the last program's result put in, no more children than
-    there is ``room`` for; raise InvalidData.
+def completed(action: Action, *, value: Any, limit: int) -> Action:
+    """Return ``action`` with quotations of the last program's ``value`` replaced.
+
+    Raise InvalidData for a quotation that names nothing, and for more than ``limit`` children.
     """
     if isinstance(action, Spawn):
-        check_children(list(action.tasks), room=room)
+        check_children(list(action.tasks), room=limit)
     if not isinstance(action, Finish):
         return action
     answer = check_text(resolve(action.answer, value), name="answer")
     return Finish(answer=answer, evidence=_check_optional(resolve(action.evidence, value), name="evidence"))
 
 
-def _place(target: str | None) -> tuple[str | None, str | None]:
+def _target(target: str | None) -> tuple[str | None, str | None]:
     """Catalog and schema; raise InvalidData."""
     if target is None:
         return None, None

@@ -1,6 +1,7 @@
 """A chain of models: the next is tried when one fails; every call is timed, bounded and recorded.
 
-Imports google.adk at once: it is imported by those who are about to use it.
+The scripted model is one as well: a fake for a language model, so that everything else can be real. Imports
+google.adk at once: imported only by callers that are about to use it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from dataclasses import dataclass, field
 from google.adk.models import BaseLlm, LlmCapabilities
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
+from google.genai import types
+from pydantic import PrivateAttr
 
 from databricks_rlm_agent.errors import ModelUnavailable, PlannerError, RlmError
+from databricks_rlm_agent.planner.script import Reply, Script
 from databricks_rlm_agent.planner.spending import Allowance, Prices, tokens_of
 from databricks_rlm_agent.ports import ModelCall
 from databricks_rlm_agent.runs.budget import Usage
@@ -29,10 +33,10 @@ COST = "rlm_cost_usd"
 
 @dataclass(kw_only=True)
 class Meter:
-    """What one invocation may ask of its models and spend on them, and the calls it made.
+    """What one conversation may ask of its models and spend on them, and the calls it made.
 
-    ``max_calls`` bounds questions; ``allowance`` bounds calls, of which a chain may make several for a
-    question, tokens and cost. ``redact`` hides keys in errors.
+    ``max_calls`` bounds questions; ``allowance`` bounds tokens, cost and calls, of which a chain may make
+    several for a question. ``redact`` hides keys in errors.
     """
 
     purpose: str
@@ -56,13 +60,13 @@ class Meter:
         left = self.allowance
         for call in self.calls:
             left = left.less(call.usage)
-        room = left.reply_tokens(prompt_tokens, model=model, price=self.prices.of(model))
-        return room if room < self.prices.reply_tokens(model) else None
+        limit = left.reply_tokens(prompt_tokens, model=model, price=self.prices.of(model))
+        return limit if limit < self.prices.reply_tokens(model) else None
 
     def record(
         self, model: str, started: float, usage: Usage, error: str | None = None, *, cost: float | None = None
     ) -> None:
-        """Keep one model call, failed ones too; ``cost`` in US dollars where the model itself has told it."""
+        """Record one model call, failed ones too; ``cost`` in US dollars if the model reports it."""
         price = self.prices.of(model)
         if cost is None and price is not None:
             cost = price.cost(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
@@ -79,7 +83,7 @@ class Meter:
 class ChainModel(BaseLlm):
     """Asks its models in order until one answers; raises ModelUnavailable with each one's reason.
 
-    The one that answered is asked first from then on: a dead one does not use up the turn's calls.
+    The one that answered is asked first from then on: a dead one does not use up the iteration's calls.
     """
 
     links: list[BaseLlm]
@@ -95,7 +99,7 @@ class ChainModel(BaseLlm):
         llm_request: LlmRequest,
         stream: bool = False,  # noqa: ARG002 - the base class has it; a planner has no use for fragments
     ) -> AsyncGenerator[LlmResponse, None]:
-        """Yield one whole response. That it may be asked for at all, the budget's plugin has seen to."""
+        """Yield one whole response."""
         prompt_tokens = _prompt_tokens(llm_request)
         reasons: list[str] = []
         for link in self.links:
@@ -130,22 +134,22 @@ class ChainModel(BaseLlm):
             reasons.append(f"{link.model}: {reason}")
             log.warning("model %s; the next one of the chain is asked, if there is one", reasons[-1])
             return None
-        told = (response.custom_metadata or {}).get(COST)
+        cost = (response.custom_metadata or {}).get(COST)
         self.meter.record(
-            link.model, started, _usage(response, prompt_tokens), response.error_message, cost=told
+            link.model, started, _usage(response, prompt_tokens), response.error_message, cost=cost
         )
         return response
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self.meter.timeout_s:g} s"
-        # The first line says it; LiteLLM adds pages of links and of the request.
-        said = str(error).strip().partition("\n")[0]
-        return clip(self.meter.redact(f"{type(error).__name__}: {said}"), _REASON_CHARS)
+        # The first line has the reason; LiteLLM adds pages of links and of the request.
+        line = str(error).strip().partition("\n")[0]
+        return clip(self.meter.redact(f"{type(error).__name__}: {line}"), _REASON_CHARS)
 
 
 async def _ask(link: BaseLlm, request: LlmRequest, limit: int | None) -> LlmResponse:
-    # A copy, because models write into the request; and each must hear its own name, not the chain's.
+    # A copy, because models write into the request; and each must see its own name, not the chain's.
     limited = {} if limit is None else {"max_output_tokens": limit}
     own = request.model_copy(
         update={
@@ -167,13 +171,60 @@ def _prompt_tokens(request: LlmRequest) -> int:
 
 
 def _usage(response: LlmResponse, prompt_tokens: int) -> Usage:
-    """What the model says it used; an upper estimate where it does not say, so that budgets hold."""
-    told = response.usage_metadata
-    if told is None:
-        said = response.content.model_dump(exclude_none=True) if response.content else ""
-        return Usage(calls=1, input_tokens=prompt_tokens, output_tokens=tokens_of(said))
+    """What the model reports as used; an upper estimate where it reports nothing, so that budgets hold."""
+    usage = response.usage_metadata
+    if usage is None:
+        reply = response.content.model_dump(exclude_none=True) if response.content else ""
+        return Usage(calls=1, input_tokens=prompt_tokens, output_tokens=tokens_of(reply))
     return Usage(
         calls=1,
-        input_tokens=max(0, told.prompt_token_count or 0),
-        output_tokens=max(0, told.candidates_token_count or 0) + max(0, told.thoughts_token_count or 0),
+        input_tokens=max(0, usage.prompt_token_count or 0),
+        output_tokens=max(0, usage.candidates_token_count or 0) + max(0, usage.thoughts_token_count or 0),
+    )
+
+
+class ScriptedModel(BaseLlm):
+    """Replays one role's replies of one iteration, for the run with that objective.
+
+    Made anew for each invocation: it counts its calls.
+    """
+
+    script: Script
+    role: str
+    iter_n: int
+    objective: str = ""
+    _calls: int = PrivateAttr(default=0)
+
+    async def generate_content_async(
+        self,
+        llm_request: LlmRequest,
+        stream: bool = False,  # noqa: ARG002 - the base class has it
+    ) -> AsyncGenerator[LlmResponse, None]:
+        """Yield the next reply; raise ScriptExhausted past the end."""
+        self._calls += 1
+        if self.script.latency_s:
+            await asyncio.sleep(self.script.latency_s)
+        reply = self.script.reply(self.role, self.iter_n, self._calls, objective=self.objective)
+        yield LlmResponse(
+            content=types.Content(role="model", parts=[_scripted_part(reply)]),
+            usage_metadata=_scripted_usage(llm_request, reply),
+            custom_metadata={COST: reply.usage.cost_usd},
+        )
+
+
+def _scripted_part(reply: Reply) -> types.Part:
+    if reply.call is not None:
+        return types.Part(function_call=types.FunctionCall(name=reply.call, args=reply.args))
+    return types.Part(text=reply.text)
+
+
+def _scripted_usage(request: LlmRequest, reply: Reply) -> types.GenerateContentResponseUsageMetadata:
+    parts = [part for content in request.contents for part in content.parts or []]
+    prompt_chars = len(str(request.config.system_instruction or "")) + sum(len(str(part)) for part in parts)
+    reply_chars = len(reply.text or "") + len(str(reply.args or ""))
+    given = reply.usage  # what the script leaves out is characters / 4
+    read = prompt_chars // 4 if given.input_tokens is None else given.input_tokens
+    written = reply_chars // 4 if given.output_tokens is None else given.output_tokens
+    return types.GenerateContentResponseUsageMetadata(
+        prompt_token_count=read, candidates_token_count=written, total_token_count=read + written
     )

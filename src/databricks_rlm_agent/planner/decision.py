@@ -1,4 +1,4 @@
-"""Where one invocation's decision lands: at most one, within a bounded number of tries."""
+"""The pending decision of one conversation: at most one, within a bounded number of tries."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True)
 class PendingDecision(Generic[T]):
-    """The state of one invocation: a decision ends it, a failure of the model, or a fault that is none of
-    the model's. Used on the event loop's thread only. ``redact`` hides keys in what is noted.
+    """The state of one conversation: a decision ends it, a failure of the model, or a fault that is not the
+    model's. Used on the event loop's thread only. ``redact`` hides keys in what is noted.
     """
 
     max_refusals: int
@@ -25,11 +25,11 @@ class PendingDecision(Generic[T]):
     decision: T | None = None
     failure: str | None = None
     fault: RemoteError | None = None
-    taking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while an action is looked at: a reply may hold several, which ADK runs at the same time."""
     notes: list[PlannerNote] = field(default_factory=list)
     _refusals: int = 0
-    _silences: int = 0
+    _without_action: int = 0
 
     @property
     def closed(self) -> bool:
@@ -46,16 +46,16 @@ class PendingDecision(Generic[T]):
         self.decision = decision
 
     def fail(self, reason: str) -> None:
-        """End the invocation with what the model, or its budget, could not do."""
+        """End the conversation: the model could not decide, or its budget is used up."""
         if not self.closed:
             self.failure = reason
 
     def stop(self, fault: RemoteError) -> None:
-        """End the invocation with a fault that is to be raised: nothing is decided, nobody is to blame."""
+        """End the conversation with a fault that is to be raised: nothing is decided."""
         if not self.decided:
             self.fault = fault
 
-    def judged(self, finding: PolicyFinding, *, tool: str, mode: str) -> None:
+    def note_finding(self, finding: PolicyFinding, *, tool: str, mode: str) -> None:
         """Note what the policy found, refused or let pass."""
         payload = {"rule": finding.rule, "tool": tool, "reason": self.redact(finding.reason), "mode": mode}
         self.notes.append(PlannerNote(kind="policy", payload=payload | {"refused": finding.refused}))
@@ -74,9 +74,9 @@ class PendingDecision(Generic[T]):
         if reasons and self.failure is not None and reasons[-1] not in self.failure:
             self.failure = f"{self.failure} Before that, an action was refused: {reasons[-1]}"
 
-    def silence(self) -> None:
-        """Count a reply without any action: the first one is forgiven."""
-        self._silences += 1
-        self.notes.append(PlannerNote(kind="silence", payload={}))
-        if self._silences > 1:
+    def no_action(self) -> None:
+        """Count a reply without any action; the second one is a failure."""
+        self._without_action += 1
+        self.notes.append(PlannerNote(kind="no_action", payload={}))
+        if self._without_action > 1:
             self.fail("The model gave no action.")

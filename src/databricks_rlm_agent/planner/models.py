@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from databricks_rlm_agent.planner.chain import ChainModel, Meter
 
 
-def quiet_adk() -> None:
+def configure_adk_logging() -> None:
     """Keep google-adk off the root logger.
 
     It logs every model error with its traceback, where a key may stand; we record each one, redacted, in the
-    run. Who wants its log adds a handler to ``google_adk``.
+    run. Whoever wants its log adds a handler to ``google_adk``.
     """
     keep_off_root("google_adk")
     # google-genai makes such a class at its first call (_api_client.py), which would fail under -W error.
@@ -37,7 +37,7 @@ def quiet_adk() -> None:
     )
 
 
-def quiet_litellm() -> None:
+def import_litellm() -> None:
     """Import LiteLLM without its price-list download, its .env file and its advice on standard output."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
@@ -55,7 +55,7 @@ _RETRIES = 2
 
 
 class Models:
-    """The models of one setting. Opened per invocation, so that a script knows where it is.
+    """The models of one setting. Opened for each conversation, so that a script knows where it is.
 
     ``secrets`` (by key, as in models.py) is read at each opening: a mapping that hands out fresh
     tokens keeps a long-lived controller going. ``prices`` are by model name. Raises ConfigError for an
@@ -82,26 +82,24 @@ class Models:
             _need_litellm()
         _need_keys(setting, secrets)
 
-    def knows(self, role: str, iter_n: int, *, objective: str) -> bool:
+    def has_reply(self, role: str, iter_n: int, *, objective: str) -> bool:
         """Whether there is anything to ask: a script may hold nothing for a role in an iteration."""
         return self._script is None or self._script.has(role, iter_n, objective=objective)
 
     def redact(self, text: str) -> str:
         """``text`` without the models' keys, whether they were given or stand in the environment."""
-        keys = [
-            key for key in VARIABLES if key != "databricks-host"
-        ]  # a host is no secret, and worth reading
+        keys = [key for key in VARIABLES if key != "databricks-host"]  # a host is no secret
         given = [self._secrets[key] for key in keys if key in self._secrets]
         return redact(text, given + [Secret(os.environ.get(VARIABLES[key], "")) for key in keys])
 
     def unpriced(self) -> list[str]:
-        """The models whose price nobody has told."""
+        """The models whose price is not known."""
         names = [self.name] if self._script else [spec.name for spec in self._specs]
         return [name for name in names if self.prices.of(name) is None]
 
     def open(self, *, role: str, iter_n: int, meter: Meter, objective: str) -> ChainModel:
-        """The chain for one invocation of the run with that objective."""
-        quiet_adk()
+        """The chain for one conversation of the run with that objective."""
+        configure_adk_logging()
         from databricks_rlm_agent.planner.chain import ChainModel
 
         links = [self._link(spec, role, iter_n, objective) for spec in self._specs]
@@ -109,7 +107,7 @@ class Models:
 
     def _link(self, spec: ModelSpec, role: str, iter_n: int, objective: str) -> BaseLlm:
         if self._script is not None:
-            from databricks_rlm_agent.planner.scripted import ScriptedModel
+            from databricks_rlm_agent.planner.chain import ScriptedModel
 
             return ScriptedModel(
                 model=self.name, script=self._script, role=role, iter_n=iter_n, objective=objective
@@ -121,9 +119,7 @@ class Models:
             from google.adk.models import Gemini
             from google.genai import types
 
-            key = self._value(
-                "google-api-key"
-            )  # None: the client reads its environment, or says it is missing
+            key = self._value("google-api-key")  # None: the client reads its environment
             self._gemini[spec.name] = Gemini(
                 model=spec.name,
                 client_kwargs={"api_key": key} if key else None,
@@ -132,7 +128,7 @@ class Models:
         return self._gemini[spec.name]
 
     def _lite_llm(self, spec: ModelSpec) -> BaseLlm:
-        quiet_litellm()
+        import_litellm()
         from google.adk.models.lite_llm import LiteLlm
 
         arguments: dict[str, object] = {

@@ -19,9 +19,10 @@ from databricks_rlm_agent.planner.actions import actions
 from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.models import Models
 from databricks_rlm_agent.planner.prompt import OPENING, planner_prompt
-from databricks_rlm_agent.planner.review import Judge, Review
+from databricks_rlm_agent.planner.results import Results
+from databricks_rlm_agent.planner.review import Policy, Review, check_lease
 from databricks_rlm_agent.planner.spending import Allowance, unpriced
-from databricks_rlm_agent.planner.summarizer import summarize
+from databricks_rlm_agent.planner.summarizer import Summarizer
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.policy.rules import GATED, gated_in
 from databricks_rlm_agent.ports import (
@@ -50,9 +51,9 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="rlm-models", daemon=True).start()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end and return what it returns. Interrupting the caller cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -77,8 +78,8 @@ class AdkPlanner:
     ``policy`` may refuse an action with a reason, which goes back to the model; ``gated`` names, by mode,
     tools and actions that are not offered and not answered (policy/rules.py). At most
     ``max_model_calls`` questions are asked in an iteration, each within ``timeout_s`` seconds; ``clock``
-    counts seconds. What is left of the turn's budget is looked at before every call: a turn that would pass
-    it ends with a failure that begins with ``budget:``, and with the calls it has made.
+    counts seconds. What is left of the iteration's budget is checked before every call: an iteration that
+    would exceed it ends with a failure that begins with ``budget:``, and with the calls it has made.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class AdkPlanner:
         models: Models,
         toolbox: Toolbox,
         namespace: Namespace,
-        policy: Judge | None = None,
+        policy: Policy | None = None,
         gated: Mapping[str, frozenset[str]] = GATED,
         clock: Callable[[], float] = time.monotonic,
         timeout_s: float = MODEL_TIMEOUT_S,
@@ -107,24 +108,24 @@ class AdkPlanner:
     def plan(self, context: PlanningContext) -> PlanResult:
         """Decide; a model's fault is ``failure``, never an exception.
 
-        ``fault`` is a Conflict where the lease is lost, or what kept an action from being reviewed.
+        ``fault`` is a Conflict if the lease is lost, or the error that kept an action from being reviewed.
         """
         if reason := self._unpriced(context):
             return PlanResult(action=None, failure=reason)
         return shared_loop().run(self._plan(context))
 
     def summarize(self, context: PlanningContext, result: Result) -> Summary:
-        """Compress a long result; ``delta`` is None for a short one, and where the model or budget failed."""
+        """Summarize a long result; ``delta`` is None for a short one, and if the model or budget failed."""
         if self._unpriced(context):
             return Summary(delta=None)
         meter = self._meter("summarizer", context)
-        return shared_loop().run(
-            summarize(self._models, context, result, meter=meter, volume=self._toolbox.volume)
+        summarizer = Summarizer(
+            models=self._models, context=context, result=result, meter=meter, volume=self._toolbox.volume
         )
+        return shared_loop().run(summarizer.summarize())
 
     async def _plan(self, context: PlanningContext) -> PlanResult:
-        from databricks_rlm_agent.planner.invocation import Conversation, converse
-        from databricks_rlm_agent.planner.plugins import LeaseGuard, PolicyGuard
+        from databricks_rlm_agent.planner.conversation import Conversation, converse
         from databricks_rlm_agent.planner.tool_calls import ActionTool, ReadTool
 
         pending: PendingDecision[Action] = PendingDecision(
@@ -139,9 +140,15 @@ class AdkPlanner:
             namespace=self._namespace,
         )
         gated = gated_in(context.mode, self._gated)
-        reads = [ReadTool(tool) for tool in self._toolbox.for_run(context) if tool.__name__ not in gated]
-        taken = [one for one in actions(children_left=context.children_left) if one.__name__ not in gated]
-        endings = [ActionTool(action, pending=pending, review=review) for action in taken]
+        tools: list[Callable[..., Any]] = [
+            *self._toolbox.tools,
+            *Results.of(context, self._toolbox).tools,
+        ]
+        reads = [ReadTool(tool) for tool in tools if tool.__name__ not in gated]
+        allowed = [
+            each for each in actions(children_left=context.children_left) if each.__name__ not in gated
+        ]
+        endings = [ActionTool(action, pending=pending, review=review) for action in allowed]
         conversation = Conversation(
             role="planner",
             instruction=planner_prompt(
@@ -153,12 +160,14 @@ class AdkPlanner:
             opening=OPENING,
             tools=[*reads, *endings],
             endings=[tool.name for tool in endings],
+            before_call=lambda: check_lease(context),
+            mode=context.mode,
+            gated=self._gated,
         )
         model = self._models.open(
             role="planner", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
         )
-        guards = [PolicyGuard(pending, mode=context.mode, gated=self._gated), LeaseGuard(pending, context)]
-        await converse(conversation, model=model, pending=pending, redact=self._models.redact, guards=guards)
+        await converse(conversation, model=model, pending=pending, redact=self._models.redact)
         return PlanResult(
             action=pending.decision,
             failure=pending.failure,
@@ -195,16 +204,16 @@ def create_planner(
     sql: SqlSession,
     namespace: Namespace,
     secrets: Mapping[str, Secret] | None = None,
-    policy: Judge | None = None,
+    policy: Policy | None = None,
     gated: Mapping[str, frozenset[str]] = GATED,
     timeout_s: float = MODEL_TIMEOUT_S,
     prices: Mapping[str, Price] | None = None,
     ledger: Ledger | None = None,
 ) -> Planner:
-    """A planner for a model setting.
+    """Return a planner for a model setting.
 
-    ``secrets`` are by key, as ``load_secrets(…).values`` has them; ``prices`` by model name, as
-    ``Settings.prices`` has them. With ``ledger`` the planner finds results of which there is no file.
+    ``secrets`` are by key, as in ``load_secrets(…).values``; ``prices`` by model name, as in
+    ``Settings.prices``. With ``ledger`` the planner finds results of which there is no file.
 
     Raises ConfigError for an unknown form, a missing package or a missing key, and UsageError for a script
     that cannot be used.

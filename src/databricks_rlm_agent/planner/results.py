@@ -1,7 +1,7 @@
-"""The planner's read-only tools over a run's earlier results: what the capsule had to drop stays reachable.
+"""The planner's read-only tools for a run's earlier results: what the capsule had to drop stays reachable.
 
-The docstrings are what the model reads; every answer is bounded. The run is the turn's own and never named by
-the model: results of other runs cannot be read here.
+The docstrings are what the model reads; every answer is bounded. The model never names the run: results of
+other runs cannot be read here.
 """
 
 from __future__ import annotations
@@ -17,100 +17,100 @@ from databricks_rlm_agent.attempts.manifest import Closing, parse_intent
 from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.errors import InvalidData, NotFound, UsageError
 from databricks_rlm_agent.layout import MANIFEST, RESULT, STDERR, STDOUT, Namespace
-from databricks_rlm_agent.planner.tool_answers import cell, take, take_text
-from databricks_rlm_agent.ports import Ledger, Row, Volume
+from databricks_rlm_agent.planner.tools import Toolbox, fit_items, short_value, slice_of, text_answer
+from databricks_rlm_agent.ports import Ledger, PlanningContext, Row, Volume
 
-_WORDS_CHARS = 300
+_PATTERN_CHARS = 300
 _WINDOW_BYTES = 8_000  # a longer line is looked at in windows that overlap
 _OVERLAP_BYTES = 1_000
 _SHOWN_CHARS = 160
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hit:
-    """A line, or a piece of a long one, that holds the words; ``offset`` is where it begins, in bytes."""
+class Match:
+    """A line, or a part of a long one, that matches; ``offset`` is where it begins, in bytes."""
 
     offset: int
     line: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
-    """Alternatives, each a row of texts that must follow one another in a line; in small letters."""
+class TextPattern:
+    """Alternatives, each a row of texts that must follow one another in a line; in lower case."""
 
     alternatives: tuple[tuple[str, ...], ...]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``a|b.*c``; raise UsageError for what would find everything or is too long."""
+        """Read ``a|b.*c``; raise UsageError for one that matches everything or is too long."""
         alternatives = tuple(
             tuple(word for word in part.lower().split(".*") if word) for part in text.split("|")
         )
-        if not all(alternatives) or len(text) > _WORDS_CHARS:
+        if not all(alternatives) or len(text) > _PATTERN_CHARS:
             raise UsageError(
-                f"There is nothing to search for, or it has more than {_WORDS_CHARS} characters.",
-                fix="Give words; `|` stands between alternatives, `.*` for anything in between.",
+                f"There is nothing to search for, or it has more than {_PATTERN_CHARS} characters.",
+                fix="Give words, with `|` between alternatives and `.*` for anything in between.",
             )
         return cls(alternatives=alternatives)
 
-    def place(self, line: str) -> int | None:
-        """Where in ``line`` the words begin, or None."""
-        small = line.lower()
-        places = [place for words in self.alternatives if (place := _place(small, words)) is not None]
+    def find(self, line: str) -> int | None:
+        """The place in ``line`` where a match begins, or None."""
+        lower = line.lower()
+        places = [place for texts in self.alternatives if (place := _place(lower, texts)) is not None]
         return min(places, default=None)
 
 
-def hits(blocks: Iterable[bytes], words: Words, *, offset: int = 0) -> Iterator[Hit]:
-    """The lines with the words, of blocks that begin at ``offset`` of their file."""
-    held = b""
+def find_lines(blocks: Iterable[bytes], pattern: TextPattern, *, offset: int = 0) -> Iterator[Match]:
+    """Yield the lines that match, of blocks that begin at ``offset`` of their file."""
+    rest = b""
     for block in blocks:
-        *lines, held = (held + block).split(b"\n")
+        *lines, rest = (rest + block).split(b"\n")
         for line in lines:
-            yield from _in_line(line, words, offset)
+            yield from _in_line(line, pattern, offset)
             offset += len(line) + 1
-        while len(held) > 2 * _WINDOW_BYTES:
-            yield from _in_line(held[:_WINDOW_BYTES], words, offset)
-            held = held[_WINDOW_BYTES - _OVERLAP_BYTES :]
+        while len(rest) > 2 * _WINDOW_BYTES:
+            yield from _in_line(rest[:_WINDOW_BYTES], pattern, offset)
+            rest = rest[_WINDOW_BYTES - _OVERLAP_BYTES :]
             offset += _WINDOW_BYTES - _OVERLAP_BYTES
-    yield from _in_line(held, words, offset)
+    yield from _in_line(rest, pattern, offset)
 
 
-def _in_line(line: bytes, words: Words, offset: int) -> Iterator[Hit]:
+def _in_line(line: bytes, pattern: TextPattern, offset: int) -> Iterator[Match]:
     for start in range(0, max(1, len(line) - _OVERLAP_BYTES), _WINDOW_BYTES - _OVERLAP_BYTES):
         text = line[start : start + _WINDOW_BYTES].decode("utf-8", "replace")
-        place = words.place(text)
+        place = pattern.find(text)
         if place is not None:
             begin = max(0, place - _SHOWN_CHARS // 4)
             before = len(text[:begin].encode("utf-8", "replace"))
-            yield Hit(offset=offset + start + before, line=text[begin : begin + _SHOWN_CHARS])
+            yield Match(offset=offset + start + before, line=text[begin : begin + _SHOWN_CHARS])
 
 
-def _place(line: str, words: tuple[str, ...]) -> int | None:
-    first = end = line.find(words[0])
-    for word in words:
-        found = line.find(word, end) if end >= 0 else -1
+def _place(line: str, texts: tuple[str, ...]) -> int | None:
+    first = end = line.find(texts[0])
+    for text in texts:
+        found = line.find(text, end) if end >= 0 else -1
         if found < 0:
             return None
-        end = found + len(word)
+        end = found + len(text)
     return first
 
 
 Part = Literal["value", "stdout", "stderr", "error", "metrics", "produced", "log", "code"]
 _FILES = {"stdout": STDOUT, "stderr": STDERR}
 _ATTEMPT = "attempt_"
-_MAX_LENGTH = 4_000
 _MAX_DOCUMENT = 4 * 1024 * 1024  # bytes of a result or manifest; no executor of ours writes more
 _BLOCK_BYTES = 256 * 1024
 _SEARCHED_BYTES = 2 * 1024 * 1024  # of a file: half of them at its head, half at its tail
 _SEARCH_S = 10.0
-_MAX_HITS = 20
+_MAX_MATCHES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """Reads of the earlier results of one run, which is at iteration ``iter_n``. Errors are RlmErrors.
 
-    ``clock`` counts seconds: a search ends after ten of them, and says how far it came.
+    ``ledger`` has results of which there is no file. ``clock`` counts seconds: a search ends after ten of
+    them, and its answer says how far it came.
     """
 
     run_id: str
@@ -120,78 +120,81 @@ class Results:
     ledger: Ledger | None = None
     clock: Callable[[], float] = time.monotonic
 
+    @classmethod
+    def of(cls, context: PlanningContext, toolbox: Toolbox) -> Self:
+        """The earlier results of a run."""
+        return cls(
+            run_id=context.run_id,
+            iter_n=context.iter_n,
+            volume=toolbox.volume,
+            namespace=toolbox.namespace,
+            ledger=toolbox.ledger,
+        )
+
     @property
     def tools(self) -> tuple[Callable[..., Any], ...]:
-        """The tools of this run."""
-        return (self.read_result, self.search_results)
+        """The tools of this run; none in its first iteration."""
+        return (self.read_result, self.search_results) if self.iter_n > 1 else ()
 
     def read_result(
-        self, iteration: int, part: Part = "value", offset: int = 0, length: int = _MAX_LENGTH
+        self, iteration: int, part: Part = "value", offset: int = 0, length: int = 4_000
     ) -> dict[str, Any]:
-        """Read a part of what an earlier iteration of this run left, such as its whole stdout or its program.
+        """Read part of an earlier iteration's result, such as its whole stdout or its program.
 
         Args:
             iteration: The number of the iteration.
-            part: "value" is what the program gave to rlm.finish, "error" its error with the traceback,
+            part: "value" is what the program passed to rlm.finish, "error" its error with the traceback,
                 "produced" its tables and files, "code" the program itself; or "stdout", "stderr", "metrics",
                 "log".
             offset: The byte to start at.
             length: How many bytes, at most 4000.
         """
         folder = self._folder(self._checked(iteration))
-        start, wanted = max(0, offset), max(1, min(length, _MAX_LENGTH))
+        start, wanted = slice_of(offset, length)
         content = self._content(folder, iteration, part, start, wanted)
-        text, used = take_text(content)
-        # A short answer to the question for `wanted` bytes means the end.
-        more = used < len(content) or len(content) == wanted
-        return {
-            "iteration": iteration,
-            "part": part,
-            "text": text,
-            "next_offset": start + used if more else None,
-        }
+        return {"iteration": iteration, "part": part, **text_answer(content, start, wanted)}
 
     def search_results(self, text: str, iteration: int | None = None) -> dict[str, Any]:
-        """Find words in the values, errors, outputs and programs of this run's earlier iterations.
+        """Find a text in the values, errors, outputs and programs of this run's earlier iterations.
 
         Args:
-            text: What to find within a line; case does not matter. `|` stands between alternatives and `.*`
-                for anything in between; all else is taken as it is.
-            iteration: Search this iteration only; without it all of them, newest first.
+            text: What to find within a line, in any case. `|` separates alternatives and `.*` stands for
+                anything in between; everything else is taken literally.
+            iteration: Search only this iteration; without it all of them, newest first.
         """
-        words = Words.parse(text)
+        pattern = TextPattern.parse(text)
         wanted = range(self.iter_n - 1, 0, -1) if iteration is None else [self._checked(iteration)]
         until = self.clock() + _SEARCH_S
         found: list[dict[str, Any]] = []
         searched = 0
         for n in wanted:
-            for match in self._matches(n, words):
+            for match in self._matches(n, pattern):
                 found.append(match)
-                if len(found) >= _MAX_HITS:
+                if len(found) >= _MAX_MATCHES:
                     break
             searched = n
-            if len(found) >= _MAX_HITS or self.clock() > until:
+            if len(found) >= _MAX_MATCHES or self.clock() > until:
                 break
-        shown, left_out = take(found)
+        shown, left_out = fit_items(found)
         answer: dict[str, Any] = {"matches": shown, "left_out": left_out}
         if iteration is None and searched > 1:
             answer["not_searched"] = f"iterations 1 to {searched - 1}"
         return answer
 
-    def _matches(self, iteration: int, words: Words) -> Iterator[dict[str, Any]]:
+    def _matches(self, iteration: int, pattern: TextPattern) -> Iterator[dict[str, Any]]:
         """The places in one iteration's result, with the offsets by which read_result finds them."""
         folder = self._folder(iteration)
         for part, text in self._documents(folder, iteration).items():
-            for hit in hits([text.encode("utf-8", "replace")], words):
-                yield {"iteration": iteration, "part": part, "offset": hit.offset, "line": cell(hit.line)}
+            for match in find_lines([text.encode("utf-8", "replace")], pattern):
+                yield _found(iteration, part, match)
         program = self._program(folder)
         files = {part: f"{folder}/{name}" for part, name in _FILES.items()}
         for name, path in (files | ({"code": program} if program else {})).items():
-            for start, blocks in self._stretches(path):
-                for hit in hits(blocks, words, offset=start):
-                    yield {"iteration": iteration, "part": name, "offset": hit.offset, "line": cell(hit.line)}
+            for start, blocks in self._ranges(path):
+                for match in find_lines(blocks, pattern, offset=start):
+                    yield _found(iteration, name, match)
 
-    def _stretches(self, path: str) -> Iterator[tuple[int, Iterator[bytes]]]:
+    def _ranges(self, path: str) -> Iterator[tuple[int, Iterator[bytes]]]:
         """Where to search in a file: all of it, or the ends of a large one."""
         folder, _, name = path.rpartition("/")
         size = self._sizes(folder).get(name) or 0
@@ -262,6 +265,10 @@ class Results:
     @cached_property
     def _rows(self) -> list[Row]:
         return list(self.ledger.results(self.run_id)) if self.ledger else []
+
+
+def _found(iteration: int, part: str, match: Match) -> dict[str, Any]:
+    return {"iteration": iteration, "part": part, "offset": match.offset, "line": short_value(match.line)}
 
 
 def _parts(result: Result) -> dict[Part, str]:

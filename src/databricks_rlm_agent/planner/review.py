@@ -1,4 +1,4 @@
-"""What an action that a model has chosen must pass: its bounds, the policy, control's own judgement."""
+"""What an action of the model must pass: its bounds, the policy, and the controller's own review."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from databricks_rlm_agent.errors import Conflict, Forbidden, InvalidData, NotFound, UsageError
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.logs import keep_off_root
-from databricks_rlm_agent.planner.actions import settled
+from databricks_rlm_agent.planner.actions import completed
 from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.policy.judge import ProgramPolicy
 from databricks_rlm_agent.policy.rules import PolicyFinding
@@ -29,9 +29,9 @@ _LISTED = 2_000
 
 
 def collect_workflow(action: RunSqlWorkflow, *, volume: Volume, namespace: Namespace) -> RunSqlWorkflow:
-    """The workflow with all its texts, which can be planned.
+    """Return the workflow with all its texts, which can be planned.
 
-    Raises InvalidData with what the model is to mend, RemoteError where the Volume has no answer.
+    Raise InvalidData with what the model has to correct, RemoteError if the Volume does not answer.
     """
     files = {**(_read(action.path, volume) if action.path else {}), **action.files}
     source = source_of(
@@ -89,12 +89,12 @@ def _name(entry: FileEntry) -> str:
     return entry.path.rstrip("/").rpartition("/")[2]
 
 
-Judge = Callable[[PlanningContext, Action], PolicyFinding | None]
-"""A policy: what it finds about an action of a turn."""
+Policy = Callable[[PlanningContext, Action], PolicyFinding | None]
+"""Returns what it finds about an action."""
 
 
-def turn_policy(namespace: Namespace, write_targets: tuple[str, ...] | None) -> Judge:
-    """The policy of domain/policy/ on what a turn tells of its run (``Settings.write_targets``)."""
+def run_policy(namespace: Namespace, write_targets: tuple[str, ...] | None) -> Policy:
+    """Return the policy of policy/judge.py, applied to the run of a context (``Settings.write_targets``)."""
     keep_off_root("sqlglot")  # it warns about statements that it does not know, and so do we
 
     def judge(context: PlanningContext, action: Action) -> PolicyFinding | None:
@@ -129,25 +129,27 @@ class Review:
 
     context: PlanningContext
     pending: PendingDecision[Action]
-    policy: Judge | None
+    policy: Policy | None
     volume: Volume
     namespace: Namespace
 
     async def __call__(self, action: Action, tool: str) -> Action:
-        """The action as it is to be carried out. Raise InvalidData with a refusal's reason for the model, and
-        RemoteError for a fault of the workspace, or where the lease is lost: the model is not to blame.
+        """Return the action as it is to be carried out.
+
+        Raise InvalidData with the reason of a refusal, for the model; raise RemoteError for a fault of the
+        workspace, or if the lease is lost, for which the model is not to blame.
         """
         context = self.context
-        action = settled(action, value=context.last_value, room=context.children_left)
-        # On threads: a workflow is read from a Volume, a policy parses programs, and control may ask the
-        # workspace.
+        action = completed(action, value=context.last_value, limit=context.children_left)
+        # On threads: a workflow is read from a Volume, a policy parses programs, and the controller may ask
+        # the workspace.
         if isinstance(action, RunSqlWorkflow):
             action = await asyncio.to_thread(
                 collect_workflow, action, volume=self.volume, namespace=self.namespace
             )
         finding = await asyncio.to_thread(self.policy, context, action) if self.policy else None
         if finding is not None:
-            self.pending.judged(finding, tool=tool, mode=context.mode)
+            self.pending.note_finding(finding, tool=tool, mode=context.mode)
             if finding.refused:
                 raise InvalidData(finding.reason)
         reason = await asyncio.to_thread(context.review, action)

@@ -1,4 +1,4 @@
-"""Scripts of the scripted model (format fixed by issue 2): read and checked before any run starts."""
+"""Scripts of the scripted model: read and checked before any run starts."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _FORMAT = (
 )
 
 
-class Told(BaseModel):
-    """What a reply claims to have used; what is left out is estimated (tokens) or priced (cost)."""
+class ReplyUsage(BaseModel):
+    """What a reply reports as used; what is left out is estimated (tokens) or priced (cost)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -42,14 +42,14 @@ class Told(BaseModel):
 
 
 class Reply(BaseModel):
-    """One reply of the model: a tool call with its arguments, or a text; and what it used."""
+    """One reply of the model: a tool call with its arguments, or a text; and its usage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     call: str | None = Field(default=None, min_length=1)
     args: dict[str, Any] = Field(default_factory=dict)
     text: str | None = None
-    usage: Told = Told()
+    usage: ReplyUsage = ReplyUsage()
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Reply:
@@ -86,7 +86,7 @@ class SubRule(BaseModel):
 
 
 class SubFailure(BaseModel):
-    """How the stub sub-model fails where `match` is found, and how often (None: for ever)."""
+    """How the stub sub-model fails where `match` is found, and how often (None: always)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -97,7 +97,7 @@ class SubFailure(BaseModel):
 
 
 class ScriptedUsage(BaseModel):
-    """What every answer of the stub sub-model claims to have used."""
+    """What every answer of the stub sub-model reports as used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -30,7 +30,7 @@ class Allowance:
 
     @classmethod
     def left(cls, budget: Budget) -> Self:
-        """What a turn's budget has left."""
+        """What is left of a budget."""
         return cls(calls=budget.calls_left, tokens=budget.tokens_left, cost_usd=budget.cost_left_usd)
 
     def less(self, usage: Usage) -> Allowance:
@@ -45,25 +45,25 @@ class Allowance:
     def reply_tokens(self, prompt_tokens: int, *, model: str, price: Price | None) -> int:
         """The longest reply that may be asked for after such a prompt; raise PlannerError if none may."""
         if self.calls < 1:
-            raise PlannerError("budget: There are no model calls left for this turn of the run.")
-        room = self.tokens - prompt_tokens
-        if room < MIN_REPLY_TOKENS:
+            raise PlannerError("budget: There are no model calls left for this iteration of the run.")
+        limit = self.tokens - prompt_tokens
+        if limit < MIN_REPLY_TOKENS:
             raise PlannerError(
                 f"budget: The run has {max(0, self.tokens):,} tokens left; the next call of {model} may need"
                 f" {prompt_tokens + MIN_REPLY_TOKENS:,}."
             )
         if self.cost_usd is None:
-            return room
+            return limit
         if price is None:
             raise PlannerError(unpriced([model]))
-        room = min(room, _affordable(self.cost_usd, prompt_tokens, price))
-        if room < MIN_REPLY_TOKENS:
+        limit = min(limit, _affordable(self.cost_usd, prompt_tokens, price))
+        if limit < MIN_REPLY_TOKENS:
             need = price.cost(input_tokens=prompt_tokens, output_tokens=MIN_REPLY_TOKENS)
             raise PlannerError(
                 f"budget: The run has ${max(0.0, self.cost_usd):.6f} left; the next call of {model} may cost"
                 f" ${need:.6f}."
             )
-        return room
+        return limit
 
 
 def unpriced(models: list[str]) -> str:
@@ -83,7 +83,7 @@ def tokens_of(value: Any) -> int:
 
 
 _PLENTY = 1_000_000_000
-"""Tokens, where a price or none sets no limit; infinite amounts are no numbers of tokens."""
+"""Tokens, if no price sets a limit: an infinite amount is no number of tokens."""
 
 
 def _affordable(cost_usd: float, prompt_tokens: int, price: Price) -> int:
@@ -94,8 +94,8 @@ def _affordable(cost_usd: float, prompt_tokens: int, price: Price) -> int:
     return int(min(left / per_token, _PLENTY)) if per_token else _PLENTY
 
 
-# LiteLLM's list as it ships in the package: read as a file, since the import downloads a newer one unless it
-# is told not to, and takes seconds.
+# LiteLLM's list as it ships in the package: read as a file, since the import takes seconds and may download a
+# newer one.
 _LIST = "model_prices_and_context_window_backup.json"
 _DEFAULT_REPLY_TOKENS = 8_192
 _MILLION = 1_000_000
@@ -111,7 +111,7 @@ class Prices:
         self._given = dict(given or {})
 
     def of(self, model: str) -> Price | None:
-        """The price of a model, or None if nobody has told it."""
+        """The price of a model, or None if it is not known."""
         name = "scripted" if model.startswith("scripted:") else model
         if name in self._given:
             return self._given[name]
@@ -126,7 +126,7 @@ class Prices:
         )
 
     def reply_tokens(self, model: str) -> int:
-        """How many tokens a reply has at most by itself; a careful guess where nobody knows."""
+        """The most tokens that a reply of the model has; a careful guess if that is not known."""
         limit = _listed(model).get("max_output_tokens")
         return limit if isinstance(limit, int) and limit > 0 else _DEFAULT_REPLY_TOKENS
 

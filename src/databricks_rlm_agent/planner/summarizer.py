@@ -1,8 +1,8 @@
-"""The summarizer: what a long result means, in a few lines. Its failure costs nothing but itself.
+"""The summarizer: what a long result means, in a few lines. If it fails, only the summary is missing.
 
-It is told the facts, the ends of the output and the places that speak of errors. Of an output that does not
-fit, readers read parts of the file, one model call each and all at once; the summarizer is told their notes.
-What it says is taken as its words: status, error, metrics, tables and files come from the executor.
+It is given the facts, the ends of the output and the places with errors. Of an output that does not fit,
+readers read parts of the file, one model call each and all at the same time; the summarizer gets their notes.
+What it writes is marked as a model's: status, error, metrics, tables and files come from the executor.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.attempts.digest import Excerpts, Region, chosen, facts, is_long, regions
@@ -34,7 +34,7 @@ from databricks_rlm_agent.runs.capsule.packing import CapsuleItem, one_line
 from databricks_rlm_agent.values import clip
 
 if TYPE_CHECKING:
-    from databricks_rlm_agent.planner.chain import Meter
+    from databricks_rlm_agent.planner.chain import ChainModel, Meter
 
 log = logging.getLogger(__name__)
 
@@ -43,39 +43,167 @@ CHUNK_BYTES = 12_000
 WHOLE_BYTES = 9_000
 """An output up to this size is shown to the summarizer itself."""
 PLANNER_CALLS = 12
-"""Calls of the turn that are left to the planner, which comes next and must be able to decide."""
+"""Calls that are left to the planner, which comes next and must be able to decide."""
 _OWN_CALLS = 3  # of the summarizer itself
-_TOKENS_SHARE = 4  # at most one part in so many of the tokens that are left
+_TOKENS_SHARE = 4  # readers use at most a quarter of the tokens that are left
 _NOTE_CHARS = 700
 _REPLY_TOKENS = MIN_REPLY_TOKENS + 256
 _BLOCK_BYTES = 1024 * 1024
 _SCAN_BYTES = 16 * 1024 * 1024  # twice what the executor keeps by default
+_MAX_REFUSALS = 2
+_MAX_LINES = 6
+_LINE_CHARS = 300
+_DIGEST_CHARS = 1_900
+_FACTS_CHARS = 900
 
 
-async def read_output(
-    models: Models, context: PlanningContext, result: Result, *, meter: Meter, volume: Volume | None
-) -> Excerpts | None:
-    """What the file of the longer stream tells beyond head and tail; None where it cannot be read."""
-    streams = {"stdout": result.stdout, "stderr": result.stderr}
-    name, stream = max(streams.items(), key=lambda item: item[1].bytes)
-    path = stream.path
-    if volume is None or path is None or stream.bytes <= len(stream.head.encode()):
-        return None
-    try:
-        size, known, whole = await asyncio.to_thread(_scan, volume, path)
-        reading = Excerpts(stream=name, size=size, whole=whole, regions=tuple(known))
-        count = 0 if whole else _readers(models, context, meter)
-        places = chosen(size, known, count=count, length=CHUNK_BYTES)
-        parts = [await asyncio.to_thread(volume.get, path, offset=n, length=CHUNK_BYTES) for n in places]
-    except RlmError as error:
-        log.warning("run %s: the output cannot be read: %s; head and tail are used", context.run_id, error)
-        return None
-    notes = await _read(models, context, meter, parts, places, size)
-    return replace(reading, notes=tuple(notes))
+def save_summary(
+    digest: str, decisions: list[str] | None = None, failed_approaches: list[str] | None = None
+) -> CapsuleDelta:
+    """Save what matters of the result; this is all that the planner will see of it.
+
+    Args:
+        digest: What the program did and found: figures, names, the error and its cause.
+        decisions: What is now decided, one sentence each.
+        failed_approaches: What was tried and does not work, one sentence each.
+    """
+    return CapsuleDelta(
+        digest=check_text(digest, name="digest"),
+        decisions=_sentences(decisions),
+        failed_approaches=_sentences(failed_approaches),
+    )
+
+
+def _sentences(lines: list[str] | None) -> list[CapsuleItem | str]:
+    clean = [one_line(clip(line, 4 * _LINE_CHARS)) for line in lines or []]
+    kept: list[CapsuleItem | str] = [clip(line, _LINE_CHARS) for line in clean if line]
+    return kept[:_MAX_LINES]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summarizer:
+    """Summarizes one result. ``volume`` has the whole output; without it the result's own ends are used."""
+
+    models: Models
+    context: PlanningContext
+    result: Result
+    meter: Meter
+    volume: Volume | None = None
+
+    async def summarize(self) -> Summary:
+        """Return the summary; ``delta`` is None if the deterministic digest is to be used."""
+        context, result, meter = self.context, self.result, self.meter
+        objective = context.capsule.objective
+        if not is_long(result) or not self.models.has_reply(
+            "summarizer", context.iter_n, objective=objective
+        ):
+            return Summary(delta=None)
+        from databricks_rlm_agent.planner.conversation import Conversation, converse
+        from databricks_rlm_agent.planner.tool_calls import ActionTool
+
+        excerpts = await self._excerpts()
+        if not context.held():
+            return Summary(delta=None, calls=tuple(meter.calls))
+        pending: PendingDecision[CapsuleDelta] = PendingDecision(max_refusals=_MAX_REFUSALS)
+        tool = ActionTool(save_summary, pending=pending)
+        conversation = Conversation(
+            role="summarizer",
+            instruction=summarizer_prompt(context, result, excerpts),
+            opening=SUMMARIZER_OPENING,
+            tools=[tool],
+            endings=[tool.name],
+        )
+        await converse(conversation, model=self._model(meter), pending=pending, redact=self.models.redact)
+        if pending.failure is not None:
+            reason = f"{pending.failure}; head and tail of the output are kept"
+            log.warning("run %s: no summary: %s", context.run_id, reason)
+        delta = pending.decision and _with_facts(pending.decision, result)
+        return Summary(delta=delta, calls=tuple(meter.calls))
+
+    def _model(self, meter: Meter) -> ChainModel:
+        objective = self.context.capsule.objective
+        return self.models.open(
+            role="summarizer", iter_n=self.context.iter_n, meter=meter, objective=objective
+        )
+
+    async def _excerpts(self) -> Excerpts | None:
+        """What the file of the longer stream has beyond head and tail; None if it cannot be read."""
+        streams = {"stdout": self.result.stdout, "stderr": self.result.stderr}
+        name, stream = max(streams.items(), key=lambda item: item[1].bytes)
+        volume, path = self.volume, stream.path
+        if volume is None or path is None or stream.bytes <= len(stream.head.encode()):
+            return None
+        try:
+            size, found, whole = await asyncio.to_thread(_scan, volume, path)
+            places = chosen(size, found, count=0 if whole else self._reader_count(), length=CHUNK_BYTES)
+            parts = [await asyncio.to_thread(volume.get, path, offset=n, length=CHUNK_BYTES) for n in places]
+        except RlmError as error:
+            reason = f"{error}; head and tail are used"
+            log.warning("run %s: the output cannot be read: %s", self.context.run_id, reason)
+            return None
+        notes = await self._notes(parts, places, size)
+        return Excerpts(stream=name, size=size, whole=whole, regions=tuple(found), notes=tuple(notes))
+
+    def _reader_count(self) -> int:
+        """How many parts may be read by a model, within what the iteration may still spend."""
+        specs = parse_models(self.models.name)
+        if any(spec.provider == "scripted" for spec in specs):
+            return 0  # a script holds the summarizer's own replies
+        calls = (self.context.budget.calls_left - PLANNER_CALLS - _OWN_CALLS) // len(specs)
+        each = tokens_of("x" * CHUNK_BYTES * 2) + _REPLY_TOKENS
+        tokens = self.meter.allowance.tokens // _TOKENS_SHARE // each
+        return max(0, min(MAX_READERS, calls, tokens))
+
+    async def _notes(self, parts: Sequence[bytes], places: Sequence[int], size: int) -> list[str]:
+        """A note on each part, asked for at the same time; those that failed are left out."""
+        if not parts or not self.context.held():
+            return []
+        left = self.meter.allowance
+        # Each has its own share: asked at the same time, none would see what the others spend.
+        share = replace(
+            left,
+            calls=len(parse_models(self.models.name)),
+            tokens=left.tokens // _TOKENS_SHARE // len(parts),
+            cost_usd=None if left.cost_usd is None else left.cost_usd / _TOKENS_SHARE / len(parts),
+        )
+        meters = [replace(self.meter, calls=[], asked=0, allowance=share) for _ in parts]
+        texts = [part.decode("utf-8", "replace") for part in parts]
+        prompts = [
+            reader_prompt(self.context, text, place=f"bytes from {place:,} of {size:,}")
+            for text, place in zip(texts, places, strict=True)
+        ]
+        try:
+            notes = await asyncio.gather(*map(self._note, meters, prompts))
+        finally:
+            for meter in meters:  # calls that were made are paid for, whatever their outcome
+                self.meter.calls.extend(meter.calls)
+        pairs = zip(places, notes, strict=True)
+        return [f"At byte {place:,}: {clip(note, _NOTE_CHARS)}" for place, note in pairs if note]
+
+    async def _note(self, meter: Meter, prompt: str) -> str:
+        """One reader's note; empty if it failed."""
+        from google.adk.models.llm_request import LlmRequest
+        from google.genai import types
+
+        opening = types.Content(role="user", parts=[types.Part(text=READER_OPENING)])
+        config = types.GenerateContentConfig(system_instruction=prompt, max_output_tokens=_REPLY_TOKENS)
+        try:
+            request = LlmRequest(model=self.models.name, contents=[opening], config=config)
+            texts = [
+                part.text
+                async for response in self._model(meter).generate_content_async(request)
+                for part in (response.content.parts if response.content else None) or []
+                if part.text and not part.thought
+            ]
+        except Exception as error:  # noqa: BLE001 - recorded: a note that is missing must not cost the summary
+            reason = clip(self.models.redact(f"{type(error).__name__}: {error}"), _NOTE_CHARS)
+            log.warning("run %s: a part of the output was not read: %s", self.context.run_id, reason)
+            return ""
+        return "".join(texts).strip()
 
 
 def _scan(volume: Volume, path: str) -> tuple[int, list[Region], str]:
-    """A file's size (up to what is looked at), where it speaks of errors, and the text of a short one."""
+    """A file's size (up to what is scanned), its places with errors, and the text of a short one."""
     sizes: list[int] = []
     first: list[bytes] = []
 
@@ -93,170 +221,20 @@ def _scan(volume: Volume, path: str) -> tuple[int, list[Region], str]:
     return sum(sizes), found, first[0].decode("utf-8", "replace") if short else ""
 
 
-def _readers(models: Models, context: PlanningContext, meter: Meter) -> int:
-    """How many parts may be read by a model, within what the turn may still spend."""
-    if any(spec.provider == "scripted" for spec in parse_models(models.name)):
-        return 0  # a script holds the summarizer's own replies
-    calls = (context.budget.calls_left - PLANNER_CALLS - _OWN_CALLS) // len(parse_models(models.name))
-    tokens = meter.allowance.tokens // _TOKENS_SHARE // (tokens_of("x" * CHUNK_BYTES * 2) + _REPLY_TOKENS)
-    return max(0, min(MAX_READERS, calls, tokens))
-
-
-async def _read(
-    models: Models,
-    context: PlanningContext,
-    meter: Meter,
-    parts: Sequence[bytes],
-    places: Sequence[int],
-    size: int,
-) -> list[str]:
-    """A note on each part, asked at the same time; those that failed are left out. Calls are metered."""
-    if not parts or not context.held():
-        return []
-    left = meter.allowance
-    shares = [
-        # Each has its own part of the allowance: asked at once, none would see what the others spend.
-        replace(
-            meter,
-            calls=[],
-            asked=0,
-            allowance=replace(
-                left,
-                calls=len(parse_models(models.name)),
-                tokens=left.tokens // _TOKENS_SHARE // len(parts),
-                cost_usd=None if left.cost_usd is None else left.cost_usd / _TOKENS_SHARE / len(parts),
-            ),
-        )
-        for _ in parts
-    ]
-    prompts = [
-        reader_prompt(context, part.decode("utf-8", "replace"), place=f"bytes from {place:,} of {size:,}")
-        for part, place in zip(parts, places, strict=True)
-    ]
-    try:
-        replies = await asyncio.gather(
-            *(_note(models, context, share, prompt) for share, prompt in zip(shares, prompts, strict=True))
-        )
-    finally:
-        for share in shares:  # whatever became of it: what was asked is paid
-            meter.calls.extend(share.calls)
-    pairs = zip(places, replies, strict=True)
-    return [f"At byte {place:,}: {clip(reply, _NOTE_CHARS)}" for place, reply in pairs if reply]
-
-
-async def _note(models: Models, context: PlanningContext, meter: Meter, prompt: str) -> str:
-    """One reader's note; nothing where it failed."""
-    from google.adk.models.llm_request import LlmRequest
-    from google.genai import types
-
-    opening = types.Content(role="user", parts=[types.Part(text=READER_OPENING)])
-    config = types.GenerateContentConfig(system_instruction=prompt, max_output_tokens=_REPLY_TOKENS)
-    try:
-        model = models.open(
-            role="summarizer", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
-        )
-        request = LlmRequest(model=models.name, contents=[opening], config=config)
-        texts = [
-            part.text
-            async for response in model.generate_content_async(request)
-            for part in (response.content.parts if response.content else None) or []
-            if part.text and not part.thought
-        ]
-    except Exception as error:  # noqa: BLE001 - recorded: a note that is missing must not cost the summary
-        reason = models.redact(f"{type(error).__name__}: {error}")
-        log.warning(
-            "run %s: a part of the output was not read: %s", context.run_id, clip(reason, _NOTE_CHARS)
-        )
-        return ""
-    return "".join(texts).strip()
-
-
-_MAX_REFUSALS = 2
-_MAX_LINES = 6
-_LINE_CHARS = 300
-_WORDS_CHARS = 1_900  # of its digest; the facts have the rest of the capsule's room
-_FACTS_CHARS = 900
-
-
-def save_summary(
-    digest: str, decisions: list[str] | None = None, failed_approaches: list[str] | None = None
-) -> CapsuleDelta:
-    """Keep what matters of the result; this is all that the planner will know of it.
-
-    Args:
-        digest: What the program did and found: figures, names, the error and its cause.
-        decisions: What is now settled, one sentence each.
-        failed_approaches: What was tried and does not work, one sentence each.
-    """
-    return CapsuleDelta(
-        digest=check_text(digest, name="digest"),
-        decisions=_sentences(decisions),
-        failed_approaches=_sentences(failed_approaches),
-    )
-
-
-async def summarize(
-    models: Models, context: PlanningContext, result: Result, *, meter: Meter, volume: Volume | None = None
-) -> Summary:
-    """The summary of a long result; ``delta`` is None where the deterministic digest is to be taken.
-
-    ``volume`` is where the whole output lies; without it, what the result itself holds must do.
-    """
-    if not is_long(result) or not models.knows(
-        "summarizer", context.iter_n, objective=context.capsule.objective
-    ):
-        return Summary(delta=None)
-    from databricks_rlm_agent.planner.invocation import Conversation, converse
-    from databricks_rlm_agent.planner.tool_calls import ActionTool
-
-    reading = await read_output(models, context, result, meter=meter, volume=volume)
-    if not context.held():
-        return Summary(delta=None, calls=tuple(meter.calls))
-    pending: PendingDecision[CapsuleDelta] = PendingDecision(max_refusals=_MAX_REFUSALS)
-    tool = ActionTool(save_summary, pending=pending)
-    conversation = Conversation(
-        role="summarizer",
-        instruction=summarizer_prompt(context, result, reading),
-        opening=SUMMARIZER_OPENING,
-        tools=[tool],
-        endings=[tool.name],
-    )
-    model = models.open(
-        role="summarizer", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
-    )
-    await converse(conversation, model=model, pending=pending, redact=models.redact)
-    if pending.failure is not None:
-        log.warning(
-            "run %s: no summary: %s; head and tail of the output are kept", context.run_id, pending.failure
-        )
-    delta = pending.decision and _as_words(pending.decision, result)
-    return Summary(delta=delta, calls=tuple(meter.calls))
-
-
-def _sentences(lines: list[str] | None) -> list[CapsuleItem | str]:
-    clean = [one_line(clip(line, 4 * _LINE_CHARS)) for line in lines or []]
-    kept: list[CapsuleItem | str] = [clip(line, _LINE_CHARS) for line in clean if line]
-    return kept[:_MAX_LINES]
-
-
-def _as_words(delta: CapsuleDelta, result: Result) -> CapsuleDelta:
-    """The model's words, marked as such, with the executor's facts: those are no opinion."""
+def _with_facts(delta: CapsuleDelta, result: Result) -> CapsuleDelta:
+    """The model's summary, marked as such, with the executor's facts."""
     known = plain_digest(result, purpose="")
     lines = facts(result)
+    recorded = clip("On record: " + "\n".join(lines), _FACTS_CHARS) if lines else ""
     return CapsuleDelta(
-        digest="\n".join(
-            [
-                clip(delta.digest, _WORDS_CHARS),
-                clip("On record: " + "\n".join(lines), _FACTS_CHARS) if lines else "",
-            ]
-        ).strip(),
-        decisions=_said(delta.decisions, result),
-        failed_approaches=_said(delta.failed_approaches, result),
+        digest=f"{clip(delta.digest, _DIGEST_CHARS)}\n{recorded}".strip(),
+        decisions=_marked(delta.decisions, result),
+        failed_approaches=_marked(delta.failed_approaches, result),
         tables=known.tables,
         artifacts=known.artifacts,
     )
 
 
-def _said(items: list[CapsuleItem | str], result: Result) -> list[CapsuleItem | str]:
+def _marked(items: list[CapsuleItem | str], result: Result) -> list[CapsuleItem | str]:
     texts = [item if isinstance(item, str) else item.text for item in items]
     return [CapsuleItem.of(text, iter_n=result.iter_n, by="summarizer") for text in texts]

@@ -1,6 +1,6 @@
 """Functions as ADK tools: arguments checked by type, errors answered instead of raised.
 
-Imports google.adk at once: it is imported by those who are about to use it.
+Imports google.adk at once: imported only by callers that are about to use it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from databricks_rlm_agent.errors import InvalidData, RemoteError, RlmError
 from databricks_rlm_agent.planner.decision import PendingDecision
-from databricks_rlm_agent.planner.tool_answers import MAX_CHARS
+from databricks_rlm_agent.planner.tools import MAX_CHARS
 from databricks_rlm_agent.values import clip
 
 Review = Callable[[Any, str], Awaitable[Any]]
-"""A decision, made by the tool of that name, as it is to be carried out. Raises an RlmError with the reason
-where it may not be, and RemoteError where that cannot be told now."""
+"""Returns a decision, made by the tool of that name, as it is to be carried out. Raises an RlmError with the
+reason if it may not be, and RemoteError if that cannot be decided now."""
 _ACCEPTED = {"status": "accepted"}
 
 
@@ -35,44 +35,44 @@ class ReadTool(FunctionTool):
         try:
             return await asyncio.to_thread(self.func, **_checked(self.func, args))
         except RlmError as error:
-            return {"error": _told(error)}
+            return {"error": _reason(error)}
 
 
 class ActionTool(FunctionTool):
-    """A tool that ends the invocation: its function makes a decision of the arguments, or refuses them."""
+    """A tool that ends the conversation: its function makes a decision of the arguments, or refuses them."""
 
     def __init__(
         self, func: Callable[..., Any], *, pending: PendingDecision[Any], review: Review | None = None
     ) -> None:
         super().__init__(func)
-        self._desk = pending
+        self._pending = pending
         self._review = review
 
     async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> Any:
         """``{"status": "accepted"}``, or ``{"error": reason}``, after which the model may try again."""
-        async with self._desk.taking:
-            answer = await self._taken(args)
-        if self._desk.closed:
-            # Without this the model would be asked to comment on what the tool said.
+        async with self._pending.lock:
+            answer = await self._decide(args)
+        if self._pending.closed:
+            # Without this the model would be asked to comment on the answer.
             tool_context.actions.skip_summarization = True
         return answer
 
-    async def _taken(self, args: dict[str, Any]) -> dict[str, str]:
-        if self._desk.decided:  # counted as no try: the invocation is over anyway
+    async def _decide(self, args: dict[str, Any]) -> dict[str, str]:
+        if self._pending.decided:  # not counted as a try: the conversation is over anyway
             return {"error": "Only one action is taken in an iteration, and one is taken already."}
         try:
             decision = self.func(**_checked(self.func, args))
-            self._desk.accept(await self._review(decision, self.name) if self._review else decision)
+            self._pending.accept(await self._review(decision, self.name) if self._review else decision)
         except RemoteError as error:
-            self._desk.stop(error)
-            return {"error": _told(error)}
+            self._pending.stop(error)
+            return {"error": _reason(error)}
         except RlmError as error:
-            self._desk.refuse(_told(error), tool=self.name)
-            return {"error": _told(error)}
+            self._pending.refuse(_reason(error), tool=self.name)
+            return {"error": _reason(error)}
         return _ACCEPTED
 
 
-def _told(error: RlmError) -> str:
+def _reason(error: RlmError) -> str:
     return clip(str(error), MAX_CHARS // 2)
 
 

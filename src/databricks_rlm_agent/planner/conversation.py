@@ -1,0 +1,228 @@
+"""One conversation with a model, from its instruction to its one decision, on google-adk.
+
+Imports google.adk at once: imported only by callers that are about to use it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.adk.agents import LlmAgent
+from google.adk.agents.callback_context import CallbackContext
+from google.adk.apps import App
+from google.adk.models.llm_request import LlmRequest
+from google.adk.models.llm_response import LlmResponse
+from google.adk.plugins.base_plugin import BasePlugin
+from google.adk.runners import Runner
+from google.adk.sessions import InMemorySessionService
+from google.adk.tools.base_tool import BaseTool
+from google.adk.tools.function_tool import FunctionTool
+from google.adk.tools.tool_context import ToolContext
+from google.genai import types
+
+from databricks_rlm_agent.errors import Conflict, PlannerError, RlmError
+from databricks_rlm_agent.planner.chain import ChainModel
+from databricks_rlm_agent.planner.decision import PendingDecision
+from databricks_rlm_agent.policy.rules import gate
+from databricks_rlm_agent.ports import PlannerNote
+from databricks_rlm_agent.values import clip
+
+MAX_CALLS = 16
+"""Most tool calls of one reply that are looked at: their answers all go into the next prompt."""
+_APP = "rlm"
+_REASON_CHARS = 1_000
+_ARGS_CHARS = 1_000
+_NAME_CHARS = 80
+_ERROR_CHARS = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """What a model is told and may call. ``role`` names the agent, ``opening`` is the first message, and
+    ``endings`` names those tools that end the conversation.
+
+    ``before_call`` is called before each question; it may raise PlannerError (the model's failure) or
+    Conflict (nobody's). In ``mode`` the tools of ``gated`` are refused, registered or not (policy/rules.py).
+    """
+
+    role: str
+    instruction: str
+    opening: str
+    tools: Sequence[FunctionTool]
+    endings: Sequence[str]
+    before_call: Callable[[], None] = lambda: None
+    mode: str = ""
+    gated: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+async def converse(
+    conversation: Conversation,
+    *,
+    model: ChainModel,
+    pending: PendingDecision[Any],
+    redact: Callable[[str], str],
+) -> None:
+    """Talk until a decision, a failure or a fault is pending. Raise nothing."""
+    try:
+        await _talk(conversation, model, pending, redact)
+    except RlmError as error:
+        pending.fail(clip(redact(str(error)), _REASON_CHARS))
+    except Exception as error:  # noqa: BLE001 - recorded: a model's fault, of whatever class, ends no controller
+        pending.fail(clip(redact(f"{type(error).__name__}: {error}"), _REASON_CHARS))
+    if pending.decision is not None or pending.fault is not None:
+        pending.failure = None
+    elif pending.failure is not None:
+        pending.explain()
+
+
+async def _talk(
+    conversation: Conversation,
+    model: ChainModel,
+    pending: PendingDecision[Any],
+    redact: Callable[[str], str],
+) -> None:
+    agent = LlmAgent(
+        name=conversation.role,
+        model=model,
+        # A function: in a plain text ADK would look for {state variables}, and ours holds braces of its own.
+        instruction=lambda _context: conversation.instruction,
+        tools=list(conversation.tools),
+    )
+    sessions = InMemorySessionService()
+    plugin = _Plugin(conversation, model, pending, redact)
+    runner = Runner(app=App(name=_APP, root_agent=agent, plugins=[plugin]), session_service=sessions)
+    session = await sessions.create_session(app_name=_APP, user_id=_APP)
+    message: str | None = conversation.opening
+    while message is not None:
+        problem = await _exchange(runner, session.id, message)
+        if problem is not None:
+            problem = clip(redact(problem), _REASON_CHARS)  # a provider's text: of any length, with any key
+        message = _next_message(pending, problem, conversation.endings)
+
+
+def _next_message(pending: PendingDecision[Any], problem: str | None, endings: Sequence[str]) -> str | None:
+    """What to say to a model that has stopped; nothing once the conversation is over."""
+    if pending.closed:
+        return None
+    if problem is None:
+        pending.no_action()
+        message = f"You took no action. Call exactly one of: {', '.join(endings)}."
+    else:
+        pending.refuse(problem, tool="")
+        message = f"Your last reply could not be used: {problem} Try again."
+    return None if pending.closed else message
+
+
+async def _exchange(runner: Runner, session_id: str, message: str) -> str | None:
+    """Send a message and let the model work; return what was wrong with its last reply, if anything was."""
+    problem = None
+    content = types.Content(role="user", parts=[types.Part(text=message)])
+    async for event in runner.run_async(user_id=_APP, session_id=session_id, new_message=content):
+        problem = (
+            f"{event.error_code}: {event.error_message or 'no reason given'}" if event.error_code else None
+        )
+    return problem
+
+
+class _Plugin(BasePlugin):
+    """Stands between ADK and the model: bounds, the lease, the policy on tools, and notes of all calls."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        model: ChainModel,
+        pending: PendingDecision[Any],
+        redact: Callable[[str], str],
+    ) -> None:
+        super().__init__(name="rlm")
+        self._conversation, self._model = conversation, model
+        self._pending, self._redact = pending, redact
+        self._names = [tool.name for tool in conversation.tools]
+
+    async def before_model_callback(
+        self, *, callback_context: CallbackContext, llm_request: LlmRequest
+    ) -> LlmResponse | None:
+        """End the conversation where the question may not be asked; else count it."""
+        del callback_context, llm_request
+        try:
+            self._conversation.before_call()
+            self._model.meter.begin()
+        except Conflict as error:
+            self._pending.stop(error)
+        except PlannerError as error:
+            self._pending.fail(str(error))
+        else:
+            return None
+        return last_response()
+
+    async def after_model_callback(
+        self, *, callback_context: CallbackContext, llm_response: LlmResponse
+    ) -> LlmResponse | None:
+        """Leave out tool calls beyond the bound, and those without a name; note how many they were."""
+        del callback_context
+        content = llm_response.content
+        parts = (content.parts if content else None) or []
+        calls = [part for part in parts if part.function_call]
+        kept = [part for part in calls if part.function_call and part.function_call.name][:MAX_CALLS]
+        if content is None or len(kept) == len(calls):
+            return None
+        self._pending.notes.append(
+            PlannerNote(kind="tool_calls_left_out", payload={"count": len(calls) - len(kept)})
+        )
+        allowed = {id(part) for part in kept}
+        left = [part for part in parts if not part.function_call or id(part) in allowed]
+        return llm_response.model_copy(update={"content": content.model_copy(update={"parts": left})})
+
+    async def before_tool_callback(
+        self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext
+    ) -> dict[str, Any] | None:
+        """Answer in the tool's place where it is gated."""
+        del tool_args
+        mode = self._conversation.mode
+        finding = gate(tool.name, mode, self._conversation.gated)
+        if finding is None:
+            return None
+        self._pending.note_finding(finding, tool=tool.name, mode=mode)
+        return self._refuse(finding.reason, tool.name, tool_context)
+
+    async def after_tool_callback(
+        self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext, result: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Note a call that was answered."""
+        del tool_context
+        self._note(tool, tool_args, str(result["error"]) if "error" in result else None)
+        return None
+
+    async def on_tool_error_callback(
+        self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext, error: Exception
+    ) -> dict[str, Any] | None:
+        """Turn an unknown tool's name, or a tool's own defect, into an answer that the model can act on."""
+        if tool.name not in self._names:
+            reason = f"There is no tool {tool.name[:_NAME_CHARS]!r}. The tools are: {', '.join(self._names)}."
+        else:
+            reason = self._redact(f"{tool.name} failed: {type(error).__name__}: {error}")
+        reason = clip(reason, _ERROR_CHARS)
+        self._note(tool, tool_args, reason)
+        return self._refuse(reason, clip(tool.name, _NAME_CHARS), tool_context)
+
+    def _refuse(self, reason: str, tool: str, tool_context: ToolContext) -> dict[str, Any]:
+        self._pending.refuse(reason, tool=tool)
+        if self._pending.closed:
+            tool_context.actions.skip_summarization = True
+        return {"error": reason}
+
+    def _note(self, tool: BaseTool, arguments: dict[str, Any], error: str | None) -> None:
+        shown = clip(json.dumps(arguments, ensure_ascii=False, default=str), _ARGS_CHARS)
+        payload: dict[str, Any] = {"tool": clip(tool.name, _NAME_CHARS), "args": self._redact(shown)}
+        if error is not None:
+            payload["error"] = self._redact(clip(error, _ERROR_CHARS))
+        self._pending.notes.append(PlannerNote(kind="tool_call", payload=payload))
+
+
+def last_response() -> LlmResponse:
+    """A response without a call, after which ADK asks nothing more."""
+    text = types.Part(text="(The conversation is over.)")
+    return LlmResponse(content=types.Content(role="model", parts=[text]))
