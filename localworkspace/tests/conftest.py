@@ -17,7 +17,7 @@ from lw_support import Programs, sdk
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawned]:
     root = tmp_path_factory.mktemp("workspace")
     script = root.parent / f"{root.name}-script.json"
-    script.write_text('{"sub": [{"text": "one"}, {"text": "two"}], "latency_s": 0}')
+    script.write_text('{"sub": {"otherwise": "an answer"}, "latency_s": 0}')
     options = WorkspaceOptions(root=root, allow_faults=True, model=f"scripted:{script}", max_processes=2)
     with spawn(options) as spawned:
         sdk(spawned.info).volumes.create("main", "default", "files", VolumeType.MANAGED)

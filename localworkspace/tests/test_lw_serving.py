@@ -32,29 +32,36 @@ SUB = {
 }
 
 
+def test_replies_by_number_end_clearly() -> None:
+    model = model_of({"sub": [{"text": "one"}, {"text": "two"}]}, "s.json")
+    assert [model.answer("x").text, model.answer("x").text] == ["one", "two"]
+    with pytest.raises(ApiError, match="has 2 replies"):
+        model.answer("x")
+
+
 def test_the_first_rule_wins_and_names_its_groups() -> None:
-    stub = model_of({"sub": SUB}, "s.json")
-    assert stub.answer("see\nrow 17 and label x").text == "it is 17"
-    assert json.loads(stub.answer("label red").text) == {"label": "red", "sure": True, "also": ["red!"]}
-    assert stub.answer("else").text == "hm"
-    assert stub.answer("else").input_tokens is None
-    assert stub.latency_s == 0.2
+    model = model_of({"sub": SUB}, "s.json")
+    assert model.answer("see\nrow 17 and label x").text == "it is 17"
+    assert json.loads(model.answer("label red").text) == {"label": "red", "sure": True, "also": ["red!"]}
+    assert model.answer("else").text == "hm"
+    assert model.answer("else").input_tokens is None
+    assert model.latency_s == 0.2
 
 
 def test_failures_end_or_do_not() -> None:
-    stub = model_of({"sub": SUB}, "s.json")
+    model = model_of({"sub": SUB}, "s.json")
     for _ in range(2):
         with pytest.raises(ApiError) as busy:
-            stub.answer("busy row 1")
+            model.answer("busy row 1")
         assert (busy.value.status, busy.value.code, busy.value.retry_after) == (
             429,
             "REQUEST_LIMIT_EXCEEDED",
             1,
         )
-    assert stub.answer("busy row 1").text == "it is 1"
+    assert model.answer("busy row 1").text == "it is 1"
     for _ in range(5):
         with pytest.raises(ApiError, match=r"Asked for by the script s\.json"):
-            stub.answer("broken")
+            model.answer("broken")
 
 
 def test_without_a_rule_the_prompt_is_named() -> None:
@@ -64,9 +71,9 @@ def test_without_a_rule_the_prompt_is_named() -> None:
 
 @given(st.text(max_size=60))
 def test_answers_depend_on_the_prompt_alone(prompt: str) -> None:
-    stub = model_of({"sub": {"rules": [{"match": "(.*)", "text": r"<\1>"}]}}, "s.json")
-    assert stub.answer(prompt) == stub.answer(prompt)
-    assert stub.answer(prompt).text == f"<{prompt}>"
+    model = model_of({"sub": {"rules": [{"match": "(.*)", "text": r"<\1>"}]}}, "s.json")
+    assert model.answer(prompt) == model.answer(prompt)
+    assert model.answer(prompt).text == f"<{prompt}>"
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_workspace.errors import ApiError
 from local_workspace.faults import FaultControl, FaultRule
+from local_workspace.http import Call
 from local_workspace.jobs import model
 from local_workspace.jobs.model import Ending, Run, TaskRun
 from local_workspace.jobs.process import LogWriter, explain, read_log, started_at
 from local_workspace.layout import inside
 from local_workspace.server import _listen
+from local_workspace.services.statements import Statements
 
 
 @settings(deadline=None)
@@ -128,3 +134,58 @@ def test_replies_are_not_held_back_by_the_system() -> None:
 def test_a_process_is_told_from_another_of_its_number() -> None:
     assert started_at(os.getpid()) == started_at(os.getpid()) is not None
     assert started_at(2**22 + 1) is None
+
+
+class Session:
+    """A session of an engine whose `close` fails, and perhaps its statement too."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def execute(self, text: str, parameters: Any) -> Any:
+        import pyarrow as pa
+
+        if self._error:
+            raise self._error
+        return SimpleNamespace(table=pa.table({"n": [1]}))
+
+    def cancel(self) -> None:
+        pass
+
+    def close(self) -> None:
+        raise ConnectionError("the engine is gone")
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(None, "SUCCEEDED"), (ValueError("no such table"), "FAILED")], ids=str
+)
+def test_a_session_that_cannot_be_closed_does_not_change_the_outcome(
+    error: Exception | None, state: str
+) -> None:
+    engine: Any = SimpleNamespace(session=lambda catalog, schema: Session(error))
+    statements = Statements(engine)
+    body = {"warehouse_id": "local", "statement": "SELECT 1"}
+    started = statements.execute(Call(body={**body, "wait_timeout": "5s"}))
+    found = statements.get(Call(path={"id": started.statement_id})).as_dict()
+    assert found["status"]["state"] == state
+    if error:
+        assert found["status"]["error"]["message"] == "no such table"
+    else:
+        assert found["result"]["data_array"] == [["1"]]
+
+
+def test_the_sdk_is_imported_in_part_and_whole_when_asked_for() -> None:
+    program = (
+        "import sys\n"
+        "from local_workspace.server import defer_sdk_package\n"
+        "defer_sdk_package()\n"
+        "from databricks.sdk.service import workspace\n"
+        "assert workspace.GetSecretResponse(key='k').as_dict() == {'key': 'k'}\n"
+        "loaded = {name.rpartition('.')[2] for name in sys.modules if 'databricks.sdk.service.' in name}\n"
+        "assert loaded == {'_internal', 'workspace'}, loaded\n"
+        "from databricks.sdk import WorkspaceClient\n"
+        "assert WorkspaceClient.__module__ == 'databricks.sdk'\n"
+        "import databricks.sdk\n"
+        "assert databricks.sdk.AccountClient\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -194,7 +194,7 @@ def build(parts: Parts) -> tuple[ASGIApp, Scheduler]:
         message = f"No API found for '{request.method} {request.url.path}'"
         return error_reply(ApiError(404, "ENDPOINT_NOT_FOUND", message))
 
-    scheduler, routes = _services(parts)
+    scheduler, routes = build_services(parts)
     control = FaultControl() if parts.options.allow_faults else None
     app: ASGIApp = Starlette(
         routes=[*routes, *(control_routes(control) if control else [])],
@@ -204,7 +204,8 @@ def build(parts: Parts) -> tuple[ASGIApp, Scheduler]:
     return Authentication(app, parts.info.token), scheduler
 
 
-def _services(parts: Parts) -> tuple[Scheduler, list[Route]]:
+def build_services(parts: Parts) -> tuple[Scheduler, list[Route]]:
+    """The job scheduler and the routes of all services."""
     from local_workspace.jobs.api import JobsService
     from local_workspace.jobs.launcher import Launcher
     from local_workspace.jobs.scheduler import Limits, Scheduler
