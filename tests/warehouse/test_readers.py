@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from local_workspace.engine import Engine, EngineSession
-from local_workspace.engine.properties import pairs_of, readable_by_all
 from local_workspace.engine.statements import Statement
+from local_workspace.engine.tables import pairs_of, readable_by_all
 
 PROPERTY = "TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')"
 TWO_ROWS = "SELECT 1L AS id, 5 AS v UNION ALL SELECT 2L, 6"

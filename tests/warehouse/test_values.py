@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from local_workspace.engine import EngineError, EngineSession, values
-from local_workspace.engine.statements import Statement
-from local_workspace.engine.values import rows_in_a_file
+from local_workspace.engine import EngineError, EngineSession, literals, sail
+from local_workspace.engine.literals import rows_in_a_file
 
 ROWS = (
     """(1, 'it\\'s', 0.5, 1.5D, TRUE, DATE '2024-02-29', TIMESTAMP '2024-01-01 10:00:00', 12.34, 5, NULL)""",
@@ -28,7 +27,8 @@ def test_a_file_is_what_the_engine_reads_itself(
 ) -> None:
     rows = ROWS if not columns else ("('x', 1)", "(NULL, 2)")
     for table, limit in (("own", 10**9), ("filed", 0)):
-        monkeypatch.setattr(values, "WORTH_IT", limit)
+        for module in (literals, sail):
+            monkeypatch.setattr(module, "LARGE_INSERT", limit)
         session.execute(f"CREATE TABLE {table} ({COLUMNS})")
         result = session.execute(f"INSERT INTO {table}{columns} VALUES\n  {', '.join(rows)} -- all\n;")
         assert result.affected_rows == len(rows)
@@ -43,21 +43,21 @@ def test_a_file_is_what_the_engine_reads_itself(
     "rows", ["(1), (1, 2)", "(1 + 1)", "(1), ('a')", "(now())", "(NULL)", "(1),", "('a' 'b')", "(1"]
 )
 def test_what_is_not_plainly_literal_stays(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values, "WORTH_IT", 0)
-    statement = Statement.parse(f"INSERT INTO t VALUES {rows}")
-    with rows_in_a_file(statement, 3) as found:
+    monkeypatch.setattr(literals, "LARGE_INSERT", 0)
+    statement = f"INSERT INTO t VALUES {rows}"
+    with rows_in_a_file(statement) as found:
         assert found is statement
 
 
 def test_the_rows_are_gone_from_the_statement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values, "WORTH_IT", 0)
-    with rows_in_a_file(Statement.parse("INSERT INTO t (b, a) VALUES (1, NULL), (2, NULL)"), 3) as found:
-        assert found.text.startswith("INSERT INTO t (b, a) SELECT _c0, NULL AS _c1 FROM parquet.`")
+    monkeypatch.setattr(literals, "LARGE_INSERT", 0)
+    with rows_in_a_file("INSERT INTO t (b, a) VALUES (1, NULL), (2, NULL)") as found:
+        assert found.startswith("INSERT INTO t (b, a) SELECT _c0, NULL AS _c1 FROM parquet.`")
 
 
 def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: EngineSession) -> None:
-    monkeypatch.setattr(values, "WORTH_IT", 0)
-    monkeypatch.setattr(values.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(literals, "LARGE_INSERT", 0)
+    monkeypatch.setattr(literals.tempfile, "tempdir", str(tmp_path))
     session.execute("CREATE TABLE t (a INT)")
     with pytest.raises(EngineError):
         session.execute("INSERT INTO t VALUES (1, 2)")
@@ -67,10 +67,6 @@ def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sessio
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.text(alphabet="(),'1a.-;NULL \\", max_size=20))
 def test_any_text_is_taken_or_left(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(values, "WORTH_IT", 0)
-    try:
-        statement = Statement.parse(f"INSERT INTO t VALUES {text}")
-    except EngineError:
-        return
-    with rows_in_a_file(statement, 3) as found:
-        assert found.text
+    monkeypatch.setattr(literals, "LARGE_INSERT", 0)
+    with rows_in_a_file(f"INSERT INTO t VALUES {text}") as found:
+        assert found

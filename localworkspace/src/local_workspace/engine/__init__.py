@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .backend import Backend
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError
 from .names import TableName
 from .sail import RENEW_AFTER, SailBackend
 from .servers import Servers
-from .session import EngineSession, StatementResult, new_session_id
+from .session import Backend, EngineSession, StatementResult, new_session_id
 from .wire import JOB_HEADER, ConnectClient
 
 __all__ = [

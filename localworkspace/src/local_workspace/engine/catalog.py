@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .compaction import AutoCompaction
 from .deltalog import DeltaLogs, TableShape, sql_type
 from .errors import EngineError, catalog_not_found, schema_not_found, table_not_found
 from .names import TableName, folded, folder_of, is_name, name_of
@@ -69,7 +68,6 @@ class CatalogTree:
         self._folder_of = folder_of if ascii_folders else str
         self._tables = self.root / "tables"
         self.logs = DeltaLogs()
-        self.compaction = AutoCompaction(self)
         self._locks: dict[object, threading.RLock] = {}
         self._guard = threading.Lock()
         self._views: dict[Path, tuple[int, ViewDefinition]] = {}

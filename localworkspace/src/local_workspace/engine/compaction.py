@@ -14,13 +14,10 @@ import json
 import logging
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from .catalog import CatalogTree
+from .deltalog import TableShape
 from .names import TableName
-
-if TYPE_CHECKING:
-    from .catalog import CatalogTree
-    from .deltalog import TableShape
 
 _PROPERTY = "delta.autooptimize.autocompact"
 MIN_FILES = 50

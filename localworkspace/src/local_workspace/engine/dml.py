@@ -1,77 +1,79 @@
 """INSERT, UPDATE, DELETE, MERGE, TRUNCATE: run by the engine, counted from the Delta log.
 
-The engine reports how many rows it wrote, which includes rows it merely copied to a new file. How many it
-changed stands in the commit's operationMetrics. A marker in the predicate, which the commit records, tells
-our commit from one that another session made at the same moment.
+Sail reports how many rows it wrote, which includes rows it merely copied to a new file. How many it changed
+stands in the commit's operationMetrics. A marker in the predicate, which the commit records, tells our commit
+from one that another session made at the same moment.
+
+Sail has subqueries (and lambdas) in queries only, so
+
+    DELETE FROM t WHERE id NOT IN (SELECT id FROM s)
+
+becomes
+
+    MERGE INTO t USING (SELECT _k0 FROM (SELECT `id` AS _k0 FROM t WHERE (id NOT IN (…))) GROUP BY _k0)
+    ON `id` <=> _k0 WHEN MATCHED THEN DELETE
+
+The keys are the columns that the statement names: rows with the same keys have the same fate, and a row that
+somebody changes meanwhile is judged by what it is. It is one commit; a mark tells DESCRIBE HISTORY its kind.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
 
-from .catalog import TableInfo
-from .ddl import inserted
-from .errors import EngineError, table_not_found
-from .lexer import quote
-from .names import TableName
-from .nullable import write
-from .statements import Handler, Reader, Statement
-from .subqueries import Changed
-from .values import rows_in_a_file
+from .catalog import ColumnInfo, TableInfo
+from .errors import EngineError, table_not_found, unsupported
+from .names import TableName, quote
+from .rewrite import rewritten_query, sql_of
+from .session import CatalogSession, Handlers, StatementResult
+from .statements import Reader, Statement
+from .tables import done, inserted
 
-if TYPE_CHECKING:
-    from .session import CatalogSession
+_MARK = re.compile(r"'(DELETE|UPDATE) [0-9a-f]{32}' IS NOT NULL")
+_QUERIES = {"SELECT", "WITH", "FROM", "VALUES", "TABLE"}
 
 
-def update(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+def update(session: CatalogSession, statement: Statement) -> StatementResult:
     """UPDATE name [alias] SET … [WHERE …]."""
-    return _predicated(session, statement, Reader(statement, 1), "numUpdatedRows")
+    return _predicated(session, statement, Reader(statement, 1), "Updated")
 
 
-def delete(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+def delete(session: CatalogSession, statement: Statement) -> StatementResult:
     """DELETE FROM name [alias] [WHERE …]."""
-    return _predicated(session, statement, Reader(statement, 2), "numDeletedRows")
+    return _predicated(session, statement, Reader(statement, 2), "Deleted")
 
 
-def truncate(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+def truncate(session: CatalogSession, statement: Statement) -> StatementResult:
     """TRUNCATE TABLE name."""
     name = session.namespace.table(Reader(statement, 2).name())
-    result = delete(session, Statement.parse(f"DELETE FROM {name.sql}"))  # noqa: S608 - names are quoted
-    return result if isinstance(result, str) else {"table": result["table"].slice(0, 0).select([])}
+    delete(session, Statement.parse(f"DELETE FROM {name.sql}"))  # noqa: S608 - names are quoted
+    return done()
 
 
 def _predicated(
-    session: CatalogSession, statement: Statement, reader: Reader, metric: str
-) -> str | dict[str, Any]:
-    import pyarrow as pa
-
+    session: CatalogSession, statement: Statement, reader: Reader, changed: str
+) -> StatementResult:
     name = session.namespace.table(reader.name())
-    marker = uuid.uuid4().hex
-    changed = Changed(statement=statement, after_name=reader.at)
-    where = changed.where
-    info = session.tree.info(name) if changed.has_subquery else None
+    mark, metric = uuid.uuid4().hex, f"num{changed}Rows"
+    where = statement.find("WHERE", start=reader.at)
+    info = session.tree.info(name) if _needs_query(statement) else None
     if info is not None:
-        text, metric = (
-            changed.as_merge(info, marker),
-            metric.replace("num", "numTargetRows").removesuffix("Rows"),
-        )
+        text, metric = _as_merge(session, statement, info, mark), f"numTargetRows{changed}"
     elif where is None:
-        text = f"{statement.text} WHERE '{marker}' IS NOT NULL"
+        text = f"{statement.text} WHERE '{mark}' IS NOT NULL"
     else:
-        head, predicate = statement.text[: statement.tokens[where].end], statement.source(where + 1)
-        # The new line keeps a comment at the end of the predicate from swallowing the parenthesis.
-        text = f"{head} ({predicate}\n) AND '{marker}' IS NOT NULL"
-    metrics = _run(session, name, text, marker)
-    count = int(metrics.get(metric, 0))
-    return {"table": pa.table({"num_affected_rows": [count]}), "affected_rows": count}
+        text = _marked(statement, where, len(statement.tokens), mark)
+    count = int(_run(session, name, text, mark).get(metric, 0))
+    return _counted(num_affected_rows=count)
 
 
-def merge(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+def merge(session: CatalogSession, statement: Statement) -> str | StatementResult:
     """MERGE INTO name USING … ON … WHEN …."""
-    import pyarrow as pa
-
     statement = _plain_source(statement)
     reader = Reader(statement, 1)
     reader.accept("WITH", "SCHEMA", "EVOLUTION")
@@ -80,73 +82,177 @@ def merge(session: CatalogSession, statement: Statement) -> str | dict[str, Any]
     on = statement.find("ON", start=statement.find("USING", start=reader.at) or reader.at)
     when = statement.find("WHEN", start=on or reader.at)
     if on is None or when is None:
-        return statement.text  # the engine says what is wrong with it
-    marker = uuid.uuid4().hex
-    head = statement.text[: statement.tokens[on].end]
-    text = f"{head} ({statement.source(on + 1, when)}\n) AND '{marker}' IS NOT NULL {statement.source(when)}"
-    metrics = _run(session, name, text, marker)
-    parts = {
-        "num_updated_rows": int(metrics.get("numTargetRowsUpdated", 0)),
-        "num_deleted_rows": int(metrics.get("numTargetRowsDeleted", 0)),
-        "num_inserted_rows": int(metrics.get("numTargetRowsInserted", 0)),
+        return statement.text  # Sail says what is wrong with it
+    mark = uuid.uuid4().hex
+    metrics = _run(session, name, _marked(statement, on, when, mark), mark)
+    kinds = {
+        f"num_{kind}_rows": f"numTargetRows{kind.title()}" for kind in ("updated", "deleted", "inserted")
     }
-    total = sum(parts.values())
-    row = {"num_affected_rows": total, **parts}
-    return {"table": pa.table({key: [value] for key, value in row.items()}), "affected_rows": total}
+    counts = {column: int(metrics.get(metric, 0)) for column, metric in kinds.items()}
+    return _counted(num_affected_rows=sum(counts.values()), **counts)
+
+
+def _counted(**counts: int) -> StatementResult:
+    """Return the row that Databricks answers DML with."""
+    import pyarrow as pa
+
+    table = pa.table({column: [count] for column, count in counts.items()})
+    return StatementResult(table=table, affected_rows=counts["num_affected_rows"])
+
+
+def _marked(statement: Statement, keyword: int, end: int, mark: str) -> str:
+    """Return the text with a mark in the predicate between the token `keyword` (WHERE, ON) and `end`."""
+    head = statement.text[: statement.tokens[keyword].end]
+    # The new line keeps a comment at the end of the predicate from swallowing the parenthesis.
+    return f"{head} ({statement.source(keyword + 1, end)}\n) AND '{mark}' IS NOT NULL {statement.source(end)}"
 
 
 def _plain_source(statement: Statement) -> Statement:
-    """`USING (query) AS s (a, b)` as `USING (SELECT * FROM (query) AS s (a, b)) AS s`: it takes that."""
-    tokens = statement.tokens
+    """Rewrite `USING (query) AS s (a, b)` as `USING (SELECT * FROM (query) AS s (a, b)) AS s`."""
     using, on = statement.find("USING"), statement.find("ON")
-    if using is None or on is None or tokens[using + 1].text != "(" or tokens[on - 1].text != ")":
+    if using is None or on is None or not statement.starts("(", at=using + 1):
         return statement
-    depth, end = 0, using + 1
-    while end < on:
-        depth += (tokens[end].text == "(") - (tokens[end].text == ")")
-        end += 1
-        if depth == 0:
-            break
-    alias = end + (tokens[end].upper == "AS")
-    if alias + 1 >= on or not tokens[alias].is_name or tokens[alias + 1].text != "(":
+    alias = statement.closing(using + 1) + 1
+    alias += statement.starts("AS", at=alias)
+    if alias + 1 >= on or not statement.tokens[alias].is_name or not statement.starts("(", at=alias + 1):
         return statement
-    head, source = statement.text[: tokens[using].end], statement.source(using + 1, on)
-    rest = statement.text[tokens[on].start :]
-    return Statement.parse(f"{head} (SELECT * FROM {source}) AS {quote(tokens[alias].name)} {rest}")  # noqa: S608 - as it was
+    source = f"(SELECT * FROM {statement.source(using + 1, on)}) AS {quote(statement.tokens[alias].name)}"  # noqa: S608 - as it was
+    return statement.without(using + 1, on, source)
 
 
-def _run(session: CatalogSession, name: TableName, text: str, marker: str) -> dict[str, Any]:
-    """Run the marked statement; the metrics of its commit, empty when it found nothing to commit."""
+def _run(session: CatalogSession, name: TableName, text: str, mark: str) -> dict[str, Any]:
+    """Run the marked statement; return the metrics of its commit, empty when it found nothing to commit."""
     tree = session.tree
-    if tree.shape(name) is None:
-        if tree.view(name) is not None:
-            raise EngineError.of(
-                "EXPECT_TABLE_NOT_VIEW", f"{name.sql} is a view and cannot be changed.", "42809"
-            )
-        raise table_not_found(name.sql)
+    if tree.shape(name) is None and tree.view(name) is not None:
+        text = f"{name.sql} is a view and cannot be changed."
+        raise EngineError.of("EXPECT_TABLE_NOT_VIEW", text, "42809")
     before = tree.require(name).version
-    write(session, name, text)
-    metrics = metrics_after(session, name, before, marker)
+    _write(session, name, text)
+    metrics = metrics_after(session, name, before, mark)
     if metrics:
         session.wrote(name)
     return metrics
 
 
-def metrics_after(session: CatalogSession, name: TableName, version: int, marker: str) -> dict[str, Any]:
-    """The operationMetrics of the commit after `version` whose commitInfo holds `marker`, or none."""
+def metrics_after(session: CatalogSession, name: TableName, version: int, mark: str) -> dict[str, Any]:
+    """Return the operationMetrics of the commit after `version` whose commitInfo holds `mark`, or none."""
     tree = session.tree
     for _, commit in tree.logs.commits_after(tree.location(name), version):
-        if marker not in commit:
+        if mark not in commit:
             continue
         for line in commit.splitlines():
-            if marker in line and '"commitInfo"' in line:
+            if mark in line and '"commitInfo"' in line:
                 metrics: dict[str, Any] = json.loads(line)["commitInfo"].get("operationMetrics", {})
                 return metrics
     return {}
 
 
+# --- UPDATE and DELETE with a query
+
+
+def _needs_query(statement: Statement) -> bool:
+    """Tell whether there is a subquery or a lambda in a statement."""
+    tokens = statement.tokens
+    return any(
+        token.text == "->" or (token.text == "(" and following.upper in _QUERIES)
+        for token, following in pairwise(tokens)
+    )
+
+
+def _as_merge(session: CatalogSession, statement: Statement, info: TableInfo, mark: str) -> str:
+    """Return the MERGE that does the same; `mark` stands in what its commit records."""
+    from sqlglot import exp, parse_one
+    from sqlglot.errors import SqlglotError
+
+    verb = statement.tokens[0].upper
+    try:
+        tree: Any = parse_one(statement.text, dialect="databricks")
+    except SqlglotError:
+        tree = None
+    if not isinstance(tree, (exp.Update, exp.Delete)):
+        raise unsupported(f"{verb} with a subquery in this form")
+    predicate = tree.args["where"].this if tree.args.get("where") else exp.true()
+    named = [predicate]
+    found: list[str] = []
+    values: list[str] = []
+    assigned: list[str] = []
+    for each in tree.expressions if verb == "UPDATE" else ():
+        if not isinstance(each.this, (exp.Column, exp.Dot)):
+            raise unsupported("UPDATE with a subquery, SET in this form")
+        right = each.expression
+        named.append(right)
+        value = sql_of(right)
+        if right.find(exp.Query, exp.Lambda):
+            number = len(values)
+            found.append(f"{value} AS _v{number}")
+            values.append(f"first(_v{number}) AS _v{number}")
+            value = f"_v{number}"
+        assigned.append(f"{_assigned(each.this, tree.this.alias_or_name)} = {value}")
+    keys = [quote(column.name) for column in _keys(info, named, verb)]
+    names = [f"_k{index}" for index in range(len(keys))] or ["_k0"]  # without keys, all rows have one fate
+    found = [f"{key} AS {name}" for key, name in zip(keys or ["1"], names, strict=True)] + found
+    on = " AND ".join(f"{key} <=> {name}" for key, name in zip(keys, names, strict=False)) or "true"
+    target = sql_of(tree.this)
+    source = (
+        f"SELECT {', '.join([*names, *values])} FROM (SELECT {', '.join(found)} FROM {target} "  # noqa: S608 - as it was
+        f"WHERE ({sql_of(predicate)})) AS _f GROUP BY {', '.join(names)}"
+    )
+    source = rewritten_query(source, lambda query: session.client.sql(query).column_names)
+    action = f"UPDATE SET {', '.join(assigned)}" if assigned else "DELETE"
+    return (
+        f"MERGE INTO {target} USING ({source}) AS _s "
+        f"ON ({on}) AND '{verb} {mark}' IS NOT NULL WHEN MATCHED THEN {action}"
+    )
+
+
+def _assigned(column: Any, target: str) -> str:
+    """Return what is assigned to, without the name of the table: the MERGE may have no name for it."""
+    parts = [part.name for part in column.parts]
+    heads = [part.lower() for part in parts[:-1]]
+    first = heads.index(target.lower()) + 1 if target.lower() in heads else 0
+    return ".".join(quote(part) for part in parts[first:])
+
+
+def _keys(info: TableInfo, named: list[Any], verb: str) -> list[ColumnInfo]:
+    """Return the table's columns that the expressions `named` name, or may mean by a star."""
+    from sqlglot import exp
+
+    words = {
+        part.name.lower() for each in named for column in each.find_all(exp.Column) for part in column.parts
+    }
+    stars = [star.parent for each in named for star in each.find_all(exp.Star)]
+    whole = any(
+        isinstance(above, (exp.Column, exp.Func)) and not isinstance(above, exp.Count) for above in stars
+    )
+    keys = [column for column in info.columns if whole or column.name.lower() in words]
+    for key in keys:
+        if "map<" in key.type.lower():
+            raise unsupported(f"{verb} with a subquery that names the MAP column {key.name}")
+    return keys
+
+
+def as_recorded(entry: Mapping[str, Any]) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+    """Return operation, parameters and metrics of a commit; its own if it became a MERGE here."""
+    operation = entry.get("operation")
+    parameters, metrics = entry.get("operationParameters") or {}, entry.get("operationMetrics") or {}
+    predicate = str(parameters.get("mergePredicate", ""))
+    found = _MARK.search(predicate) if operation == "MERGE" else None
+    if found is None:
+        return operation, parameters, metrics
+    changed = found.group(1).capitalize().removesuffix("e") + "ed"  # Deleted, Updated
+    own = {
+        f"num{changed}Rows": metrics.get(f"numTargetRows{changed}", 0),
+        "numCopiedRows": metrics.get("numTargetRowsCopied", 0),
+    }
+    kept = {key: value for key, value in metrics.items() if "Target" not in key}
+    return found.group(1), {"predicate": predicate}, {**kept, **own}
+
+
+# --- INSERT
+
+
 def insert_target(session: CatalogSession, reader: Reader) -> TableName | None:
-    """Step over the head of an INSERT; the table, or None for a form that is the engine's own business."""
+    """Step over the head of an INSERT; return the table, or None for a form that is the engine's business."""
     if not (reader.accept("INTO") or reader.accept("OVERWRITE")):
         return None
     reader.accept("TABLE")
@@ -155,7 +261,7 @@ def insert_target(session: CatalogSession, reader: Reader) -> TableName | None:
     return session.namespace.table(reader.name())
 
 
-def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+def insert(session: CatalogSession, statement: Statement) -> str | StatementResult:
     """INSERT [INTO | OVERWRITE] [TABLE] name [(columns)] query."""
     reader = Reader(statement, 1)
     name = insert_target(session, reader)
@@ -164,57 +270,90 @@ def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any
     info = session.tree.info(name)
     if info is None:
         raise table_not_found(name.sql)
-    with rows_in_a_file(statement, reader.at) as plain:
-        reader = Reader(plain, reader.at)
-        text = _complete(plain, reader, info)
-        try:
-            table = write(session, name, text)
-        except EngineError as error:
-            if "duplicate unqualified field name" not in error.message:
-                raise
-            table = write(session, name, _with_names(plain, reader, info))
+    try:
+        table = _write(session, name, _all_columns(statement, reader.at, info))
+    except EngineError as error:
+        if "duplicate unqualified field name" not in error.message:
+            raise
+        # Sail refuses two columns of one name in a query.
+        table = _write(session, name, _all_columns(statement, reader.at, info, always=True))
     session.wrote(name)
     return inserted(table.column("count")[0].as_py() if "count" in table.column_names else 0)
 
 
-def _with_names(statement: Statement, reader: Reader, info: TableInfo) -> str:
-    """The statement with names of its own for the query's columns: the engine refuses two of one name."""
-    query = statement.find("SELECT", "WITH", "FROM", start=reader.at)
-    if query is None or statement.find("BY", start=reader.at) == reader.at:
-        return statement.text
-    listed = [token.name for token in statement.tokens[reader.at : query] if token.is_name]
-    count = len(listed) or len(info.columns)
-    aliases = ", ".join(f"_c{index}" for index in range(count))
-    head = statement.source(0, query)
-    return f"{head} SELECT * FROM ({statement.source(query)}\n) AS _q ({aliases})"  # noqa: S608 - names are quoted
+def _all_columns(statement: Statement, at: int, info: TableInfo, *, always: bool = False) -> str:
+    """Return an INSERT, whose column list or query begins at token `at`, with a value for every column.
 
-
-def _complete(statement: Statement, reader: Reader, info: TableInfo) -> str:
-    """The statement with a value for every column: the engine refuses what Databricks fills with defaults."""
-    at = reader.at
-    tokens = statement.tokens
-    if at >= len(tokens) or tokens[at].text != "(" or statement.starts("SELECT", at=at + 1):
-        return statement.text
-    end = next((index for index in range(at, len(tokens)) if tokens[index].text == ")"), None)
-    if end is None:
-        return statement.text
-    named = {token.name.lower() for token in tokens[at + 1 : end] if token.is_name}
-    missing = [column for column in info.columns if column.name.lower() not in named]
-    if not missing or statement.find("DEFAULT", start=end) is not None:
-        return statement.text
-    given = ", ".join(quote(token.name) for token in tokens[at + 1 : end] if token.is_name)
-    extra = ", ".join(quote(column.name) for column in missing)
-    values = ", ".join(
-        f"CAST({column.default or 'NULL'} AS {column.type}) AS _d{index}"  # two of a type need names
-        for index, column in enumerate(missing)
+    Sail refuses a list that leaves columns out, which Databricks fills with defaults, and does not find
+    columns whose names have capitals. An INSERT that Sail takes stays as it is, unless `always`.
+    """
+    names = [column.name.lower() for column in info.columns]
+    given, body = names, at
+    if statement.starts("(", at=at) and not any(statement.starts(word, at=at + 1) for word in _QUERIES):
+        given = [statement.tokens[first].name.lower() for first, _ in statement.items(at)]
+        body = statement.closing(at) + 1
+    plain = given == names and (
+        body == at or all(column.name == column.name.lower() for column in info.columns)
     )
-    head = statement.source(0, at)
-    aliases = ", ".join(f"_c{index}" for index in range(len(named)))
-    query = f"SELECT _q.*, {values} FROM ({statement.source(end + 1)}\n) AS _q ({aliases})"  # noqa: S608 - names are quoted
-    return f"{head} ({given}, {extra}) {query}"
+    by_name = statement.starts("BY", "NAME", at=at)
+    unknown = not set(given) <= set(names)  # Sail says what is wrong with it
+    if (plain and not always) or by_name or unknown or statement.find("DEFAULT", start=body) is not None:
+        return statement.text
+    values = ", ".join(
+        f"_q._c{given.index(column.name.lower())}"
+        if column.name.lower() in given
+        else f"CAST({column.default or 'NULL'} AS {column.type}) AS _d{index}"  # two of a type need names
+        for index, column in enumerate(info.columns)
+    )
+    aliases = ", ".join(f"_c{index}" for index in range(len(given)))
+    query = f"SELECT {values} FROM ({statement.source(body)}\n) AS _q ({aliases})"  # noqa: S608 - as it was
+    return f"{statement.source(0, at)} {query}"
 
 
-HANDLERS: tuple[tuple[str, Handler], ...] = (
+# --- NOT NULL that nobody has declared
+
+_VIOLATED = "DELTA_NOT_NULL_CONSTRAINT_VIOLATED"
+_DECLARED = re.compile(r'"operation":"(CREATE|REPLACE)')
+_ROWS = re.compile(r'^\{"add":', re.MULTILINE)
+
+
+def _write(session: CatalogSession, name: TableName, text: str) -> Any:
+    """Run a statement that writes a table; once more without a NOT NULL that nobody has declared.
+
+    Columns that a query makes may be NULL later, as on Databricks. On Sail, `CREATE TABLE t AS SELECT 1 AS x`
+    gives a column that is NOT NULL. It is freed when a write first meets it: to do so for every table would
+    cost a commit for each column.
+    """
+    try:
+        return session.client.sql(text)
+    except EngineError as error:
+        if error.condition != _VIOLATED or not _made_by_query(session, name):
+            raise
+    from deltalake import DeltaTable
+
+    with session.tree.lock(name):
+        table = DeltaTable(str(session.tree.location(name)))
+        for field in table.schema().fields:
+            if not field.nullable:
+                table.alter.drop_column_not_null(field.name)
+    session.learn(name)
+    return session.client.sql(text)
+
+
+def _made_by_query(session: CatalogSession, name: TableName) -> bool:
+    """Tell whether the table's columns are those of a query: they came with rows."""
+    folder, version = session.tree.location(name), session.tree.require(name).version
+    for number in range(version, -1, -1):
+        commit = folder / "_delta_log" / f"{number:020d}.json"
+        text = commit.read_text(encoding="utf-8") if commit.exists() else ""
+        if '{"metaData":' in text and _ROWS.search(text):
+            return True
+        if '{"metaData":' in text and _DECLARED.search(text):  # others change a comment or a property
+            return False
+    return False
+
+
+HANDLERS: Handlers = (
     (r"UPDATE ", update),
     (r"DELETE FROM ", delete),
     (r"MERGE ", merge),

@@ -102,13 +102,13 @@ RULES: tuple[Rule, ...] = (
         r"unknown (?:table )?function: (?P<name>\S+)",
         "UNRESOLVED_ROUTINE",
         "42883",
-        "Cannot resolve routine `{name}` on the search path.",
+        "Cannot resolve routine `{name}` on the search path. If Databricks has it, use `--engine spark`.",
     ),
     _rule(
         r"^function: (?P<name>\w+)$",
         "UNRESOLVED_ROUTINE",
         "42883",
-        "The local workspace's engine has no function `{name}`.",
+        "The local workspace's quick engine has no function `{name}`. Use `--engine spark`.",
     ),
     _rule(
         r"NOT NULL constraint violated|NOT_NULL_CONSTRAINT_VIOLATED",
@@ -121,7 +121,7 @@ RULES: tuple[Rule, ...] = (
         r"|Unsupported table features required",
         "UNSUPPORTED_FEATURE",
         "0A000",
-        "The local workspace's engine does not support this.",
+        "The local workspace's quick engine does not support this. Use `--engine spark`.",
     ),
     _rule(
         r"input schema for INSERT has \d+ fields, but table schema has \d+",
@@ -151,7 +151,7 @@ RULES: tuple[Rule, ...] = (
         r"PlanNode::|CommandNode::|not implemented|not supported|unsupported",
         "UNSUPPORTED_FEATURE",
         "0A000",
-        "The local workspace's engine does not support this.",
+        "The local workspace's quick engine does not support this. Use `--engine spark`.",
     ),
 )
 _CODED = re.compile(r"^\[[A-Z][A-Z_.]+\] .*SQLSTATE: \w{5}", re.DOTALL)
@@ -274,6 +274,7 @@ def at_place(error: EngineError, original: str) -> EngineError:
 _PLACE = re.compile(r"\bat (?P<start>\d+):\d+ expected|found end of input")
 
 
-def unsupported(what: str) -> EngineError:
-    """The error for a statement that only Databricks has."""
-    return EngineError.of("UNSUPPORTED_FEATURE", f"{what} is not supported by the local workspace.", "0A000")
+def unsupported(construct: str) -> EngineError:
+    """Return the error for a construct that the quick engine lacks or would answer wrongly."""
+    text = f"{construct} is not supported by the local workspace's quick engine. Use `--engine spark`."
+    return EngineError.of("UNSUPPORTED_FEATURE", text, "0A000")

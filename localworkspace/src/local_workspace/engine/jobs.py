@@ -1,4 +1,8 @@
-"""What a job's Spark Connect request needs before and after the engine runs it."""
+"""Spark Connect requests of jobs: which tables they name, and their form for the engine.
+
+The walk over a plan is generic over the protobuf messages: a name too many does no harm, so no knowledge of
+the dialect is needed.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import plans, statements
+from .catalog import CatalogTree
 from .errors import EngineError, table_not_found
-from .lexer import split_name
-from .literals import inline
 from .names import TableName
-from .properties import drop_left_out
-from .session import CatalogSession, StatementResult
+from .session import CatalogSession, StatementResult, map_paths
+from .statements import Statement, chains, split_name, tokenize
+from .tables import drop_left_out
+
+_NAME_FIELDS = {"unparsed_identifier", "table_name", "db_name"}
+_SQL_FIELDS = {"query", "expression"}
+_MESSAGE = 11  # google.protobuf.descriptor.FieldDescriptor.TYPE_MESSAGE
 
 
 class JobRequest:
@@ -26,8 +33,8 @@ class JobRequest:
     def prepare(self) -> StatementResult | None:
         """Rewrite the request for the engine; a result when it was carried out here. Raises `EngineError`."""
         session, request = self._session, self.request
-        session.prepare(plans.names(request))
-        plans.map_volume_paths(request, session.tree)
+        session.prepare(names(request))
+        map_volume_paths(request, session.tree)
         if not self._executes:
             return None
         self._follow_catalog_calls()
@@ -63,9 +70,9 @@ class JobRequest:
         """Run a SQL command by the warehouse's translator; queries go to the engine as they are."""
         sql = command.input.sql if command.input.HasField("sql") else None
         text = sql.query if sql is not None else command.sql
-        if not text or self._session.handler_of(statements.Statement.parse(text)) is None:
+        if not text or self._session.handler_of(Statement.parse(text)) is None:
             return None
-        outcome = self._session.translate(inline(text, _arguments(command if sql is None else sql)))
+        outcome = self._session.translate(text, _arguments(command if sql is None else sql))
         if isinstance(outcome, StatementResult):
             return outcome
         command.Clear()
@@ -102,7 +109,7 @@ class JobRequest:
             name = self._named(command.write_operation_v2.table_name)
             self._require(name, command.write_operation_v2.mode)
             exists = self._session.tree.shape(name) is not None
-            command.CopyFrom(plans.plain_write(command, exists=exists, left_out=self._session.left_out))
+            command.CopyFrom(plain_write(command, exists=exists, left_out=self._session.left_out))
             if command.WhichOneof("command_type") == "write_operation":
                 self._session.adapt_write(command.write_operation, name)
             return name
@@ -148,3 +155,86 @@ def _value(expression: Any) -> Any:
             "0A000",
         )
     return LiteralExpression._to_value(expression.literal)
+
+
+def messages(message: Any) -> Iterator[Any]:
+    """`message` and every message inside it."""
+    yield message
+    for field, value in message.ListFields():
+        if field.type != _MESSAGE:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            values: Any = [each for each in value.values() if hasattr(each, "ListFields")]
+        else:
+            values = value if hasattr(value, "__len__") else [value]
+        for each in values:
+            yield from messages(each)
+
+
+def names(plan: Any) -> set[tuple[str, ...]]:
+    """Every identifier chain that may name a table in the plan."""
+    found: set[tuple[str, ...]] = set()
+    for message in messages(plan):
+        for field, value in message.ListFields():
+            if not isinstance(value, str):
+                continue
+            if field.name in _NAME_FIELDS:
+                found.add(split_name(value))
+            elif field.name in _SQL_FIELDS:
+                found.update(chains(tokenize(value)))
+    found.discard(())
+    return found
+
+
+def map_volume_paths(plan: Any, tree: CatalogTree) -> None:
+    """Point every `/Volumes/…` path of readers, writers and SQL texts to the folder under the root."""
+    for message in list(messages(plan)):
+        kind = message.DESCRIPTOR.name
+        if kind == "DataSource":
+            message.paths[:] = [tree.local_path(path) for path in message.paths]
+            _map_option(message.options, tree)
+        elif kind == "WriteOperation":
+            if message.HasField("path"):
+                message.path = tree.local_path(message.path)
+            _map_option(message.options, tree)
+        elif kind == "SQL" and "/Volumes/" in message.query:
+            message.query = map_paths(Statement.parse(message.query), tree)
+
+
+def _map_option(options: Any, tree: CatalogTree) -> None:
+    if "path" in options:
+        options["path"] = tree.local_path(options["path"])
+
+
+def plain_write(command: Any, *, exists: bool, left_out: frozenset[str]) -> Any:
+    """`DataFrame.writeTo(...)` as the older write operation, of which the engine knows every mode."""
+    import pyspark.sql.connect.proto as pb
+
+    v2, write = command.write_operation_v2, pb.WriteOperation
+    modes = {
+        "MODE_CREATE": write.SAVE_MODE_ERROR_IF_EXISTS,
+        "MODE_APPEND": write.SAVE_MODE_APPEND,
+        "MODE_REPLACE": write.SAVE_MODE_OVERWRITE,
+        "MODE_CREATE_OR_REPLACE": write.SAVE_MODE_OVERWRITE,
+    }
+    mode = modes.get(pb.WriteOperationV2.Mode.Name(v2.mode))
+    if mode is None:
+        return command
+    options = dict(v2.options)
+    drop_left_out(options, left_out)
+    if mode == write.SAVE_MODE_OVERWRITE and exists:
+        options["overwriteSchema"] = "true"
+    target = write.SaveTable(
+        table_name=v2.table_name, save_method=write.SaveTable.TABLE_SAVE_METHOD_SAVE_AS_TABLE
+    )
+    columns = [column.unresolved_attribute.unparsed_identifier for column in v2.partitioning_columns]
+    return pb.Command(
+        write_operation=write(
+            input=v2.input,
+            source=v2.provider or "delta",
+            mode=mode,
+            table=target,
+            options=options,
+            partitioning_columns=columns,
+        )
+    )

@@ -6,13 +6,17 @@ import re
 from dataclasses import dataclass
 
 from .errors import EngineError
-from .lexer import quote
 
 # What may become a folder name. Unity Catalog forbids dots, spaces, slashes and control characters too.
 _FOLDER = re.compile(r"[^\s./\\\x00-\x1f\x7f]{1,200}")
 
 _OTHER = re.compile(r"[^\x00-\x7f]|%")
 _CODED = re.compile(r"u\+([0-9a-f]{6})")
+
+
+def quote(name: str) -> str:
+    """Return `name` as a quoted SQL identifier."""
+    return "`" + name.replace("`", "``") + "`"
 
 
 def is_name(part: str) -> bool:

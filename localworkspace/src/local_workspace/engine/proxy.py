@@ -16,11 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from .backend import Backend
 from .errors import EngineError
 from .jobs import JobRequest
 from .servers import Servers
-from .session import CatalogSession, StatementResult
+from .session import Backend, CatalogSession, StatementResult
 from .wire import CHANNEL_OPTIONS, JOB_HEADER, ConnectClient, error_of
 
 _SERVICE = "spark.connect.SparkConnectService"

@@ -1,7 +1,8 @@
 """The default engine: Sail, a Spark Connect server (package `pysail`), over Delta tables.
 
 It runs in a process of its own: that way it can be replaced (see `servers`), and a Python function of a query
-that crashes does not take the workspace along.
+that crashes does not take the workspace along. Its catalogs live and die with a session, so each session
+learns a table the first time a statement names it, and again when the table's shape has changed meanwhile.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+from . import commands, rewrite
 from .catalog import CatalogTree
+from .compaction import AutoCompaction
 from .errors import EngineError
+from .literals import LARGE_INSERT, bind, rows_in_a_file, string_literal
+from .names import TableName, quote
 from .servers import EngineServer
-from .session import CatalogSession
+from .session import CatalogSession, Parameters, StatementResult
+from .statements import Statement, chains, tokenize
+from .tables import LEFT_OUT_ON_SAIL, Create
 from .wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
 
 # A job may compute for hours in pandas between two statements; its session must still be there.
@@ -24,6 +32,9 @@ _SESSION_SECONDS = 30 * 24 * 3600
 _STOP_SECONDS = 10
 # Up to 450 MB of what Sail does not give back, and a new server takes a third of a second.
 RENEW_AFTER = 3_000
+
+# Sail makes parquet tables unless told otherwise; Databricks makes Delta ones and runs in UTC.
+_SESSION_CONF = {"spark.sql.sources.default": "delta", "spark.sql.session.timeZone": "UTC"}
 
 # Ends with its standard input, that is with its parent, however that one ended.
 _PROGRAM = """
@@ -42,6 +53,7 @@ class SailBackend:
 
     def __init__(self, tree: CatalogTree, renew_after: int = RENEW_AFTER) -> None:
         self._tree = tree
+        self._compaction = AutoCompaction(tree)
         self.renew_after: int | None = renew_after
 
     def launch(self) -> EngineServer:
@@ -67,8 +79,8 @@ class SailBackend:
         return EngineServer(channel=channel, stub=connect_stub(channel), stop=stop)
 
     def session(self, client: ConnectClient) -> CatalogSession:
-        """The session of a client: Sail's catalogs live in it, so it is taught each table."""
-        return CatalogSession(self._tree, client)
+        """Return the session of a client."""
+        return SailSession(self._tree, client, self._compaction)
 
     def _settings(self) -> dict[str, str]:
         catalogs = self._tree.catalogs()
@@ -95,3 +107,141 @@ def _end(process: subprocess.Popen[Any]) -> None:
         process.kill()
         process.wait()
     process.stdout.close()
+
+
+class SailSession(CatalogSession):
+    """A session of Sail, which is taught each table and view that a statement names."""
+
+    left_out = LEFT_OUT_ON_SAIL
+    handlers = commands.HANDLERS
+
+    def __init__(self, tree: CatalogTree, client: ConnectClient, compaction: AutoCompaction) -> None:
+        super().__init__(tree, client)
+        self._compaction = compaction
+        # The signature of each table that Sail knows; None: it may know one that is not in the tree.
+        self._known: dict[TableName, str | None] = {}
+        self._schemas: set[tuple[str, str]] = set()
+
+    def configure(self) -> None:
+        """Set what a new session needs."""
+        self.client.configure(_SESSION_CONF)
+
+    def translate(self, sql: str, parameters: Parameters = None) -> StatementResult | str:
+        """Carry out or translate `sql`; the rows of a large INSERT go by way of a file."""
+        statement = bind(Statement.parse(sql), parameters) if parameters else None
+        text = sql if statement is None else statement.text
+        if statement is not None and len(text) <= LARGE_INSERT:
+            return self.carry_out(statement)
+        with rows_in_a_file(text) as short:
+            return self.carry_out(Statement.parse(short))
+
+    def rewritten(self, statement: Statement) -> Statement:
+        """Return a statement in the SQL that Sail has; refuse what it would answer wrongly."""
+        return rewrite.rewritten(statement, self._columns)
+
+    def _columns(self, query: str) -> list[str]:
+        return list(self.client.sql(query).column_names)
+
+    def create(self, statement: Statement, name: TableName, after_name: int) -> Create:
+        """Return the making of a table."""
+        return Create(self, statement, name, after_name)
+
+    def prepare(self, names: Iterable[tuple[str, ...]]) -> None:
+        """Teach Sail every table that `names` may mean. Names that mean none do no harm."""
+        with self.lock:
+            self.begin()
+            candidates: set[TableName] = set()
+            for parts in names:
+                self._learn_schemas_of(parts)
+                candidates.update(self.namespace.candidates(parts))
+            for name in candidates:
+                self.learn(name)
+
+    def _learn_schemas_of(self, parts: tuple[str, ...]) -> None:
+        low = tuple(part.lower() for part in parts)
+        if len(low) > 1 and self.tree.has_schema(low[0], low[1]):
+            self.learn_schema(low[0], low[1])
+        if low and self.tree.has_schema(self.namespace.catalog, low[0]):
+            self.learn_schema(self.namespace.catalog, low[0])
+
+    def learn(self, name: TableName) -> None:
+        """Bring one table or view up to date in Sail."""
+        current = self.tree.signature(name)
+        if name in self._known and self._known[name] == current:
+            return
+        if current is None and name not in self._known:
+            return
+        self.learn_schema(name.catalog, name.schema)
+        self.forget(name)
+        if current is None:
+            return
+        view = self.tree.view(name) if current.startswith("view:") else None
+        if view is not None:
+            self.prepare(chains(tokenize(view.query)))
+            self.client.sql(f"CREATE OR REPLACE VIEW {name.sql} AS {view.query}")
+        else:
+            location = string_literal(str(self.tree.location(name)))
+            self.client.sql(f"CREATE TABLE IF NOT EXISTS {name.sql} USING DELTA LOCATION {location}")
+        self._known[name] = current
+
+    def learn_schema(self, catalog: str, schema: str) -> None:
+        """Teach Sail a schema that exists."""
+        if (catalog, schema) in self._schemas:
+            return
+        name = f"{quote(catalog)}.{quote(schema)}"
+        if schema == "default":
+            # Sail makes this one itself, without a folder.
+            self.client.sql(f"DROP SCHEMA IF EXISTS {name}")
+        location = string_literal(str(self.tree.schema_path(catalog, schema)))
+        self.client.sql(f"CREATE SCHEMA IF NOT EXISTS {name} LOCATION {location}")
+        self._schemas.add((catalog, schema))
+
+    def learn_all(self, catalog: str, schema: str | None = None) -> None:
+        """Teach Sail a whole schema, or all schemas of a catalog (without their tables)."""
+        with self.lock:
+            self.begin()
+            if schema is None:
+                for each in self.tree.schemas(catalog):
+                    self.learn_schema(catalog, each)
+            elif self.tree.has_schema(catalog, schema):
+                self.learn_schema(catalog, schema)
+                for table in self.tree.tables(catalog, schema):
+                    self.learn(TableName(catalog, schema, table))
+
+    def wrote(self, name: TableName) -> None:
+        """Compact the table if it asks for it: Sail makes a file per commit."""
+        self._compaction.after_write(name)
+
+    def learned(self, name: TableName) -> None:
+        """Note that Sail has just made this table itself, so it knows its present shape."""
+        self._known[name] = self.tree.signature(name)
+
+    def doubt(self, name: TableName) -> None:
+        """Note that Sail may know a table that is not in the tree (after a CREATE that failed)."""
+        self._known[name] = None
+
+    def forget(self, name: TableName) -> None:
+        """Make Sail drop its entry of a table; files stay."""
+        if name not in self._known:
+            return
+        kind = "VIEW" if (self._known.pop(name) or "").startswith("view:") else "TABLE"
+        self.client.sql(f"DROP {kind} IF EXISTS {name.sql}")
+
+    def forget_schema(self, catalog: str, schema: str) -> None:
+        """Make Sail drop a schema and all it knows in it; files stay."""
+        with self.lock:
+            for name in [name for name in self._known if (name.catalog, name.schema) == (catalog, schema)]:
+                self.forget(name)
+            if (catalog, schema) in self._schemas:
+                self._schemas.discard((catalog, schema))
+                self.client.sql(f"DROP SCHEMA IF EXISTS {quote(catalog)}.{quote(schema)}")
+
+    def reset_learned(self) -> Any:
+        """Note that the session is new and knows nothing; return what it knew."""
+        before = self._known, self._schemas
+        self._known, self._schemas = {}, set()
+        return before
+
+    def restore_learned(self, learned: Any) -> None:
+        """Undo `reset_learned`."""
+        self._known, self._schemas = learned

@@ -1,33 +1,22 @@
-"""A session's view of the catalog tree, and statements run in it.
-
-The engine's catalogs live and die with a session, so each session learns a table the first time a statement
-names it, and again when the table's shape has changed in the meantime.
-"""
+"""Sessions: statements run by an engine, kept in step with the catalog tree."""
 
 from __future__ import annotations
 
 import re
 import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from . import dialect, statements
 from .catalog import CatalogTree
 from .errors import EngineError, at_place, catalog_not_found, schema_not_found
-from .lexer import chains, quote, tokenize
-from .literals import inline, string_literal
-from .names import Namespace, TableName
-from .properties import LEFT_OUT_ON_SAIL
+from .literals import bind, string_literal
+from .names import Namespace, TableName, quote
+from .servers import EngineServer
+from .statements import Statement, Token, unquote_string
 from .wire import ConnectClient
-
-if TYPE_CHECKING:
-    from .ddl import Create
-
-# Sail makes parquet tables unless told otherwise; Databricks makes Delta ones and runs in UTC.
-SESSION_CONF = {"spark.sql.sources.default": "delta", "spark.sql.session.timeZone": "UTC"}
 
 # Statements whose effects are all in the folder tree, and in the session's namespace.
 _LEAVES_NOTHING = re.compile(
@@ -35,6 +24,7 @@ _LEAVES_NOTHING = re.compile(
     r"OPTIMIZE|VACUUM|RESTORE|COMMENT|USE|CREATE\s+(OR\s+REPLACE\s+)?(TABLE|VIEW|SCHEMA|DATABASE))\b",
     re.IGNORECASE,
 )
+Parameters = Mapping[str, Any] | Sequence[Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,24 +35,36 @@ class StatementResult:
     affected_rows: int | None = None
 
 
-class CatalogSession:
-    """One engine session kept in step with the catalog tree. Safe for threads.
+# A handler carries out a statement, or returns SQL for the engine to run.
+Handler = Callable[[Any, Statement], str | StatementResult]
+Handlers = Sequence[tuple[str, Handler]]
 
-    Written for an engine whose catalogs live in the session (Sail); another overrides what it knows already.
-    """
+
+class Creation(Protocol):
+    """The making of one table by CREATE TABLE; the caller holds the table's lock."""
+
+    def fresh(self, name: TableName) -> StatementResult:
+        """Create the table under `name` (not there yet), and put it in the tree."""
+
+    def replace(self) -> StatementResult:
+        """Replace the table's rows and schema in one commit, so that its history stays."""
+
+
+class CatalogSession:
+    """One engine session on one catalog tree. Safe for threads. An engine overrides what it needs."""
 
     # Whether the engine keeps tables in memory when asked.
     caches = False
     # Table properties (in lower case) that are left out of what makes or changes a table.
-    left_out = LEFT_OUT_ON_SAIL
+    left_out: frozenset[str] = frozenset()
+    # Patterns of leading words, and who carries out such a statement; the first match counts.
+    handlers: Handlers = ()
 
     def __init__(self, tree: CatalogTree, client: ConnectClient) -> None:
         self.tree = tree
         self.client = client
         self.namespace = Namespace(catalog=tree.catalogs()[0], schema="default")
         self.lock = threading.RLock()
-        self._known: dict[TableName, str | None] = {}
-        self._schemas: set[tuple[str, str]] = set()
         self._ready = False
 
     def begin(self) -> None:
@@ -74,7 +76,7 @@ class CatalogSession:
                 self.learn_schema(self.namespace.catalog, self.namespace.schema)
 
     def use(self, catalog: str | None = None, schema: str | None = None) -> None:
-        """Make a catalog or schema the current one; raises when it does not exist."""
+        """Make a catalog or schema the current one; raises `EngineError` when it does not exist."""
         catalog = (catalog or self.namespace.catalog).lower()
         schema = (schema or "default").lower()
         if not self.tree.has_catalog(catalog):
@@ -93,18 +95,52 @@ class CatalogSession:
         Nothing may run in the session meanwhile.
         """
         with self.lock:
-            before = self.client, self._known, self._schemas
-            self.client, self._known, self._schemas = self.client.successor(), {}, set()
-            self._ready = False
+            before = self.client
+            self.client, self._ready = before.successor(), False
+            learned = self.reset_learned()
             try:
                 self.use(self.namespace.catalog, self.namespace.schema)
-                given_up = before[0]
+                given_up = before
             except EngineError:  # such as: somebody has dropped the current schema
-                given_up = self.client
-                self.client, self._known, self._schemas = before
-                self._ready = True
+                given_up, self.client, self._ready = self.client, before, True
+                self.restore_learned(learned)
         with suppress(EngineError):  # its server may be gone; the session then is, too
             given_up.release()
+
+    # --- statements
+
+    def run(self, sql: str, parameters: Parameters = None) -> StatementResult:
+        """Run one statement in full; raises `EngineError`."""
+        try:
+            outcome = self.translate(sql, parameters)
+            if isinstance(outcome, StatementResult):
+                return outcome
+            return StatementResult(table=self.client.sql(outcome))
+        except EngineError as error:
+            raise at_place(error, sql) from error
+
+    def translate(self, sql: str, parameters: Parameters = None) -> StatementResult | str:
+        """Carry out `sql` if it needs more than the engine can do; else return the text for the engine."""
+        return self.carry_out(bind(Statement.parse(sql), parameters))
+
+    def carry_out(self, statement: Statement) -> StatementResult | str:
+        """Do what `translate` does, for a statement whose parameters are bound."""
+        self.prepare(statement.names())
+        rewritten = self.rewritten(statement)
+        if rewritten is not statement:  # IDENTIFIER('…') may have become a name
+            self.prepare(rewritten.names())
+        text = map_paths(rewritten, self.tree)
+        if text != rewritten.text:
+            rewritten = Statement.parse(text)
+        handler = self.handler_of(rewritten)
+        return text if handler is None else handler(self, rewritten)
+
+    def handler_of(self, statement: Statement) -> Handler | None:
+        """Return who carries out a statement; None when the engine runs it as it is."""
+        words = " ".join(token.upper for token in statement.tokens[:8])
+        return next((handler for pattern, handler in self.handlers if re.match(pattern, words)), None)
+
+    # --- what engines differ in
 
     def switch(self, catalog: str, schema: str) -> None:
         """Make the engine resolve names in a schema that it knows."""
@@ -113,149 +149,65 @@ class CatalogSession:
 
     def configure(self) -> None:
         """Set what a new session of the engine needs."""
-        self.client.configure(SESSION_CONF)
 
-    def handler_of(self, statement: statements.Statement) -> statements.Handler | None:
-        """Who carries out a statement; None when the engine runs it as it is."""
-        return statements.handler_of(statement)
+    def rewritten(self, statement: Statement) -> Statement:
+        """Return a statement in the SQL that the engine has."""
+        return statement
 
-    def plainer(self, statement: statements.Statement) -> statements.Statement:
-        """A statement in words that the engine has."""
-
-        def columns(query: str) -> list[str]:
-            return list(self.client.sql(query).column_names)
-
-        return dialect.plainer(statement, columns)
-
-    def create(self, statement: statements.Statement, name: TableName, after_name: int) -> Create:
-        """The making of the table `name` by a CREATE TABLE statement; its name ends before `after_name`."""
-        from .ddl import Create
-
-        return Create(self, statement, name, after_name)
+    def create(self, statement: Statement, name: TableName, after_name: int) -> Creation:
+        """Return the making of table `name` by a CREATE TABLE whose name ends before token `after_name`."""
+        raise NotImplementedError
 
     def adapt_write(self, write: Any, name: TableName) -> None:
         """Bring a DataFrame's write into the table `name` into the form that the engine takes."""
 
-    def prepare(self, names: Iterable[tuple[str, ...]]) -> None:
-        """Teach the engine every table that `names` may mean. Names that mean none do no harm."""
-        with self.lock:
-            self.begin()
-            seen: set[TableName] = set()
-            for parts in names:
-                self._learn_schemas_of(parts)
-                seen.update(self.namespace.candidates(parts))
-            for name in seen:
-                self.learn(name)
+    def prepare(self, _names: Iterable[tuple[str, ...]]) -> None:
+        """Teach the engine every table that the names may mean. Names that mean none do no harm."""
+        self.begin()
 
     def learn(self, name: TableName) -> None:
         """Bring one table or view up to date in the engine."""
-        current = self.tree.signature(name)
-        if self._known.get(name) == current and name in self._known:
-            return
-        if current is None and name not in self._known:
-            return
-        self.learn_schema(name.catalog, name.schema)
-        self.forget(name)
-        if current is None:
-            return
-        view = self.tree.view(name) if current.startswith("view:") else None
-        if view is not None:
-            self.prepare(parts for parts, _, _ in chains(tokenize(view.query)))
-            self.client.sql(f"CREATE OR REPLACE VIEW {name.sql} AS {view.query}")
-        else:
-            location = string_literal(str(self.tree.location(name)))
-            self.client.sql(f"CREATE TABLE IF NOT EXISTS {name.sql} USING DELTA LOCATION {location}")
-        self._known[name] = current
-
-    def wrote(self, name: TableName) -> None:
-        """Do what Databricks does after a write, and the engine does not."""
-        self.tree.compaction.after_write(name)
-
-    def learned(self, name: TableName) -> None:
-        """Note that the engine has just made this table itself, so it knows its present shape."""
-        self._known[name] = self.tree.signature(name)
-
-    def doubt(self, name: TableName) -> None:
-        """Note that the engine may have an entry for a table that is not in the tree (a CREATE that
-        failed).
-        """
-        self._known[name] = None
-
-    def forget(self, name: TableName) -> None:
-        """Make the engine drop its entry of a table; files stay."""
-        if name not in self._known:
-            return
-        known = self._known.pop(name)
-        kinds = ("VIEW",) if (known or "").startswith("view:") else ("TABLE",)
-        for kind in kinds:
-            self.client.sql(f"DROP {kind} IF EXISTS {name.sql}")
-
-    def forget_schema(self, catalog: str, schema: str) -> None:
-        """Make the engine drop a schema and all it knows in it; files stay."""
-        with self.lock:
-            for name in [name for name in self._known if (name.catalog, name.schema) == (catalog, schema)]:
-                self.forget(name)
-            if (catalog, schema) in self._schemas:
-                self._schemas.discard((catalog, schema))
-                self.client.sql(f"DROP SCHEMA IF EXISTS {quote(catalog)}.{quote(schema)}")
-
-    def learn_all(self, catalog: str, schema: str | None = None) -> None:
-        """Teach the engine a whole schema, or all schemas of a catalog (without their tables)."""
-        with self.lock:
-            self.begin()
-            if schema is None:
-                for each in self.tree.schemas(catalog):
-                    self.learn_schema(catalog, each)
-            elif self.tree.has_schema(catalog, schema):
-                self.learn_schema(catalog, schema)
-                for table in self.tree.tables(catalog, schema):
-                    self.learn(TableName(catalog, schema, table))
-
-    def run(self, sql: str) -> StatementResult:
-        """Run one statement in full; raises `EngineError`."""
-        try:
-            outcome = self.translate(sql)
-            if isinstance(outcome, StatementResult):
-                return outcome
-            return StatementResult(table=self.client.sql(outcome))
-        except EngineError as error:
-            raise at_place(error, sql) from error
-
-    def translate(self, sql: str) -> StatementResult | str:
-        """Carry out `sql` if it needs more than the engine can do; otherwise the text for the engine to
-        run.
-        """
-        statement = statements.Statement.parse(sql)
-        self.prepare(statement.names())
-        plain = self.plainer(statement)
-        if plain is not statement:  # IDENTIFIER('…') may have become a name
-            self.prepare(plain.names())
-        statement = plain
-        handler = self.handler_of(statement)
-        text = statements.map_paths(statement, self.tree)
-        if handler is None:
-            return text
-        outcome = handler(self, statements.Statement.parse(text) if text != statement.text else statement)
-        return outcome if isinstance(outcome, str) else StatementResult(**outcome)
-
-    def _learn_schemas_of(self, parts: tuple[str, ...]) -> None:
-        low = tuple(part.lower() for part in parts)
-        if len(low) > 1 and self.tree.has_schema(low[0], low[1]):
-            self.learn_schema(low[0], low[1])
-        if low and self.tree.has_schema(self.namespace.catalog, low[0]):
-            self.learn_schema(self.namespace.catalog, low[0])
 
     def learn_schema(self, catalog: str, schema: str) -> None:
         """Teach the engine a schema that exists."""
-        if (catalog, schema) in self._schemas:
-            return
-        name = f"{quote(catalog)}.{quote(schema)}"
-        if schema == "default":
-            # The engine makes this one itself, without a folder.
-            self.client.sql(f"DROP SCHEMA IF EXISTS {name}")
-        location = string_literal(str(self.tree.schema_path(catalog, schema)))
-        self.client.sql(f"CREATE SCHEMA IF NOT EXISTS {name} LOCATION {location}")
-        self._schemas.add((catalog, schema))
+
+    def learn_all(self, catalog: str, schema: str | None = None) -> None:
+        """Teach the engine a whole schema, or all schemas of a catalog (without their tables)."""
+
+    def wrote(self, name: TableName) -> None:
+        """Do what Databricks does after a write, if the engine does not."""
+
+    def learned(self, name: TableName) -> None:
+        """Note that the engine has just made this table itself, so it knows its present shape."""
+
+    def doubt(self, name: TableName) -> None:
+        """Note that the engine may know a table that is not in the tree (after a CREATE that failed)."""
+
+    def forget(self, name: TableName) -> None:
+        """Make the engine drop its entry of a table; files stay."""
+
+    def forget_schema(self, catalog: str, schema: str) -> None:
+        """Make the engine drop a schema and all it knows in it; files stay."""
+
+    def reset_learned(self) -> Any:
+        """Note that the engine's side is new and knows nothing; return what it knew, to be restored."""
+
+    def restore_learned(self, learned: Any) -> None:
+        """Undo `reset_learned`."""
+
+
+class Backend(Protocol):
+    """One engine of one workspace: Spark Connect servers, and sessions that translate for them."""
+
+    @property
+    def renew_after(self) -> int | None:
+        """After how many statements a server should be replaced; None is never."""
+
+    def launch(self) -> EngineServer:
+        """Start a server. Raises `EngineError`."""
+
+    def session(self, client: ConnectClient) -> CatalogSession:
+        """Return the session of a client, with the translations that this engine needs."""
 
 
 class EngineSession:
@@ -266,7 +218,7 @@ class EngineSession:
         self._movable = True
         self._running = 0
         self._closed = False
-        self._turn = threading.Lock()
+        self._guard = threading.Lock()
 
     def begin(self, catalog: str | None, schema: str | None) -> None:
         """Begin in a catalog and schema; raises `EngineError` when they do not exist."""
@@ -279,31 +231,28 @@ class EngineSession:
         """The current catalog and schema."""
         return self._session.namespace
 
-    def execute(
-        self, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
-    ) -> StatementResult:
+    def execute(self, sql: str, parameters: Parameters = None) -> StatementResult:
         """Run one statement with `parameters` (`:name` or `?`) bound. Raises `EngineError`."""
-        text = inline(sql, parameters)
-        if not text.strip().rstrip(";").strip():
+        if not sql.strip().rstrip(";").strip():
             raise EngineError.of(
                 "PARSE_EMPTY_STATEMENT", "Syntax error, unexpected empty statement.", "42617"
             )
         self.follow()
-        with self._turn:
+        with self._guard:
             self._running += 1
             # What lives in the engine's session only, such as a temporary view, keeps it where it is.
-            self._movable = self._movable and _LEAVES_NOTHING.match(text) is not None
+            self._movable = self._movable and _LEAVES_NOTHING.match(sql) is not None
         try:
             with self._session.client.statement():
-                return self._session.run(text)
+                return self._session.run(sql, parameters)
         finally:
-            with self._turn:
+            with self._guard:
                 self._running -= 1
             self.follow()  # it may be the last statement for a long time
 
     def follow(self) -> None:
         """Move to the server where sessions begin now, unless something runs or would be left behind."""
-        with self._turn:
+        with self._guard:
             idle = self._movable and not self._closed and self._running == 0
             if idle and not self._session.client.is_current:
                 self._session.move()
@@ -314,7 +263,7 @@ class EngineSession:
 
     def close(self) -> None:
         """End the session. Harmless when the engine is gone already."""
-        with self._turn:
+        with self._guard:
             self._closed = True
         try:
             self._session.client.release()
@@ -324,5 +273,42 @@ class EngineSession:
 
 
 def new_session_id() -> str:
-    """An id for a Spark Connect session: the protocol wants a UUID."""
+    """Return an id for a Spark Connect session: the protocol wants a UUID."""
     return str(uuid.uuid4())
+
+
+_PATH_FORMATS = {"delta", "parquet", "csv", "json", "text", "avro", "binaryfile", "orc"}
+_PATH_CALLS = {"READ_FILES", "PATH"}
+
+
+def map_paths(statement: Statement, tree: CatalogTree) -> str:
+    """Return the statement's text with `/Volumes/…` paths mapped to the folder under the root.
+
+    Only where a path must stand: a text that happens to be a path is somebody's data.
+    """
+    text = statement.text
+    if "/Volumes/" not in text:
+        return text
+    pieces: list[str] = []
+    last = 0
+    for index, token in enumerate(statement.tokens):
+        mapped = _mapped(statement.tokens, index, tree)
+        if mapped is not None:
+            pieces += [text[last : token.start], mapped]
+            last = token.end
+    return "".join([*pieces, text[last:]])
+
+
+def _mapped(tokens: list[Token], index: int, tree: CatalogTree) -> str | None:
+    token = tokens[index]
+    before = tokens[index - 1] if index else None
+    further = tokens[index - 2] if index > 1 else None
+    if before is None or "/Volumes/" not in token.text:
+        return None
+    if token.kind == "quoted" and before.text == "." and further and further.name.lower() in _PATH_FORMATS:
+        return quote(tree.local_path(token.name))
+    if token.kind == "string" and (
+        before.upper == "LOCATION" or (before.text == "(" and further and further.upper in _PATH_CALLS)
+    ):
+        return string_literal(tree.local_path(unquote_string(token.text)))
+    return None

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from . import ddl, dml, maintenance, statements
-from .lexer import quote
-from .names import TableName
-from .properties import LEFT_OUT, readable_by_all
-from .session import CatalogSession, StatementResult
-from .statements import Handler, Reader, Statement
+from . import commands, dml
+from .names import TableName, quote
+from .session import CatalogSession, Handlers, Parameters, StatementResult
+from .statements import Reader, Statement
+from .tables import LEFT_OUT, Create, already_exists, done, inserted, made, readable_by_all
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from .catalog import CatalogTree
+    from .wire import ConnectClient
 
 # Delta writes this setting into a commit's commitInfo, where it tells our commit from others'.
 _MARK = "spark.databricks.delta.commitInfo.userMetadata"
@@ -26,6 +27,10 @@ class SparkCatalogSession(CatalogSession):
     caches = True
     left_out = LEFT_OUT
 
+    def __init__(self, tree: CatalogTree, client: ConnectClient) -> None:
+        super().__init__(tree, client)
+        self.handlers = HANDLERS
+
     def configure(self) -> None:
         """Databricks runs in UTC; the rest is set at the server's start."""
         self.client.configure({"spark.sql.session.timeZone": "UTC"})
@@ -34,27 +39,15 @@ class SparkCatalogSession(CatalogSession):
         """Spark has no USE CATALOG, and takes both at once."""
         self.client.sql(f"USE {quote(catalog)}.{quote(schema)}")
 
-    def handler_of(self, statement: Statement) -> Handler | None:
-        """Spark's own table of handlers first."""
-        words = " ".join(token.upper for token in statement.tokens[:8])
-        for pattern, handler in HANDLERS:
-            if re.match(pattern, words):
-                return handler
-        return statements.handler_of(statement)
-
-    def plainer(self, statement: Statement) -> Statement:
-        """Spark says what it lacks."""
-        return statement
-
-    def run(self, sql: str) -> StatementResult:
+    def run(self, sql: str, parameters: Parameters = None) -> StatementResult:
         """As everywhere, with the rows that Spark says it changed."""
-        outcome = super().run(sql)
+        outcome = super().run(sql, parameters)
         if outcome.affected_rows is None and outcome.table.column_names[:1] == ["num_affected_rows"]:
             count = outcome.table.column(0)[0].as_py()
             return StatementResult(table=outcome.table, affected_rows=count)
         return outcome
 
-    def create(self, statement: Statement, name: TableName, after_name: int) -> ddl.Create:
+    def create(self, statement: Statement, name: TableName, after_name: int) -> Create:
         """Tables are made by path: Delta registers what is made by name in Spark's own catalog."""
         return CreateByPath(self, statement, name, after_name)
 
@@ -65,32 +58,14 @@ class SparkCatalogSession(CatalogSession):
             return
         exists = self.tree.signature(name) is not None
         if exists and write.mode in {write.SAVE_MODE_ERROR_IF_EXISTS, write.SAVE_MODE_UNSPECIFIED}:
-            raise ddl.already_exists(name)
+            raise already_exists(name)
         write.path = str(self.tree.location(name))
 
-    def learn(self, name: TableName) -> None:
-        """Nothing to learn."""
 
-    def wrote(self, name: TableName) -> None:
-        """Nothing to do: Delta compacts by itself."""
-
-    def learned(self, name: TableName) -> None:
-        """Nothing to note."""
-
-    def doubt(self, name: TableName) -> None:
-        """Nothing to note."""
-
-    def forget(self, name: TableName) -> None:
-        """Nothing to forget."""
-
-    def learn_schema(self, catalog: str, schema: str) -> None:
-        """Nothing to learn."""
-
-
-class CreateByPath(ddl.Create):
+class CreateByPath(Create):
     """CREATE [OR REPLACE] TABLE, as Delta does it for a path."""
 
-    def fresh(self, name: TableName) -> dict[str, Any]:
+    def fresh(self, name: TableName) -> StatementResult:
         """Create the table in its folder, or where LOCATION says; a table that is there already is taken."""
         tree = self.session.tree
         tree.discard_unborn(name)
@@ -98,7 +73,7 @@ class CreateByPath(ddl.Create):
         if location is not None:
             tree.register_external(name, location)
             if tree.shape(name) is not None:
-                return ddl.done()
+                return done()
         try:
             return self._make("CREATE TABLE", tree.location(name))
         except BaseException:
@@ -107,16 +82,16 @@ class CreateByPath(ddl.Create):
             tree.discard_unborn(name)
             raise
 
-    def replace(self) -> dict[str, Any]:
+    def replace(self) -> StatementResult:
         """Replace the table in one commit, so that its history stays."""
         tree = self.session.tree
         tree.require(self.name)
         return self._make("REPLACE TABLE", tree.location(self.name))
 
-    def _make(self, verb: str, folder: Path) -> dict[str, Any]:
+    def _make(self, verb: str, folder: Path) -> StatementResult:
         target = f"delta.{quote(str(folder))}"
         self.session.client.sql(f"{verb} {target} {self._columns()} {self._using()} {self._rest()}")
-        return ddl.done() if self.body is None else ddl.made()
+        return done() if self.body is None else made()
 
     def _rest(self) -> str:
         """The clauses without LOCATION, and without CLUSTER BY: the other engine refuses clustered tables."""
@@ -137,7 +112,7 @@ def _marked(session: CatalogSession, text: str, mark: str) -> None:
             session.client.unset(_MARK)
 
 
-def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+def insert(session: CatalogSession, statement: Statement) -> str | StatementResult:
     """INSERT …: Delta's own returns no count."""
     reader = Reader(statement, 1)
     name = dml.insert_target(session, reader)
@@ -149,25 +124,25 @@ def insert(session: CatalogSession, statement: Statement) -> str | dict[str, Any
     mark = uuid.uuid4().hex
     _marked(session, statement.text, mark)
     metrics = dml.metrics_after(session, name, shape.version, mark)
-    return ddl.inserted(int(metrics.get("numOutputRows", 0)))
+    return inserted(int(metrics.get("numOutputRows", 0)))
 
 
-def truncate(session: CatalogSession, statement: Statement) -> dict[str, Any]:
+def truncate(session: CatalogSession, statement: Statement) -> StatementResult:
     """TRUNCATE TABLE name."""
     name = session.namespace.table(Reader(statement, 2).name())
     session.client.sql(f"DELETE FROM {name.sql}")  # noqa: S608 - names are quoted
-    return ddl.done()
+    return done()
 
 
-def alter_table(session: CatalogSession, statement: Statement) -> str | dict[str, Any]:
+def alter_table(session: CatalogSession, statement: Statement) -> str | StatementResult:
     """ALTER TABLE: Spark's own, but for names and for what would keep readers out."""
     reader = Reader(statement, 2)
     session.namespace.table(reader.name())
     if statement.starts("RENAME", at=reader.at) or statement.starts("CLUSTER", at=reader.at):
-        return maintenance.alter_table(session, statement)
+        return commands.alter_table(session, statement)
     if statement.starts("SET", "TBLPROPERTIES", at=reader.at):
         kept = readable_by_all(statement, start=reader.at)
-        return kept.text if kept.find("TBLPROPERTIES", start=reader.at) is not None else ddl.done()
+        return kept.text if kept.find("TBLPROPERTIES", start=reader.at) is not None else done()
     return statement.text
 
 
@@ -176,8 +151,8 @@ def as_it_is(_session: CatalogSession, statement: Statement) -> str:
     return statement.text
 
 
-# What is not in here goes by the table of all engines.
-HANDLERS: tuple[tuple[str, Handler], ...] = (
+# What is not among the first goes by the table of all engines.
+HANDLERS: Handlers = (
     (r"(UPDATE|DELETE|MERGE) ", as_it_is),
     (r"INSERT ", insert),
     (r"TRUNCATE TABLE ", truncate),
@@ -186,4 +161,5 @@ HANDLERS: tuple[tuple[str, Handler], ...] = (
     (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", as_it_is),
     (r"SET (?!CATALOG )", as_it_is),
     (r"(DECLARE|EXECUTE|BEGIN|RESET)( |$)|CREATE (OR REPLACE )?(TEMPORARY|TEMP) FUNCTION ", as_it_is),
+    *commands.HANDLERS,
 )

@@ -1,22 +1,138 @@
-"""Which statement is this, and who handles it: one table from leading words to handlers."""
+"""SQL text as tokens of sqlglot's tokenizer for Databricks, and a reader that walks over them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
-from .catalog import CatalogTree
 from .errors import EngineError
-from .lexer import Token, chain_at, chains, quote, tokenize, unquote_string
-from .literals import string_literal
 
-if TYPE_CHECKING:
-    from .session import CatalogSession
+_UNQUOTED = re.compile(r"[^\W\d]\w*")
+# Statements that are asked again and again are tokenized once; large ones are not worth the memory.
+_CACHED_STATEMENTS, _CACHED_LENGTH = 256, 20_000
 
-# A handler returns SQL for the engine, or the fields of a StatementResult when it has done the work itself.
-Handler = Callable[["CatalogSession", "Statement"], "str | dict[str, Any]"]
+
+class Token(NamedTuple):
+    """One lexical unit; `kind` is string, quoted, number, word or symbol; `start:end` slices the text."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+    @property
+    def upper(self) -> str:
+        """The keyword this token may be; empty for anything that is not a bare word or symbol."""
+        return self.text.upper() if self.kind in {"word", "symbol"} else ""
+
+    @property
+    def name(self) -> str:
+        """The identifier this token spells, unquoted."""
+        return self.text[1:-1].replace("``", "`") if self.kind == "quoted" else self.text
+
+    @property
+    def is_name(self) -> bool:
+        """Whether an identifier may stand here."""
+        return self.kind in {"word", "quoted"}
+
+
+@cache
+def _tokenizer() -> Any:
+    from sqlglot.dialects import Databricks
+
+    class Tokenizer(Databricks.Tokenizer):  # type: ignore[misc] # sqlglot leaves it untyped
+        """Databricks' tokenizer, with one token for each word, and strings in dollar quotes."""
+
+        KEYWORDS = {  # noqa: RUF012 - of sqlglot; no `GROUP BY` as one token, no templates, no hints
+            word: kind
+            for word, kind in Databricks.Tokenizer.KEYWORDS.items()
+            if " " not in word and word[0] != "{" and word != "/*+"
+        }
+        COMMANDS: set[Any] = set()  # noqa: RUF012 - of sqlglot; SHOW would take the rest as one string
+        NUMERIC_LITERALS: dict[str, str] = {}  # noqa: RUF012 - of sqlglot; `1L` stays one token
+        HEREDOC_STRINGS = ["$"]  # noqa: RUF012 - of sqlglot
+        HEREDOC_TAG_IS_IDENTIFIER = True
+
+    return Tokenizer(dialect=Databricks())
+
+
+def tokenize(sql: str) -> list[Token]:
+    """Split `sql` into tokens without white space and comments. Raises `EngineError` on an open quote."""
+    from sqlglot.errors import TokenError
+
+    try:
+        found = _tokenizer().tokenize(sql)
+    except TokenError as error:
+        text = f"Syntax error: a string, quoted name or comment has no end. ({error})"
+        raise EngineError.of("PARSE_SYNTAX_ERROR", text, "42601") from None
+    return [
+        Token(_kind(each.token_type.name, sql[start]), sql[start:end], start, end)
+        for each in found
+        for start, end in [(each.start, each.end + 1)]
+    ]
+
+
+def _kind(sqlglot_type: str, first: str) -> str:
+    if sqlglot_type == "IDENTIFIER":
+        return "quoted"
+    if sqlglot_type.endswith("STRING") and (first in "'\"$" or sqlglot_type != "STRING"):
+        return "string"
+    if first.isdigit():
+        return "number"
+    return "word" if first.isalpha() or first == "_" else "symbol"
+
+
+def chains(tokens: list[Token]) -> Iterator[tuple[str, ...]]:
+    """Yield the parts of every dotted identifier chain."""
+    index = 0
+    while index < len(tokens):
+        if tokens[index].is_name:
+            parts, index = chain_at(tokens, index)
+            yield parts
+        else:
+            index += 1
+
+
+def chain_at(tokens: list[Token], index: int) -> tuple[tuple[str, ...], int]:
+    """Return the identifier chain that starts at `index`, and the index after it."""
+    parts = [tokens[index].name]
+    index += 1
+    while index + 1 < len(tokens) and tokens[index].text == "." and tokens[index + 1].is_name:
+        parts.append(tokens[index + 1].name)
+        index += 2
+    return tuple(parts), index
+
+
+def split_name(text: str) -> tuple[str, ...]:
+    """Return the parts of a name in SQL, such as ``main.`my schema`.t``; empty if it is not a name."""
+    if _UNQUOTED.fullmatch(text):
+        return (text,)
+    tokens = tokenize(text)
+    if not tokens or not tokens[0].is_name:
+        return ()
+    parts, end = chain_at(tokens, 0)
+    return parts if end == len(tokens) else ()
+
+
+def unquote_string(text: str) -> str:
+    """Return the value of a SQL string literal as written in the source."""
+    if text[0] in "rR":
+        return text[2:-1]
+    if text[0] == "$":
+        return text.split("$", 2)[2].rsplit("$", 2)[0]
+    return re.sub(r"\\(u[0-9a-fA-F]{4}|.)", _unescape, text[1:-1], flags=re.DOTALL)
+
+
+def _unescape(match: re.Match[str]) -> str:
+    escape = match.group(1)
+    if len(escape) == 5:
+        return chr(int(escape[1:], 16))
+    return {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "0": "\0", "Z": "\x1a", "%": "\\%", "_": "\\_"}.get(
+        escape, escape
+    )
 
 
 @dataclass(frozen=True)
@@ -28,36 +144,33 @@ class Statement:
 
     @classmethod
     def parse(cls, sql: str) -> Statement:
-        """Tokenize `sql`; raises when it holds more than one statement."""
-        tokens = tokenize(sql)
-        end = len(sql)
-        while tokens and tokens[-1].text == ";":
-            end = tokens.pop().start
-        if any(token.text == ";" for token in tokens) and not _is_script(tokens):
-            raise EngineError.of(
-                "PARSE_SYNTAX_ERROR", "Syntax error: expected one statement, found several.", "42601"
-            )
-        return cls(sql[:end], tokens)
+        """Tokenize `sql`. Raises `EngineError` when it holds more than one statement."""
+        return _cached_parse(sql) if len(sql) <= _CACHED_LENGTH else _parse(sql)
 
     def names(self) -> list[tuple[str, ...]]:
-        """Every identifier chain in the statement."""
-        return list(dict.fromkeys(parts for parts, _, _ in chains(self.tokens)))
+        """Return every identifier chain in the statement."""
+        return list(dict.fromkeys(chains(self.tokens)))
 
     def starts(self, *words: str, at: int = 0) -> bool:
-        """Whether the words from token `at` on are these."""
+        """Tell whether the words from token `at` on are these."""
         return len(self.tokens) >= at + len(words) and all(
             self.tokens[at + index].upper == word for index, word in enumerate(words)
         )
 
     def source(self, start: int, end: int | None = None) -> str:
-        """The text from token `start` up to (not with) token `end`."""
+        """Return the text from token `start` up to (not with) token `end`."""
         if start >= len(self.tokens):
             return ""
         last = len(self.text) if end is None or end >= len(self.tokens) else self.tokens[end].start
         return self.text[self.tokens[start].start : last].strip()
 
+    def without(self, start: int, end: int, put: str = "") -> Statement:
+        """Return the statement with the tokens from `start` up to `end` replaced by the text `put`."""
+        after = self.text[self.tokens[end - 1].end :]
+        return Statement.parse(f"{self.text[: self.tokens[start].start]}{put} {after}")
+
     def find(self, *words: str, start: int = 0) -> int | None:
-        """The first token from `start` on, outside parentheses and CASE … END, that is one of `words`."""
+        """Return the first token from `start` on, outside parentheses and CASE … END, that is in `words`."""
         depth = 0
         for index in range(start, len(self.tokens)):
             upper = self.tokens[index].upper
@@ -68,6 +181,44 @@ class Statement:
             elif depth and upper in {")", "END", "]"}:
                 depth -= 1
         return None
+
+    def closing(self, opening: int) -> int:
+        """Return the token that closes the parenthesis at token `opening` (the end if none does)."""
+        depth = 0
+        for index in range(opening, len(self.tokens)):
+            upper = self.tokens[index].upper
+            depth += (upper == "(") - (upper == ")")
+            if depth == 0:
+                return index
+        return len(self.tokens)
+
+    def items(self, opening: int) -> list[tuple[int, int]]:
+        """Return the (first, after last) tokens of each item in the parenthesis at token `opening`."""
+        found = []
+        depth, first, end = 0, opening + 1, self.closing(opening)
+        for index in range(first, end + 1):
+            upper = self.tokens[index].upper if index < end else ","
+            if upper == "," and depth <= 0:
+                if index > first:
+                    found.append((first, index))
+                first = index + 1
+            depth += (upper in {"(", "<"}) - (upper in {")", ">"})
+        return found
+
+
+def _parse(sql: str) -> Statement:
+    tokens = tokenize(sql)
+    end = len(sql)
+    while tokens and tokens[-1].text == ";":
+        end = tokens.pop().start
+    if any(token.text == ";" for token in tokens) and not _is_script(tokens):
+        raise EngineError.of(
+            "PARSE_SYNTAX_ERROR", "Syntax error: expected one statement, found several.", "42601"
+        )
+    return Statement(sql[:end], tokens)
+
+
+_cached_parse = lru_cache(_CACHED_STATEMENTS)(_parse)
 
 
 def _is_script(tokens: list[Token]) -> bool:
@@ -89,7 +240,7 @@ class Reader:
         return True
 
     def name(self) -> tuple[str, ...]:
-        """Step over an identifier chain; raises when none comes next."""
+        """Step over an identifier chain; raises `EngineError` when none comes next."""
         tokens = self.statement.tokens
         if self.at >= len(tokens) or not tokens[self.at].is_name:
             near = tokens[self.at].text if self.at < len(tokens) else "end of input"
@@ -113,53 +264,5 @@ class Reader:
         return self.at >= len(self.statement.tokens)
 
     def rest(self) -> str:
-        """The text not read yet."""
+        """Return the text not read yet."""
         return self.statement.source(self.at)
-
-
-def handler_of(statement: Statement) -> Handler | None:
-    """The handler of a statement; None when the engine runs it as it is."""
-    from . import ddl, dml, maintenance, show
-
-    words = " ".join(token.upper for token in statement.tokens[:8])
-    for pattern, handler in (*ddl.HANDLERS, *dml.HANDLERS, *show.HANDLERS, *maintenance.HANDLERS):
-        if re.match(pattern, words):
-            return handler
-    return None
-
-
-_PATH_FORMATS = {"delta", "parquet", "csv", "json", "text", "avro", "binaryfile", "orc"}
-_PATH_CALLS = {"READ_FILES", "PATH"}
-
-
-def map_paths(statement: Statement, tree: CatalogTree) -> str:
-    """The statement's text with `/Volumes/…` paths mapped to the folder under the root.
-
-    Only where a path must stand: a text that happens to be a path is somebody's data.
-    """
-    text = statement.text
-    if "/Volumes/" not in text:
-        return text
-    pieces: list[str] = []
-    last = 0
-    for index, token in enumerate(statement.tokens):
-        mapped = _mapped(statement.tokens, index, tree)
-        if mapped is not None:
-            pieces += [text[last : token.start], mapped]
-            last = token.end
-    return "".join([*pieces, text[last:]])
-
-
-def _mapped(tokens: list[Token], index: int, tree: CatalogTree) -> str | None:
-    token = tokens[index]
-    before = tokens[index - 1] if index else None
-    further = tokens[index - 2] if index > 1 else None
-    if before is None or "/Volumes/" not in token.text:
-        return None
-    if token.kind == "quoted" and before.text == "." and further and further.name.lower() in _PATH_FORMATS:
-        return quote(tree.local_path(token.name))
-    if token.kind == "string" and (
-        before.upper == "LOCATION" or (before.text == "(" and further and further.upper in _PATH_CALLS)
-    ):
-        return string_literal(tree.local_path(unquote_string(token.text)))
-    return None

@@ -1,0 +1,502 @@
+"""Databricks SQL for Sail: one parse by sqlglot, an ordered list of transforms, one generation.
+
+`TRANSFORMS` is the list. Only a statement with one of their constructs is parsed at all, and of CREATE and
+INSERT only the query; the rest goes to Sail as it was written. So do statements that sqlglot cannot parse:
+Sail says what is wrong with them. Where Sail would answer wrongly, the statement is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+from .errors import unsupported
+from .statements import Statement, unquote_string
+
+# Returns the names of the columns of a query; Sail is asked, for it knows all that is in scope.
+Columns = Callable[[str], Sequence[str]]
+# Words and symbols of which a statement must have one before a closer look is taken; `:` is a JSON path.
+_WORDS = {
+    "QUALIFY", "PIVOT", "CHARINDEX", "DECODE", "CONV", "->", ":", "ALL", "ANY", "SOME", "EXCEPT", "REPLACE",
+    "IN", "USING",
+}  # fmt: skip
+_ALONE = {"QUALIFY", "PIVOT", "CHARINDEX", "DECODE", "CONV", "->", ":"}
+_QUERY = {"SELECT", "WITH", "FROM", "VALUES", "TABLE", "("}
+_CHANGES = {"UPDATE", "DELETE", "MERGE"}
+# Aggregates that sqlglot has no class for.
+_AGGREGATES = {
+    "every",
+    "some",
+    "bool_or",
+    "bool_and",
+    "kurtosis",
+    "skewness",
+    "percentile",
+    "mode",
+    "product",
+}
+_ALL_ROWS = 2**63 - 1
+
+
+def rewritten(statement: Statement, columns: Columns) -> Statement:
+    """Return the statement as Sail takes it; the very same if there is nothing to rewrite.
+
+    Raises `EngineError` UNSUPPORTED_FEATURE for what Sail would answer wrongly.
+    """
+    words = {token.upper for token in statement.tokens}
+    if "IDENTIFIER" in words:
+        statement = _identifiers(statement)
+    if statement.starts("WITH") and "INSERT" in words:
+        statement = _with_after_insert(statement)
+    span = _query(statement) if words & _WORDS and _needs_rewrite(statement) else None
+    if span is None:
+        return statement
+    before = statement.source(*span)
+    is_view = any(statement.starts("VIEW", at=at) for at in range(1, 6))
+    after = rewritten_query(before, columns, filtered=is_view)
+    if after == before:
+        return statement
+    tail = statement.source(span[1]) if span[1] < len(statement.tokens) else ""
+    return Statement.parse(f"{statement.text[: statement.tokens[span[0]].start]}{after} {tail}")
+
+
+def rewritten_query(text: str, columns: Columns, *, filtered: bool = False) -> str:
+    """Return a query as Sail takes it; `filtered` if other queries will filter its rows (a view's do)."""
+    from sqlglot import exp, parse_one
+    from sqlglot.errors import SqlglotError
+
+    try:
+        tree: Any = parse_one(text, dialect="databricks")
+    except SqlglotError:
+        return text
+    if isinstance(tree, exp.Command):
+        return text
+    original = tree.copy()
+    for transform in TRANSFORMS:
+        tree = transform(tree, columns)
+    tree = _unpushed_lambdas(tree, filtered=filtered)
+    quantified = any(
+        isinstance(each.expression, (exp.Any, exp.All)) for each in tree.find_all(exp.Like, exp.ILike)
+    )
+    if (
+        tree == original
+        and not quantified
+        and not tree.find(exp.DecodeCase, exp.JSONExtract, exp.StrPosition)
+    ):
+        return text
+    return sql_of(tree)
+
+
+def sql_of(tree: Any) -> str:
+    """Generate the SQL of a tree for Sail."""
+    text: str = tree.sql(dialect=_sail(), normalize_functions="lower")
+    return text
+
+
+@cache
+def _sail() -> Any:
+    from sqlglot.dialects import Databricks, Spark
+
+    class Sail(Databricks):  # type: ignore[misc] # sqlglot leaves it untyped
+        """Spark's SQL without `LIKE ANY` and `decode` with cases; sqlglot writes them as OR and CASE."""
+
+        class Generator(Spark.Generator):  # type: ignore[misc] # sqlglot leaves it untyped
+            """Spark's generator."""
+
+            SUPPORTS_LIKE_QUANTIFIERS = False
+            SUPPORTS_DECODE_CASE = False
+
+    return Sail
+
+
+# --- which part of a statement
+
+
+def _needs_rewrite(statement: Statement) -> bool:
+    """Tell by its tokens whether a statement may have to be rewritten: this is asked of every statement."""
+    tokens = statement.tokens
+    for at, token in enumerate(tokens):
+        word = token.upper
+        if word not in _WORDS:
+            continue
+        before = tokens[at - 1].upper if at else ""
+        after = [each.upper for each in tokens[at + 1 : at + 3]]
+        if (
+            word in _ALONE
+            or (word == "ALL" and before == "BY")
+            or (word in {"ANY", "ALL", "SOME"} and before in {"LIKE", "ILIKE"})
+            or (word in {"EXCEPT", "REPLACE"} and before == "*" and after[:1] == ["("])
+            or (word == "IN" and after[:1] == ["("] and after[1:] in (["SELECT"], ["WITH"]))
+            or (word == "USING" and after[:1] == ["("] and not _QUERY & set(after[1:]))
+        ):
+            return True
+    return False
+
+
+def _query(statement: Statement) -> tuple[int, int] | None:
+    """Return the first token of the statement's query and the one after it; all of UPDATE, DELETE, MERGE."""
+    if statement.tokens[0].upper in _CHANGES:
+        return 0, len(statement.tokens)
+    at = statement.find("SELECT", "WITH")
+    if at is not None:
+        return at, len(statement.tokens)
+    for index in range(len(statement.tokens) - 1):
+        if statement.tokens[index].text == "(" and statement.tokens[index + 1].upper in {"SELECT", "WITH"}:
+            return index + 1, statement.closing(index)
+    return None
+
+
+def _with_after_insert(statement: Statement) -> Statement:
+    """Rewrite `WITH q AS (…) INSERT INTO t SELECT …` as `INSERT INTO t WITH q AS (…) SELECT …`."""
+    insert = statement.find("INSERT", "SELECT")
+    query = None if insert is None else statement.find("SELECT", start=insert)
+    if insert is None or query in {None, insert}:
+        return statement
+    clause = statement.source(0, insert)
+    return Statement.parse(f"{statement.source(insert, query)} {clause} {statement.source(query or 0)}")
+
+
+def _identifiers(statement: Statement) -> Statement:
+    """Rewrite `IDENTIFIER('a' || '.b')` as `a.b`, where its strings are written out."""
+    tokens = statement.tokens
+    text, done = "", 0
+    for index, token in enumerate(tokens[:-3]):
+        if token.upper != "IDENTIFIER" or tokens[index + 1].text != "(":
+            continue
+        end = statement.closing(index + 1)
+        parts = [each for each in tokens[index + 2 : end] if each.text not in {"||", "(", ")"}]
+        if parts and end < len(tokens) and all(each.kind == "string" for each in parts):
+            text += statement.text[done : token.start] + "".join(unquote_string(each.text) for each in parts)
+            done = tokens[end].end
+    return Statement.parse(text + statement.text[done:]) if done else statement
+
+
+# --- transforms
+
+
+def _numbers_in_conv(tree: Any, _columns: Columns) -> Any:
+    """`conv(n, 10, 16)` with `n` as text: Sail takes no BIGINT there."""
+    from sqlglot import exp
+
+    for call in list(tree.find_all(exp.Anonymous)):
+        if call.name.lower() == "conv" and call.expressions and not call.expressions[0].is_string:
+            call.expressions[0].replace(exp.cast(call.expressions[0].copy(), "string"))
+    return tree
+
+
+def _pivot_columns(tree: Any, _columns: Columns) -> Any:
+    """`PIVOT (… FOR m IN (…))` as `PIVOT (… FOR (m) IN (…))`."""
+    from sqlglot import exp
+
+    for pivot in tree.find_all(exp.Pivot):
+        for field in pivot.args.get("fields") or ():
+            if isinstance(field, exp.In) and isinstance(field.this, exp.Column):
+                field.set("this", exp.paren(field.this, copy=True))
+    return tree
+
+
+def _membership(tree: Any, _columns: Columns) -> Any:
+    """`x IN (SELECT …)` as CASE over EXISTS, where Sail would not answer it rightly.
+
+    Sail has it in WHERE, where true and not true are all that counts. Under a NOT, NULL counts (`3 NOT IN
+    (1, NULL)`): Sail minds that of a NOT IN that stands alone, and elsewhere takes rows that it must not.
+    In a list of columns and in CASE, it has no IN with a subquery.
+    """
+    from sqlglot import exp, parse_one
+
+    found = [each for each in tree.find_all(exp.In) if each.args.get("query") and _is_wrong(each)]
+    for node in sorted(found, key=lambda each: each.depth, reverse=True):  # inner ones first
+        query = _subquery(node)
+        if isinstance(node.this, exp.Tuple) or _outer_names(query):
+            raise unsupported(f"{sql_of(node)[:200]}, whose result may be NULL here,")
+        item = sql_of(node.this)
+        rows = f"SELECT 1 FROM ({sql_of(query)}) AS _q(_c)"  # noqa: S608 - as it was
+        case = (
+            f"CASE WHEN EXISTS ({rows} WHERE _q._c = ({item})) THEN true "
+            f"WHEN ({item}) IS NULL AND EXISTS ({rows}) THEN NULL "
+            f"WHEN EXISTS ({rows} WHERE _q._c IS NULL) THEN NULL ELSE false END"
+        )
+        node.replace(parse_one(case, dialect="databricks"))
+    return tree
+
+
+def _is_wrong(node: Any) -> bool:
+    """Tell whether Sail would not answer an IN with a subquery rightly where it stands."""
+    from sqlglot import exp
+
+    if node.parent_select is None or node.this.find(exp.AggFunc, exp.Window):
+        return False  # an UPDATE or DELETE becomes a MERGE, with a query of its own
+    negated = False
+    among = isinstance(node.this, exp.Tuple)  # which Sail takes for one value
+    for above in _ancestors(node):
+        if isinstance(above, exp.Not):
+            if negated:
+                return True
+            negated = True
+        elif isinstance(above, exp.Or):
+            among = True
+        elif isinstance(above, exp.Where):
+            alone = isinstance(node.parent, exp.Not) and not among
+            return negated and not (alone and not _outer_names(_subquery(node)))
+        elif isinstance(above, (exp.Having, exp.Join, exp.Qualify)):
+            return False
+        elif not isinstance(above, (exp.And, exp.Paren)):
+            return True
+    return False
+
+
+def _ancestors(node: Any) -> Iterator[Any]:
+    while (node := node.parent) is not None:
+        yield node
+
+
+def _subquery(node: Any) -> Any:
+    from sqlglot import exp
+
+    found = node.args["query"]
+    return found.this if isinstance(found, exp.Subquery) else found
+
+
+def _outer_names(query: Any) -> set[str]:
+    """Return the tables around a subquery that it names."""
+    from sqlglot import exp
+
+    own = {each.alias_or_name.lower() for each in query.find_all(exp.Table, exp.Subquery, exp.Lateral)}
+    own |= {each.name.lower() for each in query.find_all(exp.TableAlias)}
+    columns = ([part.name.lower() for part in each.parts[:-1]] for each in query.find_all(exp.Column))
+    return {parts[0] for parts in columns if parts and not own & set(parts)}
+
+
+def _selects(tree: Any, columns: Columns) -> Any:
+    """Stars with EXCEPT or REPLACE, JOIN USING, GROUP BY ALL, ORDER BY ALL, QUALIFY; inner queries first."""
+    for select in list(_inner_first(tree)):
+        joined = _joined_by(select) if _names_joined(select) else set()
+        _expand_stars(select, columns, using=bool(joined))
+        if joined:
+            _expand_using(select, columns)
+        _expand_all(select)
+        plain = _without_qualify(select)
+        if select is tree:
+            tree = plain
+        elif plain is not select:
+            select.replace(plain)
+    return tree
+
+
+def _inner_first(node: Any) -> Iterator[Any]:
+    """Yield every SELECT after those within it, and those of a WITH before the others."""
+    from sqlglot import exp
+
+    for child in sorted(node.iter_expressions(), key=lambda each: not isinstance(each, exp.With)):
+        yield from _inner_first(child)
+    if isinstance(node, exp.Select):
+        yield node
+
+
+def _expand_stars(select: Any, columns: Columns, *, using: bool) -> None:
+    """Write out the stars of which the columns must be known."""
+    from sqlglot import exp
+
+    found = []
+    for each in select.expressions:
+        star: Any = each.this if isinstance(each, exp.Column) else each
+        is_star = isinstance(star, exp.Star)
+        changed = is_star and any(star.args.get(key) for key in ("except_", "except", "replace"))
+        if not is_star or not (changed or using or select.args.get("qualify")):
+            found.append(each)
+            continue
+        table = each.args.get("table") if isinstance(each, exp.Column) else None
+        source = _source(select, table.name) if table is not None else None
+        left_out = {col.name.lower() for col in star.args.get("except_") or star.args.get("except") or ()}
+        replaced = {col.alias.lower(): col for col in star.args.get("replace") or ()}
+        found += [
+            replaced.get(name.lower()) or exp.column(name, table=table.copy() if table else None, quoted=True)
+            for name in columns(_probe(select, None if source is not None else table, source))
+            if name.lower() not in left_out
+        ]
+    select.set("expressions", found)
+
+
+def _from(select: Any) -> Any:
+    return select.args.get("from_") or select.args.get("from")
+
+
+def _source(select: Any, name: str) -> Any:
+    """Return what a SELECT with JOIN USING joins under a name: such a star is of that table only."""
+    joins = select.args.get("joins") or []
+    if not _joined_by(select):
+        return None
+    return next((each.this for each in (_from(select), *joins) if each.this.alias_or_name == name), None)
+
+
+def _probe(select: Any, table: Any, source: Any = None) -> str:
+    """Return a query without rows that has the columns of a star of a SELECT, or of one of its sources."""
+    from sqlglot import exp
+
+    probe = exp.Select(expressions=[exp.Column(this=exp.Star(), table=table.copy()) if table else exp.Star()])
+    if source is not None:
+        probe = probe.from_(source.copy())
+    for key in ("from_", "from", "joins", "laterals") if source is None else ():
+        if part := select.args.get(key):
+            probe.set(key, [each.copy() for each in part] if isinstance(part, list) else part.copy())
+    above = [select, *_ancestors(select)]
+    clauses = [node.args.get("with_") or node.args.get("with") for node in above]
+    clauses += [node for node in above if isinstance(node, exp.With)]
+    ctes: dict[int, str] = {}
+    for clause in dict.fromkeys(id(each) for each in reversed(clauses) if each is not None):
+        for cte in next(each for each in clauses if id(each) == clause).expressions:
+            if any(
+                cte is node for node in above
+            ):  # it is the one around the SELECT: later ones it cannot see
+                break
+            ctes.setdefault(id(cte), sql_of(cte))
+    return f"{'WITH ' if ctes else ''}{', '.join(ctes.values())}{' ' if ctes else ''}{sql_of(probe)} LIMIT 0"
+
+
+def _joined_by(select: Any) -> set[str]:
+    """Return the columns that a SELECT joins by with USING."""
+    return {
+        key.name.lower() for join in select.args.get("joins") or () for key in join.args.get("using") or ()
+    }
+
+
+def _names_joined(select: Any) -> bool:
+    """Tell whether a SELECT joins with USING and takes these columns, or all, by the name of a table.
+
+    In Sail they are of no table: `a.k` is not found, and `a.*` leaves them out without a word. On Databricks
+    they are columns of both tables as well.
+    """
+    from sqlglot import exp
+
+    joined = _joined_by(select)
+    return bool(joined) and any(
+        column.args.get("table") and (isinstance(column.this, exp.Star) or column.name.lower() in joined)
+        for column in select.find_all(exp.Column)
+    )
+
+
+def _expand_using(select: Any, columns: Columns) -> None:
+    """Write JOIN … USING as JOIN … ON; the stars have been written out."""
+    from sqlglot import exp
+
+    def names_of(source: Any) -> set[str]:
+        return {name.lower() for name in columns(_probe(select, None, source))}
+
+    first = _from(select).this
+    tables = [(first.alias_or_name, names_of(first))]
+    merged: dict[str, Any] = {}
+    for join in select.args["joins"]:
+        own = join.this.alias_or_name
+        conditions = []
+        for key in join.args.get("using") or ():
+            low = key.name.lower()
+            owner = next((table for table, names in tables if low in names), tables[0][0])
+            left = merged.get(low) or exp.column(key.name, table=owner, quoted=True)
+            right = exp.column(key.name, table=own, quoted=True)
+            conditions.append(exp.EQ(this=left.copy(), expression=right))
+            merged[low] = right.copy() if join.side == "RIGHT" else left.copy()
+            if join.side == "FULL":
+                merged[low] = exp.Coalesce(this=left.copy(), expressions=[right.copy()])
+        if conditions:
+            join.set("using", None)
+            join.set("on", exp.and_(*conditions, copy=False))
+        tables.append((own, names_of(join.this)))
+    _name_owners(select, merged)
+
+
+def _name_owners(select: Any, merged: dict[str, Any]) -> None:
+    """Say whose column a plain name is, but for names that ORDER BY takes from the SELECT's own list."""
+    from sqlglot import exp
+
+    for column in list(select.find_all(exp.Column)):
+        owner = merged.get(column.name.lower())
+        if owner is None or column.args.get("table") or column.parent_select is not select:
+            continue
+        if column.find_ancestor(exp.Order, exp.Select) is not select:
+            continue
+        plain = column in select.expressions and isinstance(owner, exp.Coalesce)
+        column.replace(exp.alias_(owner.copy(), column.name, quoted=True) if plain else owner.copy())
+
+
+def _expand_all(select: Any) -> None:
+    """Write GROUP BY ALL and ORDER BY ALL as what they stand for."""
+    from sqlglot import exp
+
+    group, order = select.args.get("group"), select.args.get("order")
+    if group is not None and group.args.get("all"):
+        items = [each.this if isinstance(each, exp.Alias) else each for each in select.expressions]
+        keys = [each.copy() for each in items if not _aggregates(each) and not isinstance(each, exp.Literal)]
+        select.set("group", exp.Group(expressions=keys) if keys else None)
+    if order is not None and [each.name.upper() for each in order.expressions] == ["ALL"]:
+        kind = {key: value for key, value in order.expressions[0].args.items() if key != "this"}
+        places = (exp.Literal.number(n + 1) for n in range(len(select.expressions)))
+        select.set("order", exp.Order(expressions=[exp.Ordered(this=place, **kind) for place in places]))
+
+
+def _aggregates(item: Any) -> bool:
+    from sqlglot import exp
+
+    if item.find(exp.AggFunc, exp.Window):
+        return True
+    return any(call.name.lower() in _AGGREGATES for call in item.find_all(exp.Anonymous))
+
+
+def _without_qualify(select: Any) -> Any:
+    """Write QUALIFY as a filter around the query; its ORDER BY and LIMIT come after that."""
+    from sqlglot import exp
+    from sqlglot.transforms import eliminate_qualify
+
+    if not select.args.get("qualify"):
+        return select
+    for item in select.expressions:
+        if not isinstance(item, (exp.Alias, exp.Column)):  # named as Databricks names it
+            text = sql_of(item)
+            name = f"({text})" if isinstance(item, exp.Binary) else text
+            item.replace(exp.alias_(item.copy(), name, quoted=True))
+    last = {key: select.args.get(key) for key in ("order", "limit", "offset") if select.args.get(key)}
+    for key in last:
+        select.set(key, None)
+    around = eliminate_qualify(select.copy() if select.parent is not None else select)
+    for key, part in last.items():
+        for column in part.find_all(exp.Column):
+            column.set("table", None)
+        around.set(key, part)
+    return around
+
+
+def _unpushed_lambdas(tree: Any, *, filtered: bool) -> Any:
+    """Read what a lambda needs through a LIMIT, where a filter with a lambda might reach a table's scan.
+
+    Sail pushes filters down to the scan, where it no longer finds the columns that a lambda function takes.
+    """
+    from sqlglot import exp
+
+    for select in reversed(list(tree.find_all(exp.Select))):  # inner ones first
+        own = [each for each in select.find_all(exp.Lambda) if each.parent_select is select]
+        in_filter = any(
+            each.find_ancestor(exp.Where, exp.Join, exp.Having, exp.Select) is not select for each in own
+        )
+        if not own or not (filtered or in_filter or select.parent is not None):
+            continue
+        for clause in (_from(select), *(select.args.get("joins") or ())):
+            source = clause.this if clause is not None else None
+            if not isinstance(source, (exp.Table, exp.Subquery)) or source.args.get("pivots"):
+                continue
+            if isinstance(source, exp.Table) and not isinstance(source.this, exp.Identifier):  # a function
+                continue
+            alias, inner = source.args.get("alias"), source.copy()
+            if isinstance(source, exp.Table):
+                inner.set("alias", None)
+                alias = alias or exp.TableAlias(this=exp.to_identifier(source.name, quoted=True))
+            rows = exp.select("*").from_(inner).limit(_ALL_ROWS)
+            source.replace(exp.Subquery(this=rows, alias=alias.copy() if alias else None))
+    return tree
+
+
+TRANSFORMS: tuple[Callable[[Any, Columns], Any], ...] = (
+    _numbers_in_conv,
+    _pivot_columns,
+    _membership,
+    _selects,
+)

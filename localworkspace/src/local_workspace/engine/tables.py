@@ -1,0 +1,340 @@
+"""CREATE TABLE in all its forms. The folder tree is the truth; the engine is told.
+
+Our tables ask for deletion vectors because Databricks needs them for row-level concurrency. Here they would
+buy nothing (a commit conflicts by file, and is retried) and cost what the workspace promises: that any Delta
+reader opens the tables under its root. `deltalake.DeltaTable(…).to_pyarrow_table()`, among others, refuses a
+table whose protocol names the feature, whether or not a file has a vector. So the property is left out.
+
+The change data feed is left out on Sail only, which can neither write nor read one: with the property, making
+the table would fail. SHOW TBLPROPERTIES then says that the table has none.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .catalog import DRAFT
+from .errors import EngineError, table_not_found, unsupported
+from .literals import string_literal
+from .names import TableName, quote
+from .session import CatalogSession, Creation, StatementResult
+from .statements import Reader, Statement, chain_at, unquote_string
+
+LEFT_OUT = frozenset({"delta.enabledeletionvectors", "delta.feature.deletionvectors"})
+LEFT_OUT_ON_SAIL = LEFT_OUT | {"delta.enablechangedatafeed", "delta.feature.changedatafeed"}
+_BODY = ("AS", "SELECT", "WITH")
+_CLAUSES = (
+    "USING", "PARTITIONED", "CLUSTER", "COMMENT", "TBLPROPERTIES", "LOCATION", "OPTIONS", "DEFAULT", *_BODY,
+)  # fmt: skip
+
+
+def done() -> StatementResult:
+    """Return the result of a statement without one."""
+    import pyarrow as pa
+
+    return StatementResult(table=pa.table({}))
+
+
+def inserted(count: int) -> StatementResult:
+    """Return what Databricks returns for an insert."""
+    import pyarrow as pa
+
+    columns = {"num_affected_rows": [count], "num_inserted_rows": [count]}
+    return StatementResult(table=pa.table(columns), affected_rows=count)
+
+
+def made() -> StatementResult:
+    """Return what Databricks returns for CREATE TABLE … AS: the columns of an insert's result, and no row."""
+    return StatementResult(table=inserted(0).table.slice(0, 0))
+
+
+def already_exists(name: TableName) -> EngineError:
+    """Return the error for making what is there."""
+    return EngineError.of(
+        "TABLE_OR_VIEW_ALREADY_EXISTS",
+        f"Cannot create table or view {name.sql} because it already exists. Choose another name, drop it, "
+        "or add IF NOT EXISTS or OR REPLACE.",
+        "42P07",
+    )
+
+
+def create_table(session: CatalogSession, statement: Statement) -> str | StatementResult:
+    """CREATE [OR REPLACE] TABLE [IF NOT EXISTS] name …."""
+    reader = Reader(statement)
+    replacing = reader.accept("CREATE", "OR", "REPLACE") or reader.accept("REPLACE")
+    _ = reader.accept("CREATE")
+    _ = reader.accept("EXTERNAL")
+    reader.accept("TABLE")
+    lenient = reader.accept("IF", "NOT", "EXISTS")
+    name = session.namespace.table(reader.name())
+    session.tree.require_schema(name.catalog, name.schema)
+    create: Creation = session.create(_copied(session, statement, reader.at), name, reader.at)
+    with session.tree.lock(name), session.lock:
+        if session.tree.view(name) is not None:
+            raise already_exists(name)
+        if session.tree.shape(name) is None:
+            return create.fresh(name)
+        if replacing:
+            return create.replace()
+        if lenient:
+            return done()
+        raise already_exists(name)
+
+
+def _copied(session: CatalogSession, statement: Statement, at: int) -> Statement:
+    """Return CREATE TABLE … LIKE and CLONE as a query. A clone's history begins anew, as on Databricks."""
+    reader = Reader(statement, at)
+    like = reader.accept("LIKE")
+    if not (
+        like or any(reader.accept(*kind) for kind in (("CLONE",), ("DEEP", "CLONE"), ("SHALLOW", "CLONE")))
+    ):
+        return statement
+    source = session.namespace.table(reader.name())
+    info = session.tree.info(source)
+    if info is None:
+        raise table_not_found(source.sql)
+    as_of = (
+        reader.rest()
+        if statement.starts("VERSION", at=reader.at) or statement.starts("TIMESTAMP", at=reader.at)
+        else ""
+    )
+    partitions = ", ".join(quote(column) for column in info.partition_columns)
+    clause = f"PARTITIONED BY ({partitions})" if partitions else ""
+    query = f"SELECT * FROM {source.sql} {as_of}{' WHERE 1 = 0' if like else ''}"  # noqa: S608 - names are quoted
+    return Statement.parse(f"{statement.source(0, at)} USING DELTA {clause} AS {query}")
+
+
+class Create:
+    """The making of one table on Sail; the caller holds the table's lock."""
+
+    def __init__(
+        self, session: CatalogSession, statement: Statement, name: TableName, after_name: int
+    ) -> None:
+        self.comment = None
+        body = statement.find(*_BODY, start=after_name)
+        if body is not None:
+            statement, self.comment = _without_comment(statement, after_name, body)
+        statement = _without_keys(statement, after_name)
+        body = statement.find(*_BODY, start=after_name)
+        self.statement = readable_by_all(statement, start=after_name, end=body, left_out=session.left_out)
+        self.session = session
+        self.name = name
+        self.after_name = after_name
+        start = self.statement.find(*_CLAUSES, start=after_name)
+        self.clauses = len(self.statement.tokens) if start is None else start
+        self.body = self.statement.find(*_BODY, start=self.clauses)
+
+    def fresh(self, name: TableName) -> StatementResult:
+        """Create the table under `name` (not there yet), and put it in the tree."""
+        self._refuse_columns()
+        session, tree = self.session, self.session.tree
+        session.forget(name)
+        tree.discard_unborn(name)
+        location = self._location()
+        if location is not None:
+            tree.register_external(name, location)
+        try:
+            session.client.sql(self._text(name))
+        except EngineError:
+            session.doubt(name)
+            if location is not None:
+                tree.drop_table(name)
+            tree.discard_unborn(name)
+            raise
+        session.learned(name)
+        self._describe(name, {})
+        return done() if self.body is None else made()
+
+    def replace(self) -> StatementResult:
+        """Replace the table's rows and schema in one commit, so that its history stays."""
+        if self.body is None:
+            self._replace_empty()
+            return done()
+        partitions = self._words_in_parentheses("PARTITIONED")
+        query = self.statement.source(self.body + (self.statement.tokens[self.body].upper == "AS"))
+        self.session.client.write_table(
+            query, table=self.name.sql, options={"overwriteSchema": "true"}, partitions=partitions
+        )
+        at = self._clause("TBLPROPERTIES")
+        self._describe(self.name, pairs_of(self.statement, at + 1) if at else {})
+        self.session.forget(self.name)
+        self.session.learn(self.name)
+        return made()
+
+    def _replace_empty(self) -> None:
+        """Replace by an empty table: let Sail read the definition, then commit that over the old one."""
+        from deltalake import DeltaTable
+
+        draft = replace(self.name, name=f"{DRAFT}{uuid.uuid4().hex}")
+        self.fresh(draft)
+        tree = self.session.tree
+        shape = tree.require(draft)
+        DeltaTable.create(
+            str(tree.location(self.name)),
+            DeltaTable(str(tree.location(draft))).schema(),
+            mode="overwrite",
+            partition_by=list(shape.partition_columns),
+            configuration=dict(shape.properties),
+            description=shape.description,
+        )
+        tree.drop_table(draft)
+        self.session.forget(draft)
+
+    def _describe(self, name: TableName, properties: Mapping[str, str]) -> None:
+        """Give the table of a query its comment and properties: Sail takes them for an empty table only."""
+        from deltalake import DeltaTable
+
+        if not self.comment and not properties:
+            return
+        table = DeltaTable(str(self.session.tree.location(name)))
+        if self.comment:
+            table.alter.set_table_description(self.comment)
+        if properties:
+            table.alter.set_table_properties(dict(properties), raise_if_not_exists=False)
+
+    def _refuse_columns(self) -> None:
+        """Refuse columns that Sail would take and not keep to."""
+        for at in range(self.after_name, self.clauses - 1):
+            word = self.statement.tokens[at].upper
+            if word == "GENERATED" and self.statement.tokens[at + 1].upper in {"ALWAYS", "BY"}:
+                raise unsupported("A generated or identity column (GENERATED … AS)")
+            if word in {"VARCHAR", "CHAR", "CHARACTER"} and self.statement.starts("(", at=at + 1):
+                raise unsupported(f"{word}(n), whose length would not be checked (STRING has none),")
+
+    def _text(self, name: TableName) -> str:
+        """Return the CREATE TABLE statement for Sail: with USING DELTA, without CLUSTER BY."""
+        using, clauses = self._using(), self._without_cluster_by()
+        folder = self.session.tree.location(name)
+        if folder.name != name.name and self._clause("LOCATION") is None:  # where Sail would not put it
+            after_using = clauses if using else Statement.parse(clauses).source(2)
+            using, clauses = "USING DELTA", f"LOCATION {string_literal(str(folder))} {after_using}"
+        return f"CREATE TABLE {name.sql} {self._columns()} {using} {clauses}"
+
+    def _columns(self) -> str:
+        return self.statement.source(self.after_name, self.clauses) if self.clauses > self.after_name else ""
+
+    def _using(self) -> str:
+        """Return `USING DELTA` unless the statement says so itself; raises when it wants another format."""
+        using = self._clause("USING")
+        if using is None:
+            return "USING DELTA"
+        if self.statement.tokens[using + 1].upper != "DELTA":
+            raise unsupported(
+                f"CREATE TABLE USING {self.statement.tokens[using + 1].text}: only Delta tables, which it"
+            )
+        return ""
+
+    def _clause(self, word: str) -> int | None:
+        """Return the token at which a clause begins; None when the statement has none."""
+        at = self.statement.find(word, start=self.clauses)
+        return None if at is None or (self.body is not None and at > self.body) else at
+
+    def _without_cluster_by(self) -> str:
+        statement, at = self.statement, self._clause("CLUSTER")
+        if at is None:
+            return statement.source(self.clauses)
+        # CLUSTER BY AUTO, or CLUSTER BY (…)
+        after = (statement.closing(at + 2) if statement.starts("(", at=at + 2) else at + 2) + 1
+        head = statement.source(self.clauses, at) if at > self.clauses else ""
+        return f"{head} {statement.source(after)}"
+
+    def _location(self) -> Path | None:
+        at = self._clause("LOCATION")
+        path = None if at is None else Reader(self.statement, at + 1).string()
+        return Path(path) if path else None
+
+    def _words_in_parentheses(self, clause: str) -> list[str]:
+        at = self._clause(clause)
+        if at is None:
+            return []
+        end = self.statement.closing(at + 2)
+        return [token.name for token in self.statement.tokens[at + 2 : end] if token.is_name]
+
+
+def _without_comment(statement: Statement, start: int, end: int) -> tuple[Statement, str | None]:
+    """Return the statement without its COMMENT clause, looked for between two tokens; and the comment."""
+    at = statement.find("COMMENT", start=start)
+    comment = Reader(statement, at + 1).string() if at is not None and at < end else None
+    if at is None or comment is None:
+        return statement, None
+    return statement.without(at, at + 2), comment
+
+
+def _without_keys(statement: Statement, at: int) -> Statement:
+    """Return CREATE TABLE without the keys among its columns, which begin at token `at`.
+
+    On Databricks, PRIMARY KEY and FOREIGN KEY tell people of keys and are not enforced. What else a
+    constraint may be (CHECK) stays, for the engine to refuse.
+    """
+    if not statement.starts("(", at=at) or statement.starts("SELECT", at=at + 1):
+        return statement
+    items = [(first, _key(statement, first, end), end) for first, end in statement.items(at)]
+    kept = [(first, key) for first, key, _ in items if key > first]
+    if not kept or all(key == end for _, key, end in items):
+        return statement
+    tokens = statement.tokens
+    columns = ", ".join(statement.text[tokens[first].start : tokens[key - 1].end] for first, key in kept)
+    return statement.without(at, statement.closing(at) + 1, f"({columns})")
+
+
+def _key(statement: Statement, first: int, end: int) -> int:
+    """Return where the key of a column or constraint begins; `end` if it has none."""
+    for index in range(first, end):
+        at = index + 2 if statement.tokens[index].upper == "CONSTRAINT" else index
+        if statement.starts("PRIMARY", "KEY", at=at) or statement.starts("FOREIGN", "KEY", at=at):
+            return index
+        if statement.starts("REFERENCES", at=at) and index > first + 1:
+            return index
+    return end
+
+
+# --- table properties
+
+
+def readable_by_all(
+    statement: Statement, *, start: int = 0, end: int | None = None, left_out: frozenset[str] = LEFT_OUT
+) -> Statement:
+    """Return the statement without the properties `left_out`; an emptied clause goes as a whole.
+
+    The clause is looked for among the tokens from `start` up to (not with) `end`.
+    """
+    clause = statement.find("TBLPROPERTIES", start=start)
+    if clause is None or (end is not None and clause > end) or not statement.starts("(", at=clause + 1):
+        return statement
+    items = statement.items(clause + 1)
+    kept = [item for item in items if _property_key(statement, item[0])[0].lower() not in left_out]
+    if len(kept) == len(items):
+        return statement
+    text = f"TBLPROPERTIES ({', '.join(statement.source(*item) for item in kept)})" if kept else ""
+    return statement.without(clause, statement.closing(clause + 1) + 1, text)
+
+
+def pairs_of(statement: Statement, start: int) -> dict[str, str]:
+    """Return the keys and values of the parenthesis that opens at token `start`."""
+    found = {}
+    for first, last in statement.items(start):
+        key, value = _property_key(statement, first)
+        value += statement.starts("=", at=value)
+        text = "".join(token.text for token in statement.tokens[value:last])
+        quoted = value < last and statement.tokens[value].kind == "string"
+        found[key] = unquote_string(text) if quoted else text
+    return found
+
+
+def drop_left_out(options: MutableMapping[str, Any], left_out: frozenset[str] = LEFT_OUT) -> None:
+    """Take the properties `left_out` out of the options of a writer."""
+    for key in [key for key in options if key.lower() in left_out]:
+        del options[key]
+
+
+def _property_key(statement: Statement, at: int) -> tuple[str, int]:
+    """Return a property's name, written as a string or as a dotted name, and the index after it."""
+    token = statement.tokens[at]
+    if token.is_name:
+        parts, after = chain_at(statement.tokens, at)
+        return ".".join(parts), after
+    return (unquote_string(token.text) if token.kind == "string" else token.text), at + 1
