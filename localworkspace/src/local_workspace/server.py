@@ -165,6 +165,7 @@ def defer_sdk_package() -> None:
     module = importlib.util.module_from_spec(spec)
     module.__class__ = Deferred
     sys.modules[name] = module
+    sys.modules["databricks"].sdk = module  # type: ignore[attr-defined] # as an import sets it
 
 
 @dataclass(frozen=True, kw_only=True)
