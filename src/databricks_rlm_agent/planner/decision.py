@@ -56,7 +56,7 @@ class PendingDecision(Generic[T]):
             self.fault = fault
 
     def note_finding(self, finding: PolicyFinding, *, tool: str, mode: str) -> None:
-        """Note what the policy found, refused or let pass."""
+        """Note what the policy found, whether it refuses or allows it."""
         payload = {"rule": finding.rule, "tool": tool, "reason": self.redact(finding.reason), "mode": mode}
         self.notes.append(PlannerNote(kind="policy", payload=payload | {"refused": finding.refused}))
 

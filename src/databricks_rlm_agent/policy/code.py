@@ -10,17 +10,17 @@ from databricks_rlm_agent.policy.effects import (
     EVALUATORS,
     FILE_CALLS,
     FRAME_FILES,
+    MESSAGE_FUNCTIONS,
     PATH_METHODS,
     SECRET_FILES,
     SHELLS,
     TABLE_WRITERS,
-    TALK,
     EffectKind,
     ProgramEffect,
     known,
     names_a_secret,
 )
-from databricks_rlm_agent.policy.literals import Texts
+from databricks_rlm_agent.policy.literals import PossibleTexts
 from databricks_rlm_agent.policy.sql import effects_of_sql, is_statement
 from databricks_rlm_agent.sqltext.names import UNKNOWN
 
@@ -31,9 +31,9 @@ _SQL = {"sql", "execute", "executemany"}
 
 
 class Program:
-    """A program, read for what it does. ``texts`` gives the texts that expressions may stand for."""
+    """A program and what it does. ``texts`` gives the texts that an expression may stand for."""
 
-    def __init__(self, tree: ast.Module, texts: Texts) -> None:
+    def __init__(self, tree: ast.Module, texts: PossibleTexts) -> None:
         self._texts = texts
         self._nodes = list(ast.walk(tree))
         self._imported = dict(_imports(self._nodes))
@@ -46,14 +46,14 @@ class Program:
             and node.func.attr == "delete"
             for node in self._nodes
         )
-        self._loose = False  # whether SQL is run that could not be followed
+        self._runs_unknown_sql = False
 
     def effects(self) -> list[ProgramEffect]:
-        """All deeds, by line."""
-        found = [deed for node in self._nodes for deed in self._of(node)]
-        if self._loose:
-            found += self._loose_statements()
-        return sorted(found, key=lambda deed: deed.line)
+        """All effects, by line."""
+        found = [effect for node in self._nodes for effect in self._of(node)]
+        if self._runs_unknown_sql:
+            found += self._other_statements()
+        return sorted(found, key=lambda effect: effect.line)
 
     def _of(self, node: ast.AST) -> Iterator[ProgramEffect]:
         if isinstance(node, ast.Call):
@@ -63,7 +63,7 @@ class Program:
         elif isinstance(node, ast.Attribute | ast.Name):
             yield from self._secret(node)
             if isinstance(node, ast.Attribute) and node.attr == "sql" and not self._is_called(node):
-                self._loose = self._loose or ast.unparse(node.value).endswith("spark")
+                self._runs_unknown_sql = self._runs_unknown_sql or ast.unparse(node.value).endswith("spark")
 
     def _sql(self, call: ast.Call, _name: str) -> Iterator[ProgramEffect]:
         if not isinstance(call.func, ast.Attribute) or call.func.attr not in _SQL:
@@ -73,20 +73,21 @@ class Program:
             if text != UNKNOWN:
                 yield from effects_of_sql(text, line=call.lineno)
             elif call.func.attr == "sql":
-                self._loose = True
+                self._runs_unknown_sql = True
                 yield ProgramEffect(
                     kind=EffectKind.UNCLEAR, what="SQL that is put together at run time", line=call.lineno
                 )
 
-    def _loose_statements(self) -> Iterator[ProgramEffect]:
-        """Statements that lie about in a program that runs SQL nobody can follow: it may be these."""
+    def _other_statements(self) -> Iterator[ProgramEffect]:
+        """Effects of all SQL texts in a program: the SQL that could not be followed may be one of them."""
         for node in self._nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and is_statement(node.value):
                 around = self._parents.get(id(node))
-                said = isinstance(around, ast.Call) and self._dotted(around.func).rpartition(".")[2] in TALK
-                if not said and not isinstance(around, ast.Expr):  # an expression alone is a docstring
+                function = self._dotted(around.func) if isinstance(around, ast.Call) else ""
+                message = function.rpartition(".")[2] in MESSAGE_FUNCTIONS
+                if not message and not isinstance(around, ast.Expr):  # an expression alone is a docstring
                     found = effects_of_sql(node.value, line=node.lineno)
-                    yield from (deed for deed in found if deed.kind is not EffectKind.UNCLEAR)
+                    yield from (effect for effect in found if effect.kind is not EffectKind.UNCLEAR)
 
     def _tables(self, call: ast.Call, name: str) -> Iterator[ProgramEffect]:
         method = name.rpartition(".")[2]
@@ -106,7 +107,7 @@ class Program:
                 yield ProgramEffect(kind=EffectKind.USE, what=method, target=target, line=call.lineno)
 
     def _makes_anew(self, call: ast.Call, method: str) -> bool:
-        """Whether a writer's table is new, or replaced whole: what it held before is not there any more."""
+        """Whether a writer's table is new, or replaced as a whole."""
         if method == "saveAsTable":
             return "append" not in ast.unparse(call)[:_CALL_CHARS]
         node: ast.AST | None = call
@@ -117,7 +118,7 @@ class Program:
         return method == "writeTo" and bool(after & {"create", "replace", "createOrReplace"})
 
     def _each(self, kind: EffectKind, what: str, given: ast.AST | None, line: int) -> Iterator[ProgramEffect]:
-        """One deed for each text that its target may be."""
+        """One effect for each text that its target may be."""
         for text in self._texts.of(given):
             text = known(text).replace("`", "").strip()
             parts = (

@@ -10,7 +10,7 @@ from databricks_rlm_agent.sqltext.names import UNKNOWN
 
 
 class EffectKind(StrEnum):
-    """What a deed is done to: tables (by name), schemas, paths, or the machine."""
+    """What an effect is: on tables (by name), schemas, paths, or the machine."""
 
     WRITE = auto()
     CREATE = auto()  # a table that was not there, or is replaced whole
@@ -28,8 +28,8 @@ class EffectKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramEffect:
-    """One deed: ``what`` as a person would say it, ``target`` the parts of a name or one path or command,
-    ``line`` of the program.
+    """One effect: ``what`` for people, ``target`` the parts of a name, or one path or command, and its line.
+    What is not known before the program runs is ``*``.
     """
 
     kind: EffectKind
@@ -39,7 +39,7 @@ class ProgramEffect:
 
 
 def known(text: str) -> str:
-    """``text`` with ``*`` where it is not known."""
+    """``text`` with ``*`` for what is not known."""
     return text.replace(UNKNOWN, "*")
 
 
@@ -52,42 +52,22 @@ TABLE_WRITERS = {
     "createTable": ("tableName",),
     "createExternalTable": ("tableName",),
 }
-# Functions by full name: what each does to the argument at a place.
+_PUT, _REMOVE = EffectKind.PUT_FILE, EffectKind.REMOVE_FILE
+_FILE_CALLS = {
+    "os.remove os.unlink os.rmdir os.removedirs shutil.rmtree dbutils.fs.rm": ((_REMOVE, 0),),
+    "os.rename os.replace os.renames shutil.move dbutils.fs.mv": ((_REMOVE, 0), (_PUT, 1)),
+    "shutil.copy shutil.copy2 shutil.copyfile shutil.copytree dbutils.fs.cp": ((_PUT, 1),),
+    "os.makedirs os.mkdir dbutils.fs.put dbutils.fs.mkdirs numpy.save numpy.savez np.save": ((_PUT, 0),),
+}
 FILE_CALLS: dict[str, tuple[tuple[EffectKind, int], ...]] = {
-    **dict.fromkeys(
-        ["os.remove", "os.unlink", "os.rmdir", "os.removedirs", "shutil.rmtree", "dbutils.fs.rm"],
-        ((EffectKind.REMOVE_FILE, 0),),
-    ),
-    **dict.fromkeys(
-        ["os.rename", "os.replace", "os.renames", "shutil.move", "dbutils.fs.mv"],
-        ((EffectKind.REMOVE_FILE, 0), (EffectKind.PUT_FILE, 1)),
-    ),
-    **dict.fromkeys(
-        ["shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.copytree", "dbutils.fs.cp"],
-        ((EffectKind.PUT_FILE, 1),),
-    ),
-    **dict.fromkeys(
-        [
-            "os.makedirs",
-            "os.mkdir",
-            "dbutils.fs.put",
-            "dbutils.fs.mkdirs",
-            "numpy.save",
-            "numpy.savez",
-            "np.save",
-        ],
-        ((EffectKind.PUT_FILE, 0),),
-    ),
+    name: effects for names, effects in _FILE_CALLS.items() for name in names.split()
 }
-# Methods of a path; of anything else they take no path, and the deed has no target in a Volume.
+"""Functions by full name: what each does to its arguments, by their places."""
 PATH_METHODS = {
-    "write_text": EffectKind.PUT_FILE,
-    "write_bytes": EffectKind.PUT_FILE,
-    "mkdir": EffectKind.PUT_FILE,
-    "touch": EffectKind.PUT_FILE,
-    "unlink": EffectKind.REMOVE_FILE,
-    "rmdir": EffectKind.REMOVE_FILE,
+    **dict.fromkeys(("write_text", "write_bytes", "mkdir", "touch"), _PUT),
+    **dict.fromkeys(("unlink", "rmdir"), _REMOVE),
 }
+"""Methods of a path; on anything else the effect has no target in a Volume."""
 # Methods of DataFrame writers (after ``.write``) and of pandas (``to_…``).
 FRAME_FILES = {
     *("parquet", "csv", "json", "orc", "text", "save", "start"),
@@ -109,8 +89,8 @@ SHELLS = re.compile(
     r"|asyncio\.create_subprocess_(?:exec|shell)"
 )
 EVALUATORS = {"exec", "eval"}
-# Functions whose arguments are told, not done.
-TALK = {
+# Functions whose arguments are messages or patterns, which are not executed.
+MESSAGE_FUNCTIONS = {
     *("print", "log", "info", "warning", "error", "debug", "exception", "llm_query", "llm_query_batched"),
     *("metric", "finish", "ValueError", "RuntimeError", "Exception", "AssertionError"),
     *("compile", "search", "match", "fullmatch", "findall", "sub", "split", "contains", "startswith"),
@@ -122,15 +102,15 @@ _SECRET = re.compile(
     r"|(?:^|_)auth|connection_?string|(?:^|_)sas(?:_|$)",
     re.IGNORECASE,
 )
-# What no command may do: destroy beyond what a run made, run what comes from the network, tell secrets.
+# What no command may do: destroy what the run has not made, run what comes from the network, reveal secrets.
 DESTRUCTIVE = re.compile(
     r"\brm\s+(?:-[-\w=]+\s+)*-(?:-recursive|-force|\w*[rRf])|\bmkfs\b|\bdd\b[^|;]*\bof=/|\bshred\b|>\s*/dev/sd"
     r"|\b(?:curl|wget)\b[^;]*\|\s*(?:sudo\s+)?\w*sh\b|\b(?:shutdown|reboot|poweroff|halt)\b|:\(\)\s*\{"
     r"|\bkill(?:all)?\s+-9\s+-?1\b|\bchmod\s+(?:-\w+\s+)*777\s+/|\bfind\b.*\s-delete\b"
 )
-TELLING = re.compile(r"\bprintenv\b|(?:^|[;&|(]\s*)(?:env|set|export)\s*(?:$|[;&|>])|/proc/\w+/environ")
+REVEALING = re.compile(r"\bprintenv\b|(?:^|[;&|(]\s*)(?:env|set|export)\s*(?:$|[;&|>])|/proc/\w+/environ")
 
 
 def names_a_secret(variable: str) -> bool:
-    """Whether an environment variable of that name is likely to hold a secret; not if it is unknown."""
+    """Whether an environment variable of that name is likely to hold a secret; False for an unknown name."""
     return variable != UNKNOWN and bool(_SECRET.search(variable))

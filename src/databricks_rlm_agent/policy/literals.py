@@ -1,8 +1,7 @@
 """The texts that an expression of a program may stand for, found without running it. Pure.
 
-Follows names through assignments, loops over literal lists and calls of the program's own functions
-(domain/bindings.py); puts together what f-strings, ``+``, ``%`` and ``format`` put together. What cannot be
-followed is UNKNOWN.
+Names are followed through assignments, loops over literal lists and calls of the program's own functions;
+f-strings, ``+``, ``%`` and ``format`` are put together. What cannot be followed is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from databricks_rlm_agent.sqltext.names import UNKNOWN
 
 Node = ast.AST | None
 Bound = dict[str, list[Node]]
-_SAME_ITEMS = {"sorted", "list", "tuple", "set", "reversed", "iter"}
-_GROWING = {"append", "add", "extend", "insert", "update"}
+_SAME_ELEMENTS = {"sorted", "list", "tuple", "set", "reversed", "iter"}
+_ADDING = {"append", "add", "extend", "insert", "update"}
 
 
 def bindings(tree: ast.AST) -> Bound:
-    """By name: every expression that it is bound to; None for one that cannot be followed."""
+    """By name: every expression that it is bound to; None stands for one that cannot be followed."""
     bound: Bound = defaultdict(list)
     nodes = list(ast.walk(tree))
     for node in nodes:
         _assigned(bound, node)
     _parameters(bound, nodes)
-    grown = _grown(nodes)
-    for node in nodes:  # last: over what they loop is assigned by now
+    added = _added(nodes)
+    for node in nodes:  # last, when the names that are looped over are bound
         if isinstance(node, ast.For | ast.comprehension):
-            for item in [*_items(node.iter, bound, grown)] or [None]:
+            for item in [*_elements(node.iter, bound, added)] or [None]:
                 _bind(bound, node.target, item)
     return bound
 
@@ -60,20 +59,20 @@ def _bind(bound: Bound, target: ast.AST, value: Node) -> None:
         _bind(bound, target.value, None)
 
 
-def _grown(nodes: Iterable[ast.AST]) -> dict[str, list[Node]]:
+def _added(nodes: Iterable[ast.AST]) -> dict[str, list[Node]]:
     """By name of a list: what is added to it later."""
-    grown: dict[str, list[Node]] = defaultdict(list)
+    added: dict[str, list[Node]] = defaultdict(list)
     for node in nodes:
         match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=method)) if method in _GROWING:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=method)) if method in _ADDING:
                 whole = method in {"append", "add"} and len(node.args) == 1
-                grown[name].append(node.args[0] if whole else None)
+                added[name].append(node.args[0] if whole else None)
             case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()):
-                grown[name].append(None)
-    return grown
+                added[name].append(None)
+    return added
 
 
-def _items(node: ast.AST, bound: Bound, grown: dict[str, list[Node]]) -> Iterator[Node]:
+def _elements(node: ast.AST, bound: Bound, added: dict[str, list[Node]]) -> Iterator[Node]:
     """What a loop over an expression takes one by one; None for what cannot be followed."""
     match node:
         case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
@@ -83,23 +82,23 @@ def _items(node: ast.AST, bound: Bound, grown: dict[str, list[Node]]) -> Iterato
         case ast.Name(id=name):
             for value in bound.get(name, [None]):
                 literal = isinstance(value, ast.List | ast.Tuple | ast.Set | ast.Dict)
-                yield from _items(value, bound, grown) if value is not None and literal else [None]
-            yield from grown[name]
+                yield from _elements(value, bound, added) if value is not None and literal else [None]
+            yield from added[name]
         case ast.Call(func=ast.Name(id="enumerate"), args=[items, *_]):
-            for item in _items(items, bound, grown):
+            for item in _elements(items, bound, added):
                 yield ast.Tuple(elts=[ast.Constant(value=...), item]) if isinstance(item, ast.expr) else None
-        case ast.Call(func=ast.Name(id=name), args=[items, *_]) if name in _SAME_ITEMS:
-            yield from _items(items, bound, grown)
+        case ast.Call(func=ast.Name(id=name), args=[items, *_]) if name in _SAME_ELEMENTS:
+            yield from _elements(items, bound, added)
         case ast.Call(func=ast.Attribute(value=table, attr="items" | "values" | "keys" as part), args=[]):
-            yield from _entries(table, part, bound, grown)
+            yield from _entries(table, part, bound, added)
         case _:
             yield None
 
 
-def _entries(node: ast.AST, part: str, bound: Bound, grown: dict[str, list[Node]]) -> Iterator[Node]:
+def _entries(node: ast.AST, part: str, bound: Bound, added: dict[str, list[Node]]) -> Iterator[Node]:
     tables: list[Node] = [node]
     if isinstance(node, ast.Name):
-        tables = [*bound.get(node.id, [None]), *grown[node.id]]
+        tables = [*bound.get(node.id, [None]), *added[node.id]]
     for table in tables:
         if not isinstance(table, ast.Dict):
             yield None
@@ -132,34 +131,36 @@ def _parameters(bound: Bound, nodes: list[ast.AST]) -> None:
             bound[each.arg].append(None)
 
 
-_MOST = 16  # texts of one expression
-_DEPTH = 20
-_FUEL = 50_000  # steps in one program: a text that takes more is UNKNOWN
-_CHARS = 100_000
-_SAME = {"strip", "lstrip", "rstrip", "expanduser", "resolve", "as_posix", "absolute"}
+_MAX_TEXTS = 16  # of one expression
+_MAX_DEPTH = 20
+_STEPS = 50_000  # for one program: a text that takes more is UNKNOWN
+_MAX_CHARS = 100_000
+_SAME_TEXT = {"strip", "lstrip", "rstrip", "expanduser", "resolve", "as_posix", "absolute"}
 _WRAPPERS = {"str", "dedent", "Path", "PurePosixPath", "cleandoc"}
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}:!]*)[^{}]*\}")
 _PERCENT = re.compile(r"%%|%(?:\(\w*\))?[-#0 +]*[\d.*]*[a-zA-Z]")
 
 
-class Texts:
-    """What expressions of one program may stand for. ``inputs`` are what handles of ``rlm.inputs`` say, by
-    name; ``schema`` and ``folder`` are where ``rlm.table`` and ``rlm.path`` put what has no place.
+class PossibleTexts:
+    """What expressions of one program may stand for. ``inputs`` are the names or paths of ``rlm.inputs``, by
+    name; ``schema`` and ``folder`` complete what is given to ``rlm.table`` and ``rlm.path``.
     """
 
     def __init__(self, tree: ast.AST, *, inputs: Mapping[str, str], schema: str, folder: str) -> None:
         self._inputs, self._schema, self._folder = inputs, schema, folder
         self._bound = bindings(tree)
-        self._fuel = _FUEL
+        self._steps_left = _STEPS
 
     def of(self, node: Node, depth: int = 0) -> list[str]:
         """All texts that ``node`` may be, at least one."""
-        self._fuel -= 1
-        if node is None or depth > _DEPTH or self._fuel < 0:
+        self._steps_left -= 1
+        if node is None or depth > _MAX_DEPTH or self._steps_left < 0:
             return [UNKNOWN]
-        found = dict.fromkeys(text[:_CHARS] for text in islice(self._read(node, depth + 1), _MOST + 1))
+        found = dict.fromkeys(
+            text[:_MAX_CHARS] for text in islice(self._read(node, depth + 1), _MAX_TEXTS + 1)
+        )
         texts = list(found)
-        return [*texts[: _MOST - 1], UNKNOWN] if len(texts) > _MOST else texts or [UNKNOWN]
+        return [*texts[: _MAX_TEXTS - 1], UNKNOWN] if len(texts) > _MAX_TEXTS else texts or [UNKNOWN]
 
     def _read(self, node: ast.AST, depth: int) -> Iterator[str]:
         match node:
@@ -203,7 +204,7 @@ class Texts:
                 yield UNKNOWN
 
     def _joined(self, parts: Iterable[ast.AST], depth: int) -> Iterator[str]:
-        for chosen in islice(product(*(self.of(part, depth) for part in parts)), _MOST + 1):
+        for chosen in islice(product(*(self.of(part, depth) for part in parts)), _MAX_TEXTS + 1):
             yield "".join(chosen)
 
     def _looked_up(self, node: ast.Subscript | ast.Attribute, depth: int) -> Iterator[str]:
@@ -232,7 +233,7 @@ class Texts:
             case ast.Attribute(attr="join", value=ast.Attribute(attr="path")):
                 parts = [part for each in node.args for part in (ast.Constant("/"), each)]
                 yield from self._joined(parts[1:], depth)
-            case ast.Attribute(value=value, attr=name) if name in _SAME:
+            case ast.Attribute(value=value, attr=name) if name in _SAME_TEXT:
                 yield from (text.strip() for text in self.of(value, depth))
             case ast.Attribute(value=value, attr="format"):
                 yield from self._formatted(value, node, depth)

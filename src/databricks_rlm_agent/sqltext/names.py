@@ -40,10 +40,11 @@ def may_be_same(one: Name, other: Name) -> bool:
     """Whether two names may mean the same table: equal in the parts that both have, from the right."""
     if ANYTHING in (one, other):
         return True
-    return all(_may_be(a, b) for a, b in zip(reversed(one), reversed(other), strict=False))
+    return all(parts_may_match(a, b) for a, b in zip(reversed(one), reversed(other), strict=False))
 
 
-def _may_be(part: str, other: str) -> bool:
+def parts_may_match(part: str, other: str) -> bool:
+    """Whether two parts of names may be the same; either may be a pattern."""
     return part == other or (
         ("*" in part or "*" in other) and (fnmatchcase(part, other) or fnmatchcase(other, part))
     )
