@@ -1,46 +1,146 @@
-"""``python -m benchmarks [NAME …] [--json] [--repeat N]``."""
+"""``python -m benchmarks [PART …] [--quick] [--json] [--repeat N]``: every part in a process of its own.
+
+Each part prints as it goes, has a time limit, and ends with all processes that it started. The exit code is 1
+if a part failed or took too long; a missed target is shown and is no failure.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import json
+import os
+import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.command import options, show
-from benchmarks.control import control
-from benchmarks.harness import harness
-from benchmarks.iteration import iteration
-from benchmarks.measure import Report
-from benchmarks.startup import startup
-from benchmarks.statements import statements
+from benchmarks.command import machine, options
 
-BENCHES: dict[str, Callable[[Path, int], Report]] = {
-    "statements": statements,
-    "harness": harness,
-    "startup": startup,
-    "iteration": iteration,
-    "control": control,
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
+_GRACE_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """How a part is started, and how long it may take, in full and with --quick (seconds)."""
+
+    command: Sequence[str]
+    limit_s: float = 900.0
+    quick_limit_s: float = 240.0
+
+
+PARTS: dict[str, Part] = {
+    "statements": Part(command=("-m", "benchmarks.part", "statements")),
+    "harness": Part(command=("-m", "benchmarks.part", "harness")),
+    "startup": Part(command=("-m", "benchmarks.part", "startup")),
+    "iteration": Part(command=("-m", "benchmarks.part", "iteration")),
+    "ticks": Part(command=("-m", "benchmarks.part", "ticks"), limit_s=1200.0),
+    "history": Part(command=("-m", "benchmarks.part", "history")),
+    "waits": Part(command=("-m", "benchmarks.part", "waits")),
+    "memory": Part(command=("-m", "benchmarks.part", "memory"), limit_s=1800.0),
+    "sql": Part(command=("-m", "benchmarks.sql"), limit_s=1800.0, quick_limit_s=480.0),
+    "rlm": Part(command=("-m", "benchmarks.rlm"), limit_s=3600.0, quick_limit_s=480.0),
 }
-_ON_REQUEST = frozenset({"control"})  # takes longer than all others together
+GROUPS = {"control": ("ticks", "history", "waits", "memory")}
 
 
-def main(arguments: list[str]) -> int:
-    """Run the benchmarks that are named (all by default). A missed target is shown; it is no failure."""
-    chosen = options(
-        arguments,
-        prog="python -m benchmarks",
-        about=None,
-        names=BENCHES,
-        default=f"all but {', '.join(_ON_REQUEST)}",
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a part; ``problem`` is None if it ended well, ``document`` is what it measured."""
+
+    seconds: float
+    problem: str | None = None
+    document: Any = None
+
+
+def run_part(
+    part: Part, arguments: Sequence[str], folder: Path, *, limit_s: float, to_stderr: bool
+) -> Outcome:
+    """Run a part to its end or its limit, and end whatever it has left running."""
+    written = folder / "figures.json"
+    command = [sys.executable, *part.command, *arguments, "--write", str(written)]
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        stdout=sys.stderr.fileno() if to_stderr else None,
+        env=os.environ | {"TMPDIR": str(folder)},
+        start_new_session=True,
     )
-    reports: dict[str, Report] = {}
-    for name in chosen.names or [name for name in BENCHES if name not in _ON_REQUEST]:
-        print(f"{name} …", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory(prefix=f"rlm-bench-{name}-") as folder:
-            reports[name] = BENCHES[name](Path(folder), chosen.repeat)
-    show(reports, repeat=chosen.repeat, as_json=chosen.json)
-    return 0
+    problem = None
+    try:
+        code = process.wait(limit_s)
+        problem = f"exit code {code}" if code else None
+    except subprocess.TimeoutExpired:
+        problem = f"stopped after {limit_s:g} s"
+    finally:
+        _end(process)
+    document = json.loads(written.read_text()) if written.exists() else None
+    return Outcome(seconds=time.monotonic() - began, problem=problem, document=document)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a part and, as their subreaper, all processes that have lost their parent to its end."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    deadline = time.monotonic() + _GRACE_S
+    while orphans := _children():
+        # Workspaces notice by themselves that their parent is gone, and end what they have started.
+        for orphan in orphans:
+            if time.monotonic() > deadline:
+                os.kill(orphan, signal.SIGKILL)
+            os.waitpid(orphan, os.WNOHANG)
+        time.sleep(0.05)
+
+
+def _children() -> list[int]:
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    return [int(pid) for pid in listed.read_text().split()] if listed.exists() else []
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the parts that are named (all by default)."""
+    chosen = options(
+        arguments, prog="python -m benchmarks", about=__doc__, names=[*PARTS, *GROUPS], default="all"
+    )
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+    names = [name for given in chosen.names or PARTS for name in GROUPS.get(given, (given,))]
+    passed_on = ["--repeat", str(chosen.repeat), *(["--quick"] if chosen.quick else [])]
+    outcomes: dict[str, Outcome] = {}
+    for name in names:
+        part = PARTS[name]
+        limit_s = part.quick_limit_s if chosen.quick else part.limit_s * chosen.repeat
+        _progress(f"== {name} (at most {limit_s:g} s)")
+        with tempfile.TemporaryDirectory(prefix=f"bench-{name}-", ignore_cleanup_errors=True) as folder:
+            outcome = run_part(part, passed_on, Path(folder), limit_s=limit_s, to_stderr=chosen.json)
+        outcomes[name] = outcome
+        print(
+            f"== {name}: {outcome.problem or 'done'}, {outcome.seconds:.0f} s\n", file=sys.stderr, flush=True
+        )
+    if chosen.json:
+        parts = {
+            name: {"seconds": round(one.seconds, 1), "problem": one.problem, "figures": one.document}
+            for name, one in outcomes.items()
+        }
+        print(
+            json.dumps(
+                {**machine(), "repeat": chosen.repeat, "quick": chosen.quick, "parts": parts}, indent=1
+            )
+        )
+    return 1 if any(outcome.problem for outcome in outcomes.values()) else 0
 
 
 if __name__ == "__main__":

@@ -10,20 +10,21 @@ from pathlib import Path
 from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
 from benchmarks.control_stage import Stage, script
-from benchmarks.measure import Line
+from benchmarks.measure import Line, Report, progress, size
 
 # After the first mark all is imported and every cache is warm.
 _MARKS = (200, 1200)
 _CASES = (("idle", 0), ("a run in every 10th tick", 10))
 
 
-def memory(root: Path, repeat: int) -> list[Line]:
+def memory(root: Path, repeat: int) -> Report:
     """Resident memory after the first and the last mark."""
-    marks = (_MARKS[0], _MARKS[1] * repeat)
+    marks = (size(_MARKS[0], 20), size(_MARKS[1] * repeat, 40))
     lines = []
     with spawn(WorkspaceOptions(root=root / "workspace")) as workspace:
         model = script(root / "script.json", iterations=0, finish=True)
         for number, (what, every) in enumerate(_CASES):
+            progress(f"{what}: {marks[1]:,} ticks")
             early, late = _soak(workspace.info, f"soak{number}", model, every, marks)
             lines += [
                 Line(
@@ -42,7 +43,7 @@ def memory(root: Path, repeat: int) -> list[Line]:
                     compare="value",
                 ),
             ]
-    return lines
+    return Report(lines=lines)
 
 
 def _soak(info: WorkspaceInfo, schema: str, model: str, every: int, marks: tuple[int, int]) -> list[float]:

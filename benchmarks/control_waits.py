@@ -16,22 +16,23 @@ from typing import Any
 from local_workspace import WorkspaceOptions, spawn
 
 from benchmarks.control_stage import Stage, script
-from benchmarks.measure import Line, median
+from benchmarks.measure import Line, Report, median, progress, size
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import new_run
 
 # What, runs at a time, iterations of each, seconds that a program takes besides its start.
-_CASES = (("short jobs, one run", 1, 20, 0.0), ("jobs of 8 s, four runs", 4, 5, 8.0))
+_CASES = (("short jobs, one run", 1, 20, 0), ("jobs of 8 s, four runs", 4, 5, 8))
 _CONTROLLER = "from databricks_rlm_agent.cli.main import main; raise SystemExit(main())"
 _DEADLINE_S = 600.0
 
 
-def waits(root: Path, repeat: int) -> list[Line]:
+def waits(root: Path, repeat: int) -> Report:
     """The job's end is the workspace's own record, its ingestion the controller's event."""
     lines = []
     with spawn(WorkspaceOptions(root=root / "workspace")) as workspace:
         for number, (what, runs, iterations, takes) in enumerate(_CASES):
-            iterations *= repeat
+            iterations, takes = size(iterations * repeat, 3), size(takes, 0)
+            progress(f"{what}: {iterations} iterations")
             program = f"import time\ntime.sleep({takes})\nrlm.finish(42)\n"
             model = script(root / f"script{number}.json", iterations=iterations, program=program, finish=True)
             stage = Stage.open(workspace.info, f"waits{number}", model=model)
@@ -55,7 +56,8 @@ def waits(root: Path, repeat: int) -> list[Line]:
                 )
                 for kind, value in (("median", median(found)), ("worst", found[-1]))
             ]
-    return lines
+    note = "From end_time of the workspace's run record to the transition in run_events."
+    return Report(lines=lines, notes=[note])
 
 
 @contextmanager
@@ -69,7 +71,11 @@ def _controller(stage: Stage) -> Iterator[None]:
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
 def _wait(stage: Stage) -> None:

@@ -18,7 +18,7 @@ from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
 from benchmarks.bare import Bare, Said, Step
 from benchmarks.jobruns import JobRuns
-from benchmarks.measure import Line, Report, median, seconds
+from benchmarks.measure import Line, Report, median, seconds, size
 from benchmarks.requestlog import Asked, RequestLog
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.attempts.manifest import Manifest
@@ -126,7 +126,7 @@ class Pair:
 
 def iteration(root: Path, repeat: int) -> Report:
     """Both sides in turn, iteration by iteration; the first ones import and connect, and do not count."""
-    rounds = WARM_UP + ROUNDS * repeat
+    rounds = WARM_UP + size(ROUNDS * repeat, 1)
     step = [{"call": "run_python", "args": {"code": _PROGRAM, "purpose": "bench"}}]
     script = root / "script.json"
     script.write_text(json.dumps({"planner": [step] * rounds}))

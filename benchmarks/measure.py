@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 Compare = Literal["ratio", "extra", "value"]
+_PROGRESS_S = 10.0  # between two lines about rounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +59,37 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - before
 
 
+_quick = False
+
+
+def set_quick(quick: bool) -> None:
+    """From now on, take one round of everything and small sizes: it shows that a benchmark runs, no more."""
+    global _quick
+    _quick = quick
+
+
+def size(full: int, quick: int) -> int:
+    """Return ``quick`` in the quick mode, else ``full``."""
+    return quick if _quick else full
+
+
+def progress(text: str) -> None:
+    """Print a line for the person who waits."""
+    print(f"   {text}", file=sys.stderr, flush=True)
+
+
 def in_turn(rounds: int, *contenders: Callable[[], T], warm_up: int = 1) -> list[list[T]]:
-    """What each contender reports, round by round (A B A B …): a slow moment of the machine hits all alike.
+    """Return what each contender reports, round by round (A B A B …): a slow moment hits all alike.
 
     The first ``warm_up`` rounds are not counted.
     """
+    rounds, warm_up = size(rounds, 1), size(warm_up, min(warm_up, 1))
     found: list[list[T]] = [[] for _ in contenders]
+    printed = time.monotonic()
     for number in range(warm_up + rounds):
+        if time.monotonic() > printed + _PROGRESS_S:
+            progress(f"round {number} of {warm_up + rounds} is done")
+            printed = time.monotonic()
         for samples, contender in zip(found, contenders, strict=True):
             value = contender()
             if number >= warm_up:

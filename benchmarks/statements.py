@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ def statements(root: Path, repeat: int) -> Report:
         sides = Sides(
             ours=partial(_by_connector, connection),
             client=lambda text: session.sql(text).toArrow(),
-            messages=bare.sql,
+            messages=bare,
         )
         sides.ours("CREATE SCHEMA main.bench")
         sides.client(f"CREATE SCHEMA main.bench LOCATION '{root / 'client'}'")
@@ -76,14 +77,14 @@ def _quiet(what: str, text: str, rounds: int, repeat: int, sides: Sides) -> Line
     """Without ``"Received response: {}".format(response)``, which the connector 4.9 does for every reply."""
     from databricks.sql.thrift_api.TCLIService.ttypes import TSparkArrowBatch
 
-    spoken = TSparkArrowBatch.__repr__
+    original = TSparkArrowBatch.__repr__
 
     def ours(text: str) -> object:
         TSparkArrowBatch.__repr__ = lambda _: "…"
         try:
             return sides.ours(text)
         finally:
-            TSparkArrowBatch.__repr__ = spoken
+            TSparkArrowBatch.__repr__ = original
 
     quiet, client = _medians(text, rounds * repeat, ours, sides.client)
     return _line(f"{what} (debug text apart)", ours=quiet, floor=client, target=None, samples=rounds * repeat)
@@ -121,13 +122,24 @@ def _session(url: str) -> Any:
         return SparkSession.builder.remote(url).create()
 
 
-def _messages(url: str) -> Any:
+def _messages(url: str) -> Run:
+    """One Spark Connect request for each statement, by the protocol alone."""
     import grpc
-    from local_workspace.engine.session import new_session_id
-    from local_workspace.engine.wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
+    import pyspark.sql.connect.proto as pb
+    from pyspark.sql.connect.proto.base_pb2_grpc import SparkConnectServiceStub
 
-    channel = grpc.insecure_channel(url.removeprefix("sc://"), options=CHANNEL_OPTIONS)
-    return ConnectClient(connect_stub(channel), session_id=new_session_id(), user_id="bench")
+    options = [("grpc.max_receive_message_length", -1)]
+    stub = SparkConnectServiceStub(grpc.insecure_channel(url.removeprefix("sc://"), options=options))
+    session, user = str(uuid.uuid4()), pb.UserContext(user_id="bench")
+
+    def run(text: str) -> int:
+        plan = pb.Plan(root=pb.Relation(sql=pb.SQL(query=text)))
+        request = pb.ExecutePlanRequest(
+            session_id=session, user_context=user, operation_id=str(uuid.uuid4()), plan=plan
+        )
+        return sum(len(reply.arrow_batch.data) for reply in stub.ExecutePlan(request))
+
+    return run
 
 
 def _fill(run: Run) -> None:

@@ -37,12 +37,14 @@ def main(arguments: Sequence[str]) -> int:
         with spawn(place, program=_PLACE) as workspace:
             contenders: list[Contender] = [
                 Ours(workspace=workspace.info, folder=Path(folder)),
-                *rivals(StubClient(host=workspace.info.host)),
+                *(rivals(StubClient(host=workspace.info.host)) if set(RIVALS) & set(options.only) else []),
             ]
             contenders = [it for it in contenders if it.name in options.only]
             for name in options.measures or MEASURES:
                 print(f"{name} …", file=sys.stderr, flush=True)
                 rows += MEASURES[name](contenders, plan)
+    if options.write:
+        options.write.write_text(json.dumps(_document(rows)), encoding="utf-8")
     if options.json:
         print(json.dumps(_document(rows), indent=1))
     else:
@@ -69,7 +71,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", type=_words, default=[OURS, *RIVALS], metavar="NAME,…", help="ours, rlms, dspy (all)"
     )
+    parser.add_argument("--quick", action="store_true", help="few turns, small batches, one size of context")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the figures as JSON into a file")
+    parser.add_argument("--repeat", type=int, default=1, help=argparse.SUPPRESS)  # as all parts are called
     options = parser.parse_args(arguments)
+    if options.quick:
+        options.turns, options.sub_calls, options.contexts = 4, [16], list(CONTEXTS)[:1]
     for given, known in (
         (options.measures, MEASURES),
         (options.contexts, CONTEXTS),

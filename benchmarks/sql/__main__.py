@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.command import options, show
-from benchmarks.measure import Report
+from benchmarks.measure import Report, progress, set_quick
 from benchmarks.sql.cold import cold
 from benchmarks.sql.overhead import overhead
 from benchmarks.sql.parallel import parallel
@@ -27,15 +27,16 @@ BENCHES: dict[str, Callable[[Stage, Path, int], Report]] = {
 def main(arguments: list[str]) -> int:
     """Run the benchmarks that are named (all by default). A missed target is shown; it is no failure."""
     chosen = options(arguments, prog="python -m benchmarks.sql", about=__doc__, names=BENCHES)
+    set_quick(chosen.quick)
     logging.getLogger("databricks.sql").setLevel(logging.ERROR)  # it warns at every connection
     reports: dict[str, Report] = {}
     with tempfile.TemporaryDirectory(prefix="rlm-bench-sql-") as folder, staged(Path(folder)) as stage:
         for name in chosen.names or BENCHES:
-            print(f"{name} …", file=sys.stderr, flush=True)
+            progress(name)
             place = Path(folder) / name
             place.mkdir()
             reports[name] = BENCHES[name](stage, place, chosen.repeat)
-    show(reports, repeat=chosen.repeat, as_json=chosen.json)
+    show(reports, chosen)
     return 0
 
 
