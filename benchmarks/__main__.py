@@ -6,23 +6,17 @@ if a part failed or took too long; a missed target is shown and is no failure.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.command import machine, options
-
-_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
-_GRACE_S = 15.0
+from tools.processes import Outcome, run_limited
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,62 +43,18 @@ PARTS: dict[str, Part] = {
 GROUPS = {"control": ("ticks", "history", "waits", "memory")}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of a part; ``problem`` is None if it ended well, ``document`` is what it measured."""
-
-    seconds: float
-    problem: str | None = None
-    document: Any = None
-
-
 def run_part(
-    part: Part, arguments: Sequence[str], folder: Path, *, limit_s: float, to_stderr: bool
-) -> Outcome:
-    """Run a part to its end or its limit, and end whatever it has left running."""
+    part: Part, arguments: Sequence[str], folder: Path, *, limit_s: float, to_stderr: bool = False
+) -> tuple[Outcome, Any]:
+    """Run a part to its end or its limit; return what came of it and its figures, if it has any."""
     written = folder / "figures.json"
-    command = [sys.executable, *part.command, *arguments, "--write", str(written)]
-    began = time.monotonic()
-    process = subprocess.Popen(
-        command,
+    outcome = run_limited(
+        [sys.executable, *part.command, *arguments, "--write", str(written)],
+        limit_s=limit_s,
+        environ=os.environ | {"TMPDIR": str(folder)},
         stdout=sys.stderr.fileno() if to_stderr else None,
-        env=os.environ | {"TMPDIR": str(folder)},
-        start_new_session=True,
     )
-    problem = None
-    try:
-        code = process.wait(limit_s)
-        problem = f"exit code {code}" if code else None
-    except subprocess.TimeoutExpired:
-        problem = f"stopped after {limit_s:g} s"
-    finally:
-        _end(process)
-    document = json.loads(written.read_text()) if written.exists() else None
-    return Outcome(seconds=time.monotonic() - began, problem=problem, document=document)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a part and, as their subreaper, all processes that have lost their parent to its end."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    deadline = time.monotonic() + _GRACE_S
-    while orphans := _children():
-        # Workspaces notice by themselves that their parent is gone, and end what they have started.
-        for orphan in orphans:
-            if time.monotonic() > deadline:
-                os.kill(orphan, signal.SIGKILL)
-            os.waitpid(orphan, os.WNOHANG)
-        time.sleep(0.05)
-
-
-def _children() -> list[int]:
-    listed = Path(f"/proc/self/task/{os.getpid()}/children")
-    return [int(pid) for pid in listed.read_text().split()] if listed.exists() else []
+    return outcome, json.loads(written.read_text()) if written.exists() else None
 
 
 def _progress(text: str) -> None:
@@ -116,23 +66,25 @@ def main(arguments: Sequence[str]) -> int:
     chosen = options(
         arguments, prog="python -m benchmarks", about=__doc__, names=[*PARTS, *GROUPS], default="all"
     )
-    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     names = [name for given in chosen.names or PARTS for name in GROUPS.get(given, (given,))]
     passed_on = ["--repeat", str(chosen.repeat), *(["--quick"] if chosen.quick else [])]
     outcomes: dict[str, Outcome] = {}
+    figures: dict[str, Any] = {}
     for name in names:
         part = PARTS[name]
         limit_s = part.quick_limit_s if chosen.quick else part.limit_s * chosen.repeat
         _progress(f"== {name} (at most {limit_s:g} s)")
         with tempfile.TemporaryDirectory(prefix=f"bench-{name}-", ignore_cleanup_errors=True) as folder:
-            outcome = run_part(part, passed_on, Path(folder), limit_s=limit_s, to_stderr=chosen.json)
+            outcome, figures[name] = run_part(
+                part, passed_on, Path(folder), limit_s=limit_s, to_stderr=chosen.json
+            )
         outcomes[name] = outcome
         print(
             f"== {name}: {outcome.problem or 'done'}, {outcome.seconds:.0f} s\n", file=sys.stderr, flush=True
         )
     if chosen.json:
         parts = {
-            name: {"seconds": round(one.seconds, 1), "problem": one.problem, "figures": one.document}
+            name: {"seconds": round(one.seconds, 1), "problem": one.problem, "figures": figures[name]}
             for name, one in outcomes.items()
         }
         print(
