@@ -19,7 +19,7 @@ from benchmarks.places import connect
 from benchmarks.processes import Spent, spend
 from databricks_rlm_agent.attempts.manifest import Artifact, Manifest, Request
 from databricks_rlm_agent.attempts.records import ResultRow
-from databricks_rlm_agent.controller.bundle import load_harness
+from databricks_rlm_agent.controller.bundle import MAIN, published
 from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.storage import sql
 
@@ -51,7 +51,7 @@ class Stage:
             *("--run-id", request.run_id, "--iter", "1", "--attempt", "1"),
             *("--manifest", f"{request.output_dir}/{MANIFEST}", "--request-sha256", request.sha256()),
         ]
-        spent = self._spend(self.root / "harness" / "main.py", *arguments, look=look)
+        spent = self._spend(self.root / "harness" / MAIN, *arguments, look=look)
         assert (self._local(request.output_dir) / "result.json").exists()
         return spent
 
@@ -125,10 +125,8 @@ def _stage(root: Path, **variables: str) -> Stage:
         "PYTHONPYCACHEPREFIX": root / "pycache",
     }
     (root / "tmp").mkdir(parents=True)
-    for path, content in load_harness().files:
-        file = root / "harness" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+    (root / "harness").mkdir()
+    (root / "harness" / MAIN).write_bytes(published())
     return Stage(
         root=root,
         environment=kept | {name: str(place) for name, place in places.items()} | variables,

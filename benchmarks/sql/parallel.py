@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import Line, Report, in_turn, median
+from benchmarks.measure import Line, Report, in_turn, median, size
 from benchmarks.sql import flow
 from benchmarks.sql.stage import Ran, Stage, planned
 
@@ -28,7 +28,7 @@ def parallel(stage: Stage, root: Path, repeat: int) -> Report:
     runs = [partial(_in_new_schema, stage, run) for run in contenders]
     lines = []
     in_turn(1, *runs, warm_up=0)
-    for own_s in OWN_S:
+    for own_s in OWN_S[: size(len(OWN_S), 1)]:
         with stage.slow(own_s):
             ran = in_turn(repeat, *runs, warm_up=0)
         at_once, one, bare = (median([each.seconds for each in side]) for side in ran)
