@@ -17,7 +17,6 @@ for name in (
     "pyarrow",
     "sqlglot",
     "databricks_rlm_agent.planner.chain",
-    "databricks_rlm_agent.planner.tool_calls",
     "databricks_rlm_agent.planner.conversation",
     "databricks_rlm_agent.planner.planner",
     "databricks_rlm_agent.planner.summarizer",

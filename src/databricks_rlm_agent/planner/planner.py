@@ -125,8 +125,7 @@ class AdkPlanner:
         return shared_loop().run(summarizer.summarize())
 
     async def _plan(self, context: PlanningContext) -> PlanResult:
-        from databricks_rlm_agent.planner.conversation import Conversation, converse
-        from databricks_rlm_agent.planner.tool_calls import ActionTool, ReadTool
+        from databricks_rlm_agent.planner.conversation import ActionTool, Conversation, ReadTool, converse
 
         pending: PendingDecision[Action] = PendingDecision(
             max_refusals=self._max_refusals, redact=self._models.redact

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -60,19 +60,11 @@ class TextPattern:
         return min(places, default=None)
 
 
-def find_lines(blocks: Iterable[bytes], pattern: TextPattern, *, offset: int = 0) -> Iterator[Match]:
-    """Yield the lines that match, of blocks that begin at ``offset`` of their file."""
-    rest = b""
-    for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            yield from _in_line(line, pattern, offset)
-            offset += len(line) + 1
-        while len(rest) > 2 * _WINDOW_BYTES:
-            yield from _in_line(rest[:_WINDOW_BYTES], pattern, offset)
-            rest = rest[_WINDOW_BYTES - _OVERLAP_BYTES :]
-            offset += _WINDOW_BYTES - _OVERLAP_BYTES
-    yield from _in_line(rest, pattern, offset)
+def find_lines(content: bytes, pattern: TextPattern, *, offset: int = 0) -> Iterator[Match]:
+    """Yield the lines that match, of content that begins at ``offset`` of its file."""
+    for line in content.split(b"\n"):
+        yield from _in_line(line, pattern, offset)
+        offset += len(line) + 1
 
 
 def _in_line(line: bytes, pattern: TextPattern, offset: int) -> Iterator[Match]:
@@ -99,7 +91,6 @@ Part = Literal["value", "stdout", "stderr", "error", "metrics", "produced", "log
 _FILES = {"stdout": STDOUT, "stderr": STDERR}
 _ATTEMPT = "attempt_"
 _MAX_DOCUMENT = 4 * 1024 * 1024  # bytes of a result or manifest; no executor of ours writes more
-_BLOCK_BYTES = 256 * 1024
 _SEARCHED_BYTES = 2 * 1024 * 1024  # of a file: half of them at its head, half at its tail
 _SEARCH_S = 10.0
 _MAX_MATCHES = 20
@@ -185,29 +176,17 @@ class Results:
         """The places in one iteration's result, with the offsets by which read_result finds them."""
         folder = self._folder(iteration)
         for part, text in self._documents(folder, iteration).items():
-            for match in find_lines([text.encode("utf-8", "replace")], pattern):
+            for match in find_lines(text.encode("utf-8", "replace"), pattern):
                 yield _found(iteration, part, match)
         program = self._program(folder)
         files = {part: f"{folder}/{name}" for part, name in _FILES.items()}
         for name, path in (files | ({"code": program} if program else {})).items():
-            for start, blocks in self._ranges(path):
-                for match in find_lines(blocks, pattern, offset=start):
+            size = self._sizes(path.rpartition("/")[0]).get(path.rpartition("/")[2]) or 0
+            half = _SEARCHED_BYTES // 2
+            for start, end in [(0, size)] if size <= _SEARCHED_BYTES else [(0, half), (size - half, size)]:
+                content = self.volume.get(path, offset=start, length=end - start) if end else b""
+                for match in find_lines(content, pattern, offset=start):
                     yield _found(iteration, name, match)
-
-    def _ranges(self, path: str) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """Where to search in a file: all of it, or the ends of a large one."""
-        folder, _, name = path.rpartition("/")
-        size = self._sizes(folder).get(name) or 0
-        if size <= _SEARCHED_BYTES:
-            yield 0, self._blocks(path, 0, size)
-            return
-        half = _SEARCHED_BYTES // 2
-        yield 0, self._blocks(path, 0, half)
-        yield size - half, self._blocks(path, size - half, size)
-
-    def _blocks(self, path: str, start: int, end: int) -> Iterator[bytes]:
-        for offset in range(start, end, _BLOCK_BYTES):
-            yield self.volume.get(path, offset=offset, length=min(_BLOCK_BYTES, end - offset))
 
     def _content(self, folder: str, iteration: int, part: Part, start: int, wanted: int) -> bytes:
         if part in _FILES:

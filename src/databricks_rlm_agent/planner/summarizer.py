@@ -98,8 +98,7 @@ class Summarizer:
             "summarizer", context.iter_n, objective=objective
         ):
             return Summary(delta=None)
-        from databricks_rlm_agent.planner.conversation import Conversation, converse
-        from databricks_rlm_agent.planner.tool_calls import ActionTool
+        from databricks_rlm_agent.planner.conversation import ActionTool, Conversation, converse
 
         excerpts = await self._excerpts()
         if not context.held():
