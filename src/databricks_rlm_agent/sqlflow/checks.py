@@ -1,4 +1,4 @@
-"""What must hold of tables in the end, and what was found of them. Pure values."""
+"""Values of checks: what must hold of tables at the end of a run, and what was found. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from databricks_rlm_agent.sqltext.names import Name, shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cover:
-    """Keys of ``table`` that must be found: ``on`` are columns here and there; ``share`` of them at least."""
+class CoverageRule:
+    """A ``share`` of the keys of ``table`` must be found; ``on``: columns of both tables, in pairs."""
 
     table: Name
     on: tuple[tuple[str, str], ...]
@@ -20,16 +20,16 @@ class Cover:
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """What must hold of one table. ``steps`` are those that make it: none, if it is there before."""
+    """What must hold of one table. ``steps``: those that make it; none if it exists before the run."""
 
     table: Name
     key: tuple[str, ...] = ()
     min_rows: int | None = None
-    covers: tuple[Cover, ...] = ()
+    covers: tuple[CoverageRule, ...] = ()
     steps: tuple[str, ...] = ()
 
-    def told(self) -> Iterator[str]:
-        """Each check, in words."""
+    def describe(self) -> Iterator[str]:
+        """Yield each check in words."""
         if self.key:
             yield f"key {', '.join(self.key)} is unique"
         if self.min_rows is not None:
@@ -39,7 +39,7 @@ class Expectation:
             yield f"covers {percent(cover.share)} of {shown(cover.table)} on {on}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return it for JSON."""
         return {
             "table": shown(self.table),
             "key": list(self.key),
@@ -53,10 +53,9 @@ class Expectation:
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How many of the keys of ``table`` were found. ``on``: columns here and there that make a key.
+    """How many keys of ``table`` were found. ``on``: columns of both tables, in pairs, that make a key.
 
-    Distinct keys are counted, without those that have a NULL: there is nothing to look for. ``wanted`` is the
-    least share, 0 to 1.
+    Distinct keys without a NULL are counted. ``wanted`` is the least share, 0 to 1.
     """
 
     table: str
@@ -67,7 +66,7 @@ class Coverage:
 
     @property
     def share(self) -> float | None:
-        """Of 0 to 1; None where there is no key to find."""
+        """The share of keys that were found, 0 to 1; None where there are none."""
         return self.found / self.keys if self.keys else None
 
     @property
@@ -76,17 +75,17 @@ class Coverage:
         return self.share is None or self.share >= self.wanted
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return it for JSON."""
         return {**asdict(self), "on": dict(self.on), "share": self.share, "good": self.good}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableCheck:
-    """What was found of a table or view that the workflow makes, or that ``workflow.yml`` names.
+    """The result for a table or view that the workflow makes, or that ``workflow.yml`` names.
 
-    ``rows`` None: not counted, as views are not unless something is declared for them. ``key`` empty: none
-    was declared; ``duplicates`` are the rows beyond the first of each key. ``errors`` are checks that could
-    not be made: they are faults, never passed over.
+    ``rows`` None: not counted, as views are not unless something is declared of them. ``key`` empty: none was
+    declared; ``duplicates`` are the rows beyond the first of each key. ``errors`` are checks that could not
+    be made: they count as faults.
     """
 
     table: str
@@ -102,17 +101,17 @@ class TableCheck:
 
     @property
     def unique(self) -> bool | None:
-        """Whether no two rows have the same key; None where that is not declared or not known."""
+        """Whether no two rows have the same key; None if that was not declared or is not known."""
         return None if self.duplicates is None else self.duplicates == 0
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What is not as it should be, in words."""
+        """The checks that do not hold, in words."""
         return tuple(self._faults())
 
     @property
     def good(self) -> bool:
-        """Whether it is as it should be."""
+        """Whether all checks hold."""
         return not self.faults
 
     def _faults(self) -> Iterator[str]:
@@ -131,7 +130,7 @@ class TableCheck:
         yield from self.errors
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return it for JSON."""
         return {
             **asdict(self),
             "coverage": [each.to_dict() for each in self.coverage],
@@ -142,6 +141,6 @@ class TableCheck:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, never rounded up to all: 99.99 % is not 100 %."""
+    """Return a share as a percentage, never rounded up to 100 %."""
     text = f"{share:.2%}"
     return "99.99%" if share < 1.0 and text == "100.00%" else text.replace(".00%", "%")

@@ -1,4 +1,4 @@
-"""A workflow as it is handed over: files by name, whole; their hash, their bounds, and their source. Pure."""
+"""A workflow's files on their way from the planner to Job B: limits, hash, and the source of a plan. Pure."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.sqlflow.plan.declarations import FILE
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource
 
-_AGAIN = "call run_sql_workflow again"
-# The first that matches counts, at each place.
-_WORDS = (
-    (r"\brun (?:again|the same command) with --resume|\b(?:run with|use) --resume", _AGAIN),
-    (r"with --max-iterations and --resume", "by max_iterations, at another call"),
-    (r" \(--max-parallel\)", ""),
-    (r"--var (\w+)=VALUE", r'variables {"\1": VALUE}'),
-    (r"--var (?=\w)", "variable "),
-    (r"--var\b", "variables"),
-    (r"--(?:catalog|schema)\b", "target"),
-    (r"--max-iterations\b", "max_iterations"),
-    (r"--resume\b", "another call"),
-)
-_PATTERNS = [(re.compile(pattern, re.IGNORECASE), words) for pattern, words in _WORDS]
+_CALL_AGAIN = "call run_sql_workflow again"
+# Options of the command line in messages, and what the agent reads instead. The first match counts.
+_REPLACEMENTS = [
+    (re.compile(pattern, re.IGNORECASE), text)
+    for pattern, text in (
+        (r"\brun (?:again|the same command) with --resume|\b(?:run with|use) --resume", _CALL_AGAIN),
+        (r"with --max-iterations and --resume", "by max_iterations, at another call"),
+        (r" \(--max-parallel\)", ""),
+        (r"--var (\w+)=VALUE", r'variables {"\1": VALUE}'),
+        (r"--var (?=\w)", "variable "),
+        (r"--var\b", "variables"),
+        (r"--(?:catalog|schema)\b", "target"),
+        (r"--max-iterations\b", "max_iterations"),
+        (r"--resume\b", "another call"),
+    )
+]
 
 
-def to_agent(text: str) -> str:
-    """The text without options of the command line."""
-    for pattern, words in _PATTERNS:
-        text = pattern.sub(partial(_said, words), text)
+def for_agent(text: str) -> str:
+    """Replace options of the command line in a message by what the agent can do."""
+    for pattern, template in _REPLACEMENTS:
+        text = pattern.sub(partial(_replacement, template), text)
     return text
 
 
-def _said(template: str, found: re.Match[str]) -> str:
-    """What stands in its place, with a capital where there was one."""
-    words = found.expand(template)
-    return words[:1].upper() + words[1:] if found[0][:1].isupper() else words
+def _replacement(template: str, found: re.Match[str]) -> str:
+    """Return the text for a match, with a capital letter where the match has one."""
+    text = found.expand(template)
+    return text[:1].upper() + text[1:] if found[0][:1].isupper() else text
 
 
 MAX_FILES = 300
@@ -45,14 +47,14 @@ MAX_BYTES = 4 << 20  # of all files together
 SUFFIX = ".sql"
 DECLARATIONS = frozenset({FILE, "workflow.yaml"})
 NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
-"""A workflow's name: a part of its run's id and of what people read."""
+"""The name of a workflow, which is part of the id of its run."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][\w .,()+=-]{0,199}", re.ASCII)
 
 
 def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
-    """The files, if they can be published as a workflow; raise InvalidData."""
+    """Return the files if they can be published as a workflow; raise InvalidData if not."""
     for name in files:
-        if not is_part(name) or not _FILE_NAME.fullmatch(name):
+        if not is_workflow_file(name) or not _FILE_NAME.fullmatch(name):
             raise InvalidData(
                 f"{name[:200]!r} is not the name of a workflow's file.",
                 fix=f"Use letters, digits, spaces and _ - . in it, and {SUFFIX} or {FILE} at the end.",
@@ -69,15 +71,15 @@ def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
     return files
 
 
-def is_part(name: str) -> bool:
-    """Whether a file of that name belongs to a workflow; hidden ones do not."""
+def is_workflow_file(name: str) -> bool:
+    """Whether a file with that name belongs to a workflow; hidden files do not."""
     return (name.lower().endswith(SUFFIX) and not name.startswith(".")) or name in DECLARATIONS
 
 
 def source_of(
     files: Mapping[str, str], *, variables: Mapping[str, str], catalog: str, schema: str
 ) -> SqlSource:
-    """What a plan is made from."""
+    """Return the source of a plan."""
     return SqlSource(
         texts={name: text for name, text in files.items() if name not in DECLARATIONS},
         declared=next((files[name] for name in sorted(DECLARATIONS) if name in files), None),
@@ -88,10 +90,10 @@ def source_of(
 
 
 def content_hash(files: Mapping[str, str]) -> str:
-    """SHA-256 (hex) over all names and texts."""
-    whole = hashlib.sha256()
+    """Return the SHA-256 (hex) of all names and texts."""
+    digest = hashlib.sha256()
     for name in sorted(files):
         content = files[name].encode()
-        whole.update(f"{name}\0{len(content)}\0".encode())
-        whole.update(content)
-    return whole.hexdigest()
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()

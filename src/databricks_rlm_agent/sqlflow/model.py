@@ -1,6 +1,6 @@
-"""What a directory of SQL is: files of statements, loops over files, and the plan that they make. Pure.
+"""Values of a workflow: files of statements, loops over files, and the plan of their steps. Pure.
 
-Names of tables are of `names.Name`: lower case, as many parts as are known.
+Names of tables are `names.Name`: lower case, with as many parts as are known.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from databricks_rlm_agent.sqltext.statement import Statement
 class SqlFile:
     """A file of statements, which run in order, in a session of their own.
 
-    ``sha256`` is of the text as it runs, with variables put in. ``reads`` leaves out what the file itself has
-    made before. ``makes`` are the tables and views that are there after it because of it.
+    ``sha256`` is that of the text as it runs, with the values of its variables. ``reads`` leaves out what the
+    file has made before. ``makes`` are the tables and views that it leaves.
     """
 
     name: str
@@ -29,23 +29,23 @@ class SqlFile:
     writes: tuple[Name, ...] = ()
     makes: tuple[Name, ...] = ()
     views: tuple[str, ...] = ()  # temporary ones, which no other file sees
-    problem: str | None = None  # why it runs alone: not all that it reads and writes is known
-    parts: tuple[str, ...] = ()  # the files that it is put together from, for an iteration of several
+    problem: str | None = None  # why it runs alone: what it reads and writes is not fully known
+    parts: tuple[str, ...] = ()  # the files that it consists of, for an iteration of several
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the files that it is."""
+        """The names of the files that it consists of."""
         return self.parts or (self.name,)
 
     @property
     def tables(self) -> tuple[Name, ...]:
-        """The tables and views that are there after it because of it."""
+        """The tables and views that it leaves."""
         return tuple(name for name in self.makes if is_table(name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A file that every iteration is made from: ``{iteration}`` and ``{previous}`` stand for the numbers."""
+    """The file that iterations are made from, with ``{iteration}`` and ``{previous}`` for the numbers."""
 
     name: str
     text: str
@@ -55,8 +55,8 @@ class Template:
 class Loop:
     """A step that is repeated until its table does not change any more.
 
-    ``files`` are the iterations that exist, in order, the first with number ``first``; `iterations.iteration`
-    gives any of them and those beyond. Of a template there is one, made from it.
+    ``files`` are the iterations that exist, in order; the first has the number ``first``. A template has one,
+    made from it. `iterations.iteration` returns any of them and those beyond.
     """
 
     files: tuple[SqlFile, ...]
@@ -65,12 +65,12 @@ class Loop:
     key_columns: tuple[str, ...] = ()  # empty: to be found from the tables
     convergence: str | None = None  # a query of changed rows, one number; with {iteration} and {previous}
     limit: int | None = None  # iterations at most; None: what the command says
-    alias: Name | None = None  # the table that names the last iteration's for later files
-    catalog: str | None = None  # what names without a place mean in the files
+    alias: Name | None = None  # the table that later files read as the loop's result
+    catalog: str | None = None  # of names in the files that leave it out
     schema: str | None = None
 
-    def place(self, number: int) -> int:
-        """The how many-th iteration that number is, from 1: what is on record, where 0 is the loop itself."""
+    def ordinal(self, number: int) -> int:
+        """Return the ordinal of an iteration, from 1, by which it is recorded; 0 stands for the loop itself."""
         return number - self.first + 1
 
 
@@ -78,9 +78,9 @@ class Loop:
 class Iteration:
     """One iteration of a loop, ready to run.
 
-    Changed rows are counted between ``before`` and ``table``, unless ``convergence`` asks. ``before`` is None
-    for a first iteration that reads no table of its series. ``table == before``: every iteration changes the
-    same table in place; without a ``convergence`` query the loop ends when one leaves it as it was.
+    Changed rows are counted between ``before`` and ``table``, or by the ``convergence`` query. ``before`` is
+    None for a first iteration that reads no table of its series. ``table == before``: every iteration changes
+    the same table in place; without a ``convergence`` query the loop ends when one leaves it unchanged.
     """
 
     number: int
@@ -93,7 +93,7 @@ class Iteration:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """A step that must be done before, and why."""
+    """A step that must be done before another, and the reason."""
 
     step: str
     reason: str
@@ -103,8 +103,8 @@ class Need:
 class Step:
     """A file, or a loop, that is run as one.
 
-    ``needs`` are all earlier steps that it clashes with, in its own stage and in those before. Stages are
-    barriers on top of that: a step starts when all steps of earlier stages are done.
+    ``needs`` are all earlier steps that it conflicts with, in its own stage and in those before. Stages are
+    barriers besides: a step starts when all steps of earlier stages are done.
     """
 
     id: str
@@ -118,12 +118,12 @@ class Step:
 
     @property
     def files(self) -> tuple[SqlFile, ...]:
-        """Its file, or those of its loop."""
+        """Its file, or the files of its loop."""
         return self.loop.files if self.loop else (self.file,) if self.file else ()
 
     @property
     def problem(self) -> str | None:
-        """Why it runs alone."""
+        """Why it runs alone; None if it does not."""
         return next((file.problem for file in self.files if file.problem), None)
 
 
@@ -131,7 +131,7 @@ class Step:
 class Plan:
     """Steps in an order in which they could run one after another, stage by stage.
 
-    ``name``: what the workflow calls itself, by which a run of it is found again; None: by its directory.
+    ``name``: the workflow's declared name, by which its runs are found; None: that of its directory.
     """
 
     steps: tuple[Step, ...]
@@ -146,7 +146,7 @@ class Plan:
         return tuple((stage, tuple(step for step in self.steps if step.stage == stage)) for stage in order)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan for JSON."""
+        """Return the plan for JSON."""
         return {
             "name": self.name,
             "stages": [

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from databricks_rlm_agent.cli.sql.report import printable, problem_lines, report_lines
-from databricks_rlm_agent.cli.sql.screen import Screen, put, screen
+from databricks_rlm_agent.cli.sql.report import report_lines
+from databricks_rlm_agent.cli.sql.screen import Screen, printable, put, screen
 from databricks_rlm_agent.cli.workspace import say, workspace_in
 from databricks_rlm_agent.errors import ConfigError, UsageError
 from databricks_rlm_agent.sqlflow.model import Plan, Step
@@ -23,20 +23,19 @@ from databricks_rlm_agent.sqlflow.plan.order import Selection, select
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
 from databricks_rlm_agent.sqlflow.report.page import as_page
 from databricks_rlm_agent.sqlflow.report.plans import as_dot, as_mermaid, as_table
+from databricks_rlm_agent.sqlflow.run.events import problem_lines
 from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome
-from databricks_rlm_agent.sqlflow.run.preflight import verify
 from databricks_rlm_agent.sqlflow.run.runner import Decide, FailureDecision, Options, Runner, go_on, stop
-from databricks_rlm_agent.sqlflow.run.workflow import new_id, prepared, read_directory
+from databricks_rlm_agent.sqlflow.run.workflow import new_id, prepared, read_directory, verify_place
 from databricks_rlm_agent.sqltext.variables import parse_variables
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.databricks.sql import WarehouseEngine
     from databricks_rlm_agent.databricks.workspace import Workspace
-    from databricks_rlm_agent.sqlflow.model import Plan
 
 
 def check_page(file: str) -> None:
-    """Raise UsageError if no page can be written there: better before the run than after it."""
+    """Raise UsageError if no page can be written there. Called before the run, not after it."""
     path = Path(file)
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(
@@ -47,7 +46,7 @@ def check_page(file: str) -> None:
 
 
 def write_page(file: str, report: Mapping[str, Any]) -> str:
-    """Write it, whole or not at all, and say so. That it cannot be does not change how the run has ended."""
+    """Write the page, whole or not at all; return a sentence about it. A failure does not fail the run."""
     path = Path(file)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -58,21 +57,21 @@ def write_page(file: str, report: Mapping[str, Any]) -> str:
     return f"The report as a page: {path}"
 
 
-_PICTURES = {"table": as_table, "mermaid": as_mermaid, "dot": as_dot}
+_FORMATS = {"table": as_table, "mermaid": as_mermaid, "dot": as_dot}
 
 
 def plan(options: argparse.Namespace) -> int:
     """Print the plan of a directory."""
-    planned = planned_for(options)
+    planned = selected_plan(options)
     if options.json or options.format == "json":
         print(json.dumps(planned.to_dict(), ensure_ascii=False), flush=True)
     else:
-        print(_PICTURES[options.format](planned), flush=True)
+        print(_FORMATS[options.format](planned), flush=True)
     return 0
 
 
-def planned_for(options: argparse.Namespace) -> Plan:
-    """The plan of ``DIR`` with the variables and the steps that the options choose."""
+def selected_plan(options: argparse.Namespace) -> Plan:
+    """Return the plan of ``DIR`` with the variables and the steps that the options choose."""
     source = read_directory(
         Path(options.directory),
         variables=parse_variables(options.var),
@@ -91,44 +90,47 @@ _ANSWERS = {"r": FailureDecision.RETRY, "c": FailureDecision.CONTINUE, "s": Fail
 
 
 class NotAskedError(Exception):
-    """Raised by a signal handler while a person is asked: there is nothing to decide any more."""
+    """Raised by a signal handler while a person is asked: the question does not matter any more."""
 
 
 class Asker:
-    """Decides by asking on the terminal. ``open`` while it waits for an answer."""
+    """Decides by asking on the terminal. ``open`` while it waits for an answer.
 
-    def __init__(self, screen: Screen, *, shown: bool) -> None:
-        self._screen, self._shown = screen, shown
+    ``problem_shown``: the screen has shown the problem already.
+    """
+
+    def __init__(self, screen: Screen, *, problem_shown: bool) -> None:
+        self._screen, self._problem_shown = screen, problem_shown
         self.open = False
 
     def __call__(self, step: Step, outcome: StepOutcome) -> FailureDecision:
-        """What is to be done; STOP where the input ends, or the run is interrupted."""
+        """Ask for a decision; return STOP if the input ends or the run is interrupted."""
         with self._screen.paused():
-            if outcome.problem is not None and not self._shown:
+            if outcome.problem is not None and not self._problem_shown:
                 say(printable(f"✗ {step.id}\n{problem_lines(outcome.problem)}"))
             try:
                 self.open = True
-                return self._asked(step)
+                return self._ask(step)
             except NotAskedError:
                 return FailureDecision.STOP
             finally:
                 self.open = False
 
-    def _asked(self, step: Step) -> FailureDecision:
+    def _ask(self, step: Step) -> FailureDecision:
         while True:
             sys.stderr.write(printable(f"{step.id} has failed: [r]etry, [c]ontinue, [s]top? "))
             sys.stderr.flush()
-            said = sys.stdin.readline()
-            if not said:
+            line = sys.stdin.readline()
+            if not line:
                 say("")
                 return FailureDecision.STOP
-            if said.strip().lower()[:1] in _ANSWERS:
-                return _ANSWERS[said.strip().lower()[:1]]
+            if decision := _ANSWERS.get(line.strip().lower()[:1]):
+                return decision
             say(_HELP)
 
 
 def cannot_ask(_step: Step, _outcome: StepOutcome) -> FailureDecision:
-    """Stop, and say what to pass."""
+    """Stop, and say which options to pass."""
     say("Nobody can be asked here: stopping. Pass --on-error stop or --on-error continue.")
     return FailureDecision.STOP
 
@@ -140,17 +142,17 @@ def run(options: argparse.Namespace) -> int:
     """Run the plan of a directory; the exit code says how it ended."""
     options.catalog = options.catalog or os.environ.get("ADK_DELTA_CATALOG") or "main"
     options.schema = options.schema or os.environ.get("ADK_DELTA_SCHEMA") or "default"
-    planned = planned_for(options)  # before anybody is asked for a token
+    planned = selected_plan(options)  # before anybody is asked for a token
     if options.page:
         check_page(options.page)
     place = (options.catalog, options.schema)
     with _terminating(), _warehouse(options) as (workspace, http_path):
         from databricks_rlm_agent.databricks.sql import WarehouseEngine
 
-        verify(WarehouseEngine(workspace, http_path=http_path), place, new_id)
+        verify_place(WarehouseEngine(workspace, http_path=http_path), place, new_id)
         if options.dry_run:
-            said = json.dumps({"dry_run": True, **planned.to_dict()}) if options.json else as_table(planned)
-            print(said, flush=True)
+            document = json.dumps({"dry_run": True, **planned.to_dict()})
+            print(document if options.json else as_table(planned), flush=True)
             return 0
         engine = WarehouseEngine(workspace, http_path=http_path, catalog=place[0], schema=place[1])
         return _run(options, planned, engine, place)
@@ -165,8 +167,10 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
         resume_id=options.resume_run,
         partial=bool(options.only or options.start or options.skip),
     )
-    with screen(planned, how=options.progress, statements=options.statements, document=options.json) as shown:
-        decide = _decide(options, shown)
+    with screen(
+        planned, how=options.progress, statements=options.statements, document=options.json
+    ) as display:
+        decide = _decide(options, display)
         with (
             prepared(
                 planned,
@@ -174,35 +178,36 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
                 workflow=planned.name or Path(options.directory).resolve().name,
                 place=place,
                 options=settings,
-                observer=shown,
+                observer=display,
                 decide=decide,
             ) as runner,
-            _interrupting(runner, shown, decide),
+            _interrupting(runner, display, decide),
         ):
             report = runner.run()
-    told = [write_page(options.page, report.to_dict())] if options.page else []
+    page = [write_page(options.page, report.to_dict())] if options.page else []
     if options.json:
         put(json.dumps(report.to_dict(), default=str), sys.stdout)
-        for line in told if options.progress != "json" else ():
+        for line in page if options.progress != "json" else ():
             say(line)
     else:
-        shown.tell([*report_lines(report), *told])
+        display.write([*report_lines(report), *page])
     return report.exit_code
 
 
-def _decide(options: argparse.Namespace, shown: Screen) -> Decide:
+def _decide(options: argparse.Namespace, display: Screen) -> Decide:
     if options.on_error == "continue":
         return go_on
     if options.on_error == "stop":
         return stop
     if not sys.stdin.isatty() or options.json:
         return cannot_ask
-    return Asker(shown, shown=sys.stdout.isatty() and options.progress in {None, "live", "lines"})
+    shows_problems = sys.stdout.isatty() and options.progress in {None, "live", "lines"}
+    return Asker(display, problem_shown=shows_problems)
 
 
 @contextmanager
 def _warehouse(options: argparse.Namespace) -> Iterator[tuple[Workspace, str]]:
-    """The workspace and the HTTP path of the warehouse that the options name."""
+    """Provide the workspace and the HTTP path of the warehouse that the options name."""
     from databricks_rlm_agent.databricks.workspace import Workspace
 
     with ExitStack() as stack:
@@ -233,7 +238,7 @@ def _workspace(options: argparse.Namespace, make: type[Workspace]) -> Workspace:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a host without a scheme is this machine, where nothing speaks TLS."""
+    """Whether a host without a scheme is this machine, where servers have no TLS."""
     return host.partition(":")[0] in {"localhost", "127.0.0.1"}
 
 
@@ -252,7 +257,7 @@ def _asked_token() -> str:
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """SIGTERM ends what comes before and after the run itself as Ctrl-C does: things are closed."""
+    """Let SIGTERM before and after the run itself end it as Ctrl-C does, so that everything is closed."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -265,24 +270,25 @@ def _terminating() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupting(runner: Runner, shown: Screen, decide: Decide) -> Iterator[None]:
-    """SIGINT, SIGTERM and the end of the terminal cancel what runs; a second one ends the process at once."""
-    asked: list[bool] = []
+def _interrupting(runner: Runner, display: Screen, decide: Decide) -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP interrupt the run; a second one ends the process at once."""
+    interrupted = False
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if asked:
-            shown.leave()
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            display.leave()
             os._exit(INTERRUPTED)
-        asked.append(True)
+        interrupted = True
         runner.interrupt()
-        shown.interrupted()
+        display.interrupted()
         if isinstance(decide, Asker) and decide.open:
             raise NotAskedError
 
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # and nohup, which ignores it, is left alone
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, ask) for number in numbers}
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:

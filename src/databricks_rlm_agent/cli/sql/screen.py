@@ -1,4 +1,4 @@
-"""Where the progress of a SQL workflow is shown: a live display, plain lines, JSON, or nowhere."""
+"""Shows the progress of a SQL workflow: as a live display, plain lines, JSON, or not at all."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from databricks_rlm_agent.cli.sql.board import Board
-from databricks_rlm_agent.cli.sql.report import LineReporter, printable
+from databricks_rlm_agent.cli.sql.progress import Progress
 from databricks_rlm_agent.sqlflow.model import Plan
-from databricks_rlm_agent.sqlflow.run.events import WorkflowEvent
+from databricks_rlm_agent.sqlflow.run.events import LineObserver, LineSeverity, WorkflowEvent
 from databricks_rlm_agent.sqlflow.run.workflow import now
 
 if TYPE_CHECKING:
@@ -32,92 +31,92 @@ class Screen(Protocol):
     """Observes a run, and lets a person be asked in between."""
 
     def on(self, event: WorkflowEvent) -> None:
-        """Show it, if it is worth it."""
+        """Show an event."""
 
-    def tell(self, lines: Iterable[str]) -> None:
-        """Show lines for a person."""
+    def write(self, lines: Iterable[str]) -> None:
+        """Write lines for a person."""
 
     def paused(self) -> AbstractContextManager[None]:
-        """Show nothing while a person is asked; what happens meanwhile is shown afterwards."""
+        """Show nothing while a person is asked; events of that time are shown afterwards."""
 
     def interrupted(self) -> None:
-        """Say that the run is being interrupted. Called in a signal handler: it takes no lock."""
+        """Show that the run is being interrupted. Called in a signal handler: it takes no lock."""
 
     def leave(self) -> None:
-        """Leave the terminal whole: the process ends at once. Called in a signal handler."""
+        """Restore the terminal, because the process ends at once. Called in a signal handler."""
 
 
 class PlainScreen:
-    """Plain lines, as a log has them."""
+    """Shows plain lines, as in a log; those of single statements only with ``statements``."""
 
     def __init__(self, write: Callable[[str], None], *, statements: bool = False) -> None:
-        self._gate = _Gate(write)
-        self._lines = LineReporter(self._gate.write, statements=statements)
+        self._output = _PausableOutput(write)
+        self._lines = _line_observer(self._output, statements=statements)
 
     def on(self, event: WorkflowEvent) -> None:
-        """Write a line, if it is worth one."""
+        """Write the line of an event."""
         self._lines.on(event)
 
-    def tell(self, lines: Iterable[str]) -> None:
-        """Write them."""
+    def write(self, lines: Iterable[str]) -> None:
+        """Write lines."""
         for line in lines:
-            self._gate.write(line)
+            self._output.write(line)
 
     def paused(self) -> AbstractContextManager[None]:
         """Hold lines back."""
-        return self._gate.closed()
+        return self._output.paused()
 
     def interrupted(self) -> None:
-        """Say so."""
-        with suppress(OSError):  # the terminal may be gone: that is why
+        """Write that the run is being interrupted."""
+        with suppress(OSError):  # the terminal may be gone, which is why
             os.write(2, _INTERRUPTED.encode())
 
     def leave(self) -> None:
-        """There is nothing to leave."""
+        """Do nothing."""
 
 
 class JsonScreen(PlainScreen):
-    """One JSON document for each event, on a line."""
+    """Writes each event as a JSON document on one line."""
 
     def on(self, event: WorkflowEvent) -> None:
-        """Write it."""
-        self._gate.write(json.dumps(event.to_dict(), default=str))
+        """Write an event."""
+        self._output.write(json.dumps(event.to_dict(), default=str))
 
-    def tell(self, lines: Iterable[str]) -> None:
-        """Write them elsewhere: who reads JSON should not stumble over them."""
+    def write(self, lines: Iterable[str]) -> None:
+        """Write lines to standard output, away from the JSON."""
         for line in lines:
             put(printable(line), sys.stdout)
 
 
 class NoScreen(PlainScreen):
-    """Shows nothing of the progress."""
+    """Shows no events."""
 
     def on(self, event: WorkflowEvent) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class LiveScreen:
-    """The same lines as when piped, and below them how it stands now, on a terminal. Imports rich."""
+    """Shows the plain lines, and below them the progress, on a terminal. Imports rich."""
 
-    def __init__(self, board: Board, console: Console, *, statements: bool = False) -> None:
-        self._board, self._console, self._beat = board, console, 0
-        self._gate = _Gate(self._print)
-        self._lines = LineReporter(self._gate.write, statements=statements)
-        self._live = self._new()
+    def __init__(self, progress: Progress, console: Console, *, statements: bool = False) -> None:
+        self._progress, self._console, self._frame = progress, console, 0
+        self._output = _PausableOutput(self._print)
+        self._lines = _line_observer(self._output, statements=statements)
+        self._live = self._new_display()
 
     def on(self, event: WorkflowEvent) -> None:
-        """Take note, and write a line, if it is worth one."""
-        self._board.on(event)
+        """Update the progress, and write the line of an event."""
+        self._progress.on(event)
         self._lines.on(event)
 
-    def tell(self, lines: Iterable[str]) -> None:
-        """Write them."""
+    def write(self, lines: Iterable[str]) -> None:
+        """Write lines."""
         for line in lines:
-            self._gate.write(line)
+            self._output.write(line)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the display for a while; it is gone afterwards, and the cursor is there again."""
+        """Show the display for a while; remove it afterwards, and show the cursor again."""
         self._live.start(refresh=True)
         try:
             yield
@@ -127,64 +126,64 @@ class LiveScreen:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Take the display away, and hold lines back."""
-        with self._gate.closed():
+        """Remove the display, and hold lines back."""
+        with self._output.paused():
             self._live.stop()
             try:
                 yield
             finally:
-                self._live = self._new()  # one that is started again would wipe out lines above it
+                self._live = self._new_display()  # one that is started again would wipe out lines above it
                 self._live.start(refresh=True)
 
     def interrupted(self) -> None:
-        """The display says so."""
-        self._board.interrupting = True
+        """Let the display show that the run is being interrupted."""
+        self._progress.interrupting = True
 
     def leave(self) -> None:
         """Show the cursor again."""
         with suppress(OSError):
             os.write(self._console.file.fileno(), b"\x1b[?25h\r\n")
 
-    def _new(self) -> Live:
+    def _new_display(self) -> Live:
         from rich.live import Live
 
         return Live(
             console=self._console,
-            get_renderable=self._picture,
+            get_renderable=self._frame_text,
             refresh_per_second=_REFRESH_HZ,
             transient=True,
-            redirect_stdout=False,  # there is nobody else who writes there
-            redirect_stderr=sys.stderr.isatty(),  # what is logged stands above the display
+            redirect_stdout=False,  # nobody else writes there
+            redirect_stderr=sys.stderr.isatty(),  # log lines appear above the display
         )
 
-    def _picture(self) -> Text:
+    def _frame_text(self) -> Text:
         from rich.text import Text
 
-        self._beat += 1
+        self._frame += 1
         size = self._console.size
-        lines = self._board.lines(now(), size.width, size.height, self._beat)
+        lines = self._progress.lines(now(), size.width, size.height, self._frame)
         return Text("\n".join(map(printable, lines)), no_wrap=True, overflow="ellipsis")
 
     def _print(self, text: str) -> None:
         from rich.text import Text
 
-        whole = Text("\n").join(_styled(line) for line in text.split("\n"))
-        self._console.print(whole, soft_wrap=True)  # at once: the display is drawn anew after each print
+        styled = Text("\n").join(_styled(line) for line in text.split("\n"))
+        self._console.print(styled, soft_wrap=True)  # at once: the display is drawn again after each print
 
 
-class _Gate:
-    """Lets lines through, or holds them back until it is opened. Safe to use from several threads.
+class _PausableOutput:
+    """Writes lines, or holds them back while it is paused. Safe to use from several threads.
 
-    Where nobody reads any more, it is silent: that is no reason to end a run.
+    If nobody reads any more, nothing is written: that is no reason to end a run.
     """
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._out, self._lock = write, threading.Lock()
         self._held: list[str] | None = None
-        self._gone = False
+        self._closed = False
 
     def write(self, text: str) -> None:
-        """Write it, now or later."""
+        """Write a line, now or after the pause."""
         with self._lock:
             if self._held is not None:
                 self._held.append(text)
@@ -192,7 +191,7 @@ class _Gate:
                 self._write(text)
 
     @contextmanager
-    def closed(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """Hold lines back."""
         with self._lock:
             self._held = []
@@ -205,16 +204,25 @@ class _Gate:
                     self._write(text)
 
     def _write(self, text: str) -> None:
-        if not self._gone:
+        if not self._closed:
             try:
                 self._out(printable(text))
             except OSError:
-                self._gone = True
+                self._closed = True
+
+
+def _line_observer(output: _PausableOutput, *, statements: bool) -> LineObserver:
+    return LineObserver(output.write, least=LineSeverity.DETAIL if statements else LineSeverity.INFO)
+
+
+def printable(text: str) -> str:
+    """Replace the characters that a terminal would take for a command: messages may hold anything."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 @contextmanager
 def screen(plan: Plan, *, how: str | None, statements: bool, document: bool) -> Iterator[Screen]:
-    """The screen that the options choose: ``how`` is live, lines, json, none, or left to the place.
+    """Provide the screen that the options choose: ``how`` is live, lines, json, none, or None for a default.
 
     With ``document`` standard output is for one JSON document, and progress goes to standard error.
     """
@@ -230,7 +238,7 @@ def screen(plan: Plan, *, how: str | None, statements: bool, document: bool) -> 
 
 
 def put(text: str, out: TextIO) -> None:
-    """Write a line. Where nobody reads any more, nothing is written, there and from then on."""
+    """Write a line. If nobody reads any more, nothing is written there from then on."""
     encoding = out.encoding or "utf-8"
     try:  # ✓ is no reason to fail either, where a terminal does not have it
         print(text.encode(encoding, "replace").decode(encoding), file=out, flush=True)
@@ -240,7 +248,7 @@ def put(text: str, out: TextIO) -> None:
 
 
 def _live(plan: Plan, out: TextIO, *, statements: bool) -> LiveScreen | None:
-    """A live display, where the terminal can have one."""
+    """Return a live display, if the terminal can show one."""
     if not out.isatty() or codecs.lookup(out.encoding or "utf-8").name != "utf-8":
         return None
     from rich.console import Console
@@ -248,7 +256,7 @@ def _live(plan: Plan, out: TextIO, *, statements: bool) -> LiveScreen | None:
     console = Console(file=out, highlight=False, markup=False, emoji=False)
     if not console.is_terminal or console.is_dumb_terminal:
         return None
-    return LiveScreen(Board.of(plan), console, statements=statements)
+    return LiveScreen(Progress.of(plan), console, statements=statements)
 
 
 def _styled(line: str) -> Text:
@@ -256,6 +264,6 @@ def _styled(line: str) -> Text:
 
     text, mark = Text(line), line.strip()[:1]
     if mark in _STYLES:
-        place = line.index(mark)
-        text.stylize(_STYLES[mark], place, place + 1)
+        at = line.index(mark)
+        text.stylize(_STYLES[mark], at, at + 1)
     return text

@@ -1,4 +1,4 @@
-"""What must hold of the tables of a workflow in the end, as ``workflow.yml`` declares it. Pure."""
+"""Reads ``workflow.yml``: the loops of a workflow, and what must hold of its tables at the end. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.sqlflow.checks import Cover, Expectation
+from databricks_rlm_agent.sqlflow.checks import CoverageRule, Expectation
 from databricks_rlm_agent.sqlflow.model import Step
 from databricks_rlm_agent.sqltext.names import Name, may_be_same, parts_of, resolved, shown
 
@@ -19,8 +19,8 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Declared:
-    """One loop as it is declared; ``files`` are names or patterns, or there is a ``template``."""
+class LoopDeclaration:
+    """A loop as it is declared; ``files`` are names or patterns, or there is a ``template``."""
 
     line: int
     name: str | None = None
@@ -34,11 +34,11 @@ class Declared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoverRule:
+class CoverageDeclaration:
     """Keys of another table that must be found in this one.
 
-    ``on``: columns here with those there that they are compared with. ``share`` of the keys, 0 to 1, is the
-    least that will do.
+    ``on``: columns of this table, each with the other's column that it is compared with. ``share``: the least
+    share of the keys, 0 to 1.
     """
 
     line: int
@@ -48,55 +48,55 @@ class CoverRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableRule:
-    """What must hold of a table in the end, as it is declared."""
+class TableDeclaration:
+    """What must hold of a table at the end, as it is declared."""
 
     line: int
     table: str
     key: tuple[str, ...] = ()
     min_rows: int | None = None
-    covers: tuple[CoverRule, ...] = ()
+    covers: tuple[CoverageDeclaration, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
-    """All that stands in ``workflow.yml``."""
+class Declarations:
+    """The content of ``workflow.yml``."""
 
     name: str | None = None
-    loops: tuple[Declared, ...] = ()
-    tables: tuple[TableRule, ...] = ()
+    loops: tuple[LoopDeclaration, ...] = ()
+    tables: tuple[TableDeclaration, ...] = ()
 
 
-def parse_declared(text: str, file: str = FILE) -> Document:
-    """Read the document; raise UsageError, with key and line, for what cannot stand there."""
+def parse_declarations(text: str, file: str = FILE) -> Declarations:
+    """Read the document; raise UsageError, with key and line, for invalid content."""
     top = _Node.of(text, file)
-    return Document() if top is None else Document(**top.values(_DOCUMENT))
+    return Declarations() if top is None else Declarations(**top.values(_DOCUMENT))
 
 
-def _loop(node: _Node) -> Declared:
+def _loop(node: _Node) -> LoopDeclaration:
     values = node.values(_LOOP)
     if bool(values.get("files")) == bool(values.get("template")):
-        raise node.wrong("A loop has either files or a template")
-    return Declared(line=node.line, **values)
+        raise node.error("A loop has either files or a template")
+    return LoopDeclaration(line=node.line, **values)
 
 
-def _table(node: _Node) -> TableRule:
+def _table(node: _Node) -> TableDeclaration:
     values = node.values(_TABLE)
     if not values:
-        raise node.wrong(f"Nothing is declared of {node.key}", f"Known are: {', '.join(_TABLE)}.")
-    return TableRule(line=node.line, table=node.key, **values)
+        raise node.error(f"Nothing is declared of {node.key}", f"Known are: {', '.join(_TABLE)}.")
+    return TableDeclaration(line=node.line, table=node.key, **values)
 
 
-def _cover(node: _Node) -> CoverRule:
+def _cover(node: _Node) -> CoverageDeclaration:
     values = node.values(_COVER)
     if not values.get("table") or not values.get("on"):
-        raise node.wrong("What is covered has a table and the columns that it is looked up on", _COVER_FIX)
-    return CoverRule(line=node.line, **values)
+        raise node.error("What is covered has a table and the columns that it is looked up on", _COVER_FIX)
+    return CoverageDeclaration(line=node.line, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Node:
-    """A node of the document that knows its key and where it stands."""
+    """A node of the document, with its key and file."""
 
     node: Any
     file: str
@@ -119,84 +119,84 @@ class _Node:
     def line(self) -> int:
         return int(self.node.start_mark.line) + 1
 
-    def wrong(self, what: str, fix: str = _FIX) -> UsageError:
+    def error(self, what: str, fix: str = _FIX) -> UsageError:
         return UsageError(f"{what}.", where=f"{self.file}:{self.line}", fix=fix)
 
     def values(self, fields: Mapping[str, Callable[[_Node], Any]]) -> dict[str, Any]:
-        """What stands under the keys that are known, each once."""
+        """Return the values of known keys; raise UsageError for others, and for a key that is there twice."""
         known = f"Known are: {', '.join(fields)}."
         values: dict[str, Any] = {}
         for key, value in self.entries():
             if key not in fields:
-                raise value.wrong(f"The key {key!r} is not known", known)
+                raise value.error(f"The key {key!r} is not known", known)
             if key in values:
-                raise value.wrong(f"The key {key!r} stands there twice")
+                raise value.error(f"The key {key!r} is there twice")
             values[key] = fields[key](value)
         return values
 
     def entries(self) -> Iterator[tuple[str, _Node]]:
         if self.node.id != "mapping":
-            raise self.wrong(f"{self.key} must have keys and values")
+            raise self.error(f"{self.key} must have keys and values")
         for key, value in self.node.value:
             yield str(key.value), _Node(node=value, file=self.file, key=str(key.value))
 
-    def items(self) -> list[_Node]:
+    def elements(self) -> list[_Node]:
         if self.node.id != "sequence":
-            raise self.wrong(f"{self.key} must be a list")
+            raise self.error(f"{self.key} must be a list")
         return [_Node(node=each, file=self.file, key=self.key) for each in self.node.value]
 
     def text(self) -> str:
         if self.node.id != "scalar" or not str(self.node.value).strip():
-            raise self.wrong(f"{self.key} must be a text")
+            raise self.error(f"{self.key} must be a text")
         return str(self.node.value).strip()
 
     def texts(self) -> tuple[str, ...]:
-        """One text, or a list of them."""
-        return (self.text(),) if self.node.id == "scalar" else tuple(each.text() for each in self.items())
+        """Return one text, or a list of texts."""
+        return (self.text(),) if self.node.id == "scalar" else tuple(each.text() for each in self.elements())
 
     def count(self) -> int:
         text = self.text()
         if not (text.isascii() and text.isdigit()) or int(text) > 10_000:
-            raise self.wrong(f"{self.key} is {text!r}; it must be a number up to 10,000")
+            raise self.error(f"{self.key} is {text!r}; it must be a number up to 10,000")
         return int(text)
 
     def rows(self) -> int:
         text = self.text().replace("_", "")
         if not (text.isascii() and text.isdigit()):
-            raise self.wrong(f"{self.key} is {text!r}; it must be a number of rows")
+            raise self.error(f"{self.key} is {text!r}; it must be a number of rows")
         return int(text)
 
     def share(self) -> float:
         text = self.text()
         number = float(text) if _NUMBER.fullmatch(text) else -1.0
         if not 0.0 <= number <= 1.0:
-            raise self.wrong(f"{self.key} is {text!r}; it must be a share from 0 to 1")
+            raise self.error(f"{self.key} is {text!r}; it must be a share from 0 to 1")
         return number
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Columns that have one name here and there, or ``here: there``."""
+        """Return pairs of columns: of one name in both tables, or ``here: there``."""
         if self.node.id != "mapping":
             return tuple((name, name) for name in self.texts())
         return tuple((key, value.text()) for key, value in self.entries())
 
-    def tables(self) -> tuple[TableRule, ...]:
+    def tables(self) -> tuple[TableDeclaration, ...]:
         rules = tuple(_table(node) for _key, node in self.entries())
         names = [rule.table.lower() for rule in rules]
         for rule in rules:
             if names.count(rule.table.lower()) > 1:
-                raise self.wrong(f"The table {rule.table} stands there twice")
+                raise self.error(f"The table {rule.table} is there twice")
         return rules
 
-    def covers(self) -> tuple[CoverRule, ...]:
-        """One table, or a list of them."""
-        return tuple(_cover(each) for each in (self.items() if self.node.id == "sequence" else [self]))
+    def covers(self) -> tuple[CoverageDeclaration, ...]:
+        """Return one declaration, or a list of them."""
+        return tuple(_cover(each) for each in (self.elements() if self.node.id == "sequence" else [self]))
 
-    def loops(self) -> tuple[Declared, ...]:
-        return tuple(_loop(each) for each in self.items())
+    def loops(self) -> tuple[LoopDeclaration, ...]:
+        return tuple(_loop(each) for each in self.elements())
 
     def limit(self) -> int:
         if (number := self.count()) < 1:
-            raise self.wrong(f"{self.key} must be 1 or more")
+            raise self.error(f"{self.key} must be 1 or more")
         return number
 
 
@@ -220,11 +220,11 @@ _NAME = re.compile(r"(`[^`]+`|\w+)(\.(`[^`]+`|\w+)){0,2}")
 
 
 def expectations_of(
-    rules: Iterable[TableRule], steps: Sequence[Step], catalog: str | None, schema: str | None
+    rules: Iterable[TableDeclaration], steps: Sequence[Step], catalog: str | None, schema: str | None
 ) -> tuple[tuple[Expectation, ...], list[str]]:
-    """What is declared, with names in full and the steps that make the tables; and notices.
+    """Return the expectations, with full names and the steps that make the tables; and notices.
 
-    Raises UsageError for a table that is declared under two names.
+    Raise UsageError for a table that is declared under two names.
     """
     found: dict[Name, Expectation] = {}
     notices = []
@@ -238,7 +238,7 @@ def expectations_of(
         if not makers:
             notices.append(f"{FILE}:{rule.line}: no file makes {shown(name)}; it is checked all the same.")
         covers = tuple(
-            Cover(table=_name(each.table, each.line, catalog, schema), on=each.on, share=each.share)
+            CoverageRule(table=_name(each.table, each.line, catalog, schema), on=each.on, share=each.share)
             for each in rule.covers
         )
         found[name] = Expectation(

@@ -1,4 +1,4 @@
-"""A file of SQL, read: its stage, its statements, and what they read and write together. Pure."""
+"""Reads a file of SQL: its stage, its statements, and what they read and write together. Pure."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from databricks_rlm_agent.sqltext.reader import NameScope, read_statement
 from databricks_rlm_agent.sqltext.split import split
 from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
 
-# A number, and a letter at most: 01_graph, 2-merge, 03b.stats.
+# A number, perhaps with a letter: 01_graph, 2-merge, 03b.stats.
 _PREFIX = re.compile(r"(\d+)[a-z]?(?=[_.\- ]|$)", re.IGNORECASE)
 
 
 def stage_of(name: str) -> int | None:
-    """The number that a file's name begins with; None without one."""
+    """Return the number that a file's name begins with; None if it has none."""
     found = _PREFIX.match(name)
     return int(found[1]) if found else None
 
 
 def sql_file(name: str, text: str, *, catalog: str | None = None, schema: str | None = None) -> SqlFile:
-    """Read a file whose variables have been put in; names without a place are in ``catalog``, ``schema``.
+    """Read a file whose variables are replaced; incomplete names are in ``catalog``, ``schema``.
 
-    Raises UsageError, with file and line, where it cannot be split into statements.
+    Raise UsageError, with file and line, if it cannot be split into statements.
     """
     session = NameScope(catalog=catalog, schema=schema)
     statements = []
@@ -39,14 +39,14 @@ def sql_file(name: str, text: str, *, catalog: str | None = None, schema: str | 
 def joined_file(
     files: Sequence[SqlFile], *, catalog: str | None = None, schema: str | None = None
 ) -> SqlFile:
-    """Files that run as one, in order and in one session; what names mean is the same for each of them.
+    """Return files as one that runs them in order and in one session; USE ends with each of them.
 
-    Their temporary views see each other, as those of one file do.
+    Each can read the temporary views of the files before it.
     """
     statements: list[Statement] = []
     for file in files:
         if any(each.kind is StatementKind.USE for each in statements):
-            statements += _back(file.name, catalog, schema)
+            statements += _restore_place(file.name, catalog, schema)
         statements += file.statements
     return replace(
         _file(
@@ -59,12 +59,12 @@ def joined_file(
     )
 
 
-def _back(name: str, catalog: str | None, schema: str | None) -> list[Statement]:
-    """To the place that the workflow has, from wherever USE has led."""
-    wanted = {"CATALOG": catalog, "SCHEMA": schema}
+def _restore_place(name: str, catalog: str | None, schema: str | None) -> list[Statement]:
+    """Return statements that undo USE: they go back to the workflow's catalog and schema."""
+    places = {"CATALOG": catalog, "SCHEMA": schema}
     return [
         Statement(text=f"USE {what} {quoted((place,))}", file=name, line=1, kind=StatementKind.USE)
-        for what, place in wanted.items()
+        for what, place in places.items()
         if place
     ]
 
@@ -89,7 +89,7 @@ def _file(name: str, sha256: str, statements: Sequence[Statement], *, views: fro
 
 
 def _reads(statements: Iterable[Statement]) -> tuple[Name, ...]:
-    """What must be there before: all that is read, but for what the file has made itself by then."""
+    """Return what must exist before: all that is read and that the file has not made by then."""
     made: set[Name] = set()
     reads = []
     for statement in statements:

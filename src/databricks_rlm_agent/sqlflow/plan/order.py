@@ -1,4 +1,4 @@
-"""Which steps of a plan are to run: ``--only``, ``--from``, ``--skip``. Pure."""
+"""Orders the steps of a plan by what they read and write, and selects some of them. Pure."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from databricks_rlm_agent.sqlflow.model import Need, Plan, Step
 from databricks_rlm_agent.sqltext.names import ANYTHING, Name, common, is_table, shown, unique
 from databricks_rlm_agent.sqltext.statement import StatementKind
 
-_ADDING = {StatementKind.INSERT, StatementKind.MERGE}
+_INSERTING = {StatementKind.INSERT, StatementKind.MERGE}
 _DIGITS = re.compile(r"(\d+)")
 
 
 def ordered(steps: Iterable[Step]) -> tuple[tuple[Step, ...], list[str]]:
-    """The steps in an order in which they could run one by one, with their needs; and notices."""
+    """Return the steps, with their needs, in an order in which they could run one by one; and notices."""
     steps = _without_foreign_functions(sorted(steps, key=_by_stage))
     made = unique(name for step in steps for name in step.makes if is_table(name))
     order: list[Step] = []
     notices: list[str] = []
     for stage in dict.fromkeys(step.stage for step in steps):
-        some, told = _stage([step for step in steps if step.stage == stage], made)
-        order += some
-        notices += told
-    done = [replace(step, needs=tuple(_needs(step, order[:place]))) for place, step in enumerate(order)]
-    return tuple(done), notices
+        in_stage, stage_notices = _ordered_stage([step for step in steps if step.stage == stage], made)
+        order += in_stage
+        notices += stage_notices
+    with_needs = [replace(step, needs=tuple(_needs(step, order[:place]))) for place, step in enumerate(order)]
+    return tuple(with_needs), notices
 
 
-def clash(earlier: Step, later: Step) -> str | None:
-    """Why the later one must wait for the earlier one; None if they may run at the same time."""
+def conflict(earlier: Step, later: Step) -> str | None:
+    """Return why the later step must wait for the earlier one; None if they may run at the same time."""
     for step in (later, earlier):
         if step.problem:
             return f"{step.id} runs alone: what it reads and writes is not known"
@@ -45,31 +45,31 @@ def clash(earlier: Step, later: Step) -> str | None:
 
 
 def required(step: Step) -> tuple[Name, ...]:
-    """What must be there before a step: what it reads, and what it changes without making it."""
+    """Return what must exist before a step: what it reads, and what it changes without making it."""
     makes = set(step.makes)
     gone = {name for file in step.files for each in file.statements if each.repeatable for name in each.drops}
     changed = [name for name in step.writes if name not in makes and name not in gone and is_table(name)]
     return (*step.reads, *changed)
 
 
-def natural(name: str) -> tuple[tuple[int, int | str], ...]:
-    """A key that sorts names as people do: b2 before b10."""
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a key that sorts names as people do: b2 before b10."""
     parts = _DIGITS.split(name.lower())
     return tuple((0, int(part)) if place % 2 else (1, part) for place, part in enumerate(parts))
 
 
 def _by_stage(step: Step) -> tuple[bool, int, tuple[tuple[int, int | str], ...], str]:
-    return step.stage is None, step.stage or 0, natural(step.id), step.id
+    return step.stage is None, step.stage or 0, natural_key(step.id), step.id
 
 
 def _needs(step: Step, earlier: Sequence[Step]) -> Iterable[Need]:
     for other in earlier:
-        if reason := clash(other, step):
+        if reason := conflict(other, step):
             yield Need(step=other.id, reason=reason)
 
 
-def _stage(steps: Sequence[Step], made: Sequence[Name]) -> tuple[list[Step], list[str]]:
-    """The steps of a stage, makers before users, else by name; notices where that goes in a circle."""
+def _ordered_stage(steps: Sequence[Step], made: Sequence[Name]) -> tuple[list[Step], list[str]]:
+    """Return the steps of a stage, makers before users, else by name; and notices about circles."""
     waiting = list(steps)
     before = {step.id: {other.id for other in steps if _makes_for(other, step, made)} for step in steps}
     order: list[Step] = []
@@ -87,9 +87,10 @@ def _stage(steps: Sequence[Step], made: Sequence[Name]) -> tuple[list[Step], lis
 
 
 def _makes_for(maker: Step, user: Step, made: Sequence[Name]) -> bool:
-    """Whether one makes what the other needs and does not make itself, or adds to what the other only reads.
+    """Whether one makes what the other needs and does not make itself, or inserts into what it only reads.
 
-    The latter for tables ``made`` by the workflow: others it may as well mark as read, after they were read.
+    The latter only for tables ``made`` by the workflow: rows of others may as well be marked after they were
+    read.
     """
     if maker.id == user.id or maker.problem or user.problem:
         return False
@@ -98,18 +99,18 @@ def _makes_for(maker: Step, user: Step, made: Sequence[Name]) -> bool:
     schemas = [name for name in makes if "*" in name[-1]]
     if common(makes, required(user)) or common(schemas, user.writes):
         return True
-    added = [name for name in _added(maker) if name not in user.writes and common([name], made)]
-    return bool(added and common(added, user.reads))
+    inserted = [name for name in _inserted(maker) if name not in user.writes and common([name], made)]
+    return bool(inserted and common(inserted, user.reads))
 
 
-def _added(step: Step) -> tuple[Name, ...]:
-    """Tables that a step adds rows to."""
+def _inserted(step: Step) -> tuple[Name, ...]:
+    """Return the tables that a step adds rows to."""
     statements = (each for file in step.files for each in file.statements)
-    return unique(name for each in statements if each.kind in _ADDING for name in each.writes)
+    return unique(name for each in statements if each.kind in _INSERTING for name in each.writes)
 
 
 def _without_foreign_functions(steps: Sequence[Step]) -> list[Step]:
-    """Drops from what they read the functions that no step makes: they are Databricks' own, or there."""
+    """Remove from the steps' reads the functions that no step makes: they exist already."""
     made = {name[-1] for step in steps for name in step.makes if name[-1].endswith("()")}
 
     def ours(name: Name) -> bool:
@@ -120,7 +121,7 @@ def _without_foreign_functions(steps: Sequence[Step]) -> list[Step]:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Steps by their names or their files' (patterns too): only these, all from one on, all but these."""
+    """A choice of steps by names or patterns, or their files': only these, from one on, without these."""
 
     only: tuple[str, ...] = ()
     start: str | None = None
@@ -128,22 +129,22 @@ class Selection:
 
 
 def select(plan: Plan, selection: Selection) -> Plan:
-    """The plan with the chosen steps only; raise UsageError for a name that no step has, or if none is left.
+    """Return the plan with the chosen steps only; raise UsageError for an unknown name, or if none is left.
 
-    What steps need of those left out is taken to be there.
+    What the steps need of those left out must exist already.
     """
     steps: Sequence[Step] = plan.steps
     if selection.start:
         first = _named(plan, selection.start, "--from")[0]
         steps = steps[[step.id for step in steps].index(first) :]
     if selection.only:
-        wanted = {id_ for pattern in selection.only for id_ in _named(plan, pattern, "--only")}
-        steps = [step for step in steps if step.id in wanted]
+        chosen = {id_ for pattern in selection.only for id_ in _named(plan, pattern, "--only")}
+        steps = [step for step in steps if step.id in chosen]
     skipped = {id_ for pattern in selection.skip for id_ in _named(plan, pattern, "--skip")}
     steps = [step for step in steps if step.id not in skipped]
     if not steps:
         raise UsageError("No step is left.", fix="Choose others with --only, --from and --skip.")
-    return replace(plan, steps=tuple(_narrowed(steps)))
+    return replace(plan, steps=tuple(_without_other_needs(steps)))
 
 
 def _named(plan: Plan, pattern: str, option: str) -> list[str]:
@@ -158,8 +159,8 @@ def _names(step: Step) -> list[str]:
     return [step.id, *(name for file in step.files for name in file.names)]
 
 
-def _narrowed(steps: Iterable[Step]) -> list[Step]:
-    """The steps without needs of others."""
+def _without_other_needs(steps: Iterable[Step]) -> list[Step]:
+    """Return the steps without needs of steps that are left out."""
     steps = list(steps)
     left = {step.id for step in steps}
     return [replace(step, needs=tuple(need for need in step.needs if need.step in left)) for step in steps]

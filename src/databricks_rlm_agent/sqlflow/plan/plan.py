@@ -1,4 +1,4 @@
-"""From the texts of a directory to the plan of its run. Pure."""
+"""Makes the plan of a run from the texts of a directory. Pure."""
 
 from __future__ import annotations
 
@@ -8,44 +8,48 @@ from dataclasses import dataclass, field, replace
 
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Loop, Plan, SqlFile, Step
-from databricks_rlm_agent.sqlflow.plan.declarations import Declared, expectations_of, parse_declared
+from databricks_rlm_agent.sqlflow.plan.declarations import (
+    LoopDeclaration,
+    expectations_of,
+    parse_declarations,
+)
 from databricks_rlm_agent.sqlflow.plan.files import joined_file, sql_file, stage_of
-from databricks_rlm_agent.sqlflow.plan.iterations import iteration, of_template
+from databricks_rlm_agent.sqlflow.plan.iterations import from_template, iteration
 from databricks_rlm_agent.sqlflow.plan.loops import (
-    Group,
+    LoopFiles,
     alias_of,
-    groups_of,
-    joined,
+    loops_of,
     makes_of,
+    merge_parts,
     reads_of,
     writes_of,
 )
-from databricks_rlm_agent.sqlflow.plan.order import natural, ordered
+from databricks_rlm_agent.sqlflow.plan.order import natural_key, ordered
 from databricks_rlm_agent.sqltext.names import Name, is_table, parts_of, resolved, shown
 from databricks_rlm_agent.sqltext.variables import check_all_known, substitute, used
 
-_IF_NOT_THERE = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
+_IF_NOT_EXISTS = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
 _HEAD = 200  # characters of a statement in which it stands
 
 
 def unused(texts: Iterable[str], variables: Iterable[str]) -> list[str]:
-    """Tells of variables that no text has."""
+    """Return notices about variables that no text has."""
     named = {name for text in texts for name in used(text)}
     return [f"--var {name} is used by no file." for name in variables if name not in named]
 
 
-def told_of(step: Step) -> Iterator[str]:
-    """What a person should know of a step."""
+def step_notices(step: Step) -> Iterator[str]:
+    """Yield what a person should know of a step."""
     for file in step.files:
         if file.problem:
             yield f"{step.id} runs alone: {file.problem}."
         if not file.statements:
             yield f"{file.name} has no statements."
     if step.loop:
-        yield from _told_of_loop(step.id, step.loop)
+        yield from _loop_notices(step.id, step.loop)
 
 
-def _told_of_loop(name: str, loop: Loop) -> Iterator[str]:
+def _loop_notices(name: str, loop: Loop) -> Iterator[str]:
     last = iteration(loop, loop.first + len(loop.files) - 1)
     if last.table is None and not loop.convergence:
         yield f"{name}: its iterations write no table that could be compared: declare a convergence query."
@@ -65,7 +69,7 @@ def _told_of_loop(name: str, loop: Loop) -> Iterator[str]:
 
 
 def _dropped(name: str, loop: Loop, number: int) -> Iterator[str]:
-    """Tells of an iteration that drops the table which its own is compared with."""
+    """Yield a notice about an iteration that drops the table which its own is compared with."""
     now = iteration(loop, number)
     gone = {each for statement in now.file.statements for each in statement.drops}
     if now.before in gone - set(now.file.makes) and not loop.convergence:
@@ -76,7 +80,7 @@ def _dropped(name: str, loop: Loop, number: int) -> Iterator[str]:
 
 
 def hidden_views(steps: Sequence[Step]) -> Iterator[str]:
-    """Tells of files that read what another has made for its own session only."""
+    """Yield notices about files that read a temporary view of another file's session."""
     made = {name[-1] for step in steps for name in step.makes}
     views = {view: step.id for step in steps for file in step.files for view in file.views}
     for step in steps:
@@ -87,7 +91,7 @@ def hidden_views(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def made_later(steps: Sequence[Step]) -> Iterator[str]:
-    """Tells of steps that read what only a later stage makes."""
+    """Yield notices about steps that read what only a later stage makes."""
     places = {stage: place for place, stage in enumerate(dict.fromkeys(step.stage for step in steps))}
     for step in steps:
         for name in filter(is_table, step.reads):
@@ -100,30 +104,30 @@ def made_later(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def made_twice(steps: Sequence[Step]) -> Iterator[str]:
-    """Tells of steps of one stage that make the same table: the later one's is what is left."""
+    """Yield notices about steps of one stage that make the same table: that of the later one stays."""
     makers: dict[tuple[int | None, Name], Step] = {}
     for step in steps:
         for name in filter(is_table, step.makes):
             other = makers.setdefault((step.stage, name), step)
-            if other is not step and _anew(other, name) and _anew(step, name):
+            if other is not step and _always_makes(other, name) and _always_makes(step, name):
                 yield (
                     f"{other.id} and {step.id} both make {shown(name)}: what is left is that of {step.id}, "
                     "which runs later."
                 )
 
 
-def _anew(step: Step, name: Name) -> bool:
-    """Whether a step makes a table whatever is there."""
+def _always_makes(step: Step, name: Name) -> bool:
+    """Whether a step makes a table even if it exists."""
     statements = [each for file in step.files for each in file.statements if name in each.makes]
-    return any(not _IF_NOT_THERE.search(each.text[:_HEAD]) for each in statements)
+    return any(not _IF_NOT_EXISTS.search(each.text[:_HEAD]) for each in statements)
 
 
-_SHOWN = 5  # problems in one message
+_LISTED = 5  # problems in one message
 
 
 @dataclass(frozen=True, kw_only=True)
 class SqlSource:
-    """What a plan is made from: the text of each file by its name, and what stands in ``workflow.yml``.
+    """The source of a plan: the text of each file by its name, and the text of ``workflow.yml``.
 
     Names in the files that leave out catalog or schema mean ``catalog`` and ``schema``, if these are known.
     """
@@ -133,47 +137,56 @@ class SqlSource:
     variables: Mapping[str, str] = field(default_factory=dict)
     catalog: str | None = None
     schema: str | None = None
-    notices: tuple[str, ...] = ()  # of who read it
+    notices: tuple[str, ...] = ()  # from reading it
 
 
 def plan_of(source: SqlSource) -> Plan:
-    """The plan of a directory; the same for the same source.
+    """Return the plan of a directory; the same for the same source.
 
-    Raises UsageError, with file and line, for what cannot be read, told apart or found.
+    Raise UsageError, with file and line, for what cannot be read, split into statements or found.
     """
     texts = {name: substitute(text, source.variables) for name, text in source.texts.items()}
-    declared = parse_declared(substitute(source.declared or "", source.variables))
-    groups, notices = groups_of(texts, declared.loops)
-    grouped = {name for group in groups for name in group.members}
-    templates = {group.template.name for group in groups if group.template}
+    declared = parse_declarations(substitute(source.declared or "", source.variables))
+    loops, loop_notices = loops_of(texts, declared.loops)
+    in_loops = {name for loop in loops for name in loop.members}
+    templates = {loop.template.name for loop in loops if loop.template}
     files = _read_all({name: text for name, text in texts.items() if name not in templates}, source)
-    groups, told = joined(groups, files)
-    notices += told
-    steps = [_file_step(file) for name, file in files.items() if name not in grouped]
-    steps += _with_aliases([_loop_step(group, files, source) for group in groups], steps)
+    loops, merge_notices = merge_parts(loops, files)
+    steps = [_file_step(file) for name, file in files.items() if name not in in_loops]
+    steps += _with_aliases([_loop_step(loop, files, source) for loop in loops], steps)
     _check_ids(steps)
-    done, told = ordered(steps)
-    notices = [*source.notices, *notices]
-    notices += unused([*source.texts.values(), source.declared or ""], source.variables)
-    notices += [*told, *(line for step in done for line in told_of(step))]
-    notices += [*hidden_views(done), *made_later(done), *made_twice(done)]
-    expectations, doubts = expectations_of(declared.tables, done, source.catalog, source.schema)
-    return Plan(steps=done, notices=(*notices, *doubts), expectations=expectations, name=declared.name)
+    in_order, order_notices = ordered(steps)
+    expectations, table_notices = expectations_of(declared.tables, in_order, source.catalog, source.schema)
+    notices = (
+        *source.notices,
+        *loop_notices,
+        *merge_notices,
+        *unused([*source.texts.values(), source.declared or ""], source.variables),
+        *order_notices,
+        *(notice for step in in_order for notice in step_notices(step)),
+        *hidden_views(in_order),
+        *made_later(in_order),
+        *made_twice(in_order),
+        *table_notices,
+    )
+    return Plan(steps=in_order, notices=notices, expectations=expectations, name=declared.name)
 
 
 def _read_all(texts: Mapping[str, str], source: SqlSource) -> dict[str, SqlFile]:
-    """All files, read; one UsageError that tells of all that cannot be."""
+    """Read all files; raise one UsageError for all that cannot be read."""
     files, problems = {}, []
-    for name in sorted(texts, key=natural):
+    for name in sorted(texts, key=natural_key):
         try:
             check_all_known(texts[name], name)
             files[name] = sql_file(name, texts[name], catalog=source.catalog, schema=source.schema)
         except UsageError as error:
             problems.append(error)
     if len(problems) > 1:
-        said = [f"{error.where}: {error.what}" for error in problems[:_SHOWN]]
-        more = f" And {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
-        raise UsageError(f"{len(problems)} files cannot be read: {' '.join(said)}{more}", fix=problems[0].fix)
+        listed = [f"{error.where}: {error.what}" for error in problems[:_LISTED]]
+        more = f" And {len(problems) - _LISTED} more." if len(problems) > _LISTED else ""
+        raise UsageError(
+            f"{len(problems)} files cannot be read: {' '.join(listed)}{more}", fix=problems[0].fix
+        )
     if problems:
         raise problems[0]
     return files
@@ -184,12 +197,12 @@ def _file_step(file: SqlFile) -> Step:
     return Step(id=id_, stage=file.stage, file=file, reads=file.reads, writes=file.writes, makes=file.makes)
 
 
-def _loop_step(group: Group, files: Mapping[str, SqlFile], source: SqlSource) -> Step:
-    declared = group.declared or Declared(line=0)
+def _loop_step(loop_files: LoopFiles, files: Mapping[str, SqlFile], source: SqlSource) -> Step:
+    declared = loop_files.declared or LoopDeclaration(line=0)
     loop = Loop(
-        files=tuple(_iteration([files[name] for name in names], source) for names in group.iterations),
-        first=group.first,
-        template=group.template,
+        files=tuple(_iteration([files[name] for name in names], source) for names in loop_files.iterations),
+        first=loop_files.first,
+        template=loop_files.template,
         key_columns=declared.key_columns,
         convergence=declared.convergence,
         limit=declared.limit,
@@ -197,9 +210,9 @@ def _loop_step(group: Group, files: Mapping[str, SqlFile], source: SqlSource) ->
         catalog=source.catalog,
         schema=source.schema,
     )
-    if group.template:
-        loop = replace(loop, files=(of_template(loop, group.first),))
-    return Step(id=group.id, stage=stage_of(group.members[0]), loop=loop)
+    if loop_files.template:
+        loop = replace(loop, files=(from_template(loop, loop_files.first),))
+    return Step(id=loop_files.id, stage=stage_of(loop_files.members[0]), loop=loop)
 
 
 def _iteration(files: Sequence[SqlFile], source: SqlSource) -> SqlFile:
@@ -209,7 +222,7 @@ def _iteration(files: Sequence[SqlFile], source: SqlSource) -> SqlFile:
 
 
 def _with_aliases(loops: Iterable[Step], others: Sequence[Step]) -> list[Step]:
-    """Loop steps with the names of their ends, and with what they read and write."""
+    """Return the loop steps with their aliases, and with what they read and write."""
     wanted = {name for step in others for name in step.reads} - {
         name for step in others for name in step.makes
     }

@@ -1,4 +1,4 @@
-"""The pictures of a workflow report as SVG: when each step ran, and how loops converged. Pure."""
+"""Draws the charts of a workflow report as SVG: when each step ran, and how loops converged. Pure."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _EMPTY = {"meta", "rect", "line", "path", "circle", "br", "wbr"}
 
 
 class Markup(str):
-    """Text that is markup already. Only made here and of constants."""
+    """Text that is markup already. It is only made in this module, and from constants."""
 
     __slots__ = ()
 
 
 def el(name: str, /, *children: object, **attributes: object) -> Markup:
-    """An element. ``class_`` is ``class``, and ``_`` in a name of an attribute ``-``; None leaves it out."""
-    told = "".join(
+    """Return an element. ``class_`` is ``class``, ``_`` in names of attributes is ``-``; None is left out."""
+    attrs = "".join(
         f' {key.strip("_").replace("_", "-")}="{escape(_text(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
     if name in _EMPTY and not children:
-        return Markup(f"<{name}{told}/>")
-    return Markup(f"<{name}{told}>{joined(*children)}</{name}>")
+        return Markup(f"<{name}{attrs}/>")
+    return Markup(f"<{name}{attrs}>{joined(*children)}</{name}>")
 
 
 def joined(*children: object) -> Markup:
-    """Children one after another; lists are taken apart, None is nothing."""
+    """Return the children one after another; lists are flattened, None is left out."""
     parts = []
     for child in children:
         if isinstance(child, Markup):
@@ -47,14 +47,14 @@ def joined(*children: object) -> Markup:
 
 
 def _text(value: object) -> str:
-    """Without characters that no XML may have; a number without digits that nobody sees."""
+    """Return text without characters that XML forbids, and numbers with one digit after the point."""
     if isinstance(value, float):
         return f"{value:.1f}".removesuffix(".0")
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in str(value))
 
 
 def seconds(number: float) -> str:
-    """A time for people: ``0.04 s``, ``0.4 s``, ``12.3 s``, ``4 min 05 s``, ``2 h 03 min``."""
+    """Return a time for people: ``0.04 s``, ``0.4 s``, ``12.3 s``, ``4 min 05 s``, ``2 h 03 min``."""
     if number < 0.095:
         return f"{number:.2f} s"
     if number < 100:
@@ -69,7 +69,7 @@ _STEP, _MOST = 62.0, 920.0
 
 
 def loop_chart(step: Mapping[str, Any]) -> Markup:
-    """A bar for each iteration, its height by the logarithm of the rows that it changed."""
+    """Draw a bar for each iteration, as high as the logarithm of the rows that it changed."""
     iterations = step["iterations"]
     pitch = min(_STEP, _MOST / max(1, len(iterations)))
     width = 2 * _SIDE + pitch * len(iterations)
@@ -99,21 +99,21 @@ def _bar(
     height = max(1.5, (_BASE - _TOP) * share)
     middle, before = x + pitch / 2, place < step["iterations_before"]
     kind = "rows before" if before else "rows none" if changed == 0 else "rows"
-    told = "the first: nothing to compare" if changed is None else f"{changed:,} rows changed"
-    title = el("title", f"iteration {each['n']}: {told}{', in an earlier run' if before else ''}")
+    label = "the first: nothing to compare" if changed is None else f"{changed:,} rows changed"
+    title = el("title", f"iteration {each['n']}: {label}{', in an earlier run' if before else ''}")
     width = pitch * 0.7
     yield el(
         "rect", title, x=middle - width / 2, y=_BASE - height, width=width, height=height, rx=2, class_=kind
     )
     if pitch >= 30 or changed == 0:
-        said = "-" if changed is None else short(changed)
-        yield el("text", said, x=middle, y=_BASE - height - 6, class_="value", text_anchor="middle")
+        value = "-" if changed is None else short(changed)
+        yield el("text", value, x=middle, y=_BASE - height - 6, class_="value", text_anchor="middle")
     if pitch >= 18 or place % 5 == 0:
         yield el("text", each["n"], x=middle, y=_BASE + 18, class_="tick", text_anchor="middle")
 
 
 def short(number: int) -> str:
-    """A number in at most five characters: ``812``, ``12.3k``, ``4M``."""
+    """Return a number in at most five characters: ``812``, ``12.3k``, ``4M``."""
     for unit, name in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
         if number >= unit:
             scaled = number / (1000 if name == "k" else unit)
@@ -131,7 +131,7 @@ _LEAST = 2.0  # of a bar, so that it is seen
 
 @dataclass(frozen=True, kw_only=True)
 class _Scale:
-    """From seconds after the start to places in the picture."""
+    """Converts seconds after the start to x coordinates."""
 
     total: float
 
@@ -141,7 +141,7 @@ class _Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class _Bar:
-    """A step that ran, where it is drawn."""
+    """A step that ran, and where it is drawn."""
 
     step: Document
     start: float
@@ -150,7 +150,7 @@ class _Bar:
 
 
 def timeline(report: Document) -> Markup:
-    """Stages as bands, steps as bars with the iterations of loops in them, the critical path marked."""
+    """Draw stages as bands, steps as bars with the iterations of loops in them, and the critical path."""
     scale = _Scale(total=max(float(report["seconds"]), 0.001))
     began = datetime.fromisoformat(report["started_at"])
     bands, rows, bars, y = [], [], [], _TOP
@@ -190,7 +190,7 @@ def _axis(scale: _Scale, bottom: float) -> Iterator[Markup]:
 
 
 def _ticks(total: float) -> list[float]:
-    """Five to ten round times."""
+    """Return five to ten round times."""
     raw = total / 6
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * times for times in (1, 2, 5, 10) if power * times >= raw)
@@ -206,8 +206,8 @@ def _label(step: Document, y: float) -> Markup:
     short = name if len(name) <= _NAME else name[: _NAME - 1] + "…"
     ran = step["started_at"] is not None
     text = el("text", el("title", name), short, x=22, y=y + 4, class_="name" if ran else "name off")
-    told = {"kept": "done before"}.get(step["status"], step["status"])
-    return text if ran else el("g", text, el("text", told, x=_LEFT + 6, y=y + 4, class_="off"))
+    status = {"kept": "done before"}.get(step["status"], step["status"])
+    return text if ran else el("g", text, el("text", status, x=_LEFT + 6, y=y + 4, class_="off"))
 
 
 def _drawn(bar: _Bar, scale: _Scale, *, path: bool) -> Markup:
@@ -215,15 +215,15 @@ def _drawn(bar: _Bar, scale: _Scale, *, path: bool) -> Markup:
     width = max(_LEAST, right - left)
     kind = f"bar {str(bar.step['status']).replace(' ', '-')}{' path' if path else ''}"
     top, height = bar.y - 8, 16.0
-    told = f"{bar.step['id']}: {bar.step['status']}, {seconds(float(bar.step['seconds']))}"
-    shape = el("rect", el("title", told), x=left, y=top, width=width, height=height, rx=3, class_=kind)
+    label = f"{bar.step['id']}: {bar.step['status']}, {seconds(float(bar.step['seconds']))}"
+    shape = el("rect", el("title", label), x=left, y=top, width=width, height=height, rx=3, class_=kind)
     inside = list(_iterations(bar, scale, top, height))
     time = el("text", seconds(float(bar.step["seconds"])), x=left + width + 5, y=bar.y + 4, class_="time")
     return el("g", shape, *inside, time)
 
 
 def _iterations(bar: _Bar, scale: _Scale, top: float, height: float) -> Iterator[Markup]:
-    """Every other one of this run's iterations is shaded; each says what it changed."""
+    """Draw this run's iterations, every other one shaded, with the rows that each changed."""
     at = bar.start
     for place, each in enumerate(bar.step["iterations"][bar.step["iterations_before"] :]):
         left, at = scale.x(at), at + float(each["seconds"])
@@ -235,7 +235,7 @@ def _iterations(bar: _Bar, scale: _Scale, top: float, height: float) -> Iterator
 
 
 def _links(path: Sequence[str], bars: Sequence[_Bar], scale: _Scale) -> list[Markup]:
-    """From the end of each step of the critical path to the start of the next."""
+    """Draw lines from the end of each step of the critical path to the start of the next."""
     by_id = {bar.step["id"]: bar for bar in bars}
     on_path = [by_id[step] for step in path if step in by_id]
     lines = []

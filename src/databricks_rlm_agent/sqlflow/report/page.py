@@ -1,4 +1,4 @@
-"""The report of a workflow as one HTML page that needs nothing else, from its JSON. Pure."""
+"""Renders the report of a workflow, from its JSON, as one HTML page that loads nothing else. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def as_page(report: Document) -> str:
-    """The page of a report, as ``Report.to_dict`` gives it."""
+    """Return the page of a report, which is what ``Report.to_dict`` returns."""
     title = f"{report['workflow']}: {report['status']}"
     style = Markup((resources.files(__package__) / "page.css").read_text(encoding="utf-8"))
     head = el(
@@ -103,10 +103,12 @@ def _problem(step: Document, problem: Document, kind: str) -> Markup:
 
 def _timeline(report: Document) -> Markup:
     ends = {step["status"] for step in report["steps"]}
-    keys = [("bar done", "step"), ("bar done path", "on the critical path")]
-    keys += [("iteration odd", "iterations")] if any(step["iterations"] for step in report["steps"]) else []
-    keys += [(f"bar {end}", end) for end in ("failed", "interrupted") if end in ends]
-    legend = [el("span", el("i", class_=kind), name) for kind, name in keys]
+    entries = [("bar done", "step"), ("bar done path", "on the critical path")]
+    entries += (
+        [("iteration odd", "iterations")] if any(step["iterations"] for step in report["steps"]) else []
+    )
+    entries += [(f"bar {end}", end) for end in ("failed", "interrupted") if end in ends]
+    legend = [el("span", el("i", class_=kind), name) for kind, name in entries]
     picture = el("div", timeline(report), class_="scroll")
     return _section("When each step ran", el("p", *legend, class_="legend"), picture)
 
@@ -122,10 +124,10 @@ def _loops(report: Document) -> Markup | None:
 def _loop(step: Document) -> Markup:
     many = len(step["iterations"])
     end = step["end"] or step["status"]
-    told = f"{end}, {many} iteration{'' if many == 1 else 's'}"
+    summary = f"{end}, {many} iteration{'' if many == 1 else 's'}"
     rows = [str(each["rows"]) for each in step["iterations"][-1:] if each["rows"] is not None]
     size = f", {int(rows[0]):,} rows" if rows else ""
-    return el("figure", el("figcaption", el("b", step["id"]), " ", f"{told}{size}"), loop_chart(step))
+    return el("figure", el("figcaption", el("b", step["id"]), " ", f"{summary}{size}"), loop_chart(step))
 
 
 def _steps(report: Document) -> Markup:
@@ -141,7 +143,7 @@ def _step(step: Document, longest: float, *, on_path: bool) -> Markup:
     ran = step["started_at"] is not None
     share = f"width:{100 * took / longest:.0f}%" if longest else "width:0"
     kind = f"meter {'path' if on_path else ''}"
-    told = {"done": "", "kept": "done before"}.get(step["status"], step["status"])
+    status = {"done": "", "kept": "done before"}.get(step["status"], step["status"])
     stage = stage_name(step["stage"]).removeprefix("Stage ") if step["stage"] is not None else "-"
     return el(
         "tr",
@@ -152,7 +154,7 @@ def _step(step: Document, longest: float, *, on_path: bool) -> Markup:
         el("td", el("div", el("i", style=share), class_=kind) if ran else None, class_="wide"),
         el("td", step["statements"] or "", class_="number"),
         el("td", f"{step['rows']:,}" if step["rows"] is not None else "", class_="number"),
-        el("td", step["end"] or told),
+        el("td", step["end"] or status),
     )
 
 
@@ -179,10 +181,10 @@ def _checked(table: Document) -> Markup:
 
 def _coverage(each: Document) -> Markup:
     share = each["share"]
-    told = "no keys" if share is None else percent(share)
+    found = "no keys" if share is None else percent(share)
     meter = el("i", style=f"width:{100 * (share if share is not None else 1.0):.1f}%")
     bar = el("div", meter, class_="meter" if each["good"] else "meter bad")
-    text = f"{told} of {each['table']} ({each['found']:,} of {each['keys']:,})"
+    text = f"{found} of {each['table']} ({each['found']:,} of {each['keys']:,})"
     return el("div", bar, el("span", text), class_="coverage")
 
 

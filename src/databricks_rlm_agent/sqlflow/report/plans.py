@@ -1,4 +1,4 @@
-"""A plan as a table for people, and as a picture for Mermaid and Graphviz. Pure."""
+"""Renders a plan as a table for people, and as a picture for Mermaid and Graphviz. Pure."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _DOT = (
 
 
 def as_table(plan: Plan) -> str:
-    """Stages with their steps, what each waits for in its stage and reads from before, and the notices."""
+    """Return the stages with their steps and what each waits for, the checks, and the notices."""
     lines = []
     for stage, steps in plan.stages:
-        some = "1 step" if len(steps) == 1 else f"{len(steps)} steps, {_width(steps)} at once"
-        lines.append(f"{stage_name(stage)}: {some}")
+        count = "1 step" if len(steps) == 1 else f"{len(steps)} steps, {_width(steps)} at once"
+        lines.append(f"{stage_name(stage)}: {count}")
         for step in steps:
             lines.append(f"  {step.id:<40} {_size(step)}")
             lines += [f"      after {need.step}: {need.reason}" for need in direct_needs(plan, step)]
     if plan.expectations:
         lines += ["", "Checked in the end, besides that all tables are there:"]
-        lines += [f"  {shown(each.table)}: {'; '.join(each.told())}" for each in plan.expectations]
+        lines += [f"  {shown(each.table)}: {'; '.join(each.describe())}" for each in plan.expectations]
     if plan.notices:
         lines += ["", *(f"Notice: {notice}" for notice in plan.notices)]
     return "\n".join(lines)
 
 
 def as_mermaid(plan: Plan) -> str:
-    """A Mermaid flow chart: a box for each stage, one below the other; an arrow for each direct need."""
+    """Return a Mermaid flow chart: stages as boxes below each other, and an arrow for each direct need."""
     number = {step.id: f"s{place}" for place, step in enumerate(plan.steps)}
     lines = ["flowchart TB"]
     for place, (stage, steps) in enumerate(plan.stages):
@@ -47,7 +47,7 @@ def as_mermaid(plan: Plan) -> str:
 
 
 def as_dot(plan: Plan) -> str:
-    """A Graphviz graph of the same. An unseen point between two stages keeps the one below the other."""
+    """Return the same as a Graphviz graph. An invisible point between two stages keeps them in order."""
     lines = ["digraph plan {", *(f"  {line}" for line in _DOT)]
     stages = plan.stages
     for place, (stage, steps) in enumerate(stages):
@@ -66,8 +66,8 @@ def as_dot(plan: Plan) -> str:
 
 
 def direct_needs(plan: Plan, step: Step) -> list[Need]:
-    """What a step waits for, without what waiting for the others brings about anyhow."""
-    before: dict[str, set[str]] = {}  # all that is done before a step, at whatever distance
+    """Return the needs of a step that do not follow from its other needs."""
+    before: dict[str, set[str]] = {}  # all steps that are done before a step, directly or not
     for each in plan.steps:
         near = {need.step for need in each.needs}
         before[each.id] = near.union(*(before[id_] for id_ in near))
@@ -82,7 +82,7 @@ def _arrows(plan: Plan) -> Iterator[tuple[Need, Step]]:
 
 
 def _width(steps: tuple[Step, ...]) -> int:
-    """How many steps of a stage can run at once, if each starts as soon as it may."""
+    """Return how many steps of a stage run at once if each starts as soon as it can."""
     own = {step.id for step in steps}
     level: dict[str, int] = {}
     for step in steps:
@@ -92,7 +92,7 @@ def _width(steps: tuple[Step, ...]) -> int:
 
 
 def stage_name(stage: int | None) -> str:
-    """What a stage is called: ``Stage 3``."""
+    """Return the name of a stage: ``Stage 3``."""
     return "Without a prefix" if stage is None else f"Stage {stage}"
 
 

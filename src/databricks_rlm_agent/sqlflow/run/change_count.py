@@ -1,4 +1,4 @@
-"""How many rows an iteration changed. A failure to count is an error, never a zero.
+"""Counts the rows that an iteration changed. A failure to count is an error, never a zero.
 
 Rows are compared as a multiset, by every column that both tables have.
 """
@@ -17,15 +17,14 @@ from typing import Any
 from databricks_rlm_agent.errors import InvalidData, RlmError
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import Iteration
-from databricks_rlm_agent.sqlflow.run.convergence import Measure
+from databricks_rlm_agent.sqlflow.run.outcome import Measure
 from databricks_rlm_agent.sqltext.errors import classify
 from databricks_rlm_agent.sqltext.names import Name, common, quoted, shown
 from databricks_rlm_agent.values import Row
 
-# Keys of two columns are looked for among so many, the likeliest first.
-_PAIRED = 6
+_PAIRED_COLUMNS = 6  # keys of two columns are looked for among so many, the likeliest first
 _LIKELY_KEY = re.compile(r"(^|_)(id|key|uuid|guid|node|vertex|follower|member)$|^id_", re.IGNORECASE)
-# What a generator adds to say when, or in which iteration, a row was written.
+# Columns in which generators record when, or in which iteration, a row was written.
 _STAMP = re.compile(
     r"((etl|dw|row|record)_)?(created|updated|modified|processed|loaded|inserted|run)_?(at|ts|on|time)"
     r"|(loop_?)?(iter|iteration|round)(_?(no|num|number|n))?",
@@ -42,39 +41,39 @@ class Column:
 
     @property
     def quoted(self) -> str:
-        """Its name for a statement."""
+        """Its name as a statement has it."""
         return quoted((self.name,))
 
     @property
     def comparable(self) -> str:
-        """Its value as one that can be grouped: maps cannot."""
+        """An expression of its value that can be grouped: maps cannot."""
         return f"to_json({self.quoted})" if "map<" in self.type.lower() else self.quoted
 
     @property
     def may_be_key(self) -> bool:
-        """Whether it is of a type that keys have."""
+        """Whether keys may have its type."""
         return not re.match(r"(array|map|struct|binary|float|double|variant)", self.type, re.IGNORECASE)
 
 
 def columns(described: Iterable[Row]) -> tuple[Column, ...]:
-    """The columns in the answer of DESCRIBE TABLE, which goes on with partitions after an empty line."""
+    """Return the columns from the rows of DESCRIBE TABLE, where partitions follow after an empty line."""
     rows = itertools.takewhile(lambda row: row["col_name"] and not row["col_name"].startswith("#"), described)
     return tuple(Column(name=row["col_name"], type=row["data_type"]) for row in rows)
 
 
 def common_columns(one: Sequence[Column], other: Sequence[Column]) -> tuple[Column, ...]:
-    """The columns that both tables have."""
+    """Return the columns that both tables have."""
     names = {column.name.lower() for column in other}
     return tuple(column for column in one if column.name.lower() in names)
 
 
 def stamp_columns(compared: Sequence[Column]) -> tuple[Column, ...]:
-    """Columns that may say no more than when, or in which iteration, a row was written."""
+    """Return columns that may only record when, or in which iteration, a row was written."""
     return tuple(column for column in compared if _STAMP.fullmatch(column.name) and column.may_be_key)
 
 
-def constants(table: Name, some: Sequence[Column]) -> str:
-    """One row: ``n`` rows, and of every column ``lo<i>`` and ``hi<i>``, its least and greatest value."""
+def range_query(table: Name, some: Sequence[Column]) -> str:
+    """A query of one row: ``n`` rows, and every column's least and greatest value, ``lo<i>``, ``hi<i>``."""
     parts = (
         f"CAST(min({column.quoted}) AS STRING) AS lo{i}, CAST(max({column.quoted}) AS STRING) AS hi{i}"
         for i, column in enumerate(some)
@@ -82,15 +81,15 @@ def constants(table: Name, some: Sequence[Column]) -> str:
     return f"SELECT count(*) AS n, {', '.join(parts)} FROM {quoted(table)}"
 
 
-def candidates(compared: Sequence[Column]) -> tuple[tuple[Column, ...], ...]:
-    """What may be the key, likeliest first: one column, or two."""
-    able = [column for column in compared if column.may_be_key]
-    able.sort(key=lambda column: not _LIKELY_KEY.search(column.name))
-    return (*((column,) for column in able), *itertools.combinations(able[:_PAIRED], 2))
+def possible_keys(compared: Sequence[Column]) -> tuple[tuple[Column, ...], ...]:
+    """Return what may be the key, likeliest first: one column, or two."""
+    possible = [column for column in compared if column.may_be_key]
+    possible.sort(key=lambda column: not _LIKELY_KEY.search(column.name))
+    return (*((column,) for column in possible), *itertools.combinations(possible[:_PAIRED_COLUMNS], 2))
 
 
-def uniqueness(table: Name, keys: Sequence[Sequence[Column]]) -> str:
-    """One row: ``n`` rows, and for every key ``u<i>`` distinct values of it that hold no NULL.
+def uniqueness_query(table: Name, keys: Sequence[Sequence[Column]]) -> str:
+    """A query of one row: ``n`` rows, and for every key ``u<i>``, its distinct values without a NULL.
 
     A subquery for each: several ``count(DISTINCT …)`` in one SELECT cost ten times as much, 12 s and not 1.3
     for a million rows of two columns on the local workspace.
@@ -101,17 +100,17 @@ def uniqueness(table: Name, keys: Sequence[Sequence[Column]]) -> str:
 
 def _distinct(table: Name, key: Sequence[Column]) -> str:
     names = [column.quoted for column in key]
-    there = " AND ".join(f"{name} IS NOT NULL" for name in names)
-    return f"SELECT DISTINCT {', '.join(names)} FROM {quoted(table)} WHERE {there}"
+    known = " AND ".join(f"{name} IS NOT NULL" for name in names)
+    return f"SELECT DISTINCT {', '.join(names)} FROM {quoted(table)} WHERE {known}"
 
 
-def state(table: Name, compared: Sequence[Column]) -> str:
-    """One row: ``n`` rows and ``h``, a sum over their hashes: the same for the same rows in any order."""
+def state_query(table: Name, compared: Sequence[Column]) -> str:
+    """A query of one row: ``n`` rows and ``h``, the sum of their hashes, which is the same in any order."""
     return f"SELECT count(*) AS n, {_HASHES.format(_values(compared))} AS h FROM {quoted(table)}"
 
 
-def difference(table: Name, before: Name, compared: Sequence[Column], key: Sequence[Column]) -> str:
-    """One row: ``changed`` rows, and ``n`` and ``h`` of ``state`` for the first table.
+def difference_query(table: Name, before: Name, compared: Sequence[Column], key: Sequence[Column]) -> str:
+    """A query of one row: ``changed`` rows, and ``n`` and ``h`` of the first table as in ``state_query``.
 
     With a key, ``changed`` counts its values whose rows differ; without one, the rows of either table that
     the other lacks, the larger of both numbers.
@@ -155,7 +154,7 @@ class MeasureFailedError(Exception):
         self.error = error
 
 
-class Measurer:
+class ChangeCounter:
     """Measures the iterations of one loop. The key is found once, from its first two tables."""
 
     def __init__(
@@ -170,17 +169,17 @@ class Measurer:
         self._notice, self._monotonic = notice, monotonic
         self._key: tuple[str, ...] | None = None
         self._described: dict[Name, tuple[Column, ...]] = {}  # tables of earlier iterations
-        self._said: set[str] = set()
+        self._notices: set[str] = set()
 
     def measure(self, iteration: Iteration, *, affected: int | None, last: Measure | None = None) -> Measure:
         """Compare an iteration's table with the one before; raise MeasureFailedError.
 
-        ``affected`` is how many rows its statements changed, and ``last`` what was measured before: for a
+        ``affected`` is how many rows its statements changed, and ``last`` the measure before: both are for a
         loop that changes one table in place.
         """
         started = self._monotonic()
         try:
-            changed, state = self._measured(iteration, affected, last)
+            changed, state = self._changed(iteration, affected, last)
         except RlmError as error:
             raise MeasureFailedError(error) from None
         return Measure(
@@ -192,14 +191,14 @@ class Measurer:
             file=iteration.file.name,
         )
 
-    def _measured(
+    def _changed(
         self, iteration: Iteration, affected: int | None, last: Measure | None
     ) -> tuple[int | None, Row | None]:
         table, before = iteration.table, iteration.before
         for name in [name for name in self._described if common(iteration.file.writes, [name])]:
             del self._described[name]
         if iteration.convergence is not None:
-            return self._asked(iteration.convergence), self._state_if_any(table)
+            return self._fetch_count(iteration.convergence), self._state_if_any(table)
         if table is None:
             raise InvalidData("Which table the iteration makes is not known.", fix=_DECLARE)
         if before is None:
@@ -207,35 +206,35 @@ class Measurer:
         if table == before:
             return self._in_place(table, affected, last)
         row = self._compared(table, before)
-        return _whole(row["changed"]), row
+        return _count(row["changed"]), row
 
     def _in_place(self, table: Name, affected: int | None, last: Measure | None) -> tuple[int | None, Row]:
-        """Rows that the statements changed, as they say; none only if the table has the same rows as before.
+        """Return how many rows the statements changed; 0 only if the table has the same rows as before.
 
-        Statements that write rows as they are count them as changed, and CREATE … AS counts nothing.
+        Statements that write unchanged rows count them as changed, and CREATE … AS counts nothing.
         """
         state = self._state(table)
         if last is not None and (last.rows, last.fingerprint) == (int(state["n"]), str(state["h"])):
             return 0, state
         return affected or None, state
 
-    def _asked(self, query: str) -> int:
+    def _fetch_count(self, query: str) -> int:
         rows = self._session.fetch(query)
         if len(rows) != 1 or len(rows[0]) != 1:
             raise InvalidData(
                 f"The convergence query gave {len(rows)} rows; it must give one number.", where=query[:200]
             )
-        return _whole(next(iter(rows[0].values())))
+        return _count(next(iter(rows[0].values())))
 
     def _state(self, table: Name) -> Row:
-        return self._session.fetch(state(table, self._columns(table)))[0]
+        return self._session.fetch(state_query(table, self._columns(table)))[0]
 
     def _state_if_any(self, table: Name | None) -> Row | None:
-        """For finding oscillations only: the query that was declared decides."""
+        """Return the state for finding oscillations; the declared query decides about convergence."""
         try:
             return self._state(table) if table is not None else None
         except RlmError as error:
-            self._tell(f"Oscillations cannot be found: {classify(error).message}")
+            self._notify(f"Oscillations cannot be found: {classify(error).message}")
             return None
 
     def _compared(self, table: Name, before: Name) -> Row:
@@ -249,7 +248,7 @@ class Measurer:
         if self._key is None:
             self._key = self._find_key(table, before, compared)
         key = [column for column in compared if column.name.lower() in self._key]
-        return self._session.fetch(difference(table, before, compared, key))[0]
+        return self._session.fetch(difference_query(table, before, compared, key))[0]
 
     def _columns(self, table: Name) -> tuple[Column, ...]:
         known = self._described.get(table)
@@ -258,50 +257,51 @@ class Measurer:
             self._described[table] = known
         return known
 
-    def _stamps(self, table: Name, before: Name, may_be: Sequence[Column]) -> list[Column]:
-        """Columns to leave out: stamps of the iteration by their names, with one value in all rows."""
-        may_be = [column for column in may_be if column.name.lower() not in map(str.lower, self._declared)]
-        if not may_be:
+    def _stamps(self, table: Name, before: Name, candidates: Sequence[Column]) -> list[Column]:
+        """Return the columns to leave out: stamps by their names, which have one value in all rows."""
+        declared = {name.lower() for name in self._declared}
+        candidates = [column for column in candidates if column.name.lower() not in declared]
+        if not candidates:
             return []
-        now, then = (self._session.fetch(constants(name, may_be))[0] for name in (table, before))
+        now, then = (self._session.fetch(range_query(name, candidates))[0] for name in (table, before))
         if min(now["n"], then["n"]) < 2:
             return []
         found = [
             column
-            for i, column in enumerate(may_be)
+            for i, column in enumerate(candidates)
             if now[f"lo{i}"] == now[f"hi{i}"] and then[f"lo{i}"] == then[f"hi{i}"] != now[f"lo{i}"]
         ]
         for column in found:
-            self._tell(f"Column {column.name} only stamps the iteration: it is not compared.")
+            self._notify(f"Column {column.name} only stamps the iteration: it is not compared.")
         return found
 
     def _find_key(self, table: Name, before: Name, compared: Sequence[Column]) -> tuple[str, ...]:
         if self._declared:
-            there = {column.name.lower() for column in compared}
-            if missing := [name for name in self._declared if name.lower() not in there]:
+            existing = {column.name.lower() for column in compared}
+            if missing := [name for name in self._declared if name.lower() not in existing]:
                 raise InvalidData(
                     f"Key column {missing[0]} is not in both {shown(table)} and {shown(before)}.",
                     fix="Correct `key_columns` of the loop in workflow.yml.",
                 )
             return tuple(name.lower() for name in self._declared)
-        keys = candidates(compared)
-        rows = [self._session.fetch(uniqueness(name, keys))[0] for name in (table, before)]
+        keys = possible_keys(compared)
+        rows = [self._session.fetch(uniqueness_query(name, keys))[0] for name in (table, before)]
         for i, key in enumerate(keys):
             if all(row[f"u{i}"] == row["n"] for row in rows):
                 names = tuple(column.name.lower() for column in key)
-                self._tell(f"Key found from the tables: {', '.join(names)}.")
+                self._notify(f"Key found from the tables: {', '.join(names)}.")
                 return names
-        self._tell("No key of one or two columns: rows are compared as they are.")
+        self._notify("No key of one or two columns: rows are compared as they are.")
         return ()
 
-    def _tell(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _notify(self, text: str) -> None:
+        if text not in self._notices:
+            self._notices.add(text)
             self._notice(text)
 
 
-def _whole(value: Any) -> int:
-    """A count; raise InvalidData for anything else, NULL too."""
+def _count(value: Any) -> int:
+    """Return a value as a count; raise InvalidData for anything else, NULL too."""
     number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0 or value != int(value):
         raise InvalidData(f"The number of changed rows is {value!r}, which is no count.", fix=_DECLARE)

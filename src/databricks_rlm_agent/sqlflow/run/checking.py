@@ -1,4 +1,4 @@
-"""What is there in the end: tables and views, their rows, and whether what is declared of them holds."""
+"""Checks the tables and views of a workflow at its end: that they exist, their rows, and what is declared."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ from typing import Any
 
 from databricks_rlm_agent.errors import NotFound, RlmError, Unreachable
 from databricks_rlm_agent.retry import RetryingSession
-from databricks_rlm_agent.sqlflow.checks import Cover, Coverage, Expectation, TableCheck
+from databricks_rlm_agent.sqlflow.checks import Coverage, CoverageRule, Expectation, TableCheck
 from databricks_rlm_agent.sqlflow.model import Plan, Step
-from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed
-from databricks_rlm_agent.sqlflow.run.interruption import InterruptedRunError, Interruption
-from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome, StepStatus
+from databricks_rlm_agent.sqlflow.run.context import RunContext
+from databricks_rlm_agent.sqlflow.run.events import EventKind
+from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome
+from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqlflow.run.steps import tables_of
 from databricks_rlm_agent.sqltext.errors import classify
 from databricks_rlm_agent.sqltext.names import Name, quoted, shown
-from databricks_rlm_agent.sqltext.statement import Statement
-from databricks_rlm_agent.values import SqlEngine
 
-_AGAIN_S = 0.5  # how often a cancel is repeated: a statement may just be starting
-_TOGETHER = 25  # tables that are counted in one statement
-_DONE = {StepStatus.DONE, StepStatus.KEPT}
+_CANCEL_AGAIN_S = 0.5  # a statement may just be starting when it is cancelled
+_BATCH = 25  # tables that are counted in one statement
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A table or view that is to be checked, and for what."""
+class PlannedCheck:
+    """A table or view that is to be checked, with what is declared of it."""
 
     expectation: Expectation
     step: str | None = None
@@ -39,207 +37,197 @@ class Wanted:
 
     @property
     def counted(self) -> bool:
-        """A view is a query that may take long: it is only run where something is declared of it."""
+        """Whether its rows are counted: of a view, which may take long, only if something is declared."""
         expects = self.expectation
         return not self.view or bool(expects.key or expects.min_rows or expects.covers)
 
 
-def expected(plan: Plan, outcomes: Mapping[str, StepOutcome]) -> list[Wanted]:
-    """What must be there after the steps that are done, with what is declared of it.
+def planned_checks(plan: Plan, outcomes: Mapping[str, StepOutcome]) -> list[PlannedCheck]:
+    """Return the checks of the tables and views that must exist after the steps that are done.
 
-    What is declared of a table is left out where the step that makes it is not chosen, or not done.
+    What is declared of a table is left out if the step that makes it was not chosen, or is not done.
     """
-    there: dict[Name, Wanted] = {}
+    checks: dict[Name, PlannedCheck] = {}
     for step in plan.steps:
         outcome = outcomes[step.id]
-        if outcome.status in _DONE:
-            for name in (name for statement in _statements(step) for name in statement.drops):
-                there.pop(name, None)
-            there |= dict(_made(step, outcome))
+        if outcome.status.complete:
+            for statement in step.file.statements if step.file else ():
+                for name in statement.drops:
+                    checks.pop(name, None)
+            checks |= dict(_made(step, outcome))
     for each in plan.expectations:
-        known = there.get(each.table) or Wanted(expectation=each)
-        if _due(each, outcomes):
+        known = checks.get(each.table) or PlannedCheck(expectation=each)
+        if _applies(each, outcomes):
             key = each.key or known.expectation.key
-            there[each.table] = replace(known, expectation=replace(each, key=key))
-    return list(there.values())
+            checks[each.table] = replace(known, expectation=replace(each, key=key))
+    return list(checks.values())
 
 
-def _made(step: Step, outcome: StepOutcome) -> Iterator[tuple[Name, Wanted]]:
+def _made(step: Step, outcome: StepOutcome) -> Iterator[tuple[Name, PlannedCheck]]:
     tables = tables_of(step, outcome)
     views = [name for name in (step.file.tables if step.file else ()) if name not in tables]
     for name in (*tables, *(view for view in views if not set("*(") & set("".join(view)))):
         key = step.loop.key_columns if step.loop else ()
         expects = Expectation(table=name, key=key, steps=(step.id,))
-        yield name, Wanted(expectation=expects, step=step.id, view=name in views)
+        yield name, PlannedCheck(expectation=expects, step=step.id, view=name in views)
 
 
-def _statements(step: Step) -> Iterator[Statement]:
-    return iter(step.file.statements if step.file else ())
-
-
-def _due(expects: Expectation, outcomes: Mapping[str, StepOutcome]) -> bool:
+def _applies(expects: Expectation, outcomes: Mapping[str, StepOutcome]) -> bool:
     chosen = [step for step in expects.steps if step in outcomes]
-    return not expects.steps or (bool(chosen) and all(outcomes[step].status in _DONE for step in chosen))
+    return not expects.steps or (bool(chosen) and all(outcomes[step].status.complete for step in chosen))
 
 
 def check_tables(
-    plan: Plan,
-    outcomes: Mapping[str, StepOutcome],
-    engine: SqlEngine,
-    *,
-    feed: Feed,
-    interruption: Interruption,
-    parallel: int = 1,
+    plan: Plan, outcomes: Mapping[str, StepOutcome], context: RunContext, *, parallel: int = 1
 ) -> tuple[TableCheck, ...]:
-    """Check what must be there, so many at once. What cannot be checked says so in its ``errors``."""
-    wanted = expected(plan, outcomes)
-    if not wanted:
+    """Check the tables, ``parallel`` at once. Checks that cannot be made are in their ``errors``."""
+    checks = planned_checks(plan, outcomes)
+    if not checks:
         return ()
-    feed.tell(EventKind.CHECKING, f"{len(wanted)} tables and views", statements=len(wanted))
+    context.events.emit(EventKind.CHECKING, f"{len(checks)} tables and views", statements=len(checks))
     with ExitStack() as stack:
         free: SimpleQueue[RetryingSession] = SimpleQueue()
-        many = min(max(1, parallel), len(wanted))
-        for _ in range(many):
-            free.put(
-                stack.enter_context(interruption.watching(RetryingSession(engine.session, interruption.wait)))
-            )
-        checker = _Checker(free, interruption, feed)
-        pool = stack.enter_context(ThreadPoolExecutor(many, thread_name_prefix="check"))
-        _through([pool.submit(checker.count, wanted)], interruption)
-        futures = [pool.submit(checker.check, each) for each in wanted]
-        _through(futures, interruption)
+        sessions = min(max(1, parallel), len(checks))
+        for _ in range(sessions):
+            free.put(stack.enter_context(context.retrying_session()))
+        checker = _Checker(free, context)
+        pool = stack.enter_context(ThreadPoolExecutor(sessions, thread_name_prefix="check"))
+        _wait([pool.submit(checker.count, checks)], context.interruption)
+        futures = [pool.submit(checker.check, each) for each in checks]
+        _wait(futures, context.interruption)
         return tuple(future.result() for future in futures)
 
 
-def _through(futures: Sequence[Future[Any]], interruption: Interruption) -> None:
-    """Wait for their end, and cancel what they run as soon as the workflow is to end."""
-    while wait(futures, timeout=_AGAIN_S).not_done:
-        if interruption.asked:
+def _wait(futures: Sequence[Future[Any]], interruption: Interruption) -> None:
+    """Wait until they have ended; cancel what they run as soon as the run is to end."""
+    while wait(futures, timeout=_CANCEL_AGAIN_S).not_done:
+        if interruption.requested:
             interruption.cancel()
 
 
 class _Checker:
-    def __init__(self, free: SimpleQueue[RetryingSession], interruption: Interruption, feed: Feed) -> None:
-        self._free, self._interruption, self._feed = free, interruption, feed
-        self._gone = threading.Event()  # it has been tried long enough: nor will it answer for the others
+    def __init__(self, free: SimpleQueue[RetryingSession], context: RunContext) -> None:
+        self._free, self._events, self._interruption = free, context.events, context.interruption
+        self._unreachable = threading.Event()  # the warehouse: it will not answer the other checks either
         self._rows: dict[Name, int] = {}  # of tables that are counted already
 
-    def count(self, wanted: Sequence[Wanted]) -> None:
-        """Count the tables, many in a statement. Where that fails, ``check`` counts each, and says why."""
-        tables = [each.expectation.table for each in wanted if each.counted and not each.view]
+    def count(self, checks: Sequence[PlannedCheck]) -> None:
+        """Count the tables, many in a statement. Where that fails, ``check`` counts each and reports why."""
+        tables = [each.expectation.table for each in checks if each.counted and not each.view]
         session = self._free.get()
         try:
-            for some in (tables[n : n + _TOGETHER] for n in range(0, len(tables), _TOGETHER)):
-                self._rows |= _rows_of(session, some)
+            for batch in (tables[n : n + _BATCH] for n in range(0, len(tables), _BATCH)):
+                self._rows |= _count_rows(session, batch)
         except Unreachable:
-            self._gone.set()
+            self._unreachable.set()
         except RlmError:
-            pass  # one that is missing, most likely
+            pass  # one is missing, most likely
         finally:
             self._free.put(session)
 
-    def check(self, wanted: Wanted) -> TableCheck:
+    def check(self, planned: PlannedCheck) -> TableCheck:
         session = self._free.get()
         try:
-            found = self._checked(session, wanted)
+            result = self._checked(session, planned)
         finally:
             self._free.put(session)
-        self._feed.tell(EventKind.CHECKED, found.table, rows=found.rows)
-        return found
+        self._events.emit(EventKind.CHECKED, result.table, rows=result.rows)
+        return result
 
-    def _checked(self, session: RetryingSession, wanted: Wanted) -> TableCheck:
-        expects = wanted.expectation
-        found = TableCheck(
+    def _checked(self, session: RetryingSession, planned: PlannedCheck) -> TableCheck:
+        expects = planned.expectation
+        result = TableCheck(
             table=shown(expects.table),
             exists=True,
-            view=wanted.view,
-            step=wanted.step,
+            view=planned.view,
+            step=planned.step,
             key=expects.key,
             min_rows=expects.min_rows,
+            rows=self._rows.get(expects.table),
         )
-        if expects.table in self._rows:
-            found = replace(found, rows=self._rows[expects.table])
-        checks = [partial(_counted if wanted.counted else _looked_at, session, expects.table)]
-        checks += [partial(_unique, session, expects.table)] if expects.key else []
-        checks += [partial(_covered, session, expects.table, cover) for cover in expects.covers]
+        checks = [partial(_count if planned.counted else _probe, session, expects.table)]
+        checks += [partial(_check_key, session, expects.table)] if expects.key else []
+        checks += [partial(_check_coverage, session, expects.table, rule) for rule in expects.covers]
         for check in checks:
             try:
-                found = self._tried(found, check)
+                result = self._tried(result, check)
             except NotFound:
-                return replace(found, exists=False)
-        return found
+                return replace(result, exists=False)
+        return result
 
-    def _tried(self, found: TableCheck, check: Callable[[TableCheck], TableCheck]) -> TableCheck:
-        """What the check has found, or why it could not be made."""
+    def _tried(self, result: TableCheck, check: Callable[[TableCheck], TableCheck]) -> TableCheck:
+        """Make a check; return its result, or the reason why it could not be made."""
         try:
-            if self._gone.is_set():
-                return _failed(found, "the warehouse does not answer")
+            if self._unreachable.is_set():
+                return _failed(result, "the warehouse does not answer")
             self._interruption.check()
-            return check(found)
+            return check(result)
         except InterruptedRunError:
-            return _failed(found, "the run was interrupted")
+            return _failed(result, "the run was interrupted")
         except NotFound as error:
-            if found.rows is None:
+            if result.rows is None:
                 raise
-            return _failed(found, classify(error).message)
+            return _failed(result, classify(error).message)
         except RlmError as error:
             if isinstance(error, Unreachable):
-                self._gone.set()
-            if self._interruption.asked:
-                return _failed(found, "the run was interrupted")
-            return _failed(found, classify(error).message)
+                self._unreachable.set()
+            if self._interruption.requested:
+                return _failed(result, "the run was interrupted")
+            return _failed(result, classify(error).message)
 
 
-def _failed(found: TableCheck, why: str) -> TableCheck:
-    return replace(found, errors=(*found.errors, f"It could not be checked: {why}"))
+def _failed(result: TableCheck, reason: str) -> TableCheck:
+    return replace(result, errors=(*result.errors, f"It could not be checked: {reason}"))
 
 
-def _looked_at(session: RetryingSession, table: Name, found: TableCheck) -> TableCheck:
+def _probe(session: RetryingSession, table: Name, result: TableCheck) -> TableCheck:
+    """Raise NotFound if there is no such view; do not compute it."""
     session.fetch(f"SELECT 1 FROM {quoted(table)} LIMIT 0")
-    return found
+    return result
 
 
-def _rows_of(session: RetryingSession, tables: Sequence[Name]) -> dict[Name, int]:
+def _count_rows(session: RetryingSession, tables: Sequence[Name]) -> dict[Name, int]:
     counts = ", ".join(f"(SELECT count(*) FROM {quoted(name)}) AS n{i}" for i, name in enumerate(tables))
     row = session.fetch(f"SELECT {counts}")[0] if tables else {}
     return {name: int(row[f"n{i}"]) for i, name in enumerate(tables) if f"n{i}" in row}
 
 
-def _counted(session: RetryingSession, table: Name, found: TableCheck) -> TableCheck:
-    if found.rows is not None:
-        return found
-    row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n")[0]
-    return replace(found, rows=int(row["n"]))
+def _count(session: RetryingSession, table: Name, result: TableCheck) -> TableCheck:
+    if result.rows is not None:
+        return result
+    return replace(result, rows=_count_rows(session, [table])[table])
 
 
-def _unique(session: RetryingSession, table: Name, found: TableCheck) -> TableCheck:
-    key = ", ".join(quoted((column,)) for column in found.key)
+def _check_key(session: RetryingSession, table: Name, result: TableCheck) -> TableCheck:
+    key = ", ".join(quoted((column,)) for column in result.key)
     distinct = f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM {quoted(table)})) AS u"
     row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n, {distinct}")[0]
-    return replace(found, duplicates=int(row["n"]) - int(row["u"]))
+    return replace(result, duplicates=int(row["n"]) - int(row["u"]))
 
 
-def _covered(session: RetryingSession, table: Name, cover: Cover, found: TableCheck) -> TableCheck:
-    row = session.fetch(coverage_query(table, cover))[0]
+def _check_coverage(
+    session: RetryingSession, table: Name, rule: CoverageRule, result: TableCheck
+) -> TableCheck:
+    row = session.fetch(coverage_query(table, rule))[0]
     coverage = Coverage(
-        table=shown(cover.table),
-        on=cover.on,
+        table=shown(rule.table),
+        on=rule.on,
         keys=int(row["all_keys"]),
         found=int(row["found_keys"]),
-        wanted=cover.share,
+        wanted=rule.share,
     )
-    return replace(found, coverage=(*found.coverage, coverage))
+    return replace(result, coverage=(*result.coverage, coverage))
 
 
-def coverage_query(table: Name, cover: Cover) -> str:
-    """Counts the distinct keys of the covered table, and those of them that the other one has."""
-    columns = [(quoted((here,)), quoted((there,)), f"k{n}") for n, (here, there) in enumerate(cover.on)]
+def coverage_query(table: Name, rule: CoverageRule) -> str:
+    """A query of the distinct keys of the covered table, and of those that the other table has."""
+    columns = [(quoted((here,)), quoted((there,)), f"k{n}") for n, (here, there) in enumerate(rule.on)]
     here = ", ".join(f"{name} AS {alias}" for name, _, alias in columns)
     there = ", ".join(f"{name} AS {alias}" for _, name, alias in columns)
     known = " AND ".join(f"{name} IS NOT NULL" for _, name, _ in columns)
     same = " AND ".join(f"c.{alias} = t.{alias}" for _, _, alias in columns)
     return (
         f"SELECT count(*) AS all_keys, count(t.found) AS found_keys "
-        f"FROM (SELECT DISTINCT {there} FROM {quoted(cover.table)} WHERE {known}) c "
+        f"FROM (SELECT DISTINCT {there} FROM {quoted(rule.table)} WHERE {known}) c "
         f"LEFT JOIN (SELECT DISTINCT {here}, 1 AS found FROM {quoted(table)}) t ON {same}"
     )

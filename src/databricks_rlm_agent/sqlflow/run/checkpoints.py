@@ -1,7 +1,7 @@
-"""Where in a file a note is due before it goes on, and where it goes on after a crash. Pure.
+"""Decides which statements of a file need a checkpoint, and where the file goes on after a crash. Pure.
 
-Between two notes a file can be run again from the first of them. What a note says of its own statement is
-judged in ``versions``; that it is there says that all statements before it are done.
+Between two checkpoints a file can be run again from the first of them. A checkpoint shows that all statements
+before it are done; whether its own statement is done is decided in ``versions``.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ from dataclasses import dataclass, field
 
 from databricks_rlm_agent.sqlflow.model import SqlFile
 from databricks_rlm_agent.sqlflow.run.versions import (
+    NO_TABLE,
+    Checkpoint,
     Effect,
-    Judgement,
+    EffectVerdict,
     StatementOutcome,
-    Table,
-    VersionNote,
-    is_back,
-    judge,
+    TableState,
+    is_undone,
+    judge_effect,
 )
 from databricks_rlm_agent.sqltext.names import ANYTHING, Name, common, is_table, quoted, shown
 from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
 
-_IF_NOT_THERE = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
+_IF_NOT_EXISTS = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
 _TRANSACTION = re.compile(r"(BEGIN(\s+(TRANSACTION|WORK))?|COMMIT|ROLLBACK)\b", re.IGNORECASE)
 _TEMPORARY_TABLE = re.compile(r"CREATE\s+(OR\s+REPLACE\s+)?TEMP(ORARY)?\s+TABLE\b|CACHE\b", re.IGNORECASE)
-# Of those that no parser of ours knows; a view has no history to look at.
+# Statements of kind OTHER and ALTER that may be repeated; a view has no history to read.
 _IDEMPOTENT = re.compile(
     r"(REFRESH|COMMENT|RESTORE|MSCK|FSCK|GRANT|REVOKE|SHOW|EXPLAIN|ALTER\s+(\w+\s+)?VIEW)\b", re.IGNORECASE
 )
-_ROWS = {StatementKind.INSERT, StatementKind.MERGE, StatementKind.UPDATE, StatementKind.DELETE}
-_ONE_TABLE = {*_ROWS, StatementKind.ALTER, StatementKind.CREATE, StatementKind.REPLACE}
-# A DROP of what is gone is a warning, so doing it again is none the worse.
-_HARMLESS = {
+_ROW_CHANGES = {StatementKind.INSERT, StatementKind.MERGE, StatementKind.UPDATE, StatementKind.DELETE}
+_ONE_TABLE = {*_ROW_CHANGES, StatementKind.ALTER, StatementKind.CREATE, StatementKind.REPLACE}
+# A DROP of what is gone is a warning, so it may be repeated.
+_REPEATABLE = {
     StatementKind.USE,
     StatementKind.SESSION,
     StatementKind.QUERY,
@@ -46,112 +47,115 @@ _HARMLESS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """Where a file begins: at statement ``at``, and what belongs to the session of those before it.
+class StartPoint:
+    """Where a file begins: at statement ``at``, after repeating what only belongs to the session before it.
 
-    ``rows`` that those have affected, by table. ``fence``: the note whose statement may still be on its way.
-    ``said`` is for people.
+    ``rows``: rows that the statements before it have affected, by table. ``fence``: the checkpoint whose
+    statement may still be running. ``notice`` is for people.
     """
 
     at: int = 0
     rows: Mapping[str, int] = field(default_factory=dict)
-    fence: VersionNote | None = None
-    said: str = ""
+    fence: Checkpoint | None = None
+    notice: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doubt:
-    """That a file cannot go on: what the note's statement did is not known, or must be undone first."""
+class InDoubt:
+    """A file cannot go on: the effect of the checkpoint's statement is not known, or must be undone first."""
 
-    note: VersionNote
-    why: str
+    checkpoint: Checkpoint
+    reason: str
     hint: str
 
 
-Look = Callable[[Name], Table]
+ReadState = Callable[[Name], TableState]
 
 
 @dataclass
 class _Segment:
-    """What may be run again together: from a note, or the start of the file, to here."""
+    """Statements that may be run again together: from a checkpoint, or the start of the file, to here."""
 
-    fresh: list[Name] = field(default_factory=list)  # made anew in it
-    read: list[Name] = field(default_factory=list)  # that it did not make
-    noted: tuple[Name, ...] = ()  # what the statement before it wrote, which a note is about
-
-
-def sessional(statement: Statement) -> bool:
-    """Whether all that it does belongs to the file's session; rows of temporary tables too."""
-    return statement.session_only or (statement.kind in _ROWS and not statement.writes)
+    replaced: list[Name] = field(default_factory=list)  # made anew in it
+    read: list[Name] = field(default_factory=list)  # and not made in it
+    guarded: tuple[Name, ...] = ()  # written by the statement before it, which a checkpoint is about
 
 
-def checkpoints(file: SqlFile) -> dict[int, bool]:
-    """The statements that a note is due before; True for those that are safe to repeat by themselves.
+def is_session_only(statement: Statement) -> bool:
+    """Whether all its effects belong to the file's session, as changes of temporary tables do."""
+    return statement.session_only or (statement.kind in _ROW_CHANGES and not statement.writes)
+
+
+def required_checkpoints(file: SqlFile) -> dict[int, bool]:
+    """Return the statements that need a checkpoint; True for those that are safe to repeat by themselves.
 
     Empty for a file that may be run again from its start, wherever it was interrupted.
     """
     if _in_transaction(file):
         return {0: False}  # all or nothing, and only the warehouse knows which
-    found: dict[int, bool] = {}
+    required: dict[int, bool] = {}
     views: list[Name] = []  # what temporary views read, whenever they are read
     segment = _Segment()
     for index, statement in enumerate(file.statements):
         if statement.kind in {StatementKind.QUERY, StatementKind.MAINTAIN}:
             continue
-        if sessional(statement):
+        if is_session_only(statement):
             views += statement.reads if statement.kind is StatementKind.SESSION else ()
             continue
-        own = bool(statement.writes) and all(name in segment.fresh for name in statement.writes)
-        safe = _safe(statement, views)
-        if not own and (not safe or _clashes(statement, [*segment.read, *views], segment)):
-            found[index] = safe
-            segment = _Segment(noted=() if safe else statement.writes)
-        _go_through(segment, statement, own=own, safe=safe)
-    return found
+        own = bool(statement.writes) and all(name in segment.replaced for name in statement.writes)
+        safe = _is_safe(statement, views)
+        if not own and (not safe or _conflicts(statement, [*segment.read, *views], segment)):
+            required[index] = safe
+            segment = _Segment(guarded=() if safe else statement.writes)
+        if own or safe:  # else it comes before the segment: the checkpoint tells whether it is done
+            _add(segment, statement, own=own)
+    return required
 
 
-def _safe(statement: Statement, views: Sequence[Name]) -> bool:
+def _is_safe(statement: Statement, views: Sequence[Name]) -> bool:
+    """Whether a statement is safe to repeat by itself."""
     if statement.kind in {StatementKind.OTHER, StatementKind.ALTER} and _IDEMPOTENT.match(statement.text):
-        return not statement.drops  # a rename is none
+        return not statement.drops  # a rename is not
     if statement.kind is StatementKind.CREATE and not any(map(is_table, statement.writes)):
         return True  # a function or schema that is there already can only fail
     reads = [*statement.reads, *views]
-    return statement.kind in _HARMLESS and not common(statement.writes, reads)
+    return statement.kind in _REPEATABLE and not common(statement.writes, reads)
 
 
-def _clashes(statement: Statement, read: Sequence[Name], segment: _Segment) -> bool:
-    others = [name for name in statement.writes if name not in segment.fresh]
-    return common(others, read) is not None or common(others, segment.noted) is not None
+def _conflicts(statement: Statement, read: Sequence[Name], segment: _Segment) -> bool:
+    """Whether it changes what the segment has read, or what the statement before the segment wrote."""
+    others = [name for name in statement.writes if name not in segment.replaced]
+    return common(others, read) is not None or common(others, segment.guarded) is not None
 
 
-def _go_through(segment: _Segment, statement: Statement, *, own: bool, safe: bool) -> None:
-    if not (own or safe):
-        return  # it is behind the segment: the note tells whether it is done
-    segment.read += [name for name in statement.reads if name not in segment.fresh]
-    if _makes_anew(statement):
-        segment.fresh += [*statement.makes, *statement.drops]  # not what is only overwritten, perhaps in part
+def _add(segment: _Segment, statement: Statement, *, own: bool) -> None:
+    segment.read += [name for name in statement.reads if name not in segment.replaced]
+    if _replaces(statement):
+        segment.replaced += [*statement.makes, *statement.drops]  # not what is overwritten, perhaps in part
     elif own:
-        segment.fresh += statement.makes
+        segment.replaced += statement.makes
 
 
-def _makes_anew(statement: Statement) -> bool:
-    return statement.kind in {StatementKind.REPLACE, StatementKind.DROP} and not _IF_NOT_THERE.search(
-        statement.text
-    )
+def _replaces(statement: Statement) -> bool:
+    """Whether it makes or drops a table whatever is there."""
+    conditional = _IF_NOT_EXISTS.search(statement.text)
+    return statement.kind in {StatementKind.REPLACE, StatementKind.DROP} and not conditional
 
 
-def note_of(file: SqlFile, index: int, *, safe: bool, rows: Mapping[str, int], first: bool) -> VersionNote:
-    """The note before a statement, without what the warehouse says of its table."""
+def new_checkpoint(
+    file: SqlFile, index: int, *, safe: bool, rows: Mapping[str, int], first: bool
+) -> Checkpoint:
+    """Return the checkpoint before a statement, without the state of its table."""
     statement = file.statements[index]
-    renamed = statement.kind is StatementKind.ALTER and statement.drops and statement.makes
-    return VersionNote(
+    renames = statement.kind is StatementKind.ALTER and statement.drops and statement.makes
+    return Checkpoint(
         index=index,
-        before=hash_of(each.text for each in file.statements[:index]),
-        statement=hash_of([statement.text]),
+        before=hash_texts(each.text for each in file.statements[:index]),
+        statement=hash_texts([statement.text]),
         kind=statement.kind,
         line=statement.line,
         table=None if safe else _table(file, statement),
-        new=statement.makes[0] if renamed else None,
+        new=statement.makes[0] if renames else None,
         rows=dict(rows),
         safe=safe,
         first=first,
@@ -159,7 +163,7 @@ def note_of(file: SqlFile, index: int, *, safe: bool, rows: Mapping[str, int], f
 
 
 def _table(file: SqlFile, statement: Statement) -> Name | None:
-    """The one table that it writes (of a rename the old name), if that is known."""
+    """Return the one table that it writes (of a rename the old name); None if that is not known."""
     if statement.kind not in _ONE_TABLE or _in_transaction(file):
         return None
     names = statement.drops or tuple(name for name in statement.writes if name != ANYTHING)
@@ -172,124 +176,134 @@ def _in_transaction(file: SqlFile) -> bool:
     )
 
 
-def hash_of(texts: Iterable[str]) -> str:
-    """A hash of texts in order."""
+def hash_texts(texts: Iterable[str]) -> str:
+    """Return a hash (SHA-256, hex) of texts in order."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(len(text).to_bytes(8, "big") + text.encode())
     return digest.hexdigest()
 
 
-def entry(file: SqlFile, notes: Sequence[VersionNote], look: Look) -> Entry | Doubt:
-    """Where a file goes on that was begun, by the notes that were made of it, in their order."""
-    if not notes:
-        return Entry()
-    last = notes[-1]
-    new = look(last.new) if last.new else Table(there=False)
-    found = judge(last, look(last.table) if last.table else Table(there=False), new)
-    again = _go_on(file, last, found) if _same_so_far(file, last) and not last.void else None
-    if again is not None and not _of_its_time(file, again.at):
-        return again
-    return _from_the_start(file, notes, look, last, found)
+def find_start(file: SqlFile, recorded: Sequence[Checkpoint], read_state: ReadState) -> StartPoint | InDoubt:
+    """Return where a file goes on, by its recorded checkpoints in their order."""
+    if not recorded:
+        return StartPoint()
+    last = recorded[-1]
+    new = read_state(last.new) if last.new else NO_TABLE
+    verdict = judge_effect(last, read_state(last.table) if last.table else NO_TABLE, new)
+    start = _continue(file, last, verdict) if _unchanged_before(file, last) and not last.void else None
+    if start is not None and not _has_volatile_session(file, start.at):
+        return start
+    return _start_over(file, recorded, read_state, verdict)
 
 
-def _same_so_far(file: SqlFile, note: VersionNote) -> bool:
+def _unchanged_before(file: SqlFile, checkpoint: Checkpoint) -> bool:
+    """Whether the texts before the checkpoint are what they were."""
     return (
-        len(file.statements) >= note.index
-        and hash_of(each.text for each in file.statements[: note.index]) == note.before
+        len(file.statements) >= checkpoint.index
+        and hash_texts(each.text for each in file.statements[: checkpoint.index]) == checkpoint.before
     )
 
 
-def _go_on(file: SqlFile, note: VersionNote, found: Judgement) -> Entry | None:
-    texts = [each.text for each in file.statements[note.index : note.index + 1]]
-    same = bool(texts) and hash_of(texts) == note.statement
-    where = f"{file.name}:{note.line}"
-    if found.effect is Effect.TAKEN and same:
-        rows = dict(note.rows)
-        if note.table is not None and found.rows is not None:
-            rows[note.table[-1]] = rows.get(note.table[-1], 0) + found.rows
-        said = f"{where} has taken effect ({found.why}): it is not repeated"
-        return Entry(at=note.index + 1, rows=rows, said=said)
-    if found.effect is Effect.NONE:
-        fence = (
-            note
-            if note.outcome is StatementOutcome.BEGUN and note.version is not None and note.there
-            else None
-        )
-        return Entry(at=note.index, rows=note.rows, fence=fence)
-    if not same and _answered(file, note):
-        return Entry(at=note.index, rows=note.rows, said=f"{where} was changed: it runs as it is")
+def _continue(file: SqlFile, checkpoint: Checkpoint, verdict: EffectVerdict) -> StartPoint | None:
+    """Return where to go on at or after the checkpoint's statement; None if that is not possible."""
+    texts = [each.text for each in file.statements[checkpoint.index : checkpoint.index + 1]]
+    same = bool(texts) and hash_texts(texts) == checkpoint.statement
+    where = f"{file.name}:{checkpoint.line}"
+    if verdict.effect is Effect.TAKEN and same:
+        rows = dict(checkpoint.rows)
+        if checkpoint.table is not None and verdict.rows is not None:
+            table = checkpoint.table[-1]
+            rows[table] = rows.get(table, 0) + verdict.rows
+        notice = f"{where} has taken effect ({verdict.reason}): it is not repeated"
+        return StartPoint(at=checkpoint.index + 1, rows=rows, notice=notice)
+    if verdict.effect is Effect.NONE:
+        begun = checkpoint.outcome is StatementOutcome.BEGUN
+        running = begun and checkpoint.version is not None and checkpoint.existed
+        return StartPoint(at=checkpoint.index, rows=checkpoint.rows, fence=checkpoint if running else None)
+    if not same and _is_resolved(file, checkpoint):
+        notice = f"{where} was changed: it runs as it is"
+        return StartPoint(at=checkpoint.index, rows=checkpoint.rows, notice=notice)
     return None
 
 
-def _answered(file: SqlFile, note: VersionNote) -> bool:
-    """Whether the file was changed after a person was told of the doubt, and lacks the statement now."""
+def _is_resolved(file: SqlFile, checkpoint: Checkpoint) -> bool:
+    """Whether a person was told of the doubt, and has changed or removed the statement since."""
     texts = [each.text for each in file.statements]
-    gone = note.statement not in {hash_of([text]) for text in texts}
-    return note.outcome is StatementOutcome.DOUBT and gone and hash_of(texts) != note.told
-
-
-def _of_its_time(file: SqlFile, at: int) -> bool:
-    """Whether the session has had what it would not get again: values read from tables that changed since."""
-    return any(
-        each.kind in _ROWS or each.problem is not None or _TEMPORARY_TABLE.match(each.text) is not None
-        for each in file.statements[:at]
-        if sessional(each)
+    removed = checkpoint.statement not in {hash_texts([text]) for text in texts}
+    return (
+        checkpoint.outcome is StatementOutcome.DOUBT and removed and hash_texts(texts) != checkpoint.reported
     )
 
 
-def _from_the_start(
-    file: SqlFile, notes: Sequence[VersionNote], look: Look, last: VersionNote, found: Judgement
-) -> Entry | Doubt:
-    """At the start, if nothing is left of what was done; else what a person has to do first."""
-    firsts: dict[Name, VersionNote] = {}
-    for note in notes:
-        if note.table is not None and not (note.safe or (note is last and found.effect is Effect.NONE)):
-            firsts.setdefault(note.table, note)
-    anew = remade(file)
-    left = [note for name, note in firsts.items() if name not in anew and not is_back(note, look(name))]
-    unclear = any(map(_unknown, notes)) and not _answered(file, last)
+def _has_volatile_session(file: SqlFile, at: int) -> bool:
+    """Whether the session held values read from tables that may have changed: repeating gives others."""
+    return any(
+        each.kind in _ROW_CHANGES or each.problem is not None or _TEMPORARY_TABLE.match(each.text) is not None
+        for each in file.statements[:at]
+        if is_session_only(each)
+    )
+
+
+def _start_over(
+    file: SqlFile, recorded: Sequence[Checkpoint], read_state: ReadState, verdict: EffectVerdict
+) -> StartPoint | InDoubt:
+    """Return the start of the file if nothing is left of what it did; else what a person has to do first."""
+    last = recorded[-1]
+    firsts: dict[Name, Checkpoint] = {}
+    for each in recorded:
+        if each.table is not None and not (each.safe or (each is last and verdict.effect is Effect.NONE)):
+            firsts.setdefault(each.table, each)
+    replaced = replaced_tables(file)
+    left = [
+        each
+        for name, each in firsts.items()
+        if name not in replaced and not is_undone(each, read_state(name))
+    ]
+    unclear = any(map(_is_unclear, recorded)) and not _is_resolved(file, last)
     if not left and not unclear:
-        return Entry(said=f"{file.name} begins at its start: nothing is left of what it did before")
-    here = _same_so_far(file, last) and not last.void
-    return Doubt(note=last, why=_why(file, last, found), hint=_hint(left, change=here or unclear))
+        return StartPoint(notice=f"{file.name} begins at its start: nothing is left of what it did before")
+    unchanged = _unchanged_before(file, last) and not last.void
+    hint = _hint(left, may_change=unchanged or unclear)
+    return InDoubt(checkpoint=last, reason=_reason(file, last, verdict), hint=hint)
 
 
-def _unknown(note: VersionNote) -> bool:
-    return note.table is None and not note.safe and note.outcome is not StatementOutcome.UNDONE
+def _is_unclear(checkpoint: Checkpoint) -> bool:
+    undone = checkpoint.outcome is StatementOutcome.UNDONE
+    return checkpoint.table is None and not checkpoint.safe and not undone
 
 
-def remade(file: SqlFile) -> set[Name]:
-    """The tables that the file makes anew before it does anything else with them."""
-    anew: set[Name] = set()
+def replaced_tables(file: SqlFile) -> set[Name]:
+    """Return the tables that the file makes anew before it does anything else with them."""
+    replaced: set[Name] = set()
     touched: list[Name] = []
     for statement in file.statements:
-        if _makes_anew(statement):
+        if _replaces(statement):
             made = [name for name in (*statement.makes, *statement.drops) if not common([name], touched)]
-            anew |= {name for name in made if name not in statement.reads}
+            replaced |= {name for name in made if name not in statement.reads}
         touched += [*statement.reads, *statement.writes]
-    return anew
+    return replaced
 
 
-def _why(file: SqlFile, note: VersionNote, found: Judgement) -> str:
-    at = f"line {note.line}"
-    if found.effect is Effect.DOUBT:
-        return f"Whether the statement in {at} has taken effect is not known: {found.why}."
-    if note.void:
+def _reason(file: SqlFile, checkpoint: Checkpoint, verdict: EffectVerdict) -> str:
+    at = f"line {checkpoint.line}"
+    if verdict.effect is Effect.DOUBT:
+        return f"Whether the statement in {at} has taken effect is not known: {verdict.reason}."
+    if checkpoint.void:
         return "What the file comes after has changed, and it has changed tables that it does not make anew."
-    if _of_its_time(file, note.index):
+    if _has_volatile_session(file, checkpoint.index):
         return f"What the file read into its session before {at} cannot be had again."
     return f"The file has changed up to {at}, and what it was before has taken effect."
 
 
-def _hint(left: Sequence[VersionNote], *, change: bool) -> str:
+def _hint(left: Sequence[Checkpoint], *, may_change: bool) -> str:
     undo = [
-        f"RESTORE TABLE {quoted(note.table)} TO VERSION AS OF {note.version}"
-        if note.there and note.version is not None
-        else f"undo what was done to {shown(note.table)}"
-        for note in left
-        if note.table is not None
+        f"RESTORE TABLE {quoted(each.table)} TO VERSION AS OF {each.version}"
+        if each.existed and each.version is not None
+        else f"undo what was done to {shown(each.table)}"
+        for each in left
+        if each.table is not None
     ]
     ways = [f"undo it ({'; '.join(undo)})"] if undo else []
-    ways += ["change the statement, or take it out: what is there then is run"] if change else []
+    ways += ["change the statement, or take it out: what is there then is run"] if may_change else []
     return f"Look at what was done (DESCRIBE HISTORY); {', or '.join(ways)}. Then run with --resume."

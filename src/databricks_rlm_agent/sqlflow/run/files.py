@@ -1,65 +1,49 @@
-"""A file's statements, in order, in a session of their own; repeated where that is safe."""
+"""Runs the statements of a file in order, in a session of their own; repeats them where that is safe."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.retry import WORKFLOWS, RetryPolicy
+from databricks_rlm_agent.retry import RetryPolicy
 from databricks_rlm_agent.sqlflow.model import SqlFile
-from databricks_rlm_agent.sqlflow.run.checkpoints import Doubt, Entry, sessional
-from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed
-from databricks_rlm_agent.sqlflow.run.exactly_once import CheckpointLog, ExactlyOnce, in_doubt
-from databricks_rlm_agent.sqlflow.run.interruption import InterruptedRunError, Interruption
-from databricks_rlm_agent.sqlflow.run.record import Record
+from databricks_rlm_agent.sqlflow.run.checkpoints import InDoubt, StartPoint, is_session_only
+from databricks_rlm_agent.sqlflow.run.context import ProblemError, RunContext, StepFailedError
+from databricks_rlm_agent.sqlflow.run.events import EventKind
+from databricks_rlm_agent.sqlflow.run.exactly_once import ExactlyOnce, in_doubt_problem
+from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
-from databricks_rlm_agent.values import NewId, SqlEngine, SqlSession
+from databricks_rlm_agent.values import SqlSession
 
 T = TypeVar("T")
-RESTARTS = 2
-# They may have been half done when they fail, whatever the reason.
+RESTARTS = 2  # of a file in a new session
+# When these fail, they may have been carried out in part, whatever the reason.
 _NOT_ATOMIC = {StatementKind.BLOCK, StatementKind.OTHER}
 
 
-class StepFailedError(Exception):
-    """A step cannot go on; ``problem`` says why."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.message)
-        self.problem = problem
+class _LostError(ProblemError):
+    """The effect of a statement is not known, or the session is gone with its temporary objects."""
 
 
-class _LostError(Exception):
-    """What a statement did is not known, or its session is gone with what earlier ones made there."""
+class _TransientError(ProblemError):
+    """A statement failed without effect, and may succeed when it is repeated."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.message)
-        self.problem = problem
+    def __init__(self, problem: Problem, retry_after: float | None) -> None:
+        super().__init__(problem)
+        self.retry_after = retry_after
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A statement's place in a file that began ``at``; ``rows`` affected so far."""
-
-    exactly: ExactlyOnce
-    index: int
-    at: int
-    rows: dict[str, int]
-
-    @property
-    def again(self) -> bool:
-        """Whether it is repeated for what it leaves in the session only."""
-        return self.index < self.at
+class _WarningError(ProblemError):
+    """A statement failed, and the file goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileResult:
-    """What became of a file. ``by_table`` are rows affected by the last part of the table's name."""
+    """The result of a file. ``by_table``: affected rows by the last part of the table's name."""
 
     statements: int
     rows: int | None
@@ -70,195 +54,225 @@ class FileResult:
 class FileRunner:
     """Runs files, each in a session of its own. Safe to use from several threads."""
 
-    def __init__(
-        self,
-        engine: SqlEngine,
-        feed: Feed,
-        interruption: Interruption,
-        *,
-        record: Record,
-        notebook: CheckpointLog,
-        new_id: NewId,
-        retry: RetryPolicy = WORKFLOWS,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._engine, self._feed, self._interruption = engine, feed, interruption
-        self._record, self._notebook, self._new_id = record, notebook, new_id
-        self._retry, self._monotonic = retry, monotonic
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
 
-    def run(self, file: SqlFile, *, step: str, iteration: int | None = None, place: int = 0) -> FileResult:
+    def run(self, file: SqlFile, *, step: str, iteration: int | None = None, ordinal: int = 0) -> FileResult:
         """Run a file, from where it was left; raise StepFailedError or InterruptedRunError.
 
-        ``place`` is that of an iteration on record (`Loop.place`).
+        ``ordinal`` is that of an iteration (`Loop.ordinal`), by which it is recorded.
         """
-        tell: dict[str, Any] = {"step": step, "file": file.name, "iteration": iteration}
-        for begun in range(RESTARTS + 1):
-            try:
-                with self._interruption.watching(self._open(file)) as session:
-                    return self._whole(session, file, place, tell)
-            except _LostError as lost:
-                if begun == RESTARTS:
-                    raise StepFailedError(_lost_again(lost.problem)) from None
-                self._feed.tell(
-                    EventKind.RETRY,
-                    "in a new session",
-                    problem=lost.problem,
-                    line=lost.problem.line,
-                    **tell,
-                )
-                self._interruption.wait(self._retry.first_wait_s * 2**begun)
-        raise AssertionError("unreachable")
+        fields: dict[str, Any] = {"step": step, "file": file.name, "iteration": iteration}
+
+        def once() -> FileResult:
+            with self._context.interruption.cancelling(self._open(file)) as session:
+                return _FileRun(self._context, session, file, (step, ordinal), fields).run()
+
+        def emit(problem: Problem) -> None:
+            self._context.events.emit(
+                EventKind.RETRY, "in a new session", problem=problem, line=problem.line, **fields
+            )
+
+        restarts = replace(self._context.retry, attempts=1 + RESTARTS)
+        try:
+            return _repeated(self._context, restarts, _LostError, once, emit)
+        except _LostError as lost:
+            problem = replace(
+                lost.problem,
+                severity=Severity.CRITICAL,
+                outcome_unknown=True,
+                hint="The connection was lost again and again. Run with --resume when it is better: what has "
+                "taken effect is found out then.",
+            )
+            raise StepFailedError(problem) from None
 
     def _open(self, file: SqlFile) -> SqlSession:
         try:
-            return self._repeated(self._engine.session)
+            return _own(self._context, self._context.engine.session)
         except RlmError as error:
             problem = replace(classify(error, file=file.name), outcome_unknown=False)
             raise StepFailedError(problem) from None
 
-    def _whole(self, session: SqlSession, file: SqlFile, place: int, tell: dict[str, Any]) -> FileResult:
-        exactly = ExactlyOnce(
-            self._notebook,
+
+def _own(context: RunContext, call: Callable[[], T]) -> T:
+    """Repeat a call of ours, which is safe, while its errors are transient; raise the last error."""
+
+    def once() -> T:
+        context.interruption.check()
+        return call()
+
+    def transient(error: BaseException) -> bool:
+        return isinstance(error, RlmError) and classify(error).severity is Severity.TRANSIENT
+
+    answer: T = context.retry.retrying(context.interruption.wait, repeats=transient)(once)
+    return answer
+
+
+def _repeated(
+    context: RunContext,
+    policy: RetryPolicy,
+    kind: type[ProblemError],
+    call: Callable[[], T],
+    on_retry: Callable[[Problem], None],
+) -> T:
+    """Repeat a call while it raises errors of this kind; raise the last error."""
+
+    def emit(error: BaseException) -> None:
+        assert isinstance(error, ProblemError)
+        on_retry(error.problem)
+
+    retrying = policy.retrying(
+        context.interruption.wait, repeats=lambda error: isinstance(error, kind), on_retry=emit
+    )
+    answer: T = retrying(call)
+    return answer
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """How far a file is. Statements before ``start`` are repeated only for their effects on the session."""
+
+    start: int
+    rows: dict[str, int] = field(default_factory=dict)  # affected so far, by table
+    warnings: list[Problem] = field(default_factory=list)
+
+
+class _FileRun:
+    """One try of a file, in one session."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        session: SqlSession,
+        file: SqlFile,
+        key: tuple[str, int],
+        fields: dict[str, Any],
+    ) -> None:
+        self._context, self._session, self._file, self._fields = context, session, file, fields
+        self._guard = ExactlyOnce(
+            context.checkpoints,
             file,
-            (tell["step"], place),
-            ask=lambda sql: self._ours(session, file, lambda: session.fetch(sql)),
-            new_id=self._new_id,
-        )
-        begin = self._begin(session, file, exactly, tell)
-        warnings: list[Problem] = []
-        rows = dict(begin.rows)
-        for index, statement in enumerate(file.statements):
-            if index < begin.at and not sessional(statement):
-                continue
-            started = self._monotonic()
-            where = {"line": statement.line, "statement": index + 1, "statements": len(file.statements)}
-            self._feed.tell(EventKind.STATEMENT_STARTED, statement.kind.value, **where, **tell)
-            changed, warning = self._statement(
-                session, statement, _Place(exactly, index, begin.at, rows), tell
-            )
-            if warning is not None:
-                warnings.append(warning)
-            if changed is not None:
-                name = statement.writes[0][-1] if statement.writes else ""
-                rows[name] = rows.get(name, 0) + changed
-            self._feed.tell(
-                EventKind.STATEMENT_DONE,
-                statement.kind.value,
-                rows=changed,
-                seconds=self._monotonic() - started,
-                **where,
-                **tell,
-            )
-        return FileResult(
-            statements=len(file.statements),
-            rows=sum(rows.values()) if rows else None,
-            warnings=tuple(warnings),
-            by_table=rows,
+            key,
+            ask=lambda sql: self._own_statement(lambda: session.fetch(sql)),
+            new_id=context.new_id,
         )
 
-    def _begin(self, session: SqlSession, file: SqlFile, exactly: ExactlyOnce, tell: dict[str, Any]) -> Entry:
-        """Where the file begins: behind what an earlier try has done."""
+    def run(self) -> FileResult:
+        """Run the statements; raise _LostError, StepFailedError or InterruptedRunError."""
+        start = self._start_point()
+        progress = _Progress(start=start.at, rows=dict(start.rows))
+        for index, statement in enumerate(self._file.statements):
+            if index >= start.at or is_session_only(statement):
+                self._observed(index, statement, progress)
+        return FileResult(
+            statements=len(self._file.statements),
+            rows=sum(progress.rows.values()) if progress.rows else None,
+            warnings=tuple(progress.warnings),
+            by_table=progress.rows,
+        )
+
+    def _start_point(self) -> StartPoint:
+        """Where the file begins: after what an earlier try has done."""
         try:
-            found = exactly.entry(lambda sql: self._ours(session, file, lambda: session.execute(sql)))
+            found = self._guard.start_point(
+                lambda sql: self._own_statement(lambda: self._session.execute(sql))
+            )
         except RlmError as error:
-            raise StepFailedError(classify(error, file=file.name)) from None
-        if isinstance(found, Doubt):
-            raise StepFailedError(in_doubt(found, file))
-        if found.said:
-            self._feed.tell(EventKind.NOTICE, found.said, **tell)
+            raise StepFailedError(classify(error, file=self._file.name)) from None
+        if isinstance(found, InDoubt):
+            raise StepFailedError(in_doubt_problem(found, self._file))
+        if found.notice:
+            self._context.events.emit(EventKind.NOTICE, found.notice, **self._fields)
         return found
 
-    def _statement(
-        self, session: SqlSession, statement: Statement, place: _Place, tell: dict[str, Any]
-    ) -> tuple[int | None, Problem | None]:
-        """Return the rows affected, or the warning that the statement ended with."""
-        exactly, index = place.exactly, place.index
+    def _observed(self, index: int, statement: Statement, progress: _Progress) -> None:
+        """Run a statement between its events, and count its rows."""
+        started = self._context.monotonic()
+        where = {"line": statement.line, "statement": index + 1, "statements": len(self._file.statements)}
+        emit, kind = self._context.events.emit, statement.kind.value
+        emit(EventKind.STATEMENT_STARTED, kind, **where, **self._fields)
+        changed = self._execute(index, statement, progress)
+        if changed is not None:
+            table = statement.writes[0][-1] if statement.writes else ""
+            progress.rows[table] = progress.rows.get(table, 0) + changed
+        seconds = self._context.monotonic() - started
+        emit(EventKind.STATEMENT_DONE, kind, rows=changed, seconds=seconds, **where, **self._fields)
 
-        def once() -> tuple[int | None, Problem | None]:
-            try:
-                if not place.again:
-                    exactly.before(index, place.rows)
-                self._record.check()
-            except RlmError as error:
-                raise StepFailedError(classify(error, file=statement.file, line=statement.line)) from None
-            try:
-                return session.execute(statement.text), None
-            except RlmError as error:
-                problem = self._judge(error, statement)
-                if problem.severity is Severity.WARNING or (place.again and problem.kind is Cause.MISSING):
-                    self._feed.tell(EventKind.WARNING, problem=problem, line=statement.line, **tell)
-                    return None, problem
-                unsafe = exactly.careful(index) or not statement.repeatable
-                unknown = (problem.outcome_unknown and unsafe) or exactly.late(index, problem)
-                if not session.alive or unknown:
-                    raise _LostError(problem) from None
-                raise
+    def _execute(self, index: int, statement: Statement, progress: _Progress) -> int | None:
+        """Run a statement, repeated while that is safe and helps; return how many rows it affected."""
+        emit = self._context.events.emit
+        fields: dict[str, Any] = {"line": statement.line, **self._fields}
 
-        def on_retry(error: BaseException) -> None:
-            assert isinstance(error, RlmError)
-            problem = self._judge(error, statement)
-            self._feed.tell(
-                EventKind.RETRY, "the statement again", problem=problem, line=statement.line, **tell
-            )
+        def on_retry(problem: Problem) -> None:
+            emit(EventKind.RETRY, "the statement again", problem=problem, **fields)
 
         try:
-            changed, warning = self._repeated(once, on_retry)
+            changed = _repeated(
+                self._context,
+                self._context.retry,
+                _TransientError,
+                lambda: self._execute_once(index, statement, progress),
+                on_retry,
+            )
+        except _WarningError as warning:
+            emit(EventKind.WARNING, problem=warning.problem, **fields)
+            progress.warnings.append(warning.problem)
+            return None
+        except _TransientError as error:
+            raise self._failed(index, error.problem) from None
+        with suppress(RlmError):  # then the statement is in doubt if we die here, and only then
+            self._guard.mark_done(index)
+        return changed
+
+    def _execute_once(self, index: int, statement: Statement, progress: _Progress) -> int | None:
+        session_only = index < progress.start
+        self._context.interruption.check()
+        try:
+            if not session_only:
+                self._guard.write_checkpoint(index, progress.rows)
+            self._context.record.check_owner()
         except RlmError as error:
-            raise StepFailedError(self._failed(exactly, index, self._judge(error, statement))) from None
-        if warning is None:
-            with suppress(RlmError):  # then it is in doubt if we die here, and only then
-                exactly.done(index)
-        return changed, warning
+            raise StepFailedError(classify(error, file=statement.file, line=statement.line)) from None
+        try:
+            return self._session.execute(statement.text)
+        except RlmError as error:
+            if self._context.interruption.requested:
+                raise InterruptedRunError from None
+            problem = _classified(error, statement)
+            missing = session_only and problem.kind is Cause.MISSING
+            if problem.severity is Severity.WARNING or missing:
+                raise _WarningError(problem) from None
+            unsafe = self._guard.is_unsafe(index) or not statement.repeatable
+            unknown = problem.outcome_unknown and unsafe
+            if not self._session.alive or unknown or self._guard.was_applied_meanwhile(index, problem):
+                raise _LostError(problem) from None
+            if problem.severity is Severity.TRANSIENT:
+                raise _TransientError(problem, getattr(error, "retry_after", None)) from None
+            raise self._failed(index, problem) from None
 
-    def _failed(self, exactly: ExactlyOnce, index: int, problem: Problem) -> Problem:
+    def _failed(self, index: int, problem: Problem) -> StepFailedError:
         with suppress(RlmError):  # then it is found out when the file goes on
-            exactly.failed(index, problem)
-        return problem
+            self._guard.mark_failed(index, problem)
+        return StepFailedError(problem)
 
-    def _ours(self, session: SqlSession, file: SqlFile, call: Callable[[], T]) -> T:
+    def _own_statement(self, call: Callable[[], T]) -> T:
         """Run a statement of ours, which is safe to repeat; raise _LostError if the session is gone."""
 
         def once() -> T:
             try:
                 return call()
             except RlmError as error:
-                if self._interruption.asked:
+                if self._context.interruption.requested:
                     raise InterruptedRunError from None
-                if not session.alive:
-                    raise _LostError(classify(error, file=file.name)) from None
+                if not self._session.alive:
+                    raise _LostError(classify(error, file=self._file.name)) from None
                 raise
 
-        return self._repeated(once)
-
-    def _repeated(self, call: Callable[[], T], on_retry: Callable[[BaseException], None] | None = None) -> T:
-        """Repeat a call on transient errors, until the workflow is interrupted; raise the last error."""
-
-        def once() -> T:
-            self._interruption.check()
-            return call()
-
-        retrying = self._retry.retrying(self._interruption.wait, repeats=_is_transient, on_retry=on_retry)
-        answer: T = retrying(once)
-        return answer
-
-    def _judge(self, error: RlmError, statement: Statement) -> Problem:
-        if self._interruption.asked:
-            raise InterruptedRunError from None
-        problem = classify(error, file=statement.file, line=statement.line, statement=statement.text)
-        if problem.severity is Severity.TRANSIENT and statement.kind in _NOT_ATOMIC:
-            return replace(problem, outcome_unknown=True)
-        return problem
+        return _own(self._context, once)
 
 
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, RlmError) and classify(error).severity is Severity.TRANSIENT
-
-
-def _lost_again(problem: Problem) -> Problem:
-    return replace(
-        problem,
-        severity=Severity.CRITICAL,
-        outcome_unknown=True,
-        hint="The connection was lost again and again. Run with --resume when it is better: what has taken "
-        "effect is found out then.",
-    )
+def _classified(error: RlmError, statement: Statement) -> Problem:
+    problem = classify(error, file=statement.file, line=statement.line, statement=statement.text)
+    if problem.severity is Severity.TRANSIENT and statement.kind in _NOT_ATOMIC:
+        return replace(problem, outcome_unknown=True)
+    return problem

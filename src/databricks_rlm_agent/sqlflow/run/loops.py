@@ -1,24 +1,24 @@
-"""A loop: iterations one after another until nothing changes, or it is clear that this will not come."""
+"""Runs the iterations of a loop until nothing changes any more, or it is clear that it will not converge."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import Iteration, Loop, Step
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
-from databricks_rlm_agent.sqlflow.run.change_count import MeasureFailedError, Measurer
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure, judge
-from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed
-from databricks_rlm_agent.sqlflow.run.files import FileResult, FileRunner, StepFailedError
-from databricks_rlm_agent.sqlflow.run.interruption import InterruptedRunError, Interruption
-from databricks_rlm_agent.sqlflow.run.record import DONE, Record, StepRow
+from databricks_rlm_agent.sqlflow.run.change_count import ChangeCounter, MeasureFailedError
+from databricks_rlm_agent.sqlflow.run.context import RunContext, StepFailedError
+from databricks_rlm_agent.sqlflow.run.events import EventKind
+from databricks_rlm_agent.sqlflow.run.files import FileResult, FileRunner
+from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure
+from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
+from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.sqltext.names import quoted, shown
-from databricks_rlm_agent.values import Clock, SqlEngine
 
 _HINTS = {
     LoopEnd.NOT_CONVERGED: "Allow more with --max-iterations and --resume, or see whether it can converge.",
@@ -28,8 +28,44 @@ _HINTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoopVerdict:
+    """Whether a loop goes on (``end`` None). ``period`` of an oscillation, in iterations."""
+
+    end: LoopEnd | None
+    reason: str = ""
+    period: int | None = None
+
+
+def judge_loop(history: Sequence[Measure], *, limit: int) -> LoopVerdict:
+    """Decide from the measures of iterations 1 to n whether there is to be another one. Pure.
+
+    Zero changed rows mean converged. Rows that an earlier iteration had already will come again and again:
+    each iteration is a function of the one before.
+    """
+    if not history:
+        return LoopVerdict(end=None)
+    last = history[-1]
+    if last.changed == 0:
+        return LoopVerdict(end=LoopEnd.CONVERGED, reason=f"iteration {last.n} changed no row")
+    for earlier in reversed(history[:-1]):
+        same = (earlier.rows, earlier.fingerprint) == (last.rows, last.fingerprint)
+        if last.fingerprint is not None and same:
+            return LoopVerdict(
+                end=LoopEnd.OSCILLATING,
+                period=last.n - earlier.n,
+                reason=f"iteration {last.n} has the rows of iteration {earlier.n} again, and "
+                f"{last.changed} of them differ from iteration {last.n - 1}: it would go round for ever",
+            )
+    if len(history) >= limit:
+        changed = f"{last.changed} rows still changed" if last.changed is not None else "nothing to compare"
+        reason = f"{limit} iterations were allowed, and in the last {changed}"
+        return LoopVerdict(end=LoopEnd.NOT_CONVERGED, reason=reason)
+    return LoopVerdict(end=None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoopResult:
-    """How a loop ended, and what was measured; ``problem`` for every bad end."""
+    """How a loop ended, and what was measured; ``problem`` for every bad end but an interruption."""
 
     end: LoopEnd
     history: tuple[Measure, ...]
@@ -42,43 +78,29 @@ class LoopResult:
 class LoopRunner:
     """Runs loops. Safe to use from several threads."""
 
-    def __init__(
-        self,
-        files: FileRunner,
-        engine: SqlEngine,
-        record: Record,
-        feed: Feed,
-        interruption: Interruption,
-        *,
-        clock: Clock,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._files, self._engine, self._record = files, engine, record
-        self._feed, self._interruption = feed, interruption
-        self._clock, self._monotonic = clock, monotonic
+    def __init__(self, context: RunContext, files: FileRunner) -> None:
+        self._context, self._files = context, files
 
     def run(self, step: Step, *, limit: int, earlier: Sequence[Measure]) -> LoopResult:
         """Run a loop to its end, from the first iteration that ``earlier`` lacks."""
         assert step.loop is not None
         loop, history, results = step.loop, list(earlier), list[FileResult]()
-        with self._interruption.watching(
-            RetryingSession(self._engine.session, self._interruption.wait)
-        ) as session:
-            measurer = Measurer(
+        with self._context.retrying_session() as session:
+            counter = ChangeCounter(
                 session,
                 key_columns=loop.key_columns,
-                notice=lambda text: self._feed.tell(EventKind.NOTICE, text, step=step.id),
-                monotonic=self._monotonic,
+                notice=lambda text: self._context.events.emit(EventKind.NOTICE, text, step=step.id),
+                monotonic=self._context.monotonic,
             )
             try:
-                while (verdict := judge(history, limit=limit)).end is None:
-                    self._interruption.check()
-                    now = _next(loop, loop.first + len(history))
-                    result, measure = self._once(step, now, measurer, history[-1] if history else None)
+                while (verdict := judge_loop(history, limit=limit)).end is None:
+                    self._context.interruption.check()
+                    current = _iteration(loop, loop.first + len(history))
+                    result, measure = self._iterate(step, loop, current, counter, history)
                     results.append(result)
                     history.append(measure)
                 if verdict.end is LoopEnd.CONVERGED:
-                    self.name_last(loop, history[-1], session)
+                    self._make_alias(loop, history[-1], session)
             except StepFailedError as error:
                 measuring = error.problem.kind is Cause.MEASURE
                 end = LoopEnd.MEASURE_FAILED if measuring else LoopEnd.FAILED
@@ -97,86 +119,83 @@ class LoopRunner:
         return _result(verdict.end, history, results, problem)
 
     def accept(self, step: Step, last: Measure) -> None:
-        """Let later files take the last iteration of a loop that has not converged; raise StepFailedError."""
+        """Let later files use the last iteration of a loop that has not converged; raise StepFailedError."""
         assert step.loop is not None
-        with self._interruption.watching(
-            RetryingSession(self._engine.session, self._interruption.wait)
-        ) as session:
-            self.name_last(step.loop, last, session)
+        with self._context.retrying_session() as session:
+            self._make_alias(step.loop, last, session)
 
-    def name_last(self, loop: Loop, last: Measure, session: RetryingSession) -> None:
-        """Make the table that names the last iteration's for later files; raise StepFailedError."""
+    def _make_alias(self, loop: Loop, last: Measure, session: RetryingSession) -> None:
+        """Make the table that later files read as the loop's result; raise StepFailedError."""
         table = iteration(loop, last.n).table
         if loop.alias is None or table is None or loop.alias == table:
             return
         try:
             session.execute(f"CREATE OR REPLACE TABLE {quoted(loop.alias)} AS SELECT * FROM {quoted(table)}")
         except RlmError as error:
-            self._interruption.check()
+            self._context.interruption.check()
             problem = classify(error, file=last.file)
             raise StepFailedError(
                 replace(problem, message=f"{shown(loop.alias)} could not be made: {problem.message}")
             ) from None
 
-    def _once(
-        self, step: Step, now: Iteration, measurer: Measurer, last: Measure | None
+    def _iterate(
+        self, step: Step, loop: Loop, current: Iteration, counter: ChangeCounter, history: Sequence[Measure]
     ) -> tuple[FileResult, Measure]:
-        assert step.loop is not None
-        place = step.loop.place(now.number)
-        started, began = self._clock(), self._monotonic()
-        what = "generated" if now.generated else ""
-        self._feed.tell(
-            EventKind.ITERATION_STARTED, what, step=step.id, iteration=now.number, file=now.file.name
+        """Run one iteration, measure and record it."""
+        started, began = self._context.clock(), self._context.monotonic()
+        fields: dict[str, Any] = {"step": step.id, "iteration": current.number, "file": current.file.name}
+        origin = "generated" if current.generated else ""
+        self._context.events.emit(EventKind.ITERATION_STARTED, origin, **fields)
+        ordinal = loop.ordinal(current.number)
+        result = self._files.run(current.file, step=step.id, iteration=current.number, ordinal=ordinal)
+        measure = self._measure(current, result, counter, history[-1] if history else None)
+        measure = replace(measure, seconds=round(self._context.monotonic() - began, 3))
+        self._context.append(
+            StepRow(
+                step=step.id,
+                iteration=ordinal,
+                status=DONE,
+                file=current.file.name,
+                sha256=current.file.sha256,
+                started_at=started,
+                finished_at=self._context.clock(),
+                rows_affected=result.rows,
+                changed=measure.changed,
+                detail=measure.to_dict(),
+            )
         )
-        result = self._files.run(now.file, step=step.id, iteration=now.number, place=place)
-        measure = self._measure(now, result, measurer, last)
-        measure = replace(measure, seconds=round(self._monotonic() - began, 3))
-        row = StepRow(
-            step=step.id,
-            iteration=place,
-            status=DONE,
-            file=now.file.name,
-            sha256=now.file.sha256,
-            started_at=started,
-            finished_at=self._clock(),
-            rows_affected=result.rows,
-            changed=measure.changed,
-            detail=measure.to_dict(),
-        )
-        put_on_record(self._record, row)
-        self._feed.tell(
+        self._context.events.emit(
             EventKind.ITERATION_DONE,
-            step=step.id,
-            iteration=now.number,
-            file=now.file.name,
             rows=measure.rows,
             changed=measure.changed,
             seconds=measure.seconds,
+            **fields,
         )
         return result, measure
 
     def _measure(
-        self, now: Iteration, result: FileResult, measurer: Measurer, last: Measure | None
+        self, current: Iteration, result: FileResult, counter: ChangeCounter, last: Measure | None
     ) -> Measure:
-        affected = result.by_table.get(now.table[-1]) if now.table else None
+        affected = result.by_table.get(current.table[-1]) if current.table else None
         try:
-            return measurer.measure(now, affected=affected, last=last)
+            return counter.measure(current, affected=affected, last=last)
         except MeasureFailedError as failed:
-            self._interruption.check()
-            problem = classify(failed.error, file=now.file.name)
+            self._context.interruption.check()
+            problem = classify(failed.error, file=current.file.name)
             raise StepFailedError(
                 replace(
                     problem,
                     kind=Cause.MEASURE,
                     severity=Severity.CRITICAL,
-                    message=f"How many rows iteration {now.number} changed is not known: {problem.message}",
+                    message=f"How many rows iteration {current.number} changed is not known: "
+                    f"{problem.message}",
                     hint=f"This is not taken for convergence. {problem.hint}",
                     outcome_unknown=False,
                 )
             ) from None
 
 
-def _next(loop: Loop, number: int) -> Iteration:
+def _iteration(loop: Loop, number: int) -> Iteration:
     try:
         return iteration(loop, number)
     except UsageError as error:
@@ -187,22 +206,6 @@ def _next(loop: Loop, number: int) -> Iteration:
                 message=f"The loop has not converged, and there is no iteration {number}: {error.what}",
                 hint=error.fix or "",
                 file=loop.files[-1].name,
-            )
-        ) from None
-
-
-def put_on_record(record: Record, row: StepRow) -> None:
-    """Record a row; raise StepFailedError, since a step that is not on record would be run again."""
-    try:
-        record.steps([row])
-    except RlmError as error:
-        problem = classify(error, file=row.file)
-        raise StepFailedError(
-            replace(
-                problem,
-                severity=Severity.CRITICAL,
-                message=f"It is done, but could not be recorded: {problem.message}",
-                hint="Run again with --resume when the cause is removed; it will be repeated.",
             )
         ) from None
 

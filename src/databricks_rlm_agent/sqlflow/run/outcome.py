@@ -1,4 +1,4 @@
-"""What to do after a workflow has ended. Pure."""
+"""How iterations, loops, steps and runs end, and what a person can do then. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,43 @@ from typing import Any
 
 from databricks_rlm_agent.sqlflow.checks import TableCheck
 from databricks_rlm_agent.sqlflow.model import Plan, Step
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
 from databricks_rlm_agent.sqltext.errors import Problem
 
 
+class LoopEnd(StrEnum):
+    """How a loop ended. Only CONVERGED is good."""
+
+    CONVERGED = "converged"
+    NOT_CONVERGED = "not converged"
+    OSCILLATING = "oscillating"
+    MEASURE_FAILED = "measure failed"
+    FAILED = "iteration failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What was measured after iteration ``n``.
+
+    ``changed`` is the number of rows that differ from the iteration before; None after the first, which has
+    none before it. ``rows`` and ``fingerprint`` are those of the iteration's table, whatever the order of its
+    rows; None where no table is known (a loop with a convergence query only).
+    """
+
+    n: int
+    changed: int | None = None
+    rows: int | None = None
+    fingerprint: str | None = None
+    seconds: float = 0.0
+    file: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the measure for JSON."""
+        return asdict(self)
+
+
 class StepStatus(StrEnum):
-    """What became of a step. KEPT: an earlier run did it, and it still counts."""
+    """The state of a step. KEPT: an earlier run did it, and it still counts."""
 
     DONE = "done"
     KEPT = "kept"
@@ -23,6 +54,11 @@ class StepStatus(StrEnum):
     SKIPPED = "skipped"  # a step that it needs has failed
     INTERRUPTED = "interrupted"
     NOT_RUN = "not run"
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of the step is left to do."""
+        return self in {StepStatus.DONE, StepStatus.KEPT}
 
 
 class RunStatus(StrEnum):
@@ -36,11 +72,11 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutcome:
-    """What became of one step. ``rows`` affected where the warehouse says; ``seconds`` of this run only.
+    """The outcome of one step. ``rows``: affected rows, where the warehouse says; ``seconds``: of this run.
 
-    ``started_at`` is of its last try, None if it did not run now. The first ``iterations_before`` of its
-    iterations are of an earlier run or try. ``accepted``: it failed, and what it left is good enough for the
-    steps that need it.
+    ``started_at`` is when its last try began, None if it did not run now. The first ``iterations_before`` of
+    its iterations belong to an earlier run or try. ``accepted``: it failed, but its tables are good enough
+    for the steps that need it.
     """
 
     id: str
@@ -60,19 +96,19 @@ class StepOutcome:
     @property
     def good(self) -> bool:
         """Whether steps that need it may run."""
-        return self.status in {StepStatus.DONE, StepStatus.KEPT} or self.accepted
+        return self.status.complete or self.accepted
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the outcome for JSON."""
         began = self.started_at.isoformat() if self.started_at else None
         return {**asdict(self), "started_at": began}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The end of a workflow. ``path`` is the critical path: the chain of steps that took ``path_seconds``.
+    """How a run ended. ``path`` is the critical path: the chain of steps that took ``path_seconds``.
 
-    ``place``: the catalog and schema that the record is in. ``optimized``: whether tables were, on the way.
+    ``place``: the catalog and schema of the record. ``optimized``: whether tables were optimized.
     """
 
     workflow_run_id: str
@@ -91,25 +127,30 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """Wall time."""
+        """The wall time."""
         return (self.finished_at - self.started_at).total_seconds()
 
     @property
     def step_seconds(self) -> float:
-        """The time of all steps together: that of a run with one step at a time."""
+        """The time of all steps together: what a run with one step at a time would take."""
         return sum(step.seconds for step in self.steps)
 
     @property
     def exit_code(self) -> int:
-        """As the command line documents it."""
+        """The exit code that the command line documents."""
         return {RunStatus.SUCCEEDED: 0, RunStatus.INTERRUPTED: 130}.get(self.status, 1)
 
+    @property
+    def complete_steps(self) -> int:
+        """The number of steps that are done or kept."""
+        return sum(step.status.complete for step in self.steps)
+
     def count(self, status: StepStatus) -> int:
-        """How many steps ended so."""
+        """Return the number of steps with this status."""
         return sum(step.status is status for step in self.steps)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the report for JSON."""
         return {
             "workflow_run_id": self.workflow_run_id,
             "workflow": self.workflow,
@@ -132,7 +173,7 @@ class Report:
 
 
 def critical_path(plan: Plan, seconds: Mapping[str, float]) -> tuple[tuple[str, ...], float]:
-    """The chain of steps that no parallelism makes shorter, and its length.
+    """Return the chain of steps that no parallelism makes shorter, and its length in seconds.
 
     A step comes after all steps of earlier stages, and after those of its own that it needs.
     """
@@ -148,30 +189,29 @@ def critical_path(plan: Plan, seconds: Mapping[str, float]) -> tuple[tuple[str, 
     return before[1], before[0]
 
 
-def status_of(
+def run_status(
     steps: Sequence[StepOutcome], tables: Sequence[TableCheck], *, interrupted: bool = False
 ) -> RunStatus:
-    """How a workflow with such steps and tables has ended; an interrupted one that was not checked, so."""
-    whole = all(step.status in {StepStatus.DONE, StepStatus.KEPT} for step in steps)
-    good = whole and all(table.good for table in tables)
+    """Return the status of a run; INTERRUPTED only if its tables could not be checked any more."""
+    good = all(step.status.complete for step in steps) and all(table.good for table in tables)
     if interrupted and not (good and tables):
         return RunStatus.INTERRUPTED
     return RunStatus.SUCCEEDED if good else RunStatus.FAILED
 
 
-def blocked(step: Step, outcomes: Mapping[str, StepOutcome]) -> str | None:
-    """The step that this one needs and that is not good; None if there is none."""
+def blocked_by(step: Step, outcomes: Mapping[str, StepOutcome]) -> str | None:
+    """Return the failed step that this one needs; None if there is none."""
     return next(
         (need.step for need in step.needs if need.step in outcomes and not outcomes[need.step].good), None
     )
 
 
 def advice(report: Report) -> tuple[str, ...]:
-    """What to do next, a sentence each."""
-    return (*_mend(report), *_go_on(report), *_consider(report))
+    """Return what to do next, one sentence each."""
+    return (*_fixes(report), *_remaining(report), *_suggestions(report))
 
 
-def _mend(report: Report) -> Iterator[str]:
+def _fixes(report: Report) -> Iterator[str]:
     for step in report.steps:
         if step.problem is not None:
             where = f" ({step.problem.where})" if step.problem.where else ""
@@ -180,25 +220,24 @@ def _mend(report: Report) -> Iterator[str]:
         if not table.exists and table.step is None:
             yield f"{table.table} is not there, and no file makes it: correct workflow.yml, or make it."
         elif not table.exists:
-            yield f"{table.table} is not there although its file was run: look who drops or renames it."
+            yield f"{table.table} is not there although its file was run: see which file drops or renames it."
         elif table.errors:
             yield f"{table.table} could not be checked: see the error, and what workflow.yml declares of it."
         elif not table.good:
-            made = f" ({table.step})" if table.step else ""
-            yield f"{table.table}: {'; '.join(table.faults)}: look at what makes it{made}."
+            maker = f" ({table.step})" if table.step else ""
+            yield f"{table.table}: {'; '.join(table.faults)}: look at what makes it{maker}."
 
 
-def _go_on(report: Report) -> Iterator[str]:
-    left = sum(step.status not in {StepStatus.DONE, StepStatus.KEPT} for step in report.steps)
-    if left:
+def _remaining(report: Report) -> Iterator[str]:
+    if left := len(report.steps) - report.complete_steps:
         yield f"{left} of {len(report.steps)} steps are left: run the same command with --resume."
     warnings = sum(len(step.warnings) for step in report.steps)
     if warnings:
-        some = "A warning was" if warnings == 1 else f"{warnings} warnings were"
-        yield f"{some} passed over: see the steps marked with ! above."
+        subject = "A warning was" if warnings == 1 else f"{warnings} warnings were"
+        yield f"{subject} passed over: see the steps marked with ! above."
 
 
-def _consider(report: Report) -> Iterator[str]:
+def _suggestions(report: Report) -> Iterator[str]:
     if report.status is not RunStatus.SUCCEEDED:
         return
     if report.tables and not report.optimized:

@@ -1,14 +1,14 @@
-"""What a workflow has done, in two Delta tables of its target schema: what ``--resume`` goes by.
+"""Records runs and their steps in two Delta tables of the target schema, from which ``--resume`` goes on.
 
-Rows are only ever appended, ``seq`` orders those of a run: the last one of a step and iteration counts. A row
-is written when its step, or iteration of a loop, is done, so a crash between a statement and its record makes
-the step run again; what must not happen twice is noted before (``exactly``).
+Rows are only ever appended, and ``seq`` orders those of a run: the last row of a step and iteration counts. A
+row is written when its step, or iteration of a loop, is done, so after a crash between a statement and its
+row the step runs again; what must not happen twice has a checkpoint before it (``exactly_once``).
 
-The first row of a run also names the process that it belongs to. Who goes on with a run puts itself there, in
-one statement; it waits, reads the steps, and appends a row of its own with the next ``seq``. From there on
-rows of others do not count, and rows are written only by who is named. A process finds out before every
-statement: it asks when what it knew last is more than ``PROOF_S`` old. Who takes over waits as long, and so
-sees all that the other put on record before a statement that it still sends.
+The first row of a run also names the process that owns it. A process that takes a run over writes its own
+name there in one statement, waits, reads the steps, and appends a row of its own with the next ``seq``. From
+then on rows of other processes do not count, and only the owner writes rows. Every process checks before a
+statement that it still owns the run, if its last check is more than ``OWNER_CHECK_S`` old. The new owner
+waits as long, and so sees all that the old one recorded before the last statement that it still sends.
 """
 
 from __future__ import annotations
@@ -26,23 +26,20 @@ from typing import Any, Protocol
 
 from databricks_rlm_agent.errors import NotFound, Rejected, RlmError
 from databricks_rlm_agent.retry import RetryingSession
-from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
+from databricks_rlm_agent.sqlflow.run.sessions import TakenOverError
 from databricks_rlm_agent.sqltext.names import Name, quoted
 from databricks_rlm_agent.values import Clock, Row, Sleep
 
 RUNS = "sql_workflow_runs"
 STEPS = "sql_workflow_steps"
-DONE = "done"
-BEGUN = "begun"  # a note in a file; ``detail`` is the note
+OWNER_CHECK_S = 1.0
 RUNNING = "running"
-PROOF_S = 1.0
-# Each row is a file of its own: without this reading them would cost more with every run that ever was.
-_COMPACT = "'delta.autoOptimize.autoCompact' = 'true'"
-_OF_THE_RUN = {"workflow_run_id", "seq", "owner"}
-# All that was recorded before of a step, or of an iteration and those after it, counts no more: what it comes
-# after has changed, or itself. STALE: that of the step, but not of its iterations.
-VOID = "void"
-STALE = "stale"
+# Statuses of steps.
+DONE = "done"
+BEGUN = "begun"  # a checkpoint in a file, which is in ``detail``
+VOID = "void"  # all earlier rows of the step, or of the iteration and later ones, count no more
+STALE = "stale"  # the step's row counts no more, but those of its iterations do
+
 _RUN_COLUMNS = {
     "workflow_run_id": "STRING",
     "seq": "BIGINT",
@@ -69,11 +66,46 @@ _STEP_COLUMNS = {
     "error": "STRING",
     "owner": "STRING",
 }
+# The runs come last: a missing table of runs says that both are missing.
+_TABLES = ((STEPS, _STEP_COLUMNS), (RUNS, _RUN_COLUMNS))
+
+# Each row is a file of its own: without compaction reading costs more with every run that ever was.
+_CREATE = (
+    "CREATE TABLE IF NOT EXISTS {table} ({columns}) USING DELTA "
+    "TBLPROPERTIES ('delta.autoOptimize.autoCompact' = 'true')"
+)
+_ADD_COLUMNS = "ALTER TABLE {table} ADD COLUMNS ({columns})"
+_DESCRIBE = "DESCRIBE TABLE {table}"
+_FIND_RUN = (
+    "SELECT workflow_run_id, started_at, status FROM {table} WHERE {condition} "
+    "ORDER BY started_at DESC, seq DESC LIMIT 1"
+)
+_FIND_RUN_IDS = (
+    "SELECT workflow_run_id, max(started_at) AS at FROM {table} "
+    "WHERE workflow = :workflow AND substr(workflow_run_id, 1, :length) = :run "
+    "GROUP BY workflow_run_id ORDER BY at DESC"
+)
+_ROWS = "SELECT * FROM {table} WHERE workflow_run_id = :run ORDER BY seq"
+_OWNER = "SELECT owner FROM {table} WHERE workflow_run_id = :run AND seq = 1"
+# Writes the owner into the run's first row, or makes that row. Whoever does so last owns the run.
+_TAKE_OWNERSHIP = (
+    "MERGE INTO {table} AS t USING (SELECT :run AS run, :owner AS owner) AS s "
+    "ON t.workflow_run_id = s.run AND t.seq = 1 WHEN MATCHED THEN UPDATE SET owner = s.owner "
+    "WHEN NOT MATCHED THEN INSERT (workflow_run_id, seq, workflow, status, started_at, at, report, "
+    f"owner) VALUES (s.run, 1, :workflow, '{RUNNING}', CAST(:started AS TIMESTAMP), "
+    "CAST(:now AS TIMESTAMP), :report, s.owner)"
+)
+# One JSON parameter: the text of the statement does not grow with the rows, and NULLs need no type.
+_APPEND = (
+    "INSERT INTO {table} ({columns}) SELECT {values} FROM "
+    "(SELECT explode(from_json(:rows, 'array<struct<{fields}>>')) AS r) WHERE EXISTS (SELECT 1 FROM "
+    "{runs} WHERE workflow_run_id = :run AND seq = 1 AND owner = :owner)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRow:
-    """A step (``iteration`` 0), or an iteration of one. ``detail`` is the measure of an iteration."""
+    """A step (``iteration`` 0), or an iteration of one. ``detail`` is a measure or a checkpoint."""
 
     step: str
     iteration: int = 0
@@ -89,8 +121,8 @@ class StepRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Earlier:
-    """A run on record, and what was last said of it."""
+class RecordedRun:
+    """A run on record, with its last status."""
 
     workflow_run_id: str
     started_at: datetime
@@ -98,36 +130,46 @@ class Earlier:
 
 
 class Record(Protocol):
-    """Where runs and their steps are recorded. What is lost to another process raises TakenOverError."""
+    """Records runs and their steps. Raises TakenOverError when another process owns the run."""
 
-    def newest(self, workflow: str) -> Earlier | None:
-        """The newest run of a workflow."""
+    def newest_run(self, workflow: str) -> RecordedRun | None:
+        """Return the newest run of a workflow."""
 
-    def named(self, workflow_run_id: str) -> Earlier | None:
-        """The run of that id."""
+    def find_run(self, workflow_run_id: str) -> RecordedRun | None:
+        """Return the run with that id."""
 
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> Sequence[StepRow]:
-        """A run begins, or is taken over; the rows of its steps so far."""
+        """Begin a run, or take it over; return the rows of its steps so far."""
 
-    def check(self, *, now: bool = False) -> None:
-        """Raise TakenOverError if the run is another's; ``now``: whatever was known a moment ago."""
+    def check_owner(self, *, now: bool = False) -> None:
+        """Raise TakenOverError if another process owns the run; ``now``: even if that was just checked."""
 
-    def steps(self, rows: Sequence[StepRow]) -> None:
-        """Append rows. When it returns they are durable."""
+    def append(self, rows: Sequence[StepRow]) -> None:
+        """Append rows; they are durable when it returns."""
 
     def end(self, status: str, report: Mapping[str, Any]) -> None:
-        """The run ends so."""
+        """End the run with this status."""
 
 
-def this_process() -> str:
-    """A name for this process that no other has, and that a person can find it by."""
+def process_name() -> str:
+    """Return a name for this process that is unique and that a person can find it by."""
     return f"{socket.gethostname()} process {os.getpid()} ({uuid.uuid4().hex[:8]})"
 
 
-class DeltaRecord:
-    """Implements Record. Safe to use from several threads; its sessions are its own, and outlive a cancel.
+def run_ids(session: RetryingSession, place: Name, *, workflow: str, prefix: str) -> list[str]:
+    """Return the ids of a workflow's runs that begin with ``prefix``, the newest first."""
+    parameters = {"workflow": workflow, "run": prefix, "length": len(prefix)}
+    try:
+        rows = session.fetch(_FIND_RUN_IDS.format(table=quoted((*place, RUNS))), parameters)
+    except NotFound:  # the first workflow in this schema
+        return []
+    return [str(row["workflow_run_id"]) for row in rows]
 
-    ``prover``: a second session to ask in, so that who asks does not wait for what is being written.
+
+class DeltaRecord:
+    """Implements Record. Safe to use from several threads. Its sessions are not cancelled with the run.
+
+    ``reader``: a second session for checks of the owner, which then need not wait for what is being written.
     """
 
     def __init__(
@@ -136,180 +178,164 @@ class DeltaRecord:
         place: Name,
         clock: Clock,
         *,
-        prover: RetryingSession | None = None,
+        reader: RetryingSession | None = None,
         owner: str | None = None,
-        proof_s: float = PROOF_S,
+        owner_check_s: float = OWNER_CHECK_S,
         sleep: Sleep = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._place, self._clock = session, place, clock
-        self._prover = prover or session
-        self._owner, self._proof_s = owner or this_process(), proof_s
+        self._reader = reader or session
+        self._owner, self._owner_check_s = owner or process_name(), owner_check_s
         self._sleep, self._monotonic = sleep, monotonic
         self._lock = threading.Lock()
         self._seq = 0
         self._run: tuple[str, str, datetime] | None = None
-        self._known = float("-inf")  # when it was last known that the run is ours
+        self._owned_at = float("-inf")  # when the run was last known to be ours
 
     def create(self) -> None:
-        """Make the tables that are missing; the runs last: they are looked at."""
-        for name, columns in ((STEPS, _STEP_COLUMNS), (RUNS, _RUN_COLUMNS)):
+        """Create the tables that are missing."""
+        for table, columns in _TABLES:
             listed = ", ".join(f"{column} {kind}" for column, kind in columns.items())
-            self._session.execute(
-                f"CREATE TABLE IF NOT EXISTS {self._table(name)} ({listed}) USING DELTA "
-                f"TBLPROPERTIES ({_COMPACT})"
-            )
+            self._session.execute(_CREATE.format(table=self._table(table), columns=listed))
 
-    def newest(self, workflow: str) -> Earlier | None:
-        """The newest run of a workflow."""
-        return self._earlier("workflow = :workflow", {"workflow": workflow})
+    def newest_run(self, workflow: str) -> RecordedRun | None:
+        """Return the newest run of a workflow."""
+        return self._find_run("workflow = :workflow", {"workflow": workflow})
 
-    def named(self, workflow_run_id: str) -> Earlier | None:
-        """The run of that id."""
-        return self._earlier("workflow_run_id = :run", {"run": workflow_run_id})
+    def find_run(self, workflow_run_id: str) -> RecordedRun | None:
+        """Return the run with that id."""
+        return self._find_run("workflow_run_id = :run", {"run": workflow_run_id})
 
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> Sequence[StepRow]:
-        """A run begins, or is taken over; the rows of its steps so far."""
+        """Begin a run, or take it over; return the rows of its steps so far."""
         self._run = (workflow, workflow_run_id, started_at)
         try:
-            self._seize()
+            self._take_ownership()
         except (NotFound, Rejected):  # a table of an earlier version
-            self._widen()
-            self._seize()
+            self._add_missing_columns()
+            self._take_ownership()
         runs = self._rows(RUNS)
-        self._is_ours(runs)
-        if len(runs) == 1 and runs[0]["report"] == self._begun():
+        self._check_owner([row["owner"] for row in runs if row["seq"] == 1])
+        if len(runs) == 1 and runs[0]["report"] == self._begin_report():
             self._seq = 1
             return ()
         if max(runs, key=lambda row: int(row["seq"]))["status"] == RUNNING:
-            self._sleep(self._proof_s)  # another may think for that long that it is still its own
+            self._sleep(self._owner_check_s)  # the old owner may go on for as long
             runs = self._rows(RUNS)
         steps = self._rows(STEPS)
         self._seq = max(int(row["seq"]) for row in (*runs, *steps))
-        self._state(RUNNING, None)
-        return tuple(_step_row(row) for row in steps if _counts(row, runs))
+        self._append_run(RUNNING, None)
+        return tuple(_step_row(row) for row in steps if _written_by_owner(row, runs))
 
-    def check(self, *, now: bool = False) -> None:
-        """Raise TakenOverError if the run is another's; ``now``: whatever was known a moment ago."""
-        if now or self._monotonic() - self._known > self._proof_s:
-            asked = self._monotonic()
-            self._is_ours(self._rows(RUNS, "seq = 1", "seq, owner", session=self._prover))
-            self._known = asked
+    def check_owner(self, *, now: bool = False) -> None:
+        """Raise TakenOverError if another process owns the run; ``now``: even if that was just checked."""
+        if now or self._monotonic() - self._owned_at > self._owner_check_s:
+            asked_at = self._monotonic()
+            rows = self._reader.fetch(_OWNER.format(table=self._table(RUNS)), {"run": self._run_id})
+            self._check_owner([row["owner"] for row in rows])
+            self._owned_at = asked_at
 
-    def steps(self, rows: Sequence[StepRow]) -> None:
-        """Append rows in one commit. A repeat after a lost answer may add them twice, read as once."""
+    def append(self, rows: Sequence[StepRow]) -> None:
+        """Append rows in one commit. A repeat after a lost answer may add them twice; they count once."""
         with self._lock:
-            values = []
+            numbered = []
             for row in rows:
-                fields = {**vars(row), "detail": json.dumps(row.detail) if row.detail is not None else None}
-                values.append(self._numbered(fields))
+                detail = json.dumps(row.detail) if row.detail is not None else None
+                numbered.append(self._numbered({**vars(row), "detail": detail}))
             try:
-                self._append(STEPS, _STEP_COLUMNS, values)
-            except NotFound:  # somebody has dropped it, and left the other
+                self._append(STEPS, _STEP_COLUMNS, numbered)
+            except NotFound:  # somebody has dropped this table, and not the other one
                 self.create()
-                self._append(STEPS, _STEP_COLUMNS, values)
+                self._append(STEPS, _STEP_COLUMNS, numbered)
 
     def end(self, status: str, report: Mapping[str, Any]) -> None:
-        """The run ends so."""
-        self._state(status, json.dumps(report, default=str))
+        """End the run with this status."""
+        self._append_run(status, json.dumps(report, default=str))
 
-    def _state(self, status: str, report: str | None) -> None:
+    @property
+    def _run_id(self) -> str:
+        assert self._run is not None
+        return self._run[1]
+
+    def _append_run(self, status: str, report: str | None) -> None:
         assert self._run is not None
         with self._lock:
             row = {"workflow": self._run[0], "status": status, "started_at": self._run[2]}
-            self._append(RUNS, _RUN_COLUMNS, [self._numbered(row | {"at": self._clock(), "report": report})])
+            row |= {"at": self._clock(), "report": report}
+            self._append(RUNS, _RUN_COLUMNS, [self._numbered(row)])
 
     def _numbered(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._run is not None
         self._seq += 1
-        return {**fields, "workflow_run_id": self._run[1], "seq": self._seq, "owner": self._owner}
+        return {**fields, "workflow_run_id": self._run_id, "seq": self._seq, "owner": self._owner}
 
-    def _seize(self) -> None:
-        """Put ourselves into the run's first row, or make that row. Who does so last has the run."""
+    def _take_ownership(self) -> None:
         assert self._run is not None
-        workflow, run, started_at = self._run
-        self._session.execute(
-            f"MERGE INTO {self._table(RUNS)} AS t USING (SELECT :run AS run, :owner AS owner) AS s "
-            "ON t.workflow_run_id = s.run AND t.seq = 1 WHEN MATCHED THEN UPDATE SET owner = s.owner "
-            "WHEN NOT MATCHED THEN INSERT (workflow_run_id, seq, workflow, status, started_at, at, report, "
-            f"owner) VALUES (s.run, 1, :workflow, '{RUNNING}', CAST(:started AS TIMESTAMP), "
-            "CAST(:now AS TIMESTAMP), :report, s.owner)",
-            {
-                "run": run,
-                "owner": self._owner,
-                "workflow": workflow,
-                "started": _text(started_at),
-                "now": _text(self._clock()),
-                "report": self._begun(),
-            },
-        )
-        self._known = self._monotonic()
+        workflow, run_id, started_at = self._run
+        parameters = {
+            "run": run_id,
+            "owner": self._owner,
+            "workflow": workflow,
+            "started": _text(started_at),
+            "now": _text(self._clock()),
+            "report": self._begin_report(),
+        }
+        self._session.execute(_TAKE_OWNERSHIP.format(table=self._table(RUNS)), parameters)
+        self._owned_at = self._monotonic()
 
-    def _begun(self) -> str:
+    def _begin_report(self) -> str:
+        """The report of a first row: it tells a run that we began from one that we have taken over."""
         return json.dumps({"begun_by": self._owner})
 
-    def _is_ours(self, runs: Sequence[Row]) -> None:
-        owners = [row["owner"] for row in runs if row["seq"] == 1]
+    def _check_owner(self, owners: Sequence[str]) -> None:
         if self._owner not in owners:
             raise TakenOverError(str(next(iter(owners), None) or "another process"))
 
-    def _rows(
-        self, table: str, where: str = "true", columns: str = "*", *, session: RetryingSession | None = None
-    ) -> Sequence[Row]:
-        assert self._run is not None
-        return (session or self._session).fetch(
-            f"SELECT {columns} FROM {self._table(table)} WHERE workflow_run_id = :run AND {where} "
-            "ORDER BY seq",
-            {"run": self._run[1]},
-        )
+    def _rows(self, table: str) -> Sequence[Row]:
+        return self._session.fetch(_ROWS.format(table=self._table(table)), {"run": self._run_id})
 
-    def _earlier(self, where: str, parameters: Mapping[str, Any]) -> Earlier | None:
+    def _find_run(self, condition: str, parameters: Mapping[str, Any]) -> RecordedRun | None:
         try:
-            found = self._session.fetch(
-                f"SELECT workflow_run_id, started_at, status FROM {self._table(RUNS)} WHERE {where} "
-                "ORDER BY started_at DESC, seq DESC LIMIT 1",
-                parameters,
+            rows = self._session.fetch(
+                _FIND_RUN.format(table=self._table(RUNS), condition=condition), parameters
             )
-        except NotFound:  # the first run here; only then a run waits for DDL
+        except NotFound:  # the first run here; no other run waits for DDL
             self.create()
             return None
-        return Earlier(**found[0]) if found else None
+        return RecordedRun(**rows[0]) if rows else None
 
-    def _widen(self) -> None:
-        """Add the columns that tables of an earlier version lack; the runs last: they are looked at."""
-        for name, columns in ((STEPS, _STEP_COLUMNS), (RUNS, _RUN_COLUMNS)):
-            if missing := self._missing(name, columns):
+    def _add_missing_columns(self) -> None:
+        """Add the columns that tables of an earlier version lack."""
+        for table, columns in _TABLES:
+            if missing := self._missing(table, columns):
+                listed = ", ".join(missing)
                 try:
-                    self._session.execute(
-                        f"ALTER TABLE {self._table(name)} ADD COLUMNS ({', '.join(missing)})"
-                    )
+                    self._session.execute(_ADD_COLUMNS.format(table=self._table(table), columns=listed))
                 except RlmError:
-                    if self._missing(name, columns):  # else another process has just done the same
+                    if self._missing(table, columns):  # else another process has just added them
                         raise
 
     def _missing(self, table: str, columns: Mapping[str, str]) -> list[str]:
-        there = {row["col_name"] for row in self._session.fetch(f"DESCRIBE TABLE {self._table(table)}")}
-        return [f"{column} {kind}" for column, kind in columns.items() if column not in there]
+        described = self._session.fetch(_DESCRIBE.format(table=self._table(table)))
+        existing = {row["col_name"] for row in described}
+        return [f"{column} {kind}" for column, kind in columns.items() if column not in existing]
 
     def _append(self, table: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
-        # One JSON parameter: the text of the statement does not grow with the rows, and NULLs need no type.
-        shape = ", ".join(f"{c}: {'STRING' if k == 'TIMESTAMP' else k}" for c, k in columns.items())
-        listed = ", ".join(f"CAST(r.{c} AS {k})" for c, k in columns.items())
-        assert self._run is not None
-        asked = self._monotonic()
-        added = self._session.execute(
-            f"INSERT INTO {self._table(table)} ({', '.join(columns)}) SELECT {listed} FROM "
-            f"(SELECT explode(from_json(:rows, 'array<struct<{shape}>>')) AS r) WHERE EXISTS (SELECT 1 FROM "
-            f"{self._table(RUNS)} WHERE workflow_run_id = :run AND seq = 1 AND owner = :owner)",
-            {
-                "rows": json.dumps([{**row} for row in rows], default=_text),
-                "run": self._run[1],
-                "owner": self._owner,
-            },
+        statement = _APPEND.format(
+            table=self._table(table),
+            columns=", ".join(columns),
+            values=", ".join(f"CAST(r.{column} AS {kind})" for column, kind in columns.items()),
+            fields=", ".join(
+                f"{column}: {'STRING' if kind == 'TIMESTAMP' else kind}" for column, kind in columns.items()
+            ),
+            runs=self._table(RUNS),
         )
+        encoded = json.dumps([{**row} for row in rows], default=_text)
+        asked_at = self._monotonic()
+        added = self._session.execute(statement, {"rows": encoded, "run": self._run_id, "owner": self._owner})
         if not added:  # none, or the warehouse does not say
-            self.check(now=True)
-        self._known = asked
+            self.check_owner(now=True)
+        self._owned_at = asked_at
 
     def _table(self, name: str) -> str:
         return quoted((*self._place, name))
@@ -319,16 +345,16 @@ def _text(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _counts(row: Row, runs: Sequence[Row]) -> bool:
-    """Whether a row was written by the process that had the run then: late ones of earlier ones are not.
+def _written_by_owner(row: Row, runs: Sequence[Row]) -> bool:
+    """Whether the process that owned the run then wrote the row: late rows of earlier owners do not count.
 
-    Of two that took it over at once only the second wrote more than that.
+    Of two processes that took it over at once, only the second wrote more than its row of the run.
     """
-    taken = [each for each in runs if each["status"] == RUNNING and 1 < each["seq"] <= row["seq"]]
-    last = max((each["seq"] for each in taken), default=None)
-    return last is None or row["owner"] in [each["owner"] for each in taken if each["seq"] == last]
+    takeovers = [each for each in runs if each["status"] == RUNNING and 1 < each["seq"] <= row["seq"]]
+    last = max((each["seq"] for each in takeovers), default=None)
+    return last is None or row["owner"] in [each["owner"] for each in takeovers if each["seq"] == last]
 
 
 def _step_row(row: Row) -> StepRow:
-    fields = {name: row[name] for name in _STEP_COLUMNS if name not in {*_OF_THE_RUN, "detail"}}
-    return StepRow(**fields, detail=json.loads(row["detail"]) if row["detail"] else None)
+    fields = {name: row[name] for name in StepRow.__dataclass_fields__}
+    return StepRow(**{**fields, "detail": json.loads(row["detail"]) if row["detail"] else None})

@@ -1,4 +1,4 @@
-"""Which steps of an earlier run still count, by its rows and by the files as they are now. Pure."""
+"""Decides which steps of an earlier run still count, from its rows and the files as they are now. Pure."""
 
 from __future__ import annotations
 
@@ -11,37 +11,34 @@ from dataclasses import dataclass, field, replace
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Loop, Plan, Step
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
-from databricks_rlm_agent.sqlflow.run.convergence import Measure
-from databricks_rlm_agent.sqlflow.run.exactly_once import Key, with_note
+from databricks_rlm_agent.sqlflow.run.exactly_once import Key, with_checkpoint
+from databricks_rlm_agent.sqlflow.run.outcome import Measure
 from databricks_rlm_agent.sqlflow.run.record import BEGUN, DONE, STALE, VOID, StepRow
-from databricks_rlm_agent.sqlflow.run.versions import VersionNote
+from databricks_rlm_agent.sqlflow.run.versions import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeState:
-    """What is left of an earlier run.
+    """What an earlier run has left.
 
-    ``kept`` are steps that are done, ``history`` the measures of a loop's first iterations that are,
-    ``notes`` what was noted in the files of steps and iterations.
-    ``void`` are steps and iterations on record that count no more, with what is to be recorded of them: else
-    a file that gets its old text back would count as done with what another text has made since.
+    ``kept``: steps that are done. ``history``: the measures of a loop's first iterations that are done.
+    ``checkpoints``: those of steps and iterations. ``void``: steps and iterations on record that count no
+    more, with the status to record for them; else a file that gets its old text back would count as done
+    with what another text has made since.
     """
 
     kept: frozenset[str] = frozenset()
     history: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
-    notes: Mapping[Key, tuple[VersionNote, ...]] = field(default_factory=dict)
+    checkpoints: Mapping[Key, tuple[Checkpoint, ...]] = field(default_factory=dict)
     void: tuple[tuple[str, int, str], ...] = ()
 
 
-def identity(step: Step) -> str:
-    """The content hash of a step: a file's, or of all that makes a loop run as it does."""
+def step_hash(step: Step) -> str:
+    """Return the content hash of a step: its file's, or that of all that determines how a loop runs."""
     if step.file is not None:
         return step.file.sha256
     assert step.loop is not None
-    return _loop_identity(step.loop)
-
-
-def _loop_identity(loop: Loop) -> str:
+    loop = step.loop
     parts = {
         "files": [file.sha256 for file in loop.files],
         "first": loop.first,
@@ -56,59 +53,61 @@ def _loop_identity(loop: Loop) -> str:
 def resume_state(plan: Plan, rows: Sequence[StepRow]) -> ResumeState:
     """Judge the rows of an earlier run, in their order.
 
-    A step counts if its last row says that it is done with the hash that it has now, and all that it comes
-    after counts: the steps that it needs, and all of earlier stages that are in the plan.
+    A step counts if its last row says that it is done with the hash that it has now, and if all that it comes
+    after counts: the steps that it needs, and all steps of earlier stages in the plan.
     """
-    last, iterations = _read(rows)
+    last_done, iterations = _read(rows)
     kept: set[str] = set()
     history: dict[str, tuple[Measure, ...]] = {}
     void: list[tuple[str, int, str]] = []
-    whole = True
+    earlier_stages_kept = True
     for _stage, steps in plan.stages:
-        inside = {step.id for step in steps}
+        in_stage = {step.id for step in steps}
         for step in steps:
-            row, done = last.get(step.id), iterations.get(step.id, {})
-            if not whole or any(need.step in inside - kept for need in step.needs):
+            row, done = last_done.get(step.id), iterations.get(step.id, {})
+            if not earlier_stages_kept or any(need.step in in_stage - kept for need in step.needs):
                 void += [(step.id, 0, VOID)] if done or row is not None else []
                 continue
-            if row is not None and row.sha256 == identity(step):
+            if row is not None and row.sha256 == step_hash(step):
                 kept.add(step.id)
             elif row is not None:
                 void.append((step.id, 0, STALE))
             if step.loop is not None:
-                history[step.id] = counting = _counting(step.loop, done)
-                after = 1 + len(counting)
+                history[step.id] = valid = _valid_measures(step.loop, done)
+                after = 1 + len(valid)
                 void += [(step.id, after, VOID)] if any(n >= after for n in done) else []
-        whole = whole and inside <= kept
-    return ResumeState(kept=frozenset(kept), history=history, notes=_notes(rows, void), void=tuple(void))
+        earlier_stages_kept = earlier_stages_kept and in_stage <= kept
+    return ResumeState(
+        kept=frozenset(kept), history=history, checkpoints=_checkpoints(rows, void), void=tuple(void)
+    )
 
 
-def _notes(
+def _checkpoints(
     rows: Sequence[StepRow], void: Sequence[tuple[str, int, str]]
-) -> dict[Key, tuple[VersionNote, ...]]:
-    """What was noted, in order; void where what the step comes after has changed since."""
-    found: dict[Key, list[VersionNote]] = {}
+) -> dict[Key, tuple[Checkpoint, ...]]:
+    """Return the checkpoints in order, marked as void where what the step comes after has changed since."""
+    found: dict[Key, list[Checkpoint]] = {}
     for row in rows:
         key = (row.step, row.iteration)
         if row.status == BEGUN and row.detail is not None:
-            found[key] = with_note(found.get(key, ()), VersionNote.from_dict(row.detail))
+            found[key] = with_checkpoint(found.get(key, ()), Checkpoint.from_dict(row.detail))
         elif row.status == VOID:
             _make_void(found, *key)
-    for name, n, status in void:
+    for step, n, status in void:
         if status == VOID:
-            _make_void(found, name, n)
-    return {key: tuple(notes) for key, notes in found.items()}
+            _make_void(found, step, n)
+    return {key: tuple(checkpoints) for key, checkpoints in found.items()}
 
 
-def _make_void(found: dict[Key, list[VersionNote]], step: str, n: int) -> None:
-    for key, notes in found.items():
+def _make_void(found: dict[Key, list[Checkpoint]], step: str, n: int) -> None:
+    for key, checkpoints in found.items():
         if key[0] == step and key[1] >= n:
-            found[key] = [replace(note, void=True) for note in notes]
+            found[key] = [replace(each, void=True) for each in checkpoints]
 
 
 def _read(rows: Sequence[StepRow]) -> tuple[dict[str, StepRow], dict[str, dict[int, StepRow]]]:
-    """The steps that are done, and the iterations that are: a later row of an earlier one undoes them."""
-    last: dict[str, StepRow] = {}
+    """Return the rows of done steps and of done iterations: a later row of an earlier one undoes them."""
+    last_done: dict[str, StepRow] = {}
     iterations: dict[str, dict[int, StepRow]] = {}
     for row in rows:
         done = iterations.setdefault(row.step, {})
@@ -116,25 +115,26 @@ def _read(rows: Sequence[StepRow]) -> tuple[dict[str, StepRow], dict[str, dict[i
             for n in [n for n in done if n >= row.iteration]:
                 del done[n]
         if row.status != DONE:
-            last.pop(row.step, None)
+            last_done.pop(row.step, None)
         elif row.iteration:
             done[row.iteration] = row
         else:
-            last[row.step] = row
-    return last, iterations
+            last_done[row.step] = row
+    return last_done, iterations
 
 
-def _counting(loop: Loop, done: Mapping[int, StepRow]) -> tuple[Measure, ...]:
+def _valid_measures(loop: Loop, done: Mapping[int, StepRow]) -> tuple[Measure, ...]:
+    """Return the measures of the loop's first iterations that are done with the texts that they have now."""
     found: list[Measure] = []
     for n in itertools.count(loop.first):
-        row = done.get(loop.place(n))
-        if row is None or row.detail is None or row.sha256 != _sha256(loop, n):
+        row = done.get(loop.ordinal(n))
+        if row is None or row.detail is None or row.sha256 != _iteration_hash(loop, n):
             return tuple(found)
         found.append(Measure(**row.detail))
     raise AssertionError("unreachable")
 
 
-def _sha256(loop: Loop, n: int) -> str | None:
+def _iteration_hash(loop: Loop, n: int) -> str | None:
     try:
         return iteration(loop, n).file.sha256
     except UsageError:  # it cannot be made any more

@@ -1,8 +1,7 @@
-"""Sessions of a SparkSession, classic or Spark Connect, for other people's SQL.
+"""Sessions of Spark, classic or Spark Connect, for the SQL of workflows.
 
-Every session of ours is one of Spark's own, so that USE, SET and temporary views of a file stay with it.
-Where Spark gives no second session, all share one: ``SparkEngine.alone`` says why, and files then run one at
-a time.
+Every session of ours is a session of Spark's, so that USE, SET and temporary views of a file stay in it. If
+Spark gives no second session, all share one: ``SparkEngine.alone`` says why, and files run one at a time.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ _GONE = re.compile(r"INVALID_HANDLE\.SESSION|SESSION_(?:CLOSED|CHANGED|NOT_FOUND
 _UNREACHABLE = re.compile(
     r"StatusCode\.(?:UNAVAILABLE|DEADLINE_EXCEEDED)|Socket closed|Connection (?:refused|reset)"
 )
-_numbers = itertools.count(1)
+_session_numbers = itertools.count(1)
 
 
 class SparkEngine:
-    """Implements sqlflow's Engine in one catalog and schema. Safe to use from several threads.
+    """Implements values.SqlEngine in one catalog and schema. Safe to use from several threads.
 
     ``remote`` is the URL that Spark Connect was reached by (``SPARK_REMOTE``), where there is one.
     """
@@ -41,22 +40,22 @@ class SparkEngine:
     def __init__(self, spark: Any, *, catalog: str, schema: str, remote: str | None = None) -> None:
         self._spark, self._remote = spark, remote
         self._place = (f"USE CATALOG {quoted((catalog,))}", f"USE SCHEMA {quoted((catalog, schema))}")
-        self._turns = _Turns()
+        self._shared = _SharedState()
         self._spare: Any = None
         self.alone: str | None = None
-        """Why there is but one session for all; None where each has its own."""
+        """Why there is only one session for all; None if each has its own."""
         try:
-            self._spare = _another(spark, remote)
-        except Exception as error:  # noqa: BLE001 - Spark raises anything; recorded, and told in a notice
+            self._spare = _new_session(spark, remote)
+        except Exception as error:  # noqa: BLE001 - Spark raises anything; recorded, and reported in a notice
             self.alone = f"Spark gives no second session: {first_line(_text(error))}"
         if self._spare is None:
             self.alone = self.alone or "Spark gives no second session."
 
     def session(self) -> SparkSession:
-        """Open a session; raise RlmError if there is no way into the catalog and schema."""
+        """Open a session; raise RlmError if the catalog and schema cannot be used."""
         if self.alone is not None:
-            return SharedSession(self._spark, self._turns, self._place)
-        session = SparkSession(self._made())
+            return SharedSession(self._spark, self._shared, self._place)
+        session = SparkSession(self._unused())
         try:
             for statement in self._place:
                 session.execute(statement)
@@ -65,24 +64,24 @@ class SparkEngine:
             raise
         return session
 
-    def _made(self) -> Any:
-        """A session of Spark's that nobody has yet."""
-        with self._turns.lock:
+    def _unused(self) -> Any:
+        """Return a session of Spark's that nobody uses yet."""
+        with self._shared.lock:
             spare, self._spare = self._spare, None
         if spare is not None:
             return spare
         try:
-            return _another(self._spark, self._remote)
+            return _new_session(self._spark, self._remote)
         except Exception as error:  # noqa: BLE001 - Spark raises anything; it is raised as ours
             raise _classified(error) from None
 
 
 class SparkSession:
-    """Implements sqlflow's Session over a session of Spark's that is nobody else's."""
+    """Implements values.SqlSession over a session of Spark's that nobody else uses."""
 
     def __init__(self, spark: Any) -> None:
         self._spark = spark
-        self._id = f"rlm-sql-{next(_numbers)}"
+        self._id = f"rlm-sql-{next(_session_numbers)}"
         self._lock = threading.Lock()
         self._alive, self._running, self._cancelled = True, False, False
 
@@ -92,8 +91,8 @@ class SparkSession:
         return self._alive
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int | None:
-        """Run a statement; how many rows it changed, None where Spark does not say."""
-        return self._run(sql, parameters, lambda frame: _carried_out(frame, sql))
+        """Run a statement; return how many rows it changed, None where Spark does not say."""
+        return self._run(sql, parameters, lambda frame: _complete(frame, sql))
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
         """Run a query and return its rows; TIMESTAMPs in UTC, as a warehouse has them."""
@@ -121,14 +120,14 @@ class SparkSession:
                 raise Unreachable("The Spark session is gone.", where=_WHERE)
             self._running, self._cancelled = True, False
             try:
-                return self._sent(sql, parameters, read)
+                return self._send(sql, parameters, read)
             except Exception as error:  # noqa: BLE001 - Spark raises anything; it is raised as ours
-                raise self._mapped(error) from None
+                raise self._error_of(error) from None
             finally:
                 self._running = False
 
-    def _sent(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
-        if not _is_connect(self._spark):  # of this thread: what it starts can be told from what others do
+    def _send(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        if not _is_connect(self._spark):  # of this thread, so that its jobs can be cancelled alone
             self._spark.sparkContext.setJobGroup(self._id, sql[:100], True)
         return read(self._spark.sql(sql, args=dict(parameters)) if parameters else self._spark.sql(sql))
 
@@ -138,7 +137,7 @@ class SparkSession:
         else:
             self._spark.sparkContext.cancelJobGroup(self._id)
 
-    def _mapped(self, error: Exception) -> RlmError:
+    def _error_of(self, error: Exception) -> RlmError:
         if self._cancelled:
             return Rejected(f"[CANCELED] {first_line(_text(error))}", where=_WHERE)
         self._alive = self._alive and not _is_gone(error)
@@ -148,39 +147,37 @@ class SparkSession:
 class SharedSession(SparkSession):
     """One of several that share Spark's one session: each finds its own catalog and schema there."""
 
-    def __init__(self, spark: Any, turns: _Turns, place: Sequence[str]) -> None:
+    def __init__(self, spark: Any, shared: _SharedState, place: Sequence[str]) -> None:
         super().__init__(spark)
-        self._turns, self._uses = turns, list(place)
+        self._shared, self._uses = shared, list(place)
 
     def close(self) -> None:
-        """Take away what it has left in Spark's session: its temporary views. What it SET stays."""
+        """Drop the temporary views that it has left in Spark's session. What it SET stays."""
         self._alive = False
-        with (
-            self._turns.lock,
-            contextlib.suppress(Exception),
-        ):  # a view that stays is made anew by who needs it
-            for name in self._turns.views.pop(self._id, ()):
+        # A view that could not be dropped is replaced by the next file that makes it.
+        with self._shared.lock, contextlib.suppress(Exception):
+            for name in self._shared.views.pop(self._id, ()):
                 self._spark.catalog.dropTempView(name)
 
-    def _sent(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
-        with self._turns.lock:
-            if self._turns.last != self._id:
-                self._turns.last = self._id
+    def _send(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        with self._shared.lock:
+            if self._shared.last_user != self._id:
+                self._shared.last_user = self._id
                 for statement in self._uses:
                     self._spark.sql(statement)
             answer = self._tagged(sql, parameters, read)
             if _USE.match(sql):
                 self._uses.append(sql)
             if found := _VIEW.match(sql):
-                self._turns.views.setdefault(self._id, []).append(found[1].strip("`"))
+                self._shared.views.setdefault(self._id, []).append(found[1].strip("`"))
             return answer
 
     def _tagged(self, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
         if not _is_connect(self._spark):
-            return super()._sent(sql, parameters, read)
+            return super()._send(sql, parameters, read)
         self._spark.addTag(self._id)
         try:
-            return super()._sent(sql, parameters, read)
+            return super()._send(sql, parameters, read)
         finally:
             self._spark.removeTag(self._id)
 
@@ -194,22 +191,22 @@ class SharedSession(SparkSession):
 _VIEW = re.compile(r"create\s+(?:or\s+replace\s+)?temp(?:orary)?\s+view\s+(`[^`]+`|\w+)", re.IGNORECASE)
 
 
-class _Turns:
-    """Whose turn it was last in a session that is shared."""
+class _SharedState:
+    """The last user of a shared session, and the temporary views of each."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.last = ""
+        self.last_user = ""
         self.views: dict[str, list[str]] = {}
 
 
 def _is_gone(error: Exception) -> bool:
-    """Whether the session is no more, and what it held with it."""
+    """Whether the session has ended, and what it held with it."""
     return bool(_GONE.search(_text(error))) or type(error).__name__ == "Py4JNetworkError"
 
 
 def _classified(error: Exception) -> RlmError:
-    """Ours for what Spark raises."""
+    """Return our error for one that Spark raises."""
     if isinstance(error, RlmError):
         return error
     text = _text(error)
@@ -221,7 +218,7 @@ def _classified(error: Exception) -> RlmError:
 
 
 def _text(error: Exception) -> str:
-    """What it says; errors of gRPC that Spark has not made its own say little in their first line."""
+    """Return the text of an error; errors of gRPC itself say little in their first line."""
     if callable(details := getattr(error, "details", None)) and callable(
         code := getattr(error, "code", None)
     ):
@@ -229,19 +226,19 @@ def _text(error: Exception) -> str:
     return str(error)
 
 
-def _another(spark: Any, remote: str | None) -> Any:
-    """A new session beside this one; None where there is none to be had. Raises what Spark raises."""
+def _new_session(spark: Any, remote: str | None) -> Any:
+    """Return a new session beside this one, None if Spark has no way to make one. Raise what Spark raises."""
     if not _is_connect(spark):
         return spark.newSession()
     if remote:
-        made = type(spark).builder.remote(remote).create()
-        if made.session_id != spark.session_id:  # a URL may name the session, and then it is the same one
-            return made
+        session = type(spark).builder.remote(remote).create()
+        if session.session_id != spark.session_id:  # a URL may name the session, and then it is the same one
+            return session
     return spark.cloneSession() if hasattr(spark, "cloneSession") else None  # Spark 4.1 and later
 
 
-def _carried_out(frame: Any, sql: str) -> int | None:
-    """See a statement through to its end; the rows that it says it has changed."""
+def _complete(frame: Any, sql: str) -> int | None:
+    """Run a statement to its end; return how many rows it has changed, if it says so."""
     if _QUERY.match(sql) and _AFFECTED not in frame.columns:
         frame.write.format("noop").mode("overwrite").save()  # all of it is computed, and nothing is kept
         return None

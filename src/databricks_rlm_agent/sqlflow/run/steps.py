@@ -1,64 +1,58 @@
-"""One step of a plan, from its start to its record."""
+"""Runs one step of a plan, from its start to its record."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import SqlFile, Step
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
-from databricks_rlm_agent.sqlflow.run.events import EventKind, Feed
-from databricks_rlm_agent.sqlflow.run.files import FileRunner, StepFailedError
-from databricks_rlm_agent.sqlflow.run.interruption import InterruptedRunError, Interruption, TakenOverError
-from databricks_rlm_agent.sqlflow.run.loops import LoopRunner, put_on_record
-from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome, StepStatus
-from databricks_rlm_agent.sqlflow.run.record import DONE, Record, StepRow
-from databricks_rlm_agent.sqlflow.run.resume import identity
+from databricks_rlm_agent.sqlflow.run.context import RunContext, StepFailedError
+from databricks_rlm_agent.sqlflow.run.events import EventKind
+from databricks_rlm_agent.sqlflow.run.files import FileRunner
+from databricks_rlm_agent.sqlflow.run.loops import LoopRunner
+from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure, StepOutcome, StepStatus
+from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
+from databricks_rlm_agent.sqlflow.run.resume import step_hash
+from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, TakenOverError
 from databricks_rlm_agent.sqltext.errors import Problem, classify
 from databricks_rlm_agent.sqltext.names import Name, quoted, shown
-from databricks_rlm_agent.values import Clock, SqlEngine
 
 _VIEW = re.compile(r"CREATE\s+(OR\s+(REPLACE|REFRESH)\s+)?(MATERIALIZED\s+)?VIEW\b", re.IGNORECASE)
 _NO_TABLE = set("*(")  # in the names of schemas, and of functions
-
-_ENDS = {LoopEnd.CONVERGED: StepStatus.DONE, LoopEnd.INTERRUPTED: StepStatus.INTERRUPTED}
+_STATUSES = {LoopEnd.CONVERGED: StepStatus.DONE, LoopEnd.INTERRUPTED: StepStatus.INTERRUPTED}
 
 
 @dataclass(kw_only=True)
 class StepRunner:
     """Runs steps. Safe to use from several threads."""
 
-    files: FileRunner
-    loops: LoopRunner
-    engine: SqlEngine
-    record: Record
-    feed: Feed
-    interruption: Interruption
-    clock: Clock
+    context: RunContext
     max_iterations: int
     optimize: bool = False
-    monotonic: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._files = FileRunner(self.context)
+        self._loops = LoopRunner(self.context, self._files)
 
     def run(self, step: Step, earlier: Sequence[Measure] = ()) -> StepOutcome:
-        """Run a step, and put it on record. Errors of the workspace become its outcome."""
-        started, began = self.clock(), self.monotonic()
-        self.feed.tell(EventKind.STEP_STARTED, step=step.id)
-        outcome = self._done(step, earlier)
-        took = round(self.monotonic() - began, 3)
-        outcome = replace(outcome, stage=step.stage, started_at=started, seconds=took)
+        """Run a step and record it. Errors of the workspace become its outcome."""
+        context = self.context
+        started, began = context.clock(), context.monotonic()
+        context.events.emit(EventKind.STEP_STARTED, step=step.id)
+        outcome = self._outcome(step, earlier)
+        seconds = round(context.monotonic() - began, 3)
+        outcome = replace(outcome, stage=step.stage, started_at=started, seconds=seconds)
         row = StepRow(
             step=step.id,
             status=DONE if outcome.status is StepStatus.DONE else outcome.status.value,
             file=step.file.name if step.file else step.id,
-            sha256=identity(step),
+            sha256=step_hash(step),
             started_at=started,
-            finished_at=self.clock(),
+            finished_at=context.clock(),
             rows_affected=outcome.rows,
             error=outcome.problem.message if outcome.problem else None,
         )
@@ -66,50 +60,57 @@ class StepRunner:
             outcome = self._recorded(outcome, row)
         else:
             with suppress(RlmError, TakenOverError):  # without a record it is not done: nothing is lost
-                self.record.steps([row])
-        self._tell(outcome)
-        return outcome
-
-    def _recorded(self, outcome: StepOutcome, row: StepRow) -> StepOutcome:
-        try:
-            put_on_record(self.record, row)
-        except StepFailedError as failed:
-            return replace(outcome, status=StepStatus.FAILED, problem=failed.problem)
-        except TakenOverError as error:
-            self.interruption.lost(error)
-            return replace(outcome, status=StepStatus.INTERRUPTED)
+                context.record.append([row])
+        context.events.emit(
+            EventKind.STEP_DONE if outcome.status is StepStatus.DONE else EventKind.STEP_FAILED,
+            outcome.end.value if outcome.end else outcome.status.value,
+            step=outcome.id,
+            rows=outcome.rows,
+            seconds=outcome.seconds,
+            problem=outcome.problem,
+        )
         return outcome
 
     def accept(self, step: Step, outcome: StepOutcome) -> StepOutcome:
-        """Let later files take what a loop that has not converged has made."""
+        """Let later files use what a loop that has not converged has made."""
         if outcome.end is not LoopEnd.NOT_CONVERGED:
             return outcome
         try:
-            self.loops.accept(step, outcome.iterations[-1])
+            self._loops.accept(step, outcome.iterations[-1])
         except (StepFailedError, InterruptedRunError):
             return outcome
         return replace(outcome, accepted=True)
 
-    def _done(self, step: Step, earlier: Sequence[Measure]) -> StepOutcome:
-        nothing = StepOutcome(id=step.id, status=StepStatus.INTERRUPTED)
+    def _recorded(self, outcome: StepOutcome, row: StepRow) -> StepOutcome:
         try:
-            self.record.check()
+            self.context.append(row)
+        except StepFailedError as failed:
+            return replace(outcome, status=StepStatus.FAILED, problem=failed.problem)
+        except TakenOverError as error:
+            self.context.interruption.request(error)
+            return replace(outcome, status=StepStatus.INTERRUPTED)
+        return outcome
+
+    def _outcome(self, step: Step, earlier: Sequence[Measure]) -> StepOutcome:
+        interrupted = StepOutcome(id=step.id, status=StepStatus.INTERRUPTED)
+        try:
+            self.context.record.check_owner()
             outcome = self._file(step, step.file) if step.file else self._loop(step, earlier)
             if outcome.status is StepStatus.DONE and self.optimize:
-                outcome = replace(outcome, warnings=(*outcome.warnings, *self._optimized(step, outcome)))
+                outcome = replace(outcome, warnings=(*outcome.warnings, *self._optimize(step, outcome)))
             return outcome
         except StepFailedError as failed:
-            return replace(nothing, status=StepStatus.FAILED, problem=failed.problem)
+            return replace(interrupted, status=StepStatus.FAILED, problem=failed.problem)
         except RlmError as error:  # of the record
-            return replace(nothing, status=StepStatus.FAILED, problem=classify(error, file=step.id))
+            return replace(interrupted, status=StepStatus.FAILED, problem=classify(error, file=step.id))
         except TakenOverError as error:
-            self.interruption.lost(error)
-            return nothing
+            self.context.interruption.request(error)
+            return interrupted
         except InterruptedRunError:
-            return nothing
+            return interrupted
 
     def _file(self, step: Step, file: SqlFile) -> StepOutcome:
-        result = self.files.run(file, step=step.id)
+        result = self._files.run(file, step=step.id)
         return StepOutcome(
             id=step.id,
             status=StepStatus.DONE,
@@ -121,10 +122,10 @@ class StepRunner:
     def _loop(self, step: Step, earlier: Sequence[Measure]) -> StepOutcome:
         assert step.loop is not None
         limit = step.loop.limit or self.max_iterations
-        result = self.loops.run(step, limit=limit, earlier=earlier)
+        result = self._loops.run(step, limit=limit, earlier=earlier)
         return StepOutcome(
             id=step.id,
-            status=_ENDS.get(result.end, StepStatus.FAILED),
+            status=_STATUSES.get(result.end, StepStatus.FAILED),
             statements=result.statements,
             rows=result.rows,
             warnings=result.warnings,
@@ -134,40 +135,27 @@ class StepRunner:
             problem=result.problem,
         )
 
-    def _optimized(self, step: Step, outcome: StepOutcome) -> list[Problem]:
-        """OPTIMIZE what the step has made; that it fails is no more than a warning."""
+    def _optimize(self, step: Step, outcome: StepOutcome) -> list[Problem]:
+        """Run OPTIMIZE on the tables that the step has made; its failures are only warnings."""
         warnings = []
-        with self.interruption.watching(
-            RetryingSession(self.engine.session, self.interruption.wait)
-        ) as session:
+        with self.context.retrying_session() as session:
             for table in tables_of(step, outcome):
-                began = self.monotonic()
+                began = self.context.monotonic()
                 statement = f"OPTIMIZE {quoted(table)}"
                 try:
                     session.execute(statement)
                 except RlmError as error:
-                    self.interruption.check()
+                    self.context.interruption.check()
                     warnings.append(classify(error, file=step.id, statement=statement))
-                    self.feed.tell(EventKind.WARNING, step=step.id, problem=warnings[-1])
+                    self.context.events.emit(EventKind.WARNING, step=step.id, problem=warnings[-1])
                 else:
-                    took = self.monotonic() - began
-                    self.feed.tell(EventKind.OPTIMIZED, shown(table), step=step.id, seconds=took)
+                    seconds = self.context.monotonic() - began
+                    self.context.events.emit(EventKind.OPTIMIZED, shown(table), step=step.id, seconds=seconds)
         return warnings
-
-    def _tell(self, outcome: StepOutcome) -> None:
-        kinds = {StepStatus.DONE: EventKind.STEP_DONE}
-        self.feed.tell(
-            kinds.get(outcome.status, EventKind.STEP_FAILED),
-            outcome.end.value if outcome.end else outcome.status.value,
-            step=outcome.id,
-            rows=outcome.rows,
-            seconds=outcome.seconds,
-            problem=outcome.problem,
-        )
 
 
 def tables_of(step: Step, outcome: StepOutcome) -> tuple[Name, ...]:
-    """The tables that a step has left behind: of a loop the one that later files name."""
+    """Return the tables that a step has left: of a loop the one that later files read."""
     if step.loop is None:
         views = {
             name
@@ -177,5 +165,5 @@ def tables_of(step: Step, outcome: StepOutcome) -> tuple[Name, ...]:
         }
         return tuple(name for name in step.makes if name not in views and not _NO_TABLE & set("".join(name)))
     last = iteration(step.loop, outcome.iterations[-1].n).table if outcome.iterations else None
-    found = step.loop.alias or last
-    return (found,) if found is not None else ()
+    table = step.loop.alias or last
+    return (table,) if table is not None else ()

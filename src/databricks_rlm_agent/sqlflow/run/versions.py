@@ -1,7 +1,8 @@
-"""Whether a statement has taken effect, told by the Delta history of the table that it writes. Pure.
+"""Decides from the Delta history of a table whether a statement that writes it has taken effect. Pure.
 
-Before a statement that is not safe to repeat the version of its table is noted. Nothing else writes the
-tables of a workflow while it runs, so one commit of a fitting kind after that version is the statement's.
+Before a statement that is not safe to repeat, a checkpoint records the version of its table. Nothing else
+writes the tables of a workflow while it runs, so a single commit of a matching kind after that version is the
+statement's own.
 
 Names of operations: docs.databricks.com, "Work with Delta Lake table history"; the local workspace's engine
 has some of its own (``ADD COLUMN``; ``WRITE`` for what ``CREATE OR REPLACE`` does).
@@ -19,15 +20,15 @@ from typing import Any
 from databricks_rlm_agent.sqltext.names import Name
 from databricks_rlm_agent.sqltext.statement import StatementKind
 
-# A table property of ours. Setting it makes writers that began before fail, since the metadata has changed
+# A table property of ours. Setting it changes the metadata, so writers that began before it fail
 # (docs.databricks.com, "Isolation levels and write conflicts": metadata changes fail all concurrent writes).
 FENCE = "rlm.fence"
-HISTORY = 100  # commits looked at, at most
-_UPKEEP = re.compile(r"OPTIMIZE|VACUUM|COMPUTE STAT|REORG|ROW TRACKING")
+HISTORY_LIMIT = 100  # commits read at most
+_MAINTENANCE = re.compile(r"OPTIMIZE|VACUUM|COMPUTE STAT|REORG|ROW TRACKING")
 _METADATA = re.compile(
     r"SET |UNSET |UPGRADE|ADD (COLUMN|CONSTRAINT)|(CHANGE|RENAME) COLUMN|CLUSTER|DROP (CONSTRAINT|FEATURE)"
 )
-_FITTING = {
+_MATCHING = {
     StatementKind.INSERT: re.compile(r"WRITE"),
     StatementKind.MERGE: re.compile(r"MERGE|COPY INTO"),
     StatementKind.UPDATE: re.compile(r"UPDATE"),
@@ -43,7 +44,7 @@ _ROWS = {
 
 
 class Effect(StrEnum):
-    """Whether a statement has taken effect."""
+    """The effect of a statement: none yet, taken, or in doubt."""
 
     NONE = "none"
     TAKEN = "taken"
@@ -51,12 +52,12 @@ class Effect(StrEnum):
 
 
 class StatementOutcome(StrEnum):
-    """What is known of a noted statement without looking: BEGUN is nothing."""
+    """What a checkpoint itself says of its statement. BEGUN: nothing."""
 
     BEGUN = "begun"
-    TAKEN = "taken"  # on record only where no history would tell
+    TAKEN = "taken"  # recorded only where the history would not show it
     UNDONE = "undone"  # it has failed, and changed nothing
-    DOUBT = "doubt"  # and a person was told so
+    DOUBT = "doubt"  # and this was reported to a person
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,60 +72,62 @@ class Commit:
 
     @property
     def rows(self) -> int | None:
-        """Rows inserted, updated and deleted, as the statement itself would have said."""
+        """Rows inserted, updated and deleted: what the statement itself would have returned."""
         names = _ROWS.get(self.operation, ("numOutputRows",))
         found = [int(self.metrics[name]) for name in names if str(self.metrics.get(name, "")).isdecimal()]
         return sum(found) if found else None
 
     @property
     def restored(self) -> int | None:
-        """The version whose rows it brought back."""
+        """The version that it restored."""
         version = str(self.parameters.get("version", ""))
         return int(version) if self.operation == "RESTORE" and version.isdecimal() else None
 
     @property
-    def remakes(self) -> bool:
-        """Whether nothing of what was there before is left."""
+    def replaces_all(self) -> bool:
+        """Whether nothing of the earlier content is left."""
         whole = self.parameters.get("mode") == "Overwrite" and self.parameters.get("predicate", "[]") == "[]"
         return "REPLACE TABLE" in self.operation or (self.operation == "WRITE" and whole)
 
     @property
     def changes_rows(self) -> bool:
         """Whether it may have changed rows."""
-        return not (_UPKEEP.match(self.operation) or _METADATA.match(self.operation))
+        return not (_MAINTENANCE.match(self.operation) or _METADATA.match(self.operation))
 
     @property
-    def of_ours(self) -> bool:
+    def is_fence(self) -> bool:
         """Whether it is a fence that this program has set."""
         return self.operation.startswith("SET ") and FENCE in str(self.parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """What is found under a name now: ``commits`` newest first, none where there is no history."""
+class TableState:
+    """The state of a table now: ``commits`` newest first, none where there is no history."""
 
-    there: bool
+    exists: bool
     commits: tuple[Commit, ...] = ()
 
-    def at(self, version: int | None) -> str | None:
-        """When that version was made; None if it is not (any more) in the history."""
+    def time_of(self, version: int | None) -> str | None:
+        """Return when that version was made; None if it is not (any more) in the history."""
         return next((commit.at for commit in self.commits if commit.version == version), None)
 
 
-GONE = Table(there=False)
+NO_TABLE = TableState(exists=False)
+# Fields of Checkpoint whose names in JSON differ.
+_JSON_NAMES = {"existed": "there", "reported": "told"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class VersionNote:
-    """What was noted before a statement.
+class Checkpoint:
+    """What was recorded before a statement.
 
-    ``index`` is its place in the file, from 0; ``before`` and ``statement`` are hashes of the texts of all
+    ``index`` is its position in the file, from 0; ``before`` and ``statement`` are hashes of the texts of all
     statements before it, and of its own. ``table`` None: what it writes is not known, or not one table.
-    ``there``, ``version``, ``at``: whether that table was there, its version, and when that was made.
-    ``new``: what a rename makes of it. ``rows``: rows that the statements before it affected, by table.
-    ``safe``: it may be repeated, but not what is before it. ``first``: the file was begun at its start.
-    ``void``: what the file comes after has changed since. ``told``: a hash of all texts of the file when a
-    person was told of the doubt.
+    ``existed``, ``version``, ``at``: whether that table existed, its version, and when that was made.
+    ``new``: the new name of a table that it renames. ``rows``: rows that the statements before it affected,
+    by table. ``safe``: it may be repeated, but the statements before it may not. ``first``: the file was
+    begun at its start. ``void``: what the file comes after has changed since. ``reported``: a hash of all
+    texts of the file when a person was told that the statement is in doubt.
     """
 
     index: int
@@ -134,7 +137,7 @@ class VersionNote:
     line: int
     table: Name | None = None
     new: Name | None = None
-    there: bool = False
+    existed: bool = False
     version: int | None = None
     at: str | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -142,34 +145,51 @@ class VersionNote:
     first: bool = False
     outcome: StatementOutcome = StatementOutcome.BEGUN
     void: bool = False
-    told: str | None = None
+    reported: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON, without what says nothing."""
-        told = {
-            name: value for name, value in vars(self).items() if not (value is False or value in (None, {}))
+        """Return the checkpoint for JSON, without fields that are empty."""
+        fields = {
+            _JSON_NAMES.get(name, name): value
+            for name, value in vars(self).items()
+            if not (value is False or value in (None, {}))
         }
-        return {**told, "kind": self.kind.value, "outcome": self.outcome.value}
+        return {**fields, "kind": self.kind.value, "outcome": self.outcome.value}
 
     @staticmethod
-    def from_dict(document: Mapping[str, Any]) -> VersionNote:
-        """What ``to_dict`` made; raises TypeError, ValueError or KeyError for anything else."""
-        names = {name: tuple(document[name]) for name in ("table", "new") if document.get(name)}
-        kinds = {"kind": StatementKind(document["kind"]), "outcome": StatementOutcome(document["outcome"])}
-        return VersionNote(**{**document, **names, **kinds})
+    def from_dict(document: Mapping[str, Any]) -> Checkpoint:
+        """Read what ``to_dict`` made; raise TypeError, ValueError or KeyError for anything else."""
+        fields = dict(document)
+        for name, in_json in _JSON_NAMES.items():
+            if in_json in fields:
+                fields[name] = fields.pop(in_json)
+        names = {name: tuple(fields[name]) for name in ("table", "new") if fields.get(name)}
+        kinds = {"kind": StatementKind(fields["kind"]), "outcome": StatementOutcome(fields["outcome"])}
+        return Checkpoint(**{**fields, **names, **kinds})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """Whether a noted statement has taken effect. ``rows`` that it affected; ``why`` for people."""
+class EffectVerdict:
+    """Whether a statement has taken effect. ``rows``: that it affected; ``reason``: for people."""
 
     effect: Effect
-    why: str = ""
+    reason: str = ""
     rows: int | None = None
 
 
+_NOT_TAKEN = EffectVerdict(effect=Effect.NONE)
+
+
+def _taken(reason: str, rows: int | None = None) -> EffectVerdict:
+    return EffectVerdict(effect=Effect.TAKEN, reason=reason, rows=rows)
+
+
+def _doubt(reason: str) -> EffectVerdict:
+    return EffectVerdict(effect=Effect.DOUBT, reason=reason)
+
+
 def commit_of(row: Mapping[str, Any]) -> Commit:
-    """A row of DESCRIBE HISTORY. Maps may come as lists of pairs (Arrow)."""
+    """Read a row of DESCRIBE HISTORY. Maps may come as lists of pairs (Arrow)."""
     at = row["timestamp"]
     if isinstance(at, datetime):
         at = (at.astimezone(UTC) if at.tzinfo else at).isoformat()
@@ -186,53 +206,63 @@ def _texts(found: Any) -> dict[str, str]:
     return {str(name): str(value) for name, value in dict(found or {}).items() if value is not None}
 
 
-def judge(note: VersionNote, now: Table, new: Table = GONE) -> Judgement:
-    """Whether the statement that was noted has taken effect; ``new`` is what is under a rename's new name."""
-    if note.safe or note.outcome is StatementOutcome.UNDONE:
-        return Judgement(effect=Effect.NONE)
-    if note.outcome is StatementOutcome.TAKEN:
-        return Judgement(effect=Effect.TAKEN, why="it is on record")
-    if note.table is None:
-        return _doubt("what it writes cannot be told from its text")
-    if note.new is not None:
-        return _renamed(note, now, new)
-    if note.kind is StatementKind.CREATE:
-        return _created(note, now)
-    if not note.there:
-        return Judgement(effect=Effect.NONE)  # it could only fail
-    if not now.there:
-        return _doubt("the table is not there any more")
-    if note.version is None:
-        return _doubt("the table has no history")
-    since = _since(note, now)
-    if since is None:
-        return _doubt(f"the history of the table does not show its version {note.version} of {note.at}")
-    return (
-        _altered(since) if note.kind is StatementKind.ALTER else _changed(note.kind, since, note.version or 0)
-    )
+def judge_effect(checkpoint: Checkpoint, now: TableState, new: TableState = NO_TABLE) -> EffectVerdict:
+    """Decide whether the statement after a checkpoint has taken effect.
 
-
-def is_back(note: VersionNote, now: Table) -> bool:
-    """Whether nothing is left of what was done since the note: it never was, was undone, or all made anew.
-
-    What others have written after that is no matter: who writes for the noted step makes a new note.
+    ``now`` is the state of its table, ``new`` that of the table with a rename's new name.
     """
-    if not now.there:
+    if checkpoint.safe or checkpoint.outcome is StatementOutcome.UNDONE:
+        return _NOT_TAKEN
+    if checkpoint.outcome is StatementOutcome.TAKEN:
+        return _taken("it is on record")
+    if checkpoint.table is None:
+        return _doubt("what it writes cannot be told from its text")
+    if checkpoint.new is not None:
+        return _renamed(checkpoint, now, new)
+    if checkpoint.kind is StatementKind.CREATE:
+        return _created(checkpoint, now)
+    return _written(checkpoint, now)
+
+
+def _written(checkpoint: Checkpoint, now: TableState) -> EffectVerdict:
+    """Decide for a statement that changes a table."""
+    if not checkpoint.existed:
+        return _NOT_TAKEN  # it could only fail
+    if not now.exists:
+        return _doubt("the table is not there any more")
+    if checkpoint.version is None:
+        return _doubt("the table has no history")
+    since = _since(checkpoint, now)
+    if since is None:
+        return _doubt(
+            f"the history of the table does not show its version {checkpoint.version} of {checkpoint.at}"
+        )
+    if checkpoint.kind is StatementKind.ALTER:
+        return _altered(since)
+    return _changed(checkpoint.kind, since, checkpoint.version)
+
+
+def is_undone(checkpoint: Checkpoint, now: TableState) -> bool:
+    """Whether nothing is left of what was done since the checkpoint: not done, undone, or the table replaced.
+
+    Later commits of others do not matter: the step itself makes a new checkpoint before it writes.
+    """
+    if not now.exists:
         return True
-    if not note.there or note.version is None:
+    if not checkpoint.existed or checkpoint.version is None:
         return False
-    since = _since(note, now)
+    since = _since(checkpoint, now)
     if since is None:  # another table of that name, unless its history is too long to tell
-        return now.at(note.version) is not None or now.at(0) is not None
-    state, states = _State.BEFORE, {note.version: _State.BEFORE}
+        return now.time_of(checkpoint.version) is not None or now.time_of(0) is not None
+    state, states = _State.BEFORE, {checkpoint.version: _State.BEFORE}
     for commit in since:
-        state = _after(commit, state, states, note.version)
+        state = _after(commit, state, states, checkpoint.version)
         states[commit.version] = state
     return state is not _State.LEFT
 
 
 class _State(StrEnum):
-    """Of a table: nothing done yet, something left, or undone since."""
+    """The state of a table: nothing done yet, something left, or undone since."""
 
     BEFORE = "before"
     LEFT = "left"
@@ -240,7 +270,7 @@ class _State(StrEnum):
 
 
 def _after(commit: Commit, state: _State, states: Mapping[int, _State], base: int) -> _State:
-    if commit.remakes:
+    if commit.replaces_all:
         return _State.UNDONE
     if commit.restored is not None:
         left = states.get(commit.restored, _State.BEFORE if commit.restored < base else _State.LEFT)
@@ -248,18 +278,16 @@ def _after(commit: Commit, state: _State, states: Mapping[int, _State], base: in
     return _State.LEFT if state is _State.BEFORE and commit.changes_rows else state
 
 
-def _doubt(why: str) -> Judgement:
-    return Judgement(effect=Effect.DOUBT, why=why)
-
-
-def _since(note: VersionNote, now: Table) -> list[Commit] | None:
-    """The commits after the noted version, oldest first; None if that version is not in the history."""
-    if note.version is None or now.at(note.version) != note.at:
+def _since(checkpoint: Checkpoint, now: TableState) -> list[Commit] | None:
+    """Return the commits after the checkpoint, oldest first; None if its version is not in the history."""
+    if checkpoint.version is None or now.time_of(checkpoint.version) != checkpoint.at:
         return None
-    return sorted((c for c in now.commits if c.version > note.version), key=lambda commit: commit.version)
+    return sorted(
+        (c for c in now.commits if c.version > checkpoint.version), key=lambda commit: commit.version
+    )
 
 
-def _changed(kind: StatementKind, since: Sequence[Commit], base: int) -> Judgement:
+def _changed(kind: StatementKind, since: Sequence[Commit], base: int) -> EffectVerdict:
     effective: tuple[Commit, ...] = ()
     states = {base: effective}
     for commit in since:
@@ -271,49 +299,47 @@ def _changed(kind: StatementKind, since: Sequence[Commit], base: int) -> Judgeme
             effective = (*effective, commit)
         states[commit.version] = effective
     if not effective:
-        return Judgement(effect=Effect.NONE)
-    fitting = _FITTING.get(kind)
+        return _NOT_TAKEN
+    matching = _MATCHING.get(kind)
     only = effective[0]
-    if len(effective) == 1 and fitting and fitting.match(only.operation) and not _other(kind, only):
-        return Judgement(effect=Effect.TAKEN, why=f"version {only.version}, {only.operation}", rows=only.rows)
+    if len(effective) == 1 and matching and matching.match(only.operation) and not _overwrites(kind, only):
+        return _taken(f"version {only.version}, {only.operation}", only.rows)
     found = ", ".join(f"{commit.version} {commit.operation}" for commit in effective[:5])
     return _doubt(f"since version {base} there are commits that are not its own: {found}")
 
 
-def _other(kind: StatementKind, commit: Commit) -> bool:
-    """Whether a WRITE is not what an INSERT does."""
+def _overwrites(kind: StatementKind, commit: Commit) -> bool:
+    """Whether a WRITE is not an INSERT's, because it does not append."""
     return kind is StatementKind.INSERT and commit.parameters.get("mode", "Append") != "Append"
 
 
-def _altered(since: Sequence[Commit]) -> Judgement:
-    own = [commit for commit in since if not _UPKEEP.match(commit.operation) and not commit.of_ours]
+def _altered(since: Sequence[Commit]) -> EffectVerdict:
+    own = [commit for commit in since if not _MAINTENANCE.match(commit.operation) and not commit.is_fence]
     if not own:
-        return Judgement(effect=Effect.NONE)
+        return _NOT_TAKEN
     if any(commit.operation in {"MERGE", "UPDATE", "DELETE", "WRITE", "RESTORE"} for commit in own):
         return _doubt(f"since then the table was written: {own[-1].version} {own[-1].operation}")
-    return Judgement(effect=Effect.TAKEN, why=f"version {own[0].version}, {own[0].operation}")
+    return _taken(f"version {own[0].version}, {own[0].operation}")
 
 
-def _renamed(note: VersionNote, old: Table, new: Table) -> Judgement:
-    """A table keeps its history under the new name."""
-    if not note.there:
-        return Judgement(effect=Effect.NONE)
-    if note.version is not None:
-        if new.there and new.at(note.version) == note.at:
-            return Judgement(effect=Effect.TAKEN, why="it has its new name")
-        if old.there and old.at(note.version) == note.at:
-            return Judgement(effect=Effect.NONE)
-    elif new.there != old.there:
-        return Judgement(effect=Effect.TAKEN if new.there else Effect.NONE, why="it has its new name")
+def _renamed(checkpoint: Checkpoint, old: TableState, new: TableState) -> EffectVerdict:
+    """Decide for a rename: the table keeps its history under the new name."""
+    if not checkpoint.existed:
+        return _NOT_TAKEN
+    if checkpoint.version is not None:
+        if new.exists and new.time_of(checkpoint.version) == checkpoint.at:
+            return _taken("it has its new name")
+        if old.exists and old.time_of(checkpoint.version) == checkpoint.at:
+            return _NOT_TAKEN
+    elif new.exists != old.exists:
+        return _taken("it has its new name") if new.exists else _NOT_TAKEN
     return _doubt("neither name has the table that was to be renamed")
 
 
-def _created(note: VersionNote, now: Table) -> Judgement:
-    if note.there or not now.there:
-        return Judgement(effect=Effect.NONE)  # it could only fail, or has not happened
+def _created(checkpoint: Checkpoint, now: TableState) -> EffectVerdict:
+    if checkpoint.existed or not now.exists:
+        return _NOT_TAKEN  # it could only fail, or has not happened
     written = [commit for commit in now.commits if commit.changes_rows and commit.version > 0]
     if written:
         return _doubt(f"it is there, and was written since: {written[0].version} {written[0].operation}")
-    return Judgement(
-        effect=Effect.TAKEN, why="it is there", rows=now.commits[-1].rows if now.commits else None
-    )
+    return _taken("it is there", now.commits[-1].rows if now.commits else None)
