@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
-from databricks_rlm_agent.sqlflow.run.outcome import RunStatus
+from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, RunStatus
 from databricks_rlm_agent.sqlflow.run.workflow import read_directory, run_workflow
 from examples.identity_unification import proof
 from examples.identity_unification.interrupting import differences, rows

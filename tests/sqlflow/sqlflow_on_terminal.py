@@ -14,7 +14,7 @@ from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord
 
 from databricks_rlm_agent.cli.arguments import parser
 from databricks_rlm_agent.cli.sql import run as sqlrun
-from databricks_rlm_agent.cli.sql.run import planned_for
+from databricks_rlm_agent.cli.sql.run import selected_plan
 from databricks_rlm_agent.errors import Rejected
 from databricks_rlm_agent.sqlflow.run import workflow as library
 
@@ -52,7 +52,7 @@ def main(mode: str) -> int:
             (Path(folder) / name).write_text(text)
         given = ["sql", "run", folder, "--catalog", "main", "--schema", "s"]
         options: Namespace = parser("0").parse_args(given)
-        return sqlrun._run(options, planned_for(options), engine, ("main", "s"))
+        return sqlrun._run(options, selected_plan(options), engine, ("main", "s"))
 
 
 def _record() -> Any:

@@ -13,9 +13,9 @@ from databricks_rlm_agent.retry import WORKFLOWS
 from databricks_rlm_agent.sqlflow.model import Loop, Need, Plan, SqlFile, Step
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
 from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
-from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
-from databricks_rlm_agent.sqlflow.run.record import Earlier, StepRow
+from databricks_rlm_agent.sqlflow.run.record import RecordedRun, StepRow
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
+from databricks_rlm_agent.sqlflow.run.sessions import TakenOverError
 from databricks_rlm_agent.sqltext.names import Name
 
 WAIT_S = 30
@@ -113,13 +113,13 @@ class MemoryRecord:
         self.taken_over = False
         self.before_write: Callable[[Sequence[StepRow]], None] = lambda _rows: None
 
-    def newest(self, workflow: str) -> Earlier | None:
-        return self.named(self.run[0]) if self.run else None
+    def newest_run(self, workflow: str) -> RecordedRun | None:
+        return self.find_run(self.run[0]) if self.run else None
 
-    def named(self, workflow_run_id: str) -> Earlier | None:
+    def find_run(self, workflow_run_id: str) -> RecordedRun | None:
         if self.run is None or workflow_run_id != self.run[0]:
             return None
-        return Earlier(workflow_run_id=self.run[0], started_at=self.run[1], status=self.status or "")
+        return RecordedRun(workflow_run_id=self.run[0], started_at=self.run[1], status=self.status or "")
 
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> Sequence[StepRow]:
         if self.run is None or workflow_run_id != self.run[0]:
@@ -127,13 +127,13 @@ class MemoryRecord:
         self.run, self.status = (workflow_run_id, started_at), "running"
         return tuple(self.rows)
 
-    def check(self, *, now: bool = False) -> None:
+    def check_owner(self, *, now: bool = False) -> None:
         if self.taken_over:
             raise TakenOverError("another process")
 
-    def steps(self, rows: Sequence[StepRow]) -> None:
+    def append(self, rows: Sequence[StepRow]) -> None:
         self.before_write(rows)
-        self.check()
+        self.check_owner()
         self.rows += rows
 
     def end(self, status: str, report: Mapping[str, Any]) -> None:
@@ -143,7 +143,7 @@ class MemoryRecord:
         return [f"{row.step}#{row.iteration}" for row in self.rows if row.status == "done"]
 
 
-class Watcher:
+class EventRecorder:
     def __init__(self, hook: Callable[[WorkflowEvent], None] = lambda _event: None) -> None:
         self.events: list[WorkflowEvent] = []
         self._hook = hook

@@ -52,7 +52,7 @@ class World:
 
     tables: dict[str, Made] = field(default_factory=dict)
     die: Callable[[str, str], None] = lambda _when, _sql: None
-    late: list[Callable[[], None]] = field(default_factory=list)
+    in_flight: list[Callable[[], None]] = field(default_factory=list)
     born: int = 0
 
     def session(self) -> _Session:
@@ -71,8 +71,8 @@ class World:
 
     def arrive(self) -> None:
         """What was on its way commits, or fails."""
-        late, self.late = self.late, []
-        for commit in late:
+        in_flight, self.in_flight = self.in_flight, []
+        for commit in in_flight:
             commit()
 
     def of(self, name: str) -> Made:
@@ -217,7 +217,7 @@ class _Session:
         try:
             self._world.die("during", sql)
         except Killed:
-            self._world.late.append(lambda: _quietly(commit))
+            self._world.in_flight.append(lambda: _quietly(commit))
             raise
         answer = commit()
         self._world.die("after", sql)

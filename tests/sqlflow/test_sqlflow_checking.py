@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from sqlflow_rig import FakeEngine, FakeSession, Watcher, loop_step, plan, runner, step
+from sqlflow_rig import EventRecorder, FakeEngine, FakeSession, loop_step, plan, runner, step
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import NotFound, Rejected, Unreachable
-from databricks_rlm_agent.sqlflow.checks import Cover, Expectation
+from databricks_rlm_agent.sqlflow.checks import CoverageRule, Expectation
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.run.checking import coverage_query
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
 from databricks_rlm_agent.sqlflow.run.events import EventKind
-from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
+from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Report, RunStatus
 
 A, B = ("main", "default", "a"), ("main", "default", "b")
 MAKE = "CREATE OR REPLACE TABLE {} AS SELECT 1 AS id"
@@ -73,7 +72,7 @@ def test_a_declared_key_that_is_not_unique_fails_the_run() -> None:
 
 @pytest.mark.parametrize(("found", "good"), [(90, True), (89, False)])
 def test_coverage_is_counted_against_the_other_table(found: int, good: bool) -> None:
-    cover = Cover(table=B, on=(("id", "other`id"),), share=0.9)
+    cover = CoverageRule(table=B, on=(("id", "other`id"),), share=0.9)
     answers = Answers(all_keys={"all_keys": 100, "found_keys": found})
     report = checked(expecting(Expectation(table=A, covers=(cover,), steps=("01_a.sql",))), answers)
     assert report.tables[0].good is good
@@ -83,7 +82,7 @@ def test_coverage_is_counted_against_the_other_table(found: int, good: bool) -> 
 
 
 def test_a_check_that_fails_is_a_fault_and_hides_no_other() -> None:
-    cover = Cover(table=B, on=(("id", "id"),))
+    cover = CoverageRule(table=B, on=(("id", "id"),))
     wanted = Expectation(table=A, key=("nope",), covers=(cover,), steps=("01_a.sql",))
     answers = Answers(all_keys=NotFound("Gone."), nope=Rejected("[UNRESOLVED_COLUMN] nope"))
     found = checked(expecting(wanted), answers).tables[0]
@@ -166,7 +165,7 @@ def test_interrupted_while_it_is_checked() -> None:
 
 
 def test_checks_are_told() -> None:
-    watcher = Watcher()
+    watcher = EventRecorder()
     runner(expecting(), FakeEngine(), observer=watcher).run()
     assert watcher.of(EventKind.CHECKING)[0].statements == 2
     assert {event.text for event in watcher.of(EventKind.CHECKED)} == {"main.default.a", "main.default.b"}
@@ -178,7 +177,9 @@ def test_coverage_on_a_real_engine(engine: WarehouseEngine, session: WarehouseSe
     )
     session.execute("CREATE OR REPLACE TABLE there AS SELECT * FROM VALUES (1), (1), (2), (NULL) AS t(id)")
     name = ("main", schema, "there")
-    row = session.fetch(coverage_query(("main", schema, "here"), Cover(table=name, on=(("x", "id"),))))[0]
+    row = session.fetch(
+        coverage_query(("main", schema, "here"), CoverageRule(table=name, on=(("x", "id"),)))
+    )[0]
     assert (row["all_keys"], row["found_keys"]) == (2, 1)
 
 

@@ -17,8 +17,8 @@ from databricks_rlm_agent.errors import (
     Throttled,
     Unreachable,
 )
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure, judge
-from databricks_rlm_agent.sqlflow.run.outcome import critical_path
+from databricks_rlm_agent.sqlflow.run.loops import judge_loop
+from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure, critical_path
 from databricks_rlm_agent.sqlflow.run.record import DONE, STALE, VOID, StepRow
 from databricks_rlm_agent.sqlflow.run.resume import resume_state
 from databricks_rlm_agent.sqltext.errors import Cause, Severity, classify
@@ -35,7 +35,7 @@ measures = st.lists(
 @given(measures, st.integers(1, 8))
 def test_a_loop_ends_for_one_reason_and_always(seen: list[tuple[int | None, str | None]], limit: int) -> None:
     history = [Measure(n=n, changed=c, rows=1, fingerprint=f) for n, (c, f) in enumerate(seen, start=1)]
-    verdict = judge(history, limit=limit)
+    verdict = judge_loop(history, limit=limit)
     assert (verdict.end is LoopEnd.CONVERGED) == bool(history and history[-1].changed == 0)
     if len(history) >= limit:
         assert verdict.end is not None

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlflow_rig import Clock, Watcher
+from sqlflow_rig import Clock, EventRecorder, MemoryRecord
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import NotFound, Unreachable
 from databricks_rlm_agent.retry import WORKFLOWS, RetryingSession
 from databricks_rlm_agent.sqlflow.model import Loop, Plan, Step
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
 from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
-from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepStatus
-from databricks_rlm_agent.sqlflow.run.record import DeltaRecord, StepRow
+from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, RunStatus, StepStatus
+from databricks_rlm_agent.sqlflow.run.record import DeltaRecord
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
 from databricks_rlm_agent.sqltext.errors import Cause
 
@@ -68,7 +66,7 @@ def components(schema: str, *, n: int = 4, extra: str = "", files: int = 2, **op
 
 def record_of(engine: Any, schema: str) -> DeltaRecord:
     record = DeltaRecord(
-        RetryingSession(engine.session, lambda _s: None), ("main", schema), Clock(), proof_s=0.0
+        RetryingSession(engine.session, lambda _s: None), ("main", schema), Clock(), owner_check_s=0.0
     )
     record.create()
     return record
@@ -96,7 +94,7 @@ def tables(session: WarehouseSession) -> dict[str, list[Any]]:
 
 
 def test_a_workflow_with_a_loop(engine: WarehouseEngine, session: WarehouseSession, schema: str) -> None:
-    watcher = Watcher()
+    watcher = EventRecorder()
     report = runner(components(schema), engine, schema, observer=watcher, optimize=True).run()
     assert report.status is RunStatus.SUCCEEDED, report.next
     loop = next(step for step in report.steps if step.iterations)
@@ -124,7 +122,7 @@ def test_a_workflow_with_a_loop(engine: WarehouseEngine, session: WarehouseSessi
 
 def test_columns_that_stamp_the_iteration_are_not_compared(engine: WarehouseEngine, schema: str) -> None:
     extra = ", {n} AS iteration, current_timestamp() AS updated_at, map('k', min(l.label)) AS m"
-    watcher = Watcher()
+    watcher = EventRecorder()
     report = runner(components(schema, extra=extra), engine, schema, observer=watcher).run()
     assert report.status is RunStatus.SUCCEEDED, report.next
     said = [event.text for event in watcher.of(EventKind.NOTICE)]
@@ -166,7 +164,7 @@ def test_killed_after_every_effect_and_resumed_gives_the_same_tables(
 ) -> None:
     """One life after another: each dies before its step is on record, the next one just after that."""
     plan = components(schema, n=1)
-    assert runner(plan, engine, schema, Ephemeral()).run().status is RunStatus.SUCCEEDED
+    assert runner(plan, engine, schema, MemoryRecord()).run().status is RunStatus.SUCCEEDED
     wanted = tables(session)
     for name in wanted:
         session.execute(f"DROP TABLE {name}")
@@ -218,25 +216,6 @@ def test_killed_after_every_few_effects_and_nothing_happens_twice(
     ]
 
 
-class Ephemeral:
-    """Remembers nothing."""
-
-    def newest(self, _workflow: str) -> None:
-        return None
-
-    def begin(self, *_args: Any) -> tuple[()]:
-        return ()
-
-    def check(self, *, now: bool = False) -> None:
-        pass
-
-    def steps(self, _rows: Sequence[StepRow]) -> None:
-        pass
-
-    def end(self, *_args: Any) -> None:
-        pass
-
-
 @pytest.mark.parametrize(
     ("text", "kind", "line"),
     [
@@ -270,7 +249,7 @@ def test_a_running_statement_is_cancelled(engine: WarehouseEngine, schema: str) 
         if event.kind is EventKind.STEP_STARTED and event.step == "02_slow.sql":
             threading.Timer(0.3, made[0].interrupt).start()
 
-    made.append(runner(plan, engine, schema, observer=Watcher(hook)))
+    made.append(runner(plan, engine, schema, observer=EventRecorder(hook)))
     report = made[0].run()
     assert report.status is RunStatus.INTERRUPTED
     assert [step.status for step in report.steps] == [

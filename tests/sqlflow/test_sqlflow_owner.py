@@ -12,9 +12,9 @@ from sqlflow_rig import Clock, FakeEngine, FakeSession, MemoryRecord, plan, runn
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.retry import RetryingSession
-from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
 from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepStatus
-from databricks_rlm_agent.sqlflow.run.record import DONE, DeltaRecord, StepRow, _counts
+from databricks_rlm_agent.sqlflow.run.record import DONE, DeltaRecord, StepRow, _written_by_owner
+from databricks_rlm_agent.sqlflow.run.sessions import TakenOverError
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -43,20 +43,20 @@ def test_who_begins_last_has_the_run(engine: WarehouseEngine, schema: str, sessi
     slept: list[float] = []
     first, second = record(engine, schema, "first"), record(engine, schema, "second", slept)
     assert first.begin("w", "w1", AT) == ()
-    first.steps([row("a")])
-    found = second.newest("w")
+    first.append([row("a")])
+    found = second.newest_run("w")
     assert found is not None
     assert (found.workflow_run_id, found.started_at, found.status) == ("w1", AT, "running")
     assert names(second.begin("w", "w1", AT)) == ["a"]
     assert slept == [1.0]
-    first.check()  # a moment ago it was still its own
+    first.check_owner()  # a moment ago it was still its own
     with pytest.raises(TakenOverError, match="second"):
-        first.check(now=True)
+        first.check_owner(now=True)
     with pytest.raises(TakenOverError, match="second"):
-        first.steps([row("b")])
+        first.append([row("b")])
     with pytest.raises(TakenOverError):
         first.end("failed", {})
-    second.steps([row("c")])
+    second.append([row("c")])
     late = "(workflow_run_id, seq, step, iteration, status, file, sha256, started_at, finished_at, owner)"
     at = "CAST('2026-01-01' AS TIMESTAMP)"
     session.execute(  # what was on its way when the run was taken over
@@ -92,7 +92,7 @@ def test_tables_of_an_earlier_version_get_their_columns(
     )
     made = record(engine, schema, "first")
     assert names(made.begin("w", "w1", AT)) == ["a"]
-    made.steps([row("b")])
+    made.append([row("b")])
     made.end("succeeded", {"a": 1})
     found = session.fetch("SELECT report FROM sql_workflow_runs WHERE status = 'succeeded'")
     assert json.loads(found[0]["report"]) == {"a": 1}
@@ -120,7 +120,7 @@ def test_which_rows_count(seq: int, owner: str | None, counts: bool) -> None:
         (7, "d", "running"),
     ]
     runs = [{"seq": n, "owner": name, "status": status} for n, name, status in taken]
-    assert _counts({"seq": seq, "owner": owner}, runs) is counts
+    assert _written_by_owner({"seq": seq, "owner": owner}, runs) is counts
 
 
 FILES = plan(
@@ -173,8 +173,8 @@ def test_tables_of_the_record_are_made_when_they_are_missed(
     engine: WarehouseEngine, schema: str, session: WarehouseSession
 ) -> None:
     made = DeltaRecord(RetryingSession(engine.session, lambda _s: None), ("main", schema), Clock())
-    assert made.newest("w") is None
+    assert made.newest_run("w") is None
     made.begin("w", "w1", AT)
     session.execute("DROP TABLE sql_workflow_steps")
-    made.steps([row("a")])
+    made.append([row("a")])
     assert session.fetch("SELECT step FROM sql_workflow_steps") == [{"step": "a"}]

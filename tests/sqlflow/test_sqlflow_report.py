@@ -15,8 +15,14 @@ from databricks_rlm_agent.cli.sql.run import check_page, write_page
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import ConfigError, UsageError
 from databricks_rlm_agent.sqlflow.checks import Coverage, TableCheck
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
-from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.sqlflow.run.outcome import (
+    LoopEnd,
+    Measure,
+    Report,
+    RunStatus,
+    StepOutcome,
+    StepStatus,
+)
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

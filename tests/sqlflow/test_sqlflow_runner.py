@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from sqlflow_rig import (
     WAIT_S,
+    EventRecorder,
     FakeEngine,
     FakeSession,
     MemoryRecord,
-    Watcher,
     file_of,
     loop_step,
     plan,
@@ -21,10 +21,9 @@ from sqlflow_rig import (
 )
 
 from databricks_rlm_agent.errors import Conflict, Rejected, Throttled, Unreachable
-from databricks_rlm_agent.sqlflow.run.checkpoints import checkpoints
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
+from databricks_rlm_agent.sqlflow.run.checkpoints import required_checkpoints
 from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
-from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, RunStatus, StepOutcome, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import StepRow
 from databricks_rlm_agent.sqlflow.run.runner import FailureDecision, go_on
 from databricks_rlm_agent.sqltext.errors import Cause
@@ -145,7 +144,7 @@ def test_a_person_may_ask_for_another_try() -> None:
 
 @pytest.mark.parametrize("error", [Conflict("[DELTA_CONCURRENT_APPEND] x"), Throttled("slow", retry_after=0)])
 def test_passing_faults_are_tried_again(error: Exception) -> None:
-    watcher = Watcher()
+    watcher = EventRecorder()
     engine = failing("INSERT", error, times=2)
     report = runner(plan(step("01_a.sql", "INSERT INTO a VALUES (1)")), engine, observer=watcher).run()
     assert (report.status, len(engine.ran)) == (RunStatus.SUCCEEDED, 3)
@@ -193,7 +192,7 @@ def test_a_lost_session_begins_the_file_again_where_that_is_safe() -> None:
     ],
 )
 def test_which_files_are_safe_to_begin_again(text: str, safe: bool) -> None:
-    assert (not checkpoints(file_of("01_a.sql", text))) is safe
+    assert (not required_checkpoints(file_of("01_a.sql", text))) is safe
 
 
 def test_a_failed_optimize_is_a_warning() -> None:
@@ -263,7 +262,7 @@ def loop_texts(count: int) -> list[str]:
 
 
 def test_a_loop_goes_on_beyond_its_files_until_nothing_changes() -> None:
-    graph, watcher = Graph([3, 2, 1, 0]), Watcher()
+    graph, watcher = Graph([3, 2, 1, 0]), EventRecorder()
     engine = FakeEngine(on_fetch=graph.fetch)
     made = plan(loop_step("02_loop", loop_texts(2)), step("03_use.sql", make("used", "loop_final")))
     report = runner(made, engine, observer=watcher).run()
@@ -370,13 +369,13 @@ def test_resume_goes_on_at_the_first_step_not_on_record(at: int, after: bool) ->
     record.before_write = kill
     if after:
         record.before_write = lambda _rows: None
-        writing = record.steps
+        writing = record.append
 
         def write_then_die(rows: Sequence[StepRow]) -> None:
             writing(rows)
             kill(rows)
 
-        record.steps = write_then_die  # type: ignore[method-assign]
+        record.append = write_then_die  # type: ignore[method-assign]
     engine = FakeEngine(on_fetch=graph.fetch)
     try:
         report = runner(everything(), engine, record).run()
@@ -437,7 +436,7 @@ def test_events_are_told_one_at_a_time_and_are_json() -> None:
         event.to_dict()
         inside.release()
 
-    watcher = Watcher(hook)
+    watcher = EventRecorder(hook)
     runner(plan(*FOUR), FakeEngine(), observer=watcher).run()
     kinds = [event.kind for event in watcher.events]
     assert (kinds[0], kinds[-1]) == (EventKind.RUN_STARTED, EventKind.RUN_FINISHED)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: the board, plain lines, and the live display on a real terminal."""
+"""What a person sees of a run: its progress, plain lines, and the live display on a real terminal."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlflow_rig import FakeEngine, loop_step, plan, runner, step
 
-from databricks_rlm_agent.cli.sql.board import Board, clock
-from databricks_rlm_agent.cli.sql.report import LineReporter, printable
-from databricks_rlm_agent.cli.sql.screen import JsonScreen, PlainScreen, screen
+from databricks_rlm_agent.cli.sql.progress import Progress, clock
+from databricks_rlm_agent.cli.sql.screen import JsonScreen, PlainScreen, printable, screen
 from databricks_rlm_agent.errors import Rejected
-from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
+from databricks_rlm_agent.sqlflow.run.events import EventKind, LineObserver, LineSeverity, WorkflowEvent
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,8 +40,8 @@ def event(kind: EventKind, after: float = 0.0, **what: Any) -> WorkflowEvent:
     return WorkflowEvent(kind=kind, at=AT + timedelta(seconds=after), **what)
 
 
-def board() -> Board:
-    made = Board(total=4, loops=frozenset({"03_l"}))
+def progress() -> Progress:
+    made = Progress(total=4, loops=frozenset({"03_l"}))
     for each in (
         event(EventKind.RUN_STARTED, text="w1"),
         event(EventKind.STAGE_STARTED, text="Stage 3: 2 steps"),
@@ -61,24 +60,24 @@ def board() -> Board:
     return made
 
 
-def shown(made: Board, after: float, width: int = 200, height: int = 24) -> list[str]:
+def shown(made: Progress, after: float, width: int = 200, height: int = 24) -> list[str]:
     return made.lines(AT + timedelta(seconds=after), width, height)
 
 
-def test_the_board_says_how_it_stands() -> None:
-    whole, loop = shown(board(), 75)
+def test_the_progress_says_how_it_stands() -> None:
+    whole, loop = shown(progress(), 75)
     assert whole == f"{'━' * 12}{'─' * 12} 2 of 4 steps · 1:15 · 1 failed · Stage 3"
     assert loop.endswith("03_l   1:12  iteration 3  statement 2 of 4, line 7  changed 8,120")
 
 
-def test_the_board_counts_changed_rows_after_the_last_statement_of_a_loop() -> None:
-    made = board()
+def test_the_progress_counts_changed_rows_after_the_last_statement_of_a_loop() -> None:
+    made = progress()
     made.on(event(EventKind.STATEMENT_DONE, 6, step="03_l", statement=4, statements=4))
     assert "counting changed rows" in shown(made, 6)[1]
 
 
 def test_a_step_that_is_tried_again_has_not_failed() -> None:
-    made = board()
+    made = progress()
     made.on(event(EventKind.STEP_STARTED, 6, step="02_b"))
     assert "failed" not in shown(made, 6)[0]
     made.on(event(EventKind.RETRY, 6, step="02_b", text="the statement again"))
@@ -87,8 +86,8 @@ def test_a_step_that_is_tried_again_has_not_failed() -> None:
     assert "2 of 4 steps" in shown(made, 7)[0]
 
 
-def test_the_board_shows_checks_and_interruption() -> None:
-    made = board()
+def test_the_progress_shows_checks_and_interruption() -> None:
+    made = progress()
     made.on(event(EventKind.CHECKING, 6, text="3 tables", statements=3))
     made.on(event(EventKind.CHECKED, 6, text="main.s.a"))
     assert "checking tables: 1 of 3" in shown(made, 7)[1]
@@ -96,8 +95,8 @@ def test_the_board_shows_checks_and_interruption() -> None:
     assert "Ctrl-C again ends it now" in shown(made, 7)[0]
 
 
-def test_the_board_keeps_to_the_terminal() -> None:
-    made = board()
+def test_the_progress_keeps_to_the_terminal() -> None:
+    made = progress()
     for number in range(30):
         made.on(event(EventKind.STEP_STARTED, 6, step=f"04_{number}_{'x' * 90}"))
     for width, height in ((40, 10), (20, 5), (3, 2)):
@@ -121,8 +120,8 @@ def test_the_board_keeps_to_the_terminal() -> None:
     ),
     st.integers(2, 120),
 )
-def test_no_order_of_events_breaks_the_board(events: list[WorkflowEvent], width: int) -> None:
-    made = Board(total=2, loops=frozenset({"b"}))
+def test_no_order_of_events_breaks_the_progress(events: list[WorkflowEvent], width: int) -> None:
+    made = Progress(total=2, loops=frozenset({"b"}))
     for each in events:
         made.on(each)
     assert all(len(line) < width for line in shown(made, 1, width))
@@ -139,23 +138,23 @@ def test_lines_of_statements_are_there_when_they_are_asked_for() -> None:
     done = event(
         EventKind.STATEMENT_DONE, step="01_a", file="01_a.sql", line=3, text="merge", rows=1, seconds=0.25
     )
-    said: list[str] = []
-    LineReporter(said.append).on(done)
-    assert said == []
-    LineReporter(said.append, statements=True).on(done)
-    assert said == ["    01_a.sql:3 merge 1 row (0.2 s)"]
+    lines: list[str] = []
+    LineObserver(lines.append).on(done)
+    assert lines == []
+    LineObserver(lines.append, least=LineSeverity.DETAIL).on(done)
+    assert lines == ["    01_a.sql:3 merge 1 row (0.2 s)"]
 
 
 def test_a_message_of_pages_is_cut() -> None:
     long = Problem(kind=Cause.DATA, severity=Severity.CRITICAL, message="no\n" * 9000, hint="h", file="a.sql")
-    said: list[str] = []
-    LineReporter(said.append).on(event(EventKind.STEP_FAILED, step="01_a", seconds=1.0, problem=long))
-    LineReporter(said.append).on(event(EventKind.RETRY, step="01_a", text="again", problem=long))
-    assert len(said[0]) < 6000
-    assert "characters left out" in said[0]
-    assert all(line.startswith("    ") for line in said[0].splitlines()[1:])
-    assert len(said[1].splitlines()) == 1
-    assert len(said[1]) < 500
+    lines: list[str] = []
+    LineObserver(lines.append).on(event(EventKind.STEP_FAILED, step="01_a", seconds=1.0, problem=long))
+    LineObserver(lines.append).on(event(EventKind.RETRY, step="01_a", text="again", problem=long))
+    assert len(lines[0]) < 6000
+    assert "characters left out" in lines[0]
+    assert all(line.startswith("    ") for line in lines[0].splitlines()[1:])
+    assert len(lines[1].splitlines()) == 1
+    assert len(lines[1]) < 500
 
 
 def test_any_name_can_be_written_to_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,33 +168,33 @@ def test_any_name_can_be_written_to_any_terminal(monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_that_a_terminal_obeys_gets_through() -> None:
-    said: list[str] = []
-    PlainScreen(said.append).on(event(EventKind.STEP_STARTED, step="01\x1b[2Jx\x07"))
-    assert said == ["• 01\ufffd[2Jx\ufffd"]
+    lines: list[str] = []
+    PlainScreen(lines.append).on(event(EventKind.STEP_STARTED, step="01\x1b[2Jx\x07"))
+    assert lines == ["• 01\ufffd[2Jx\ufffd"]
     assert printable("a\tb\nç✓") == "a\tb\nç✓"
 
 
 def test_what_happens_while_a_person_is_asked_is_shown_afterwards() -> None:
-    said: list[str] = []
-    made = PlainScreen(said.append)
+    lines: list[str] = []
+    made = PlainScreen(lines.append)
     with made.paused():
         made.on(event(EventKind.STEP_STARTED, step="01_a"))
-        assert said == []
+        assert lines == []
     made.on(event(EventKind.STEP_STARTED, step="01_b"))
-    assert said == ["• 01_a", "• 01_b"]
+    assert lines == ["• 01_a", "• 01_b"]
 
 
 def test_events_as_json_lines() -> None:
-    said: list[str] = []
-    JsonScreen(said.append).on(event(EventKind.ITERATION_DONE, step="a\x1b", iteration=2, changed=0))
-    document = json.loads(said[0])
+    lines: list[str] = []
+    JsonScreen(lines.append).on(event(EventKind.ITERATION_DONE, step="a\x1b", iteration=2, changed=0))
+    document = json.loads(lines[0])
     assert document["kind"] == "iteration_done"
     assert (document["changed"], document["iteration"], document["step"]) == (0, 2, "a\x1b")
 
 
 def test_the_report_does_not_stand_among_events(capsys: pytest.CaptureFixture[str]) -> None:
     with screen(plan(), how="json", statements=False, document=False) as made:
-        made.tell(["a report"])
+        made.write(["a report"])
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("a report\n", "")
 
@@ -221,7 +220,7 @@ def test_where_progress_goes(
 
 
 def test_the_lines_of_a_run_tell_stages_steps_iterations_and_checks() -> None:
-    said: list[str] = []
+    lines: list[str] = []
 
     def fetch(sql: str) -> list[dict[str, Any]]:
         if sql.startswith("DESCRIBE"):
@@ -232,8 +231,8 @@ def test_the_lines_of_a_run_tell_stages_steps_iterations_and_checks() -> None:
         step("01_a.sql", "CREATE OR REPLACE TABLE a AS SELECT 1 AS id"),
         loop_step("02_l_iter", ["CREATE OR REPLACE TABLE l_1 AS SELECT 1 AS id"], convergence="SELECT 0"),
     )
-    runner(made, FakeEngine(on_fetch=fetch), observer=PlainScreen(said.append)).run()
-    text = re.sub(r"\(\d.*?\)", "()", "\n".join(said))
+    runner(made, FakeEngine(on_fetch=fetch), observer=PlainScreen(lines.append)).run()
+    text = re.sub(r"\(\d.*?\)", "()", "\n".join(lines))
     for line in (
         "Stage 1: 1 step",
         "• 01_a.sql",
@@ -253,7 +252,7 @@ def test_a_reader_that_has_gone_does_not_end_the_run(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(sys, "stdout", out)
         with screen(made, how=None, statements=True, document=False) as shown_on:
             assert runner(made, FakeEngine(), observer=shown_on).run().exit_code == 0
-        shown_on.tell(["the report"])
+        shown_on.write(["the report"])
 
 
 class Terminal:

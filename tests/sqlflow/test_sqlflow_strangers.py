@@ -15,10 +15,9 @@ from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.errors import Rejected, Unreachable, UsageError
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import Iteration
-from databricks_rlm_agent.sqlflow.run.change_count import Measurer
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
-from databricks_rlm_agent.sqlflow.run.preflight import verify
-from databricks_rlm_agent.sqlflow.run.workflow import read_directory
+from databricks_rlm_agent.sqlflow.run.change_count import ChangeCounter
+from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure
+from databricks_rlm_agent.sqlflow.run.workflow import read_directory, verify_place
 from databricks_rlm_agent.sqltext.errors import Cause, classify
 
 
@@ -61,7 +60,7 @@ def test_a_loop_in_place_ends_when_its_table_stays_as_it_is(
 
 def test_a_loop_in_place_goes_on_from_what_was_measured_last() -> None:
     table = Table("b", [])
-    measurer = Measurer(RetryingSession(FakeEngine(on_fetch=table.fetch).session, lambda _s: None))
+    measurer = ChangeCounter(RetryingSession(FakeEngine(on_fetch=table.fetch).session, lambda _s: None))
     name = ("main", "default", "t")
     now = Iteration(
         number=3,
@@ -121,7 +120,7 @@ def test_what_cannot_be_a_schema_is_wrong_usage() -> None:
         return None
 
     with pytest.raises(UsageError, match="schema main") as caught:
-        verify(FakeEngine(on_execute=refuse), ("main", "a b"), lambda prefix: f"{prefix}1")
+        verify_place(FakeEngine(on_execute=refuse), ("main", "a b"), lambda prefix: f"{prefix}1")
     assert caught.value.exit_code == 2
 
 

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord, runner
 
 from databricks_rlm_agent.errors import NotFound, Rejected
-from databricks_rlm_agent.sqlflow.handover import content_hash, to_agent
+from databricks_rlm_agent.sqlflow.handover import content_hash, for_agent
 from databricks_rlm_agent.sqlflow.run import task
-from databricks_rlm_agent.sqlflow.run import task_report as telling
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
 from databricks_rlm_agent.sqlflow.run.task import Order, run_task
 from databricks_rlm_agent.sqltext import errors as sqlerrors
@@ -96,7 +95,7 @@ def engine(on_execute: Callable[[str, FakeSession], int | None] = lambda _sql, _
     return FakeEngine(on_execute, fetch)
 
 
-def test_success_is_told_by_value_metrics_and_tables(
+def test_success_is_reported_by_value_metrics_and_tables(
     rlm: Rlm, options: list[Options], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_task(rlm, ordered(rlm, max_parallel=3), engine()) is None
@@ -107,16 +106,16 @@ def test_success_is_told_by_value_metrics_and_tables(
     assert (options[0].run_id, options[0].max_parallel) == ("rlm-r1-flow", 3)
 
 
-def test_an_error_is_told_with_file_line_and_what_to_do(rlm: Rlm, options: list[Options]) -> None:
+def test_an_error_is_reported_with_file_line_and_hint(rlm: Rlm, options: list[Options]) -> None:
     def fails(sql: str, _session: FakeSession) -> int:
         if "INSERT" in sql:
             raise Rejected("[DIVIDE_BY_ZERO] Division by zero.")
         return 1
 
-    said = run_task(rlm, ordered(rlm), engine(fails))
-    assert said is not None
-    assert said.startswith("test failed, 1 of 2 steps done. 02_b: 02_b.sql:2: [DIVIDE_BY_ZERO]")
-    assert "Look at the data" in said
+    reason = run_task(rlm, ordered(rlm), engine(fails))
+    assert reason is not None
+    assert reason.startswith("test failed, 1 of 2 steps done. 02_b: 02_b.sql:2: [DIVIDE_BY_ZERO]")
+    assert "Look at the data" in reason
     (problem,) = rlm.value["problems"]
     assert (problem["file"], problem["line"], problem["statement"]) == (
         "02_b.sql",
@@ -204,18 +203,18 @@ def test_a_report_is_never_too_large(rlm: Rlm, options: list[Options]) -> None:
         for n in range(300)
     }
     assert run_task(rlm, ordered(rlm, files), engine()) is None
-    assert len(json.dumps(rlm.value)) <= telling.MAX_BYTES
+    assert len(json.dumps(rlm.value)) <= task.MAX_BYTES
     assert rlm.value["left_out"]["tables"] > 0
 
 
 @given(st.text())
-def test_an_agent_is_told_of_no_option(text: str) -> None:
-    assert "--resume" not in to_agent(text + " run again with --resume " + text)
+def test_an_agent_reads_of_no_option(text: str) -> None:
+    assert "--resume" not in for_agent(text + " run again with --resume " + text)
 
 
 def test_hints_speak_of_the_action() -> None:
     hints = [rule.hint for rule in sqlerrors._RULES] + [sqlerrors._STATEMENT]
-    assert [hint for hint in map(to_agent, hints) if "--" in hint] == []
-    assert to_agent("Ended; run again with --resume.") == "Ended; call run_sql_workflow again."
-    assert to_agent("Then run with --resume.") == "Then call run_sql_workflow again."
-    assert to_agent("Run with --resume later.") == "Call run_sql_workflow again later."
+    assert [hint for hint in map(for_agent, hints) if "--" in hint] == []
+    assert for_agent("Ended; run again with --resume.") == "Ended; call run_sql_workflow again."
+    assert for_agent("Then run with --resume.") == "Then call run_sql_workflow again."
+    assert for_agent("Run with --resume later.") == "Call run_sql_workflow again later."

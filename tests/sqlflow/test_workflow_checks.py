@@ -11,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.sqlflow.checks import Cover, Coverage, Expectation, TableCheck, percent
+from databricks_rlm_agent.sqlflow.checks import Coverage, CoverageRule, Expectation, TableCheck, percent
 from databricks_rlm_agent.sqlflow.model import Plan
-from databricks_rlm_agent.sqlflow.plan.declarations import CoverRule, TableRule, parse_declared
+from databricks_rlm_agent.sqlflow.plan.declarations import (
+    CoverageDeclaration,
+    TableDeclaration,
+    parse_declarations,
+)
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.report.plans import as_table
 from databricks_rlm_agent.sqlflow.run.outcome import (
@@ -22,7 +26,7 @@ from databricks_rlm_agent.sqlflow.run.outcome import (
     StepOutcome,
     StepStatus,
     advice,
-    status_of,
+    run_status,
 )
 
 DECLARED = """
@@ -39,20 +43,22 @@ tables:
 
 
 def test_tables_are_declared_with_key_rows_and_coverage() -> None:
-    document = parse_declared(DECLARED)
+    document = parse_declarations(DECLARED)
     assert document.name == "identity"
     assert document.tables == (
-        TableRule(
+        TableDeclaration(
             line=5,
             table="master",
             key=("canonical_id",),
             min_rows=1000,
             covers=(
-                CoverRule(line=8, table="nodes", on=(("node_id", "node_id"), ("kind", "kind")), share=0.99),
-                CoverRule(line=9, table="main.crm.people", on=(("node_id", "id"),)),
+                CoverageDeclaration(
+                    line=8, table="nodes", on=(("node_id", "node_id"), ("kind", "kind")), share=0.99
+                ),
+                CoverageDeclaration(line=9, table="main.crm.people", on=(("node_id", "id"),)),
             ),
         ),
-        TableRule(line=10, table="main.s.plain", key=("a", "b")),
+        TableDeclaration(line=10, table="main.s.plain", key=("a", "b")),
     )
 
 
@@ -76,14 +82,14 @@ def test_tables_are_declared_with_key_rows_and_coverage() -> None:
 )
 def test_what_is_wrong_is_told_with_its_line(text: str, line: int, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        parse_declared(text)
+        parse_declarations(text)
     assert caught.value.where == f"workflow.yml:{line}"
 
 
 @given(st.text("tables:\n -{}[]aky,.0'%&*!", max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(UsageError):
-        assert parse_declared(f"tables:\n  t: {text}").tables[0].table == "t"
+        assert parse_declarations(f"tables:\n  t: {text}").tables[0].table == "t"
 
 
 def planned(declared: str, **more: Any) -> Plan:
@@ -93,7 +99,7 @@ def planned(declared: str, **more: Any) -> Plan:
 
 def test_expectations_have_full_names_and_the_steps_that_make_them() -> None:
     plan = planned("tables: {A: {key: id, covers: {table: '{where}', on: id}}}", variables={"where": "x.y"})
-    cover = Cover(table=("main", "x", "y"), on=(("id", "id"),))
+    cover = CoverageRule(table=("main", "x", "y"), on=(("id", "id"),))
     assert plan.expectations == (
         Expectation(table=("main", "s", "a"), key=("id",), covers=(cover,), steps=("01_a",)),
     )
@@ -172,10 +178,10 @@ def test_coverage_is_a_share_of_keys(keys: int, data: st.DataObject, wanted: flo
 def test_an_interrupted_run_that_was_not_checked_has_not_succeeded() -> None:
     done = [StepOutcome(id="a", status=StepStatus.DONE)]
     good, bad = TableCheck(table="t", exists=True, rows=1), TableCheck(table="t", exists=False)
-    assert status_of(done, [], interrupted=True) is RunStatus.INTERRUPTED
-    assert status_of(done, [bad], interrupted=True) is RunStatus.INTERRUPTED
-    assert status_of(done, [good], interrupted=True) is RunStatus.SUCCEEDED
-    assert status_of(done, [bad]) is RunStatus.FAILED
+    assert run_status(done, [], interrupted=True) is RunStatus.INTERRUPTED
+    assert run_status(done, [bad], interrupted=True) is RunStatus.INTERRUPTED
+    assert run_status(done, [good], interrupted=True) is RunStatus.SUCCEEDED
+    assert run_status(done, [bad]) is RunStatus.FAILED
 
 
 def report(**more: Any) -> Report:

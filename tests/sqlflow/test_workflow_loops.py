@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Loop, Plan
-from databricks_rlm_agent.sqlflow.plan.declarations import Document, parse_declared
-from databricks_rlm_agent.sqlflow.plan.iterations import iteration, renumbered
+from databricks_rlm_agent.sqlflow.plan.declarations import Declarations, parse_declarations
+from databricks_rlm_agent.sqlflow.plan.iterations import iteration, renumber
 from databricks_rlm_agent.sqlflow.plan.loops import series_of
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 
@@ -259,13 +259,13 @@ def test_declared_files_need_no_convention() -> None:
 )
 def test_what_is_wrong_in_a_declaration_is_told_with_its_line(text: str, line: int, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        parse_declared(text)
+        parse_declarations(text)
     assert caught.value.where == f"workflow.yml:{line}"
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "loops: []\n"])
 def test_nothing_may_be_declared(text: str) -> None:
-    assert parse_declared(text) == Document()
+    assert parse_declarations(text) == Declarations()
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_declared_files_must_be_there_and_free(declared: str) -> None:
 
 
 def test_numbers_keep_their_width() -> None:
-    assert renumbered("x_09", 9, 10) == "x_10"
-    assert renumbered("x_9", 9, 10) == "x_10"
-    assert renumbered("v1_x_1", 1, 2) == "v1_x_2"
-    assert renumbered("x", 1, 2) is None
+    assert renumber("x_09", 9, 10) == "x_10"
+    assert renumber("x_9", 9, 10) == "x_10"
+    assert renumber("v1_x_1", 1, 2) == "v1_x_2"
+    assert renumber("x", 1, 2) is None

@@ -14,12 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.sqlflow.checks import Coverage, TableCheck
-from databricks_rlm_agent.sqlflow.plan.declarations import parse_declared
+from databricks_rlm_agent.sqlflow.plan.declarations import parse_declarations
 from databricks_rlm_agent.sqlflow.report.charts import el, seconds, short, timeline
 from databricks_rlm_agent.sqlflow.report.page import as_page
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd, Measure
 from databricks_rlm_agent.sqlflow.run.events import EventKind
-from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.sqlflow.run.outcome import (
+    LoopEnd,
+    Measure,
+    Report,
+    RunStatus,
+    StepOutcome,
+    StepStatus,
+)
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -192,7 +198,10 @@ def test_the_document_on_reports_names_all_of_it() -> None:
     names = {name for part in parts for name in part} | {kind.value for kind in EventKind}
     assert {name for name in names if f"`{name}`" not in text} - {"fingerprint"} == set()
     declared = text.partition("```yaml\n")[2].partition("```")[0]
-    assert [rule.table for rule in parse_declared(declared).tables] == ["identity_lookup", "master_customers"]
+    assert [rule.table for rule in parse_declarations(declared).tables] == [
+        "identity_lookup",
+        "master_customers",
+    ]
 
 
 def test_the_timeline_draws_each_step_that_ran_where_it_ran() -> None:

@@ -13,7 +13,7 @@ from databricks_rlm_agent.sqlflow.model import Loop, Plan
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow.plan.order import Selection, select
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
-from databricks_rlm_agent.sqlflow.run.resume import identity
+from databricks_rlm_agent.sqlflow.run.resume import step_hash
 
 FIRST = "CREATE OR REPLACE TABLE w_{n} AS SELECT id, label - 1 AS label FROM l_{m}"
 SECOND = "CREATE OR REPLACE TABLE l_{n} AS SELECT id, greatest(label, 0) AS label FROM w_{n}"
@@ -200,5 +200,5 @@ def test_a_variable_that_changes_makes_other_steps_of_the_files_that_have_it() -
     texts["3_t.sql"] = "CREATE TABLE {place}.t_{iteration} AS SELECT * FROM b"
     declared = "loops:\n- template: 3_t.sql\n  convergence: SELECT count(*) FROM {place}.t_{iteration}\n"
     one, other = (planned(texts, declared, place=place) for place in ("s", "t"))
-    same = [identity(a) == identity(b) for a, b in zip(one.steps, other.steps, strict=True)]
+    same = [step_hash(a) == step_hash(b) for a, b in zip(one.steps, other.steps, strict=True)]
     assert same == [False, True, False]

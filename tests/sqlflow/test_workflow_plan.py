@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Plan, Step
-from databricks_rlm_agent.sqlflow.plan.order import Selection, clash, required, select
+from databricks_rlm_agent.sqlflow.plan.order import Selection, conflict, required, select
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.report.plans import as_dot, as_mermaid, as_table, direct_needs
 from databricks_rlm_agent.sqltext.names import common, may_be_same
@@ -273,4 +273,4 @@ def test_pictures_name_every_step_and_escape_what_they_must() -> None:
     assert 's0["1_&quot;a<br/>1 statement"]' in mermaid
     assert 's0 -->|"reads t"| s1' in mermaid
     assert '"1_\\"a" -> "2_loop_iter" [label="reads t"];' in dot
-    assert clash(found.steps[0], found.steps[2]) == "x runs alone: what it reads and writes is not known"
+    assert conflict(found.steps[0], found.steps[2]) == "x runs alone: what it reads and writes is not known"

@@ -19,9 +19,9 @@ from databricks_rlm_agent.sqlflow.handover import (
     MAX_BYTES,
     MAX_FILES,
     check_files,
-    is_part,
+    for_agent,
+    is_workflow_file,
     source_of,
-    to_agent,
 )
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
 
@@ -43,7 +43,7 @@ def collect_workflow(action: RunSqlWorkflow, *, volume: Volume, namespace: Names
     try:
         plan_of(source)
     except UsageError as error:
-        raise InvalidData(error.what, where=error.where, fix=to_agent(error.fix or "") or None) from None
+        raise InvalidData(error.what, where=error.where, fix=for_agent(error.fix or "") or None) from None
     return replace(action, files=files, path=None)
 
 
@@ -54,7 +54,7 @@ def _read(path: str, volume: Volume) -> Mapping[str, str]:
         raise InvalidData(
             f"The folder cannot be listed: {error.what}", where=path, fix="Check it with list_files."
         ) from None
-    parts = [entry for entry in entries if not entry.is_directory and is_part(_name(entry))]
+    parts = [entry for entry in entries if not entry.is_directory and is_workflow_file(_name(entry))]
     if len(entries) >= _LISTED:
         raise InvalidData(
             f"The folder has {_LISTED:,} entries or more.",

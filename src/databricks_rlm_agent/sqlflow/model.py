@@ -70,7 +70,7 @@ class Loop:
     schema: str | None = None
 
     def ordinal(self, number: int) -> int:
-        """Return the ordinal of an iteration, from 1, by which it is recorded; 0 stands for the loop itself."""
+        """Return the ordinal of an iteration, from 1, by which it is recorded; 0 is the loop itself."""
         return number - self.first + 1
 
 

@@ -123,14 +123,14 @@ class _Node:
         return UsageError(f"{what}.", where=f"{self.file}:{self.line}", fix=fix)
 
     def values(self, fields: Mapping[str, Callable[[_Node], Any]]) -> dict[str, Any]:
-        """Return the values of known keys; raise UsageError for others, and for a key that is there twice."""
+        """Return the values of known keys; raise UsageError for unknown and repeated ones."""
         known = f"Known are: {', '.join(fields)}."
         values: dict[str, Any] = {}
         for key, value in self.entries():
             if key not in fields:
                 raise value.error(f"The key {key!r} is not known", known)
             if key in values:
-                raise value.error(f"The key {key!r} is there twice")
+                raise value.error(f"The key {key!r} stands there twice")
             values[key] = fields[key](value)
         return values
 
@@ -184,7 +184,7 @@ class _Node:
         names = [rule.table.lower() for rule in rules]
         for rule in rules:
             if names.count(rule.table.lower()) > 1:
-                raise self.error(f"The table {rule.table} is there twice")
+                raise self.error(f"The table {rule.table} stands there twice")
         return rules
 
     def covers(self) -> tuple[CoverageDeclaration, ...]:

@@ -1,4 +1,4 @@
-"""The record that is written while the next steps run."""
+"""The record that is written in the background while the next steps run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sqlflow_rig import WAIT_S, FakeEngine, MemoryRecord, loop_step, plan, runne
 from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
-from databricks_rlm_agent.sqlflow.run.interruption import TakenOverError
 from databricks_rlm_agent.sqlflow.run.outcome import RunStatus
 from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
-from databricks_rlm_agent.sqlflow.run.write_behind import Late, WriteBehindRecord, late
+from databricks_rlm_agent.sqlflow.run.sessions import TakenOverError
+from databricks_rlm_agent.sqlflow.run.write_behind import DeferrableRows, WriteBehindRecord, deferrable_rows
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("a", "b", "c")
@@ -43,92 +43,92 @@ class Slow(MemoryRecord):
         self.may, self.begun = threading.Event(), threading.Event()
         self.commits: list[list[str]] = []
 
-    def steps(self, rows: Sequence[StepRow]) -> None:
+    def append(self, rows: Sequence[StepRow]) -> None:
         self.begun.set()
         assert self.may.wait(WAIT_S)
         self.commits.append([each.step for each in rows])
-        super().steps(rows)
+        super().append(rows)
 
 
-def test_rows_that_may_be_late_wait_for_nothing_and_go_together() -> None:
+def test_deferrable_rows_are_written_together_in_the_background() -> None:
     record = Slow()
-    behind = WriteBehindRecord(record, Late(steps=frozenset(NAMES)))
-    behind.steps([row("a")])
+    write_behind = WriteBehindRecord(record, DeferrableRows(steps=frozenset(NAMES)))
+    write_behind.append([row("a")])
     assert record.begun.wait(WAIT_S)
-    behind.steps([row("b")])
-    behind.steps([row("c")])
+    write_behind.append([row("b")])
+    write_behind.append([row("c")])
     assert record.rows == []
     record.may.set()
-    behind.end("succeeded", {})
+    write_behind.end("succeeded", {})
     assert record.commits == [["a"], ["b", "c"]]
     assert record.status == "succeeded"
 
 
 @pytest.mark.parametrize("waited_for", [row("z"), row("a", "begun"), row("a", "failed"), row("a", "void")])
-def test_all_other_rows_are_durable_when_they_are_given_with_all_before_them(waited_for: StepRow) -> None:
+def test_other_rows_are_durable_at_once_with_all_rows_before_them(waited_for: StepRow) -> None:
     record = MemoryRecord()
-    behind = WriteBehindRecord(record, Late(steps=frozenset(NAMES)))
-    behind.steps([row("b")])
-    behind.steps([waited_for])
+    write_behind = WriteBehindRecord(record, DeferrableRows(steps=frozenset(NAMES)))
+    write_behind.append([row("b")])
+    write_behind.append([waited_for])
     assert record.rows == [row("b"), waited_for]
 
 
 def test_an_iteration_is_durable_before_the_one_after_the_next_begins() -> None:
     record = Slow()
-    behind = WriteBehindRecord(record, Late(loops=frozenset({"loop"})))
-    behind.steps([row("loop", iteration=1)])
-    ended = threading.Thread(target=behind.steps, args=([row("loop", iteration=2)],))
+    write_behind = WriteBehindRecord(record, DeferrableRows(loops=frozenset({"loop"})))
+    write_behind.append([row("loop", iteration=1)])
+    ended = threading.Thread(target=write_behind.append, args=([row("loop", iteration=2)],))
     ended.start()
     ended.join(0.05)
     assert ended.is_alive()
     record.may.set()
     ended.join(WAIT_S)
     assert record.rows[0] == row("loop", iteration=1)
-    behind.end("succeeded", {})
+    write_behind.end("succeeded", {})
 
 
-def test_what_could_not_be_written_is_told_and_written_with_the_next() -> None:
+def test_an_error_of_a_write_is_raised_and_its_rows_are_written_later() -> None:
     record = MemoryRecord()
-    behind = WriteBehindRecord(record, Late(steps=frozenset(NAMES)))
+    write_behind = WriteBehindRecord(record, DeferrableRows(steps=frozenset(NAMES)))
 
     def fail(_rows: Sequence[StepRow]) -> None:
         raise Unreachable("Nothing answers.")
 
     record.before_write = fail
-    behind.steps([row("a")])
+    write_behind.append([row("a")])
     with pytest.raises(Unreachable):
-        behind.end("succeeded", {})
+        write_behind.end("succeeded", {})
     with pytest.raises(Unreachable):
-        behind.check()
+        write_behind.check_owner()
     with pytest.raises(Unreachable):
-        behind.steps([row("b")])  # it may be late, but not after that
+        write_behind.append([row("b")])  # it may be deferrable_rows, but not after that
     record.before_write = lambda _rows: None
-    behind.steps([row("z")])
-    behind.check()
+    write_behind.append([row("z")])
+    write_behind.check_owner()
     assert [each.step for each in record.rows] == ["a", "b", "z"]
 
 
-def test_a_run_that_was_taken_over_is_found_out_behind_too() -> None:
+def test_a_takeover_is_noticed_by_a_write_in_the_background() -> None:
     record = MemoryRecord()
-    behind = WriteBehindRecord(record, Late(steps=frozenset(NAMES)))
+    write_behind = WriteBehindRecord(record, DeferrableRows(steps=frozenset(NAMES)))
     record.taken_over = True
-    behind.steps([row("a")])
+    write_behind.append([row("a")])
     with pytest.raises(TakenOverError):
-        behind.end("succeeded", {})
+        write_behind.end("succeeded", {})
     with pytest.raises(TakenOverError):
-        behind.check()
+        write_behind.check_owner()
 
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=12))
-def test_rows_become_durable_in_the_order_in_which_they_were_given(
+def test_rows_become_durable_in_their_order(
     given_rows: list[tuple[str, bool]],
 ) -> None:
     record = MemoryRecord()
-    behind = WriteBehindRecord(record, Late(steps=frozenset(NAMES)))
+    write_behind = WriteBehindRecord(record, DeferrableRows(steps=frozenset(NAMES)))
     rows = [row(name, DONE if done else "failed") for name, done in given_rows]
     for each in rows:
-        behind.steps([each])
-    behind.end("failed", {})
+        write_behind.append([each])
+    write_behind.end("failed", {})
     assert record.rows == rows
 
 
@@ -137,7 +137,7 @@ def test_a_whole_workflow_is_on_record_at_its_end() -> None:
         step("01_a.sql", make("a", "src")), step("02_b.sql", make("b", "a")), step("03_c.sql", make("c", "b"))
     )
     record = MemoryRecord()
-    report = runner(made, FakeEngine(), WriteBehindRecord(record, late(made))).run()
+    report = runner(made, FakeEngine(), WriteBehindRecord(record, deferrable_rows(made))).run()
     assert report.status is RunStatus.SUCCEEDED
     assert record.done() == ["01_a.sql#0", "02_b.sql#0", "03_c.sql#0"]
     assert record.status == "succeeded"
@@ -185,8 +185,8 @@ PLANS = {
 
 
 @pytest.mark.parametrize(("made", "steps"), PLANS.values(), ids=PLANS)
-def test_which_steps_may_be_late(made: Plan, steps: set[str]) -> None:
-    assert late(made).steps == steps
+def test_which_steps_are_deferrable(made: Plan, steps: set[str]) -> None:
+    assert deferrable_rows(made).steps == steps
 
 
 LOOPS = {
@@ -205,13 +205,17 @@ LOOPS = {
 
 
 @pytest.mark.parametrize(("texts", "may_be"), LOOPS.values(), ids=LOOPS)
-def test_which_loops_may_be_an_iteration_late(texts: list[str], may_be: bool) -> None:
-    assert late(plan(loop_step("03_loop", texts))).loops == ({"03_loop"} if may_be else set())
+def test_which_loops_are_deferrable(texts: list[str], may_be: bool) -> None:
+    assert deferrable_rows(plan(loop_step("03_loop", texts))).loops == ({"03_loop"} if may_be else set())
 
 
 def test_a_loop_whose_tables_a_later_step_drops_is_on_record_before_that() -> None:
     texts = {f"03_x_loop_iteration_0{n}.sql": make(f"x_loop_{n}", f"x_loop_{n - 1}") for n in (1, 2)}
     cleaning = {"04_clean.sql": "DROP TABLE IF EXISTS x_loop_2"}
-    (loop,) = late(plan_of(SqlSource(texts=texts, catalog="main", schema="s"))).loops
-    assert loop in late(plan_of(SqlSource(texts=texts, catalog="main", schema="s"))).steps
-    assert late(plan_of(SqlSource(texts=texts | cleaning, catalog="main", schema="s"))).steps == {"04_clean"}
+    alone, cleaned = (
+        deferrable_rows(plan_of(SqlSource(texts=files, catalog="main", schema="s")))
+        for files in (texts, texts | cleaning)
+    )
+    (loop,) = alone.loops
+    assert loop in alone.steps
+    assert cleaned.steps == {"04_clean"}

@@ -11,19 +11,18 @@ from sqlflow_rig import MemoryRecord, file_of, loop_step, plan, runner, step
 from sqlflow_world import Killed, World
 
 from databricks_rlm_agent.sqlflow.model import Step
-from databricks_rlm_agent.sqlflow.run.checkpoints import checkpoints, note_of
-from databricks_rlm_agent.sqlflow.run.convergence import LoopEnd
-from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
+from databricks_rlm_agent.sqlflow.run.checkpoints import new_checkpoint, required_checkpoints
+from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Report, RunStatus
 from databricks_rlm_agent.sqlflow.run.runner import FailureDecision
 from databricks_rlm_agent.sqlflow.run.versions import (
+    Checkpoint,
     Commit,
     Effect,
     StatementOutcome,
-    Table,
-    VersionNote,
+    TableState,
     commit_of,
-    is_back,
-    judge,
+    is_undone,
+    judge_effect,
 )
 from databricks_rlm_agent.sqltext.errors import Cause
 from databricks_rlm_agent.sqltext.statement import StatementKind
@@ -254,24 +253,24 @@ def test_a_measure_that_failed_goes_on_when_it_is_mended() -> None:
     ],
 )
 def test_where_notes_are_due(text: str, due: dict[int, bool]) -> None:
-    assert checkpoints(file_of("01_a.sql", text)) == due
+    assert required_checkpoints(file_of("01_a.sql", text)) == due
 
 
 def test_a_note_survives_its_record() -> None:
     file = file_of("01_a.sql", "INSERT INTO t VALUES (1); ALTER TABLE t RENAME TO u")
     for index in (0, 1):
-        note = note_of(file, index, safe=False, rows={"t": 3}, first=True)
-        assert VersionNote.from_dict(note.to_dict()) == note
+        note = new_checkpoint(file, index, safe=False, rows={"t": 3}, first=True)
+        assert Checkpoint.from_dict(note.to_dict()) == note
 
 
-def note(kind: StatementKind = StatementKind.INSERT, **more: Any) -> VersionNote:
-    fields = {"table": ("t",), "there": True, "version": 0, "at": "a0", **more}
-    return VersionNote(index=0, before="", statement="", kind=kind, line=1, **fields)
+def note(kind: StatementKind = StatementKind.INSERT, **more: Any) -> Checkpoint:
+    fields = {"table": ("t",), "existed": True, "version": 0, "at": "a0", **more}
+    return Checkpoint(index=0, before="", statement="", kind=kind, line=1, **fields)
 
 
-def commits(*operations: str) -> Table:
+def commits(*operations: str) -> TableState:
     made = [Commit(version=n, at=f"a{n}", operation=each) for n, each in enumerate(operations)]
-    return Table(there=True, commits=tuple(reversed(made)))
+    return TableState(exists=True, commits=tuple(reversed(made)))
 
 
 @pytest.mark.parametrize(
@@ -290,38 +289,38 @@ def commits(*operations: str) -> Table:
         (StatementKind.ALTER, commits("CREATE TABLE", "UPGRADE PROTOCOL", "SET TBLPROPERTIES"), Effect.TAKEN),
         (StatementKind.ALTER, commits("CREATE TABLE", "WRITE"), Effect.DOUBT),
         (StatementKind.ALTER, commits("CREATE TABLE", "OPTIMIZE"), Effect.NONE),
-        (StatementKind.INSERT, Table(there=False), Effect.DOUBT),
-        (StatementKind.INSERT, Table(there=True), Effect.DOUBT),
+        (StatementKind.INSERT, TableState(exists=False), Effect.DOUBT),
+        (StatementKind.INSERT, TableState(exists=True), Effect.DOUBT),
     ],
 )
-def test_judgements(kind: StatementKind, now: Table, effect: Effect) -> None:
-    assert judge(note(kind), now).effect is effect
+def test_judgements(kind: StatementKind, now: TableState, effect: Effect) -> None:
+    assert judge_effect(note(kind), now).effect is effect
 
 
 def test_a_fence_is_no_alter_and_another_table_is_in_doubt() -> None:
     fence = Commit(version=1, at="a1", operation="SET TBLPROPERTIES", parameters={"properties": "rlm.fence"})
-    now = Table(there=True, commits=(fence, *commits("CREATE TABLE").commits))
-    assert judge(note(StatementKind.ALTER), now).effect is Effect.NONE
-    assert judge(note(at="before"), commits("CREATE TABLE", "WRITE")).effect is Effect.DOUBT
+    now = TableState(exists=True, commits=(fence, *commits("CREATE TABLE").commits))
+    assert judge_effect(note(StatementKind.ALTER), now).effect is Effect.NONE
+    assert judge_effect(note(at="before"), commits("CREATE TABLE", "WRITE")).effect is Effect.DOUBT
     assert (
-        judge(note(at="before", outcome=StatementOutcome.UNDONE), commits("CREATE TABLE")).effect
+        judge_effect(note(at="before", outcome=StatementOutcome.UNDONE), commits("CREATE TABLE")).effect
         is Effect.NONE
     )
 
 
 def test_views_and_names() -> None:
-    view, gone = Table(there=True), Table(there=False)
+    view, gone = TableState(exists=True), TableState(exists=False)
     renamed = note(StatementKind.ALTER, new=("u",), version=None, at=None)
-    assert judge(renamed, view, gone).effect is Effect.NONE
-    assert judge(renamed, gone, view).effect is Effect.TAKEN
-    assert judge(renamed, view, view).effect is Effect.DOUBT
+    assert judge_effect(renamed, view, gone).effect is Effect.NONE
+    assert judge_effect(renamed, gone, view).effect is Effect.TAKEN
+    assert judge_effect(renamed, view, view).effect is Effect.DOUBT
     table = note(StatementKind.ALTER, new=("u",))
-    assert judge(table, gone, commits("CREATE TABLE")).effect is Effect.TAKEN
-    assert judge(table, commits("CREATE TABLE"), view).effect is Effect.NONE
-    made = note(StatementKind.CREATE, there=False, version=None, at=None)
-    assert judge(made, gone).effect is Effect.NONE
-    assert judge(made, view).effect is Effect.TAKEN
-    assert judge(made, commits("CREATE TABLE", "WRITE")).effect is Effect.DOUBT
+    assert judge_effect(table, gone, commits("CREATE TABLE")).effect is Effect.TAKEN
+    assert judge_effect(table, commits("CREATE TABLE"), view).effect is Effect.NONE
+    made = note(StatementKind.CREATE, existed=False, version=None, at=None)
+    assert judge_effect(made, gone).effect is Effect.NONE
+    assert judge_effect(made, view).effect is Effect.TAKEN
+    assert judge_effect(made, commits("CREATE TABLE", "WRITE")).effect is Effect.DOUBT
 
 
 OPS = ["WRITE", "MERGE", "OPTIMIZE", "SET TBLPROPERTIES", "RESTORE 0", "RESTORE 1", "RESTORE 2"]
@@ -348,13 +347,13 @@ def test_nothing_is_left_only_where_no_row_is(operations: list[str], kind: State
                 parameters={"version": restored} if restored else {},
             )
         )
-    now = Table(there=True, commits=(*reversed(made), *commits("CREATE TABLE").commits))
-    effect = judge(note(kind), now).effect
+    now = TableState(exists=True, commits=(*reversed(made), *commits("CREATE TABLE").commits))
+    effect = judge_effect(note(kind), now).effect
     assert (effect is Effect.NONE) == (not held[-1])
     if effect is Effect.TAKEN:
         (version,) = held[-1]
         assert operations[version - 1] == {StatementKind.INSERT: "WRITE", StatementKind.MERGE: "MERGE"}[kind]
-    assert is_back(note(kind), now) or held[-1]
+    assert is_undone(note(kind), now) or held[-1]
 
 
 def test_rows_of_a_history_come_as_pairs() -> None:

@@ -17,7 +17,7 @@ from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
 from databricks_rlm_agent.sqlflow.run.record import StepRow
-from databricks_rlm_agent.sqlflow.run.write_behind import WriteBehindRecord, late
+from databricks_rlm_agent.sqlflow.run.write_behind import WriteBehindRecord, deferrable_rows
 
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
 settings.load_profile("rlm")
@@ -61,7 +61,7 @@ def run(made: World, record: Any, flow: Plan = FLOW) -> Report:
 
 def run_behind(made: World, record: MemoryRecord) -> Report:
     """The same, as ``prepared`` does it: with a record that is written behind."""
-    return run(made, WriteBehindRecord(record, late(FLOW)))
+    return run(made, WriteBehindRecord(record, deferrable_rows(FLOW)))
 
 
 def counting(limit: int) -> tuple[list[str], Callable[[str], None]]:
@@ -80,14 +80,14 @@ def mortal(made: World, record: MemoryRecord, limit: int) -> list[str]:
     """From now on the process dies at its n-th point; the points passed."""
     seen, look = counting(limit)
     made.die = lambda when, sql: look(f"{when} {sql}")
-    writing = MemoryRecord.steps
+    writing = MemoryRecord.append
 
     def steps(rows: Sequence[StepRow]) -> None:
         look(f"before record {rows[0].status}")
         writing(record, rows)
         look(f"after record {rows[0].status}")
 
-    record.steps = steps  # type: ignore[method-assign]
+    record.append = steps  # type: ignore[method-assign]
     return seen
 
 
@@ -113,7 +113,7 @@ def test_the_points_are_many() -> None:
 
 
 @pytest.mark.parametrize("process", [run, run_behind])
-@pytest.mark.parametrize("early", [True, False], ids=["lands", "late"])
+@pytest.mark.parametrize("early", [True, False], ids=["lands", "deferrable_rows"])
 def test_killed_at_every_point_and_resumed(early: bool, process: Callable[..., Report]) -> None:
     """What was on its way commits before the next process begins, or after it has looked."""
     for at in range(1 + (process is run), len(POINTS) + 1, 2):  # each of the two at every other one

@@ -10,7 +10,7 @@ import pytest
 from sqlflow_rig import WAIT_S, FakeEngine, FakeSession
 
 from databricks_rlm_agent.errors import Unauthorized
-from databricks_rlm_agent.sqlflow.run.session_pool import MAX_AGE_S, SessionPool
+from databricks_rlm_agent.sqlflow.run.sessions import MAX_AGE_S, SessionPool
 
 
 def until(holds: Callable[[], bool]) -> None:
