@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from local_workspace import __main__, server
-from local_workspace.jobs.scheduler import Scheduler
+from local_workspace.workspace import Workspace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from benchmarks.rlm.stub import PREFIXES, Stub
@@ -29,9 +29,8 @@ def main() -> int:
     """Serve as the local workspace's own module does."""
     build = server.build
 
-    def with_stub(parts: server.Parts) -> tuple[ASGIApp, Scheduler]:
-        app, scheduler = build(parts)
-        return Beside(app, Stub().application()), scheduler
+    def with_stub(workspace: Workspace) -> ASGIApp:
+        return Beside(build(workspace), Stub().application())
 
     server.build = with_stub
     return __main__.main()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 from local_workspace.errors import ApiError, WorkspaceError
-from local_workspace.services.serving import model_of, read_model
+from local_workspace.services.scripted_model import model_of, read_model
 
 SUB = {
     "rules": [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 import requests
 from databricks.sdk.service import catalog, files, iam, jobs, serving, sql, workspace
 from local_workspace import WorkspaceInfo, WorkspaceOptions
+from local_workspace.http import service_of
 from local_workspace.layout import Layout
-from local_workspace.server import Parts, build_services
+from local_workspace.server import SERVICES, load_routes
 from local_workspace.state import Database
+from local_workspace.workspace import Workspace
 from lw_support import VOLUME, Programs, eventually
 
 JOBS = "/api/2.{minor:int}/jobs"
@@ -76,14 +79,12 @@ def routes(folder: Path) -> set[tuple[str, str]]:
     layout.create()
     info = WorkspaceInfo(host="http://127.0.0.1:1", token="t", http_path="/p", root=str(folder), pid=1)
     engine: Any = SimpleNamespace(catalog=None, connect_url_of=None, end_job=None)
-    database = Database(layout.private / "state.db")
-    parts = Parts(
-        options=WorkspaceOptions(root=folder), layout=layout, database=database, engine=engine, model=None,
-        info=info,
-    )  # fmt: skip
-    _, found = build_services(parts)
-    database.close()
-    return {(method, route.path) for route in found for method in route.methods or () if method != "HEAD"} | {
+    with closing(Database(layout.private / "state.db")) as database:
+        workspace = Workspace.assemble(WorkspaceOptions(root=folder), info, layout, database, engine, None)
+        found = [route for module in set(SERVICES.values()) for route in load_routes(module, workspace)]
+    assert {service_of(route.path.replace("{minor:int}", "1")) for route in found} == set(SERVICES)
+    # Starlette adds HEAD to every GET.
+    return {(method, route.path) for route in found for method in (route.methods or set()) - {"HEAD"}} | {
         ("HEAD", route.path) for route in found if route.methods == {"HEAD"}
     }
 

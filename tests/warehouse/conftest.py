@@ -43,10 +43,12 @@ class Server:
 
     def __init__(self, engine: Engine) -> None:
         import uvicorn
-        from local_workspace.warehouse.protocol import routes
+        from local_workspace.warehouse.protocol import warehouse_route
         from starlette.applications import Starlette
 
-        config = uvicorn.Config(Starlette(routes=routes(engine)), port=0, log_level="error", lifespan="off")
+        config = uvicorn.Config(
+            Starlette(routes=[warehouse_route(engine, "local")]), port=0, log_level="error", lifespan="off"
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
 

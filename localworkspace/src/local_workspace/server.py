@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import os
 import socket
@@ -11,21 +12,35 @@ import sys
 import threading
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from local_workspace.errors import ApiError, WorkspaceError
+from local_workspace.errors import WorkspaceError
 from local_workspace.layout import Layout
-from local_workspace.options import HTTP_PATH, USER, WAREHOUSE_ID, WorkspaceInfo, WorkspaceOptions
+from local_workspace.options import HTTP_PATH, USER, WorkspaceInfo, WorkspaceOptions
 
 if TYPE_CHECKING:
     from starlette.routing import Route
     from starlette.types import ASGIApp
 
     from local_workspace.engine import Engine
-    from local_workspace.jobs.scheduler import Scheduler
-    from local_workspace.services.serving import ScriptedModel
-    from local_workspace.state import Database
+    from local_workspace.workspace import Workspace
+
+# The services by the first part of their paths, each a module with `routes(workspace)`.
+SERVICES = {
+    "sql": "warehouse.protocol",
+    "api/jobs": "jobs.api",
+    "api/fs": "services.files",
+    "api/secrets": "services.secrets",
+    "api/sql": "services.statements",
+    "api/unity-catalog": "services.unity_catalog",
+    "api/workspace": "services.workspace_objects",
+    ".well-known": "services.identity",
+    "api/preview": "services.identity",
+    "api/permissions": "services.identity",
+    "serving-endpoints": "services.serving",
+    "api/serving-endpoints": "services.serving",
+}
 
 
 def serve(options: WorkspaceOptions, on_ready: Callable[[WorkspaceInfo], None]) -> None:
@@ -112,8 +127,9 @@ def _run(
 ) -> None:
     defer_sdk_package()
     from local_workspace.http import WorkspaceServer
-    from local_workspace.services.serving import read_model
+    from local_workspace.services.scripted_model import read_model
     from local_workspace.state import Database
+    from local_workspace.workspace import Workspace
 
     model = read_model(options.model)
     with contextlib.closing(Database(layout.private / "state.db")) as database:
@@ -126,20 +142,17 @@ def _run(
             pid=os.getpid(),
             spark_connect=engine.connect_url,
         )
-        parts = Parts(
-            options=options, layout=layout, database=database, engine=engine, model=model, info=info
-        )
-        app, scheduler = build(parts)
+        workspace = Workspace.assemble(options, info, layout, database, engine, model)
 
         def announce() -> None:
             layout.write_server_file(info.to_json())
             on_ready(info)
 
-        scheduler.start()
+        workspace.scheduler.start()
         try:
-            asyncio.run(WorkspaceServer(app, announce).serve([listener]))
+            asyncio.run(WorkspaceServer(build(workspace), announce).serve([listener]))
         finally:
-            scheduler.close()
+            workspace.scheduler.close()
 
 
 def defer_sdk_package() -> None:
@@ -168,80 +181,22 @@ def defer_sdk_package() -> None:
     sys.modules["databricks"].sdk = module  # type: ignore[attr-defined] # as an import sets it
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What the services stand on."""
-
-    options: WorkspaceOptions
-    layout: Layout
-    database: Database
-    engine: Engine
-    model: ScriptedModel | None
-    info: WorkspaceInfo
-
-
-def build(parts: Parts) -> tuple[ASGIApp, Scheduler]:
-    """The ASGI application with all services, and its job scheduler, which is not started yet."""
-    from starlette.applications import Starlette
-    from starlette.exceptions import HTTPException
-    from starlette.requests import Request
-    from starlette.responses import Response
-
+def build(workspace: Workspace) -> ASGIApp:
+    """The ASGI application with all services, behind authentication and, if asked for, the fault control."""
     from local_workspace.faults import FaultControl, control_routes
-    from local_workspace.http import error_reply
+    from local_workspace.http import Services
     from local_workspace.middleware import Authentication, FaultInjection
 
-    async def unknown(request: Request, _error: HTTPException) -> Response:
-        message = f"No API found for '{request.method} {request.url.path}'"
-        return error_reply(ApiError(404, "ENDPOINT_NOT_FOUND", message))
-
-    scheduler, routes = build_services(parts)
-    control = FaultControl() if parts.options.allow_faults else None
-    app: ASGIApp = Starlette(
-        routes=[*routes, *(control_routes(control) if control else [])],
-        exception_handlers={404: unknown, 405: unknown},  # type: ignore[dict-item] # narrower than Exception
-    )
-    app = FaultInjection(app, control) if control else app
-    return Authentication(app, parts.info.token), scheduler
+    loaders = {name: partial(load_routes, module, workspace) for name, module in SERVICES.items()}
+    control = FaultControl()
+    if workspace.options.allow_faults:
+        loaders["_local"] = partial(control_routes, control)
+    app: ASGIApp = Services(loaders)
+    app = FaultInjection(app, control) if workspace.options.allow_faults else app
+    return Authentication(app, workspace.info.token)
 
 
-def build_services(parts: Parts) -> tuple[Scheduler, list[Route]]:
-    """The job scheduler and the routes of all services."""
-    from local_workspace.jobs.api import JobsService
-    from local_workspace.jobs.launcher import Launcher
-    from local_workspace.jobs.scheduler import Limits, Scheduler
-    from local_workspace.jobs.store import RunStore
-    from local_workspace.services import (
-        files,
-        identity,
-        secrets,
-        serving,
-        statements,
-        unity_catalog,
-        workspace_objects,
-    )
-    from local_workspace.warehouse import protocol
-
-    layout, database, engine, host = parts.layout, parts.database, parts.engine, parts.info.host
-    store = RunStore(database)
-    launcher = Launcher(
-        layout=layout,
-        secret=database.secret,
-        host=host,
-        token=parts.info.token,
-        spark_remote=engine.connect_url_of,
-    )
-    limits = Limits(processes=parts.options.max_processes)
-    scheduler = Scheduler(store, layout.runs, launcher.prepare, limits, engine.end_job)
-    jobs = JobsService(database=database, store=store, scheduler=scheduler, folder=layout.runs, host=host)
-    return scheduler, [
-        *protocol.routes(engine, WAREHOUSE_ID),
-        *jobs.routes(),
-        *files.routes(layout),
-        *secrets.routes(database),
-        *statements.routes(engine, host),
-        *unity_catalog.routes(engine.catalog, layout, database),
-        *workspace_objects.routes(layout),
-        *identity.routes(database, host),
-        *serving.routes(parts.model),
-    ]
+def load_routes(module: str, workspace: Workspace) -> list[Route]:
+    """The routes of the service in a module of this package."""
+    routes: list[Route] = importlib.import_module(f"local_workspace.{module}").routes(workspace)
+    return routes

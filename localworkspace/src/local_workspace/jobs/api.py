@@ -6,8 +6,9 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from databricks.sdk.service import jobs as shapes
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid
@@ -28,9 +29,7 @@ from local_workspace.jobs.scheduler import Scheduler
 from local_workspace.jobs.store import Filter, RunStore
 from local_workspace.options import USER
 from local_workspace.state import Database, now_ms
-
-if TYPE_CHECKING:
-    from databricks.sdk.service import jobs as shapes
+from local_workspace.workspace import Workspace
 
 _RUNS_PER_PAGE, _MOST_RUNS_PER_PAGE = 20, 25
 _JOBS_PER_PAGE, _MOST_JOBS_PER_PAGE = 20, 100
@@ -47,32 +46,10 @@ class JobsService:
     folder: Path
     host: str
 
-    def routes(self) -> list[Route]:
-        """The routes of `/api/2.x/jobs`."""
-        base = "/api/2.{minor:int}/jobs"
-        return [
-            route("GET", f"{base}/runs/get", self.get_run),
-            route("POST", f"{base}/runs/submit", self.submit),
-            route("GET", f"{base}/runs/list", self.list_runs),
-            route("GET", f"{base}/runs/get-output", self.get_run_output),
-            route("POST", f"{base}/runs/cancel", self.cancel_run),
-            route("POST", f"{base}/runs/cancel-all", self.cancel_all_runs),
-            route("POST", f"{base}/runs/delete", self.delete_run),
-            route("POST", f"{base}/run-now", self.run_now),
-            route("POST", f"{base}/create", self.create_job),
-            route("GET", f"{base}/get", self.get_job),
-            route("GET", f"{base}/list", self.list_jobs),
-            route("POST", f"{base}/reset", self.reset_job),
-            route("POST", f"{base}/update", self.update_job),
-            route("POST", f"{base}/delete", self.delete_job),
-        ]
-
     # --- runs
 
     def submit(self, call: Call) -> shapes.SubmitRunResponse:
         """Start a one-time run."""
-        from databricks.sdk.service import jobs as shapes
-
         ids = self.database.new_ids(len(tasks_of(call.body)) + 2)
         run, new = self.store.insert(_token(call), 0, lambda: submitted_run(call.body, ids, now_ms()))
         if new:
@@ -81,8 +58,6 @@ class JobsService:
 
     def run_now(self, call: Call) -> shapes.RunNowResponse:
         """Start a run of a job."""
-        from databricks.sdk.service import jobs as shapes
-
         job_id = call.number("job_id")
         settings = self._settings(job_id)
         tasks = tasks_of(settings)
@@ -122,15 +97,11 @@ class JobsService:
 
     def get_run(self, call: Call) -> shapes.Run:
         """A run, by its own id or by a task run's."""
-        from databricks.sdk.service import jobs as shapes
-
         run = self.store.get(call.number("run_id"))
         return self._view().run(shapes.Run, run, offset=call.number("page_token", 0))
 
     def get_run_output(self, call: Call) -> shapes.RunOutput:
         """The log and the error of a task run, or of a run with one task."""
-        from databricks.sdk.service import jobs as shapes
-
         run_id = call.number("run_id")
         run = self.store.get(run_id)
         if run.run_id == run_id and len(run.tasks) > 1:
@@ -168,8 +139,6 @@ class JobsService:
 
     def list_runs(self, call: Call) -> shapes.ListRunsResponse:
         """Runs, newest first."""
-        from databricks.sdk.service import jobs as shapes
-
         limit = _limit(call, _RUNS_PER_PAGE, _MOST_RUNS_PER_PAGE)
         wanted = _filter(call)
         found = self.store.list(wanted, limit + 1)
@@ -193,8 +162,6 @@ class JobsService:
 
     def create_job(self, call: Call) -> shapes.CreateResponse:
         """Save a new job."""
-        from databricks.sdk.service import jobs as shapes
-
         settings = _checked({**_DEFAULTS, **call.body})
         job_id = self.database.new_ids(1)[0]
         self.database.run("INSERT INTO jobs VALUES (?, ?, ?)", job_id, now_ms(), json.dumps(settings))
@@ -202,8 +169,6 @@ class JobsService:
 
     def get_job(self, call: Call) -> shapes.Job:
         """A job."""
-        from databricks.sdk.service import jobs as shapes
-
         job_id = call.number("job_id")
         self._settings(job_id)
         row = self.database.row("SELECT created_time, settings FROM jobs WHERE job_id = ?", job_id)
@@ -218,8 +183,6 @@ class JobsService:
 
     def list_jobs(self, call: Call) -> shapes.ListJobsResponse:
         """Jobs, newest first; `name` filters exactly, whatever the case."""
-        from databricks.sdk.service import jobs as shapes
-
         limit = _limit(call, _JOBS_PER_PAGE, _MOST_JOBS_PER_PAGE)
         offset = call.number("page_token", 0) if call.query.get("page_token") else call.number("offset", 0)
         name, expand = call.query.get("name", "").lower(), call.flag("expand_tasks")
@@ -318,3 +281,31 @@ def _filter(call: Call) -> Filter:
         before=int(bound) if direction == "older" else None,
         after=int(bound) if direction == "newer" else None,
     )
+
+
+def routes(workspace: Workspace) -> list[Route]:
+    """The routes of `/api/2.x/jobs`."""
+    service = JobsService(
+        database=workspace.database,
+        store=workspace.runs,
+        scheduler=workspace.scheduler,
+        folder=workspace.layout.runs,
+        host=workspace.info.host,
+    )
+    base = "/api/2.{minor:int}/jobs"
+    return [
+        route("GET", f"{base}/runs/get", service.get_run),
+        route("POST", f"{base}/runs/submit", service.submit),
+        route("GET", f"{base}/runs/list", service.list_runs),
+        route("GET", f"{base}/runs/get-output", service.get_run_output),
+        route("POST", f"{base}/runs/cancel", service.cancel_run),
+        route("POST", f"{base}/runs/cancel-all", service.cancel_all_runs),
+        route("POST", f"{base}/runs/delete", service.delete_run),
+        route("POST", f"{base}/run-now", service.run_now),
+        route("POST", f"{base}/create", service.create_job),
+        route("GET", f"{base}/get", service.get_job),
+        route("GET", f"{base}/list", service.list_jobs),
+        route("POST", f"{base}/reset", service.reset_job),
+        route("POST", f"{base}/update", service.update_job),
+        route("POST", f"{base}/delete", service.delete_job),
+    ]

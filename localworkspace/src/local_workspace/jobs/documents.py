@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from databricks.sdk.service import jobs as shapes
 
 from local_workspace.errors import invalid
 from local_workspace.http import Json
 from local_workspace.jobs.model import RUN_IF, Ending, Run, TaskRun, run_life
 from local_workspace.options import USER
-
-if TYPE_CHECKING:
-    from databricks.sdk.service import jobs as shapes
 
 ShownRun = TypeVar("ShownRun", "shapes.Run", "shapes.BaseRun")
 
@@ -45,8 +44,6 @@ def tasks_of(settings: Json) -> list[Json]:
 
 
 def _check(task: Any) -> None:
-    from databricks.sdk.service import jobs as shapes
-
     if not isinstance(task, dict) or not isinstance(task.get("task_key"), str) or not task["task_key"]:
         raise invalid("Every task needs a task_key")
     key = task["task_key"]
@@ -116,8 +113,6 @@ def job_parameters(settings: Json, given: Any) -> dict[str, str]:
 
 def job_settings(settings: Any) -> shapes.JobSettings:
     """The settings of a job as the API shows them. Raises ApiError (400) when they are malformed."""
-    from databricks.sdk.service import jobs as shapes
-
     if not isinstance(settings, dict):
         raise invalid("new_settings must be an object")
     try:
@@ -135,8 +130,6 @@ class RunView:
 
     def run(self, kind: type[ShownRun], run: Run, *, tasks: bool = True, offset: int = 0) -> ShownRun:
         """A run, with the page of its tasks that begins at `offset`."""
-        from databricks.sdk.service import jobs as shapes
-
         parameters = [shapes.JobParameter(name=k, value=v) for k, v in run.parameters.items()]
         page = run.tasks[offset : offset + TASKS_PER_PAGE] if tasks else ()
         state, status = _state(run_life(run), run.ending, stopped=run.stop is not None)
@@ -169,8 +162,6 @@ class RunView:
 
     def task_run(self, run: Run, task: TaskRun) -> shapes.Run:
         """The `metadata` of get-output: the run, seen as its one task."""
-        from databricks.sdk.service import jobs as shapes
-
         shown = self.run(shapes.Run, run, tasks=False)
         own = self._task(run, task)
         for name in (
@@ -183,8 +174,6 @@ class RunView:
         return shown
 
     def _task(self, run: Run, task: TaskRun) -> shapes.RunTask:
-        from databricks.sdk.service import jobs as shapes
-
         end = task.end_time or self.now
         started = task.start_time or end
         state, status = _state(task.life, task.ending, stopped=run.stop is not None)
@@ -221,8 +210,6 @@ class RunView:
 
 def _state(life: str, ending: Ending | None, *, stopped: bool) -> tuple[shapes.RunState, shapes.RunStatus]:
     """The legacy `state` and the newer `status` of a run or task run."""
-    from databricks.sdk.service import jobs as shapes
-
     state = shapes.RunState(
         life_cycle_state=shapes.RunLifeCycleState(life),
         state_message=ending.message if ending else "",

@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from email.utils import formatdate
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from databricks.sdk.service import files as shapes
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -19,9 +20,7 @@ from starlette.routing import Route
 from local_workspace.errors import ApiError, invalid
 from local_workspace.http import Call, Json, async_route, route
 from local_workspace.layout import Layout, inside
-
-if TYPE_CHECKING:
-    from databricks.sdk.service import files as shapes
+from local_workspace.workspace import Workspace
 
 _BUFFER = 1 << 20
 _PAGE = 1000
@@ -114,8 +113,6 @@ class Files:
 
     def list_directory(self, call: Call) -> shapes.ListDirectoryResponse:
         """The entries of a directory by name; `page_token` is the last name of the page before."""
-        from databricks.sdk.service import files as shapes
-
         path = "/" + call.text("path").strip("/")
         limit = min(call.number("page_size", 0) or _PAGE, _PAGE)
         after = call.query.get("page_token", "")
@@ -227,8 +224,6 @@ async def _pieces(file: BinaryIO, start: int, stop: int) -> AsyncIterator[bytes]
 
 
 def _entry(path: str, entry: os.DirEntry[str]) -> shapes.DirectoryEntry:
-    from databricks.sdk.service import files as shapes
-
     stat, folder = entry.stat(), entry.is_dir()
     return shapes.DirectoryEntry(
         path=f"{path}/{entry.name}",
@@ -261,9 +256,9 @@ def _no_presigned(_call: Call) -> None:
     raise ApiError(403, "PERMISSION_DENIED", "Presigned URLs are not enabled for this workspace")
 
 
-def routes(layout: Layout) -> list[Route]:
+def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.0/fs`."""
-    files = Files(layout)
+    files = Files(workspace.layout)
     file, directory = "/api/2.0/fs/files/{path:path}", "/api/2.0/fs/directories/{path:path}"
     return [
         async_route("PUT", file, files.put),

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
+from databricks.sdk.service import iam as shapes
 from starlette.routing import Route
 
 from local_workspace.errors import invalid
 from local_workspace.http import Call, Json, route
 from local_workspace.options import USER
 from local_workspace.state import Database
-
-if TYPE_CHECKING:
-    from databricks.sdk.service import iam as shapes
+from local_workspace.workspace import Workspace
 
 WORKSPACE_ID = "1"
 _LEVELS = {
@@ -31,8 +29,6 @@ class Permissions:
 
     def get(self, call: Call) -> shapes.ObjectPermissions:
         """The access-control list; the owner alone, unless one was set."""
-        from databricks.sdk.service import iam as shapes
-
         kind, entries = call.text("type"), self._entries(call)
         return shapes.ObjectPermissions(
             object_id=f"/{kind}/{call.text('id')}",
@@ -51,8 +47,6 @@ class Permissions:
 
     def levels(self, call: Call) -> shapes.GetPermissionLevelsResponse:
         """The levels that objects of this type have."""
-        from databricks.sdk.service import iam as shapes
-
         names = _LEVELS.get(call.text("type"), ("CAN_READ", "CAN_MANAGE"))
         return shapes.GetPermissionLevelsResponse(
             [
@@ -75,8 +69,6 @@ class Permissions:
 
 def _checked(entries: list[Json]) -> list[Json]:
     """The entries of a request. Raises ApiError (400) unless each has a principal and a level that exists."""
-    from databricks.sdk.service import iam as shapes
-
     known = {level.value for level in shapes.PermissionLevel}
     if not isinstance(entries, list) or not all(
         _principal(entry) and entry["permission_level"] in known for entry in entries
@@ -93,8 +85,6 @@ def _principal(entry: Json) -> tuple[str, str] | None:
 
 
 def _shown(entry: Json) -> shapes.AccessControlResponse:
-    from databricks.sdk.service import iam as shapes
-
     level = shapes.PermissionLevel(entry["permission_level"])
     shown = shapes.AccessControlResponse.from_dict(entry)
     shown.all_permissions = [shapes.Permission(permission_level=level, inherited=False)]
@@ -102,8 +92,6 @@ def _shown(entry: Json) -> shapes.AccessControlResponse:
 
 
 def _me(_call: Call) -> shapes.User:
-    from databricks.sdk.service import iam as shapes
-
     return shapes.User(
         id="1",
         user_name=USER,
@@ -115,9 +103,9 @@ def _me(_call: Call) -> shapes.User:
     )
 
 
-def routes(database: Database, host: str) -> list[Route]:
+def routes(workspace: Workspace) -> list[Route]:
     """Discovery, SCIM Me and permissions."""
-    permissions = Permissions(database)
+    permissions, host = Permissions(workspace.database), workspace.info.host
     base = "/api/2.{minor:int}/permissions/{type}/{id}"
     discovery: Json = {"oidc_endpoint": f"{host}/oidc", "workspace_id": WORKSPACE_ID}
     return [

@@ -5,17 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import TYPE_CHECKING
 
+from databricks.sdk.service import workspace as shapes
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, route
 from local_workspace.options import USER
 from local_workspace.state import Database, now_ms
-
-if TYPE_CHECKING:
-    from databricks.sdk.service import workspace as shapes
+from local_workspace.workspace import Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9._@ -]{1,128}")
 _LARGEST = 128 * 1024
@@ -38,8 +36,6 @@ class Secrets:
 
     def list_scopes(self, _call: Call) -> shapes.ListScopesResponse:
         """`scopes/list`."""
-        from databricks.sdk.service import workspace as shapes
-
         kind = shapes.ScopeBackendType.DATABRICKS
         rows = self._database.rows("SELECT name FROM scopes ORDER BY name")
         return shapes.ListScopesResponse([shapes.SecretScope(name=row[0], backend_type=kind) for row in rows])
@@ -68,8 +64,6 @@ class Secrets:
 
     def get(self, call: Call) -> shapes.GetSecretResponse:
         """`get`: the value in base64."""
-        from databricks.sdk.service import workspace as shapes
-
         scope, key = self._scope(call), call.text("key")
         value = self._database.secret(scope, key)
         if value is None:
@@ -78,8 +72,6 @@ class Secrets:
 
     def list(self, call: Call) -> shapes.ListSecretsResponse:
         """`list`: names, never values."""
-        from databricks.sdk.service import workspace as shapes
-
         rows = self._database.rows(
             "SELECT key, updated_at FROM secrets WHERE scope = ? ORDER BY key", self._scope(call)
         )
@@ -103,8 +95,6 @@ class Secrets:
 
     def list_acls(self, call: Call) -> shapes.ListAclsResponse:
         """`acls/list`."""
-        from databricks.sdk.service import workspace as shapes
-
         rows = self._database.rows(
             "SELECT principal, permission FROM acls WHERE scope = ? ORDER BY principal", self._scope(call)
         )
@@ -145,9 +135,9 @@ def _name(call: Call, field: str) -> str:
     return name
 
 
-def routes(database: Database) -> list[Route]:
+def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.0/secrets`."""
-    secrets = Secrets(database)
+    secrets = Secrets(workspace.database)
     base = "/api/2.0/secrets"
     return [
         route("GET", f"{base}/get", secrets.get),

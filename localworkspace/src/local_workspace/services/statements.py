@@ -13,18 +13,16 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from databricks.sdk.service import sql as shapes
 from starlette.routing import Route
 
+from local_workspace.engine import Engine, EngineSession
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, Json, route
 from local_workspace.options import HTTP_PATH, USER, WAREHOUSE_ID
-
-if TYPE_CHECKING:
-    from databricks.sdk.service import sql as shapes
-
-    from local_workspace.engine import Engine, EngineSession
+from local_workspace.workspace import Workspace
 
 _KEPT = 100
 _CHUNK_ROWS = 10_000
@@ -46,8 +44,6 @@ class _Statement:
 
     def response(self) -> shapes.StatementResponse:
         """The reply; result data is in it once the statement has succeeded."""
-        from databricks.sdk.service import sql as shapes
-
         status = shapes.StatementStatus(state=shapes.StatementState(self.state), sql_state=self.sqlstate)
         if self.error is not None:
             code = shapes.ServiceErrorCode.BAD_REQUEST
@@ -61,8 +57,6 @@ class _Statement:
         return list(range(0, len(self.rows), _CHUNK_ROWS)) or [0]
 
     def _manifest(self) -> shapes.ResultManifest:
-        from databricks.sdk.service import sql as shapes
-
         starts = self._starts()
         return shapes.ResultManifest(
             format=shapes.Format.JSON_ARRAY,
@@ -80,8 +74,6 @@ class _Statement:
 
     def chunk(self, index: int) -> shapes.ResultData:
         """One chunk of the rows. Raises ApiError (400)."""
-        from databricks.sdk.service import sql as shapes
-
         starts = self._starts()
         if not 0 <= index < len(starts):
             raise invalid(f"chunk_index {index} does not exist: the result has {len(starts)} chunks")
@@ -247,8 +239,6 @@ _TYPES = {
 
 def columns_of(schema: Any) -> list[shapes.ColumnInfo]:
     """Column descriptions for an Arrow schema."""
-    from databricks.sdk.service import sql as shapes
-
     columns = []
     for position, column in enumerate(schema):
         text, name = _type(column.type)
@@ -317,8 +307,6 @@ def require_warehouse(warehouse_id: str) -> None:
 
 
 def _warehouse(host: str) -> shapes.EndpointInfo:
-    from databricks.sdk.service import sql as shapes
-
     address, _, port = host.removeprefix("http://").partition(":")
     return shapes.EndpointInfo(
         id=WAREHOUSE_ID,
@@ -339,14 +327,12 @@ def _warehouse(host: str) -> shapes.EndpointInfo:
     )
 
 
-def routes(engine: Engine, host: str) -> list[Route]:
+def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.0/sql` (the Thrift service is elsewhere)."""
-    statements = Statements(engine)
+    statements, host = Statements(workspace.engine), workspace.info.host
     base = "/api/2.0/sql"
 
     def list_warehouses(_call: Call) -> shapes.ListWarehousesResponse:
-        from databricks.sdk.service import sql as shapes
-
         return shapes.ListWarehousesResponse(warehouses=[_warehouse(host)])
 
     def get_warehouse(call: Call) -> shapes.EndpointInfo:

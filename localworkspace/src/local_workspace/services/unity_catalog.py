@@ -8,20 +8,18 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from databricks.sdk.service import catalog as shapes
 from starlette.routing import Route
 
+from local_workspace.engine import CatalogTree, ColumnInfo, TableInfo
 from local_workspace.errors import ApiError, exists, invalid
 from local_workspace.http import Call, Json, route
 from local_workspace.layout import Layout
 from local_workspace.options import USER
 from local_workspace.state import Database, now_ms
-
-if TYPE_CHECKING:
-    from databricks.sdk.service import catalog as shapes
-
-    from local_workspace.engine import CatalogTree, ColumnInfo, TableInfo
+from local_workspace.workspace import Workspace
 
 Item = TypeVar("Item")
 
@@ -47,8 +45,6 @@ class UnityCatalog:
 
     def list_catalogs(self, call: Call) -> shapes.ListCatalogsResponse:
         """All catalogs."""
-        from databricks.sdk.service import catalog as shapes
-
         found, token = _page(call, self._tree.catalogs(), _catalog)
         return shapes.ListCatalogsResponse(catalogs=found, next_page_token=token)
 
@@ -71,8 +67,6 @@ class UnityCatalog:
 
     def list_schemas(self, call: Call) -> shapes.ListSchemasResponse:
         """The schemas of a catalog."""
-        from databricks.sdk.service import catalog as shapes
-
         catalog = call.text("catalog_name").lower()
         self._require_catalog(catalog)
         found, token = _page(call, self._tree.schemas(catalog), lambda name: _schema(catalog, name))
@@ -104,8 +98,6 @@ class UnityCatalog:
 
     def list_tables(self, call: Call) -> shapes.ListTablesResponse:
         """The tables of a schema, with their columns unless `omit_columns`."""
-        from databricks.sdk.service import catalog as shapes
-
         catalog, schema = self._schema_of(call)
         omit = call.flag("omit_columns")
 
@@ -126,8 +118,6 @@ class UnityCatalog:
 
     def table_exists(self, call: Call) -> shapes.TableExistsResponse:
         """Whether a table exists."""
-        from databricks.sdk.service import catalog as shapes
-
         return shapes.TableExistsResponse(table_exists=self._find_table(*_parts(call, 3)) is not None)
 
     def _find_table(self, catalog: str, schema: str, name: str) -> TableInfo | None:
@@ -154,8 +144,6 @@ class UnityCatalog:
 
     def list_volumes(self, call: Call) -> shapes.ListVolumesResponseContent:
         """The volumes of a schema."""
-        from databricks.sdk.service import catalog as shapes
-
         catalog, schema = self._schema_of(call)
         parent = self._folder(catalog, schema, "")
         names = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
@@ -199,8 +187,6 @@ class UnityCatalog:
         return record
 
     def _volume(self, catalog: str, schema: str, name: str) -> shapes.VolumeInfo:
-        from databricks.sdk.service import catalog as shapes
-
         full_name = f"{catalog}.{schema}.{name}"
         return shapes.VolumeInfo(
             name=name,
@@ -235,8 +221,6 @@ class UnityCatalog:
 
 
 def _catalog(name: str) -> shapes.CatalogInfo:
-    from databricks.sdk.service import catalog as shapes
-
     return shapes.CatalogInfo(
         name=name,
         full_name=name,
@@ -248,8 +232,6 @@ def _catalog(name: str) -> shapes.CatalogInfo:
 
 
 def _schema(catalog: str, name: str) -> shapes.SchemaInfo:
-    from databricks.sdk.service import catalog as shapes
-
     return shapes.SchemaInfo(
         name=name,
         catalog_name=catalog,
@@ -262,8 +244,6 @@ def _schema(catalog: str, name: str) -> shapes.SchemaInfo:
 
 
 def _table(catalog: str, schema: str, name: str, table: TableInfo, *, columns: bool) -> shapes.TableInfo:
-    from databricks.sdk.service import catalog as shapes
-
     full_name = f"{catalog}.{schema}.{name}"
     view = table.view_definition is not None
     return shapes.TableInfo(
@@ -287,8 +267,6 @@ def _table(catalog: str, schema: str, name: str, table: TableInfo, *, columns: b
 
 
 def _column(position: int, column: ColumnInfo) -> shapes.ColumnInfo:
-    from databricks.sdk.service import catalog as shapes
-
     text = column.type.lower()
     base = re.split(r"[ (<]", text, maxsplit=1)[0]
     decimal = re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", text)
@@ -343,9 +321,9 @@ def _absent(kind: str, full_name: str) -> ApiError:
     return ApiError(404, f"{kind.upper()}_DOES_NOT_EXIST", f"{kind} '{full_name}' does not exist.")
 
 
-def routes(tree: CatalogTree, layout: Layout, database: Database) -> list[Route]:
+def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.1/unity-catalog`."""
-    service = UnityCatalog(tree, layout, database)
+    service = UnityCatalog(workspace.engine.catalog, workspace.layout, workspace.database)
     base = "/api/2.{minor:int}/unity-catalog"
     return [
         route("GET", f"{base}/catalogs", service.list_catalogs),

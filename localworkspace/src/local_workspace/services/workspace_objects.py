@@ -9,8 +9,8 @@ import email.policy
 import hashlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from databricks.sdk.service import workspace as shapes
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,9 +19,7 @@ from starlette.routing import Route
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, async_route, parse, route
 from local_workspace.layout import Layout, inside
-
-if TYPE_CHECKING:
-    from databricks.sdk.service import workspace as shapes
+from local_workspace.workspace import Workspace
 
 _MARKERS = {
     "PYTHON": "# Databricks notebook source",
@@ -81,8 +79,6 @@ class WorkspaceObjects:
 
     def export(self, call: Call) -> shapes.ExportResponse | Response:
         """The content of a notebook or file: as it is when `direct_download`, else in base64."""
-        from databricks.sdk.service import workspace as shapes
-
         path = call.text("path")
         local = self._existing(path)
         if local.is_dir():
@@ -100,8 +96,6 @@ class WorkspaceObjects:
 
     def list(self, call: Call) -> shapes.ListResponse:
         """The entries of a folder (of a file: itself)."""
-        from databricks.sdk.service import workspace as shapes
-
         path = call.text("path")
         local = self._existing(path)
         if not local.is_dir():
@@ -143,8 +137,6 @@ class WorkspaceObjects:
 
 
 def _info(path: str, local: Path) -> shapes.ObjectInfo:
-    from databricks.sdk.service import workspace as shapes
-
     stat = local.stat()
     info = shapes.ObjectInfo(
         path=path,
@@ -181,9 +173,9 @@ def _form(request: Request, raw: bytes) -> tuple[Call, bytes]:
     return Call(body={name: value.decode("utf-8", "replace") for name, value in fields.items()}), content
 
 
-def routes(layout: Layout) -> list[Route]:
+def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.0/workspace`."""
-    objects = WorkspaceObjects(layout)
+    objects = WorkspaceObjects(workspace.layout)
     base = "/api/2.0/workspace"
     return [
         async_route("POST", f"{base}/import", objects.import_),

@@ -12,6 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.engine import Engine
+from local_workspace.options import WAREHOUSE_ID
+from local_workspace.workspace import Workspace
 
 from .service import GoneError, ThriftService
 
@@ -22,8 +24,13 @@ _CALL = 0x80010001
 _EXECUTE = b"ExecuteStatement"
 
 
-def routes(engine: Engine, warehouse_id: str = "local") -> list[Route]:
-    """The Starlette routes of one warehouse: POST /sql/1.0/warehouses/{id}."""
+def routes(workspace: Workspace) -> list[Route]:
+    """The route of the warehouse."""
+    return [warehouse_route(workspace.engine, WAREHOUSE_ID)]
+
+
+def warehouse_route(engine: Engine, warehouse_id: str) -> Route:
+    """POST /sql/1.0/warehouses/{id}."""
     service = ThriftService(engine)
     threads = ThreadPoolExecutor(_REQUEST_THREADS, thread_name_prefix="warehouse-request")
 
@@ -38,7 +45,7 @@ def routes(engine: Engine, warehouse_id: str = "local") -> list[Route]:
             return Response(f"Not a Thrift call: {error}", status_code=400)
         return Response(reply, media_type="application/x-thrift")
 
-    return [Route(f"/sql/1.0/warehouses/{warehouse_id}", post, methods=["POST"])]
+    return Route(f"/sql/1.0/warehouses/{warehouse_id}", post, methods=["POST"])
 
 
 def answer(service: Any, body: bytes) -> bytes:

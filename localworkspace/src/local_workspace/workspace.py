@@ -1,0 +1,58 @@
+"""One running workspace: what its services stand on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from local_workspace.engine import Engine
+from local_workspace.jobs.launcher import Launcher
+from local_workspace.jobs.scheduler import Limits, Scheduler
+from local_workspace.jobs.store import RunStore
+from local_workspace.layout import Layout
+from local_workspace.options import WorkspaceInfo, WorkspaceOptions
+from local_workspace.services.scripted_model import ScriptedModel
+from local_workspace.state import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The parts that the services share; each service takes those that it needs."""
+
+    options: WorkspaceOptions
+    info: WorkspaceInfo
+    layout: Layout
+    database: Database
+    engine: Engine
+    model: ScriptedModel | None
+    runs: RunStore
+    scheduler: Scheduler
+
+    @staticmethod
+    def assemble(
+        options: WorkspaceOptions,
+        info: WorkspaceInfo,
+        layout: Layout,
+        database: Database,
+        engine: Engine,
+        model: ScriptedModel | None,
+    ) -> Workspace:
+        """A workspace with its job scheduler, which is not started yet."""
+        launcher = Launcher(
+            layout=layout,
+            secret=database.secret,
+            host=info.host,
+            token=info.token,
+            spark_remote=engine.connect_url_of,
+        )
+        runs, limits = RunStore(database), Limits(processes=options.max_processes)
+        scheduler = Scheduler(runs, layout.runs, launcher.prepare, limits, engine.end_job)
+        return Workspace(
+            options=options,
+            info=info,
+            layout=layout,
+            database=database,
+            engine=engine,
+            model=model,
+            runs=runs,
+            scheduler=scheduler,
+        )
