@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,21 @@ from benchmarks.measure import Line, Report, in_turn, median, progress, size
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow, result_row
 from databricks_rlm_agent.attempts.result import Result, Status
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.run import RunOutcome
+from databricks_rlm_agent.runs.run import LastRequest, RunOutcome
 from databricks_rlm_agent.storage.schema import RowType, RunStateRow, columns
 from databricks_rlm_agent.storage.stores import to_row
 
 TARGET = 1.2
 WAITING, LITTLE, MUCH, COMMITS = 1000, 1000, 100_000, 1000
 _ROUNDS, _WARM_UP = 12, 2
-_REQUEST = {
-    "databricks_run_id": 1,
-    "run_url": None,
-    "request_sha256": "0" * 64,
-    "output_dir": "/Volumes/main/rlm/artifacts/scratchpad/run_bench/iter_1",
-    "purpose": "bench",
-    "timeout_s": 3600,
-}
+_REQUEST = LastRequest(
+    databricks_run_id=1,
+    request_sha256="0" * 64,
+    output_dir="/Volumes/main/rlm/artifacts/scratchpad/run_bench/iter_1",
+    purpose="bench",
+    timeout_s=3600,
+    submitted_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
 _LEDGERS: tuple[RowType, ...] = (ResultRow, RequestRow, EventRow)
 
 
@@ -150,7 +150,7 @@ def _ledger_row(row_type: RowType, at: datetime) -> RequestRow | ResultRow | Eve
             task_type="python",
             artifact_path="/Volumes/main/rlm/artifacts/scratchpad/run_bench/iter_1/entrypoint.py",
             artifact_hash="0" * 64,
-            job_submit_payload=json.dumps(_REQUEST) * 5,
+            job_submit_payload=_REQUEST.model_dump_json() * 5,
             databricks_run_id=1,
             run_url=None,
             submitted_at=at,

@@ -112,19 +112,20 @@ class Stage:
         return max(run.iter_n for run in runs)
 
     def _finish(self, run: Run) -> Result:
-        now, request = self.app.clock(), run.last_request or {}
+        now, request = self.app.clock(), run.last_request
+        assert request is not None
         result = Result(
             run_id=run.run_id,
             iter_n=run.iter_n,
             attempt=run.attempt,
-            request_sha256=request["request_sha256"],
+            request_sha256=request.request_sha256,
             status=Status.SUCCESS,
             value={"total": 42},
             metrics={"n": 3},
             started_at=now,
             finished_at=now,
         )
-        path = Path(self.info.root) / request["output_dir"].lstrip("/") / RESULT
+        path = Path(self.info.root) / request.output_dir.lstrip("/") / RESULT
         path.write_text(result.model_dump_json())
         return result
 

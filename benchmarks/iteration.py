@@ -100,9 +100,10 @@ class Pair:
         ours = self._timed(self.app.tick)
         said = self.recording.taken()
         run = self.app.store.get(run_id)
-        request = run.last_request or {}
-        self.jobs.finish(request["databricks_run_id"])
-        manifest = Manifest.parse(self.app.volume.get(f"{request['output_dir']}/{MANIFEST}"), where="bench")
+        request = run.last_request
+        assert request is not None
+        self.jobs.finish(request.databricks_run_id)
+        manifest = Manifest.parse(self.app.volume.get(f"{request.output_dir}/{MANIFEST}"), where="bench")
         step = Step(
             said=said,
             program=self.app.volume.get(manifest.request.artifact.path),
@@ -114,7 +115,7 @@ class Pair:
         self.jobs.finish(*started)
         self.bare.copy_result(run.iter_n)
         self.recording.said.clear()
-        self.result_path = f"{request['output_dir']}/{RESULT}"
+        self.result_path = f"{request.output_dir}/{RESULT}"
         return ours, floor
 
     def _timed(self, work: Callable[[], object]) -> Side:

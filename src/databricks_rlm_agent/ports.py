@@ -30,10 +30,10 @@ class RunStore(Protocol):
     def due(
         self, *, limit: int, gap_s: float, asked: Sequence[str] = (), only: Sequence[str] = ()
     ) -> Sequence[Due]:
-        """Runs that nobody holds and that have something to do, oldest change first, then those whose job run
-        should be asked about (``storage.poll_schedule``; ``gap_s`` seconds after the last look that was
-        complete) and is not of ``asked``. One that waits for child runs has something to do when all have
-        ended, or when it was cancelled and they were not.
+        """Runs that nobody holds and that have something to do, then those whose job run should be asked
+        about, in ``Due.order``. The latter are those that became due within the last ``gap_s`` seconds (see
+        ``storage.sql``) and are not among ``asked``. One that waits for child runs has something to do when
+        all have ended, or when it was cancelled and they were not. ``only``: of these runs, if any are named.
         """
 
     def children(self, run_id: str) -> Sequence[Run]:
@@ -224,7 +224,7 @@ def planning_context(
         capsule=run.capsule,
         budget=run.budget.lent(run.lease_epoch, used=used_calls),
         model=run.model,
-        last_value=(run.last_result or {}).get("value"),
+        last_value=run.last_value,
         sub_model=sub_model,
         children_left=run.children_left,
         held=held,

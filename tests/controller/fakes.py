@@ -35,24 +35,16 @@ from databricks_rlm_agent.runs.actions import Action, RunPython
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.children import ChildTask
-from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.fsm import CLAIMABLE, State
 from databricks_rlm_agent.runs.run import AttemptKey, Due, Run, new_run
-from databricks_rlm_agent.storage.poll_schedule import should_look
 from databricks_rlm_agent.storage.stores import due_of, from_row, to_row
 from executor_harness import protocol
 
 T = TypeVar("T")
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
-CLAIMABLE = {
-    State.PENDING,
-    State.PLANNING,
-    State.EXECUTING,
-    State.INGESTING,
-    State.WAITING_FOR_CHILDREN,
-}
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LEASE_S = 10.0
-LOOK_AFTER_S = 2.0
+POLL_EVERY_S = 2.0
 
 
 class Killed(BaseException):
@@ -301,7 +293,7 @@ class FakeStore:
             if self._free(run) and (not only or run.run_id in only)
         ]
         wanted = [due for due in found if self._wanted(due, gap_s, asked)]
-        return sorted(wanted, key=lambda due: due.run.updated_at)[:limit]
+        return sorted(wanted, key=lambda due: due.order)[:limit]
 
     def _read(self, run: Run, *, reported: bool) -> Due:
         if run.run_id not in self.world.torn:
@@ -318,9 +310,8 @@ class FakeStore:
         if run.fsm_state is not State.EXECUTING or due.reported or run.cancel_reason is not None:
             return True
         age_s = (self.world.now() - run.updated_at).total_seconds()
-        return run.run_id not in asked and should_look(
-            run.run_id, age_s=age_s, gap_s=gap_s, first_s=LOOK_AFTER_S
-        )
+        # A denser schedule than the store's, so that more can happen between two polls.
+        return run.run_id not in asked and age_s // POLL_EVERY_S > max(0.0, age_s - gap_s) // POLL_EVERY_S
 
     def _free(self, run: Run) -> bool:
         lapsed = run.lease_expiry is None or run.lease_expiry < self.world.now()

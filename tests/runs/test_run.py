@@ -15,7 +15,7 @@ from databricks_rlm_agent.attempts.manifest import Closing, Manifest, PlanRecord
 from databricks_rlm_agent.errors import InvalidData, UsageError
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.fsm import Event, State
-from databricks_rlm_agent.runs.run import OVERRUN_S, Run, RunOutcome, new_run
+from databricks_rlm_agent.runs.run import OVERRUN_S, LastRequest, Run, RunOutcome, new_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -54,14 +54,20 @@ def test_any_answer_is_heeded_or_refused_and_can_be_stored(text: str) -> None:
     told.encode()
 
 
+def last_request(submitted_at: datetime) -> LastRequest:
+    return LastRequest(
+        databricks_run_id=7, request_sha256="0", output_dir="/d", timeout_s=60, submitted_at=submitted_at
+    )
+
+
 def test_how_long_a_job_run_takes() -> None:
     begun = NOW - timedelta(seconds=30)
-    assert run(last_request={"submitted_at": begun.isoformat()}).executing_s(NOW) == 30
+    assert run(last_request=last_request(begun)).executing_s(NOW) == 30
     assert run(updated_at=NOW - timedelta(seconds=5)).executing_s(NOW) == 5
 
 
 def test_a_job_run_has_had_its_time_when_it_outlived_executor_and_platform() -> None:
-    began = run(last_request={"submitted_at": NOW.isoformat(), "timeout_s": 60})
+    began = run(last_request=last_request(NOW))
     end = NOW + timedelta(seconds=60 + OVERRUN_S)
     assert not began.overrun(end, started=True)
     assert began.overrun(end + timedelta(seconds=1), started=True)

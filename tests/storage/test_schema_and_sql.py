@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -14,7 +15,7 @@ from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRo
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.run import RunOutcome, new_run
+from databricks_rlm_agent.runs.run import LastRequest, LastResult, RunOutcome, new_run
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.schema import (
     ALL_TABLES,
@@ -100,15 +101,23 @@ def test_the_json_shape_names_every_column_in_order(table: RowType) -> None:
     assert set(parts.values()) <= {"STRING", "BIGINT", "DOUBLE"}
 
 
+STORABLE = {
+    "databricks_run_id": st.integers(),
+    "timeout_s": st.floats(0, 1e9),
+    "request_sha256": st.text(),
+    "output_dir": st.text(),
+    "run_url": st.none() | st.text(),
+}
+
+
 @given(
     st.builds(
         run,
         fsm_state=st.sampled_from(State),
         lease_owner=st.none() | st.text(),
         lease_expiry=st.none() | TIMES,
-        last_request=st.none()
-        | st.dictionaries(st.text(), st.integers() | st.text(), max_size=3).map(lambda more: more | REQUEST),
-        last_result=st.none() | st.just({"value": {"a": [1, None, "ü"]}}),
+        last_request=st.none() | st.builds(LastRequest, **STORABLE, purpose=st.text(), submitted_at=TIMES),
+        last_result=st.none() | st.builds(LastResult, value=st.just({"a": [1, None, "ü", 1e300, 2**70]})),
         outcome=st.builds(RunOutcome, answer=st.none() | st.text(), question=st.none() | st.text()),
         created_at=TIMES,
     )
@@ -140,6 +149,17 @@ def test_a_run_comes_back_the_same(given_run: Any) -> None:
 def test_a_row_that_does_not_parse_says_which(column: str, value: Any) -> None:
     with pytest.raises(InvalidData, match="run r1"):
         from_row(asdict(to_row(run())) | {column: value})
+
+
+def test_older_rows_hold_less_and_newer_ones_more() -> None:
+    """What another version of ours stored is read; a value that is no JSON for others is kept."""
+    stored = asdict(to_row(run()))
+    stored |= {"last_request": json.dumps(REQUEST | {"later": 1}), "last_result": '{"value": [NaN, 1]}'}
+    found = from_row(stored)
+    assert found.last_request is not None
+    assert found.last_request.databricks_run_id == 7
+    assert json.loads(to_row(found).last_result or "")["value"][1] == 1
+    assert math.isnan(json.loads(to_row(found).last_result or "")["value"][0])
 
 
 def test_one_row_per_key() -> None:

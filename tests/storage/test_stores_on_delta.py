@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 import pytest
 from local_workspace import WorkspaceOptions, spawn
 
+from databricks_rlm_agent.attempts.records import result_row
+from databricks_rlm_agent.attempts.result import Result, Status
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import InvalidData
@@ -21,9 +23,8 @@ from databricks_rlm_agent.runs.fsm import Event, State
 from databricks_rlm_agent.runs.run import Due, Run, RunOutcome, new_run
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.migrations import MIGRATIONS, migrate
-from databricks_rlm_agent.storage.poll_schedule import looks, spread
 from databricks_rlm_agent.storage.schema import RunStateRow, columns
-from databricks_rlm_agent.storage.stores import DeltaRunStore
+from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _numbers = itertools.count()
@@ -54,35 +55,72 @@ def store_of(warehouse: RetryingSession, namespace: Namespace) -> DeltaRunStore:
     return DeltaRunStore(warehouse, namespace)
 
 
-def cases() -> list[tuple[str, float, float]]:
-    """Runs, ages and first looks, most of them near the edges."""
-    found: list[tuple[str, float, float]] = []
-    for first_s in (0.5, 10.0, 37.25):
-        marks = [first_s * 2**n for n in range(6)] + [first_s * (32 + 30 * n) for n in (1, 2, 7)]
-        ages = [0.0, first_s / 3, *(mark * by for mark in marks for by in (0.97, 0.9999, 1.0, 1.0001, 1.2))]
-        found += [(f"run-{number}-{first_s:.0f}", age, first_s) for number, age in enumerate(ages)]
-        found += [(f"r{number * 7919}", number * 313.7, first_s) for number in range(20)]
-    return found
+def evaluated(
+    warehouse: RetryingSession, expression: str, rows: list[dict[str, object]], *, first_s: float = 1.0
+) -> list[float]:
+    """An expression of ours over rows of ``run_id`` and ``age``, computed by the engine."""
+    numbered = [{"n": n, "run_id": "r", "age": 0.0} | row for n, row in enumerate(rows)]
+    shape = "array<struct<n:int,run_id:string,age:double>>"
+    text = (
+        f"SELECT {expression} AS value, :first_s AS f FROM (SELECT c.* FROM "
+        f"(SELECT explode(from_json(:rows, '{shape}')) AS c)) ORDER BY n"
+    )
+    found = warehouse.fetch(text, {"rows": json.dumps(numbered), "first_s": first_s})
+    return [float(row["value"]) for row in found]
 
 
-def test_patience_in_sql_is_patience_in_python(warehouse: RetryingSession) -> None:
-    given = cases()
-    assert len(given) > 190
-    differ = []
-    for first_s in sorted({first_s for _, _, first_s in given}):
-        rows = [{"run_id": name, "age": age} for name, age, of in given if of == first_s]
-        found = warehouse.fetch(
-            f"SELECT run_id, age, {sql._looks('age')} AS looks, {sql._SPREAD} AS spread FROM "
-            "(SELECT c.* FROM (SELECT explode(from_json(:rows, 'array<struct<run_id:string,age:double>>')) "
-            "AS c))",
-            {"rows": json.dumps(rows), "first_s": first_s},
-        )
-        assert len(found) == len(rows)
-        for row in found:
-            expected = (looks(row["age"], first_s=first_s), spread(row["run_id"]))
-            if (int(row["looks"]), pytest.approx(float(row["spread"]))) != expected:
-                differ.append((dict(row), first_s, expected))
-    assert differ == []
+POLLS = [(0, 0), (0.99, 0), (1, 1), (1.99, 1), (2, 2), (4, 3), (8, 4), (16, 5), (31.9, 5), (32, 6)]
+POLLS += [(61.9, 6), (62, 7), (91.9, 7), (92, 8), (32 + 30 * 100, 106)]
+
+
+@pytest.mark.parametrize("first_s", [0.5, 10.0, 37.25])
+def test_job_runs_are_polled_at_doubling_ages_then_regularly(
+    warehouse: RetryingSession, first_s: float
+) -> None:
+    ages = [{"age": times * first_s} for times, _ in POLLS]
+    assert evaluated(warehouse, sql.polls("age"), ages, first_s=first_s) == [count for _, count in POLLS]
+
+
+def test_runs_that_began_together_are_not_polled_together(warehouse: RetryingSession) -> None:
+    factors = evaluated(warehouse, sql.SPREAD_FACTOR, [{"run_id": f"run-{n}"} for n in range(1_000)])
+    assert min(factors) >= 1
+    assert max(factors) < 1 + sql.SPREAD
+    first = [10 / factor for factor in factors]
+    assert max(first) - min(first) > 1.5
+    assert max(sum(start <= age < start + 0.1 for age in first) for start in first) < 150
+
+
+def test_due_runs_and_their_order(warehouse: RetryingSession, namespace: Namespace) -> None:
+    """Runs that have something to do, then those to be polled; each by age, as Due.order has it."""
+    migrate(warehouse, namespace)
+    store = DeltaRunStore(warehouse, namespace, look_after_s=100.0)
+    ages = {"young": 50, "old": 1_000, "polled": 1_900, "between": 2_500, "reported": 10, "cancelled": 20}
+    executing = {"polled", "between", "reported", "cancelled"}
+    states = {"waits": State.WAITING_FOR_INPUT, "ended": State.SUCCEEDED}
+    store.insert(
+        [run(name, fsm_state=State.EXECUTING if name in executing else State.PLANNING) for name in ages]
+        + [run(name, fsm_state=state) for name, state in states.items()]
+    )
+    table = namespace.table("run_state")
+    for name, age in ages.items():
+        # The factor on a run's age is its own: what is asked for is the age after it.
+        ago = f"CAST({age}e6 / {sql.SPREAD_FACTOR} AS BIGINT)"
+        at = f"timestamp_micros(unix_micros(current_timestamp()) - {ago})"
+        warehouse.execute(f"UPDATE {table} SET updated_at = {at} WHERE run_id = '{name}'")
+    result = result_row(
+        Result(run_id="reported", iter_n=1, attempt=1, status=Status.SUCCESS),
+        databricks_run_id=7,
+        run_url=None,
+    )
+    DeltaLedger(warehouse, namespace).append([result])
+    assert store.request_cancel("cancelled", reason="enough")
+    due = store.due(limit=99, gap_s=310.0)  # 1,600 is an age at which a job run is polled, for 100 s at first
+    assert due == sorted(due, key=lambda found: found.order)
+    assert {found.run.run_id for found in due} == {"young", "old", "polled", "reported", "cancelled"}
+    assert [found.run.run_id for found in due][-2:] == ["polled", "cancelled"]
+    assert [found.run.run_id for found in store.due(limit=2, gap_s=310.0)] == ["old", "young"]
+    everything = store.due(limit=99, gap_s=1e12, asked=["polled"], only=["polled", "between", "old"])
+    assert [found.run.run_id for found in everything] == ["old", "between"]
 
 
 def test_older_tables_get_the_columns_that_came_later(

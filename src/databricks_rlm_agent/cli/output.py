@@ -56,8 +56,8 @@ def whole(app: App, run: Run) -> dict[str, Any]:
     return outcome(app, run) | {
         "capsule": run.capsule.model_dump(mode="json"),
         "budget": run.budget.model_dump(mode="json"),
-        "last_request": run.last_request,
-        "last_result": run.last_result,
+        "last_request": run.last_request and run.last_request.model_dump(mode="json"),
+        "last_result": run.last_result and run.last_result.model_dump(),
         "requests": [plain(row) for row in app.ledger.requests(run.run_id)],
         "results": [plain(row) for row in app.ledger.results(run.run_id)],
         "events": [plain(row) for row in app.ledger.events(run.run_id)],

@@ -191,7 +191,7 @@ def _document(run_id: str, child: Run | None) -> protocol.ChildAnswer:
         "answer": outcome.answer,
         "evidence": outcome.evidence,
         "reason": outcome.reason,
-        "value": (child.last_result or {}).get("value"),
+        "value": child.last_value,
     }
 
 

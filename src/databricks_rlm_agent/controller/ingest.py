@@ -20,7 +20,7 @@ from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.fsm import Event
 from databricks_rlm_agent.runs.parsing import parse
-from databricks_rlm_agent.runs.run import Run
+from databricks_rlm_agent.runs.run import LastResult, Run
 from databricks_rlm_agent.runs.variables import Variables
 from executor_harness import protocol
 
@@ -59,7 +59,7 @@ class Ingester:
                 result_row(
                     result,
                     databricks_run_id=run.job_run_id,
-                    run_url=(run.last_request or {}).get("run_url"),
+                    run_url=run.last_request.run_url if run.last_request else None,
                 )
             )
         if verdict is not None and _try_again(run, verdict):
@@ -90,8 +90,7 @@ class Ingester:
         return None, verdict
 
     def _fold(self, run: Run, result: Result, journal: Journal) -> Run:
-        purpose = str((run.last_request or {}).get("purpose", ""))
-        delta = digest(result, purpose=purpose)
+        delta = digest(result, purpose=run.last_request.purpose if run.last_request else "")
         context = planning_context(run, used_calls=journal.usage.calls)
         if is_long(result) and context.budget.calls_left and run.cancel_reason is None:
             summary = self.planner.summarize(context, result)
@@ -100,15 +99,15 @@ class Ingester:
                 run = run.spent(call.usage)
             if summary.delta is not None:
                 delta = _merged(delta, summary.delta)
-        last_result = {
-            "iter_n": run.iter_n,
-            "attempt": run.attempt,
-            "status": str(result.status),
-            "error_type": result.error_type,
-            "error_summary": result.error_summary,
-            "value": result.value,
-            "seconds": result.seconds,
-        }
+        last_result = LastResult(
+            iter_n=run.iter_n,
+            attempt=run.attempt,
+            status=str(result.status),
+            error_type=result.error_type,
+            error_summary=result.error_summary,
+            value=result.value,
+            seconds=result.seconds,
+        )
         capsule = run.capsule.fold(delta)
         good = result.status is Status.SUCCESS
         if good and result.variables is not None and self._ours(run, result.variables):
@@ -125,10 +124,9 @@ class Ingester:
     @staticmethod
     def _ours(run: Run, variables: Variables) -> bool:
         """Whether the index is where the executor puts it: programs read what it names."""
-        folder = (run.last_request or {}).get("output_dir")
         # Where nothing was changed, it is still the one that the program was given.
         known = run.capsule.variables and run.capsule.variables.ref.path
-        return variables.ref.path in {f"{folder}/{protocol.VARIABLES_FILE}", known}
+        return variables.ref.path in {_output(run, protocol.VARIABLES_FILE), known}
 
     def _took_s(self, run: Run, result: Result) -> float:
         """Seconds of the job run: as the executor says, else all that it may have taken."""
@@ -145,7 +143,7 @@ class Ingester:
                 journal.event("program_calls", iter_n=run.iter_n, **result.usage.model_dump())
             return result.usage.usage()
         for name in (protocol.SPEND_FILE, protocol.SPEND_TWIN):
-            path = f"{(run.last_request or {}).get('output_dir')}/{name}"
+            path = _output(run, name)
             try:
                 return parse(Spend, self.volume.get(path), what="What was spent", where=path).usage.usage()
             except NotFound:
@@ -157,7 +155,7 @@ class Ingester:
         return _allowed(run)
 
     def _result(self, run: Run, journal: Journal) -> Result | None:
-        path = f"{(run.last_request or {}).get('output_dir')}/{RESULT}"
+        path = _output(run, RESULT)
         try:
             content = self.volume.get(path, length=MAX_RESULT_BYTES + 1)
             if len(content) > MAX_RESULT_BYTES:  # no executor of ours writes such a thing
@@ -168,7 +166,7 @@ class Ingester:
         except InvalidData as error:
             journal.event("rejected_result", path=path, reason=str(error))
             return None
-        expected = (run.last_request or {}).get("request_sha256")
+        expected = run.last_request.request_sha256 if run.last_request else None
         if result.key != run.key or (result.request_sha256 or expected) != expected:
             journal.event("rejected_result", path=path, reason="It belongs to another attempt or request.")
             return None
@@ -195,6 +193,11 @@ class Ingester:
             return self.jobs.verdict(job_run_id)
         except NotFound as error:  # deleted, or older than the workspace remembers: over, and never run again
             return JobVerdict(run_id=job_run_id, state="TERMINATED", code=GONE, type=None, message=str(error))
+
+
+def _output(run: Run, name: str) -> str:
+    """Where the program of the current attempt leaves a file; nowhere if its row was damaged."""
+    return f"{run.last_request.output_dir if run.last_request else ''}/{name}"
 
 
 def _concluded(run: Run, verdict: JobVerdict, *, overrun: bool) -> Result:

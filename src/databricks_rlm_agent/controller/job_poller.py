@@ -15,7 +15,6 @@ from datetime import datetime
 from databricks_rlm_agent.attempts.verdict import JobVerdict
 from databricks_rlm_agent.errors import NotFound, RemoteError
 from databricks_rlm_agent.ports import Clock, Jobs
-from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Due, Run
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class JobPoller:
         ``complete`` says that the store had no more to name. Until then the look goes on, and who was
         ``asked`` is not named again.
         """
-        silent = [item for item in due if item.run.fsm_state is State.EXECUTING and not item.reported]
+        silent = [item for item in due if item.silent]
         over: dict[str, bool | None] = {}
         if silent:
             with ThreadPoolExecutor(max_workers=min(self.at_once, len(silent))) as pool:

@@ -29,7 +29,7 @@ from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.models import Price, sub_endpoint
 from databricks_rlm_agent.ports import Clock, Jobs, Volume
 from databricks_rlm_agent.runs.actions import RunPython, RunSqlWorkflow
-from databricks_rlm_agent.runs.run import AttemptKey, Run
+from databricks_rlm_agent.runs.run import AttemptKey, LastRequest, Run
 from executor_harness import protocol
 
 
@@ -147,7 +147,7 @@ class Publisher:
         """Decide that the attempt runs no program; return the decision that counts."""
         return self._decide(closing.key, closing)
 
-    def submit(self, manifest: Manifest) -> tuple[RequestRow, dict[str, Any]]:
+    def submit(self, manifest: Manifest) -> tuple[RequestRow, LastRequest]:
         """Start the attempt's job run. Sending it again gives the same run, so a lost reply costs nothing."""
         request = manifest.request
         job_run_id = self.jobs.submit(manifest.submit_payload)
@@ -169,15 +169,15 @@ class Publisher:
             submitted_at=now,
             submitted_by_worker=self.worker,
         )
-        last_request = {
-            "databricks_run_id": job_run_id,
-            "run_url": url,
-            "request_sha256": request.sha256(),
-            "output_dir": request.output_dir,
-            "purpose": request.purpose,
-            "timeout_s": request.timeout_s,
-            "submitted_at": now.isoformat(),
-        }
+        last_request = LastRequest(
+            databricks_run_id=job_run_id,
+            run_url=url,
+            request_sha256=request.sha256(),
+            output_dir=request.output_dir,
+            purpose=request.purpose,
+            timeout_s=request.timeout_s,
+            submitted_at=now,
+        )
         return row, last_request
 
     def _put(self, run: Run, program: bytes, task: _Task, *, plan: PlanRecord | None) -> Manifest | Closing:

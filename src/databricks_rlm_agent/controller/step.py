@@ -241,7 +241,7 @@ class _RunStep:
             budget=self.run.budget.starting(manifest.request.timeout_s),
         )
         self.run = self.journal.transition(
-            self.run, after, databricks_run_id=row.databricks_run_id, purpose=last_request["purpose"]
+            self.run, after, databricks_run_id=row.databricks_run_id, purpose=last_request.purpose
         )
 
     def _close(self, closing: Closing) -> None:

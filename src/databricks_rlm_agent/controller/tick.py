@@ -15,7 +15,6 @@ from databricks_rlm_agent.controller.step import Stepper
 from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
 from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
-from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Due, Run
 
 log = logging.getLogger(__name__)
@@ -101,9 +100,8 @@ class Tick:
 
         Nor one that is held off; but whoever is only to be asked about comes up seldom enough.
         """
-        run = item.run
-        silent = run.fsm_state is State.EXECUTING and not item.reported
-        return not self.worker_pool.works_on(run.run_id) and (silent or self.backoff.over(run.run_id))
+        run_id = item.run.run_id
+        return not self.worker_pool.works_on(run_id) and (item.silent or self.backoff.over(run_id))
 
     def _begin(self, due: Sequence[Due]) -> None:
         for item in due:

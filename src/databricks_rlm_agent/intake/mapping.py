@@ -54,6 +54,15 @@ class WorkColumns(BaseModel):
     answer: Name | None = None
 
 
+# Which status is written for a run in these states; in all others it is that of one that was started.
+WRITTEN = {
+    State.SUCCEEDED: "succeeded",
+    State.FAILED: "failed",
+    State.CANCELLED: "cancelled",
+    State.WAITING_FOR_INPUT: "waiting",
+}
+
+
 class Statuses(BaseModel):
     """What is written into the status column when a run is at it; None: nothing is written."""
 
@@ -67,13 +76,8 @@ class Statuses(BaseModel):
 
     def of(self, state: State) -> str | None:
         """The status of an item whose run is in ``state``."""
-        ends = {
-            State.SUCCEEDED: self.succeeded,
-            State.FAILED: self.failed,
-            State.CANCELLED: self.cancelled,
-            State.WAITING_FOR_INPUT: self.waiting,
-        }
-        return ends.get(state, self.started)
+        status: str | None = getattr(self, WRITTEN.get(state, "started"))
+        return status
 
     def named(self) -> list[str]:
         """All statuses that are ever written."""

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from databricks_rlm_agent.intake.items import READ_ID, READ_TEXT, READ_TITLE, WorkSource
-from databricks_rlm_agent.intake.mapping import WorkMapping
+from databricks_rlm_agent.intake.mapping import WRITTEN, WorkMapping
 from databricks_rlm_agent.layout import Namespace
+from databricks_rlm_agent.runs.fsm import TERMINAL, WAITING_FOR_PERSON
+from databricks_rlm_agent.storage.sql import states
 
 # Of a priority that is no number, or none of the words: after all others.
 _LAST = 1_000_000_000
@@ -86,7 +88,7 @@ class WorkSql:
             f"FROM {self._runs()} WHERE updated_at >= timestamp_micros(:runs_since)",
             "obsolete": f"SELECT r.item_id, r.run_id, r.fsm_state, k.revision FROM {self._numbered()} r "
             f"JOIN {self._newest()} k ON k.k_item = r.item_id WHERE r.n < k.k_n AND r.cancel_reason IS NULL "
-            "AND r.fsm_state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED')",
+            f"AND r.fsm_state NOT IN {states(TERMINAL)}",
             "clock": f"SELECT {_NOW_US} AS n, {last} AS rank, {mark} AS mark",
         }
         columns = {
@@ -136,13 +138,7 @@ class WorkSql:
 
     def unreported(self) -> str:
         """The newest runs of items whose row does not say yet how they stand."""
-        states = {
-            "SUCCEEDED": "succeeded",
-            "FAILED": "failed",
-            "CANCELLED": "cancelled",
-            "WAITING_FOR_INPUT": "waiting",
-        }
-        cases = " ".join(f"WHEN '{state}' THEN :s_{name}" for state, name in states.items())
+        cases = " ".join(f"WHEN '{state}' THEN :s_{name}" for state, name in WRITTEN.items())
         desired = f"CASE k.fsm_state {cases} ELSE :s_started END"
         return (
             f"SELECT k.k_item AS item_id, k.run_id, k.fsm_state, k.revision, k.outcome "
@@ -177,8 +173,8 @@ class WorkSql:
             f"UPDATE {self.namespace.table('run_state')} SET fsm_state = :fsm_state, iter_n = :iter_n, "
             "attempt = :attempt, capsule = :capsule, outcome = :outcome, item_revision = :revision, "
             "version = version + 1, write_id = :write_id, updated_at = current_timestamp() "
-            "WHERE run_id = :run_id AND version = :version AND fsm_state = 'WAITING_FOR_INPUT' "
-            "AND cancel_reason IS NULL"
+            "WHERE run_id = :run_id AND version = :version "
+            f"AND fsm_state IN {states(WAITING_FOR_PERSON)} AND cancel_reason IS NULL"
         )
 
     def _items(self, relation: str) -> str:
@@ -200,13 +196,14 @@ class WorkSql:
         )
 
     def _is_new(self) -> str:
-        """Whether a row is at a revision that no run has taken up. See domain.items."""
+        """Whether a row is at a revision that no run has taken up. See intake.items."""
         if self.source.by_version:
             return (
                 "(k_n IS NULL AND is_open) OR (k_n < n AND digest <> k_digest) "
                 "OR (k_n < opened_n AND opened_n <= n)"
             )
-        replies = "k_n = n AND digest <> '' AND digest <> k_digest AND fsm_state = 'WAITING_FOR_INPUT'"
+        waiting = f"fsm_state IN {states(WAITING_FOR_PERSON)}"
+        replies = f"k_n = n AND digest <> '' AND digest <> k_digest AND {waiting}"
         return f"(k_n IS NULL AND is_open) OR k_n < n OR ({replies})"
 
     def _runs(self) -> str:

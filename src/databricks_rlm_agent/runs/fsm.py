@@ -63,6 +63,11 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 } | {(state, Event.CANCEL): State.CANCELLED for state in State if state not in TERMINAL}
 
 
+WAITING_FOR_PERSON = frozenset(state for state, event in TRANSITIONS if event is Event.ANSWERED)
+CLAIMABLE = frozenset(State) - TERMINAL - WAITING_FOR_PERSON
+"""States in which a controller may have something to do; in the others, only if the run was cancelled."""
+
+
 def next_state(state: State, event: Event) -> State:
     """The state after ``event``. Terminal states absorb; an event that makes no sense raises InvalidData."""
     if state in TERMINAL:

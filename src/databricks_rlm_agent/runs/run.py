@@ -33,9 +33,9 @@ class RunOutcome:
 
 
 class LastRequest(BaseModel):
-    """What ``run_state.last_request`` must hold where it holds anything; see ``Publisher.submit``."""
+    """``run_state.last_request``: the job run of the current attempt, and what was asked of it."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     databricks_run_id: int = Field(strict=True)
     run_url: str | None = None
@@ -44,6 +44,21 @@ class LastRequest(BaseModel):
     purpose: str = ""
     timeout_s: float = Field(ge=0, allow_inf_nan=False)
     submitted_at: AwareDatetime
+
+
+class LastResult(BaseModel):
+    """``run_state.last_result``: what came of the last attempt; ``value`` is what its program finished with."""
+
+    # A program's value may hold NaN, which our JSON keeps.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
+
+    iter_n: int | None = None
+    attempt: int | None = None
+    status: str | None = None
+    error_type: str | None = None
+    error_summary: str | None = None
+    value: Any = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +84,8 @@ class Run:
     write_id: str | None
     capsule: Capsule
     budget: Budget
-    last_request: dict[str, Any] | None
-    last_result: dict[str, Any] | None
+    last_request: LastRequest | None
+    last_result: LastResult | None
     outcome: RunOutcome
     model: str | None
     cancel_reason: str | None = None
@@ -86,7 +101,12 @@ class Run:
     @property
     def job_run_id(self) -> int | None:
         """The job run of the current attempt; None if there is none."""
-        return (self.last_request or {}).get("databricks_run_id")
+        return self.last_request.databricks_run_id if self.last_request else None
+
+    @property
+    def last_value(self) -> Any:
+        """What the last program finished with."""
+        return self.last_result.value if self.last_result else None
 
     def after(self, event: Event, **changes: Any) -> Run:
         """This run after ``event``, with further fields changed. Nothing changes a run that has ended."""
@@ -124,12 +144,12 @@ class Run:
 
     def executing_s(self, now: datetime) -> float:
         """Seconds since the job run of the current attempt was submitted."""
-        submitted = (self.last_request or {}).get("submitted_at")
-        return (now - (datetime.fromisoformat(submitted) if submitted else self.updated_at)).total_seconds()
+        submitted_at = self.last_request.submitted_at if self.last_request else self.updated_at
+        return (now - submitted_at).total_seconds()
 
     def overrun(self, now: datetime, *, started: bool) -> bool:
         """Whether the job run has had all the time that the program, once started, or the run may take."""
-        allowed = (self.last_request or {}).get("timeout_s", 0) + OVERRUN_S
+        allowed = OVERRUN_S + (self.last_request.timeout_s if self.last_request else 0)
         too_long = started and self.executing_s(now) > allowed
         return too_long or self.age_s(now) > self.budget.max_wall_s + OVERRUN_S
 
@@ -152,6 +172,16 @@ class Due:
     run: Run
     reported: bool
     problem: str | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was heard of its job run, so that it may only be worth asking about."""
+        return self.run.fsm_state is State.EXECUTING and not self.reported
+
+    @property
+    def order(self) -> tuple[bool, datetime, str]:
+        """The order in which due runs are taken: those that surely have something to do come first."""
+        return self.silent, self.run.updated_at, self.run.run_id
 
 
 def new_run(

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.storage.poll_schedule import DOUBLINGS, EVERY, SPREAD
+from databricks_rlm_agent.runs.fsm import CLAIMABLE, TERMINAL, WAITING_FOR_PERSON, State
 from databricks_rlm_agent.storage.schema import RowType, RunStateRow, columns, json_shape
 
 _NOW_US = "unix_micros(current_timestamp())"
 _LEASE_FREE = "(lease_expiry IS NULL OR lease_expiry < current_timestamp())"
 _AGE_S = f"(({_NOW_US} - unix_micros(updated_at)) / 1000000.0)"
-_SPREAD = f"(1 + {SPREAD} * (crc32(run_id) % 1000) / 1000.0)"  # domain.patience.spread
+# The poll schedule. A job run that nothing was heard of is asked about at ages of first_s seconds, twice
+# that, … 2**DOUBLINGS times that, then every EVERY * first_s. A factor of 1 to 1 + SPREAD on its age keeps
+# runs that began together from being asked about together. No controller need remember whom it has asked:
+# the number of polls that are due follows from the age, and falls to whoever ticks when that number grows.
+DOUBLINGS, EVERY, SPREAD = 5, 30, 0.25
+SPREAD_FACTOR = f"(1 + {SPREAD} * (crc32(run_id) % 1000) / 1000.0)"
 _COMPACT = "'delta.autoOptimize.autoCompact' = 'true'"
 _HELD = "array_contains(split(:owners, ','), lease_owner)"
-_TERMINAL = "('SUCCEEDED', 'FAILED', 'CANCELLED')"
+
+
+def states(chosen: Collection[State]) -> str:
+    """A list of states for ``IN``."""
+    return "(" + ", ".join(f"'{state}'" for state in State if state in chosen) + ")"
 
 
 def _claimable(row: str = "") -> str:
-    """Runs that a controller may have work with: one that waits for a person only if it is cancelled."""
+    """Whether a controller may have something to do with a run."""
     return (
-        f"({row}fsm_state IN ('PENDING', 'PLANNING', 'EXECUTING', 'INGESTING', 'WAITING_FOR_CHILDREN') "
-        f"OR {row}cancel_reason IS NOT NULL AND {row}fsm_state = 'WAITING_FOR_INPUT')"
+        f"({row}fsm_state IN {states(CLAIMABLE)} "
+        f"OR {row}cancel_reason IS NOT NULL AND {row}fsm_state IN {states(WAITING_FOR_PERSON)})"
     )
 
 
-_CLAIMABLE = _claimable()
+_TERMINAL = states(TERMINAL)
+_EXECUTING, _FOR_CHILDREN = f"'{State.EXECUTING}'", f"'{State.WAITING_FOR_CHILDREN}'"
 # The row's identity and what only the store itself may set.
 _NOT_SAVED = frozenset(
     {
@@ -68,24 +78,25 @@ def append(namespace: Namespace, row_type: RowType) -> str:
 
 
 def due(namespace: Namespace) -> str:
-    """Runs that nobody holds and that have something to do, oldest first; see ``ports.RunStore.due``."""
+    """Runs that nobody holds and that have something to do, in ``Due.order`` (``ports.RunStore.due``)."""
     names = ", ".join(f"r.{name}" for name in columns(RunStateRow))
-    crossed = f"{_looks('r.age_s')} > {_looks('greatest(r.age_s - :gap_s * r.spread, 0)')}"
+    crossed = f"{polls('r.age_s')} > {polls('greatest(r.age_s - :gap_s * r.spread, 0)')}"
     return (
-        f"SELECT {names}, x.status AS reported_status FROM (SELECT *, {_AGE_S} * {_SPREAD} AS age_s, "
-        f"{_SPREAD} AS spread FROM {namespace.table('run_state')} WHERE {_CLAIMABLE} AND {_LEASE_FREE} "
+        f"SELECT {names}, x.status AS reported_status FROM (SELECT *, {_AGE_S} * {SPREAD_FACTOR} AS age_s, "
+        f"{SPREAD_FACTOR} AS spread FROM {namespace.table('run_state')} "
+        f"WHERE {_claimable()} AND {_LEASE_FREE} "
         f"AND (:only = '' OR array_contains(split(:only, ','), run_id))) r "
         f"LEFT JOIN {_alive_children(namespace)} k ON r.run_id = k.parent_run_id "
         # Not grouped by its key: that would read the whole ledger. Who reads takes two rows for one.
         f"LEFT JOIN {namespace.table('execution_results')} x "
         f"ON r.run_id = x.run_id AND r.iter_n = x.iter_n AND r.attempt = x.attempt "
-        f"WHERE r.fsm_state NOT IN ('EXECUTING', 'WAITING_FOR_CHILDREN') "
-        f"OR (r.fsm_state = 'WAITING_FOR_CHILDREN' "
+        f"WHERE r.fsm_state NOT IN ({_EXECUTING}, {_FOR_CHILDREN}) "
+        f"OR (r.fsm_state = {_FOR_CHILDREN} "
         f"AND (k.alive IS NULL OR r.cancel_reason IS NOT NULL AND k.wanted > 0)) "
-        f"OR r.fsm_state = 'EXECUTING' AND (x.status IS NOT NULL OR r.cancel_reason IS NOT NULL "
+        f"OR r.fsm_state = {_EXECUTING} AND (x.status IS NOT NULL OR r.cancel_reason IS NOT NULL "
         f"OR {crossed} AND NOT array_contains(split(:asked, ','), r.run_id)) "
-        # First those that surely have something to do: many waiting jobs must not crowd them out.
-        f"ORDER BY CASE WHEN r.fsm_state = 'EXECUTING' AND x.status IS NULL THEN 1 ELSE 0 END, "
+        # As Due.order: many waiting jobs must not crowd out those that surely have something to do.
+        f"ORDER BY CASE WHEN r.fsm_state = {_EXECUTING} AND x.status IS NULL THEN 1 ELSE 0 END, "
         f"r.updated_at, r.run_id LIMIT :limit"
     )
 
@@ -100,8 +111,8 @@ def _alive_children(namespace: Namespace) -> str:
     )
 
 
-def _looks(age_s: str) -> str:
-    """``storage.poll_schedule.looks`` in SQL; a test holds the two in step."""
+def polls(age_s: str) -> str:
+    """How many times a job run of that age should have been asked about."""
     last = f":first_s * {2**DOUBLINGS}"
     return (
         f"CASE WHEN {age_s} < :first_s THEN 0 "
@@ -231,7 +242,7 @@ def unfinished(namespace: Namespace) -> str:
     return (
         f"SELECT count(DISTINCT r.run_id) AS n FROM {namespace.table('run_state')} r "
         f"LEFT JOIN {_alive_children(namespace)} k ON r.run_id = k.parent_run_id "
-        f"WHERE {_claimable('r.')} AND (r.fsm_state <> 'WAITING_FOR_CHILDREN' OR k.alive IS NULL) "
+        f"WHERE {_claimable('r.')} AND (r.fsm_state <> {_FOR_CHILDREN} OR k.alive IS NULL) "
         f"AND (:only = '' OR array_contains(split(:only, ','), r.run_id))"
     )
 

@@ -17,8 +17,8 @@ from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.parsing import parse
-from databricks_rlm_agent.runs.run import Due, LastRequest, Run, RunOutcome
+from databricks_rlm_agent.runs.parsing import M, parse
+from databricks_rlm_agent.runs.run import Due, LastRequest, LastResult, Run, RunOutcome
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.schema import RunStateRow, columns, distinct, one_per_key, to_json
 from databricks_rlm_agent.values import clip
@@ -205,9 +205,9 @@ def to_row(run: Run) -> RunStateRow:
         write_id=run.write_id,
         capsule=run.capsule.model_dump_json(),
         budget=run.budget.model_dump_json(),
-        last_request=_dump(run.last_request),
-        last_result=_dump(run.last_result),
-        outcome=_dump({k: v for k, v in asdict(run.outcome).items() if v is not None}),
+        last_request=run.last_request.model_dump_json() if run.last_request else None,
+        last_result=run.last_result.model_dump_json() if run.last_result else None,
+        outcome=json.dumps({k: v for k, v in asdict(run.outcome).items() if v is not None}),
         model=run.model,
         cancel_reason=run.cancel_reason,
         item_revision=run.item_revision,
@@ -216,32 +216,23 @@ def to_row(run: Run) -> RunStateRow:
     )
 
 
-def _load(text: str | None) -> dict[str, Any] | None:
-    value = None if text is None else json.loads(text)
-    if not isinstance(value, dict | None):
-        raise InvalidData("It is not a JSON object.")
-    return value
-
-
-def _load_request(text: str | None) -> dict[str, Any] | None:
-    if text is not None:
-        parse(LastRequest, text, what="The last request")
-    return _load(text)
+def _parse(kind: type[M], text: str | None) -> M | None:
+    return None if text is None else parse(kind, text, what="It")
 
 
 def _load_outcome(text: str | None) -> RunOutcome:
-    values = _load(text) or {}
-    if not all(isinstance(value, str) for value in values.values()):
-        raise InvalidData("It holds something else than texts.")
+    values = json.loads(text or "{}")
+    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+        raise InvalidData("It is not a JSON object of texts.")
     return RunOutcome(**values)
 
 
 # How the JSON columns are read, and what stands for one that cannot be.
 _PARTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "capsule": (Capsule.parse, Capsule(objective="")),
-    "budget": (lambda text: parse(Budget, text, what="The budget"), Budget()),
-    "last_request": (_load_request, None),
-    "last_result": (_load, None),
+    "budget": (lambda text: parse(Budget, text, what="It"), Budget()),
+    "last_request": (lambda text: _parse(LastRequest, text), None),
+    "last_result": (lambda text: _parse(LastResult, text), None),
     "outcome": (_load_outcome, RunOutcome()),
 }
 
@@ -311,7 +302,3 @@ def _readable(rows: Sequence[Mapping[str, Any]]) -> list[Run]:
         except InvalidData as error:
             log.error("run %s is left alone: %s", row["run_id"], error)
     return runs
-
-
-def _dump(value: dict[str, Any] | None) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
