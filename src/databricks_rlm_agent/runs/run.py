@@ -47,7 +47,7 @@ class LastRequest(BaseModel):
 
 
 class LastResult(BaseModel):
-    """``run_state.last_result``: what came of the last attempt; ``value`` is what its program finished with."""
+    """``run_state.last_result``: what came of the last attempt. Its program finished with ``value``."""
 
     # A program's value may hold NaN, which our JSON keeps.
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
