@@ -13,11 +13,7 @@ from hypothesis import strategies as st
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.checks import Coverage, CoverageRule, Expectation, TableCheck, percent
 from databricks_rlm_agent.sqlflow.model import Plan
-from databricks_rlm_agent.sqlflow.plan.declarations import (
-    CoverageDeclaration,
-    TableDeclaration,
-    parse_declarations,
-)
+from databricks_rlm_agent.sqlflow.plan.declarations import parse_declarations
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.report.plans import as_table
 from databricks_rlm_agent.sqlflow.run.outcome import (
@@ -43,22 +39,19 @@ tables:
 
 
 def test_tables_are_declared_with_key_rows_and_coverage() -> None:
-    document = parse_declarations(DECLARED)
+    document = parse_declarations(DECLARED, schema="s")
     assert document.name == "identity"
     assert document.tables == (
-        TableDeclaration(
-            line=5,
-            table="master",
+        Expectation(
+            table=("s", "master"),
             key=("canonical_id",),
             min_rows=1000,
             covers=(
-                CoverageDeclaration(
-                    line=8, table="nodes", on=(("node_id", "node_id"), ("kind", "kind")), share=0.99
-                ),
-                CoverageDeclaration(line=9, table="main.crm.people", on=(("node_id", "id"),)),
+                CoverageRule(table=("s", "nodes"), on=(("node_id", "node_id"), ("kind", "kind")), share=0.99),
+                CoverageRule(table=("main", "crm", "people"), on=(("node_id", "id"),)),
             ),
         ),
-        TableDeclaration(line=10, table="main.s.plain", key=("a", "b")),
+        Expectation(table=("main", "s", "plain"), key=("a", "b")),
     )
 
 
@@ -69,7 +62,7 @@ def test_tables_are_declared_with_key_rows_and_coverage() -> None:
         ("tables:\n  t:", 2, "t must have keys and values"),
         ("tables:\n  t: {}", 2, "Nothing is declared of t"),
         ("tables:\n  t: {keys: a}", 2, "The key 'keys' is not known"),
-        ("tables:\n  t: {key: a}\n  T: {key: b}", 2, "stands there twice"),
+        ("tables:\n  t: {key: a}\n  T: {key: b}", 3, "t is declared twice"),
         ("tables:\n  t: {min_rows: some}", 2, "min_rows is 'some'"),
         ("tables:\n  t:\n    covers: {on: a}", 3, "has a table and the columns"),
         ("tables:\n  t:\n    covers: {table: n}", 3, "has a table and the columns"),
@@ -89,7 +82,7 @@ def test_what_is_wrong_is_told_with_its_line(text: str, line: int, words: str) -
 @given(st.text("tables:\n -{}[]aky,.0'%&*!", max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(UsageError):
-        assert parse_declarations(f"tables:\n  t: {text}").tables[0].table == "t"
+        assert parse_declarations(f"tables:\n  t: {text}").tables[0].table == ("t",)
 
 
 def planned(declared: str, **more: Any) -> Plan:

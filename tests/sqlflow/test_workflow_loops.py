@@ -8,7 +8,7 @@ from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Loop, Plan
 from databricks_rlm_agent.sqlflow.plan.declarations import Declarations, parse_declarations
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration, renumber
-from databricks_rlm_agent.sqlflow.plan.loops import series_of
+from databricks_rlm_agent.sqlflow.plan.loops import loops_by_name
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 
 ONE = (
@@ -42,19 +42,19 @@ def only_loop(plan: Plan) -> Loop:
     ],
 )
 def test_loops_are_found_by_names(names: list[str], loops: dict[str, int]) -> None:
-    found, notices = series_of(reversed(names))
-    assert {series.id: len(series.files) for series in found} == loops
+    found, notices = loops_by_name(reversed(names))
+    assert {loop.id: len(loop.members) for loop in found} == loops
     assert notices == []
 
 
 def test_iterations_are_in_the_order_of_their_numbers() -> None:
-    (series,), _ = series_of(f"4_iter_{number}.sql" for number in range(12))
-    assert series.first == 0
-    assert series.files == tuple(f"4_iter_{number}.sql" for number in range(12))
+    (loop,), _ = loops_by_name(f"4_iter_{number}.sql" for number in range(12))
+    assert loop.first == 0
+    assert loop.members == tuple(f"4_iter_{number}.sql" for number in range(12))
 
 
 def test_a_number_like_a_year_is_no_iteration() -> None:
-    assert series_of(["1_iter_2024.sql"]) == (
+    assert loops_by_name(["1_iter_2024.sql"]) == (
         [],
         ["1_iter_2024.sql: no loop, for its iterations would begin at 2024."],
     )
@@ -69,7 +69,7 @@ def test_a_number_like_a_year_is_no_iteration() -> None:
 )
 def test_gaps_and_doubles_are_errors(names: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        series_of(names)
+        loops_by_name(names)
 
 
 def test_the_loop_is_a_step_and_later_files_wait_for_its_alias() -> None:

@@ -199,8 +199,8 @@ def test_the_document_on_reports_names_all_of_it() -> None:
     assert {name for name in names if f"`{name}`" not in text} - {"fingerprint"} == set()
     declared = text.partition("```yaml\n")[2].partition("```")[0]
     assert [rule.table for rule in parse_declarations(declared).tables] == [
-        "identity_lookup",
-        "master_customers",
+        ("identity_lookup",),
+        ("master_customers",),
     ]
 
 

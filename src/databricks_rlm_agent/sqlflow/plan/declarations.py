@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from databricks_rlm_agent.errors import UsageError
@@ -15,6 +15,7 @@ from databricks_rlm_agent.sqltext.names import Name, may_be_same, parts_of, reso
 FILE = "workflow.yml"
 _FIX = "docs/sql-workflows.md says what may stand there."
 _COVER_FIX = "Write covers: {table: NAME, on: [COLUMN]}, or on: {column here: column there}."
+_NAME = re.compile(r"(`[^`]+`|\w+)(\.(`[^`]+`|\w+)){0,2}")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
@@ -34,42 +35,20 @@ class LoopDeclaration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoverageDeclaration:
-    """Keys of another table that must be found in this one.
-
-    ``on``: columns of this table, each with the other's column that it is compared with. ``share``: the least
-    share of the keys, 0 to 1.
-    """
-
-    line: int
-    table: str
-    on: tuple[tuple[str, str], ...]
-    share: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableDeclaration:
-    """What must hold of a table at the end, as it is declared."""
-
-    line: int
-    table: str
-    key: tuple[str, ...] = ()
-    min_rows: int | None = None
-    covers: tuple[CoverageDeclaration, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Declarations:
     """The content of ``workflow.yml``."""
 
     name: str | None = None
     loops: tuple[LoopDeclaration, ...] = ()
-    tables: tuple[TableDeclaration, ...] = ()
+    tables: tuple[Expectation, ...] = ()
 
 
-def parse_declarations(text: str, file: str = FILE) -> Declarations:
-    """Read the document; raise UsageError, with key and line, for invalid content."""
-    top = _Node.of(text, file)
+def parse_declarations(text: str, *, catalog: str | None = None, schema: str | None = None) -> Declarations:
+    """Read ``workflow.yml``; incomplete names of tables are in ``catalog``, ``schema``.
+
+    Raise UsageError, with key and line, for invalid content.
+    """
+    top = _Node.of(text, (catalog, schema))
     return Declarations() if top is None else Declarations(**top.values(_DOCUMENT))
 
 
@@ -80,18 +59,11 @@ def _loop(node: _Node) -> LoopDeclaration:
     return LoopDeclaration(line=node.line, **values)
 
 
-def _table(node: _Node) -> TableDeclaration:
-    values = node.values(_TABLE)
-    if not values:
-        raise node.error(f"Nothing is declared of {node.key}", f"Known are: {', '.join(_TABLE)}.")
-    return TableDeclaration(line=node.line, table=node.key, **values)
-
-
-def _cover(node: _Node) -> CoverageDeclaration:
+def _coverage(node: _Node) -> CoverageRule:
     values = node.values(_COVER)
     if not values.get("table") or not values.get("on"):
         raise node.error("What is covered has a table and the columns that it is looked up on", _COVER_FIX)
-    return CoverageDeclaration(line=node.line, **values)
+    return CoverageRule(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,28 +71,28 @@ class _Node:
     """A node of the document, with its key and file."""
 
     node: Any
-    file: str
+    place: tuple[str | None, str | None]
     key: str = "the document"
 
     @classmethod
-    def of(cls, text: str, file: str) -> _Node | None:
+    def of(cls, text: str, place: tuple[str | None, str | None]) -> _Node | None:
         import yaml
 
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise UsageError(f"It is not YAML: {error.problem}.", where=f"{file}:{line}", fix=_FIX) from None
+            raise UsageError(f"It is not YAML: {error.problem}.", where=f"{FILE}:{line}", fix=_FIX) from None
         except (yaml.YAMLError, RecursionError):
-            raise UsageError("It is not YAML.", where=file, fix=_FIX) from None
-        return None if node is None else cls(node=node, file=file)
+            raise UsageError("It is not YAML.", where=FILE, fix=_FIX) from None
+        return None if node is None else cls(node=node, place=place)
 
     @property
     def line(self) -> int:
         return int(self.node.start_mark.line) + 1
 
     def error(self, what: str, fix: str = _FIX) -> UsageError:
-        return UsageError(f"{what}.", where=f"{self.file}:{self.line}", fix=fix)
+        return UsageError(f"{what}.", where=f"{FILE}:{self.line}", fix=fix)
 
     def values(self, fields: Mapping[str, Callable[[_Node], Any]]) -> dict[str, Any]:
         """Return the values of known keys; raise UsageError for unknown and repeated ones."""
@@ -138,12 +110,12 @@ class _Node:
         if self.node.id != "mapping":
             raise self.error(f"{self.key} must have keys and values")
         for key, value in self.node.value:
-            yield str(key.value), _Node(node=value, file=self.file, key=str(key.value))
+            yield str(key.value), replace(self, node=value, key=str(key.value))
 
     def elements(self) -> list[_Node]:
         if self.node.id != "sequence":
             raise self.error(f"{self.key} must be a list")
-        return [_Node(node=each, file=self.file, key=self.key) for each in self.node.value]
+        return [replace(self, node=each) for each in self.node.value]
 
     def text(self) -> str:
         if self.node.id != "scalar" or not str(self.node.value).strip():
@@ -179,17 +151,32 @@ class _Node:
             return tuple((name, name) for name in self.texts())
         return tuple((key, value.text()) for key, value in self.entries())
 
-    def tables(self) -> tuple[TableDeclaration, ...]:
-        rules = tuple(_table(node) for _key, node in self.entries())
-        names = [rule.table.lower() for rule in rules]
-        for rule in rules:
-            if names.count(rule.table.lower()) > 1:
-                raise self.error(f"The table {rule.table} stands there twice")
-        return rules
+    def name(self, text: str) -> Name:
+        """Return the full name of a table, as far as it is known."""
+        if not _NAME.fullmatch(text):
+            raise self.error(
+                f"{text!r} is not the name of a table",
+                "Write table, schema.table or catalog.schema.table; backquotes around odd parts.",
+            )
+        return resolved(parts_of(text), *self.place)
 
-    def covers(self) -> tuple[CoverageDeclaration, ...]:
-        """Return one declaration, or a list of them."""
-        return tuple(_cover(each) for each in (self.elements() if self.node.id == "sequence" else [self]))
+    def table(self) -> Name:
+        return self.name(self.text())
+
+    def tables(self) -> tuple[Expectation, ...]:
+        found: dict[Name, Expectation] = {}
+        for key, node in self.entries():
+            if not (values := node.values(_TABLE)):
+                raise node.error(f"Nothing is declared of {key}", f"Known are: {', '.join(_TABLE)}.")
+            name = node.name(key)
+            if name in found:
+                raise node.error(f"{shown(name)} is declared twice", "Write it once.")
+            found[name] = Expectation(table=name, **values)
+        return tuple(found.values())
+
+    def covers(self) -> tuple[CoverageRule, ...]:
+        """Return one rule, or a list of them."""
+        return tuple(map(_coverage, self.elements() if self.node.id == "sequence" else [self]))
 
     def loops(self) -> tuple[LoopDeclaration, ...]:
         return tuple(_loop(each) for each in self.elements())
@@ -211,47 +198,19 @@ _LOOP: _Fields = {
     "limit": _Node.limit,
     "alias": _Node.text,
 }
-_COVER: _Fields = {"table": _Node.text, "on": _Node.pairs, "share": _Node.share}
+_COVER: _Fields = {"table": _Node.table, "on": _Node.pairs, "share": _Node.share}
 _TABLE: _Fields = {"key": _Node.texts, "min_rows": _Node.rows, "covers": _Node.covers}
 _DOCUMENT: _Fields = {"name": _Node.text, "loops": _Node.loops, "tables": _Node.tables}
 
 
-_NAME = re.compile(r"(`[^`]+`|\w+)(\.(`[^`]+`|\w+)){0,2}")
-
-
 def expectations_of(
-    rules: Iterable[TableDeclaration], steps: Sequence[Step], catalog: str | None, schema: str | None
+    declared: Iterable[Expectation], steps: Sequence[Step]
 ) -> tuple[tuple[Expectation, ...], list[str]]:
-    """Return the expectations, with full names and the steps that make the tables; and notices.
-
-    Raise UsageError for a table that is declared under two names.
-    """
-    found: dict[Name, Expectation] = {}
-    notices = []
-    for rule in rules:
-        name = _name(rule.table, rule.line, catalog, schema)
-        if name in found:
-            raise UsageError(
-                f"{shown(name)} is declared twice.", where=f"{FILE}:{rule.line}", fix="Write it once."
-            )
-        makers = tuple(step.id for step in steps if any(may_be_same(name, made) for made in step.makes))
+    """Return the expectations with the steps that make their tables; and notices."""
+    found, notices = [], []
+    for each in declared:
+        makers = tuple(step.id for step in steps if any(may_be_same(each.table, made) for made in step.makes))
         if not makers:
-            notices.append(f"{FILE}:{rule.line}: no file makes {shown(name)}; it is checked all the same.")
-        covers = tuple(
-            CoverageRule(table=_name(each.table, each.line, catalog, schema), on=each.on, share=each.share)
-            for each in rule.covers
-        )
-        found[name] = Expectation(
-            table=name, key=rule.key, min_rows=rule.min_rows, covers=covers, steps=makers
-        )
-    return tuple(found.values()), notices
-
-
-def _name(text: str, line: int, catalog: str | None, schema: str | None) -> Name:
-    if not _NAME.fullmatch(text):
-        raise UsageError(
-            f"{text!r} is not the name of a table.",
-            where=f"{FILE}:{line}",
-            fix="Write table, schema.table or catalog.schema.table; backquotes around odd parts.",
-        )
-    return resolved(parts_of(text), catalog, schema)
+            notices.append(f"{FILE}: no file makes {shown(each.table)}; it is checked all the same.")
+        found.append(replace(each, steps=makers))
+    return tuple(found), notices

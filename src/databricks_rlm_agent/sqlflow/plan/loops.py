@@ -20,16 +20,28 @@ _FIX = "Rename the files, or declare the loop in workflow.yml."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Series:
-    """Files that are iterations of one loop, in order, with the number of the first."""
+class LoopFiles:
+    """The files of one loop, or its template, with its declaration.
+
+    ``iterations``: the names of the files that make up each iteration, mostly one.
+    """
 
     id: str
     first: int
-    files: tuple[str, ...]
-    head: str  # the name up to the number: several series that have it in common are parts of one loop
+    iterations: tuple[tuple[str, ...], ...] = ()
+    template: Template | None = None
+    declared: LoopDeclaration | None = None
+    head: str = ""  # of a loop by convention: the names of its files up to the number
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of its files."""
+        if self.template:
+            return (self.template.name,)
+        return tuple(name for names in self.iterations for name in names)
 
 
-def series_of(names: Iterable[str]) -> tuple[list[Series], list[str]]:
+def loops_by_name(names: Iterable[str]) -> tuple[list[LoopFiles], list[str]]:
     """Return the loops among files by convention, and notices about files that only look like one.
 
     Files belong together if their names differ only in the number. Raise UsageError for a number that is
@@ -49,8 +61,9 @@ def series_of(names: Iterable[str]) -> tuple[list[Series], list[str]]:
             notices.append(f"{names}: no loop, for its iterations would begin at {first}.")
             continue
         _check_numbers([number for number, _ in group], [name for _, name in group])
-        files = tuple(name for _, name in group)
-        loops.append(Series(id=_id(key), first=first, files=files, head=key.partition("#")[0]))
+        head, _, tail = key.partition("#")
+        iterations = tuple((name,) for _, name in group)
+        loops.append(LoopFiles(id=head.rstrip("_-. ") + tail, first=first, iterations=iterations, head=head))
     return loops, notices
 
 
@@ -60,11 +73,6 @@ def first_number(name: str) -> int:
     numbers = re.findall(r"\d+", re.sub(r"^\d+", "", stem))
     found = ITERATION.search(stem)
     return int(found[1]) if found else int(numbers[-1]) if numbers else 1
-
-
-def _id(key: str) -> str:
-    head, _, tail = key.partition("#")
-    return head.rstrip("_-. ") + tail
 
 
 def _check_numbers(numbers: Sequence[int], names: Sequence[str]) -> None:
@@ -122,28 +130,6 @@ def makes_of(loop: Loop) -> tuple[Name, ...]:
     return unique([*made, *([loop.alias] if loop.alias else [])])
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopFiles:
-    """The files of one loop, or its template, with its declaration.
-
-    ``iterations``: the names of the files that make up each iteration, mostly one.
-    """
-
-    id: str
-    first: int
-    iterations: tuple[tuple[str, ...], ...] = ()
-    template: Template | None = None
-    declared: LoopDeclaration | None = None
-    head: str = ""  # of a loop by convention: the names of its files up to the number
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The names of its files."""
-        if self.template:
-            return (self.template.name,)
-        return tuple(name for names in self.iterations for name in names)
-
-
 def loops_of(
     texts: Mapping[str, str], declared: Sequence[LoopDeclaration]
 ) -> tuple[list[LoopFiles], list[str]]:
@@ -156,14 +142,8 @@ def loops_of(
             raise _error(each, f"{min(taken)} belongs to another loop already")
         groups.append(group)
     left = texts.keys() - {name for group in groups for name in group.members}
-    series, notices = series_of(left)
-    groups += [
-        LoopFiles(
-            id=each.id, first=each.first, iterations=tuple((name,) for name in each.files), head=each.head
-        )
-        for each in series
-    ]
-    return groups, notices
+    by_name, notices = loops_by_name(left)
+    return [*groups, *by_name], notices
 
 
 def _declared_group(declared: LoopDeclaration, texts: Mapping[str, str]) -> LoopFiles:

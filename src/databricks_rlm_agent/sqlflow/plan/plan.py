@@ -146,7 +146,9 @@ def plan_of(source: SqlSource) -> Plan:
     Raise UsageError, with file and line, for what cannot be read, split into statements or found.
     """
     texts = {name: substitute(text, source.variables) for name, text in source.texts.items()}
-    declared = parse_declarations(substitute(source.declared or "", source.variables))
+    declared = parse_declarations(
+        substitute(source.declared or "", source.variables), catalog=source.catalog, schema=source.schema
+    )
     loops, loop_notices = loops_of(texts, declared.loops)
     in_loops = {name for loop in loops for name in loop.members}
     templates = {loop.template.name for loop in loops if loop.template}
@@ -156,7 +158,7 @@ def plan_of(source: SqlSource) -> Plan:
     steps += _with_aliases([_loop_step(loop, files, source) for loop in loops], steps)
     _check_ids(steps)
     in_order, order_notices = ordered(steps)
-    expectations, table_notices = expectations_of(declared.tables, in_order, source.catalog, source.schema)
+    expectations, table_notices = expectations_of(declared.tables, in_order)
     notices = (
         *source.notices,
         *loop_notices,

@@ -14,12 +14,13 @@ from databricks_rlm_agent.sqlflow.run.change_count import ChangeCounter, Measure
 from databricks_rlm_agent.sqlflow.run.context import RunContext, StepFailedError
 from databricks_rlm_agent.sqlflow.run.events import EventKind
 from databricks_rlm_agent.sqlflow.run.files import FileResult, FileRunner
-from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure
+from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure, StepOutcome, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
 from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.sqltext.names import quoted, shown
 
+_STATUSES = {LoopEnd.CONVERGED: StepStatus.DONE, LoopEnd.INTERRUPTED: StepStatus.INTERRUPTED}
 _HINTS = {
     LoopEnd.NOT_CONVERGED: "Allow more with --max-iterations and --resume, or see whether it can converge.",
     LoopEnd.OSCILLATING: "Let an iteration never undo what the one before did: it must only ever take less "
@@ -63,28 +64,42 @@ def judge_loop(history: Sequence[Measure], *, limit: int) -> LoopVerdict:
     return LoopVerdict(end=None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopResult:
-    """How a loop ended, and what was measured; ``problem`` for every bad end but an interruption."""
-
-    end: LoopEnd
-    history: tuple[Measure, ...]
-    statements: int = 0
-    rows: int | None = None
-    warnings: tuple[Problem, ...] = ()
-    problem: Problem | None = None
-
-
 class LoopRunner:
     """Runs loops. Safe to use from several threads."""
 
     def __init__(self, context: RunContext, files: FileRunner) -> None:
         self._context, self._files = context, files
 
-    def run(self, step: Step, *, limit: int, earlier: Sequence[Measure]) -> LoopResult:
+    def run(self, step: Step, *, limit: int, earlier: Sequence[Measure]) -> StepOutcome:
         """Run a loop to its end, from the first iteration that ``earlier`` lacks."""
         assert step.loop is not None
         loop, history, results = step.loop, list(earlier), list[FileResult]()
+        problem: Problem | None = None
+        try:
+            end = self._run(step, loop, history, results, limit)
+        except StepFailedError as error:
+            problem = error.problem
+            measuring = problem.kind is Cause.MEASURE
+            end = LoopEnd.MEASURE_FAILED if measuring else LoopEnd.FAILED
+        except InterruptedRunError:
+            end = LoopEnd.INTERRUPTED
+        rows = [result.rows for result in results if result.rows is not None]
+        return StepOutcome(
+            id=step.id,
+            status=_STATUSES.get(end, StepStatus.FAILED),
+            statements=sum(result.statements for result in results),
+            rows=sum(rows) if rows else None,
+            warnings=tuple(warning for result in results for warning in result.warnings),
+            iterations=tuple(history),
+            iterations_before=len(earlier),
+            end=end,
+            problem=problem or _bad_end(end, history, limit),
+        )
+
+    def _run(
+        self, step: Step, loop: Loop, history: list[Measure], results: list[FileResult], limit: int
+    ) -> LoopEnd:
+        """Run iterations and add their measures and results; return how the loop ended."""
         with self._context.retrying_session() as session:
             counter = ChangeCounter(
                 session,
@@ -92,31 +107,15 @@ class LoopRunner:
                 notice=lambda text: self._context.events.emit(EventKind.NOTICE, text, step=step.id),
                 monotonic=self._context.monotonic,
             )
-            try:
-                while (verdict := judge_loop(history, limit=limit)).end is None:
-                    self._context.interruption.check()
-                    current = _iteration(loop, loop.first + len(history))
-                    result, measure = self._iterate(step, loop, current, counter, history)
-                    results.append(result)
-                    history.append(measure)
-                if verdict.end is LoopEnd.CONVERGED:
-                    self._make_alias(loop, history[-1], session)
-            except StepFailedError as error:
-                measuring = error.problem.kind is Cause.MEASURE
-                end = LoopEnd.MEASURE_FAILED if measuring else LoopEnd.FAILED
-                return _result(end, history, results, error.problem)
-            except InterruptedRunError:
-                return _result(LoopEnd.INTERRUPTED, history, results, None)
-        if verdict.end is LoopEnd.CONVERGED:
-            return _result(verdict.end, history, results, None)
-        problem = Problem(
-            kind=Cause.LOOP,
-            severity=Severity.CRITICAL,
-            message=f"The loop has not converged: {verdict.reason}.",
-            hint=_HINTS[verdict.end],
-            file=history[-1].file,
-        )
-        return _result(verdict.end, history, results, problem)
+            while (end := judge_loop(history, limit=limit).end) is None:
+                self._context.interruption.check()
+                current = _iteration(loop, loop.first + len(history))
+                result, measure = self._iterate(step, loop, current, counter, history)
+                results.append(result)
+                history.append(measure)
+            if end is LoopEnd.CONVERGED:
+                self._make_alias(loop, history[-1], session)
+            return end
 
     def accept(self, step: Step, last: Measure) -> None:
         """Let later files use the last iteration of a loop that has not converged; raise StepFailedError."""
@@ -210,15 +209,14 @@ def _iteration(loop: Loop, number: int) -> Iteration:
         ) from None
 
 
-def _result(
-    end: LoopEnd, history: Sequence[Measure], results: Sequence[FileResult], problem: Problem | None
-) -> LoopResult:
-    rows = [result.rows for result in results if result.rows is not None]
-    return LoopResult(
-        end=end,
-        history=tuple(history),
-        statements=sum(result.statements for result in results),
-        rows=sum(rows) if rows else None,
-        warnings=tuple(warning for result in results for warning in result.warnings),
-        problem=problem,
+def _bad_end(end: LoopEnd, history: Sequence[Measure], limit: int) -> Problem | None:
+    """Return the problem of a loop that has not converged; None for other ends."""
+    if end not in _HINTS:
+        return None
+    return Problem(
+        kind=Cause.LOOP,
+        severity=Severity.CRITICAL,
+        message=f"The loop has not converged: {judge_loop(history, limit=limit).reason}.",
+        hint=_HINTS[end],
+        file=history[-1].file,
     )

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.sqlflow.model import SqlFile, Step
+from databricks_rlm_agent.sqlflow.model import Step
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow.run.context import RunContext, StepFailedError
 from databricks_rlm_agent.sqlflow.run.events import EventKind
@@ -23,7 +23,6 @@ from databricks_rlm_agent.sqltext.names import Name, quoted, shown
 
 _VIEW = re.compile(r"CREATE\s+(OR\s+(REPLACE|REFRESH)\s+)?(MATERIALIZED\s+)?VIEW\b", re.IGNORECASE)
 _NO_TABLE = set("*(")  # in the names of schemas, and of functions
-_STATUSES = {LoopEnd.CONVERGED: StepStatus.DONE, LoopEnd.INTERRUPTED: StepStatus.INTERRUPTED}
 
 
 @dataclass(kw_only=True)
@@ -95,7 +94,7 @@ class StepRunner:
         interrupted = StepOutcome(id=step.id, status=StepStatus.INTERRUPTED)
         try:
             self.context.record.check_owner()
-            outcome = self._file(step, step.file) if step.file else self._loop(step, earlier)
+            outcome = self._file_or_loop(step, earlier)
             if outcome.status is StepStatus.DONE and self.optimize:
                 outcome = replace(outcome, warnings=(*outcome.warnings, *self._optimize(step, outcome)))
             return outcome
@@ -109,30 +108,18 @@ class StepRunner:
         except InterruptedRunError:
             return interrupted
 
-    def _file(self, step: Step, file: SqlFile) -> StepOutcome:
-        result = self._files.run(file, step=step.id)
+    def _file_or_loop(self, step: Step, earlier: Sequence[Measure]) -> StepOutcome:
+        if step.loop is not None:
+            limit = step.loop.limit or self.max_iterations
+            return self._loops.run(step, limit=limit, earlier=earlier)
+        assert step.file is not None
+        result = self._files.run(step.file, step=step.id)
         return StepOutcome(
             id=step.id,
             status=StepStatus.DONE,
             statements=result.statements,
             rows=result.rows,
             warnings=result.warnings,
-        )
-
-    def _loop(self, step: Step, earlier: Sequence[Measure]) -> StepOutcome:
-        assert step.loop is not None
-        limit = step.loop.limit or self.max_iterations
-        result = self._loops.run(step, limit=limit, earlier=earlier)
-        return StepOutcome(
-            id=step.id,
-            status=_STATUSES.get(result.end, StepStatus.FAILED),
-            statements=result.statements,
-            rows=result.rows,
-            warnings=result.warnings,
-            iterations=result.history,
-            iterations_before=len(earlier),
-            end=result.end,
-            problem=result.problem,
         )
 
     def _optimize(self, step: Step, outcome: StepOutcome) -> list[Problem]:
