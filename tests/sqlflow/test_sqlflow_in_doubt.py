@@ -191,13 +191,13 @@ def test_what_an_earlier_file_has_changed_for() -> None:
     assert life.rows() == [1, 7]
 
 
-def test_what_a_session_has_read_cannot_be_had_again() -> None:
+def test_values_that_a_session_has_read_cannot_be_read_again() -> None:
     life = Life()
     texts = (
         "CREATE TEMPORARY TABLE x AS SELECT * FROM t; INSERT INTO t SELECT * FROM t; INSERT INTO t VALUES (9)"
     )
     life.dies("after", "INSERT INTO t SELECT", step("01_a.sql", texts))
-    assert "cannot be had again" in problem_of(life.run(step("01_a.sql", texts))).message
+    assert "cannot be read again" in problem_of(life.run(step("01_a.sql", texts))).message
 
 
 def in_place(text: str, convergence: str = "SELECT sum(v) FROM t") -> Step:

@@ -56,7 +56,7 @@ def test_iterations_are_in_the_order_of_their_numbers() -> None:
 def test_a_number_like_a_year_is_no_iteration() -> None:
     assert loops_by_name(["1_iter_2024.sql"]) == (
         [],
-        ["1_iter_2024.sql: no loop, for its iterations would begin at 2024."],
+        ["1_iter_2024.sql: not a loop, because its iterations would begin at 2024."],
     )
 
 
@@ -253,7 +253,7 @@ def test_declared_files_need_no_convention() -> None:
         ("loops:\n  - files: a.sql\n    template: b.sql", 2, "either files or a template"),
         ("loops:\n  - files: {a: 1}", 2, "files must be a list"),
         ("loops:\n  - template: ''", 2, "template must be a text"),
-        ("loops:\n  - files: a.sql\n    files: b.sql", 3, "stands there twice"),
+        ("loops:\n  - files: a.sql\n    files: b.sql", 3, "is repeated"),
         ("- 1", 1, "must have keys and values"),
     ],
 )

@@ -20,7 +20,7 @@ class CoverageRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """What must hold of one table. ``steps``: those that make it; none if it exists before the run."""
+    """Checks that must hold of one table. ``steps``: those that make it; none if it exists before the run."""
 
     table: Name
     key: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Expectation:
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How many keys of ``table`` were found. ``on``: columns of both tables, in pairs, that make a key.
+    """The keys of ``table`` that were found. ``on``: columns of both tables, in pairs, that make a key.
 
     Distinct keys without a NULL are counted. ``wanted`` is the least share, 0 to 1.
     """
@@ -71,7 +71,7 @@ class Coverage:
 
     @property
     def good(self) -> bool:
-        """Whether enough were found."""
+        """Return whether enough were found."""
         return self.share is None or self.share >= self.wanted
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class TableCheck:
 
     @property
     def unique(self) -> bool | None:
-        """Whether no two rows have the same key; None if that was not declared or is not known."""
+        """Return whether no two rows have the same key; None if that was not declared or is not known."""
         return None if self.duplicates is None else self.duplicates == 0
 
     @property
@@ -111,7 +111,7 @@ class TableCheck:
 
     @property
     def good(self) -> bool:
-        """Whether all checks hold."""
+        """Return whether all checks hold."""
         return not self.faults
 
     def _faults(self) -> Iterator[str]:

@@ -72,7 +72,7 @@ def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def is_workflow_file(name: str) -> bool:
-    """Whether a file with that name belongs to a workflow; hidden files do not."""
+    """Return whether a file with that name belongs to a workflow; hidden files do not."""
     return (name.lower().endswith(SUFFIX) and not name.startswith(".")) or name in DECLARATIONS
 
 

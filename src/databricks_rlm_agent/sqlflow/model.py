@@ -123,7 +123,7 @@ class Step:
 
     @property
     def problem(self) -> str | None:
-        """Why it runs alone; None if it does not."""
+        """The reason why it runs alone; None if it does not."""
         return next((file.problem for file in self.files if file.problem), None)
 
 

@@ -84,7 +84,7 @@ def selected_plan(options: argparse.Namespace) -> Plan:
 
 _HELP = (
     "r: run the same text again. c: go on with what does not need it. "
-    "s: start nothing more; mend the file, then run with --resume."
+    "s: start nothing more; correct the file, then run with --resume."
 )
 _ANSWERS = {"r": FailureDecision.RETRY, "c": FailureDecision.CONTINUE, "s": FailureDecision.STOP}
 
@@ -238,7 +238,7 @@ def _workspace(options: argparse.Namespace, make: type[Workspace]) -> Workspace:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a host without a scheme is this machine, where servers have no TLS."""
+    """Return whether a host without a scheme is this machine, where servers have no TLS."""
     return host.partition(":")[0] in {"localhost", "127.0.0.1"}
 
 

@@ -13,7 +13,7 @@ from databricks_rlm_agent.sqlflow.model import Step
 from databricks_rlm_agent.sqltext.names import Name, may_be_same, parts_of, resolved, shown
 
 FILE = "workflow.yml"
-_FIX = "docs/sql-workflows.md says what may stand there."
+_FIX = "See docs/sql-workflows.md for the keys."
 _COVER_FIX = "Write covers: {table: NAME, on: [COLUMN]}, or on: {column here: column there}."
 _NAME = re.compile(r"(`[^`]+`|\w+)(\.(`[^`]+`|\w+)){0,2}")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
@@ -62,7 +62,7 @@ def _loop(node: _Node) -> LoopDeclaration:
 def _coverage(node: _Node) -> CoverageRule:
     values = node.values(_COVER)
     if not values.get("table") or not values.get("on"):
-        raise node.error("What is covered has a table and the columns that it is looked up on", _COVER_FIX)
+        raise node.error("Coverage needs a table and the columns that it is looked up by", _COVER_FIX)
     return CoverageRule(**values)
 
 
@@ -102,7 +102,7 @@ class _Node:
             if key not in fields:
                 raise value.error(f"The key {key!r} is not known", known)
             if key in values:
-                raise value.error(f"The key {key!r} stands there twice")
+                raise value.error(f"The key {key!r} is repeated")
             values[key] = fields[key](value)
         return values
 

@@ -144,7 +144,7 @@ def _before_the_first(file: SqlFile, table: Name | None, number: int) -> Name | 
 
 
 def _leaves(file: SqlFile, name: Name) -> bool:
-    """Whether a table that the file writes still exists at its end, as far as the file decides."""
+    """Return whether a table that the file writes still exists at its end, as far as the file decides."""
     touched = [each for each in file.statements if name in each.writes]
     return name in file.makes or not any(name in each.drops or name in each.makes for each in touched)
 

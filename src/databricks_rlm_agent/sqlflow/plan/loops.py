@@ -58,7 +58,7 @@ def loops_by_name(names: Iterable[str]) -> tuple[list[LoopFiles], list[str]]:
         first, one = group[0]
         if first > 1:
             names = one if len(group) == 1 else f"{one} and those like it"
-            notices.append(f"{names}: no loop, for its iterations would begin at {first}.")
+            notices.append(f"{names}: not a loop, because its iterations would begin at {first}.")
             continue
         _check_numbers([number for number, _ in group], [name for _, name in group])
         head, _, tail = key.partition("#")
@@ -206,7 +206,7 @@ def _linked(one: LoopFiles, other: LoopFiles, files: Files) -> bool:
 
 
 def _feeds(maker: LoopFiles, reader: LoopFiles, files: Files) -> bool:
-    """Whether one reads what the other makes, or both leave the same table: not if both only add to a log."""
+    """Return whether one reads what the other makes, or both leave the same table."""
     made = [name for file in maker.members for name in files[file].makes if is_table(name)]
     read = [name for file in reader.members for name in files[file].reads if is_table(name)]
     if common(read, made):

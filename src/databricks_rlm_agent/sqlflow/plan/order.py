@@ -80,14 +80,16 @@ def _ordered_stage(steps: Sequence[Step], made: Sequence[Name]) -> tuple[list[St
         if free is None:
             free = waiting[0]
             others = ", ".join(sorted(before[free.id] & left))
-            notices.append(f"{free.id} needs what {others} makes, and the other way round: names decide.")
+            notices.append(
+                f"{free.id} needs what {others} makes, and the other way round: they run in the order of their names."
+            )
         waiting.remove(free)
         order.append(free)
     return order, notices
 
 
 def _makes_for(maker: Step, user: Step, made: Sequence[Name]) -> bool:
-    """Whether one makes what the other needs and does not make itself, or inserts into what it only reads.
+    """Return whether one makes what the other needs, or inserts into what the other only reads.
 
     The latter only for tables ``made`` by the workflow: rows of others may as well be marked after they were
     read.

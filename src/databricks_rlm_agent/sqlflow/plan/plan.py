@@ -75,7 +75,7 @@ def _dropped(name: str, loop: Loop, number: int) -> Iterator[str]:
     if now.before in gone - set(now.file.makes) and not loop.convergence:
         yield (
             f"{name}: {now.file.name} drops {shown(now.before or ())}, which its own table is compared with: "
-            "leave the DROP away, or drop the tables in a later file."
+            "remove the DROP, or drop the tables in a later file."
         )
 
 
@@ -117,7 +117,7 @@ def made_twice(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _always_makes(step: Step, name: Name) -> bool:
-    """Whether a step makes a table even if it exists."""
+    """Return whether a step makes a table even if it exists."""
     statements = [each for file in step.files for each in file.statements if name in each.makes]
     return any(not _IF_NOT_EXISTS.search(each.text[:_HEAD]) for each in statements)
 

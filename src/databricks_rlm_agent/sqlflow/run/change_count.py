@@ -51,7 +51,7 @@ class Column:
 
     @property
     def may_be_key(self) -> bool:
-        """Whether keys may have its type."""
+        """Return whether keys may have its type."""
         return not re.match(r"(array|map|struct|binary|float|double|variant)", self.type, re.IGNORECASE)
 
 

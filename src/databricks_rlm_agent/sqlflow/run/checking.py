@@ -37,7 +37,7 @@ class PlannedCheck:
 
     @property
     def counted(self) -> bool:
-        """Whether its rows are counted: of a view, which may take long, only if something is declared."""
+        """Return whether its rows are counted: of a view, a slow query, only if something is declared."""
         expects = self.expectation
         return not self.view or bool(expects.key or expects.min_rows or expects.covers)
 

@@ -48,7 +48,7 @@ _REPEATABLE = {
 
 @dataclass(frozen=True, kw_only=True)
 class StartPoint:
-    """Where a file begins: at statement ``at``, after repeating what only belongs to the session before it.
+    """The point where a file begins: statement ``at``, after repeating what only affects the session.
 
     ``rows``: rows that the statements before it have affected, by table. ``fence``: the checkpoint whose
     statement may still be running. ``notice`` is for people.
@@ -82,7 +82,7 @@ class _Segment:
 
 
 def is_session_only(statement: Statement) -> bool:
-    """Whether all its effects belong to the file's session, as changes of temporary tables do."""
+    """Return whether all its effects belong to the file's session, as changes of temporary tables do."""
     return statement.session_only or (statement.kind in _ROW_CHANGES and not statement.writes)
 
 
@@ -113,7 +113,7 @@ def required_checkpoints(file: SqlFile) -> dict[int, bool]:
 
 
 def _is_safe(statement: Statement, views: Sequence[Name]) -> bool:
-    """Whether a statement is safe to repeat by itself."""
+    """Return whether a statement is safe to repeat by itself."""
     if statement.kind in {StatementKind.OTHER, StatementKind.ALTER} and _IDEMPOTENT.match(statement.text):
         return not statement.drops  # a rename is not
     if statement.kind is StatementKind.CREATE and not any(map(is_table, statement.writes)):
@@ -123,7 +123,7 @@ def _is_safe(statement: Statement, views: Sequence[Name]) -> bool:
 
 
 def _conflicts(statement: Statement, read: Sequence[Name], segment: _Segment) -> bool:
-    """Whether it changes what the segment has read, or what the statement before the segment wrote."""
+    """Return whether it changes what the segment has read, or what the statement before the segment wrote."""
     others = [name for name in statement.writes if name not in segment.replaced]
     return common(others, read) is not None or common(others, segment.guarded) is not None
 
@@ -137,7 +137,7 @@ def _add(segment: _Segment, statement: Statement, *, own: bool) -> None:
 
 
 def _replaces(statement: Statement) -> bool:
-    """Whether it makes or drops a table whatever is there."""
+    """Return whether it makes or drops a table whatever is there."""
     conditional = _IF_NOT_EXISTS.search(statement.text)
     return statement.kind in {StatementKind.REPLACE, StatementKind.DROP} and not conditional
 
@@ -198,7 +198,7 @@ def find_start(file: SqlFile, recorded: Sequence[Checkpoint], read_state: ReadSt
 
 
 def _unchanged_before(file: SqlFile, checkpoint: Checkpoint) -> bool:
-    """Whether the texts before the checkpoint are what they were."""
+    """Return whether the texts before the checkpoint are what they were."""
     return (
         len(file.statements) >= checkpoint.index
         and hash_texts(each.text for each in file.statements[: checkpoint.index]) == checkpoint.before
@@ -228,7 +228,7 @@ def _continue(file: SqlFile, checkpoint: Checkpoint, verdict: EffectVerdict) -> 
 
 
 def _is_resolved(file: SqlFile, checkpoint: Checkpoint) -> bool:
-    """Whether a person was told of the doubt, and has changed or removed the statement since."""
+    """Return whether a person was told of the doubt, and has changed or removed the statement since."""
     texts = [each.text for each in file.statements]
     removed = checkpoint.statement not in {hash_texts([text]) for text in texts}
     return (
@@ -237,7 +237,7 @@ def _is_resolved(file: SqlFile, checkpoint: Checkpoint) -> bool:
 
 
 def _has_volatile_session(file: SqlFile, at: int) -> bool:
-    """Whether the session held values read from tables that may have changed: repeating gives others."""
+    """Return whether the session held values from tables that may have changed since."""
     return any(
         each.kind in _ROW_CHANGES or each.problem is not None or _TEMPORARY_TABLE.match(each.text) is not None
         for each in file.statements[:at]
@@ -288,11 +288,11 @@ def replaced_tables(file: SqlFile) -> set[Name]:
 def _reason(file: SqlFile, checkpoint: Checkpoint, verdict: EffectVerdict) -> str:
     at = f"line {checkpoint.line}"
     if verdict.effect is Effect.DOUBT:
-        return f"Whether the statement in {at} has taken effect is not known: {verdict.reason}."
+        return f"It is not known whether the statement in {at} has taken effect: {verdict.reason}."
     if checkpoint.void:
         return "What the file comes after has changed, and it has changed tables that it does not make anew."
     if _has_volatile_session(file, checkpoint.index):
-        return f"What the file read into its session before {at} cannot be had again."
+        return f"What the file read into its session before {at} cannot be read again."
     return f"The file has changed up to {at}, and what it was before has taken effect."
 
 
@@ -305,5 +305,5 @@ def _hint(left: Sequence[Checkpoint], *, may_change: bool) -> str:
         if each.table is not None
     ]
     ways = [f"undo it ({'; '.join(undo)})"] if undo else []
-    ways += ["change the statement, or take it out: what is there then is run"] if may_change else []
-    return f"Look at what was done (DESCRIBE HISTORY); {', or '.join(ways)}. Then run with --resume."
+    ways += ["change or remove the statement: the file then runs as it is"] if may_change else []
+    return f"See what was done (DESCRIBE HISTORY); {', or '.join(ways)}. Then run with --resume."

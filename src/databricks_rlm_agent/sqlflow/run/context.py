@@ -1,4 +1,4 @@
-"""What the parts of a run share: its engine, record, events, clock, and the way to interrupt it."""
+"""The context that all parts of a run share: engine, record, events, clock and interruption."""
 
 from __future__ import annotations
 

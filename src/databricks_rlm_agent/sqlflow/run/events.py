@@ -16,7 +16,7 @@ _LINE_CHARS, _MESSAGE_CHARS = 400, 2000  # of a message within a line, and where
 
 
 class EventKind(StrEnum):
-    """What has happened."""
+    """The kind of an event."""
 
     RUN_STARTED = "run_started"
     STAGE_STARTED = "stage_started"
@@ -93,7 +93,7 @@ class EventEmitter:
 
 
 class LineSeverity(IntEnum):
-    """How much a line matters. DETAIL: single statements."""
+    """The severity of a line. DETAIL: single statements."""
 
     DETAIL = 0
     INFO = 1

@@ -136,7 +136,7 @@ class ExactlyOnce:
         return found
 
     def is_unsafe(self, index: int) -> bool:
-        """Whether a statement must not be repeated by itself."""
+        """Return whether a statement must not be repeated by itself."""
         return self._required.get(index) is False
 
     def write_checkpoint(self, index: int, rows: Mapping[str, int]) -> None:
@@ -162,7 +162,7 @@ class ExactlyOnce:
             self._write_outcome(last, StatementOutcome.TAKEN)
 
     def was_applied_meanwhile(self, index: int, problem: Problem) -> bool:
-        """Whether a statement fails because an earlier process's same statement has just taken effect."""
+        """Return whether it fails because an earlier process's same statement has just taken effect."""
         last = self._last
         if last is None or not index == last.index == self._maybe_sent:
             return False

@@ -130,7 +130,7 @@ def _repeated(
 
 @dataclass(kw_only=True)
 class _Progress:
-    """How far a file is. Statements before ``start`` are repeated only for their effects on the session."""
+    """The progress of a file. Statements before ``start`` are repeated only for the session."""
 
     start: int
     rows: dict[str, int] = field(default_factory=dict)  # affected so far, by table
@@ -172,7 +172,7 @@ class _FileRun:
         )
 
     def _start_point(self) -> StartPoint:
-        """Where the file begins: after what an earlier try has done."""
+        """Return where the file begins: after what an earlier try has done."""
         try:
             found = self._guard.start_point(
                 lambda sql: self._own_statement(lambda: self._session.execute(sql))

@@ -30,7 +30,7 @@ _HINTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class LoopVerdict:
-    """Whether a loop goes on (``end`` None). ``period`` of an oscillation, in iterations."""
+    """Return whether a loop goes on (``end`` None). ``period`` of an oscillation, in iterations."""
 
     end: LoopEnd | None
     reason: str = ""
@@ -55,7 +55,7 @@ def judge_loop(history: Sequence[Measure], *, limit: int) -> LoopVerdict:
                 end=LoopEnd.OSCILLATING,
                 period=last.n - earlier.n,
                 reason=f"iteration {last.n} has the rows of iteration {earlier.n} again, and "
-                f"{last.changed} of them differ from iteration {last.n - 1}: it would go round for ever",
+                f"{last.changed} of them differ from iteration {last.n - 1}: it would never end",
             )
     if len(history) >= limit:
         changed = f"{last.changed} rows still changed" if last.changed is not None else "nothing to compare"

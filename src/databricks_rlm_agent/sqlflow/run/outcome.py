@@ -1,4 +1,4 @@
-"""How iterations, loops, steps and runs end, and what a person can do then. Pure."""
+"""The outcomes of iterations, loops, steps and runs, and advice for what to do next. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from databricks_rlm_agent.sqltext.errors import Problem
 
 
 class LoopEnd(StrEnum):
-    """How a loop ended. Only CONVERGED is good."""
+    """The end of a loop. Only CONVERGED is good."""
 
     CONVERGED = "converged"
     NOT_CONVERGED = "not converged"
@@ -26,7 +26,7 @@ class LoopEnd(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """What was measured after iteration ``n``.
+    """The measure after iteration ``n``.
 
     ``changed`` is the number of rows that differ from the iteration before; None after the first, which has
     none before it. ``rows`` and ``fingerprint`` are those of the iteration's table, whatever the order of its
@@ -57,12 +57,12 @@ class StepStatus(StrEnum):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing of the step is left to do."""
+        """Return whether nothing of the step is left to do."""
         return self in {StepStatus.DONE, StepStatus.KEPT}
 
 
 class RunStatus(StrEnum):
-    """How the workflow ended."""
+    """The status of a run."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -95,7 +95,7 @@ class StepOutcome:
 
     @property
     def good(self) -> bool:
-        """Whether steps that need it may run."""
+        """Return whether steps that need it may run."""
         return self.status.complete or self.accepted
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class StepOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How a run ended. ``path`` is the critical path: the chain of steps that took ``path_seconds``.
+    """The report of a run. ``path`` is the critical path: the chain of steps that took ``path_seconds``.
 
     ``place``: the catalog and schema of the record. ``optimized``: whether tables were optimized.
     """

@@ -346,7 +346,7 @@ def _text(value: Any) -> str:
 
 
 def _written_by_owner(row: Row, runs: Sequence[Row]) -> bool:
-    """Whether the process that owned the run then wrote the row: late rows of earlier owners do not count.
+    """Return whether the run's owner of that time wrote the row: late rows of earlier owners do not count.
 
     Of two processes that took it over at once, only the second wrote more than its row of the run.
     """

@@ -19,7 +19,7 @@ from databricks_rlm_agent.sqlflow.run.versions import Checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeState:
-    """What an earlier run has left.
+    """The state that an earlier run has left.
 
     ``kept``: steps that are done. ``history``: the measures of a loop's first iterations that are done.
     ``checkpoints``: those of steps and iterations. ``void``: steps and iterations on record that count no

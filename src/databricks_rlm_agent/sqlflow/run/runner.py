@@ -38,7 +38,7 @@ _CANCEL_AGAIN_S = 0.5  # until all statements have ended: one may just be starti
 
 
 class FailureDecision(StrEnum):
-    """What happens after a step has failed. Steps that run go on to their end in any case."""
+    """The decision after a step has failed. Steps that run go on to their end in any case."""
 
     STOP = "stop"
     CONTINUE = "continue"  # with the steps that do not need it
@@ -50,7 +50,7 @@ Decide = Callable[[Step, StepOutcome], FailureDecision]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a workflow is run. ``resume``: go on with the newest unfinished run, or that of ``resume_id``.
+    """Options of a run. ``resume``: go on with the newest unfinished run, or that of ``resume_id``.
 
     ``run_id``: go on with the run of that id, however it ended, or begin it: steps that have succeeded are
     kept. ``partial``: the plan is a part of a workflow, whose success does not end the run.
@@ -142,7 +142,7 @@ class Runner:
             if self._interruption.taken_over is None:
                 self.record.end(report.status.value if ended else "partial", report.to_dict())
         except (RlmError, TakenOverError) as error:
-            report = replace(report, notices=(*report.notices, f"The end is not on record: {error}"))
+            report = replace(report, notices=(*report.notices, f"The end could not be recorded: {error}"))
         self._events.emit(EventKind.RUN_FINISHED, report.status.value, seconds=report.seconds)
         return report
 
@@ -179,7 +179,7 @@ class Runner:
         if self.options.resume_id:
             raise UsageError(
                 f"No unfinished run {self.options.resume_id} of {self.workflow} is on record.",
-                fix="Leave the id away for the newest one, or run without --resume.",
+                fix="Leave out the id for the newest one, or run without --resume.",
             )
         self._notice("There is no unfinished run to resume: everything runs.")
         return None

@@ -48,7 +48,7 @@ class Interruption:
 
     @property
     def requested(self) -> bool:
-        """Whether the run is to end."""
+        """Return whether the run is to end."""
         return self._requested.is_set()
 
     def request(self, taken_over: TakenOverError | None = None) -> None:

@@ -43,7 +43,7 @@ class SparkEngine:
         self._shared = _SharedState()
         self._spare: Any = None
         self.alone: str | None = None
-        """Why there is only one session for all; None if each has its own."""
+        """The reason why there is only one session for all; None if each has its own."""
         try:
             self._spare = _new_session(spark, remote)
         except Exception as error:  # noqa: BLE001 - Spark raises anything; recorded, and reported in a notice
@@ -201,7 +201,7 @@ class _SharedState:
 
 
 def _is_gone(error: Exception) -> bool:
-    """Whether the session has ended, and what it held with it."""
+    """Return whether the session has ended, and what it held with it."""
     return bool(_GONE.search(_text(error))) or type(error).__name__ == "Py4JNetworkError"
 
 

@@ -55,7 +55,7 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be run: the published ``folder`` with the ``sha256`` of its ``files``, and how.
+    """An order to run a workflow: the published ``folder`` with the ``sha256`` of its ``files``, and how.
 
     ``run_id`` is the id of the workflow's run: a later order with the same id resumes it. ``restart``: the
     number of the iteration that begins anew; later orders resume the newest beginning.
@@ -172,7 +172,7 @@ def _run_interruptibly(runner: Runner, rlm: Reporter, order: Order) -> Report:
             _publish(rlm, order, reports[0])
         else:
             reason = for_agent(str(failures[0])) if failures else f"no answer within {_END_S:g} s"
-            rlm.log(f"{order.name} came to no orderly end ({reason}); another call goes on with it.")
+            rlm.log(f"{order.name} did not end in order ({reason}); another call resumes it.")
         raise
     if failures:
         raise failures[0]

@@ -52,7 +52,7 @@ class Effect(StrEnum):
 
 
 class StatementOutcome(StrEnum):
-    """What a checkpoint itself says of its statement. BEGUN: nothing."""
+    """The outcome of a statement as its checkpoint records it. BEGUN: nothing is known."""
 
     BEGUN = "begun"
     TAKEN = "taken"  # recorded only where the history would not show it
@@ -85,18 +85,18 @@ class Commit:
 
     @property
     def replaces_all(self) -> bool:
-        """Whether nothing of the earlier content is left."""
+        """Return whether nothing of the earlier content is left."""
         whole = self.parameters.get("mode") == "Overwrite" and self.parameters.get("predicate", "[]") == "[]"
         return "REPLACE TABLE" in self.operation or (self.operation == "WRITE" and whole)
 
     @property
     def changes_rows(self) -> bool:
-        """Whether it may have changed rows."""
+        """Return whether it may have changed rows."""
         return not (_MAINTENANCE.match(self.operation) or _METADATA.match(self.operation))
 
     @property
     def is_fence(self) -> bool:
-        """Whether it is a fence that this program has set."""
+        """Return whether it is a fence that this program has set."""
         return self.operation.startswith("SET ") and FENCE in str(self.parameters)
 
 
@@ -119,7 +119,7 @@ _JSON_NAMES = {"existed": "there", "reported": "told"}
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What was recorded before a statement.
+    """A record of the state before a statement.
 
     ``index`` is its position in the file, from 0; ``before`` and ``statement`` are hashes of the texts of all
     statements before it, and of its own. ``table`` None: what it writes is not known, or not one table.
@@ -170,7 +170,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class EffectVerdict:
-    """Whether a statement has taken effect. ``rows``: that it affected; ``reason``: for people."""
+    """Return whether a statement has taken effect. ``rows``: that it affected; ``reason``: for people."""
 
     effect: Effect
     reason: str = ""
@@ -243,7 +243,7 @@ def _written(checkpoint: Checkpoint, now: TableState) -> EffectVerdict:
 
 
 def is_undone(checkpoint: Checkpoint, now: TableState) -> bool:
-    """Whether nothing is left of what was done since the checkpoint: not done, undone, or the table replaced.
+    """Return whether nothing is left of the changes since the checkpoint: none, undone, or table replaced.
 
     Later commits of others do not matter: the step itself makes a new checkpoint before it writes.
     """
@@ -309,7 +309,7 @@ def _changed(kind: StatementKind, since: Sequence[Commit], base: int) -> EffectV
 
 
 def _overwrites(kind: StatementKind, commit: Commit) -> bool:
-    """Whether a WRITE is not an INSERT's, because it does not append."""
+    """Return whether a WRITE is not an INSERT's, because it does not append."""
     return kind is StatementKind.INSERT and commit.parameters.get("mode", "Append") != "Append"
 
 

@@ -141,7 +141,7 @@ def _use(session: SqlSession, statement: str, what: str, option: str) -> None:
             fix=f"Check {option}, or create it.",
         ) from None
     except Rejected as error:
-        raise UsageError(f"This cannot be a {what}: {error.what}", fix=f"Check {option}.") from None
+        raise UsageError(f"This is not a valid {what}: {error.what}", fix=f"Check {option}.") from None
     except RlmError as error:
         error.fix = error.fix or f"Check {option}."
         raise

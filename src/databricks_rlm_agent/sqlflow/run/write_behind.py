@@ -61,7 +61,7 @@ def _steps_before(plan: Plan) -> dict[str, set[str]]:
 
 
 def _is_repeatable(step: Step) -> bool:
-    """Whether a step may be run again from its start; of a loop, what comes after its iterations."""
+    """Return whether a step may be run again from its start; of a loop, what comes after its iterations."""
     return step.problem is None and (step.file is None or not required_checkpoints(step.file))
 
 
@@ -76,7 +76,7 @@ def _may_write(steps: Iterable[Step], names: Iterable[Name]) -> bool:
 
 
 def _iterations_repeatable(loop: Loop) -> bool:
-    """Whether each iteration may be run again after the next one has run."""
+    """Return whether each iteration may be run again after the next one has run."""
     try:
         iterations = [iteration(loop, loop.first + n) for n in range(len(loop.files) + 2)]
     except UsageError:  # there is no file beyond those, and none can be made
