@@ -81,7 +81,8 @@ def _ordered_stage(steps: Sequence[Step], made: Sequence[Name]) -> tuple[list[St
             free = waiting[0]
             others = ", ".join(sorted(before[free.id] & left))
             notices.append(
-                f"{free.id} needs what {others} makes, and the other way round: they run in the order of their names."
+                f"{free.id} needs what {others} makes, and the other way round: they run in the order of "
+                "their names."
             )
         waiting.remove(free)
         order.append(free)
