@@ -7,9 +7,14 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from databricks.sql.thrift_api.TCLIService import TCLIService
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from thrift.protocol.TBinaryProtocol import TBinaryProtocol
+from thrift.protocol.TProtocol import TProtocolException
+from thrift.Thrift import TApplicationException
+from thrift.transport.TTransport import TMemoryBuffer
 
 from local_workspace.engine import Engine
 from local_workspace.options import WAREHOUSE_ID
@@ -50,10 +55,6 @@ def warehouse_route(engine: Engine, warehouse_id: str) -> Route:
 
 def answer(service: Any, body: bytes) -> bytes:
     """Let `service` answer the Thrift call in `body`; raises `EOFError` or `ValueError` when it is none."""
-    from databricks.sql.thrift_api.TCLIService import TCLIService
-    from thrift.protocol.TProtocol import TProtocolException
-    from thrift.Thrift import TApplicationException
-    from thrift.transport.TTransport import TMemoryBuffer
 
     outgoing = TMemoryBuffer()
     try:
@@ -64,16 +65,11 @@ def answer(service: Any, body: bytes) -> bytes:
 
 
 def sql_of(body: bytes) -> str | None:
-    """The SQL text in the body of an ExecuteStatement call; None for any other call, or for no call at
-    all.
-    """
+    """The SQL text in the body of an ExecuteStatement call; None for anything else."""
     if len(body) < 8 or not body.startswith(struct.pack("!I", _CALL)):
         return None
     if body[4:8] != struct.pack("!I", len(_EXECUTE)) or not body.startswith(_EXECUTE, 8):
         return None
-    from databricks.sql.thrift_api.TCLIService import TCLIService
-    from thrift.protocol.TProtocol import TProtocolException
-    from thrift.transport.TTransport import TMemoryBuffer
 
     protocol = _protocol(TMemoryBuffer(body))
     arguments = TCLIService.ExecuteStatement_args()
@@ -87,7 +83,6 @@ def sql_of(body: bytes) -> str | None:
 
 
 def _protocol(transport: Any) -> Any:
-    from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 
     # thrift 0.25 caps strings at 16 MB; a statement or a result batch may be larger, and we are on loopback.
     return TBinaryProtocol(transport, string_length_limit=None, container_length_limit=None)

@@ -6,6 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import lz4.frame  # type: ignore[import-untyped] # ships no types
+import pyarrow as pa
+import pyarrow.types as is_a
+from databricks.sql.thrift_api.TCLIService import ttypes
+
 from local_workspace.engine import CatalogTree, EngineError, TableInfo
 from local_workspace.engine.literals import RawLiteral, string_literal
 
@@ -73,8 +78,6 @@ def _text(value: Any) -> str | None:
 
 def presentable(table: Any) -> Any:
     """`table` in the Arrow types that Databricks sends: no large or view types, intervals as text."""
-    import pyarrow as pa
-
     fields = [field.with_type(_plain(field.type)) for field in table.schema]
     schema = pa.schema(fields)
     if schema.types == table.schema.types:
@@ -84,18 +87,12 @@ def presentable(table: Any) -> Any:
 
 
 def _cast(column: Any, kind: Any) -> Any:
-    import pyarrow as pa
-    import pyarrow.types as is_a
-
     if is_a.is_duration(column.type) or is_a.is_interval(column.type):
         return pa.chunked_array([pa.array([None if v is None else str(v) for v in column.to_pylist()], kind)])
     return column if column.type == kind else column.cast(kind)
 
 
 def _plain(kind: Any) -> Any:
-    import pyarrow as pa
-    import pyarrow.types as is_a
-
     if is_a.is_large_string(kind) or str(kind) == "string_view":
         return pa.string()
     if is_a.is_large_binary(kind) or str(kind) == "binary_view":
@@ -109,8 +106,6 @@ def _plain(kind: Any) -> Any:
 
 def hive_schema(schema: Any) -> Any:
     """A Thrift TTableSchema for an Arrow schema."""
-    from databricks.sql.thrift_api.TCLIService import ttypes
-
     columns = [
         ttypes.TColumnDesc(columnName=field.name, typeDesc=_type_desc(field.type), position=index, comment="")
         for index, field in enumerate(schema, start=1)
@@ -119,8 +114,6 @@ def hive_schema(schema: Any) -> Any:
 
 
 def _type_desc(kind: Any) -> Any:
-    from databricks.sql.thrift_api.TCLIService import ttypes
-
     entry = ttypes.TPrimitiveTypeEntry(type=getattr(ttypes.TTypeId, hive_type(kind)))
     if hive_type(kind) == "DECIMAL_TYPE":
         qualifiers = {
@@ -133,8 +126,6 @@ def _type_desc(kind: Any) -> Any:
 
 def hive_type(kind: Any) -> str:
     """The name of the Thrift type id for an Arrow type."""
-    import pyarrow.types as is_a
-
     for test, name in (
         (is_a.is_timestamp, "TIMESTAMP_TYPE"),
         (is_a.is_decimal, "DECIMAL_TYPE"),
@@ -158,15 +149,12 @@ def page_rows(table: Any, offset: int, max_rows: int | None, max_bytes: int | No
     return left
 
 
-def row_set(table: Any, offset: int, rows: int, *, lz4: bool) -> Any:
+def row_set(table: Any, offset: int, rows: int, *, compress: bool) -> Any:
     """A Thrift TRowSet of `rows` rows from `offset` on."""
-    import lz4.frame as frames  # type: ignore[import-untyped] # ships no types
-    from databricks.sql.thrift_api.TCLIService import ttypes
-
     batches = []
     for batch in table.slice(offset, rows).to_batches():
         data = batch.serialize().to_pybytes()
-        packed = frames.compress(data) if lz4 else data
+        packed = lz4.frame.compress(data) if compress else data
         batches.append(ttypes.TSparkArrowBatch(batch=packed, rowCount=batch.num_rows))
     return ttypes.TRowSet(startRowOffset=offset, rows=[], arrowBatches=batches)
 
@@ -237,8 +225,6 @@ def _matches(name: str, pattern: str | None) -> bool:
 
 
 def _table(header: str, rows: list[tuple[Any, ...]], integers: set[str] | None = None) -> Any:
-    import pyarrow as pa
-
     names = header.split()
     kinds = [pa.int32() if name in (integers or ()) else pa.string() for name in names]
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)

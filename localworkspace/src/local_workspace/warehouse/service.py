@@ -6,10 +6,14 @@ Method names are Thrift's. What is sent and expected was read from databricks-sq
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import pyarrow as pa
+from databricks.sql.thrift_api.TCLIService import ttypes as t
 
 from local_workspace.engine import Engine, EngineError, StatementResult
 
@@ -21,10 +25,33 @@ from .sessions import Operation, Sessions, UnknownHandleError
 FIRST_WAIT_SECONDS = 1.0
 POLL_WAIT_SECONDS = 0.2
 _STATEMENT_THREADS = 64
+_VERSION = t.TProtocolVersion.SPARK_CLI_SERVICE_PROTOCOL_V7
+_SUCCESS = t.TStatus(statusCode=t.TStatusCode.SUCCESS_STATUS)
+
+Method = Callable[[Any, Any], Any]
 
 
 class GoneError(Exception):
     """A session or operation to close that is not there; travels as HTTP 404."""
+
+
+def _reports_errors(response: Any) -> Callable[[Method], Method]:
+    """Make a method return `response` with the error's status where it raises one."""
+
+    def decorate(method: Method) -> Method:
+        @functools.wraps(method)
+        def call(self: Any, req: Any) -> Any:
+            try:
+                return method(self, req)
+            except UnknownHandleError as error:
+                code = t.TStatusCode.INVALID_HANDLE_STATUS
+                return response(status=t.TStatus(statusCode=code, errorMessage=str(error)))
+            except EngineError as error:
+                return response(status=_failed(error))
+
+        return call
+
+    return decorate
 
 
 class ThriftService:
@@ -39,19 +66,18 @@ class ThriftService:
 
     def OpenSession(self, req: Any) -> Any:  # noqa: N802 - Thrift's name
         """Open a session in the initial catalog and schema, if given."""
-        t = _ttypes()
         namespace = req.initialNamespace
         try:
             session = self._sessions.open(
                 namespace.catalogName if namespace else None, namespace.schemaName if namespace else None
             )
         except EngineError as error:
-            return t.TOpenSessionResp(status=_failed(error), serverProtocolVersion=_version())
+            return t.TOpenSessionResp(status=_failed(error), serverProtocolVersion=_VERSION)
         identifier = t.THandleIdentifier(guid=session.id, secret=session.id)
         return t.TOpenSessionResp(
-            status=_success(),
-            serverProtocolVersion=_version(),
-            sessionHandle=t.TSessionHandle(sessionId=identifier, serverProtocolVersion=_version()),
+            status=_SUCCESS,
+            serverProtocolVersion=_VERSION,
+            sessionHandle=t.TSessionHandle(sessionId=identifier, serverProtocolVersion=_VERSION),
             configuration={},
             initialNamespace=namespace,
             canUseMultipleCatalogs=True,
@@ -63,53 +89,44 @@ class ThriftService:
             self._sessions.close(req.sessionHandle)
         except UnknownHandleError as error:
             raise GoneError(str(error)) from error
-        return _ttypes().TCloseSessionResp(status=_success())
+        return t.TCloseSessionResp(status=_SUCCESS)
 
     def GetInfo(self, req: Any) -> Any:  # noqa: N802
         """Name and version of the server."""
-        t = _ttypes()
+        kind = t.TGetInfoType
         known = {
-            t.TGetInfoType.CLI_SERVER_NAME: "Spark SQL",
-            t.TGetInfoType.CLI_DBMS_NAME: "Spark SQL",
-            t.TGetInfoType.CLI_DBMS_VER: "4.0.0",
+            kind.CLI_SERVER_NAME: "Spark SQL",
+            kind.CLI_DBMS_NAME: "Spark SQL",
+            kind.CLI_DBMS_VER: "4.0.0",
         }
-        return t.TGetInfoResp(
-            status=_success(), infoValue=t.TGetInfoValue(stringValue=known.get(req.infoType, ""))
-        )
+        value = t.TGetInfoValue(stringValue=known.get(req.infoType, ""))
+        return t.TGetInfoResp(status=_SUCCESS, infoValue=value)
 
     # --- statements
 
+    @_reports_errors(t.TExecuteStatementResp)
     def ExecuteStatement(self, req: Any) -> Any:  # noqa: N802
         """Run a statement; small results come with the answer."""
-
-        def start() -> Operation:
-            session = self._sessions.get(req.sessionHandle)
-            literals = results.literals_of(req.parameters)
-            return self._sessions.start(
-                session, lambda: _limited(session.engine.execute(req.statement, literals), req.resultRowLimit)
-            )
-
-        return self._started(
-            req, start, _ttypes().TExecuteStatementResp, lz4=bool(req.canDecompressLZ4Result)
+        session = self._sessions.get(req.sessionHandle)
+        literals = results.literals_of(req.parameters)
+        operation = self._sessions.start(
+            session, lambda: _limited(session.engine.execute(req.statement, literals), req.resultRowLimit)
         )
+        operation.lz4 = bool(req.canDecompressLZ4Result)
+        return self._started(req, operation, t.TExecuteStatementResp)
 
+    @_reports_errors(t.TGetOperationStatusResp)
     def GetOperationStatus(self, req: Any) -> Any:  # noqa: N802
         """The state of a statement."""
-        try:
-            operation = self._sessions.operation(req.operationHandle)
-        except UnknownHandleError as error:
-            return _ttypes().TGetOperationStatusResp(status=_invalid(error))
+        operation = self._sessions.operation(req.operationHandle)
         operation.wait(POLL_WAIT_SECONDS)
         return _status(operation)
 
+    @_reports_errors(t.TCancelOperationResp)
     def CancelOperation(self, req: Any) -> Any:  # noqa: N802
         """Interrupt a statement. Of one that has ended, nothing is left to cancel."""
-        t = _ttypes()
-        try:
-            self._sessions.operation(req.operationHandle).cancel()
-        except UnknownHandleError as error:
-            return t.TCancelOperationResp(status=_invalid(error))
-        return t.TCancelOperationResp(status=_success())
+        self._sessions.operation(req.operationHandle).cancel()
+        return t.TCancelOperationResp(status=_SUCCESS)
 
     def CloseOperation(self, req: Any) -> Any:  # noqa: N802
         """Forget a statement and its result; raises `GoneError` when there is none."""
@@ -117,24 +134,22 @@ class ThriftService:
             self._sessions.close_operation(self._sessions.operation(req.operationHandle))
         except UnknownHandleError as error:
             raise GoneError(str(error)) from error
-        return _ttypes().TCloseOperationResp(status=_success())
+        return t.TCloseOperationResp(status=_SUCCESS)
 
+    @_reports_errors(t.TGetResultSetMetadataResp)
     def GetResultSetMetadata(self, req: Any) -> Any:  # noqa: N802
         """The columns of a result."""
-        try:
-            return _metadata(self._sessions.operation(req.operationHandle))
-        except UnknownHandleError as error:
-            return _ttypes().TGetResultSetMetadataResp(status=_invalid(error))
+        return _metadata(self._sessions.operation(req.operationHandle))
 
+    @_reports_errors(t.TFetchResultsResp)
     def FetchResults(self, req: Any) -> Any:  # noqa: N802
         """The next rows of a result."""
-        try:
-            operation = self._sessions.operation(req.operationHandle)
-        except UnknownHandleError as error:
-            return _ttypes().TFetchResultsResp(status=_invalid(error))
+        operation = self._sessions.operation(req.operationHandle)
         operation.wait(FIRST_WAIT_SECONDS)
         if operation.result is None:
-            return _ttypes().TFetchResultsResp(status=_failed(operation.error or _not_ready()))
+            raise operation.error or EngineError.of(
+                "OPERATION_NOT_READY", "The statement has no result yet.", "HY010"
+            )
         page = _page(operation, req.maxRows, req.maxBytes)
         if req.includeResultSetMetadata:
             page.resultSetMetadata = _metadata(operation)
@@ -142,63 +157,47 @@ class ThriftService:
 
     # --- metadata
 
+    @_reports_errors(t.TGetCatalogsResp)
     def GetCatalogs(self, req: Any) -> Any:  # noqa: N802
         """List catalogs."""
-        return self._listing(req, _ttypes().TGetCatalogsResp, lambda: results.list_catalogs(self._tree))
+        return self._listing(req, t.TGetCatalogsResp, results.list_catalogs)
 
+    @_reports_errors(t.TGetSchemasResp)
     def GetSchemas(self, req: Any) -> Any:  # noqa: N802
         """List schemas."""
-        return self._listing(
-            req,
-            _ttypes().TGetSchemasResp,
-            lambda: results.list_schemas(self._tree, req.catalogName, req.schemaName),
-        )
+        return self._listing(req, t.TGetSchemasResp, results.list_schemas, req.catalogName, req.schemaName)
 
+    @_reports_errors(t.TGetTablesResp)
     def GetTables(self, req: Any) -> Any:  # noqa: N802
         """List tables and views."""
-        return self._listing(
-            req,
-            _ttypes().TGetTablesResp,
-            lambda: results.list_tables(
-                self._tree, req.catalogName, req.schemaName, req.tableName, req.tableTypes
-            ),
-        )
+        patterns = (req.catalogName, req.schemaName, req.tableName)
+        return self._listing(req, t.TGetTablesResp, results.list_tables, *patterns, req.tableTypes)
 
+    @_reports_errors(t.TGetColumnsResp)
     def GetColumns(self, req: Any) -> Any:  # noqa: N802
         """List columns."""
-        return self._listing(
-            req,
-            _ttypes().TGetColumnsResp,
-            lambda: results.list_columns(
-                self._tree, req.catalogName, req.schemaName, req.tableName, req.columnName
-            ),
+        patterns = (req.catalogName, req.schemaName, req.tableName, req.columnName)
+        return self._listing(req, t.TGetColumnsResp, results.list_columns, *patterns)
+
+    def _listing(self, req: Any, response: Any, rows: Callable[..., Any], *patterns: Any) -> Any:
+        session = self._sessions.get(req.sessionHandle)
+        operation = self._sessions.start(session, lambda: StatementResult(table=rows(self._tree, *patterns)))
+        return self._started(req, operation, response)
+
+    def _started(self, req: Any, operation: Operation, response: Any) -> Any:
+        """Answer with as much of the operation's result as is asked for and there already."""
+        handle = t.TOperationHandle(
+            operationId=t.THandleIdentifier(guid=operation.id, secret=operation.id),
+            operationType=t.TOperationType.EXECUTE_STATEMENT,
+            hasResultSet=True,
         )
-
-    def _listing(self, req: Any, response: Any, rows: Callable[[], Any]) -> Any:
-        def start() -> Operation:
-            session = self._sessions.get(req.sessionHandle)
-            return self._sessions.start(session, lambda: StatementResult(table=rows()))
-
-        return self._started(req, start, response, lz4=False)
-
-    def _started(self, req: Any, start: Callable[[], Operation], response: Any, *, lz4: bool) -> Any:
-        """Start an operation, and answer with as much of its result as is asked for and there already."""
-        try:
-            operation = start()
-        except UnknownHandleError as error:
-            return response(status=_invalid(error))
-        except EngineError as error:
-            return response(status=_failed(error))
-        operation.options = lz4
-        answer = response(status=_success(), operationHandle=_handle(operation))
-        direct = req.getDirectResults
-        if direct is not None:
+        answer = response(status=_SUCCESS, operationHandle=handle)
+        if req.getDirectResults is not None:
             operation.wait(FIRST_WAIT_SECONDS)
-            answer.directResults = self._direct(operation, direct)
+            answer.directResults = self._direct(operation, req.getDirectResults)
         return answer
 
     def _direct(self, operation: Operation, wanted: Any) -> Any:
-        t = _ttypes()
         direct = t.TSparkDirectResults(operationStatus=_status(operation))
         if operation.result is None:
             if operation.error is not None:
@@ -208,66 +207,26 @@ class ThriftService:
         direct.resultSet = _page(operation, wanted.maxRows, wanted.maxBytes)
         if not direct.resultSet.hasMoreRows:
             self._sessions.close_operation(operation)
-            direct.closeOperation = t.TCloseOperationResp(status=_success())
+            direct.closeOperation = t.TCloseOperationResp(status=_SUCCESS)
         return direct
 
 
-def _ttypes() -> Any:
-    from databricks.sql.thrift_api.TCLIService import ttypes
-
-    return ttypes
-
-
-def _version() -> Any:
-    return _ttypes().TProtocolVersion.SPARK_CLI_SERVICE_PROTOCOL_V7
-
-
-def _success() -> Any:
-    t = _ttypes()
-    return t.TStatus(statusCode=t.TStatusCode.SUCCESS_STATUS)
-
-
 def _failed(error: EngineError) -> Any:
-    t = _ttypes()
-    return t.TStatus(
-        statusCode=t.TStatusCode.ERROR_STATUS, sqlState=error.sqlstate, errorMessage=error.message
-    )
-
-
-def _invalid(error: UnknownHandleError) -> Any:
-    t = _ttypes()
-    return t.TStatus(statusCode=t.TStatusCode.INVALID_HANDLE_STATUS, errorMessage=str(error))
-
-
-def _not_ready() -> EngineError:
-    return EngineError.of("OPERATION_NOT_READY", "The statement has no result yet.", "HY010")
-
-
-def _handle(operation: Operation) -> Any:
-    t = _ttypes()
-    return t.TOperationHandle(
-        operationId=t.THandleIdentifier(guid=operation.id, secret=operation.id),
-        operationType=t.TOperationType.EXECUTE_STATEMENT,
-        hasResultSet=True,
-    )
+    code = t.TStatusCode.ERROR_STATUS
+    return t.TStatus(statusCode=code, sqlState=error.sqlstate, errorMessage=error.message)
 
 
 def _status(operation: Operation) -> Any:
     """The state of an operation; an error travels here, so that the connector raises ServerOperationError."""
-    t = _ttypes()
     states = t.TOperationState
     status = t.TGetOperationStatusResp(
-        status=_success(), operationState=states.RUNNING_STATE, hasResultSet=True
+        status=_SUCCESS, operationState=states.RUNNING_STATE, hasResultSet=True
     )
     error, result = operation.error, operation.result
     if error is not None:
         status.operationState = states.CANCELED_STATE if operation.cancelled else states.ERROR_STATE
-        status.sqlState, status.errorMessage, status.displayMessage = (
-            error.sqlstate,
-            error.message,
-            error.message,
-        )
-        status.diagnosticInfo = error.message
+        status.sqlState = error.sqlstate
+        status.errorMessage = status.displayMessage = status.diagnosticInfo = error.message
     elif result is not None:
         status.operationState = states.FINISHED_STATE
         status.numModifiedRows = result.affected_rows
@@ -275,16 +234,13 @@ def _status(operation: Operation) -> Any:
 
 
 def _metadata(operation: Operation) -> Any:
-    import pyarrow as pa
-
-    t = _ttypes()
     result = operation.result
     schema = results.presentable(result.table).schema if result is not None else pa.schema([])
     return t.TGetResultSetMetadataResp(
-        status=_success(),
+        status=_SUCCESS,
         schema=results.hive_schema(schema),
         resultFormat=t.TSparkRowSetType.ARROW_BASED_SET,
-        lz4Compressed=bool(operation.options),
+        lz4Compressed=operation.lz4,
         arrowSchema=schema.serialize().to_pybytes(),
         isStagingOperation=False,
     )
@@ -295,10 +251,10 @@ def _page(operation: Operation, max_rows: int | None, max_bytes: int | None) -> 
     assert result is not None  # callers have looked
     table = results.presentable(result.table)
     rows = results.page_rows(table, operation.offset, max_rows, max_bytes)
-    page = results.row_set(table, operation.offset, rows, lz4=bool(operation.options))
+    page = results.row_set(table, operation.offset, rows, compress=operation.lz4)
     operation.offset += rows
     more = operation.offset < table.num_rows
-    return _ttypes().TFetchResultsResp(status=_success(), hasMoreRows=more, results=page)
+    return t.TFetchResultsResp(status=_SUCCESS, hasMoreRows=more, results=page)
 
 
 def _limited(result: StatementResult, limit: int | None) -> StatementResult:

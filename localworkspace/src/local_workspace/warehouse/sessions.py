@@ -1,4 +1,4 @@
-"""Sessions and operations of the warehouse: who is connected, what runs, what came of it."""
+"""Sessions of the warehouse, and their operations: statements that run, results, errors."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Operation:
         self.id = uuid.uuid4().bytes
         self.session = session
         self.offset = 0
-        self.options: Any = None
+        self.lz4 = False
         self.cancelled = False
         self._future = future
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to `seconds` for the end; whether it has come."""
+        """Wait up to `seconds` for the end; return whether it has come."""
         try:
             self._future.exception(timeout=seconds)
         except TimeoutError:
@@ -39,7 +39,7 @@ class Operation:
 
     @property
     def error(self) -> EngineError | None:
-        """Why it failed; None when it did not, or not yet."""
+        """Its error; None when it has not failed, or not yet."""
         error = self._future.exception() if self._future.done() else None
         if error is None or isinstance(error, EngineError):
             return error
@@ -102,9 +102,9 @@ class Sessions:
             self._sessions.pop(session.id, None)
         self._end(session)
 
-    def start(self, session: WarehouseSession, work: Callable[[], StatementResult]) -> Operation:
-        """Run `work` as an operation of the session."""
-        operation = Operation(session, self._statements.submit(work))
+    def start(self, session: WarehouseSession, run: Callable[[], StatementResult]) -> Operation:
+        """Run a function in a thread as an operation of the session."""
+        operation = Operation(session, self._statements.submit(run))
         session.operations[operation.id] = operation
         return operation
 
