@@ -57,7 +57,7 @@ def printed(client: WorkspaceClient, run_id: int) -> str:
     return str(eventually(lambda: client.jobs.get_run_output(task or 0).logs, lambda logs: bool(logs)))
 
 
-def test_of_a_queued_run(client: WorkspaceClient, programs: Programs) -> None:
+def test_cancel_of_a_queued_run(client: WorkspaceClient, programs: Programs) -> None:
     busy = [programs.submit(WAITS) for _ in range(2)]  # as many as there may be at once
     for run_id in busy:
         programs.running(run_id)
@@ -75,7 +75,7 @@ def test_of_a_queued_run(client: WorkspaceClient, programs: Programs) -> None:
     assert [ending(programs.finish(run_id)) for run_id in busy] == [CANCELED, CANCELED]
 
 
-def test_of_a_run_that_waits_for_its_job(client: WorkspaceClient, programs: Programs) -> None:
+def test_cancel_of_a_run_that_waits_for_its_job(client: WorkspaceClient, programs: Programs) -> None:
     path = programs.put(WAITS)
     task = jobs.Task(task_key="t", spark_python_task=jobs.SparkPythonTask(python_file=path))
     job_id = client.jobs.create(name="one-at-a-time", tasks=[task]).job_id
@@ -89,7 +89,7 @@ def test_of_a_run_that_waits_for_its_job(client: WorkspaceClient, programs: Prog
     assert ending(programs.finish(first)) == CANCELED
 
 
-def test_of_a_run_that_is_over_or_unknown(client: WorkspaceClient, programs: Programs) -> None:
+def test_cancel_of_a_finished_or_unknown_run(client: WorkspaceClient, programs: Programs) -> None:
     good = programs.finish(programs.submit("print('done')"))
     bad = programs.finish(programs.submit("raise ValueError"))
     for run in (good, bad):
@@ -100,7 +100,7 @@ def test_of_a_run_that_is_over_or_unknown(client: WorkspaceClient, programs: Pro
         client.jobs.cancel_run(4711)
 
 
-def test_by_a_task_and_at_once_after_the_submit(client: WorkspaceClient, programs: Programs) -> None:
+def test_cancel_by_a_task_run_right_after_the_submit(client: WorkspaceClient, programs: Programs) -> None:
     """The process may be about to start just then: the run is over only when that is dead."""
     for _ in range(5):
         run_id = programs.submit(WAITS)
@@ -110,7 +110,7 @@ def test_by_a_task_and_at_once_after_the_submit(client: WorkspaceClient, program
         assert ending(run) == CANCELED
 
 
-def test_racing_completion(client: WorkspaceClient, programs: Programs) -> None:
+def test_cancel_races_with_completion(client: WorkspaceClient, programs: Programs) -> None:
     """Either wins, and what is said agrees with itself; a run that succeeded was not cancelled."""
     found = []
     for delay in (0.0, 0.01, 0.03):
@@ -157,7 +157,7 @@ def test_a_statement_of_a_cancelled_run_changes_nothing_afterwards(
     assert answer.result.data_array == [["0"]]
 
 
-def test_the_fault_control_and_the_log_see_it(
+def test_cancel_is_faulted_and_logged(
     client: WorkspaceClient, programs: Programs, info: WorkspaceInfo, http: requests.Session
 ) -> None:
     run_id = programs.submit(WAITS)
@@ -182,7 +182,7 @@ def test_the_fault_control_and_the_log_see_it(
     assert (500, "status") in seen
 
 
-def test_one_that_a_stopping_server_had_begun(tmp_path: Path) -> None:
+def test_cancel_that_a_stopping_server_had_begun(tmp_path: Path) -> None:
     """The intent is on disk: the run does not come back as lost."""
     with spawn(WorkspaceOptions(root=tmp_path)) as server:
         client = sdk(server.info)

@@ -145,7 +145,7 @@ def test_directories(client: WorkspaceClient) -> None:
         ("/Volumes/../.workspace/token/x/y", 400),
     ],
 )
-def test_paths_that_lead_nowhere_good(
+def test_malformed_paths_are_refused(
     http: requests.Session, info: WorkspaceInfo, path: str, status: int
 ) -> None:
     request = requests.Request("PUT", f"{info.host}/api/2.0/fs/files", data=b"x", headers=dict(http.headers))

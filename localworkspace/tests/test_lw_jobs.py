@@ -76,13 +76,13 @@ def test_a_program_that_raises(programs: Programs) -> None:
         ("import os; os.kill(os.getpid(), 9)", "SIGKILL (exit code 137)"),
     ],
 )
-def test_other_ways_to_fail(programs: Programs, code: str, error: str) -> None:
+def test_the_error_of_other_failures(programs: Programs, code: str, error: str) -> None:
     run = programs.finish(programs.submit(code))
     assert details(run)[1:3] == (Result.FAILED, Code.RUN_EXECUTION_ERROR)
     assert error in (programs.output(run).error or "")
 
 
-def test_the_submit_returns_before_the_process_starts_and_states_are_seen(programs: Programs) -> None:
+def test_the_states_of_a_run_after_its_submit(programs: Programs) -> None:
     run_id = programs.submit("import time; time.sleep(0.5)")
     run = programs.running(run_id)
     assert run.state
@@ -147,7 +147,9 @@ def test_cancel_is_asynchronous(client: WorkspaceClient, programs: Programs) -> 
     assert details(client.jobs.get_run(run_id))[1] == Result.CANCELED
 
 
-def test_tasks_wait_for_each_other_and_a_failure_spreads(client: WorkspaceClient, programs: Programs) -> None:
+def test_tasks_wait_for_their_dependencies_and_a_failure_skips_them(
+    client: WorkspaceClient, programs: Programs
+) -> None:
     after = [jobs.TaskDependency(task_key="first")]
     run_id = client.jobs.submit(
         tasks=[
@@ -189,7 +191,7 @@ def test_more_runs_than_processes_are_queued(client: WorkspaceClient, programs: 
     assert (last.queue_duration or 0) > 0
 
 
-def test_much_output_is_cut_at_the_front(programs: Programs, info: WorkspaceInfo) -> None:
+def test_long_output_keeps_its_end(programs: Programs, info: WorkspaceInfo) -> None:
     code = (
         "import sys\n"
         "block = (b'x' * 1023 + b'\\n') * 1024\n"
@@ -293,7 +295,7 @@ def test_a_wheel_task_runs_an_entry_point(client: WorkspaceClient, programs: Pro
     assert "ModuleNotFoundError" in (programs.output(none).error or "")
 
 
-def test_one_run_per_token_whoever_asks_and_how_often(client: WorkspaceClient, programs: Programs) -> None:
+def test_one_run_per_idempotency_token(client: WorkspaceClient, programs: Programs) -> None:
     task = programs.task("print('once')")
     token = "t" * 64
     found: list[int | None] = []
@@ -320,7 +322,7 @@ def test_one_run_per_token_whoever_asks_and_how_often(client: WorkspaceClient, p
         client.jobs.submit(tasks=[task], idempotency_token="t" * 65)
 
 
-def test_requests_that_cannot_be_a_run(client: WorkspaceClient, programs: Programs) -> None:
+def test_malformed_submits_are_refused(client: WorkspaceClient, programs: Programs) -> None:
     with pytest.raises(ResourceDoesNotExist, match=r"Run 12345 does not exist\."):
         client.jobs.get_run(12345)
     with pytest.raises(InvalidParameterValue, match="does not exist"):

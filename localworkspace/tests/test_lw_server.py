@@ -91,7 +91,7 @@ def test_a_second_server_on_one_root_is_refused(tmp_path: Path) -> None:
         (["--port", "1"], "port 1"),
     ],
 )
-def test_what_cannot_start_says_why(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_the_error_of_a_server_that_cannot_start(tmp_path: Path, arguments: list[str], message: str) -> None:
     if arguments == ["--port", "1"] and os.geteuid() == 0:
         pytest.skip("root may use any port")
     done = subprocess.run(
@@ -112,7 +112,7 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
         spawn(WorkspaceOptions(root=tmp_path / "file"))
 
 
-def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     starter = (
         "import os, pathlib, sys, time\n"
         "from local_workspace import spawn\n"
@@ -132,7 +132,7 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
         eventually(lambda: alive(described["pid"]), lambda there: not there)
 
 
-def test_text_for_people_and_an_end_by_interrupt(tmp_path: Path) -> None:
+def test_plain_output_and_an_end_by_interrupt(tmp_path: Path) -> None:
     with subprocess.Popen(
         [*MODULE, "--root", str(tmp_path / "w"), "--catalog", "main", "--catalog", "dev"],
         stdout=subprocess.PIPE,

@@ -23,14 +23,14 @@ from local_workspace import WorkspaceInfo
 from lw_support import eventually, sdk
 
 
-def test_who_one_is(client: WorkspaceClient) -> None:
+def test_current_user(client: WorkspaceClient) -> None:
     me = client.current_user.me()
     assert me.user_name
     assert me.active
     assert client.config.workspace_id == "1"
 
 
-def test_only_the_token_opens(info: WorkspaceInfo) -> None:
+def test_requests_need_the_token(info: WorkspaceInfo) -> None:
     wrong = sdk(dataclasses.replace(info, token="dapi" + "0" * 32))
     with pytest.raises(PermissionDenied):
         wrong.current_user.me()
@@ -41,7 +41,7 @@ def test_only_the_token_opens(info: WorkspaceInfo) -> None:
     assert requests.get(f"{info.host}/.well-known/databricks-config", timeout=10).status_code == 200
 
 
-def test_an_unknown_api(http: requests.Session, info: WorkspaceInfo) -> None:
+def test_unknown_apis_and_malformed_bodies(http: requests.Session, info: WorkspaceInfo) -> None:
     for method, path in (("GET", "/api/2.0/clusters/list"), ("POST", "/api/2.0/secrets/get")):
         reply = http.request(method, info.host + path)
         assert reply.status_code == 404

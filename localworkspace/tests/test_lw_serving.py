@@ -32,7 +32,7 @@ SUB = {
 }
 
 
-def test_replies_by_number_end_clearly() -> None:
+def test_replies_by_number_end_with_an_error() -> None:
     model = model_of({"sub": [{"text": "one"}, {"text": "two"}]}, "s.json")
     assert [model.answer("x").text, model.answer("x").text] == ["one", "two"]
     with pytest.raises(ApiError, match="has 2 replies"):
@@ -48,7 +48,7 @@ def test_the_first_rule_wins_and_names_its_groups() -> None:
     assert model.latency_s == 0.2
 
 
-def test_failures_end_or_do_not() -> None:
+def test_failures_end_after_their_times() -> None:
     model = model_of({"sub": SUB}, "s.json")
     for _ in range(2):
         with pytest.raises(ApiError) as busy:
@@ -64,7 +64,7 @@ def test_failures_end_or_do_not() -> None:
             model.answer("broken")
 
 
-def test_without_a_rule_the_prompt_is_named() -> None:
+def test_the_error_without_a_rule_names_the_prompt() -> None:
     with pytest.raises(ApiError, match=r"s\.json: no rule .* matches 'what'.*otherwise"):
         model_of({"sub": {"rules": []}}, "s.json").answer("what")
 
@@ -97,7 +97,7 @@ def test_answers_depend_on_the_prompt_alone(prompt: str) -> None:
         ({"rules": [], "usage": {"input_tokens": "1"}}, r"\$\.sub\.usage\.input_tokens"),
     ],
 )
-def test_a_malformed_stub_is_refused_at_the_start(tmp_path: Path, sub: Any, place: str) -> None:
+def test_a_malformed_script_is_refused_at_the_start(tmp_path: Path, sub: Any, place: str) -> None:
     file = tmp_path / "s.json"
     file.write_text(json.dumps({"sub": sub}))
     with pytest.raises(WorkspaceError, match=place) as caught:
@@ -125,7 +125,7 @@ def ask(info: WorkspaceInfo, *texts: Any) -> requests.Response:
     )
 
 
-def test_over_http(stubbed: WorkspaceInfo) -> None:
+def test_the_endpoints_over_http(stubbed: WorkspaceInfo) -> None:
     first, second = (ask(stubbed, "You count.", "row 5").json() for _ in range(2))
     assert first["choices"][0]["message"]["content"] == "it is 5"
     assert (

@@ -40,7 +40,7 @@ def test_the_log_keeps_the_last_bytes(
     assert read_log(folder, keep) == (whole[-keep:].decode("utf-8", "replace"), len(whole) > keep)
 
 
-def test_what_a_failure_says() -> None:
+def test_the_error_of_a_failed_process() -> None:
     trace = (
         'Traceback (most recent call last):\n  File "x.py", line 1\n    f()\n    ~^^\nmod.Error: bad: worse\n'
     )
@@ -86,7 +86,7 @@ def test_the_ending_of_a_run() -> None:
     assert Run.from_json(run.to_json()) == run
 
 
-def test_a_task_that_its_condition_excludes_does_no_harm() -> None:
+def test_an_excluded_task_does_not_fail_its_run() -> None:
     first, second = run_of("SUCCESS", "SUCCESS").tasks
     handler = replace(
         second, life="BLOCKED", ending=None, spec={**second.spec, "run_if": "AT_LEAST_ONE_FAILED"}
@@ -125,13 +125,13 @@ def test_no_path_leaves_its_folder(tmp_path_factory: pytest.TempPathFactory, pat
     assert ".." not in found.parts
 
 
-def test_replies_are_not_held_back_by_the_system() -> None:
+def test_the_listener_lets_asyncio_send_at_once() -> None:
     with closing(_listen(0)) as listener:
         assert listener.proto == socket.IPPROTO_TCP  # what asyncio asks before it sets TCP_NODELAY
         assert listener.getsockname()[0] == "127.0.0.1"
 
 
-def test_a_process_is_told_from_another_of_its_number() -> None:
+def test_the_start_time_identifies_a_process() -> None:
     assert started_at(os.getpid()) == started_at(os.getpid()) is not None
     assert started_at(2**22 + 1) is None
 

@@ -1,4 +1,4 @@
-"""For whoever starts a local workspace, or looks for one that runs."""
+"""Start a local workspace in a child process, or find the one that serves a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from local_workspace.errors import WorkspaceError
@@ -65,9 +64,7 @@ class Spawned:
     def __enter__(self) -> Spawned:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
 
@@ -96,7 +93,7 @@ def spawn(
     except ValueError:
         _end(process)
         errors.seek(0)
-        tail = errors.read()[-2000:].strip() or "it said nothing"
+        tail = errors.read()[-2000:].strip() or "nothing on standard error"
         errors.close()
         raise WorkspaceError(
             f"the local workspace at {options.root} did not start (exit code {process.returncode}): {tail}"
@@ -104,7 +101,7 @@ def spawn(
 
 
 def _first_line(process: subprocess.Popen[str], timeout_s: float) -> str:
-    """What the child prints when ready; empty when it ends or takes too long."""
+    """The line that the child prints when ready; empty when it ends or takes too long."""
     assert process.stdout is not None
     timer = threading.Timer(timeout_s, process.kill)
     timer.start()

@@ -1,4 +1,4 @@
-"""Where everything lies below the workspace's root, and the lock that keeps a second server out."""
+"""The folders below a workspace's root, paths within them, and the lock against a second server."""
 
 from __future__ import annotations
 

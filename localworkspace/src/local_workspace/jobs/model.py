@@ -19,7 +19,7 @@ Stop = Literal["cancel", "timeout"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a run or task run ended: the fields of `state` and `status.termination_details`."""
+    """The end of a run or task run: the fields of `state` and `status.termination_details`."""
 
     life: Life
     result: str

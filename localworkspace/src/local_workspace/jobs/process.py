@@ -45,7 +45,7 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """How a process ended. `stopped`: why it was told to end, if it was. Negative exit codes are signals."""
+    """The end of a process. `stopped`: the reason to end it, if any. Negative exit codes are signals."""
 
     exit_code: int
     stopped: Reason | None
@@ -63,7 +63,7 @@ class StopSwitch:
         return self._reader
 
     def throw(self, reason: Reason) -> None:
-        """Ask for the end."""
+        """Request the end."""
         if self.reason is None:
             self.reason = reason
             with contextlib.suppress(OSError):  # the supervisor may have closed it in this instant
@@ -77,10 +77,7 @@ class StopSwitch:
 
 
 class LogWriter:
-    """A task run's log in bounded disk space: two segments. When the newer is full it replaces the older.
-
-    At most 2 x `keep` bytes in all.
-    """
+    """A task run's log in two segments. A full newer one replaces the older: 2 x `keep` bytes at most."""
 
     def __init__(self, folder: Path, keep: int = KEEP) -> None:
         self._older, self._newer = folder / "log.0", folder / "log.1"
@@ -305,7 +302,7 @@ def _signal(pid: int, mark: str, number: int) -> None:
 
 
 def explain(exit_code: int, log: str) -> tuple[str, str | None]:
-    """`(error, error_trace)`: the exception's line and the traceback, as far as the output has them.
+    """The `error` and `error_trace` of a failed process: the exception's line and the traceback, if printed.
 
     `exit_code` is negative for a signal, as in subprocess.
     """

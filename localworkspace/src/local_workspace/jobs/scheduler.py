@@ -46,7 +46,7 @@ Prepare = Callable[[Run, TaskRun, Path], Launch]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How many processes run at once, and how many seconds a process may take to obey SIGTERM."""
+    """The number of processes at once, and the seconds that a process has to obey SIGTERM."""
 
     processes: int
     grace_s: float = 5.0
@@ -103,7 +103,7 @@ class Scheduler:
                 self._changed.notify()
 
     def active_runs(self, job_id: int) -> int:
-        """How many runs of a job have not ended."""
+        """The number of runs of a job that have not ended."""
         with self._changed:
             return sum(run.job_id == job_id for run in self._runs.values())
 

@@ -110,7 +110,7 @@ class RunStore:
             yield Run.from_json(row[0])
 
     def count(self, job_id: int) -> int:
-        """How many runs of a job there are."""
+        """The number of runs of a job."""
         row = self._database.row("SELECT COUNT(*) FROM runs WHERE job_id = ?", job_id)
         return int(row[0]) if row else 0
 

@@ -117,7 +117,7 @@ class UnityCatalog:
         return _table(catalog, schema, name, found, columns=True)
 
     def table_exists(self, call: Call) -> shapes.TableExistsResponse:
-        """Whether a table exists."""
+        """Tell whether a table exists."""
         return shapes.TableExistsResponse(table_exists=self._find_table(*_parts(call, 3)) is not None)
 
     def _find_table(self, catalog: str, schema: str, name: str) -> TableInfo | None:

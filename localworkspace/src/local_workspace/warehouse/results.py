@@ -139,7 +139,7 @@ def hive_type(kind: Any) -> str:
 
 
 def page_rows(table: Any, offset: int, max_rows: int | None, max_bytes: int | None) -> int:
-    """How many rows from `offset` on fit a page of so many rows and (about) bytes; 1 if any is left."""
+    """The number of rows from `offset` on that fit a page of so many rows and bytes; 1 if any is left."""
     left: int = table.num_rows - offset
     if max_rows and max_rows > 0:
         left = min(left, max_rows)
