@@ -1,4 +1,4 @@
-"""``--interrupt``: the workflow is ended at every boundary and resumed; its tables must be the same."""
+"""``--interrupt``: interrupts the workflow at every boundary and resumes it; its tables must be the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from examples.identity_unification.stage import Stage
 
 SIGNALS = (signal.SIGINT, signal.SIGKILL)
 INTERRUPTED = 130
-# What the process tells (`--progress json`) when it gets to where it is ended.
+# Events (`--progress json`) at which the process is interrupted.
 STEPS = ("step_started", "iteration_started", "iteration_done", "step_done")
 STATEMENTS = (*STEPS, "statement_started", "statement_done")
 _RECORD = "sql_workflow_"
@@ -27,61 +27,61 @@ Rows = Mapping[str, Counter[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lives:
-    """How often a run was ended and gone on with, and how it ended in the end."""
+class InterruptedRun:
+    """A run that was interrupted and resumed so many times, with its final status."""
 
-    deaths: int
+    interruptions: int
     status: str
 
 
-def schema_of(sign: signal.Signals) -> str:
-    """Where the run that is ended in this way has its tables."""
-    return f"identity_{sign.name.lower()}"
+def schema_of(signal_: signal.Signals) -> str:
+    """Return the schema of the run that this signal interrupts."""
+    return f"identity_{signal_.name.lower()}"
 
 
-def interrupted(stage: Stage, sign: signal.Signals, kinds: Sequence[str] = STEPS) -> Lives:
-    """Run the workflow, ended once at every boundary, and gone on with each time."""
+def interrupted(stage: Stage, signal_: signal.Signals, kinds: Sequence[str] = STEPS) -> InterruptedRun:
+    """Run the workflow; interrupt it once at every boundary, and resume it each time."""
     seen: set[Place] = set()
-    deaths = 0
+    interruptions = 0
     while True:
-        more = ["--json", "--progress", "json", *(["--resume"] if deaths else [])]
+        more = ["--json", "--progress", "json", *(["--resume"] if interruptions else [])]
         process = subprocess.Popen(
-            stage.command(*more, schema=schema_of(sign)),
+            stage.command(*more, schema=schema_of(signal_)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        report = _lived(process, seen, sign, kinds)
+        report = _run_until_boundary(process, seen, signal_, kinds)
         if report is not None:
-            return Lives(deaths=deaths, status=report["status"])
-        deaths += 1
+            return InterruptedRun(interruptions=interruptions, status=report["status"])
+        interruptions += 1
 
 
-def _lived(
-    process: subprocess.Popen[str], seen: set[Place], sign: signal.Signals, kinds: Sequence[str]
+def _run_until_boundary(
+    process: subprocess.Popen[str], seen: set[Place], signal_: signal.Signals, kinds: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Let it live until a boundary that it has not been ended at; its report if there was none left."""
+    """Interrupt it at the next boundary that is new; return its report if there was none."""
     assert process.stderr is not None
-    said = []
+    lines = []
     with process:
         for line in process.stderr:
-            said.append(line)
+            lines.append(line)
             place = _place(line, kinds)
             if place is not None and place not in seen:
                 seen.add(place)
-                process.send_signal(sign)
+                process.send_signal(signal_)
                 break
-        told, rest = process.communicate()
-    if process.returncode in {INTERRUPTED, -sign}:
+        output, rest = process.communicate()
+    if process.returncode in {INTERRUPTED, -signal_}:
         return None
     if process.returncode != 0:
-        raise SystemExit(f"sql run ended with {process.returncode}. {''.join(said[-20:])}{rest[-3000:]}")
-    report: dict[str, Any] = json.loads(told)
+        raise SystemExit(f"sql run ended with {process.returncode}. {''.join(lines[-20:])}{rest[-3000:]}")
+    report: dict[str, Any] = json.loads(output)
     return report
 
 
 def _place(line: str, kinds: Sequence[str]) -> Place | None:
-    """Where the process is, of what it tells in a line."""
+    """Return the boundary that an event is at; None if it is none."""
     with contextlib.suppress(ValueError):
         event = json.loads(line)
         if event.get("kind") in kinds:
@@ -90,7 +90,7 @@ def _place(line: str, kinds: Sequence[str]) -> Place | None:
 
 
 def rows(folder: Path) -> Rows:
-    """Of every table in a schema's folder its rows, in no order; without the workflow's own record."""
+    """Return the rows of every table in a schema's folder, in no order, without the workflow's record."""
     paths = [path for path in sorted(folder.iterdir()) if (path / "_delta_log").is_dir()]
     return {
         path.name: Counter(repr(tuple(row.values())) for row in read(path).to_pylist())
@@ -100,7 +100,7 @@ def rows(folder: Path) -> Rows:
 
 
 def differences(ones: Rows, others: Rows) -> Iterator[str]:
-    """What is not the same, in sentences."""
+    """Yield the differences, in sentences."""
     for name in sorted(ones.keys() ^ others.keys()):
         yield f"The table {name} is only there {'without' if name in ones else 'with'} interruptions."
     for name in sorted(ones.keys() & others.keys()):

@@ -1,4 +1,4 @@
-"""What the four systems deliver: Parquet files for the workflow, and the truth, which it never sees."""
+"""The deliveries of four systems: Parquet files for the workflow, and the truth, which it never reads."""
 
 from __future__ import annotations
 

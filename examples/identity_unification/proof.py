@@ -1,4 +1,4 @@
-"""Is every record with its person? Found out without the SQL: networkx over the edges, and the truth."""
+"""Proves that every record is with its person, without the SQL: by networkx over the edges, and the truth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Node = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What was compared, and in sentences what is wrong."""
+    """The figures of what was compared, and the faults, in sentences."""
 
     edges: int
     records: int
@@ -58,7 +58,7 @@ def prove(tables: Path, truth: pa.Table, edges: pa.Table) -> Proof:
 
 
 def read(folder: Path) -> pa.Table:
-    """A Delta table, read from its files and not through the warehouse."""
+    """Read a Delta table from its files, not through the warehouse."""
     from deltalake import DeltaTable
 
     table: pa.Table = DeltaTable(str(folder)).to_pyarrow_table()
@@ -66,7 +66,7 @@ def read(folder: Path) -> pa.Table:
 
 
 def canonical_ids(edges: Iterable[tuple[Node, Node]], records: Iterable[str]) -> dict[Node, str]:
-    """The canonical id of every node by networkx: a hash of the component's best identifier."""
+    """Return the canonical id of every node by networkx: a hash of the component's best identifier."""
     import networkx
 
     graph: Any = networkx.Graph()
@@ -80,7 +80,7 @@ def canonical_ids(edges: Iterable[tuple[Node, Node]], records: Iterable[str]) ->
 
 
 def canonical_id(component: Iterable[Node]) -> str:
-    """As 05_canonicalize.sql says it."""
+    """Return the id that 05_canonicalize.sql computes."""
     namespace, value = min(component, key=lambda node: (PRIORITY[node[0]], *node))
     return "P" + hashlib.sha256(f"{namespace}|{value}".encode()).hexdigest()[:20].upper()
 

@@ -1,4 +1,4 @@
-"""How the example runs: a local workspace, the deliveries in a Volume, and ``rlm-agent sql run``."""
+"""Runs the example: a local workspace, the deliveries in a Volume, and ``rlm-agent sql run``."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ VOLUME = f"/Volumes/{CATALOG}/{SCHEMA}/landing"
 
 
 def variables(schema: str = SCHEMA) -> dict[str, str]:
-    """What the workflow's variables stand for."""
+    """Return the values of the workflow's variables."""
     return {"catalog": CATALOG, "schema": schema, "landing": VOLUME}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A workspace that runs, with the deliveries in ``VOLUME``."""
+    """A running workspace with the deliveries in ``VOLUME``."""
 
     root: Path
     info: WorkspaceInfo
 
     def folder(self, schema: str = SCHEMA) -> Path:
-        """Where the tables of a schema are."""
+        """Return the folder of a schema's tables."""
         return self.root / "tables" / CATALOG / schema
 
     def command(self, *more: str, schema: str = SCHEMA) -> list[str]:
-        """``rlm-agent sql run`` as a person would call it."""
-        given = [part for name, value in variables(schema).items() for part in ("--var", f"{name}={value}")]
+        """Return the ``rlm-agent sql run`` command that a person would type."""
+        options = [part for name, value in variables(schema).items() for part in ("--var", f"{name}={value}")]
         return [
             *(sys.executable, "-m", "databricks_rlm_agent.cli.main", "sql", "run", str(FLOW)),
             *("--root", str(self.root), "--catalog", CATALOG, "--schema", schema),
-            *("--on-error", "stop", *given, *more),
+            *("--on-error", "stop", *options, *more),
         ]
 
     def run(self, *more: str, schema: str = SCHEMA) -> dict[str, Any]:
-        """Run the workflow; its report. Raises SystemExit where there is none."""
+        """Run the workflow and return its report; raise SystemExit if there is none."""
         done = subprocess.run(
             self.command("--json", *more, schema=schema), capture_output=True, text=True, check=False
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -163,10 +162,9 @@ class ChangeCounter:
         *,
         key_columns: Sequence[str] = (),
         notice: Callable[[str], None] = lambda _text: None,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._declared = session, tuple(key_columns)
-        self._notice, self._monotonic = notice, monotonic
+        self._notice = notice
         self._key: tuple[str, ...] | None = None
         self._described: dict[Name, tuple[Column, ...]] = {}  # tables of earlier iterations
         self._notices: set[str] = set()
@@ -177,7 +175,6 @@ class ChangeCounter:
         ``affected`` is how many rows its statements changed, and ``last`` the measure before: both are for a
         loop that changes one table in place.
         """
-        started = self._monotonic()
         try:
             changed, state = self._changed(iteration, affected, last)
         except RlmError as error:
@@ -187,7 +184,6 @@ class ChangeCounter:
             changed=changed,
             rows=int(state["n"]) if state else None,
             fingerprint=str(state["h"]) if state else None,
-            seconds=round(self._monotonic() - started, 3),
             file=iteration.file.name,
         )
 

@@ -73,21 +73,16 @@ class Observer(Protocol):
         """Handle an event. It must return soon: steps wait for it."""
 
 
-class NullObserver:
-    """An observer that ignores all events."""
-
-    def on(self, event: WorkflowEvent) -> None:
-        """Do nothing."""
-
-
 class EventEmitter:
-    """Sends events to an observer, from any thread, one after another."""
+    """Sends events to an observer, if there is one, from any thread, one after another."""
 
-    def __init__(self, observer: Observer, clock: Clock) -> None:
+    def __init__(self, observer: Observer | None, clock: Clock) -> None:
         self._observer, self._clock, self._lock = observer, clock, threading.Lock()
 
     def emit(self, kind: EventKind, text: str = "", **fields: Any) -> None:
         """Send an event that happens now; ``fields`` are those of WorkflowEvent."""
+        if self._observer is None:
+            return
         with self._lock:
             self._observer.on(WorkflowEvent(kind=kind, at=self._clock(), text=text, **fields))
 

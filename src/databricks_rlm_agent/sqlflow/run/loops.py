@@ -105,7 +105,6 @@ class LoopRunner:
                 session,
                 key_columns=loop.key_columns,
                 notice=lambda text: self._context.events.emit(EventKind.NOTICE, text, step=step.id),
-                monotonic=self._context.monotonic,
             )
             while (end := judge_loop(history, limit=limit).end) is None:
                 self._context.interruption.check()

@@ -16,7 +16,7 @@ from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.report.plans import stage_name
 from databricks_rlm_agent.sqlflow.run.checking import check_tables
 from databricks_rlm_agent.sqlflow.run.context import RunContext
-from databricks_rlm_agent.sqlflow.run.events import EventEmitter, EventKind, NullObserver, Observer
+from databricks_rlm_agent.sqlflow.run.events import EventEmitter, EventKind, Observer
 from databricks_rlm_agent.sqlflow.run.exactly_once import CheckpointLog
 from databricks_rlm_agent.sqlflow.run.outcome import (
     Report,
@@ -89,7 +89,7 @@ class Runner:
     clock: Clock
     new_id: NewId
     options: Options = field(default_factory=Options)
-    observer: Observer = field(default_factory=NullObserver)
+    observer: Observer | None = None
     decide: Decide = stop
     retry: RetryPolicy = WORKFLOWS
     monotonic: Callable[[], float] = time.monotonic

@@ -15,7 +15,7 @@ from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.plan.declarations import FILE
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
-from databricks_rlm_agent.sqlflow.run.events import NullObserver, Observer
+from databricks_rlm_agent.sqlflow.run.events import Observer
 from databricks_rlm_agent.sqlflow.run.outcome import Report
 from databricks_rlm_agent.sqlflow.run.record import DeltaRecord
 from databricks_rlm_agent.sqlflow.run.runner import Decide, Options, Runner, stop
@@ -68,39 +68,34 @@ def read_directory(
 
 def _entries(directory: Path) -> list[Path]:
     """Return the entries of the directory by name, without hidden ones."""
+    where = str(directory)[:200]
     try:
         return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
     except FileNotFoundError:
-        raise UsageError("There is no such directory.", where=str(directory), fix="Check the path.") from None
+        raise UsageError("There is no such directory.", where=where, fix="Check the path.") from None
     except NotADirectoryError:
-        raise UsageError(
-            "It is a file.", where=str(directory), fix="Give the directory that it is in."
-        ) from None
+        raise UsageError("It is a file.", where=where, fix="Give the directory that it is in.") from None
     except (OSError, ValueError) as error:  # the latter for a NUL in the name
-        raise UsageError(
-            f"The directory cannot be read: {_reason(error)}.", where=str(directory)[:200], fix="Check it."
-        ) from None
+        what = f"The directory cannot be read: {_reason(error)}."
+        raise UsageError(what, where=where, fix="Check it.") from None
 
 
 def _text(path: Path) -> str:
     """Return a file's text, without a byte order mark."""
+    where = str(path)
     try:
         if not path.is_file():  # reading a pipe would wait for ever
             link = "a link to what is not there" if path.is_symlink() else "no regular file"
-            raise UsageError(f"It is {link}.", where=str(path), fix="Remove it, or put the file there.")
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise UsageError(
-                f"It has {size:,} bytes, more than {MAX_BYTES:,}.", where=str(path), fix="Split it."
-            )
+            raise UsageError(f"It is {link}.", where=where, fix="Remove it, or put the file there.")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UsageError(f"It has {size:,} bytes, more than {MAX_BYTES:,}.", where=where, fix="Split it.")
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + error.object[: error.start].count(b"\n")
-        raise UsageError("It is not valid UTF-8.", where=f"{path}:{line}", fix="Save it as UTF-8.") from None
+        raise UsageError("It is not valid UTF-8.", where=f"{where}:{line}", fix="Save it as UTF-8.") from None
     except OSError as error:
-        raise UsageError(
-            f"It cannot be read: {_reason(error)}.", where=str(path), fix="Check it and its permissions."
-        ) from None
+        what = f"It cannot be read: {_reason(error)}."
+        raise UsageError(what, where=where, fix="Check it and its permissions.") from None
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -207,7 +202,7 @@ def prepared(
             clock=now,
             new_id=new_id,
             options=options,
-            observer=observer or NullObserver(),
+            observer=observer,
             decide=decide,
             place=".".join(place),
         )
