@@ -123,7 +123,7 @@ _Sub = Annotated[
 ]
 
 
-class Part(BaseModel):
+class RunReplies(BaseModel):
     """The replies of one run's planner and summarizer, by iteration and call."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -136,19 +136,19 @@ class Part(BaseModel):
         return self.planner if role == "planner" else self.summarizer
 
 
-class ChildPart(Part):
+class ChildReplies(RunReplies):
     """What takes the place of the script's own replies where ``match`` is found in a run's objective."""
 
     match: _Pattern
 
 
-class Script(Part):
+class Script(RunReplies):
     """Replies by role, iteration and call number; ``latency_s`` is waited before each of them.
 
     ``children`` are for the runs that a scripted run spawns: the first that matches an objective counts.
     """
 
-    children: list[ChildPart] = Field(default_factory=list)
+    children: list[ChildReplies] = Field(default_factory=list)
     sub: _Sub = Field(default_factory=list)
     latency_s: float = Field(default=0, ge=0, strict=False, allow_inf_nan=False)
     file: str = Field(default="script", exclude=True)
@@ -194,7 +194,7 @@ class Script(Part):
         iterations = self._part(objective)[1].of(role)
         return 1 <= iter_n <= len(iterations) and bool(iterations[iter_n - 1])
 
-    def _part(self, objective: str) -> tuple[str, Part]:
+    def _part(self, objective: str) -> tuple[str, RunReplies]:
         """The part for a run of that objective, and its place in the script."""
         for number, child in enumerate(self.children):
             if re.search(child.match, objective):
