@@ -175,7 +175,7 @@ def spawn(tasks: list[dict[str, Any]]) -> Spawn:
 
 
 ACTIONS = (run_python, run_sql_workflow, ask, finish)
-"""What every iteration has."""
+"""The actions of every iteration."""
 
 
 def actions(*, children_left: int) -> tuple[Callable[..., Action], ...]:

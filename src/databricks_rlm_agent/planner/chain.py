@@ -33,7 +33,7 @@ COST = "rlm_cost_usd"
 
 @dataclass(kw_only=True)
 class Meter:
-    """What one conversation may ask of its models and spend on them, and the calls it made.
+    """The bounds of one conversation with models, and the calls it made.
 
     ``max_calls`` bounds questions; ``allowance`` bounds tokens, cost and calls, of which a chain may make
     several for a question. ``redact`` hides keys in errors.
@@ -171,7 +171,7 @@ def _prompt_tokens(request: LlmRequest) -> int:
 
 
 def _usage(response: LlmResponse, prompt_tokens: int) -> Usage:
-    """What the model reports as used; an upper estimate where it reports nothing, so that budgets hold."""
+    """Return the reported usage; without a report an upper estimate, so that budgets hold."""
     usage = response.usage_metadata
     if usage is None:
         reply = response.content.model_dump(exclude_none=True) if response.content else ""

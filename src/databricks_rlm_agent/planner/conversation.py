@@ -48,7 +48,7 @@ _ERROR_CHARS = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """What a model is told and may call. ``role`` names the agent, ``opening`` is the first message, and
+    """The instruction and tools of a model. ``role`` names the agent, ``opening`` is the first message, and
     ``endings`` names those tools that end the conversation.
 
     ``before_call`` is called before each question; it may raise PlannerError (the model's failure) or
@@ -111,7 +111,7 @@ async def _talk(
 
 
 def _next_message(pending: PendingDecision[Any], problem: str | None, endings: Sequence[str]) -> str | None:
-    """What to say to a model that has stopped; nothing once the conversation is over."""
+    """Return the message to a model that has stopped; None once the conversation is over."""
     if pending.closed:
         return None
     if problem is None:

@@ -33,12 +33,12 @@ class PendingDecision(Generic[T]):
 
     @property
     def closed(self) -> bool:
-        """Whether nothing further is wanted of the model."""
+        """Return whether the model has nothing more to do."""
         return self.decided or self.failure is not None
 
     @property
     def decided(self) -> bool:
-        """Whether no action can be taken any more."""
+        """Return whether no action can be taken any more."""
         return self.decision is not None or self.fault is not None
 
     def accept(self, decision: T) -> None:

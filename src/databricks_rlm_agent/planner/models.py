@@ -51,7 +51,7 @@ def import_litellm() -> None:
 
 
 _RETRIES = 2
-"""How often a provider's own client tries again after 429, 5xx or a dropped connection."""
+"""Retries of a provider's own client after 429, 5xx or a dropped connection."""
 
 
 class Models:
@@ -83,11 +83,11 @@ class Models:
         _need_keys(setting, secrets)
 
     def has_reply(self, role: str, iter_n: int, *, objective: str) -> bool:
-        """Whether there is anything to ask: a script may hold nothing for a role in an iteration."""
+        """Return whether there is a reply: a script may have none for a role in an iteration."""
         return self._script is None or self._script.has(role, iter_n, objective=objective)
 
     def redact(self, text: str) -> str:
-        """``text`` without the models' keys, whether they were given or stand in the environment."""
+        """Remove the models' keys from ``text``, both given ones and those of the environment."""
         keys = [key for key in VARIABLES if key != "databricks-host"]  # a host is no secret
         given = [self._secrets[key] for key in keys if key in self._secrets]
         return redact(text, given + [Secret(os.environ.get(VARIABLES[key], "")) for key in keys])

@@ -126,7 +126,7 @@ def planner_prompt(
 
 
 def capabilities(context: PlanningContext) -> dict[str, str]:
-    """What a program of this iteration finds in `rlm` and can use."""
+    """Return the members of `rlm` that a program of this iteration can use."""
     return {
         **_ALWAYS,
         **(_MODELS if context.sub_model else {}),
@@ -166,7 +166,7 @@ def reader_prompt(context: PlanningContext, part: str, *, place: str) -> str:
 
 
 def _ends(excerpts: Excerpts, stream: Stream) -> list[str]:
-    """What is known of an output that does not fit."""
+    """The sections of an output that does not fit."""
     regions = "\n…\n".join(f"(at byte {region.offset:,})\n{region.text}" for region in excerpts.regions)
     return [
         _data(f"head of {excerpts.stream}", stream.head, 2_000),
@@ -177,7 +177,7 @@ def _ends(excerpts: Excerpts, stream: Stream) -> list[str]:
 
 
 def _models(context: PlanningContext) -> list[str]:
-    """What programs may still ask of models."""
+    """The model that programs ask, and their remaining budget."""
     if not context.sub_model:
         return []
     left = context.budget.allowance()
@@ -222,7 +222,7 @@ _TAG = re.compile(r"<\s*/?\s*(?=data\b)", re.IGNORECASE)
 
 
 def capsule_sections(capsule: Capsule, *, chars: int, searchable: bool) -> list[str]:
-    """What the capsule holds, in at most ``chars`` characters with a blank line after each section.
+    """Return the capsule as sections, in at most ``chars`` characters with a blank line after each.
 
     ``searchable``: there is a tool to find what is not shown.
     """
@@ -283,7 +283,7 @@ def _first(lines: Sequence[str], chars: int, *, total: int, where: str) -> str:
 
 
 def _constraints(capsule: Capsule, chars: int) -> str:
-    """The newest and the first, as much of each as there is room for."""
+    """The newest and the first, as much of each as fits."""
     texts = [" ".join(text.split()) for text in capsule.constraints]
     if not texts:
         return ""
@@ -317,8 +317,10 @@ def _items(items: Sequence[CapsuleItem], earlier: EarlierItems | None, chars: in
 
 
 def _shown(number: int) -> int:
-    """How many items of so many are shown. In a long run their own numbers have a digit more (part 9, part
-    99): a line less makes up for it, and the prompt at iteration 100 is no larger than that at 10.
+    """Return how many of ``number`` items are shown.
+
+    In a long run the items' own numbers have one digit more (part 9, part 99); showing one item less makes
+    up for it, so the prompt at iteration 100 is no larger than at iteration 10.
     """
     return max(4, _SHOWN - len(str(number)))
 

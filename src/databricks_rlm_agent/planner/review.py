@@ -1,4 +1,4 @@
-"""What an action of the model must pass: its bounds, the policy, and the controller's own review."""
+"""The review that an action must pass: its bounds, the policy, and the controller's own checks."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _FORMAT = (
 
 
 class ReplyUsage(BaseModel):
-    """What a reply reports as used; what is left out is estimated (tokens) or priced (cost)."""
+    """The usage that a reply reports; missing tokens are estimated, a missing cost is computed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -70,7 +70,7 @@ _Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class SubRule(BaseModel):
-    """What the stub sub-model answers where `match` is found: a template, or a JSON value with templates."""
+    """The stub sub-model's answer where `match` is found: a template, or a JSON value with templates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -86,7 +86,7 @@ class SubRule(BaseModel):
 
 
 class SubFailure(BaseModel):
-    """How the stub sub-model fails where `match` is found, and how often (None: always)."""
+    """A failure of the stub sub-model where `match` is found; ``times`` None means always."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -97,7 +97,7 @@ class SubFailure(BaseModel):
 
 
 class ScriptedUsage(BaseModel):
-    """What every answer of the stub sub-model reports as used."""
+    """The usage that every answer of the stub sub-model reports."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -137,7 +137,7 @@ class RunReplies(BaseModel):
 
 
 class ChildReplies(RunReplies):
-    """What takes the place of the script's own replies where ``match`` is found in a run's objective."""
+    """Replies that replace the script's own where ``match`` is found in a run's objective."""
 
     match: _Pattern
 
@@ -190,7 +190,7 @@ class Script(RunReplies):
         )
 
     def has(self, role: str, iter_n: int, *, objective: str = "") -> bool:
-        """Whether there is any reply for a role in an iteration."""
+        """Return whether there is any reply for a role in an iteration."""
         iterations = self._part(objective)[1].of(role)
         return 1 <= iter_n <= len(iterations) and bool(iterations[iter_n - 1])
 

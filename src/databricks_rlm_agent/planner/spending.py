@@ -30,7 +30,7 @@ class Allowance:
 
     @classmethod
     def left(cls, budget: Budget) -> Self:
-        """What is left of a budget."""
+        """Return the rest of a budget."""
         return cls(calls=budget.calls_left, tokens=budget.tokens_left, cost_usd=budget.cost_left_usd)
 
     def less(self, usage: Usage) -> Allowance:

@@ -126,7 +126,7 @@ class Summarizer:
         )
 
     async def _excerpts(self) -> Excerpts | None:
-        """What the file of the longer stream has beyond head and tail; None if it cannot be read."""
+        """Read the file of the longer stream beyond head and tail; return None if that fails."""
         streams = {"stdout": self.result.stdout, "stderr": self.result.stderr}
         name, stream = max(streams.items(), key=lambda item: item[1].bytes)
         volume, path = self.volume, stream.path
@@ -144,7 +144,7 @@ class Summarizer:
         return Excerpts(stream=name, size=size, whole=whole, regions=tuple(found), notes=tuple(notes))
 
     def _reader_count(self) -> int:
-        """How many parts may be read by a model, within what the iteration may still spend."""
+        """Return the number of parts that the iteration's budget allows models to read."""
         specs = parse_models(self.models.name)
         if any(spec.provider == "scripted" for spec in specs):
             return 0  # a script holds the summarizer's own replies

@@ -1,4 +1,4 @@
-"""What a Python program would do, as far as its text tells. Pure: the program is parsed, never run."""
+"""The effects of a Python program, as far as its text shows. Pure: the program is parsed, never run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SQL = {"sql", "execute", "executemany"}
 
 
 class Program:
-    """A program and what it does. ``texts`` gives the texts that an expression may stand for."""
+    """A program and what it does. ``texts`` gives the texts that an expression may have."""
 
     def __init__(self, tree: ast.Module, texts: PossibleTexts) -> None:
         self._texts = texts
@@ -107,7 +107,7 @@ class Program:
                 yield ProgramEffect(kind=EffectKind.USE, what=method, target=target, line=call.lineno)
 
     def _makes_anew(self, call: ast.Call, method: str) -> bool:
-        """Whether a writer's table is new, or replaced as a whole."""
+        """Return whether a writer's table is new, or replaced as a whole."""
         if method == "saveAsTable":
             return "append" not in ast.unparse(call)[:_CALL_CHARS]
         node: ast.AST | None = call
@@ -143,7 +143,7 @@ class Program:
             yield from self._each(EffectKind.PUT_FILE, method, _argument(call, 0, "path"), call.lineno)
 
     def _writes(self, method: ast.Attribute) -> bool:
-        """Whether a method is of a writer: ``to_csv`` is; ``csv`` is where ``.write`` comes before it."""
+        """Return whether a method writes: ``to_csv`` does; ``csv`` does after ``.write``."""
         if method.attr.startswith("to_"):
             return True
         node: ast.AST = method.value

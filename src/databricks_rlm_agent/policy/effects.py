@@ -10,7 +10,7 @@ from databricks_rlm_agent.sqltext.names import UNKNOWN
 
 
 class EffectKind(StrEnum):
-    """What an effect is: on tables (by name), schemas, paths, or the machine."""
+    """Kinds of effects: on tables (by name), schemas, paths, or the machine."""
 
     WRITE = auto()
     CREATE = auto()  # a table that was not there, or is replaced whole
@@ -112,5 +112,5 @@ REVEALING = re.compile(r"\bprintenv\b|(?:^|[;&|(]\s*)(?:env|set|export)\s*(?:$|[
 
 
 def names_a_secret(variable: str) -> bool:
-    """Whether an environment variable of that name is likely to hold a secret; False for an unknown name."""
+    """Return whether an environment variable of that name probably holds a secret; False if unknown."""
     return variable != UNKNOWN and bool(_SECRET.search(variable))

@@ -1,4 +1,4 @@
-"""What generated code may do: a seat belt against mistakes, not a sandbox (docs/guardrails.md). Pure.
+"""The policy for generated code: a seat belt against mistakes, not a sandbox (docs/guardrails.md). Pure.
 
 What holds against intent is what the catalog grants to the identity of Job B. This judges a program before it
 runs, so that a mistake goes back to the model, with the reason and with what to do instead.
@@ -37,8 +37,8 @@ from executor_harness.protocol import RESERVED_FILES
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowEffects:
-    """What a workflow does, by file. Each file begins in ``place`` (catalog, schema). ``made`` are the tables
-    that it creates: any of its files may drop them.
+    """The effects of a workflow, by file. Each file begins in ``place`` (catalog, schema); ``made`` are the
+    tables that the workflow creates: any of its files may drop them.
     """
 
     place: tuple[str, str]
@@ -162,7 +162,7 @@ class _Rules:
         }
 
     def findings(self) -> Iterator[PolicyFinding]:
-        """What the rules find, in the order of the program."""
+        """Yield the findings, in the order of the program."""
         # Dropping what the same program makes anew is what CREATE OR REPLACE does.
         self._made |= {self._name(effect) for effect in self._effects if effect.kind is EffectKind.CREATE}
         for effect in self._effects:
@@ -240,7 +240,7 @@ class _Rules:
         return _refused("destructive", effect, f"removes {path}", f"Only files in {own} may be removed.")
 
     def _is_ours(self, path: str) -> bool:
-        """Whether a path is of the harness, of the shared code, of another run, or what Job B keeps."""
+        """Return whether a path belongs to the harness, shared code, another run, or Job B's own files."""
         root, own = self._policy.namespace.volume_root, self._policy.namespace.run_dir(self._policy.run_id)
         if path.startswith(f"{own}/"):
             return posixpath.basename(path) in RESERVED_FILES
@@ -262,7 +262,7 @@ class _Rules:
         return _refused("secret", effect, f"reads {effect.what}", _NO_KEYS)
 
     def _unclear(self, effect: ProgramEffect, done: str) -> PolicyFinding:
-        """What is known only when the program runs: allowed and noted in DEV, refused elsewhere."""
+        """The finding for what is known only when the program runs: noted in DEV, refused elsewhere."""
         return PolicyFinding(
             rule="unclear",
             reason=_sentence(

@@ -1,4 +1,4 @@
-"""The texts that an expression of a program may stand for, found without running it. Pure.
+"""The texts that an expression of a program may have, found without running it. Pure.
 
 Names are followed through assignments, loops over literal lists and calls of the program's own functions;
 f-strings, ``+``, ``%`` and ``format`` are put together. What cannot be followed is UNKNOWN.
@@ -73,7 +73,7 @@ def _added(nodes: Iterable[ast.AST]) -> dict[str, list[Node]]:
 
 
 def _elements(node: ast.AST, bound: Bound, added: dict[str, list[Node]]) -> Iterator[Node]:
-    """What a loop over an expression takes one by one; None for what cannot be followed."""
+    """Yield the elements of an expression that is looped over; None for one that cannot be followed."""
     match node:
         case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
             yield from (None if isinstance(item, ast.Starred) else item for item in items)
@@ -142,8 +142,8 @@ _PERCENT = re.compile(r"%%|%(?:\(\w*\))?[-#0 +]*[\d.*]*[a-zA-Z]")
 
 
 class PossibleTexts:
-    """What expressions of one program may stand for. ``inputs`` are the names or paths of ``rlm.inputs``, by
-    name; ``schema`` and ``folder`` complete what is given to ``rlm.table`` and ``rlm.path``.
+    """The texts that expressions of one program may have. ``inputs`` are the tables or paths of
+    ``rlm.inputs``, by name; ``schema`` and ``folder`` complete what ``rlm.table`` and ``rlm.path`` get.
     """
 
     def __init__(self, tree: ast.AST, *, inputs: Mapping[str, str], schema: str, folder: str) -> None:

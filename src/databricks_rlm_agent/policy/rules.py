@@ -1,4 +1,4 @@
-"""What the policy allows: tools and actions by mode, and write targets. Pure."""
+"""The policy's rules: tools and actions by mode, and write targets. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GATED: Mapping[str, frozenset[str]] = {DEV: frozenset(), "PROD": frozenset()}
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyFinding:
-    """What a rule finds about a tool or an action: it is refused, or allowed and noted (``refused`` False).
+    """A rule's finding about a tool or an action: refused, or allowed and noted (``refused`` False).
 
     ``reason`` goes back to the model: what is wrong, and what to do instead.
     """
@@ -28,7 +28,7 @@ class PolicyFinding:
 
 
 def lenient(mode: str) -> bool:
-    """Whether a mode allows what cannot be decided: only DEV, so that a misspelt mode is a strict one."""
+    """Return whether a mode allows what cannot be decided: only DEV does, so a misspelt mode is strict."""
     return mode.strip().upper() == DEV
 
 
@@ -62,7 +62,7 @@ program leaves to its session.
 
 
 class WriteAccess(StrEnum):
-    """Whether a name may be written to."""
+    """The access that generated code has to a name."""
 
     ALLOWED = auto()
     OUTSIDE = auto()
@@ -72,7 +72,7 @@ class WriteAccess(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Where a mode lets generated code write; ``patterns`` are of ``catalog.schema``."""
+    """The schemas that generated code may write to in a mode; ``patterns`` are of ``catalog.schema``."""
 
     namespace: Namespace
     patterns: tuple[str, ...]
@@ -86,7 +86,7 @@ class Targets:
         return cls(namespace=namespace, patterns=tuple(pattern.strip().lower() for pattern in patterns))
 
     def table(self, name: FullName) -> WriteAccess:
-        """Whether a table of that name may be written to."""
+        """Return the access to a table."""
         ours = (self.namespace.catalog.lower(), self.namespace.schema.lower())
         if all(map(_may_be, name[:2], ours)):
             if name[2] in LEDGER:
@@ -96,7 +96,7 @@ class Targets:
         return self.schema(name[0], name[1])
 
     def schema(self, catalog: str, schema: str) -> WriteAccess:
-        """Whether anything in that schema may be written to."""
+        """Return the access to everything in a schema."""
         if catalog in _SYSTEM_CATALOGS or schema == _SYSTEM_SCHEMA:
             return WriteAccess.OUTSIDE
         pairs = [[*pattern.split("."), "*"][:2] for pattern in self.patterns]
@@ -112,12 +112,12 @@ class Targets:
 
 
 def _covers(pattern: str, name: str) -> bool:
-    """Whether a pattern matches whatever a name turns out to be."""
+    """Return whether a pattern matches whatever a name turns out to be."""
     return pattern == "*" or fnmatchcase(name, pattern)
 
 
 def _may_be(name: str, other: str) -> bool:
-    """Whether a name with unknown parts may turn out to be another, or to fit a pattern."""
+    """Return whether a name with unknown parts may turn out to be another, or to fit a pattern."""
     return not name or parts_may_match(name, other)
 
 
@@ -127,7 +127,7 @@ def dotted(name: FullName) -> str:
 
 
 def may_be_same(name: FullName, other: FullName) -> bool:
-    """Whether two names may turn out to mean the same table."""
+    """Return whether two names may turn out to mean the same table."""
     return all(_may_be(one, two) or not two for one, two in zip(name, other, strict=True))
 
 

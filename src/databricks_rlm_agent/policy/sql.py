@@ -36,12 +36,12 @@ _FORMATS = {"delta", "parquet", "csv", "json", "orc", "text", "avro", "iceberg"}
 
 
 def is_statement(text: str) -> bool:
-    """Whether a text begins as a statement that changes something does, rather than as prose."""
+    """Return whether a text begins as a statement that changes something does, rather than as prose."""
     return bool(_STATEMENT.match(text))
 
 
 def effects_of_sql(text: str, *, line: int = 0) -> list[ProgramEffect]:
-    """Return what statements do beside reading; UNCLEAR where that cannot be told."""
+    """Return the effects of statements beside reading; UNCLEAR for those that cannot be followed."""
     try:
         statements = split(text, "SQL")
     except UsageError:  # a string or comment without an end
@@ -72,7 +72,7 @@ def _effects(statement: StatementText, line: int) -> Iterator[ProgramEffect]:
 
 
 def _kind(head: Head, what: str, words: str) -> EffectKind | None:
-    """What a statement with such first words does to the name in it; None for nothing."""
+    """Return the effect of a statement with such first words on its name; None for no effect."""
     drops = head.form.kind is StatementKind.DROP
     match head.form.role:
         case "catalogs" | "schemas":
@@ -108,7 +108,7 @@ def _target(head: Head) -> tuple[str, ...]:
 
 
 def _changes(words: str, line: int) -> Iterator[ProgramEffect]:
-    """The effects that only the whole syntax tells: a condition, a target after the first words."""
+    """The effects that depend on the whole syntax: a condition, a target after the first words."""
     query = parse_query(words)
     if query.problem:
         yield _unclear(words, line)

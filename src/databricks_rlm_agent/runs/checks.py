@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SELECTS = re.compile(r"(?:select|with)\b", re.IGNORECASE)
 _FIX = "Write one SELECT (WITH … SELECT) that only reads."
-# Functions of Databricks SQL that reach out of the query: into the JVM, or to other services.
+# Functions of Databricks SQL with effects outside of the query: in the JVM, or in other services.
 _EFFECTS = frozenset({"http_request", "java_method", "reflect", "try_reflect"})
 
 

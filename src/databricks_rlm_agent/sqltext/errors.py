@@ -35,7 +35,7 @@ _TOKEN = re.compile(r"invalid access token|UNAUTHENTICATED", re.IGNORECASE)
 
 
 def classify_sql(text: str, *, where: str) -> RemoteError:
-    """The error of a statement that was refused, by its condition."""
+    """Return the error of a statement that was refused, by its condition."""
     line = first_line(text)
     if _CONFLICT.search(text):
         return Conflict(line, where=where)
@@ -49,7 +49,7 @@ def classify_sql(text: str, *, where: str) -> RemoteError:
 
 
 def first_line(error: BaseException | str) -> str:
-    """What an error says, in one bounded line that ends with a full stop."""
+    """Return an error's message as one line of at most 600 characters that ends with a full stop."""
     # The SDK adds its configuration to refusals: it says nothing of the reason, and has "token" in it.
     text = str(error).strip().partition(". Config: ")[0] or type(error).__name__
     return text.splitlines()[0][:_CHARS].rstrip(".") + "."
@@ -59,7 +59,7 @@ HEAD = 120
 
 
 class Cause(StrEnum):
-    """What an error is about."""
+    """The subject of an error."""
 
     PERMISSION = "permission"
     MISSING = "missing object"
@@ -107,7 +107,7 @@ class Problem:
         return ":".join(str(part) for part in (self.file, self.line) if part is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the problem for JSON."""
         return asdict(self)
 
 
@@ -192,7 +192,7 @@ _RULES = (
         "Look at the data that the statement reads.",
     ),
 )
-# The place of an error within its statement, as Spark tells it; lines from 1.
+# The place of an error within its statement, as Spark reports it; lines from 1.
 _PLACE = re.compile(r"\(line (\d+), pos \d+\)|; line (\d+) pos \d+")
 _STATEMENT = "Read the message; run again with --resume when it is mended."
 # Statements whose failure leaves all data as it was.
@@ -207,7 +207,7 @@ def classify(
     line: int | None = None,
     statement: str | None = None,
 ) -> Problem:
-    """What to make of an error of the engine; ``statement`` is its text without comments before it."""
+    """Classify an error of the engine; ``statement`` is its text without comments before it."""
     kind, severity, hint = _of(error)
     if statement is not None and severity is _CRITICAL and kind is not Cause.CANCELLED:
         gone_already = kind is Cause.MISSING and _DROP.match(statement)
@@ -254,6 +254,6 @@ def _of(error: RlmError) -> tuple[Cause, Severity, str]:
 
 
 def head(statement: str) -> str:
-    """The beginning of a statement in one line."""
+    """Return the beginning of a statement as one line."""
     text = " ".join(statement[: 4 * HEAD].split())
     return text if len(text) <= HEAD else f"{text[: HEAD - 1]}…"

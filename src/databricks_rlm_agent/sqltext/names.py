@@ -27,7 +27,7 @@ def shown(name: Name) -> str:
 
 
 def is_table(name: Name) -> bool:
-    """Whether it is the name of one table or view: not a schema's ``*``, and not a function's ``f()``."""
+    """Return whether a name is of one table or view: not a schema's ``*``, nor a function's ``f()``."""
     return "*" not in name[-1] and not name[-1].endswith("()")
 
 
@@ -37,14 +37,14 @@ def quoted(name: Name) -> str:
 
 
 def may_be_same(one: Name, other: Name) -> bool:
-    """Whether two names may mean the same table: equal in the parts that both have, from the right."""
+    """Return whether two names may mean the same table: the parts that both have match, from the right."""
     if ANYTHING in (one, other):
         return True
     return all(parts_may_match(a, b) for a, b in zip(reversed(one), reversed(other), strict=False))
 
 
 def parts_may_match(part: str, other: str) -> bool:
-    """Whether two parts of names may be the same; either may be a pattern."""
+    """Return whether two parts of names may be the same; either may be a pattern."""
     return part == other or (
         ("*" in part or "*" in other) and (fnmatchcase(part, other) or fnmatchcase(other, part))
     )

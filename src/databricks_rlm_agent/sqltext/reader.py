@@ -21,7 +21,7 @@ _LITERAL = rf"(?:(?:timestamp |date |r |x )?{STRING}|(?:[-+] )?\d[\w.]*+|(?:null
 _LISTED = re.compile(rf"(?<=[(,] ){_LITERAL}(?= [,)])", re.IGNORECASE | re.DOTALL)
 _ALONE = re.compile(rf"(?<![\w.`]){_LITERAL}", re.IGNORECASE | re.DOTALL)
 _LIST = re.compile(r"(?<=[(,] )0(?: , 0){10,}+")
-# What stands in parentheses, with calls in it up to six deep; and the same again.
+# The content of parentheses, with calls up to six deep; and the same again.
 _CALL = r"[^()]*+"
 for _ in range(6):
     _CALL = rf"[^()]*+(?:\({_CALL}\)[^()]*+)*+"
@@ -88,7 +88,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedQuery:
-    """What a statement's syntax tells. ``tables`` and ``functions`` are what it reads, in lower case;
+    """The contents of a statement's syntax. ``tables`` and ``functions`` are what it reads, in lower case;
     ``changes`` what it and the statements inside it write to; ``problem`` says why none of that is known.
     """
 
@@ -167,7 +167,7 @@ def _targets(tree: Any) -> Iterator[tuple[StatementKind, Any, bool | None]]:
 
 
 def _all_rows(where: Any, table: Any) -> bool | None:
-    """Whether a condition holds for every row: there is none, ``true``, ``1 = 1``."""
+    """Return whether a condition holds for every row: there is none, ``true``, ``1 = 1``."""
     from sqlglot import exp
 
     if where is None:
@@ -194,7 +194,7 @@ def _lower(table: Any) -> Parts:
 
 
 def _is_cte(table: Any) -> bool:
-    """Whether a name means a CTE where it stands: one of a WITH around it, that comes before."""
+    """Return whether a name means a CTE where it stands: one of a WITH around it, that comes before."""
     from sqlglot import exp
 
     inside, node = table, table.parent
@@ -249,7 +249,7 @@ _UNKNOWN_EFFECTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class NameScope:
-    """What names mean at a point of a file: its catalog and schema, and its temporary views."""
+    """The meaning of names at a point of a file: its catalog and schema, and its temporary views."""
 
     catalog: str | None = None
     schema: str | None = None
@@ -261,12 +261,12 @@ class NameScope:
         return ANYTHING if "*" in parts[-1:] or len(parts) > 3 else resolved(parts, self.catalog, self.schema)
 
     def has(self, parts: Parts) -> bool:
-        """Whether a name means a temporary view."""
+        """Return whether a name means a temporary view."""
         return len(parts) == 1 and parts[0] in self.views
 
 
 def read_statement(source: StatementText, file: str, scope: NameScope) -> tuple[Statement, NameScope]:
-    """Return the statement, and what names mean after it."""
+    """Return the statement, and the scope after it."""
     words = words_of(source)
     head = head_of(words)
     kind = head.form.kind if head else StatementKind.OTHER
@@ -352,7 +352,7 @@ def _function(name: Name) -> Name:
 
 
 def _scope_after(head: Head, scope: NameScope) -> NameScope:
-    """What names mean after such a statement."""
+    """Return the scope after such a statement."""
     match head.form.role:
         case "catalog" | "schema" if UNKNOWN in ".".join(head.name):
             return replace(scope, catalog=None, schema=None)

@@ -20,7 +20,7 @@ _CLOSED = re.compile(
     re.DOTALL,
 )
 _OPENERS = {"'", '"', "`", "/*", "$$"}
-# What stands before a word that is a name there: `SELECT begin, t.end`.
+# Tokens after which a word is a name: `SELECT begin, t.end`.
 _BEFORE_NAMES = {"DOT", "COMMA", "SELECT", "L_PAREN"}
 # All others neither end a statement nor open or close what holds several.
 _DECIDING = {"SEMICOLON", "CASE", "BEGIN", "END"}
@@ -41,9 +41,9 @@ class StatementText:
 
 
 def split(text: str, file: str) -> list[StatementText]:
-    """The statements of a text, in order; empty ones are left out.
+    """Return the statements of a text, in order, without empty ones.
 
-    Raises UsageError, with file and line, for a text that has no end of a string, comment or block.
+    Raise UsageError, with file and line, if a string, comment or block has no end.
     """
     pieces = []
     at, line = 0, 1
@@ -67,7 +67,7 @@ def _normalized(tokens: Sequence[Token], text: str) -> str:
 
 
 def tokens_of(text: str, file: str) -> list[Token]:
-    """The tokens of a text, comments left out; UsageError for one that cannot be read to its end."""
+    """Return the tokens of a text without comments; raise UsageError if it cannot be read to its end."""
     from sqlglot.dialects import Databricks
     from sqlglot.errors import TokenError
 
@@ -97,7 +97,7 @@ def _tokenizer() -> Any:
 
 
 def _unended(text: str) -> int:
-    """The line where what has no end begins."""
+    """The line where the string, name or comment begins that has no end."""
     place = 0
     for found in _CLOSED.finditer(text):
         if found[0] in _OPENERS:
@@ -132,7 +132,7 @@ def _statements(tokens: Sequence[Token], text: str, file: str) -> Iterator[list[
 
 
 def _opens(tokens: Sequence[Token], first: int, place: int, *, inside: bool) -> bool:
-    """Whether a token opens a block, or within one a CASE, which has an END as well."""
+    """Return whether a token opens a block, or a CASE within one, which has an END as well."""
     kind = tokens[place].token_type.name
     before = _kind_before(tokens, first, place)
     if kind == "CASE":

@@ -15,7 +15,7 @@ from databricks_rlm_agent.sqltext.names import Name, parts_of
 
 
 class StatementKind(StrEnum):
-    """What a statement is, as far as running and repeating it goes."""
+    """Kinds of statements, as far as running and repeating them goes."""
 
     USE = "use"  # changes what names mean, for the rest of the file
     SESSION = "session"  # SET, DECLARE, temporary views and functions: gone with the file's session
@@ -66,14 +66,14 @@ class Statement:
 
     @property
     def session_only(self) -> bool:
-        """Whether all that it does belongs to the session of its file."""
+        """Return whether all its effects belong to the session of its file."""
         return self.kind in {StatementKind.USE, StatementKind.SESSION}
 
     @property
     def repeatable(self) -> bool:
-        """Whether running it again, after an outcome that nobody knows, leads to the same tables.
+        """Return whether running it again after an unknown outcome leads to the same tables.
 
-        MERGE and UPDATE depend on what they say (``SET n = n + 1``), so they are not counted.
+        That depends on the text of a MERGE or UPDATE (``SET n = n + 1``), so they do not count.
         """
         return self.kind in _REPEATABLE and not set(self.reads) & set(self.writes)
 
@@ -98,7 +98,7 @@ Role = Literal[
     "view",  # of the session
     "file",  # a folder that is written
 ]
-"""What a statement does with the name in it."""
+"""The use that a statement makes of the name in it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,12 +37,12 @@ def parse_variables(given: Iterable[str]) -> dict[str, str]:
 
 
 def used(text: str) -> set[str]:
-    """Names that may stand for variables in a text, also where they are part of a string."""
+    """Names of possible variables in a text, also within strings."""
     return {found[1] or found[2] for found in _USED.finditer(text)}
 
 
 def substitute(text: str, values: Mapping[str, str]) -> str:
-    """The text with values in place of the variables that have one."""
+    """Replace the variables that have a value."""
     return _USED.sub(lambda found: values.get(found[1] or found[2], found[0]), text)
 
 

@@ -65,7 +65,7 @@ class TableNote(BaseModel):
 
 
 class CapsuleDelta(BaseModel):
-    """What one iteration adds to the capsule. A plain text is an item without a source of its own."""
+    """The additions of one iteration. A plain text is an item without a source of its own."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -82,7 +82,7 @@ class CapsuleDelta(BaseModel):
 
 
 class Capsule(BaseModel):
-    """What is known of a run (``run_state.capsule``).
+    """The knowledge of a run (``run_state.capsule``).
 
     ``constraints`` are instructions of people, oldest first; everything else comes from programs and models,
     and is marked so. ``earlier`` holds what older items of a list were condensed into, by list.
@@ -212,7 +212,7 @@ def _fitter(fit: Fit, capsule: Capsule, name: str) -> Callable[[int], Fitted]:
 
 
 def _within(chars: int, most: int | None = None) -> Callable[[Any], bool]:
-    """Whether a value's JSON has at most so many characters, and a list at most so many items."""
+    """Return whether a value's JSON has at most so many characters, and a list at most so many items."""
     return lambda value: (most is None or len(value) <= most) and len(to_json(value).decode()) <= chars
 
 

@@ -164,9 +164,7 @@ class CapsuleItem(BaseModel):
 
 
 class EarlierItems(BaseModel):
-    """What older items of a list were condensed into: how many, from which iterations, and the beginnings of
-    a few.
-    """
+    """The older items of a list, condensed: how many, from which iterations, and the beginnings of a few."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
