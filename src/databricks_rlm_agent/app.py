@@ -143,7 +143,7 @@ class App:
 
     @cached_property
     def tick(self) -> Tick:
-        """One pass of the control plane. Publishes the harness if this version is not there yet."""
+        """One pass of the control plane; see ``publish_harness``."""
         settings = self.settings
         leases = DeltaRunStore(self._lease_session, settings.namespace)
         return Tick(
@@ -188,7 +188,7 @@ class App:
             volume=self.volume,
             jobs=self.jobs,
             namespace=self.settings.namespace,
-            harness_dir=self._publish_harness(),
+            harness_dir=bundle.folder(self.settings.namespace),
             compute=self.settings.compute,
             default_timeout_s=self.settings.program_timeout_s,
             models=self._sub_models,
@@ -237,9 +237,13 @@ class App:
         """Create the schema, Volume, tables and harness that are missing; return what was done."""
         created = self.catalog.ensure(self.settings.namespace)
         migrations = migrate(self.warehouse, self.settings.namespace)
-        return created, migrations, self._publish_harness()
+        return created, migrations, self.publish_harness()
 
-    def _publish_harness(self) -> str:
+    def publish_harness(self) -> str:
+        """Put the executor harness of this version into the Volume unless it is there; return its folder.
+
+        Every process that is going to submit programs does it once, before its first tick.
+        """
         try:
             return bundle.publish(self.volume, self.settings.namespace)
         except NotFound as error:

@@ -68,7 +68,7 @@ def test_writing_is_the_command_of_the_message(tmp_path: Path) -> None:
 
 
 # What the plan cost is no concern of the executor.
-CONTROLLERS_OWN = {"plan"}
+CONTROLLERS_OWN = {"kind", "plan"}
 
 
 @pytest.mark.parametrize(("ours", "model", "more"), SAME, ids=lambda value: getattr(value, "__name__", ""))

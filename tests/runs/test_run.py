@@ -121,6 +121,19 @@ def test_a_closing_with_wrong_fields_is_none(change: dict[str, object]) -> None:
         parse_intent(json.dumps(closing(**change)).encode(), where="here")
 
 
+def test_intents_that_older_versions_wrote_have_no_kind() -> None:
+    for document, kind in ((closing(), Closing), (manifest(), Manifest)):
+        assert document.pop("kind") == kind.__name__.lower().replace("manifest", "program")
+        assert isinstance(parse_intent(json.dumps(document).encode(), where="here"), kind)
+
+
+def test_the_kind_decides() -> None:
+    with pytest.raises(InvalidData, match="does not parse"):
+        parse_intent(json.dumps(closing(kind="program")).encode(), where="here")
+    with pytest.raises(InvalidData, match="does not parse"):
+        parse_intent(json.dumps(manifest() | {"kind": "other"}).encode(), where="here")
+
+
 def test_a_program_that_speaks_of_closing_is_a_program() -> None:
     document = manifest()
     document["request"]["purpose"] = 'the "closing" prices'

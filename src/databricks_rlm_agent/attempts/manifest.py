@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, field_validator
 
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.children import ChildTask
@@ -84,6 +84,7 @@ class PlanRecord(_Frozen):
 class Manifest(_Frozen):
     """``manifest.json``: the frozen request and the exact payload of its submit."""
 
+    kind: Literal["program"] = "program"
     schema_version: Literal[1] = 1  # protocol.SCHEMA_VERSION; a test holds them in step
     request: Request
     submit_payload: dict[str, Any]
@@ -99,6 +100,7 @@ class Manifest(_Frozen):
     def to_bytes(self) -> bytes:
         """The file's content."""
         document = {
+            "kind": self.kind,
             "schema_version": self.schema_version,
             "request": self.request.to_dict(),
             "submit_payload": self.submit_payload,
@@ -120,6 +122,7 @@ class Closing(_Frozen):
     run that has ended or asks its person.
     """
 
+    kind: Literal["closing"] = "closing"
     schema_version: Literal[1] = 1
     closing: ClosingEvent
     run_id: str = Field(pattern=f"^{ID_PATTERN.pattern}$")
@@ -146,11 +149,26 @@ class Closing(_Frozen):
         return _dump(self.model_dump(mode="json"))
 
 
+def _kind(document: Any) -> str:
+    """What an intent is. Older versions wrote no ``kind``: only a program has a payload to submit."""
+    if not isinstance(document, dict):
+        return "program"
+    return str(document.get("kind", "program" if "submit_payload" in document else "closing"))
+
+
+class _Intent(
+    RootModel[
+        Annotated[
+            Annotated[Manifest, Tag("program")] | Annotated[Closing, Tag("closing")], Discriminator(_kind)
+        ]
+    ]
+):
+    pass
+
+
 def parse_intent(content: bytes, *, where: str) -> Manifest | Closing:
     """Read a stored intent record; raise InvalidData if it is not one."""
-    if b'"closing"' in content and b'"submit_payload"' not in content:
-        return parse(Closing, content, what="The manifest", where=where)
-    return Manifest.parse(content, where=where)
+    return parse(_Intent, content, what="The manifest", where=where).root
 
 
 def _dump(document: dict[str, Any]) -> bytes:

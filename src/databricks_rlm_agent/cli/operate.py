@@ -83,6 +83,7 @@ def init(options: argparse.Namespace) -> int:
 def tick(options: argparse.Namespace) -> int:
     """One pass."""
     with app_at(options) as app:
+        app.publish_harness()
         if app.intake is not None:
             app.intake()
         report = app.tick()
@@ -99,13 +100,14 @@ def orchestrate(options: argparse.Namespace) -> int:
     if options.max_ticks is not None and options.max_ticks < 1:
         raise UsageError(f"--max-ticks is {options.max_ticks}.", fix="Give 1 or more.")
     with app_at(options) as app:
-        patience = 1.0 if options.until_idle else 5.0
+        app.publish_harness()
+        max_wait_s = 1.0 if options.until_idle else 5.0
         limit = 1 if options.once else options.max_ticks
         stopping = Stopping(abandon=app.tick.leases.release)
         idle = _done(app, until_idle=options.until_idle)
         with stopping.on_signals():
             loop = replace(
-                app.loop(max_wait_s=patience),
+                app.loop(max_wait_s=max_wait_s),
                 intake=app.intake,
                 sleep=stopping.sleep,
                 stopped=lambda: stopping.asked,

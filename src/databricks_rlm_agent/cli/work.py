@@ -235,6 +235,7 @@ def _budget(options: argparse.Namespace) -> Budget:
 
 def follow(app: App, run_id: str, *, quiet: bool) -> dict[str, Any]:
     """Tick until a run has come to rest; return its outcome."""
+    app.publish_harness()
     follower = Follower(app=app, run_id=run_id, say=(lambda _: None) if quiet else say)
     app.loop(max_wait_s=_MAX_WAIT_S).run(done=follower)
     return outcome(app, app.store.get(run_id))

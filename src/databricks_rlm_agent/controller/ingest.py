@@ -26,7 +26,7 @@ from executor_harness import protocol
 
 log = logging.getLogger(__name__)
 GRACE_S = 4.0
-GRACE_LOOKS = 4
+GRACE_READS = 4
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 
 
@@ -75,17 +75,19 @@ class Ingester:
         self, run: Run, journal: Journal, *, reported: bool
     ) -> tuple[Result | None, JobVerdict | None]:
         """The result, or else the verdict of a job run that is over and has left none, or neither."""
-        result = self._result(run, journal) or (self._from_ledger(run, journal) if reported else None)
+        result, rejected = self._result(run, journal)
+        if result is None and reported:
+            result = self._from_ledger(run, journal)
         if result is not None:
             return result, None
         verdict = self._verdict(run)
         if not verdict.over:
             return None, None
         # The harness's watcher writes for a process that was killed: half a second later, or more under load.
-        rejected = any(row.kind == "rejected_result" for row in journal.events)  # it will not get better
-        for _ in range(0 if rejected else GRACE_LOOKS):
-            self.sleep(GRACE_S / GRACE_LOOKS)
-            if (result := self._result(run, journal)) is not None:
+        for _ in range(0 if rejected else GRACE_READS):  # a file that is not valid will not get better
+            self.sleep(GRACE_S / GRACE_READS)
+            result, _rejected = self._result(run, journal)
+            if result is not None:
                 return result, None
         return None, verdict
 
@@ -154,7 +156,8 @@ class Ingester:
         log.warning("All that the program was allowed counts as spent.")
         return _allowed(run)
 
-    def _result(self, run: Run, journal: Journal) -> Result | None:
+    def _result(self, run: Run, journal: Journal) -> tuple[Result | None, bool]:
+        """The result that the executor has left, and whether it has left one that is not valid."""
         path = _output(run, RESULT)
         try:
             content = self.volume.get(path, length=MAX_RESULT_BYTES + 1)
@@ -162,15 +165,15 @@ class Ingester:
                 raise InvalidData(f"The result has more than {MAX_RESULT_BYTES:,} bytes.", where=path)
             result = Result.parse(content, where=path)
         except NotFound:
-            return None
+            return None, False
         except InvalidData as error:
             journal.event("rejected_result", path=path, reason=str(error))
-            return None
+            return None, True
         expected = run.last_request.request_sha256 if run.last_request else None
         if result.key != run.key or (result.request_sha256 or expected) != expected:
             journal.event("rejected_result", path=path, reason="It belongs to another attempt or request.")
-            return None
-        return result
+            return None, True
+        return result, False
 
     def _from_ledger(self, run: Run, journal: Journal) -> Result | None:
         """The executor's row. A controller's is concluded again: a retry hangs on the verdict."""
