@@ -14,6 +14,7 @@ from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow
 from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.storage import sql
+from databricks_rlm_agent.storage.migrations import create_table
 from databricks_rlm_agent.storage.schema import ALL_TABLES, RunStateRow
 
 Said = tuple[str, Mapping[str, Any]]
@@ -48,7 +49,7 @@ class Bare:
         self.client.schemas.create(name=own.schema, catalog_name=own.catalog)
         self.client.volumes.create(own.catalog, own.schema, own.volume, VolumeType.MANAGED)
         for table in ALL_TABLES:
-            self._sql(sql.create_table(own, table))
+            self._sql(create_table(own, table))
 
     def insert(self, said: Sequence[Said]) -> None:
         """Store the run that the recorded statement stored."""

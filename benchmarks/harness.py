@@ -21,7 +21,7 @@ from databricks_rlm_agent.attempts.manifest import Artifact, Manifest, Request
 from databricks_rlm_agent.attempts.records import ResultRow
 from databricks_rlm_agent.controller.bundle import MAIN, published
 from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
-from databricks_rlm_agent.storage import sql
+from databricks_rlm_agent.storage.migrations import create_table
 
 TARGET_S, TARGET_MB = 0.3, 50.0
 ROUNDS, LOOKS, SPARK_ROUNDS = 10, 2, 4
@@ -103,7 +103,7 @@ def harness(root: Path, repeat: int) -> Report:
     with spawn(WorkspaceOptions(root=root / "workspace")) as workspace:
         with connect(workspace.info) as connection, connection.cursor() as cursor:
             cursor.execute("CREATE SCHEMA main.rlm")
-            cursor.execute(sql.create_table(_NAMESPACE, ResultRow))
+            cursor.execute(create_table(_NAMESPACE, ResultRow))
         spark = _stage(root / "spark", SPARK_REMOTE=workspace.info.spark_connect)
         bare = _OWN_SESSION + _SPARK + _OWN_END
         lines += _compared("a Spark program", spark, (_SPARK, bare), SPARK_ROUNDS * repeat, targets=False)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.attempts.records import ModelCallRow
 from databricks_rlm_agent.controller import bundle
-from databricks_rlm_agent.controller.backoff import Backoff
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
@@ -24,12 +23,11 @@ from databricks_rlm_agent.controller.loop import ControlLoop
 from databricks_rlm_agent.controller.publish import Publisher, SubModels
 from databricks_rlm_agent.controller.step import Stepper
 from databricks_rlm_agent.controller.tick import Tick
-from databricks_rlm_agent.controller.worker_pool import WorkerPool
+from databricks_rlm_agent.controller.worker_pool import Backoff, WorkerPool
 from databricks_rlm_agent.controller.workflows import Workflows
-from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, WorkspaceVolume
-from databricks_rlm_agent.databricks.workspace import Workspace, WorkspaceSecrets
+from databricks_rlm_agent.databricks.workspace import Workspace, WorkspaceJobs, WorkspaceSecrets
 from databricks_rlm_agent.errors import ConfigError, NotFound
 from databricks_rlm_agent.intake.poll import Intake
 from databricks_rlm_agent.intake.table import DeltaWorkTable

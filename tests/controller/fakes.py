@@ -17,7 +17,6 @@ from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRo
 from databricks_rlm_agent.attempts.result import ProducedTable, Result, Status, Stream
 from databricks_rlm_agent.attempts.submission import serverless
 from databricks_rlm_agent.attempts.verdict import JobVerdict
-from databricks_rlm_agent.controller.backoff import Backoff
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
@@ -26,7 +25,7 @@ from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.publish import Publisher, SubModels
 from databricks_rlm_agent.controller.step import Stepper
 from databricks_rlm_agent.controller.tick import Tick, TickReport
-from databricks_rlm_agent.controller.worker_pool import WorkerPool
+from databricks_rlm_agent.controller.worker_pool import Backoff, WorkerPool
 from databricks_rlm_agent.controller.workflows import Workflows
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.layout import MANIFEST, RESULT, Namespace

@@ -24,12 +24,11 @@ from fakes import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.controller.backoff import FIRST_S, LONGEST_S, Backoff
 from databricks_rlm_agent.controller.job_poller import OVERLAP_S, JobPoller
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.lease import RENEWALS_PER_LEASE, Leases, controller_of
 from databricks_rlm_agent.controller.tick import SingleRunTick
-from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
+from databricks_rlm_agent.controller.worker_pool import FIRST_S, LONGEST_S, AdvancedRun, Backoff, WorkerPool
 from databricks_rlm_agent.errors import NotFound, RemoteError, Throttled, Unreachable
 from databricks_rlm_agent.runs.actions import Finish
 from databricks_rlm_agent.runs.fsm import State
@@ -59,23 +58,23 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 def test_a_run_that_is_held_up_again_and_again_is_left_alone_for_longer_and_longer() -> None:
     clock = Clock()
-    held = Backoff(clock=clock, jitter=lambda: 1.0)
+    backoff = Backoff(clock=clock, jitter=lambda: 1.0)
     pauses = []
     for _ in range(12):
-        assert held.over("r1")
-        held.failed("r1", retry_after_s=None)
+        assert backoff.over("r1")
+        backoff.failed("r1", retry_after_s=None)
         begin = clock.now_s
-        while not held.over("r1"):
+        while not backoff.over("r1"):
             clock.now_s += 0.1
         pauses.append(clock.now_s - begin)
     assert pauses[0] == pytest.approx(FIRST_S, abs=0.11)
     assert all(long >= short - 0.001 for short, long in pairwise(pauses))
     assert pauses[-1] == pytest.approx(LONGEST_S, abs=0.11)
-    held.went_on("r1")
-    held.failed("r1", retry_after_s=None)
+    backoff.succeeded("r1")
+    backoff.failed("r1", retry_after_s=None)
     clock.now_s += FIRST_S
-    assert held.over("r1")  # it begins anew
-    assert held.over("another")
+    assert backoff.over("r1")  # it begins anew
+    assert backoff.over("another")
 
 
 @given(st.floats(0, 1), st.none() | st.floats(0, 600), st.floats(-(10**6), 10**6))
@@ -83,26 +82,27 @@ def test_a_pause_has_bounds_and_ends_whatever_the_clock_does(
     jitter: float, retry_after_s: float | None, jump_s: float
 ) -> None:
     clock = Clock()
-    held = Backoff(clock=clock, jitter=lambda: jitter)
-    held.failed("r1", retry_after_s=retry_after_s)
-    assert not held.over("r1")
+    backoff = Backoff(clock=clock, jitter=lambda: jitter)
+    backoff.failed("r1", retry_after_s=retry_after_s)
+    assert not backoff.over("r1")
     clock.now_s = max(retry_after_s or 0, FIRST_S) + 0.001
-    assert held.over("r1")
+    assert backoff.over("r1")
     clock.now_s = jump_s
     if jump_s < -1e-3:  # set back: a pause of a second must not become one of an hour
-        assert held.over("r1")
+        assert backoff.over("r1")
 
 
 def test_what_is_long_past_is_forgotten() -> None:
     clock = Clock()
-    held = Backoff(clock=clock, jitter=lambda: 1.0)
+    backoff = Backoff(clock=clock, jitter=lambda: 1.0)
     for number in range(100):
-        held.failed(f"r{number}", retry_after_s=None)
-    held.prune()
-    assert not held.over("r1")
+        backoff.failed(f"r{number}", retry_after_s=None)
+    backoff.failed("r1", retry_after_s=None)  # for longer
     clock.now_s += 2 * LONGEST_S
-    held.prune()
-    assert len(vars(held)["_held"]) == 0
+    backoff.prune()
+    backoff.failed("r1", retry_after_s=None)
+    clock.now_s += FIRST_S + 0.001  # as at first
+    assert backoff.over("r1")
 
 
 # Watch

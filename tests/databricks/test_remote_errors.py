@@ -9,8 +9,13 @@ import pytest
 import requests
 from databricks.sdk.errors.parser import _Parser
 
-from databricks_rlm_agent.databricks.errors import classify_sdk, classify_sql, sdk_errors, sql_errors
-from databricks_rlm_agent.databricks.transport import NoRetries
+from databricks_rlm_agent.databricks.errors import (
+    NoRetries,
+    classify_sdk,
+    classify_sql,
+    sdk_errors,
+    sql_errors,
+)
 from databricks_rlm_agent.errors import (
     AlreadyExists,
     Conflict,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from remote_rig import VOLUME, Clients, Server
 
-from databricks_rlm_agent.databricks.transport import CONNECTIONS
+from databricks_rlm_agent.databricks.errors import CONNECTIONS
 from databricks_rlm_agent.errors import AlreadyExists, Rejected, Throttled, Unreachable
 from databricks_rlm_agent.retry import REQUESTS, STATEMENTS
 

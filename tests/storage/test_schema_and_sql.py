@@ -17,6 +17,7 @@ from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import LastRequest, LastResult, RunOutcome, new_run
 from databricks_rlm_agent.storage import sql
+from databricks_rlm_agent.storage.migrations import create_table
 from databricks_rlm_agent.storage.schema import (
     ALL_TABLES,
     RowType,
@@ -202,7 +203,7 @@ def test_every_value_is_a_bound_parameter(name: str) -> None:
 
 @pytest.mark.parametrize("table", ALL_TABLES, ids=lambda table: table.TABLE)
 def test_tables_allow_concurrent_writers(table: RowType) -> None:
-    text = sql.create_table(NAMESPACE, table)
+    text = create_table(NAMESPACE, table)
     assert text.startswith(f"CREATE TABLE IF NOT EXISTS main.rlm.{table.TABLE} (")
     assert f"CLUSTER BY ({table.KEY[0]})" in text
     assert "'delta.enableDeletionVectors' = 'true'" in text

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from databricks_rlm_agent.controller.backoff import Backoff
 from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.lease import Leases, controller_of
 from databricks_rlm_agent.controller.step import Stepper
-from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
+from databricks_rlm_agent.controller.worker_pool import AdvancedRun, Backoff, WorkerPool
 from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
 from databricks_rlm_agent.runs.run import Due, Run
@@ -172,7 +171,7 @@ class Tick:
         if step.journal.held_up:
             self.backoff.failed(step.after.run_id, retry_after_s=step.journal.retry_after_s)
         else:
-            self.backoff.went_on(step.after.run_id)
+            self.backoff.succeeded(step.after.run_id)
 
 
 @dataclass(frozen=True, kw_only=True)

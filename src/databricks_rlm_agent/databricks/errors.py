@@ -1,12 +1,20 @@
-"""Vendor errors to ours, in one place; no SDK or connector exception leaves this package unmapped."""
+"""The vendors' errors mapped to ours, and their own retries switched off, so that ``retry`` decides alone.
+
+No exception of databricks-sdk or of the connector leaves this package unmapped. Left to themselves (measured;
+docs/retries.md), databricks-sdk 0.156 sleeps through any ``Retry-After``, however long, before it gives up,
+and never repeats a 500 or 504; the connector 4.9 waits five seconds or more after any 429 or 503, and sends a
+statement again whose answer was lost.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, NoReturn
 
-from databricks_rlm_agent.databricks.transport import WouldWaitError
 from databricks_rlm_agent.errors import (
     AlreadyExists,
     Forbidden,
@@ -18,6 +26,51 @@ from databricks_rlm_agent.errors import (
     Unreachable,
 )
 from databricks_rlm_agent.sqltext.errors import FIX_AUTH, FIX_DENIED, classify_sql, first_line
+
+HTTP_TIMEOUT_S = 60
+# The SDK asks for the host's metadata while it is built, by a clock of its own, and for 300 s if it is let.
+DISCOVERY_S = 1
+# As many as may be in flight at once: planners, publishers and renewals. More than these wait their turn.
+CONNECTIONS = 32
+
+
+class WouldWaitError(Exception):
+    """Raised where the SDK would sleep before its next try; ``__context__`` is the error that it saw."""
+
+
+class NoRetries:
+    """A ``databricks.sdk.clock.Clock``: the SDK sleeps by it between two tries of a request only."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> NoReturn:
+        """Refuse: the first error is the one that counts."""
+        raise WouldWaitError(f"the SDK would try again in {seconds:.1f} s")
+
+
+def connector_options() -> dict[str, Any]:
+    """Arguments of ``databricks.sql.connect`` under which every request is sent once.
+
+    The older of its two retry modes is the one that tells the HTTP status and headers of a 429 or 503; the
+    limits hold in both, should it be removed. It warns of that choice at every connection, which is ours and
+    not that of whoever uses this library.
+    """
+    logging.getLogger("databricks.sql.backend.thrift_backend").addFilter(_not_of_our_choice)
+    return {
+        "_enable_v3_retries": False,
+        "_retry_stop_after_attempts_count": 1,
+        "_retry_stop_after_attempts_duration": 1,
+        "_retry_delay_min": 60,
+        "_retry_delay_max": 60,
+        "_socket_timeout": 120,
+    }
+
+
+def _not_of_our_choice(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Legacy retry behavior")
+
 
 # Databricks answers a personal token that is expired or unknown with 403 and "Invalid access token."
 _TOKEN = re.compile(
@@ -31,8 +84,8 @@ _DENIED = re.compile(
     r"|\b(does not have|no permission|not authorized|not allowed|requires)\b",
     re.IGNORECASE,
 )
-# Of the statuses that the SDK has no class for, those that a proxy or a tired server gives.
-_PASSING = re.compile(r"BAD_GATEWAY|INTERNAL|UNKNOWN|5\d\d|\w*(TIMEOUT|UNAVAILABLE)")
+# Of the statuses that the SDK has no class for, those that a proxy or an overloaded server gives.
+_TRANSIENT = re.compile(r"BAD_GATEWAY|INTERNAL|UNKNOWN|5\d\d|\w*(TIMEOUT|UNAVAILABLE)")
 _FIX_NET = "Check DATABRICKS_HOST, RLM_WAREHOUSE_HTTP_PATH and the network, then try again."
 _FIX_UNKNOWN = "The outcome is unknown; asking again with the same token is safe."
 _FIX_LATER = "Try again later."
@@ -84,7 +137,7 @@ def classify_sdk(error: BaseException, *, where: str) -> RemoteError | None:
             return ours(text, where=where, fix=fix)
     if isinstance(error, DatabricksError):
         # 5xx, cancelled, deadline: what was asked may have happened all the same
-        if type(error) is not DatabricksError or _PASSING.match(str(error.error_code or "UNKNOWN")):
+        if type(error) is not DatabricksError or _TRANSIENT.match(str(error.error_code or "UNKNOWN")):
             return Unreachable(text, where=where, fix=_FIX_UNKNOWN)
         return Rejected(text, where=where)
     if isinstance(error, ValueError):  # the SDK's word for unusable credentials or configuration

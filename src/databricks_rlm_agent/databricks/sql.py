@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from databricks_rlm_agent.databricks.errors import sql_errors
-from databricks_rlm_agent.databricks.transport import connector_options
+from databricks_rlm_agent.databricks.errors import connector_options, sql_errors
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import ConfigError, Rejected, Unreachable
 from databricks_rlm_agent.values import Row

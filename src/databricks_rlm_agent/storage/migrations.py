@@ -1,6 +1,8 @@
-"""Numbered changes of our tables, applied by ``rlm-agent init`` and never at the start of a tick.
+"""DDL of our tables, as numbered migrations: applied by ``rlm-agent init`` and never at the start of a tick.
 
-DDL on a Delta table fails every concurrent writer, so it has a command of its own.
+DDL on a Delta table fails every concurrent writer, so it has a command of its own. A table that is created
+today has today's columns; a migration that adds some names them itself, for it must not change any more once
+it is released.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from dataclasses import dataclass
 
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import SqlSession
-from databricks_rlm_agent.storage import sql
-from databricks_rlm_agent.storage.schema import ALL_TABLES, columns
+from databricks_rlm_agent.storage.schema import ALL_TABLES, RowType, columns
 
 _TABLE = "schema_migrations"
+_COMPACT = "'delta.autoOptimize.autoCompact' = 'true'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,27 +27,44 @@ class Migration:
     apply: Callable[[SqlSession, Namespace], None]
 
 
+def create_table(namespace: Namespace, row_type: RowType) -> str:
+    """DDL of one table: unpartitioned, clustered by its key, deletion vectors on (row-level concurrency).
+
+    Every tick commits a few rows: without compaction, what a query costs would grow with the commits.
+    """
+    body = ", ".join(f"{name} {kind}" for name, kind in columns(row_type).items())
+    return (
+        f"CREATE TABLE IF NOT EXISTS {namespace.table(row_type.TABLE)} ({body}) USING DELTA "
+        f"CLUSTER BY ({row_type.KEY[0]}) "
+        f"TBLPROPERTIES ('delta.enableDeletionVectors' = 'true', {_COMPACT})"
+    )
+
+
 def _create_tables(session: SqlSession, namespace: Namespace) -> None:
     for table in ALL_TABLES:
-        session.execute(sql.create_table(namespace, table))
+        session.execute(create_table(namespace, table))
 
 
-def _add_missing_columns(session: SqlSession, namespace: Namespace) -> None:
-    """Bring older tables to the columns of today; those that were made today have them."""
-    for table in ALL_TABLES:
-        there = {row["col_name"] for row in session.fetch(sql.describe(namespace, table))}
-        if missing := [name for name in columns(table) if name not in there]:
-            session.execute(sql.add_columns(namespace, table, missing))
+def _add_cancellation(session: SqlSession, namespace: Namespace) -> None:
+    table = namespace.table("run_state")
+    present = {row["col_name"] for row in session.fetch(f"DESCRIBE TABLE {table}")}
+    if missing := [name for name in ("cancel_reason", "item_revision") if name not in present]:
+        session.execute(
+            f"ALTER TABLE {table} ADD COLUMNS ({', '.join(f'{name} STRING' for name in missing)})"
+        )
 
 
 def _compact(session: SqlSession, namespace: Namespace) -> None:
-    for table in ALL_TABLES:
-        session.execute(sql.compact(namespace, table))
+    for table in (
+        *("work_items", "run_state", "execution_requests", "execution_results", "run_events"),
+        "intake_watermarks",
+    ):
+        session.execute(f"ALTER TABLE {namespace.table(table)} SET TBLPROPERTIES ({_COMPACT})")
 
 
 MIGRATIONS = (
     Migration(number=1, summary="the tables", apply=_create_tables),
-    Migration(number=2, summary="cancellation and item revisions", apply=_add_missing_columns),
+    Migration(number=2, summary="cancellation and item revisions", apply=_add_cancellation),
     Migration(number=3, summary="compaction of small files", apply=_compact),
     Migration(number=4, summary="model calls of programs", apply=_create_tables),
 )

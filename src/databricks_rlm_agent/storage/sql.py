@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.runs.fsm import CLAIMABLE, TERMINAL, WAITING_FOR_PERSON, State
@@ -17,7 +17,6 @@ _AGE_S = f"(({_NOW_US} - unix_micros(updated_at)) / 1000000.0)"
 # the number of polls that are due follows from the age, and falls to whoever ticks when that number grows.
 DOUBLINGS, EVERY, SPREAD = 5, 30, 0.25
 SPREAD_FACTOR = f"(1 + {SPREAD} * (crc32(run_id) % 1000) / 1000.0)"
-_COMPACT = "'delta.autoOptimize.autoCompact' = 'true'"
 _HELD = "array_contains(split(:owners, ','), lease_owner)"
 
 
@@ -51,19 +50,6 @@ _NOT_SAVED = frozenset(
         "item_revision",
     }
 )
-
-
-def create_table(namespace: Namespace, row_type: RowType) -> str:
-    """DDL of one table: unpartitioned, clustered by its key, deletion vectors on (row-level concurrency).
-
-    Every tick commits a few rows: without compaction, what a query costs would grow with the commits.
-    """
-    body = ", ".join(f"{name} {kind}" for name, kind in columns(row_type).items())
-    return (
-        f"CREATE TABLE IF NOT EXISTS {namespace.table(row_type.TABLE)} ({body}) USING DELTA "
-        f"CLUSTER BY ({row_type.KEY[0]}) "
-        f"TBLPROPERTIES ('delta.enableDeletionVectors' = 'true', {_COMPACT})"
-    )
 
 
 def append(namespace: Namespace, row_type: RowType) -> str:
@@ -203,23 +189,6 @@ def save(namespace: Namespace) -> str:
 def written(namespace: Namespace) -> str:
     """The runs that the statement with this ``:write_id`` changed: settles what it really did."""
     return f"SELECT run_id FROM {namespace.table('run_state')} WHERE write_id = :write_id"
-
-
-def compact(namespace: Namespace, row_type: RowType) -> str:
-    """Let the platform compact a table's small files after writes."""
-    return f"ALTER TABLE {namespace.table(row_type.TABLE)} SET TBLPROPERTIES ({_COMPACT})"
-
-
-def describe(namespace: Namespace, row_type: RowType) -> str:
-    """The columns that a table has."""
-    return f"DESCRIBE TABLE {namespace.table(row_type.TABLE)}"
-
-
-def add_columns(namespace: Namespace, row_type: RowType, names: Sequence[str]) -> str:
-    """Add columns to a table that was made before they were thought of."""
-    kinds = columns(row_type)
-    added = ", ".join(f"{name} {kinds[name]}" for name in names)
-    return f"ALTER TABLE {namespace.table(row_type.TABLE)} ADD COLUMNS ({added})"
 
 
 def by_key(namespace: Namespace, row_type: RowType, *, key: str = "run_id") -> str:
