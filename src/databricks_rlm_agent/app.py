@@ -21,7 +21,7 @@ from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.lease import Leases
 from databricks_rlm_agent.controller.loop import ControlLoop
 from databricks_rlm_agent.controller.publish import Publisher, SubModels
-from databricks_rlm_agent.controller.step import Stepper
+from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import Tick
 from databricks_rlm_agent.controller.worker_pool import Backoff, WorkerPool
 from databricks_rlm_agent.controller.workflows import Workflows
@@ -147,8 +147,8 @@ class App:
         return Tick(
             store=self.store,
             ledger=self.ledger,
-            stepper=self._stepper,
-            watch=JobPoller(jobs=self.jobs, clock=self.clock),
+            advancer=self._advancer,
+            job_poller=JobPoller(jobs=self.jobs, clock=self.clock),
             worker_pool=WorkerPool(size=settings.planners),
             leases=Leases(store=leases, owner=self.controller, lease_s=settings.lease_s),
             backoff=Backoff(clock=self.clock),
@@ -158,7 +158,7 @@ class App:
         )
 
     @cached_property
-    def _stepper(self) -> Stepper:
+    def _advancer(self) -> RunAdvancer:
         """What advances a run."""
         ingester = Ingester(
             children=self._children,
@@ -169,7 +169,7 @@ class App:
             clock=self.clock,
             sleep=time.sleep,
         )
-        return Stepper(
+        return RunAdvancer(
             planner=self.planner,
             publisher=self._publisher,
             ingester=ingester,

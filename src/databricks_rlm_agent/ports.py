@@ -1,4 +1,4 @@
-"""What the planner is told of a run."""
+"""The protocols that features and outer systems meet at, and what the planner is told of a run."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ class PlanningContext:
     """All that the planner is told at one iteration; ``model`` None means the controller's own.
 
     ``last_value`` is what the last program gave to ``rlm.finish``: answers may quote it. ``budget`` is what
-    the turn may still spend: ``calls_left``, ``tokens_left``, ``cost_left_usd``. ``sub_model`` is what
-    programs may ask, ``children_left`` how many child runs may be spawned. ``held`` tells whether the run is
-    still ours: without it a turn must stop. ``review`` says why an action cannot be taken, or None; it may
+    this plan may still spend: ``calls_left``, ``tokens_left``, ``cost_left_usd``. ``sub_model`` is what
+    programs may ask, ``children_left`` how many child runs may be spawned. ``lease_held`` tells whether
+    the run is still ours: if not, the planner must stop. ``review`` says why an action cannot be taken, or None; it may
     ask the workspace, so it is called from a thread that may wait.
     """
 
@@ -145,7 +145,7 @@ class PlanningContext:
     last_value: Any = None
     sub_model: str | None = None
     children_left: int = 0
-    held: Callable[[], bool] = lambda: True
+    lease_held: Callable[[], bool] = lambda: True
     review: Callable[[Action], str | None] = lambda _action: None
 
 
@@ -213,10 +213,10 @@ def planning_context(
     *,
     used_calls: int,
     sub_model: str | None = None,
-    held: Callable[[], bool] = lambda: True,
+    lease_held: Callable[[], bool] = lambda: True,
     review: Callable[[Action], str | None] = lambda _action: None,
 ) -> PlanningContext:
-    """The planner's view of a run whose turn has used so many model calls already; see ``ports.Turn``."""
+    """Return the planner's view of a run; ``used_calls``: model calls that were made since its claim."""
     return PlanningContext(
         run_id=run.run_id,
         iter_n=run.iter_n,
@@ -227,6 +227,6 @@ def planning_context(
         last_value=run.last_value,
         sub_model=sub_model,
         children_left=run.children_left,
-        held=held,
+        lease_held=lease_held,
         review=review,
     )

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from fake_sql import FakeSession
-from steady import HandLeases, SteadyCrew
+from pools import ManualLeases, SteppedPool
 
 from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow, result_row
@@ -23,7 +23,7 @@ from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
 from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.publish import Publisher, SubModels
-from databricks_rlm_agent.controller.step import Stepper
+from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import Tick, TickReport
 from databricks_rlm_agent.controller.worker_pool import Backoff, WorkerPool
 from databricks_rlm_agent.controller.workflows import Workflows
@@ -546,7 +546,7 @@ class Controller:
             child_script=self.child_script,
             scripts=self.scripts,
         )
-        if isinstance(worker_pool, SteadyCrew):
+        if isinstance(worker_pool, SteppedPool):
             planner.park = worker_pool.park
         publisher = Publisher(
             volume=volume,
@@ -574,7 +574,7 @@ class Controller:
         self.tick = Tick(
             store=store,
             ledger=ledger,
-            stepper=Stepper(
+            advancer=RunAdvancer(
                 planner=planner,
                 publisher=publisher,
                 ingester=ingester,
@@ -583,9 +583,9 @@ class Controller:
                 evidence=Evidence(volume=volume, catalog=catalog, sql=NoSql()),
                 clock=self.now,
             ),
-            watch=JobPoller(jobs=jobs, clock=self.now, at_once=1),
+            job_poller=JobPoller(jobs=jobs, clock=self.now, at_once=1),
             worker_pool=worker_pool,
-            leases=HandLeases(store=store, owner=self.name, lease_s=LEASE_S),
+            leases=ManualLeases(store=store, owner=self.name, lease_s=LEASE_S),
             backoff=Backoff(clock=self.now, jitter=lambda: 1.0),
             clock=self.now,
             new_id=world.new_id,

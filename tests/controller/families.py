@@ -8,7 +8,7 @@ from fakes import GOOD, LOST, NO_FILE, NO_ROW, RAISED, Controller, Ending, Gate,
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from machine import WHICH, FaultyFleet
-from steady import SteadyCrew
+from pools import SteppedPool
 
 from databricks_rlm_agent.runs.actions import Action, Ask, Finish, Spawn
 from databricks_rlm_agent.runs.budget import Budget
@@ -65,7 +65,7 @@ class Families(FaultyFleet):
         name, gate = self.world.new_id("c"), Gate(fault=self.happen)
         self.all.append(
             Controller(
-                world=self.world, script=(), scripts=SCRIPTS, name=name, worker_pool=SteadyCrew(), gate=gate
+                world=self.world, script=(), scripts=SCRIPTS, name=name, worker_pool=SteppedPool(), gate=gate
             )
         )
         return self.all[-1]

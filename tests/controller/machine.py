@@ -29,7 +29,7 @@ from fakes import (
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from steady import HandLeases, SteadyCrew
+from pools import ManualLeases, SteppedPool
 
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.errors import Conflict, RemoteError, Throttled, Unreachable
@@ -77,7 +77,7 @@ class Fleet(RuleBasedStateMachine):
         self.controllers = [self.fresh() for _ in range(many)]
 
     def fresh(self) -> Controller:
-        name, worker_pool = self.world.new_id("c"), SteadyCrew()
+        name, worker_pool = self.world.new_id("c"), SteppedPool()
         gate = Gate(fault=self.happen)
         self.all.append(
             Controller(world=self.world, script=SCRIPT, name=name, worker_pool=worker_pool, gate=gate)
@@ -330,13 +330,13 @@ class FaultyFleet(Fleet):
         self.tick_with_a_fault(which, "overtaken", calls, False)
 
 
-def worker_pool(controller: Controller) -> SteadyCrew:
-    assert isinstance(controller.worker_pool, SteadyCrew)
+def worker_pool(controller: Controller) -> SteppedPool:
+    assert isinstance(controller.worker_pool, SteppedPool)
     return controller.worker_pool
 
 
-def leases(controller: Controller) -> HandLeases:
-    assert isinstance(controller.tick.leases, HandLeases)
+def leases(controller: Controller) -> ManualLeases:
+    assert isinstance(controller.tick.leases, ManualLeases)
     return controller.tick.leases
 
 

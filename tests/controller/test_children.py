@@ -19,7 +19,7 @@ from fakes import (
     program,
     settle,
 )
-from steady import HereCrew
+from pools import InlinePool
 
 from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.errors import RemoteError, Unreachable
@@ -36,7 +36,12 @@ IDS = [child_id("r1", 1, task.name) for task in TASKS]
 
 def controller(world: World, script: Any = PARENT, name: str = "c1", gate: Gate | None = None) -> Controller:
     return Controller(
-        world=world, script=script, child_script=CHILD, name=name, gate=gate or Gate(), worker_pool=HereCrew()
+        world=world,
+        script=script,
+        child_script=CHILD,
+        name=name,
+        gate=gate or Gate(),
+        worker_pool=InlinePool(),
     )
 
 

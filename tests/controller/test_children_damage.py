@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fakes import GOOD, NAMESPACE, Controller, Ending, Gate, Killed, World, program, settle
-from steady import HereCrew
+from pools import InlinePool
 
 from databricks_rlm_agent.attempts.records import EventRow
 from databricks_rlm_agent.errors import Forbidden, Unreachable
@@ -29,7 +29,12 @@ FOLDER = NAMESPACE.attempt_dir("r1", 1, 1)
 def controller(world: World, script: Any = PLANNED, gate: Gate | None = None) -> Controller:
     name = world.new_id("c")
     return Controller(
-        world=world, script=script, child_script=CHILD, name=name, gate=gate or Gate(), worker_pool=HereCrew()
+        world=world,
+        script=script,
+        child_script=CHILD,
+        name=name,
+        gate=gate or Gate(),
+        worker_pool=InlinePool(),
     )
 
 
@@ -235,7 +240,7 @@ def test_children_of_children_count_against_the_number_of_all() -> None:
         "north": [Spawn(tasks=TASKS[:1]), Finish(answer="1")],
         "count": [Spawn(tasks=TASKS), Finish(answer="3")],
     }
-    only = Controller(world=world, script=(), child_script=CHILD, scripts=scripts, worker_pool=HereCrew())
+    only = Controller(world=world, script=(), child_script=CHILD, scripts=scripts, worker_pool=InlinePool())
     # The child of a child has the same task as its parent, and may not go deeper.
     settle(world, only)
     assert [run.depth for run in world.runs.values()].count(2) == 1

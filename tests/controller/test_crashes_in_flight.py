@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fakes import LOST, RAISED, Controller, Gate, Killed, World, check_invariants, program
-from steady import SteadyCrew
+from pools import SteppedPool
 from test_crashes import Story, conflict, cut_off, kill, overtake, quiet
 
 from databricks_rlm_agent.attempts.records import EventRow, ResultRow
@@ -35,7 +35,7 @@ class InFlight(Story):
     """Two controllers whose models answer two ticks later; ``stop`` is SIGTERM instead of SIGKILL."""
 
     world: World = field(default_factory=lambda: World(endings=ENDINGS))
-    crews: list[SteadyCrew] = field(default_factory=list)
+    crews: list[SteppedPool] = field(default_factory=list)
     gracefully: bool = False
     turns: int = 0
     open: dict[int, list[int]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class InFlight(Story):
                 mine.pop()
 
     def fresh(self) -> Controller:
-        self.crews.append(SteadyCrew(slow=True))
+        self.crews.append(SteppedPool(slow=True))
         return Controller(
             world=self.world,
             script=SCRIPT,
@@ -74,7 +74,7 @@ class InFlight(Story):
         self.turns += 1
         try:
             controller(wait_s=0)
-            assert isinstance(controller.worker_pool, SteadyCrew)
+            assert isinstance(controller.worker_pool, SteppedPool)
             if self.turns % 4 >= 2 and controller.worker_pool.parked:
                 controller.worker_pool.resume()
         except Killed:

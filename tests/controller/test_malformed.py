@@ -385,14 +385,14 @@ def test_whatever_a_planner_says_the_run_ends_or_asks(action: Any) -> None:
     world.add()
     world.add(WHOLE)
     odd = Controller(world=world, script=[action, Finish(answer="42")])
-    plan = odd.tick.stepper.planner.plan  # the same planner, in whole for the other run
+    plan = odd.tick.advancer.planner.plan  # the same planner, in whole for the other run
 
     def one_is_odd(context: Any) -> Any:
         if context.run_id == WHOLE:
-            return Controller(world=world, script=SCRIPT).tick.stepper.planner.plan(context)
+            return Controller(world=world, script=SCRIPT).tick.advancer.planner.plan(context)
         return plan(context)
 
-    object.__setattr__(odd.tick.stepper.planner, "plan", one_is_odd)
+    object.__setattr__(odd.tick.advancer.planner, "plan", one_is_odd)
     for _ in range(12):
         odd()
         world.run_jobs()

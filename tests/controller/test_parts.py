@@ -53,7 +53,7 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-# HoldOff
+# Backoff
 
 
 def test_a_run_that_is_held_up_again_and_again_is_left_alone_for_longer_and_longer() -> None:
@@ -105,7 +105,7 @@ def test_what_is_long_past_is_forgotten() -> None:
     assert backoff.over("r1")
 
 
-# Watch
+# JobPoller
 
 
 def executing(world: World, run_id: str = "r1") -> Due:
@@ -115,7 +115,7 @@ def executing(world: World, run_id: str = "r1") -> Due:
     return Due(run=world.runs[run_id], reported=False)
 
 
-def watch_of(world: World, fault: Any = None) -> JobPoller:
+def poller_of(world: World, fault: Any = None) -> JobPoller:
     gate = Gate(fault=fault) if fault else Gate()
     return JobPoller(jobs=FakeJobs(world=world, gate=gate), clock=world.now, at_once=2)
 
@@ -123,15 +123,15 @@ def watch_of(world: World, fault: Any = None) -> JobPoller:
 def test_the_first_look_is_at_all_and_the_next_at_what_came_since_with_some_overlap() -> None:
     world = World()
     due = executing(world)
-    watch = watch_of(world)
-    assert watch.gap_s() > 1e9
-    assert watch.ready([due], complete=True) == []
+    job_poller = poller_of(world)
+    assert job_poller.gap_s() > 1e9
+    assert job_poller.ready([due], complete=True) == []
     world.now_s += 7
-    assert watch.gap_s() == pytest.approx(7 + OVERLAP_S)
+    assert job_poller.gap_s() == pytest.approx(7 + OVERLAP_S)
     world.now_s += 2  # what is answered counts from the question, not from the answer
-    watch.ready([], complete=True)
+    job_poller.ready([], complete=True)
     world.now_s += 1
-    assert watch.gap_s() == pytest.approx(3 + OVERLAP_S)
+    assert job_poller.gap_s() == pytest.approx(3 + OVERLAP_S)
 
 
 @pytest.mark.parametrize("error", [Unreachable("x"), Throttled("x"), RemoteError("x")])
@@ -144,25 +144,25 @@ def test_a_poll_that_fails_keeps_the_gap_open(error: RemoteError) -> None:
         if name == "verdict" and not after and left:
             raise left.pop()
 
-    watch = watch_of(world, fault)
-    watch.gap_s()
-    watch.ready([], complete=True)
+    job_poller = poller_of(world, fault)
+    job_poller.gap_s()
+    job_poller.ready([], complete=True)
     world.now_s += 5
-    watch.gap_s()
-    assert watch.ready([due], complete=True) == []
+    job_poller.gap_s()
+    assert job_poller.ready([due], complete=True) == []
     world.now_s += 1
-    assert watch.gap_s() == pytest.approx(6 + OVERLAP_S)
-    watch.ready([due], complete=True)
-    assert watch.gap_s() == pytest.approx(OVERLAP_S)
+    assert job_poller.gap_s() == pytest.approx(6 + OVERLAP_S)
+    job_poller.ready([due], complete=True)
+    assert job_poller.gap_s() == pytest.approx(OVERLAP_S)
 
 
 def test_a_clock_that_is_set_back_hides_no_look() -> None:
     world = World(now_s=3_600)
-    watch = watch_of(world)
-    watch.gap_s()
-    watch.ready([], complete=True)
+    job_poller = poller_of(world)
+    job_poller.gap_s()
+    job_poller.ready([], complete=True)
     world.now_s = 0
-    assert watch.gap_s() > 1e9
+    assert job_poller.gap_s() > 1e9
 
 
 def test_only_silent_job_runs_are_asked_about_so_many_at_once() -> None:
@@ -179,21 +179,21 @@ def test_only_silent_job_runs_are_asked_about_so_many_at_once() -> None:
         if not after:
             both.wait()  # they are asked in pairs
 
-    watch = watch_of(world, fault)
+    job_poller = poller_of(world, fault)
     reported = replace(executing(world, "done"), reported=True)
     fresh = Due(run=new_run("x", run_id="new", clock=world.now), reported=False)
-    assert watch.ready([reported, fresh, *silent], complete=True) == [reported, fresh]
+    assert job_poller.ready([reported, fresh, *silent], complete=True) == [reported, fresh]
     assert most == [2]
 
 
 def test_a_job_run_that_is_over_or_gone_is_something_to_do() -> None:
     world = World(endings={(1, 1): LOST})
     due = executing(world)
-    assert watch_of(world).ready([due], complete=True) == []
+    assert poller_of(world).ready([due], complete=True) == []
     world.run_jobs()
-    assert watch_of(world).ready([due], complete=True) == [due]
+    assert poller_of(world).ready([due], complete=True) == [due]
     world.jobs.clear()
-    assert watch_of(world).ready([due], complete=True) == [due]
+    assert poller_of(world).ready([due], complete=True) == [due]
 
 
 def test_a_cancellation_that_fails_is_asked_for_again() -> None:
@@ -206,11 +206,11 @@ def test_a_cancellation_that_fails_is_asked_for_again() -> None:
         if name == "cancel" and not after and left:
             raise left.pop(0)
 
-    watch = watch_of(world, fault)
+    job_poller = poller_of(world, fault)
     due = executing(world)
-    assert watch.ready([due], complete=True) == []
-    assert watch.ready([due], complete=True) == [due]  # it is gone: ingesting says so
-    assert watch.ready([due], complete=True) == []
+    assert job_poller.ready([due], complete=True) == []
+    assert job_poller.ready([due], complete=True) == [due]  # it is gone: ingesting says so
+    assert job_poller.ready([due], complete=True) == []
     assert len(world.cancels) == 1
 
 
@@ -230,7 +230,7 @@ def test_more_silent_runs_than_a_batch_holds_are_all_asked_about_soon() -> None:
     assert {run.attempt for run in world.runs.values()} == {2}
 
 
-# Crew
+# WorkerPool
 
 
 def step(name: str) -> AdvancedRun:
@@ -260,8 +260,8 @@ def test_steps_that_are_done_are_collected_and_the_others_go_on() -> None:
     eventually(lambda: bool(found.extend(worker_pool.finished(wait_s=0.001)) or found))
     assert names(found) == {"quick"}
     assert (worker_pool.busy, worker_pool.holders()) == (1, {"c/1"})
-    assert worker_pool.works_on("slow")
-    assert not worker_pool.works_on("quick")
+    assert worker_pool.is_advancing("slow")
+    assert not worker_pool.is_advancing("quick")
     go_on.set()
     assert names(worker_pool.finished(wait_s=None)) == {"slow"}
     assert (worker_pool.busy, worker_pool.holders(), worker_pool.finished(wait_s=None)) == (0, set(), [])

@@ -199,8 +199,8 @@ def test_a_result_that_comes_late_is_waited_for() -> None:
     world.run_jobs()
     path = f"{NAMESPACE.attempt_dir('r1', 1, 1)}/result.json"
     late = {path: world.files.pop(path)}
-    ingester = replace(controller.tick.stepper.ingester, sleep=lambda _seconds: world.files.update(late))
-    tick = replace(controller.tick, stepper=replace(controller.tick.stepper, ingester=ingester))
+    ingester = replace(controller.tick.advancer.ingester, sleep=lambda _seconds: world.files.update(late))
+    tick = replace(controller.tick, advancer=replace(controller.tick.advancer, ingester=ingester))
     world.now_s += 5
     settle(world, tick)
     assert statuses(world) == {(1, 1): "SUCCESS"}

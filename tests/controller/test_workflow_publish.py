@@ -88,7 +88,7 @@ def test_a_fix_goes_on_with_the_same_run_and_a_restart_says_which_iteration_it_i
 
 def test_a_workflow_on_a_warehouse_brings_its_connector_along() -> None:
     world = World()
-    volume: Any = Controller(world=world, script=[]).tick.stepper.publisher.volume
+    volume: Any = Controller(world=world, script=[]).tick.advancer.publisher.volume
     flow = RunSqlWorkflow(name="flow", purpose="p", files=FILES, engine="warehouse")
     assert Workflows(volume=volume, namespace=NAMESPACE, http_path=None).refusal(flow) is not None
     workflows = Workflows(volume=volume, namespace=NAMESPACE, http_path="/sql/1.0/warehouses/w")

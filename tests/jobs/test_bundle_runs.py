@@ -86,7 +86,7 @@ def test_the_deployed_jobs_do_their_work(
     executor = prod["resources"]["jobs"]["executor"]
     executor["tasks"][0]["spark_python_task"]["python_file"] = "/Workspace/files/executor_harness/main.py"
     folder = app.settings.namespace.attempt_dir("r1", 1, 1)
-    manifest = app.tick.stepper.publisher.intent(run.key)
+    manifest = app.tick.advancer.publisher.intent(run.key)
     assert manifest is not None
     parameters = {
         "run_id": "r1",

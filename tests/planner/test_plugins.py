@@ -133,7 +133,7 @@ def test_no_mode_goes_without_anything_by_default() -> None:
 def test_without_the_lease_nothing_is_asked(scripted: Make, context: PlanningContext) -> None:
     planner = scripted(RUN)
     heard: list[str] = []
-    planned = planner.plan(replace(context, held=lambda: bool(heard.append("?"))))
+    planned = planner.plan(replace(context, lease_held=lambda: bool(heard.append("?"))))
     assert isinstance(planned.fault, Conflict)
     assert "The lease of the run was lost" in str(planned.fault)
     assert (heard, planned.calls) == (["?"], ())
@@ -148,7 +148,9 @@ def test_a_lease_lost_in_between_ends_the_turn(scripted: Make, context: Planning
         reviewed.append(action)
         return None
 
-    planned = scripted(SEARCH, SEARCH, RUN).plan(replace(context, held=lambda: next(times), review=review))
+    planned = scripted(SEARCH, SEARCH, RUN).plan(
+        replace(context, lease_held=lambda: next(times), review=review)
+    )
     assert isinstance(planned.fault, Conflict)
     assert (planned.action, planned.failure) == (None, None)
     assert len(planned.calls) == min(asked, 3)  # what was asked before that is told

@@ -157,7 +157,7 @@ def test_a_volume_that_does_not_answer_costs_the_parts_only(
 
 def test_without_its_lease_a_context_asks_nobody(make: Make, context: PlanningContext) -> None:
     planner, reader = make(repeat("note"))
-    summary = planner.summarize(replace(context, held=lambda: False), a_result(LONG))
+    summary = planner.summarize(replace(context, lease_held=lambda: False), a_result(LONG))
     assert summary == Summary(delta=None, calls=())
     assert reader.heard == []
 

@@ -1,7 +1,7 @@
-"""Which of the due runs are worth a claim: the Jobs API is asked about those that nothing was heard of.
+"""Ask the Jobs API about silent job runs, to find out which of the due runs are worth a claim.
 
-Nothing here changes a run, so it needs no lease: to ask, and to ask for a cancellation, may be done by any
-controller, any number of times.
+Nothing here changes a run, so it needs no lease: any controller may ask about a job run, or ask for its
+cancellation, any number of times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from databricks_rlm_agent.runs.run import Due, Run
 log = logging.getLogger(__name__)
 # Before the platform has begun with it, a job run uses up none of its time.
 _NOT_STARTED = frozenset({"BLOCKED", "PENDING", "QUEUED", "WAITING"})
-# Two looks may overlap by this much: to ask twice is cheap, to miss a look costs minutes.
+# Two polls may overlap by this much: to ask twice is cheap, to miss a poll costs minutes.
 OVERLAP_S = 0.05
 
 
@@ -36,28 +36,28 @@ class JobPoller:
     _now: datetime | None = None
 
     def gap_s(self) -> float:
-        """Seconds since the last complete look; call it right before asking the store what is due."""
+        """Seconds since the last complete poll; call it right before asking the store what is due."""
         self._now = self.clock()
         gap = 1e12 if self._since is None else (self._now - self._since).total_seconds() + OVERLAP_S
         return gap if gap >= OVERLAP_S else 1e12  # the clock was set back: nobody knows how long it was
 
     def ready(self, due: Sequence[Due], *, complete: bool) -> list[Due]:
-        """Those that have something to do. A failing poll never fails a healthy run: it is asked again.
+        """Return the runs that have something to do. One that could not be asked about is asked about again.
 
-        ``complete`` says that the store had no more to name. Until then the look goes on, and who was
-        ``asked`` is not named again.
+        ``complete`` says that ``due`` is all that the store has. Until then the poll goes on, and runs that
+        were ``asked`` about do not come up again.
         """
-        silent = [item for item in due if item.silent]
+        silent = [candidate for candidate in due if candidate.silent]
         over: dict[str, bool | None] = {}
         if silent:
             with ThreadPoolExecutor(max_workers=min(self.at_once, len(silent))) as pool:
-                answers = pool.map(lambda item: self._over(item.run), silent)
-                over = {item.run.run_id: answer for item, answer in zip(silent, answers, strict=True)}
-        self.asked |= {run_id for run_id, answer in over.items() if answer is not None}
+                answers = pool.map(lambda candidate: self._over(candidate.run), silent)
+                over = {candidate.run.run_id: ended for candidate, ended in zip(silent, answers, strict=True)}
+        self.asked |= {run_id for run_id, ended in over.items() if ended is not None}
         if complete and None not in over.values():
             self._since = self._now
             self.asked.clear()
-        return [item for item in due if over.get(item.run.run_id, True)]
+        return [candidate for candidate in due if over.get(candidate.run.run_id, True)]
 
     def _over(self, run: Run) -> bool | None:
         """Whether the job run has ended; None if that could not be learned."""
@@ -79,6 +79,7 @@ class JobPoller:
         return verdict.over
 
     def _unwanted(self, run: Run, verdict: JobVerdict) -> str | None:
+        """Return why the job run should not go on, or None."""
         if run.cancel_reason is not None:
             return run.cancel_reason
         if run.overrun(self.clock(), started=verdict.understood and verdict.state not in _NOT_STARTED):

@@ -1,11 +1,10 @@
-"""What happened to one run while a controller held it: the rows that it adds to the ledgers."""
+"""What a controller has to record of one claimed run: rows of the ledgers, child runs, and model usage."""
 
 from __future__ import annotations
 
 import json
 import logging
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
@@ -22,10 +21,11 @@ _EVENTS_PER_EPOCH = 10_000
 
 @dataclass(kw_only=True)
 class Journal:
-    """Collects events, requests, results and child runs of one run in one epoch.
+    """Collects events, requests, results and child runs of one run in one epoch; a tick writes them.
 
-    ``usage`` is what the models of this turn have used; ``held_up`` says that a passing fault kept the run
-    where it is, and ``retry_after_s`` how long the workspace asked us to wait.
+    ``usage`` is what models have used in this epoch; ``transient_error`` says that one kept the run where it
+    is, and ``retry_after_s`` how long the workspace asked us to wait. ``events`` are for people: nothing is
+    decided by them.
     """
 
     run_id: str
@@ -37,7 +37,7 @@ class Journal:
     results: list[ResultRow] = field(default_factory=list)
     children: list[Run] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    held_up: bool = False
+    transient_error: bool = False
     retry_after_s: float | None = None
 
     def event(self, kind: str, **payload: Any) -> None:
@@ -46,7 +46,7 @@ class Journal:
             EventRow(
                 run_id=self.run_id,
                 seq=self.epoch * _EVENTS_PER_EPOCH + len(self.events),
-                at=self.now(),
+                at=self.clock(),
                 kind=kind,
                 actor=self.actor,
                 epoch=self.epoch,
@@ -56,8 +56,8 @@ class Journal:
 
     def transition(self, before: Run, after: Run, **payload: Any) -> Run:
         """Record a change of state and return the run after it."""
-        said = " ".join(f"{name}={clip(str(value), 200)!r}" for name, value in payload.items() if value)
-        log.info("%s → %s %s", before.fsm_state, after.fsm_state, said)
+        details = " ".join(f"{name}={clip(str(value), 200)!r}" for name, value in payload.items() if value)
+        log.info("%s → %s %s", before.fsm_state, after.fsm_state, details)
         self.event(
             "transition",
             from_state=before.fsm_state,
@@ -87,11 +87,7 @@ class Journal:
         for note in notes:
             self.event(note.kind, iter_n=iter_n, **note.payload)
 
-    def passing(self, error: RlmError) -> None:
-        """Record a fault that may be gone the next time."""
-        self.held_up, self.retry_after_s = True, getattr(error, "retry_after", None)
+    def transient(self, error: RlmError) -> None:
+        """Record an error that may be gone the next time."""
+        self.transient_error, self.retry_after_s = True, getattr(error, "retry_after", None)
         self.event("passing_error", error=type(error).__name__, message=str(error))
-
-    def now(self) -> datetime:
-        """The time, by the controller's clock: for the record only, never for a decision about a lease."""
-        return self.clock()

@@ -29,9 +29,9 @@ def controller_of(holder: str) -> str:
 class Leases:
     """The leases of one controller, ``owner``. ``lease_s`` in seconds.
 
-    Every claim has a name of its own, and is renewed only while its runs are worked on. What an earlier claim
-    left behind (a save that failed, a claim that took effect after its answer was given up) is nobody's work
-    any more: to renew that as well would keep the run from everybody for as long as this controller lives.
+    Every claim has a name of its own, and is renewed only while its runs are advanced. What an earlier claim
+    left behind (a save that failed, a claim that took effect after its answer was lost) nobody advances any
+    more: to renew that as well would keep the run from everybody for as long as this controller lives.
     """
 
     store: RunStore
@@ -46,7 +46,7 @@ class Leases:
     _keeper: threading.Thread | None = None
 
     def take(self) -> str:
-        """A new name to claim as; its leases are renewed in the background until it is kept no more."""
+        """Return a new name to claim as; its leases are renewed in the background until ``keep`` drops it."""
         holder = f"{self.owner}/{next(self._numbers)}"
         with self._lock:
             self._held[holder] = self.monotonic() + self.lease_s
@@ -59,7 +59,7 @@ class Leases:
         return holder
 
     def keep(self, holders: set[str]) -> None:
-        """Nothing is done any more under other names than these."""
+        """Stop renewing the leases under all other names."""
         with self._lock:
             self._held = {name: until for name, until in self._held.items() if name in holders}
             if not self._held:
@@ -67,26 +67,26 @@ class Leases:
                 self._keeper = None
 
     def holds(self, holder: str) -> bool:
-        """Whether the leases under this name surely hold: if not, what is begun may be done twice."""
+        """Whether the leases under this name surely hold: if not, somebody else may advance the runs too."""
         with self._lock:
             return self._held.get(holder, 0.0) > self.monotonic()
 
     def release(self) -> None:
         """Let other controllers go on at once. What is not released lapses."""
-        if not (held := self._names()):
+        if not (owners := self._names()):
             return
         try:
-            self.store.release(owners=held)
+            self.store.release(owners=owners)
         except RemoteError as error:
             log.warning("the leases could not be released; they lapse within %s s: %s", self.lease_s, error)
 
     def _keep(self, over: threading.Event) -> None:
         while not over.wait(self.lease_s / RENEWALS_PER_LEASE):
             try:
-                if held := self._names():
+                if owners := self._names():
                     asked = self.monotonic()
-                    self.store.renew(owners=held, lease_s=self.lease_s)
-                    self._renewed(held, until=asked + self.lease_s)
+                    self.store.renew(owners=owners, lease_s=self.lease_s)
+                    self._renewed(owners, until=asked + self.lease_s)
             except RemoteError as error:  # the next renewal may succeed, and a lapsed lease costs only time
                 log.warning("the leases could not be renewed: %s", error)
 

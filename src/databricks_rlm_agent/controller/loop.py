@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 0.1
 GROWTH = 1.25
-# A tick waits this long for its plans before it records those that are made and looks at the other runs.
-PATIENCE_S = 1.0
-# Credentials that were good once are waited for: a new token may be on its way.
-AUTH_PATIENCE_S = 900.0
+# A tick waits this long for the runs that it advances before it records those that are done.
+TICK_WAIT_S = 1.0
+# Credentials that were good once may be renewed: until then the loop waits, for so long at most.
+AUTH_WAIT_S = 900.0
 
 
 class TickLike(Protocol):
@@ -45,8 +45,8 @@ class ControlLoop:
     """Ticks until ``done`` says so. ``max_wait_s`` bounds the wait between two ticks; ``jitter`` is 0 to 1.
 
     ``intake`` is called before each tick, and decides itself whether it is time to poll. ``abandon`` is
-    called when the process is interrupted: whatever is held then is given up. When ``stopped`` says so,
-    nothing new is begun, and what is at work is finished.
+    called when the process is interrupted, to give up the leases. When ``stopped`` says so, nothing new is
+    begun, and the runs that are being advanced are finished.
     """
 
     tick: TickLike
@@ -60,7 +60,7 @@ class ControlLoop:
     _reached: bool = False
 
     def run(self, *, done: Callable[[TickReport], bool], max_ticks: int | None = None) -> int:
-        """Tick, wait, tick; return the number of ticks. A passing fault of the workspace is waited out."""
+        """Tick, wait, tick; return the number of ticks. Transient errors of the workspace are waited out."""
         try:
             ticks = self._ticks(done, max_ticks)
             self.tick.collect()
@@ -77,11 +77,11 @@ class ControlLoop:
             try:
                 if self.intake is not None:
                     self.intake()
-                report = self.tick(wait_s=PATIENCE_S)
+                report = self.tick(wait_s=TICK_WAIT_S)
                 self._reached, self._refused_s = True, 0.0
                 if report.due or report.advanced:
                     log.info(
-                        "%d runs due, %d went on, %d at work", report.due, report.advanced, report.working
+                        "%d runs due, %d advanced, %d in work", report.due, report.advanced, report.working
                     )
                 if done(report):
                     break
@@ -95,11 +95,11 @@ class ControlLoop:
         return ticks
 
     def _after(self, error: RemoteError) -> float:
-        """How long to wait after a fault; raise it if waiting is no use."""
+        """Return how long to wait after an error; raise it if waiting is no use."""
         if isinstance(error, (NeverReached, Forbidden)):
             raise error
         if isinstance(error, Unauthorized):
-            if not self._reached or self._refused_s >= AUTH_PATIENCE_S:
+            if not self._reached or self._refused_s >= AUTH_WAIT_S:
                 raise error
             self._refused_s += self.max_wait_s
         log.warning("%s The next tick tries again.", error)

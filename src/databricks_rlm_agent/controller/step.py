@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stepper:
-    """Advances runs. Safe to use from several threads: it holds no state of its own."""
+class RunAdvancer:
+    """Advances claimed runs. Safe to use from several threads: it holds no state of its own."""
 
     planner: Planner
     publisher: Publisher
@@ -44,48 +44,54 @@ class Stepper:
         journal: Journal,
         *,
         reported: bool,
-        interrupted: bool,
-        held: Callable[[], bool] = lambda: True,
+        lease_lapsed: bool,
+        lease_held: Callable[[], bool] = lambda: True,
     ) -> Run:
-        """The run after all that can be done now. ``held`` tells whether its lease still holds.
+        """Return the run after all that can be done now. ``lease_held`` tells whether its lease still holds.
 
-        ``interrupted`` says that an earlier holder's lease lapsed: it may have published already, or be about
-        to. So may one that left the run in PLANNING after a fault. A passing fault leaves the run at the last
-        state that is whole, to be claimed again; any other ends this run, and never the others of the tick.
+        ``lease_lapsed`` says that an earlier holder's lease lapsed: it may have published already, or be
+        about to. A transient error leaves the run at its last consistent state, to be claimed again; any
+        other ends this run, and never the others of the tick.
         """
-        context = _RunStep(stepper=self, run=run, journal=journal, contested=interrupted, held=held)
+        claimed = _ClaimedRun(
+            advancer=self, run=run, journal=journal, may_race=lease_lapsed, lease_held=lease_held
+        )
         try:
-            context.advance(reported=reported)
+            claimed.advance(reported=reported)
         except RlmError as error:
             if is_transient(error):  # anything else of ours ends the run with its reason
                 log.warning("%s The run stays as it is and is tried again.", error)
-                journal.passing(error)
+                journal.transient(error)
             else:
-                context.give_up(error)
+                claimed.give_up(error)
         except Exception as error:  # a fault of our own: the run ends with it as its reason
             log.error("%r", error, exc_info=log.isEnabledFor(logging.INFO))
-            context.give_up(RlmError(f"Internal error: {type(error).__name__}: {error}"))
-        return replace(context.run, budget=context.run.budget.settle(run.lease_epoch))
+            claimed.give_up(RlmError(f"Internal error: {type(error).__name__}: {error}"))
+        return replace(claimed.run, budget=claimed.run.budget.settle(run.lease_epoch))
 
 
 @dataclass(kw_only=True)
-class _RunStep:
-    """One claimed run while it is advanced. ``run`` is always at the last state that is whole."""
+class _ClaimedRun:
+    """One claimed run while it is advanced. ``run`` is always at the last state that may be saved.
 
-    stepper: Stepper
+    ``may_race``: another controller may have decided about the current attempt, or be about to.
+    """
+
+    advancer: RunAdvancer
     run: Run
     journal: Journal
-    contested: bool
-    held: Callable[[], bool]
+    may_race: bool
+    lease_held: Callable[[], bool]
 
     def advance(self, *, reported: bool) -> None:
-        self.contested = self.contested or self.run.fsm_state is State.PLANNING
+        # One that left the run in PLANNING after an error may have published a manifest before.
+        self.may_race = self.may_race or self.run.fsm_state is State.PLANNING
         if self.run.fsm_state is State.WAITING_FOR_CHILDREN:
-            self.run = self.stepper.children.collect(self.run, self.journal) or self.run
+            self.run = self.advancer.children.collect(self.run, self.journal) or self.run
         if self.run.fsm_state is State.PENDING:
             self.run = self.journal.transition(self.run, self.run.after(Event.CLAIM))
         if self.run.fsm_state in {State.EXECUTING, State.INGESTING}:
-            self._recall()
+            self._find_job_run()
             if not self._ingested(reported=reported):
                 return
         if self.run.fsm_state is State.PLANNING:
@@ -113,34 +119,34 @@ class _RunStep:
         self._end(Event.GIVE_UP, RunOutcome(reason=str(error)))
 
     def _abandon(self, reason: str) -> None:
-        """Leave no child run behind that works for nobody."""
+        """Cancel the child runs of a run that ends without waiting for them."""
         try:
-            self.stepper.children.abandon(self.run, reason=reason)
+            self.advancer.children.abandon(self.run, reason=reason)
         except RlmError as error:
             log.error("Its child runs could not be cancelled: %s", error)
 
-    def _recall(self) -> None:
-        """Find the job run of a damaged row: its manifest is there, and the same token gives the same run."""
+    def _find_job_run(self) -> None:
+        """Find the job run of a damaged row by its manifest: the same token gives the same job run."""
         if self.run.job_run_id is not None:
             return
-        intent = self.stepper.publisher.intent(self.run.key)
+        intent = self.advancer.publisher.intent(self.run.key)
         if isinstance(intent, Manifest):
-            _, last_request = self.stepper.publisher.submit(intent)
+            _, last_request = self.advancer.publisher.submit(intent)
             self.run = replace(self.run, last_request=last_request)
 
     def _ingested(self, *, reported: bool) -> bool:
         waiting = self.run
         run = waiting.after(Event.TERMINAL) if waiting.fsm_state is State.EXECUTING else waiting
-        run = self.stepper.ingester.ingest(run, self.journal, reported=reported)
+        run = self.advancer.ingester.ingest(run, self.journal, reported=reported)
         if run.fsm_state is State.INGESTING:
             return False
         self.run = run
         return True
 
     def _intent(self) -> Manifest | Closing | None:
-        """What becomes of the current attempt: what somebody decided before, or what is decided now."""
-        publisher, run = self.stepper.publisher, self.run
-        found = publisher.intent(run.key) if self.contested else None
+        """Return what becomes of the current attempt: what was decided before, or what is decided now."""
+        publisher, run = self.advancer.publisher, self.run
+        found = publisher.intent(run.key) if self.may_race else None
         if found is not None:
             self.journal.event("adopted_manifest", iter_n=run.iter_n, attempt=run.attempt)
             if found.plan is not None:
@@ -149,23 +155,23 @@ class _RunStep:
         if run.cancel_reason is not None:
             return self._closing(Event.CANCEL, RunOutcome(reason=run.cancel_reason))
         used_up = run.budget.settle(run.lease_epoch).exhausted(
-            run.iter_n, age_s=run.age_s(self.stepper.clock())
+            run.iter_n, age_s=run.age_s(self.advancer.clock())
         )
         if used_up:
             return self._closing(Event.GIVE_UP, RunOutcome(reason=used_up))
         return publisher.publish_again(run) if run.attempt > 1 else self._planned()
 
     def _planned(self) -> Manifest | Closing:
-        """The planner's decision, on record."""
-        self._survey()
+        """Ask the planner; return its decision, on record."""
+        self._profile_inputs()
         context = planning_context(
             self.run,
             used_calls=self.journal.usage.calls,
-            sub_model=self.stepper.publisher.models.of(self.run),
-            held=self.held,
+            sub_model=self.advancer.publisher.models.of(self.run),
+            lease_held=self.lease_held,
             review=self._review,
         )
-        planned = self.stepper.planner.plan(context)
+        planned = self.advancer.planner.plan(context)
         self.journal.model_calls(planned.calls, iter_n=self.run.iter_n)
         self.journal.notes(planned.notes, iter_n=self.run.iter_n)
         self.run = self.run.spent(planned.usage)  # what it cost stays, whatever fails below
@@ -173,7 +179,7 @@ class _RunStep:
             raise planned.fault
         match planned.action:
             case RunPython() | RunSqlWorkflow() as action:
-                return self._counting(self.stepper.publisher.publish(self.run, action, self._plan()))
+                return self._effective(self.advancer.publisher.publish(self.run, action, self._plan()))
             case Finish(answer=answer, evidence=evidence):
                 return self._closing(Event.FINISH, RunOutcome(answer=answer, evidence=evidence))
             case Ask(question=question):
@@ -184,36 +190,36 @@ class _RunStep:
                 reason = planned.failure or "The planner gave no action and no reason."
                 return self._closing(Event.GIVE_UP, RunOutcome(reason=reason))
 
-    def _survey(self) -> None:
-        """Have the inputs looked at, once in a run."""
+    def _profile_inputs(self) -> None:
+        """Take the input profile, once in a run."""
         capsule = self.run.capsule
         if capsule.inputs and not capsule.input_notes:
-            notes = self.stepper.profiler.notes(capsule.inputs)
+            notes = self.advancer.profiler.notes(capsule.inputs)
             self.run = replace(self.run, capsule=capsule.with_input_notes(notes))
 
     def _review(self, action: Action) -> str | None:
-        """Why an action cannot be taken, as far as it is not the planner's own affair; None if it can."""
+        """Return why an action is refused for reasons that the planner does not know; None if it is not."""
         if isinstance(action, Spawn):
-            return self.stepper.children.refusal(self.run, action.tasks)
+            return self.advancer.children.refusal(self.run, action.tasks)
         if isinstance(action, RunSqlWorkflow):
-            return self.stepper.publisher.workflows.refusal(action)
+            return self.advancer.publisher.workflows.refusal(action)
         if isinstance(action, Finish) and (checks := self.run.capsule.checks):
-            findings = self.stepper.evidence.verify(checks)
-            said = [finding.to_dict() for finding in findings]
-            self.journal.event("evidence", iter_n=self.run.iter_n, findings=said)
+            findings = self.advancer.evidence.verify(checks)
+            documents = [finding.to_dict() for finding in findings]
+            self.journal.event("evidence", iter_n=self.run.iter_n, findings=documents)
             return refusal(findings)
         return None
 
     def _plan(self) -> PlanRecord:
-        """Who decides, and all that this turn has used: a summary is lost with a turn as its plan is."""
+        """Return who decides, and what models used since the claim, for a summary too."""
         return PlanRecord(epoch=self.run.lease_epoch, usage=self.journal.usage)
 
     def _closing(
         self, event: ClosingEvent, outcome: RunOutcome, *, tasks: Sequence[ChildTask] = ()
     ) -> Manifest | Closing:
-        """The decision that the attempt runs no program; on record where another may be about to decide.
+        """Decide that the attempt runs no program; put it on record where another may be about to decide.
 
-        One to spawn always is: whoever finds it makes the same child runs, and no others.
+        A decision to spawn always is: whoever finds it makes the same child runs, and no others.
         """
         closing = Closing(
             **asdict(self.run.key),
@@ -222,18 +228,18 @@ class _RunStep:
             tasks=list(tasks),
             plan=self._plan(),
         )
-        recorded = self.contested or event is Event.SPAWN
-        return self._counting(self.stepper.publisher.close(closing)) if recorded else closing
+        recorded = self.may_race or event is Event.SPAWN
+        return self._effective(self.advancer.publisher.close(closing)) if recorded else closing
 
-    def _counting(self, intent: Manifest | Closing) -> Manifest | Closing:
-        """The decision that counts; if it is another's, what that one's plan cost counts as well."""
+    def _effective(self, intent: Manifest | Closing) -> Manifest | Closing:
+        """Return the decision that is on record; if it is another's, count what that plan has cost."""
         if intent.plan is not None and intent.plan.epoch != self.run.lease_epoch:
             budget = self.run.budget.adopt(intent.plan.epoch, intent.plan.usage)
             self.run = replace(self.run, budget=budget)
         return intent
 
     def _submit(self, manifest: Manifest) -> None:
-        row, last_request = self.stepper.publisher.submit(manifest)
+        row, last_request = self.advancer.publisher.submit(manifest)
         self.journal.requests.append(row)
         after = self.run.after(
             Event.SUBMITTED,
@@ -246,7 +252,7 @@ class _RunStep:
 
     def _close(self, closing: Closing) -> None:
         if closing.closing is Event.SPAWN:
-            self.run = self.stepper.children.spawn(self.run, closing.tasks, self.journal)
+            self.run = self.advancer.children.spawn(self.run, closing.tasks, self.journal)
         else:
             self._end(closing.closing, RunOutcome(**closing.outcome))
 

@@ -10,7 +10,7 @@ from functools import partial
 from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.lease import Leases, controller_of
-from databricks_rlm_agent.controller.step import Stepper
+from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.worker_pool import AdvancedRun, Backoff, WorkerPool
 from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class TickReport:
     """What a tick did: runs that had something to do, runs that went on, and runs lost to another epoch.
 
-    A run that a passing fault held up did not go on, so that the loop waits longer before it tries again.
-    ``working`` runs are still being planned; ``retry_after_s`` is how long the workspace asks us to wait.
+    A run that met a transient error did not go on, so that the loop waits longer before it tries again.
+    ``working`` runs are still being advanced; ``retry_after_s`` is how long the workspace asks us to wait.
     """
 
     due: int = 0
@@ -43,8 +43,8 @@ class Tick:
 
     store: RunStore
     ledger: Ledger
-    stepper: Stepper
-    watch: JobPoller
+    advancer: RunAdvancer
+    job_poller: JobPoller
     worker_pool: WorkerPool
     leases: Leases
     backoff: Backoff
@@ -53,64 +53,64 @@ class Tick:
     batch: int
 
     def __call__(self, *, wait_s: float | None = None, only: Sequence[str] = ()) -> TickReport:
-        """Do one pass. Runs that take longer than ``patience_s`` seconds are recorded by a later one.
+        """Do one pass. Runs that take longer than ``wait_s`` seconds are recorded by a later one.
 
         ``only`` are the ids of runs, if no others shall be touched. Raises RemoteError when the store cannot
         be reached at all.
         """
         due = self._due(only) if self.worker_pool.busy < self.batch else []
         if due:
-            self._begin(due)
+            self._claim(due)
         return replace(self.collect(wait_s=wait_s), due=len(due))
 
     def collect(self, *, wait_s: float | None = None) -> TickReport:
         """Record what is done, and begin nothing new."""
         try:
-            steps = self.worker_pool.finished(wait_s=wait_s)
-            won = self._record(steps)
+            advanced = self.worker_pool.finished(wait_s=wait_s)
+            saved = self._record(advanced)
         except Exception:  # not an interruption: whoever is interrupted gives up all that is held
             self.leases.keep(self.worker_pool.holders())
             raise
         self.leases.keep(self.worker_pool.holders())
-        for step in steps:
-            self._note(step)
-        if fenced := len(steps) - len(won):
+        for done in advanced:
+            self._back_off(done)
+        if fenced := len(advanced) - len(saved):
             log.warning(
                 "%d runs were taken over by another controller; their changes here were dropped", fenced
             )
         return TickReport(
-            advanced=len([step for step in steps if step.advanced and step.after.run_id in won]),
+            advanced=len([done for done in advanced if done.moved and done.after.run_id in saved]),
             fenced=fenced,
             working=self.worker_pool.busy,
-            retry_after_s=max((step.journal.retry_after_s or 0 for step in steps), default=0) or None,
+            retry_after_s=max((done.journal.retry_after_s or 0 for done in advanced), default=0) or None,
         )
 
     def _due(self, only: Sequence[str]) -> list[Due]:
-        room = self.batch - self.worker_pool.busy
-        found = self.store.due(
-            limit=room, gap_s=self.watch.gap_s(), asked=sorted(self.watch.asked), only=only
+        limit = self.batch - self.worker_pool.busy
+        due = self.store.due(
+            limit=limit, gap_s=self.job_poller.gap_s(), asked=sorted(self.job_poller.asked), only=only
         )
         self.backoff.prune()
-        free = [item for item in found if self._free(item)]
-        return self.watch.ready(free, complete=len(found) < room)
+        candidates = [candidate for candidate in due if self._may_claim(candidate)]
+        return self.job_poller.ready(candidates, complete=len(due) < limit)
 
-    def _free(self, item: Due) -> bool:
-        """Not a run that we work on already: its lease may have lapsed, and we would race with ourselves.
+    def _may_claim(self, due: Due) -> bool:
+        """Not a run that we advance already: its lease may have lapsed, and we would race with ourselves.
 
-        Nor one that is held off; but whoever is only to be asked about comes up seldom enough.
+        Nor one that we back off from; but job runs that are only asked about come up seldom enough.
         """
-        run_id = item.run.run_id
-        return not self.worker_pool.works_on(run_id) and (item.silent or self.backoff.over(run_id))
+        run_id = due.run.run_id
+        return not self.worker_pool.is_advancing(run_id) and (due.silent or self.backoff.over(run_id))
 
-    def _begin(self, due: Sequence[Due]) -> None:
-        for item in due:
-            # Durable, or the next write would make a whole row of a damaged one, and the run would go on.
-            if item.problem is not None:
-                self.store.request_cancel(item.run.run_id, reason=item.problem)
+    def _claim(self, due: Sequence[Due]) -> None:
+        for found in due:
+            # Durable, or the next write would make a valid row of a damaged one, and the run would go on.
+            if found.problem is not None:
+                self.store.request_cancel(found.run.run_id, reason=found.problem)
         holder = self.leases.take()
         try:
             claimed = self.store.claim(
-                [_reserved(item.run) for item in due],
+                [_reserved(found.run) for found in due],
                 owner=holder,
                 lease_s=self.leases.lease_s,
                 write_id=self.new_id("w"),
@@ -118,9 +118,9 @@ class Tick:
         except Exception:  # as above: an interrupted claim may have taken effect
             self.leases.keep(self.worker_pool.holders())
             raise
-        of = {item.run.run_id: item for item in due}
+        by_id = {found.run.run_id: found for found in due}
         self.worker_pool.start(
-            holder, {run.run_id: partial(self._advance, holder, run, of[run.run_id]) for run in claimed}
+            holder, {run.run_id: partial(self._advance, holder, run, by_id[run.run_id]) for run in claimed}
         )
 
     def _advance(self, holder: str, run: Run, due: Due) -> AdvancedRun:
@@ -142,36 +142,36 @@ class Tick:
             )
         if due.problem is not None:
             journal.event("rejected_state", reason=due.problem)
-        after = self.stepper.advance(
+        after = self.advancer.advance(
             run,
             journal,
             reported=due.reported,
-            interrupted=former is not None,
-            held=partial(self.leases.holds, holder),
+            lease_lapsed=former is not None,
+            lease_held=partial(self.leases.holds, holder),
         )
         return AdvancedRun(holder=holder, before=due.run, after=after, journal=journal)
 
-    def _record(self, steps: Sequence[AdvancedRun]) -> set[str]:
-        if not steps:
+    def _record(self, advanced: Sequence[AdvancedRun]) -> set[str]:
+        if not advanced:
             return set()
-        journals = [step.journal for step in steps]
+        journals = [done.journal for done in advanced]
         # Ledgers lead the state: after a crash here the next epoch repeats the same keys, which adds nothing.
         self.ledger.append([row for journal in journals for row in journal.requests])
         self.ledger.append([row for journal in journals for row in journal.results])
         self.ledger.append([row for journal in journals for row in journal.events])
-        won = self.store.save([step.after for step in steps], write_id=self.new_id("w"))
+        saved = self.store.save([done.after for done in advanced], write_id=self.new_id("w"))
         # Child runs come after it: there are none for a parent that does not wait for them, and whoever finds
         # one that waits in vain makes them.
-        landed = [step.journal for step in steps if step.after.run_id in won]
-        if children := [child for journal in landed for child in journal.children]:
+        parents = [done for done in advanced if done.after.run_id in saved]
+        if children := [child for parent in parents for child in parent.journal.children]:
             self.store.insert(children)
-        return won
+        return saved
 
-    def _note(self, step: AdvancedRun) -> None:
-        if step.journal.held_up:
-            self.backoff.failed(step.after.run_id, retry_after_s=step.journal.retry_after_s)
+    def _back_off(self, done: AdvancedRun) -> None:
+        if done.journal.transient_error:
+            self.backoff.failed(done.after.run_id, retry_after_s=done.journal.retry_after_s)
         else:
-            self.backoff.succeeded(step.after.run_id)
+            self.backoff.succeeded(done.after.run_id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,17 +69,17 @@ class AdvancedRun:
     journal: Journal
 
     @property
-    def advanced(self) -> bool:
-        """Whether the run went on."""
+    def moved(self) -> bool:
+        """Whether the run's state or attempt has changed."""
         return (self.before.fsm_state, self.before.key) != (self.after.fsm_state, self.after.key)
 
 
 @dataclass(kw_only=True)
 class WorkerPool:
-    """At most ``size`` steps at once; the others wait for their turn. Used by one thread only."""
+    """Advances at most ``size`` runs at once; the others wait. Used by one thread only."""
 
     size: int
-    _steps: dict[futures.Future[AdvancedRun], tuple[str, str]] = field(default_factory=dict)
+    _tasks: dict[futures.Future[AdvancedRun], tuple[str, str]] = field(default_factory=dict)
     _slots: threading.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,35 +87,35 @@ class WorkerPool:
 
     @property
     def busy(self) -> int:
-        """Steps that are not collected yet."""
-        return len(self._steps)
+        """How many runs are not collected yet."""
+        return len(self._tasks)
 
-    def works_on(self, run_id: str) -> bool:
-        """Whether a step of the run is not collected yet."""
-        return any(run_id == other for _, other in self._steps.values())
+    def is_advancing(self, run_id: str) -> bool:
+        """Whether the run is not collected yet."""
+        return any(run_id == other for _, other in self._tasks.values())
 
     def holders(self) -> set[str]:
-        """The names of the claims whose runs are still worked on."""
-        return {holder for holder, _ in self._steps.values()}
+        """The names of the claims that have runs which are not collected yet."""
+        return {holder for holder, _ in self._tasks.values()}
 
-    def start(self, holder: str, work: Mapping[str, Callable[[], AdvancedRun]]) -> None:
-        """Begin to work on the runs of one claim, by their ids."""
-        for run_id, act in work.items():
-            promise: futures.Future[AdvancedRun] = futures.Future()
-            self._steps[promise] = holder, run_id
+    def start(self, holder: str, tasks: Mapping[str, Callable[[], AdvancedRun]]) -> None:
+        """Begin to advance the runs of one claim, by their ids."""
+        for run_id, advance in tasks.items():
+            future: futures.Future[AdvancedRun] = futures.Future()
+            self._tasks[future] = holder, run_id
             # A daemon: a process that is told to end does not wait for the answer of a model.
-            threading.Thread(target=self._do, args=(promise, act), name="step", daemon=True).start()
+            threading.Thread(target=self._do, args=(future, advance), name="advance", daemon=True).start()
 
     def finished(self, *, wait_s: float | None) -> list[AdvancedRun]:
-        """The steps that are done, when all are or ``patience_s`` seconds have passed (None: no limit)."""
-        done, _ = futures.wait(self._steps, timeout=wait_s)
-        for promise in done:
-            del self._steps[promise]
-        return [promise.result() for promise in done]
+        """Collect the runs that are done, when all are or ``wait_s`` seconds have passed (None: no limit)."""
+        done, _ = futures.wait(self._tasks, timeout=wait_s)
+        for future in done:
+            del self._tasks[future]
+        return [future.result() for future in done]
 
-    def _do(self, promise: futures.Future[AdvancedRun], act: Callable[[], AdvancedRun]) -> None:
+    def _do(self, future: futures.Future[AdvancedRun], advance: Callable[[], AdvancedRun]) -> None:
         with self._slots:
             try:
-                promise.set_result(act())
-            except BaseException as error:  # noqa: BLE001 - raised again where the step is collected
-                promise.set_exception(error)
+                future.set_result(advance())
+            except BaseException as error:  # noqa: BLE001 - raised again where the run is collected
+                future.set_exception(error)

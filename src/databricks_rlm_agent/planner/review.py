@@ -115,7 +115,7 @@ def run_policy(namespace: Namespace, write_targets: tuple[str, ...] | None) -> P
 
 def check_lease(context: PlanningContext) -> None:
     """Raise Conflict if the run is no longer ours."""
-    if not context.held():
+    if not context.lease_held():
         raise Conflict(
             "The lease of the run was lost while it was planned.",
             where=f"run {context.run_id}",

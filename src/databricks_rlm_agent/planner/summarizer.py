@@ -101,7 +101,7 @@ class Summarizer:
         from databricks_rlm_agent.planner.conversation import ActionTool, Conversation, converse
 
         excerpts = await self._excerpts()
-        if not context.held():
+        if not context.lease_held():
             return Summary(delta=None, calls=tuple(meter.calls))
         pending: PendingDecision[CapsuleDelta] = PendingDecision(max_refusals=_MAX_REFUSALS)
         tool = ActionTool(save_summary, pending=pending)
@@ -155,7 +155,7 @@ class Summarizer:
 
     async def _notes(self, parts: Sequence[bytes], places: Sequence[int], size: int) -> list[str]:
         """A note on each part, asked for at the same time; those that failed are left out."""
-        if not parts or not self.context.held():
+        if not parts or not self.context.lease_held():
             return []
         left = self.meter.allowance
         # Each has its own share: asked at the same time, none would see what the others spend.

@@ -1,4 +1,4 @@
-"""Steps in flight without races: one runs at a time, to its end or to where it waits for a slow model."""
+"""Worker pools without races: one run is advanced at a time, to its end or until it waits for a model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
 
 
 @dataclass(kw_only=True)
-class SteadyCrew(WorkerPool):
-    """A crew whose every interleaving is the test's own choice: ``slow`` models are waited for until resumed.
+class SteppedPool(WorkerPool):
+    """A worker pool whose interleavings a test chooses: ``slow`` models are waited for until resumed.
 
     The threads are real ones, and the caller waits until the one that it started is done or parked.
     """
@@ -23,8 +23,8 @@ class SteadyCrew(WorkerPool):
     parked: list[threading.Event] = field(default_factory=list)
     _still: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def start(self, holder: str, work: Mapping[str, Callable[[], AdvancedRun]]) -> None:
-        for run_id, act in work.items():
+    def start(self, holder: str, tasks: Mapping[str, Callable[[], AdvancedRun]]) -> None:
+        for run_id, act in tasks.items():
             super().start(holder, {run_id: act})
             self._still.acquire()
 
@@ -47,26 +47,26 @@ class SteadyCrew(WorkerPool):
         while self.parked:
             self.resume()
 
-    def _do(self, promise: Future[AdvancedRun], act: Callable[[], AdvancedRun]) -> None:
-        super()._do(promise, act)
+    def _do(self, future: Future[AdvancedRun], advance: Callable[[], AdvancedRun]) -> None:
+        super()._do(future, advance)
         self._still.release()
 
 
 @dataclass(kw_only=True)
-class HereCrew(WorkerPool):
-    """A crew without threads: each step is done where it is begun. For stories in which nothing overlaps."""
+class InlinePool(WorkerPool):
+    """A worker pool without threads: each run is advanced where it is started, so nothing overlaps."""
 
     size: int = 1_000
 
-    def start(self, holder: str, work: Mapping[str, Callable[[], AdvancedRun]]) -> None:
-        for run_id, act in work.items():
+    def start(self, holder: str, tasks: Mapping[str, Callable[[], AdvancedRun]]) -> None:
+        for run_id, act in tasks.items():
             promise: Future[AdvancedRun] = Future()
-            self._steps[promise] = holder, run_id
+            self._tasks[promise] = holder, run_id
             self._do(promise, act)
 
 
 @dataclass(kw_only=True)
-class HandLeases(Leases):
+class ManualLeases(Leases):
     """Leases that are renewed when a test says so, and not by a thread."""
 
     def take(self) -> str:
