@@ -132,8 +132,8 @@ class PlanningContext:
     ``last_value`` is what the last program gave to ``rlm.finish``: answers may quote it. ``budget`` is what
     this plan may still spend: ``calls_left``, ``tokens_left``, ``cost_left_usd``. ``sub_model`` is what
     programs may ask, ``children_left`` how many child runs may be spawned. ``lease_held`` tells whether
-    the run is still ours: if not, the planner must stop. ``review`` says why an action cannot be taken, or None; it may
-    ask the workspace, so it is called from a thread that may wait.
+    the run is still ours: if not, the planner must stop. ``review`` says why an action cannot be taken, or
+    None; it may ask the workspace, so it is called from a thread that may wait.
     """
 
     run_id: str
