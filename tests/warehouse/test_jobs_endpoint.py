@@ -84,6 +84,44 @@ def test_writers(spark: Any) -> None:
         frame.write.saveAsTable("main.no_such.t")
 
 
+def test_names_in_capitals(spark: Any) -> None:
+    frame = spark.createDataFrame([(1, "x")], ["Id", "Name"])
+    frame.write.saveAsTable("Mixed")
+    with pytest.raises(Exception, match=r"columns with capitals \(Id, Name; try insertInto\)"):
+        frame.write.mode("append").saveAsTable("MIXED")
+    frame.write.insertInto("Mixed")
+    assert [row.Id for row in spark.table("Mixed").collect()] == [1, 1]
+    assert spark.sql("SELECT Mixed.* FROM mixed").columns == ["Id", "Name"]
+
+
+def test_queries_of_jobs_are_rewritten_too(spark: Any) -> None:
+    spark.sql("CREATE TABLE t AS SELECT 'x' AS e").collect()
+    text = "SELECT a FROM (SELECT filter(array(e), x -> x IS NOT NULL) a FROM t) WHERE size(a) > :least"
+    assert [row.a for row in spark.sql(text, args={"least": 0}).collect()] == [["x"]]
+    spark.sql("SELECT * EXCEPT (e), conv(5L, 10, 16) AS h FROM t").createOrReplaceTempView("hex")
+    assert spark.table("hex").collect()[0].asDict() == {"h": "5"}
+
+
+def test_dynamic_partition_overwrite_is_refused(spark: Any) -> None:
+    spark.sql(
+        "CREATE TABLE p PARTITIONED BY (k) AS SELECT 1 AS v, 'a' AS k UNION ALL SELECT 2, 'b'"
+    ).collect()
+    frame = spark.createDataFrame([(3, "a")], ["v", "k"])
+    with pytest.raises(Exception, match=r"Dynamic partition overwrite.*--engine spark"):
+        frame.write.mode("overwrite").option("partitionOverwriteMode", "dynamic").saveAsTable("p")
+    spark.conf.set("spark.sql.sources.partitionOverwriteMode", "dynamic")
+    try:
+        for write in (
+            lambda: frame.write.mode("overwrite").insertInto("p"),
+            lambda: spark.sql("INSERT OVERWRITE p SELECT 3, 'a'").collect(),
+        ):
+            with pytest.raises(Exception, match="Dynamic partition overwrite"):
+                write()
+    finally:
+        spark.conf.unset("spark.sql.sources.partitionOverwriteMode")
+    assert spark.table("p").count() == 2
+
+
 def test_temporary_views_and_python_functions(spark: Any) -> None:
     from pyspark.sql import functions
     from pyspark.sql.types import StringType

@@ -188,6 +188,85 @@ def test_functions_that_sail_lacks(session: EngineSession, item: str, wanted: ob
     assert session.execute(f"SELECT {item} AS r FROM ({source}) AS s").table.to_pydict() == {"r": [wanted]}
 
 
+def test_lambdas_in_predicates(session: EngineSession) -> None:
+    """Sail pushes a filter with a lambda down to where it no longer finds the lambda's columns."""
+    session.execute("CREATE TABLE t (e STRING, k INT)")
+    session.execute("CREATE TABLE s AS SELECT 1 AS k")
+    session.execute("INSERT INTO t VALUES ('x', 1), (NULL, 2)")
+    filtered = "SELECT filter(array(e), x -> x IS NOT NULL) AS a FROM t"
+    assert run(session, f"SELECT a FROM ({filtered}) WHERE size(a) > 0") == [{"a": ["x"]}]
+    assert run(session, f"WITH q AS ({filtered}) SELECT a FROM q WHERE size(a) > 0") == [{"a": ["x"]}]
+    assert run(session, "SELECT k FROM t AS u WHERE exists(array(u.e), x -> x = u.e)") == [{"k": 1}]
+    joined = "SELECT t.k FROM t JOIN s ON t.k = s.k AND exists(array(t.e), x -> x = 'x')"
+    assert run(session, joined) == [{"k": 1}]
+    assert run(session, f"CREATE VIEW v AS {filtered}", "SELECT a FROM v WHERE size(a) > 0") == [{"a": ["x"]}]
+    changed = session.execute("UPDATE t SET k = 9 WHERE exists(array(e), x -> x = 'x')")
+    assert changed.affected_rows == 1
+    assert session.execute("DELETE FROM t WHERE exists(array(e), x -> x = 'x')").affected_rows == 1
+
+
+def test_names_are_the_same_in_capitals(session: EngineSession) -> None:
+    rows = run(
+        session,
+        "CREATE TABLE Orders (`Id` BIGINT, `Name` STRING, n INT)",
+        "INSERT INTO ORDERS (name, Id) VALUES ('a', 1), ('b', 2)",
+        "INSERT INTO Orders SELECT Id + 10, Name, n FROM orders WHERE Orders.id = 1",
+        "UPDATE Orders SET Name = 'c' WHERE ORDERS.Id = 2",
+        "MERGE INTO Orders USING (SELECT 1 AS Id) S ON Orders.Id = s.Id WHEN MATCHED THEN UPDATE SET n = 5",
+        "WITH Q AS (SELECT * FROM Orders) SELECT O.* FROM q AS o ORDER BY Id",
+    )
+    assert [tuple(row.values()) for row in rows] == [(1, "a", 5), (2, "c", None), (11, "a", None)]
+    assert list(rows[0]) == ["Id", "Name", "n"]
+
+
+def test_qualify_keeps_the_names_of_columns(session: EngineSession) -> None:
+    text = (
+        "SELECT upper('x'), id + 1, conv(id, 10, 16) AS c FROM range(3) QUALIFY rank() OVER (ORDER BY id) = 2"
+    )
+    assert run(session, text) == [{"upper('x')": "X", "(id + 1)": 2, "c": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "construct"),
+    [
+        ("CREATE TABLE x (a VARCHAR(2))", r"VARCHAR\(n\)"),
+        ("CREATE TABLE x (id BIGINT GENERATED ALWAYS AS IDENTITY, a INT)", "identity column"),
+        ("CREATE TABLE x (id BIGINT, a BIGINT GENERATED ALWAYS AS (id + 1))", "generated or identity"),
+        ("CREATE TABLE x (a INT CHECK (a > 0))", "CHECK constraint"),
+        ("ALTER TABLE t ADD COLUMNS (v VARCHAR(2))", r"VARCHAR\(n\)"),
+        ("ALTER TABLE t ADD CONSTRAINT c CHECK (id > 0)", "ADD CONSTRAINT"),
+        ("ALTER TABLE t DROP COLUMN id", "DROP COLUMN"),
+        ("SET spark.sql.sources.partitionOverwriteMode = dynamic", "Dynamic partition overwrite"),
+        ("DESCRIBE TABLE EXTENDED t AS JSON", "AS JSON"),
+        ("SELECT zip_with(array(1), array(2), (x, y) -> x + y)", "zip_with"),
+        ("SELECT transform_keys(map('a', 1), (k, v) -> upper(k))", "transform_keys"),
+        ("SELECT ai_query('m', 'p')", "ai_query"),
+        ("SELECT * FROM t |> WHERE id > 1", "pipe syntax"),
+        ("WITH RECURSIVE r AS (SELECT 1 AS n) SELECT * FROM r", "recursive CTE"),
+        ("SELECT * FROM information_schema.tables", "information_schema"),
+        ("SELECT id FROM t WHERE NOT (id IN (SELECT id FROM t AS u WHERE u.id = t.id) OR id = 1)", "IN"),
+        ("COPY INTO t FROM '/x'", "COPY INTO"),
+        ("GRANT SELECT ON t TO me", "GRANT"),
+        ("SHOW PARTITIONS t", "SHOW PARTITIONS"),
+    ],
+)
+def test_what_is_refused_names_the_other_engine(session: EngineSession, text: str, construct: str) -> None:
+    session.execute("CREATE TABLE t (id INT)")
+    with pytest.raises(EngineError, match=f"{construct}.*--engine spark"):
+        session.execute(text)
+    assert [row["tableName"] for row in run(session, "SHOW TABLES")] == ["t"]
+
+
+def test_comments_on_columns(session: EngineSession) -> None:
+    rows = run(session, "CREATE TABLE t (id INT)", "COMMENT ON COLUMN t.id IS 'the key'", "DESCRIBE t")
+    assert rows == [{"col_name": "id", "data_type": "int", "comment": "the key"}]
+
+
+def test_show_table_extended_shows_tables_of_other_sessions(session: EngineSession, schema: str) -> None:
+    session.execute("CREATE TABLE made (id INT)")
+    assert [row["tableName"] for row in run(session, f"SHOW TABLE EXTENDED IN {schema} LIKE '*'")] == ["made"]
+
+
 def test_functions_that_sail_lacks_in_what_changes_tables(session: EngineSession) -> None:
     session.execute("CREATE TABLE t (id INT, w STRING)")
     session.execute("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')")

@@ -89,6 +89,12 @@ def tables(session: CatalogSession, statement: Statement) -> StatementResult:
     return _rows(types, [(schema, name, False) for name in names])
 
 
+def table_extended(session: CatalogSession, statement: Statement) -> str:
+    """SHOW TABLE EXTENDED [IN schema] LIKE 'pattern': Sail's own, of all tables of the schema."""
+    session.learn_all(*_schema_after_in(session, Reader(statement, 3)))
+    return statement.text
+
+
 def views(session: CatalogSession, statement: Statement) -> StatementResult:
     """SHOW VIEWS [IN schema] [LIKE]."""
     import pyarrow as pa
@@ -149,6 +155,8 @@ _OF_THE_ENGINE = {"QUERY", "FUNCTION", "CATALOG", "SCHEMA", "DATABASE", "NAMESPA
 def describe(session: CatalogSession, statement: Statement) -> str | StatementResult:
     """DESCRIBE [TABLE] [EXTENDED | DETAIL | HISTORY] table."""
     reader = Reader(statement, 1)
+    if statement.starts("AS", "JSON", at=len(statement.tokens) - 2):
+        raise unsupported("DESCRIBE … AS JSON")
     if reader.accept("DETAIL"):
         return _detail(session, _info(session, reader.name()))
     if reader.accept("HISTORY"):
@@ -370,14 +378,21 @@ def _comment_column(session: CatalogSession, name: TableName, reader: Reader) ->
 
 
 def comment_on(session: CatalogSession, statement: Statement) -> StatementResult:
-    """COMMENT ON TABLE table IS 'text'."""
+    """COMMENT ON TABLE table IS 'text', COMMENT ON COLUMN table.column IS 'text'."""
     reader = Reader(statement, 2)
-    if not reader.accept("TABLE"):
+    kind = statement.tokens[2].upper
+    if kind not in {"TABLE", "COLUMN"}:
         return done()  # comments on schemas and catalogs have nowhere to live
-    name = session.namespace.table(reader.name())
+    reader.at = 3
+    parts = reader.name()
     reader.accept("IS")
     text = reader.string() or ""
-    _with_delta(session, name, lambda d: d.alter.set_table_description(text))
+    if kind == "TABLE":
+        name = session.namespace.table(parts)
+        _with_delta(session, name, lambda d: d.alter.set_table_description(text))
+    else:
+        name = session.namespace.table(parts[:-1])
+        _with_delta(session, name, lambda d: d.alter.set_column_metadata(parts[-1], {"comment": text}))
     return done()
 
 
@@ -410,6 +425,7 @@ HANDLERS: Handlers = (
     (r"SHOW CATALOGS", catalogs),
     (r"SHOW (SCHEMAS|DATABASES)", schemas),
     (r"SHOW TABLES", tables),
+    (r"SHOW TABLE EXTENDED", table_extended),
     (r"SHOW VIEWS", views),
     (r"SHOW COLUMNS (IN|FROM) ", columns),
     (r"SHOW TBLPROPERTIES ", properties),

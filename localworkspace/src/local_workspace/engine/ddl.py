@@ -6,7 +6,7 @@ from .catalog import ColumnInfo, ViewDefinition
 from .deltalog import arrow_sql_type
 from .errors import EngineError, catalog_not_found, table_not_found, unsupported
 from .names import quote
-from .session import CatalogSession, Handlers, StatementResult
+from .session import DYNAMIC_OVERWRITE, CatalogSession, Handlers, StatementResult
 from .statements import Reader, Statement
 from .tables import already_exists, create_table, done
 
@@ -40,6 +40,8 @@ def set_configuration(session: CatalogSession, statement: Statement) -> str | St
     key = _PARAMETERS.get(key.strip().upper(), key)
     if not equals or "." not in key:
         return statement.text
+    if key.strip().lower() == DYNAMIC_OVERWRITE and "dynamic" in value.lower():
+        raise unsupported("Dynamic partition overwrite")
     session.client.configure({key.strip(): value.strip().strip("'\"")})
     return done()
 

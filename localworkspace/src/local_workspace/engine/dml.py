@@ -270,6 +270,8 @@ def insert(session: CatalogSession, statement: Statement) -> str | StatementResu
     info = session.tree.info(name)
     if info is None:
         raise table_not_found(name.sql)
+    if statement.starts("INSERT", "OVERWRITE"):
+        session.check_overwrite(name, {})
     try:
         table = _write(session, name, _all_columns(statement, reader.at, info))
     except EngineError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .catalog import CatalogTree
 from .errors import EngineError, table_not_found
-from .names import TableName
+from .names import TableName, quote
 from .session import CatalogSession, StatementResult, map_paths
 from .statements import Statement, chains, split_name, tokenize
 from .tables import drop_left_out
@@ -35,6 +35,7 @@ class JobRequest:
         session, request = self._session, self.request
         session.prepare(names(request))
         map_volume_paths(request, session.tree)
+        self._fold_names()
         if not self._executes:
             return None
         self._follow_catalog_calls()
@@ -67,17 +68,31 @@ class JobRequest:
             session.learned(name)
 
     def _sql(self, command: Any) -> StatementResult | None:
-        """Run a SQL command by the warehouse's translator; queries go to the engine as they are."""
+        """Run a SQL command by the warehouse's translator; of a query, only rewrite the text."""
         sql = command.input.sql if command.input.HasField("sql") else None
-        text = sql.query if sql is not None else command.sql
-        if not text or self._session.handler_of(Statement.parse(text)) is None:
+        holder, field = (sql, "query") if sql is not None else (command, "sql")
+        text = getattr(holder, field)
+        if not text:
             return None
-        outcome = self._session.translate(text, _arguments(command if sql is None else sql))
+        statement = Statement.parse(text)
+        if self._session.handler_of(statement) is None:
+            setattr(holder, field, self._session.rewritten(statement).text)
+            return None
+        outcome = self._session.translate(text, _arguments(holder))
         if isinstance(outcome, StatementResult):
             return outcome
         command.Clear()
         command.input.sql.query = outcome
         return None
+
+    def _fold_names(self) -> None:
+        """Spell the tables that a plan reads as the catalog does: Sail does not find them in capitals."""
+        for message in messages(self.request):
+            if message.DESCRIPTOR.name == "NamedTable":
+                parts = split_name(message.unparsed_identifier)
+                low = tuple(part.lower() for part in parts)
+                if low != parts and self._session.is_table(parts):
+                    message.unparsed_identifier = ".".join(map(quote, low))
 
     def _follow_catalog_calls(self) -> None:
         """`spark.catalog`: keep the current namespace, and teach the engine what it is asked to list."""
@@ -119,6 +134,7 @@ class JobRequest:
         write.source = write.source or "delta"
         drop_left_out(write.options, self._session.left_out)
         name = self._named(write.table.table_name)
+        write.table.table_name = name.sql
         self._session.adapt_write(write, name)
         return name
 

@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any
 
 from .errors import unsupported
-from .statements import Statement, unquote_string
+from .names import quote
+from .statements import Statement, chain_at, unquote_string
 
 # Returns the names of the columns of a query; Sail is asked, for it knows all that is in scope.
 Columns = Callable[[str], Sequence[str]]
@@ -45,6 +46,7 @@ def rewritten(statement: Statement, columns: Columns) -> Statement:
     Raises `EngineError` UNSUPPORTED_FEATURE for what Sail would answer wrongly.
     """
     words = {token.upper for token in statement.tokens}
+    _refuse(statement, words)
     if "IDENTIFIER" in words:
         statement = _identifiers(statement)
     if statement.starts("WITH") and "INSERT" in words:
@@ -108,6 +110,73 @@ def _sail() -> Any:
             SUPPORTS_DECODE_CASE = False
 
     return Sail
+
+
+# --- names in capitals
+
+_BEFORE_TABLE = {"FROM", "JOIN", "INTO", "OVERWRITE", "TABLE", "UPDATE", "USING"}
+
+
+def folded_names(statement: Statement, is_table: Callable[[tuple[str, ...]], bool]) -> Statement:
+    """Return the statement with the names of tables, CTEs and `T.*` spelled as Sail knows them.
+
+    Names of these are the same in capitals on Databricks; Sail does not find them, and takes `T.*` for no
+    columns at all. `is_table` tells whether the parts of a name name a table or view of the catalog.
+    """
+    tokens = statement.tokens
+    ctes = {
+        tokens[at].name.lower(): tokens[at].name
+        for at in range(1, len(tokens) - 2)
+        if tokens[at].is_name and statement.starts("AS", "(", at=at + 1)
+    }
+    for at in range(len(tokens) - 1, 0, -1):
+        if not tokens[at].is_name or tokens[at - 1].upper not in _BEFORE_TABLE:
+            continue
+        parts, end = chain_at(tokens, at)
+        known = tuple(part.lower() for part in parts)
+        if len(parts) == 1 and known[0] in ctes:
+            known = (ctes[known[0]],)
+        elif known == parts or not is_table(parts):
+            continue
+        if known != parts:
+            statement = statement.without(at, end, ".".join(map(quote, known)))
+    return _folded_stars(statement)
+
+
+def _folded_stars(statement: Statement) -> Statement:
+    tokens = statement.tokens
+    stars = [
+        at for at in range(len(tokens) - 2) if statement.starts(".", "*", at=at + 1) and tokens[at].is_name
+    ]
+    if not stars:
+        return statement
+    following = [each.text for each in tokens[1:]] + [""]
+    names = {
+        token.name for token, after in zip(tokens, following, strict=True) if token.is_name and after != "."
+    }
+    for at in reversed(stars):
+        name = tokens[at].name
+        known = next((each for each in sorted(names) if each.lower() == name.lower()), name)
+        if name not in names and known != name:
+            statement = statement.without(at, at + 1, quote(known))
+    return statement
+
+
+# --- refusals
+
+_REFUSED = {
+    "|>": "The pipe syntax (|>)",
+    "INFORMATION_SCHEMA": "information_schema",
+    "RECURSIVE": "A recursive CTE (WITH RECURSIVE)",
+}
+
+
+def _refuse(statement: Statement, words: set[str]) -> None:
+    """Refuse by name what Sail would call a syntax error or a table that is not there."""
+    for word in words & _REFUSED.keys():
+        places = (at for at, token in enumerate(statement.tokens) if token.upper == word)
+        if word != "RECURSIVE" or any(statement.starts("WITH", at=at - 1) for at in places if at):
+            raise unsupported(_REFUSED[word])
 
 
 # --- which part of a statement

@@ -12,13 +12,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import commands, rewrite
 from .catalog import CatalogTree
 from .compaction import AutoCompaction
-from .errors import EngineError
+from .errors import EngineError, unsupported
 from .literals import LARGE_INSERT, bind, rows_in_a_file, string_literal
 from .names import TableName, quote
 from .servers import EngineServer
@@ -137,6 +137,7 @@ class SailSession(CatalogSession):
 
     def rewritten(self, statement: Statement) -> Statement:
         """Return a statement in the SQL that Sail has; refuse what it would answer wrongly."""
+        statement = rewrite.folded_names(statement, self.is_table)
         return rewrite.rewritten(statement, self._columns)
 
     def _columns(self, query: str) -> list[str]:
@@ -145,6 +146,29 @@ class SailSession(CatalogSession):
     def create(self, statement: Statement, name: TableName, after_name: int) -> Create:
         """Return the making of a table."""
         return Create(self, statement, name, after_name)
+
+    def check_overwrite(self, name: TableName, options: Mapping[str, str]) -> None:
+        """Refuse a dynamic partition overwrite: Sail deletes the other partitions as well."""
+        shape = self.tree.shape(name)
+        if shape is None or not shape.partition_columns:
+            return
+        modes = [value for key, value in options.items() if key.lower() == "partitionoverwritemode"]
+        if (
+            "dynamic"
+            in (modes or [self.client.setting("spark.sql.sources.partitionOverwriteMode")])[-1].lower()
+        ):
+            raise unsupported("Dynamic partition overwrite")
+
+    def adapt_write(self, write: Any, name: TableName) -> None:
+        """Refuse what Sail would write wrongly."""
+        if write.mode == write.SAVE_MODE_OVERWRITE:
+            self.check_overwrite(name, write.options)
+        by_name = write.table.save_method == write.SaveTable.TABLE_SAVE_METHOD_SAVE_AS_TABLE
+        info = self.tree.info(name) if by_name and write.mode == write.SAVE_MODE_APPEND else None
+        capitals = [each.name for each in info.columns if each.name != each.name.lower()] if info else []
+        if capitals:  # it would not find them
+            columns = ", ".join(capitals)
+            raise unsupported(f"Appending by name to columns with capitals ({columns}; try insertInto)")
 
     def prepare(self, names: Iterable[tuple[str, ...]]) -> None:
         """Teach Sail every table that `names` may mean. Names that mean none do no harm."""

@@ -24,6 +24,8 @@ _LEAVES_NOTHING = re.compile(
     r"OPTIMIZE|VACUUM|RESTORE|COMMENT|USE|CREATE\s+(OR\s+REPLACE\s+)?(TABLE|VIEW|SCHEMA|DATABASE))\b",
     re.IGNORECASE,
 )
+# The setting under which an overwrite keeps the partitions that it does not write to, in lower case.
+DYNAMIC_OVERWRITE = "spark.sql.sources.partitionoverwritemode"
 Parameters = Mapping[str, Any] | Sequence[Any] | None
 
 
@@ -140,6 +142,12 @@ class CatalogSession:
         words = " ".join(token.upper for token in statement.tokens[:8])
         return next((handler for pattern, handler in self.handlers if re.match(pattern, words)), None)
 
+    def is_table(self, parts: tuple[str, ...]) -> bool:
+        """Tell whether the parts of a name name a table or view of the catalog."""
+        low = tuple(part.lower() for part in parts)
+        full = (self.namespace.catalog, self.namespace.schema)[: max(0, 3 - len(low))] + low
+        return len(full) == 3 and self.tree.signature(TableName(*full)) is not None
+
     # --- what engines differ in
 
     def switch(self, catalog: str, schema: str) -> None:
@@ -160,6 +168,9 @@ class CatalogSession:
 
     def adapt_write(self, write: Any, name: TableName) -> None:
         """Bring a DataFrame's write into the table `name` into the form that the engine takes."""
+
+    def check_overwrite(self, name: TableName, options: Mapping[str, str]) -> None:
+        """Raise `EngineError` where the engine would overwrite more of a table than it is asked to."""
 
     def prepare(self, _names: Iterable[tuple[str, ...]]) -> None:
         """Teach the engine every table that the names may mean. Names that mean none do no harm."""

@@ -167,7 +167,8 @@ class Statement:
     def without(self, start: int, end: int, put: str = "") -> Statement:
         """Return the statement with the tokens from `start` up to `end` replaced by the text `put`."""
         after = self.text[self.tokens[end - 1].end :]
-        return Statement.parse(f"{self.text[: self.tokens[start].start]}{put} {after}")
+        gap = " " if after[:1].isalnum() else ""
+        return Statement.parse(f"{self.text[: self.tokens[start].start]}{put}{gap}{after}")
 
     def find(self, *words: str, start: int = 0) -> int | None:
         """Return the first token from `start` on, outside parentheses and CASE … END, that is in `words`."""

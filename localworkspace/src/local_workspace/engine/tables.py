@@ -202,6 +202,8 @@ class Create:
             word = self.statement.tokens[at].upper
             if word == "GENERATED" and self.statement.tokens[at + 1].upper in {"ALWAYS", "BY"}:
                 raise unsupported("A generated or identity column (GENERATED … AS)")
+            if word == "CHECK" and self.statement.starts("(", at=at + 1):
+                raise unsupported("A CHECK constraint")
             if word in {"VARCHAR", "CHAR", "CHARACTER"} and self.statement.starts("(", at=at + 1):
                 raise unsupported(f"{word}(n), whose length would not be checked (STRING has none),")
 

@@ -157,7 +157,15 @@ class ConnectClient:
 
         self._config(pb.ConfigRequest.Operation(unset=pb.ConfigRequest.Unset(keys=[key])))
 
-    def _config(self, operation: Any) -> None:
+    def setting(self, key: str) -> str:
+        """Return the value of a session configuration; empty if it has none."""
+        import pyspark.sql.connect.proto as pb
+
+        get = pb.ConfigRequest.GetOption(keys=[key])
+        answer = self._config(pb.ConfigRequest.Operation(get_option=get))
+        return str(answer.pairs[0].value) if answer.pairs else ""
+
+    def _config(self, operation: Any) -> Any:
         import pyspark.sql.connect.proto as pb
 
         request = pb.ConfigRequest(
@@ -165,6 +173,7 @@ class ConnectClient:
         )
         answer = self._call("Config", request)
         self.server_session_id = answer.server_side_session_id or self.server_session_id
+        return answer
 
     def interrupt(self) -> None:
         """Stop what runs now. The statement's own thread sees OPERATION_CANCELED."""
