@@ -80,7 +80,7 @@ def test_replaced_by_an_empty_table(session: EngineSession, engine: Engine, sche
     ],
 )
 def test_texts(sql: str, expected: str) -> None:
-    assert readable_by_all(Statement.parse(sql)).text == expected
+    assert readable_by_all(Statement.parse(sql)).text.split() == expected.split()
 
 
 def test_pairs() -> None:

@@ -163,6 +163,11 @@ def test_what_a_query_makes_is_answered_as_databricks_does(session: EngineSessio
         ("SET VAR n = 1", "SET VARIABLE"),
         ("CREATE OR REPLACE FUNCTION f() RETURNS INT LANGUAGE PYTHON AS $$ a; b $$", "CREATE FUNCTION"),
         ("EXECUTE IMMEDIATE 'SELECT 1'", "EXECUTE IMMEDIATE"),
+        ("DESCRIBE TABLE EXTENDED t AS JSON", "AS JSON"),
+        ("COPY INTO t FROM '/x'", "COPY INTO"),
+        ("GRANT SELECT ON t TO me", "GRANT"),
+        ("SHOW PARTITIONS t", "SHOW PARTITIONS"),
+        ("CREATE TABLE x (a INT) USING PARQUET", "USING PARQUET"),
     ],
 )
 def test_what_is_missing_is_named(session: EngineSession, text: str, said: str) -> None:
@@ -237,7 +242,6 @@ def test_qualify_keeps_the_names_of_columns(session: EngineSession) -> None:
         ("ALTER TABLE t ADD CONSTRAINT c CHECK (id > 0)", "ADD CONSTRAINT"),
         ("ALTER TABLE t DROP COLUMN id", "DROP COLUMN"),
         ("SET spark.sql.sources.partitionOverwriteMode = dynamic", "Dynamic partition overwrite"),
-        ("DESCRIBE TABLE EXTENDED t AS JSON", "AS JSON"),
         ("SELECT zip_with(array(1), array(2), (x, y) -> x + y)", "zip_with"),
         ("SELECT transform_keys(map('a', 1), (k, v) -> upper(k))", "transform_keys"),
         ("SELECT ai_query('m', 'p')", "ai_query"),
@@ -245,9 +249,6 @@ def test_qualify_keeps_the_names_of_columns(session: EngineSession) -> None:
         ("WITH RECURSIVE r AS (SELECT 1 AS n) SELECT * FROM r", "recursive CTE"),
         ("SELECT * FROM information_schema.tables", "information_schema"),
         ("SELECT id FROM t WHERE NOT (id IN (SELECT id FROM t AS u WHERE u.id = t.id) OR id = 1)", "IN"),
-        ("COPY INTO t FROM '/x'", "COPY INTO"),
-        ("GRANT SELECT ON t TO me", "GRANT"),
-        ("SHOW PARTITIONS t", "SHOW PARTITIONS"),
     ],
 )
 def test_what_is_refused_names_the_other_engine(session: EngineSession, text: str, construct: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
-import json
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +15,8 @@ from typing import Any
 
 from . import ddl, dml
 from .catalog import DRAFT, TableInfo
-from .errors import EngineError, from_engine, table_not_found, unsupported
+from .deltalog import history
+from .errors import EngineError, from_engine, only_on_databricks, table_not_found, unsupported
 from .literals import string_literal
 from .names import TableName, quote
 from .session import CatalogSession, Handlers, StatementResult
@@ -101,10 +101,10 @@ def views(session: CatalogSession, statement: Statement) -> StatementResult:
 
     reader = Reader(statement, 2)
     catalog, schema = _schema_after_in(session, reader)
-    tree = session.tree
-    found = [name for name in tree.tables(catalog, schema) if tree.view(TableName(catalog, schema, name))]
+    names = _matching(session.tree.tables(catalog, schema), reader)
+    found = [name for name in names if session.tree.view(TableName(catalog, schema, name))]
     types = {**_strings("namespace", "viewName"), "isTemporary": pa.bool_(), "isMaterialized": pa.bool_()}
-    return _rows(types, [(schema, name, False, False) for name in _matching(found, reader)])
+    return _rows(types, [(schema, name, False, False) for name in found])
 
 
 def _info(session: CatalogSession, parts: tuple[str, ...]) -> TableInfo:
@@ -156,11 +156,13 @@ def describe(session: CatalogSession, statement: Statement) -> str | StatementRe
     """DESCRIBE [TABLE] [EXTENDED | DETAIL | HISTORY] table."""
     reader = Reader(statement, 1)
     if statement.starts("AS", "JSON", at=len(statement.tokens) - 2):
-        raise unsupported("DESCRIBE … AS JSON")
+        raise only_on_databricks("DESCRIBE … AS JSON")
     if reader.accept("DETAIL"):
         return _detail(session, _info(session, reader.name()))
     if reader.accept("HISTORY"):
-        return _history(_info(session, reader.name()), reader)
+        location = _info(session, reader.name()).location
+        limit = reader.rest() if reader.accept("LIMIT") else ""
+        return StatementResult(table=history(location, int(limit) if limit.isdecimal() else None))
     if not reader.done and statement.tokens[reader.at].upper in _OF_THE_ENGINE:
         return statement.text
     reader.accept("TABLE")
@@ -201,65 +203,22 @@ def _detail(session: CatalogSession, info: TableInfo) -> StatementResult:
     from deltalake import DeltaTable
 
     delta = DeltaTable(info.location)
-    sizes = [
-        int(size) for size in pa.table(delta.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
-    ]
-    protocol = delta.protocol()
-    log = session.tree.logs.shape(session.tree.location(info.name))
+    files = pa.table(delta.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
     changed = (session.tree.location(info.name) / "_delta_log").stat().st_mtime
-    row: dict[str, tuple[Any, Any]] = {
-        "format": (pa.string(), "delta"),
-        "id": (pa.string(), delta.metadata().id),
-        "name": (pa.string(), str(info.name)),
-        "description": (pa.string(), info.comment),
-        "location": (pa.string(), info.location),
-        "createdAt": (pa.timestamp("us", "UTC"), info.created_at_ms * 1000),
-        "lastModified": (pa.timestamp("us", "UTC"), int(changed * 1e6)),
-        "partitionColumns": (pa.list_(pa.string()), list(info.partition_columns)),
-        "clusteringColumns": (pa.list_(pa.string()), []),
-        "numFiles": (pa.int64(), len(sizes)),
-        "sizeInBytes": (pa.int64(), sum(sizes)),
-        "properties": (pa.map_(pa.string(), pa.string()), list(log.properties.items()) if log else []),
-        "minReaderVersion": (pa.int32(), protocol.min_reader_version),
-        "minWriterVersion": (pa.int32(), protocol.min_writer_version),
-    }
-    return _rows({key: kind for key, (kind, _) in row.items()}, [tuple(value for _, value in row.values())])
-
-
-def _history(info: TableInfo, reader: Reader) -> StatementResult:
-    import pyarrow as pa
-    from deltalake import DeltaTable
-
-    entries = DeltaTable(info.location).history(_limit(reader))
-    strings = pa.map_(pa.string(), pa.string())
-    types = {
-        "version": pa.int64(), "timestamp": pa.timestamp("us", "UTC"), "userId": pa.string(),
-        "userName": pa.string(),
-        "operation": pa.string(), "operationParameters": strings, "isBlindAppend": pa.bool_(),
-        "operationMetrics": strings, "userMetadata": pa.string(), "engineInfo": pa.string(),
+    moment, number, names = pa.timestamp("us", "UTC"), pa.int64(), pa.list_(pa.string())
+    row = {
+        **_strings("format", "id", "name", "description", "location"), "createdAt": moment,
+        "lastModified": moment, "partitionColumns": names, "clusteringColumns": names, "numFiles": number,
+        "sizeInBytes": number, "properties": pa.map_(pa.string(), pa.string()),
+        "minReaderVersion": pa.int32(), "minWriterVersion": pa.int32(),
     }  # fmt: skip
-    rows: list[tuple[Any, ...]] = []
-    for entry in entries:
-        operation, parameters, metrics = dml.as_recorded(entry)
-        rows.append(
-            (
-                entry["version"], entry.get("timestamp", 0) * 1000, None, None, operation,
-                _texts(parameters), entry.get("isBlindAppend"), _texts(metrics), entry.get("userMetadata"),
-                entry.get("engineInfo"),
-            )
-        )  # fmt: skip
-    return _rows(types, rows)
-
-
-def _limit(reader: Reader) -> int | None:
-    text = reader.rest() if reader.accept("LIMIT") else ""
-    return int(text) if text.isdecimal() else None
-
-
-def _texts(values: dict[str, Any] | None) -> list[tuple[str, str]]:
-    return [
-        (key, value if isinstance(value, str) else json.dumps(value)) for key, value in (values or {}).items()
-    ]
+    values: tuple[Any, ...] = (
+        "delta", delta.metadata().id, str(info.name), info.comment, info.location, info.created_at_ms * 1000,
+        int(changed * 1e6), list(info.partition_columns), [], len(files), sum(files),
+        list(info.properties.items()), delta.protocol().min_reader_version,
+        delta.protocol().min_writer_version,
+    )  # fmt: skip
+    return _rows(row, [values])
 
 
 # --- maintenance
@@ -374,16 +333,18 @@ def _comment_column(session: CatalogSession, name: TableName, reader: Reader) ->
     text = reader.string() if reader.accept("COMMENT") else None
     if text is None:
         raise unsupported("ALTER TABLE … ALTER COLUMN other than COMMENT")
+    _set_column_comment(session, name, column, text)
+
+
+def _set_column_comment(session: CatalogSession, name: TableName, column: str, text: str) -> None:
     _with_delta(session, name, lambda d: d.alter.set_column_metadata(column, {"comment": text}))
 
 
 def comment_on(session: CatalogSession, statement: Statement) -> StatementResult:
     """COMMENT ON TABLE table IS 'text', COMMENT ON COLUMN table.column IS 'text'."""
-    reader = Reader(statement, 2)
-    kind = statement.tokens[2].upper
+    reader, kind = Reader(statement, 3), statement.tokens[2].upper
     if kind not in {"TABLE", "COLUMN"}:
         return done()  # comments on schemas and catalogs have nowhere to live
-    reader.at = 3
     parts = reader.name()
     reader.accept("IS")
     text = reader.string() or ""
@@ -391,8 +352,7 @@ def comment_on(session: CatalogSession, statement: Statement) -> StatementResult
         name = session.namespace.table(parts)
         _with_delta(session, name, lambda d: d.alter.set_table_description(text))
     else:
-        name = session.namespace.table(parts[:-1])
-        _with_delta(session, name, lambda d: d.alter.set_column_metadata(parts[-1], {"comment": text}))
+        _set_column_comment(session, session.namespace.table(parts[:-1]), parts[-1], text)
     return done()
 
 
@@ -411,12 +371,19 @@ def nothing(_session: CatalogSession, _statement: Statement) -> StatementResult:
 
 
 def refuse(_session: CatalogSession, statement: Statement) -> StatementResult:
-    """Refuse a statement that the local workspace lacks, by the first words that name it."""
-    words = [token.upper for token in statement.tokens[:5]]
-    if words[0] == "BEGIN":
-        raise unsupported("A SQL script (BEGIN … END)")
+    """Refuse a statement that the quick engine lacks."""
+    raise unsupported("A SQL script (BEGIN … END)" if statement.starts("BEGIN") else _named(statement))
+
+
+def refuse_everywhere(_session: CatalogSession, statement: Statement) -> StatementResult:
+    """Refuse a statement that only Databricks has."""
+    raise only_on_databricks(_named(statement))
+
+
+def _named(statement: Statement) -> str:
+    """Return the first words that name a statement."""
     fill = {"OR", "REPLACE", "REFRESH", "TEMPORARY", "TEMP"}
-    raise unsupported(" ".join([word for word in words if word not in fill][:2]))
+    return " ".join([token.upper for token in statement.tokens[:5] if token.upper not in fill][:2])
 
 
 HANDLERS: Handlers = (
@@ -438,11 +405,11 @@ HANDLERS: Handlers = (
     (r"COMMENT ON ", comment_on),
     (r"UNCACHE TABLE IF EXISTS |CLEAR CACHE", nothing),
     (r"(REFRESH|ANALYZE|CACHE|UNCACHE) (LAZY )?TABLE ", refresh),
-    (r"(GRANT|REVOKE|SHOW GRANTS|COPY INTO|LIST|CLONE|CONVERT|FSCK|REORG|MSCK)( |$)", refuse),
-    (r"(ALTER (SCHEMA|CATALOG|VIEW)|CREATE VOLUME|SHOW (PARTITIONS|VOLUMES)) ", refuse),
-    (r"(DECLARE|EXECUTE IMMEDIATE|BEGIN|CALL|RESET)( |$)", refuse),
+    (r"(DECLARE|EXECUTE IMMEDIATE|BEGIN|RESET)( |$)|CREATE (OR REPLACE )?TEMP(ORARY)? FUNCTION ", refuse),
+    (r"(GRANT|REVOKE|SHOW GRANTS|COPY INTO|LIST|CLONE|CONVERT|FSCK|REORG|MSCK|CALL)( |$)", refuse_everywhere),
+    (r"(ALTER (SCHEMA|CATALOG|VIEW)|CREATE VOLUME|SHOW (PARTITIONS|VOLUMES)) ", refuse_everywhere),
     (
-        r"CREATE (OR (REPLACE|REFRESH) )?(TEMP |TEMPORARY )?(FUNCTION|PROCEDURE|MATERIALIZED|STREAMING) ",
-        refuse,
+        r"CREATE (OR (REPLACE|REFRESH) )?(FUNCTION|PROCEDURE|MATERIALIZED|STREAMING) ",
+        refuse_everywhere,
     ),
 )

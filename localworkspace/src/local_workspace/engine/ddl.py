@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .catalog import ColumnInfo, ViewDefinition
 from .deltalog import arrow_sql_type
-from .errors import EngineError, catalog_not_found, table_not_found, unsupported
+from .errors import EngineError, catalog_not_found, only_on_databricks, table_not_found, unsupported
 from .names import quote
 from .session import DYNAMIC_OVERWRITE, CatalogSession, Handlers, StatementResult
 from .statements import Reader, Statement
@@ -52,7 +52,7 @@ def create_schema(session: CatalogSession, statement: Statement) -> StatementRes
     lenient = reader.accept("IF", "NOT", "EXISTS")
     catalog, schema = session.namespace.schema_of(reader.name())
     if statement.find("LOCATION", start=reader.at) is not None:
-        raise unsupported("CREATE SCHEMA … LOCATION")
+        raise only_on_databricks("CREATE SCHEMA … LOCATION")
     if not session.tree.create_schema(catalog, schema) and not lenient:
         raise EngineError.of(
             "SCHEMA_ALREADY_EXISTS", f"Cannot create schema `{schema}` because it already exists.", "42P06"
@@ -160,7 +160,7 @@ def _qualified(query: str, session: CatalogSession) -> str:
     try:
         tree = parse_one(query, dialect="databricks")
     except SqlglotError as error:
-        raise unsupported(f"A view with a query in this form ({str(error).splitlines()[0]})") from None
+        raise only_on_databricks(f"A view with a query in this form ({str(error).splitlines()[0]})") from None
     local = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
     places = []
     for table in tree.find_all(exp.Table):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,55 @@ def _load(table: Path, born: tuple[int, int]) -> TableShape:
         description=meta.description,
         created_at_ms=int(meta.created_time or 0),
     )
+
+
+# An UPDATE or DELETE with a subquery becomes a MERGE on Sail, with such a mark in its predicate.
+_MARK = re.compile(r"'(DELETE|UPDATE) [0-9a-f]{32}' IS NOT NULL")
+
+
+def history(location: str, limit: int | None) -> Any:
+    """Return DESCRIBE HISTORY of a Delta table as a pyarrow.Table, the newest commit first."""
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+    texts = pa.map_(pa.string(), pa.string())
+    columns = {
+        "version": pa.int64(), "timestamp": pa.timestamp("us", "UTC"), "userId": pa.string(),
+        "userName": pa.string(), "operation": pa.string(), "operationParameters": texts,
+        "isBlindAppend": pa.bool_(), "operationMetrics": texts, "userMetadata": pa.string(),
+        "engineInfo": pa.string(),
+    }  # fmt: skip
+    rows = [
+        {**entry, "timestamp": entry.get("timestamp", 0) * 1000, **_recorded(entry)}
+        for entry in DeltaTable(location).history(limit)
+    ]
+    return pa.Table.from_pylist(rows, pa.schema(columns))
+
+
+def _recorded(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return operation, parameters and metrics of a commit; its own if it became a MERGE here."""
+    operation = entry.get("operation")
+    parameters, metrics = entry.get("operationParameters") or {}, entry.get("operationMetrics") or {}
+    predicate = str(parameters.get("mergePredicate", ""))
+    found = _MARK.search(predicate) if operation == "MERGE" else None
+    if found is not None:
+        operation, parameters = found.group(1), {"predicate": predicate}
+        changed = found.group(1).capitalize().removesuffix("e") + "ed"  # Deleted, Updated
+        kept = {key: value for key, value in metrics.items() if "Target" not in key}
+        own = {
+            f"num{changed}Rows": metrics.get(f"numTargetRows{changed}", 0),
+            "numCopiedRows": metrics.get("numTargetRowsCopied", 0),
+        }
+        metrics = {**kept, **own}
+    return {
+        "operation": operation,
+        "operationParameters": _texts(parameters),
+        "operationMetrics": _texts(metrics),
+    }
+
+
+def _texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in values.items()]
 
 
 _SQL_TYPES = {"long": "bigint", "integer": "int", "short": "smallint", "byte": "tinyint"}

@@ -22,19 +22,18 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 from .catalog import ColumnInfo, TableInfo
 from .errors import EngineError, table_not_found, unsupported
 from .names import TableName, quote
-from .rewrite import rewritten_query, sql_of
+from .rewrite import rewritten_query
+from .selects import sql_of
 from .session import CatalogSession, Handlers, StatementResult
 from .statements import Reader, Statement
 from .tables import done, inserted
 
-_MARK = re.compile(r"'(DELETE|UPDATE) [0-9a-f]{32}' IS NOT NULL")
 _QUERIES = {"SELECT", "WITH", "FROM", "VALUES", "TABLE"}
 
 
@@ -229,23 +228,6 @@ def _keys(info: TableInfo, named: list[Any], verb: str) -> list[ColumnInfo]:
         if "map<" in key.type.lower():
             raise unsupported(f"{verb} with a subquery that names the MAP column {key.name}")
     return keys
-
-
-def as_recorded(entry: Mapping[str, Any]) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
-    """Return operation, parameters and metrics of a commit; its own if it became a MERGE here."""
-    operation = entry.get("operation")
-    parameters, metrics = entry.get("operationParameters") or {}, entry.get("operationMetrics") or {}
-    predicate = str(parameters.get("mergePredicate", ""))
-    found = _MARK.search(predicate) if operation == "MERGE" else None
-    if found is None:
-        return operation, parameters, metrics
-    changed = found.group(1).capitalize().removesuffix("e") + "ed"  # Deleted, Updated
-    own = {
-        f"num{changed}Rows": metrics.get(f"numTargetRows{changed}", 0),
-        "numCopiedRows": metrics.get("numTargetRowsCopied", 0),
-    }
-    kept = {key: value for key, value in metrics.items() if "Target" not in key}
-    return found.group(1), {"predicate": predicate}, {**kept, **own}
 
 
 # --- INSERT

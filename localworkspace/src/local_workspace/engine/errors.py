@@ -278,3 +278,10 @@ def unsupported(construct: str) -> EngineError:
     """Return the error for a construct that the quick engine lacks or would answer wrongly."""
     text = f"{construct} is not supported by the local workspace's quick engine. Use `--engine spark`."
     return EngineError.of("UNSUPPORTED_FEATURE", text, "0A000")
+
+
+def only_on_databricks(construct: str) -> EngineError:
+    """Return the error for a construct that neither engine has."""
+    return EngineError.of(
+        "UNSUPPORTED_FEATURE", f"{construct} is not supported by the local workspace.", "0A000"
+    )

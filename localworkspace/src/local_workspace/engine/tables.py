@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .catalog import DRAFT
-from .errors import EngineError, table_not_found, unsupported
+from .errors import EngineError, only_on_databricks, table_not_found, unsupported
 from .literals import string_literal
 from .names import TableName, quote
 from .session import CatalogSession, Creation, StatementResult
@@ -225,9 +225,7 @@ class Create:
         if using is None:
             return "USING DELTA"
         if self.statement.tokens[using + 1].upper != "DELTA":
-            raise unsupported(
-                f"CREATE TABLE USING {self.statement.tokens[using + 1].text}: only Delta tables, which it"
-            )
+            raise only_on_databricks(f"CREATE TABLE USING {self.statement.tokens[using + 1].text}")
         return ""
 
     def _clause(self, word: str) -> int | None:
