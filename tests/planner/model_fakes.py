@@ -21,12 +21,12 @@ class FakeModel(BaseLlm):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     replies: Any
-    heard: list[LlmRequest] = Field(default_factory=list)
+    requests: list[LlmRequest] = Field(default_factory=list)
 
     async def generate_content_async(
         self, llm_request: LlmRequest, stream: bool = False
     ) -> AsyncGenerator[LlmResponse, None]:
-        self.heard.append(llm_request)
+        self.requests.append(llm_request)
         reply = next(self.replies)
         if isinstance(reply, BaseException):
             raise reply

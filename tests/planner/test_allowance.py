@@ -1,4 +1,4 @@
-"""A turn never spends more than it was given, whatever its model does."""
+"""An iteration never spends more than it was given, whatever its model does."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def planner(world: dict[str, Any]) -> Callable[..., AdkPlanner]:
     return make
 
 
-def heard(planner: AdkPlanner, link: int = 0) -> list[Any]:
-    return planner._models.links[link].heard  # type: ignore[attr-defined]
+def requests_of(planner: AdkPlanner, link: int = 0) -> list[Any]:
+    return planner._models.links[link].requests  # type: ignore[attr-defined]
 
 
 # Replies by a model that does anything it likes, with the tokens that it claims.
@@ -84,7 +84,7 @@ def test_no_model_makes_a_context_spend_more_than_it_has(
     planned = made.plan(replace(context, budget=budget))
     used = planned.usage
     assert used.calls <= calls
-    assert used.calls == len(heard(made, 0)) + len(heard(made, 1))
+    assert used.calls == len(requests_of(made, 0)) + len(requests_of(made, 1))
     # What is asked for never passes the limit; a reply that is longer than asked for is the provider's.
     one = max((call.usage.input_tokens + call.usage.output_tokens for call in planned.calls), default=0)
     assert used.input_tokens + used.output_tokens <= tokens + one
@@ -110,10 +110,10 @@ def test_the_reply_is_held_within_what_is_left(
 ) -> None:
     made = planner({A: iter([reply(LOOK), reply(FINISH)])})
     assert made.plan(context).failure is None
-    assert [one.config.max_output_tokens for one in heard(made)] == [None, None]
+    assert [one.config.max_output_tokens for one in requests_of(made)] == [None, None]
     made = planner({A: iter([reply(LOOK, tokens=(2_000, 50)), reply(FINISH, tokens=(2_000, 50))])})
     assert made.plan(budgeted(context, max_tokens=9_000)).failure is None
-    first, second = [one.config.max_output_tokens for one in heard(made)]
+    first, second = [one.config.max_output_tokens for one in requests_of(made)]
     assert MIN_REPLY_TOKENS <= second <= first - 2_050 <= 9_000
 
 
@@ -148,7 +148,7 @@ def test_a_limit_of_cost_needs_prices(planner: Callable[..., AdkPlanner], contex
     limited = budgeted(context, max_cost_usd=1.0)
     planned = made.plan(limited)
     assert planned.calls == ()
-    assert heard(made) == []
+    assert requests_of(made) == []
     for word in ("budget: ", B, "RLM_MODEL_PRICES", '"input": USD'):
         assert word in (planned.failure or "")
     assert A not in (planned.failure or "")
@@ -180,9 +180,9 @@ def test_a_summary_is_not_paid_for_where_nothing_is_left(
 
 
 def test_a_script_may_say_what_it_used(scripted: Make, context: PlanningContext) -> None:
-    told = {"input_tokens": 700, "output_tokens": 30, "cost_usd": 0.5}
+    usage = {"input_tokens": 700, "output_tokens": 30, "cost_usd": 0.5}
     finish = {"call": "finish", "args": {"answer": "x"}}
-    look = {"call": "search_catalog", "usage": told}
+    look = {"call": "search_catalog", "usage": usage}
     planned = scripted(look, {**finish, "usage": {"input_tokens": 5}}).plan(context)
     assert planned.calls[0].usage == Usage(calls=1, input_tokens=700, output_tokens=30, cost_usd=0.5)
     assert planned.calls[1].usage.input_tokens == 5
@@ -223,11 +223,11 @@ def test_what_may_be_asked_for_can_be_paid(
 ) -> None:
     price = Price(input_usd=input_usd, output_usd=output_usd)
     try:
-        room = Allowance(calls=1, tokens=tokens, cost_usd=cost).reply_tokens(prompt, model="m", price=price)
+        limit = Allowance(calls=1, tokens=tokens, cost_usd=cost).reply_tokens(prompt, model="m", price=price)
     except PlannerError:
         return
-    assert MIN_REPLY_TOKENS <= room <= tokens - prompt
-    assert price.cost(input_tokens=prompt, output_tokens=room) <= cost * 1.000001
+    assert MIN_REPLY_TOKENS <= limit <= tokens - prompt
+    assert price.cost(input_tokens=prompt, output_tokens=limit) <= cost * 1.000001
 
 
 def test_tokens_are_estimated_upwards() -> None:

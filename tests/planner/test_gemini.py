@@ -118,7 +118,7 @@ def test_a_failing_model(
     assert "no, ***" in (planned.failure or "")
 
 
-def test_a_missing_key_is_said_at_once(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_reported_at_once(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
     with pytest.raises(SecretsMissing, match=r"google-api-key \(GOOGLE_API_KEY\)"):
         create_planner("gemini-3.5-flash", **world)

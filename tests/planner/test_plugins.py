@@ -39,7 +39,7 @@ def program(code: str) -> dict[str, Any]:
 def test_what_a_policy_refuses_is_noted_and_told_to_the_model(
     scripted: Make, context: PlanningContext
 ) -> None:
-    def no_programs(_turn: PlanningContext, action: Action) -> PolicyFinding | None:
+    def no_programs(_context: PlanningContext, action: Action) -> PolicyFinding | None:
         return PolicyFinding(rule="r", reason="No programs.") if isinstance(action, RunPython) else None
 
     planned = scripted(RUN, FINISH, policy=no_programs).plan(context)
@@ -53,7 +53,7 @@ def test_what_a_policy_refuses_is_noted_and_told_to_the_model(
 
 def test_what_a_policy_lets_pass_is_noted(scripted: Make, context: PlanningContext) -> None:
     finding = PolicyFinding(rule="unclear", reason="Who knows.", refused=False)
-    planned = scripted(RUN, policy=lambda _turn, _action: finding).plan(context)
+    planned = scripted(RUN, policy=lambda _context, _action: finding).plan(context)
     assert isinstance(planned.action, RunPython)
     assert [note["refused"] for note in noted(planned, "policy")] == [False]
     assert noted(planned, "refusal") == []
@@ -78,7 +78,7 @@ def test_the_policy_knows_the_run(
     assert [note["rule"] for note in noted(planned, "policy")] == ["own tables", "destructive"]
 
 
-def test_a_policy_that_refuses_for_ever_ends_the_turn(scripted: Make, context: PlanningContext) -> None:
+def test_a_policy_that_refuses_for_ever_ends_planning(scripted: Make, context: PlanningContext) -> None:
     planned = scripted(RUN, RUN, RUN, RUN, policy=lambda *_: PolicyFinding(rule="r", reason="No.")).plan(
         context
     )
@@ -112,10 +112,10 @@ def test_a_gated_tool_is_neither_offered_nor_answered(
         mode,
         True,
     )
-    heard = models.links[0].heard
-    assert f"- {tool}" not in str(heard[0].config.system_instruction)
-    assert tool not in {each.name for each in heard[0].config.tools[0].function_declarations}
-    answer = heard[1].contents[-1].parts[0].function_response.response
+    requests = models.links[0].requests
+    assert f"- {tool}" not in str(requests[0].config.system_instruction)
+    assert tool not in {each.name for each in requests[0].config.tools[0].function_declarations}
+    answer = requests[1].contents[-1].parts[0].function_response.response
     assert answer == {"error": f"{tool} is not to be used in mode PROD. Use another tool or action."}
 
     free = planner.plan(replace(context, mode="DEV"))
@@ -132,15 +132,15 @@ def test_no_mode_goes_without_anything_by_default() -> None:
 
 def test_without_the_lease_nothing_is_asked(scripted: Make, context: PlanningContext) -> None:
     planner = scripted(RUN)
-    heard: list[str] = []
-    planned = planner.plan(replace(context, lease_held=lambda: bool(heard.append("?"))))
+    checks: list[str] = []
+    planned = planner.plan(replace(context, lease_held=lambda: bool(checks.append("?"))))
     assert isinstance(planned.fault, Conflict)
     assert "The lease of the run was lost" in str(planned.fault)
-    assert (heard, planned.calls) == (["?"], ())
+    assert (checks, planned.calls) == (["?"], ())
 
 
 @pytest.mark.parametrize("asked", [1, 2, 3])
-def test_a_lease_lost_in_between_ends_the_turn(scripted: Make, context: PlanningContext, asked: int) -> None:
+def test_a_lease_lost_in_between_ends_planning(scripted: Make, context: PlanningContext, asked: int) -> None:
     times = iter([True] * asked + [False] * 9)
     reviewed: list[Action] = []
 
@@ -182,7 +182,7 @@ def test_a_fault_of_the_workspace_in_a_review_is_nobodys_refusal(
     assert noted(planned, "refusal") == []
 
 
-def test_a_review_may_wait_without_holding_up_other_turns(
+def test_a_review_may_wait_without_holding_up_other_runs(
     scripted: Make, make_context: Callable[..., PlanningContext]
 ) -> None:
     import threading
@@ -228,7 +228,7 @@ def test_no_key_gets_into_what_is_noted(
         models=FakeModels({"gemini-fake": iter(replies)}),
         toolbox=Toolbox(**world),
         namespace=world["namespace"],
-        policy=lambda _turn, action: (
+        policy=lambda _context, action: (
             PolicyFinding(rule="secret", reason=f"It has {key}.") if isinstance(action, RunPython) else None
         ),
     )

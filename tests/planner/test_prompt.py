@@ -163,7 +163,7 @@ def test_the_capabilities_are_those_of_the_harness() -> None:
     request: Any = {"inputs": {}, "parameters": {}, "output_dir": "/Volumes/a/b/c"}
     rlm = Rlm(request, Volumes(), lambda: None, Redactor(()))
     members = {name for name in {*dir(type(rlm)), *vars(rlm)} if not name.startswith("_")}
-    errors = {name for name in members if isinstance(getattr(rlm, name), type)}  # told with what raises them
+    errors = {name for name in members if isinstance(getattr(rlm, name), type)}  # named with what raises them
     assert names == members - errors
 
 

@@ -1,4 +1,4 @@
-"""Long outputs are read in parts: within the turn's means, and without harm where that fails."""
+"""Long outputs are read in parts: within the budget, and without harm if that fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from databricks_rlm_agent.ports import PlanningContext, Summary
 from databricks_rlm_agent.runs.budget import Budget
 
 PATH = "/Volumes/main/rlm/files/scratchpad/run_r1/iter_1/stdout.txt"
-REMEMBER = call(
+SUMMARY = call(
     "save_summary", digest="The needle is 41.", decisions=["use it", "x" * 5_000], failed_approaches=[]
 )
 
@@ -41,15 +41,15 @@ LONG = b"start\n" + b"x" * 90_000 + b"\nValueError: the needle is 41\n" + b"y" *
 
 
 class Reader(FakeModel):
-    """Answers readers with a note, and the summarizer by remembering; counts how many are asked at once."""
+    """Answers readers with a note, and the summarizer with a summary; counts how many are asked at once."""
 
     at_once: list[int] = Field(default_factory=list)
     asked: int = 0
 
     async def generate_content_async(self, llm_request: Any, stream: bool = False) -> Any:
-        self.heard.append(llm_request)
+        self.requests.append(llm_request)
         if llm_request.config.tools:
-            yield reply(REMEMBER, tokens=(100, 50))
+            yield reply(SUMMARY, tokens=(100, 50))
             return
         self.asked += 1
         await asyncio.sleep(0.01)
@@ -76,9 +76,9 @@ def make(world: dict[str, Any]) -> Make:
     return make
 
 
-def told(reader: Reader) -> str:
-    """What the summarizer itself was told."""
-    return str(next(r for r in reader.heard if r.config.tools).config.system_instruction)
+def instruction_of(reader: Reader) -> str:
+    """The summarizer's own instruction."""
+    return str(next(r for r in reader.requests if r.config.tools).config.system_instruction)
 
 
 def test_parts_are_read_at_once_and_their_notes_are_told(make: Make, context: PlanningContext) -> None:
@@ -91,11 +91,11 @@ def test_parts_are_read_at_once_and_their_notes_are_told(make: Make, context: Pl
     assert [table.name for table in summary.delta.tables] == ["main.rlm.t"]
     assert len(reader.at_once) == MAX_READERS
     assert max(reader.at_once) > 1
-    prompt = told(reader)
+    prompt = instruction_of(reader)
     assert len(prompt) < 16_000
     assert all(f": note {n}" in prompt for n in range(MAX_READERS))
     assert "ValueError: the needle is 41" in prompt
-    parts = [str(r.config.system_instruction) for r in reader.heard if not r.config.tools]
+    parts = [str(r.config.system_instruction) for r in reader.requests if not r.config.tools]
     assert any("start\nxxx" in part for part in parts)
     assert any("the needle is 41" in part for part in parts)
     assert any("the end" in part for part in parts)
@@ -107,7 +107,7 @@ def test_a_part_that_could_not_be_read_is_left_out_and_paid(make: Make, context:
     planner, reader = make([ValueError("no"), *repeat("fine", 20)])
     summary = planner.summarize(context, a_result(LONG))
     assert summary.delta is not None
-    assert told(reader).count(": fine") == MAX_READERS - 1
+    assert instruction_of(reader).count(": fine") == MAX_READERS - 1
     assert [call.error for call in summary.calls if call.error] == ["ValueError: no"]
     assert len(summary.calls) == MAX_READERS + 1
 
@@ -137,7 +137,7 @@ def test_an_output_that_fits_is_shown_whole(make: Make, context: PlanningContext
     planner, reader = make([], content)
     assert planner.summarize(context, a_result(content)).delta is not None
     assert reader.at_once == []
-    assert "line of some words\n" * 400 in told(reader) + "\n"
+    assert "line of some words\n" * 400 in instruction_of(reader) + "\n"
 
 
 def test_a_volume_that_does_not_answer_costs_the_parts_only(
@@ -152,14 +152,14 @@ def test_a_volume_that_does_not_answer_costs_the_parts_only(
     summary = planner.summarize(context, a_result(LONG))
     assert summary.delta is not None
     assert reader.at_once == []
-    assert "head of stdout" in told(reader)
+    assert "head of stdout" in instruction_of(reader)
 
 
 def test_without_its_lease_a_context_asks_nobody(make: Make, context: PlanningContext) -> None:
     planner, reader = make(repeat("note"))
     summary = planner.summarize(replace(context, lease_held=lambda: False), a_result(LONG))
     assert summary == Summary(delta=None, calls=())
-    assert reader.heard == []
+    assert reader.requests == []
 
 
 def test_the_longer_stream_is_read(make: Make, context: PlanningContext) -> None:
@@ -167,5 +167,5 @@ def test_the_longer_stream_is_read(make: Make, context: PlanningContext) -> None
     result = a_result(LONG)
     result = result.model_copy(update={"stdout": Stream(bytes=5, head="short"), "stderr": result.stdout})
     assert planner.summarize(context, result).delta is not None
-    assert "head of stderr" in told(reader)
-    assert "short" in told(reader)
+    assert "head of stderr" in instruction_of(reader)
+    assert "short" in instruction_of(reader)

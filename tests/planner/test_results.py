@@ -163,8 +163,8 @@ def test_a_search_ends_in_time_and_says_how_far_it_came(world: dict[str, Any]) -
     assert answer["not_searched"] == "iterations 1 to 28"
     assert len(json.dumps(answer)) <= MAX_CHARS
     ticks = iter(range(0, 1_000, 4))
-    late = Results(**options, clock=lambda: float(next(ticks))).search_results("nowhere")
-    assert late == {"matches": [], "left_out": 0, "not_searched": "iterations 1 to 26"}
+    slow = Results(**options, clock=lambda: float(next(ticks))).search_results("nowhere")
+    assert slow == {"matches": [], "left_out": 0, "not_searched": "iterations 1 to 26"}
 
 
 def test_a_large_file_is_searched_at_its_ends(world: dict[str, Any]) -> None:

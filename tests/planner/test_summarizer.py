@@ -26,14 +26,14 @@ def play(scripted: Make, *replies: Any) -> Planner:
     return scripted(script={"planner": PLAN, "summarizer": [list(replies)]})
 
 
-REMEMBER = {
+SUMMARY = {
     "call": "save_summary",
     "args": {"digest": "3 rows", "decisions": ["use t", " "], "failed_approaches": []},
 }
 
 
 def test_a_long_result_is_summarized(scripted: Make, context: PlanningContext) -> None:
-    summary = play(scripted, REMEMBER).summarize(context, a_result())
+    summary = play(scripted, SUMMARY).summarize(context, a_result())
     assert summary.delta is not None
     assert summary.delta.digest == "3 rows"
     assert summary.delta.decisions == [CapsuleItem.of("use t", iter_n=1, by="summarizer")]
@@ -42,7 +42,7 @@ def test_a_long_result_is_summarized(scripted: Make, context: PlanningContext) -
 
 
 def test_a_short_result_asks_nobody(scripted: Make, context: PlanningContext) -> None:
-    summary = play(scripted, REMEMBER).summarize(context, a_result(size=10))
+    summary = play(scripted, SUMMARY).summarize(context, a_result(size=10))
     assert (summary.delta, summary.calls) == (None, ())
 
 
@@ -53,8 +53,8 @@ def test_a_script_without_summaries_is_no_error(scripted: Make, context: Plannin
 
 def test_a_bad_summary_may_be_corrected_once(scripted: Make, context: PlanningContext) -> None:
     bad = {"call": "save_summary", "args": {"digest": 5}}
-    assert play(scripted, bad, REMEMBER).summarize(context, a_result()).delta is not None
-    summary = play(scripted, bad, bad, REMEMBER).summarize(context, a_result())
+    assert play(scripted, bad, SUMMARY).summarize(context, a_result()).delta is not None
+    summary = play(scripted, bad, bad, SUMMARY).summarize(context, a_result())
     assert summary.delta is None
     assert len(summary.calls) == 2
 

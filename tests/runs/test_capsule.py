@@ -21,10 +21,10 @@ from databricks_rlm_agent.runs.variables import VariableNote, Variables, Variabl
 from databricks_rlm_agent.values import storable
 
 LONG = st.builds(lambda text, times: text * times, st.text(st.characters(), max_size=60), st.integers(1, 400))
-SAID = st.builds(
+ITEM = st.builds(
     CapsuleItem, text=LONG, iter_n=st.integers(1, 9), by=st.sampled_from(["facts", "summarizer"]), kind=LONG
 )
-ITEMS = st.lists(st.one_of(LONG, SAID), max_size=30)
+ITEMS = st.lists(st.one_of(LONG, ITEM), max_size=30)
 TABLES = st.lists(
     st.builds(TableNote, name=LONG, columns=LONG, rows=st.integers(0, 2**63), note=LONG, made=st.booleans()),
     max_size=20,
@@ -128,7 +128,7 @@ def test_the_newest_win_and_nothing_is_forgotten_uncounted(batches: list[list[st
     assert capsule.dropped <= condensed
 
 
-def test_what_people_said_outlasts_what_was_decided() -> None:
+def test_constraints_outlast_decisions() -> None:
     capsule = Capsule.begin("x").with_constraint("only 2013")
     for n in range(200):
         capsule = capsule.fold(CapsuleDelta(decisions=[f"decision {n}"], digest="d" * 5_000))
@@ -141,7 +141,7 @@ def test_what_people_said_outlasts_what_was_decided() -> None:
     assert "rule 30" in capsule.earlier["constraints"].heads
 
 
-def test_a_person_who_repeats_himself_is_heard_once_and_anew() -> None:
+def test_a_repeated_constraint_is_kept_once_as_the_newest() -> None:
     capsule = Capsule.begin("x").with_constraint("a").with_constraint("b").with_constraint("a")
     assert capsule.constraints == ["b", "a"]
 
@@ -150,8 +150,8 @@ def test_the_same_decision_in_other_letters_is_one_with_a_count() -> None:
     capsule = Capsule.begin("x")
     for n, text in enumerate(["Use the table main.a.t.", "use table main.a.t", "Use table main.a.u"], 1):
         capsule = capsule.fold(CapsuleDelta(decisions=[CapsuleItem.of(text, iter_n=n)]))
-    told = [(item.text, item.count, item.since, item.iter_n) for item in capsule.decisions]
-    assert told == [("use table main.a.t", 2, 1, 2), ("Use table main.a.u", 1, 3, 3)]
+    found = [(item.text, item.count, item.since, item.iter_n) for item in capsule.decisions]
+    assert found == [("use table main.a.t", 2, 1, 2), ("Use table main.a.u", 1, 3, 3)]
 
 
 def test_failures_of_one_kind_merge_before_any_is_forgotten() -> None:
@@ -170,7 +170,7 @@ def test_failures_of_one_kind_merge_before_any_is_forgotten() -> None:
     assert capsule.failed_approaches[-1].text == "column 30 is missing"
 
 
-def test_a_models_words_outlast_the_facts_that_the_ledger_has() -> None:
+def test_a_summarizers_items_outlast_facts() -> None:
     capsule = Capsule.begin("x").fold(
         CapsuleDelta(decisions=[CapsuleItem.of("an insight", iter_n=1, by="summarizer")])
     )

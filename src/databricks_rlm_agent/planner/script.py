@@ -31,10 +31,12 @@ _FORMAT = (
 )
 
 
-class ReplyUsage(BaseModel):
-    """The usage that a reply reports; missing tokens are estimated, a missing cost is computed."""
-
+class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ReplyUsage(_Strict):
+    """The usage that a reply reports; missing tokens are estimated, a missing cost is computed."""
 
     input_tokens: int | None = Field(default=None, ge=0)
     output_tokens: int | None = Field(default=None, ge=0)
@@ -69,10 +71,8 @@ def _pattern(text: str) -> str:
 _Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
-class SubRule(BaseModel):
+class SubRule(_Strict):
     """The stub sub-model's answer where `match` is found: a template, or a JSON value with templates."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     match: _Pattern
     text: str | None = None
@@ -85,10 +85,8 @@ class SubRule(BaseModel):
         return self
 
 
-class SubFailure(BaseModel):
+class SubFailure(_Strict):
     """A failure of the stub sub-model where `match` is found; ``times`` None means always."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     match: _Pattern
     status: int = Field(ge=400, le=599)
@@ -96,19 +94,15 @@ class SubFailure(BaseModel):
     times: int | None = Field(default=None, ge=0)
 
 
-class ScriptedUsage(BaseModel):
+class ScriptedUsage(_Strict):
     """The usage that every answer of the stub sub-model reports."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     input_tokens: int | None = Field(default=None, ge=0)
     output_tokens: int | None = Field(default=None, ge=0)
 
 
-class SubRules(BaseModel):
+class SubRules(_Strict):
     """The stub sub-model by rules. Only its shape is checked here: the local workspace answers from it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     rules: list[SubRule] = Field(default_factory=list)
     otherwise: str | None = None
@@ -123,10 +117,8 @@ _Sub = Annotated[
 ]
 
 
-class RunReplies(BaseModel):
+class RunReplies(_Strict):
     """The replies of one run's planner and summarizer, by iteration and call."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     planner: list[list[Reply]] = Field(min_length=1)
     summarizer: list[list[Reply]] = Field(default_factory=list)
