@@ -79,7 +79,7 @@ class Engine:
         self._proxy = None
 
     def connect_url_of(self, job: str) -> str:
-        """The Spark Connect URL for one job; `end_job` ends whatever sessions it begins with it."""
+        """Return the Spark Connect URL for one job; `end_job` ends whatever sessions it begins with it."""
         return f"{self.connect_url};{JOB_HEADER}={job}" if self.connect_url else ""
 
     def end_job(self, job: str) -> None:
@@ -88,7 +88,7 @@ class Engine:
             self._proxy.end_job(job)
 
     def session(self, *, catalog: str | None = None, schema: str | None = None) -> EngineSession:
-        """A new session; raises `EngineError` when the catalog or schema does not exist."""
+        """Return a new session; raises `EngineError` when the catalog or schema does not exist."""
         client = ConnectClient(self.servers, session_id=new_session_id(), user_id=self._options.user)
         session = EngineSession(self._backend.session(client))
         try:
@@ -109,7 +109,7 @@ class Engine:
 
 
 def create_engine(options: EngineOptions) -> Engine:
-    """The engine for `options`, not started yet. Raises `EngineError` when this environment cannot run it."""
+    """Return the engine for `options`, not started. Raises `EngineError` where it cannot run."""
     tree = CatalogTree(options.root, options.catalogs, ascii_folders=options.kind == "sail")
     if options.kind == "spark":
         from .spark import SparkBackend

@@ -17,7 +17,7 @@ from .deltalog import DeltaLogs, TableShape, sql_type
 from .errors import EngineError, catalog_not_found, schema_not_found, table_not_found
 from .names import TableName, folded, folder_of, is_name, name_of
 
-# Tables on their way to be something else; nobody shall see them listed.
+# The prefix of temporary tables, which are not listed.
 DRAFT = "_draft_"
 
 
@@ -80,26 +80,26 @@ class CatalogTree:
     # --- catalogs and schemas
 
     def catalogs(self) -> list[str]:
-        """The catalogs, the default one first."""
+        """Return the catalogs, the default one first."""
         return list(self._catalogs)
 
     def has_catalog(self, catalog: str) -> bool:
-        """Whether the workspace was started with this catalog."""
+        """Tell whether the workspace was started with this catalog."""
         return catalog.lower() in self._catalogs
 
     def schemas(self, catalog: str) -> list[str]:
-        """The schemas of a catalog, sorted; raises when there is no such catalog."""
+        """Return the schemas of a catalog, sorted; raises when there is no such catalog."""
         self._require_catalog(catalog)
         folders = (self._tables / catalog.lower()).iterdir()
         return sorted(path.name for path in folders if path.is_dir() and path.name[0] != ".")
 
     def has_schema(self, catalog: str, schema: str) -> bool:
-        """Whether the schema exists."""
+        """Tell whether the schema exists."""
         path = f"{self._tables}/{catalog.lower()}/{schema.lower()}"
         return self.has_catalog(catalog) and is_name(schema) and os.path.isdir(path)  # noqa: PTH112 - asked often
 
     def schema_path(self, catalog: str, schema: str) -> Path:
-        """The folder of a schema."""
+        """Return the folder of a schema."""
         return self._tables / catalog.lower() / schema.lower()
 
     def create_schema(self, catalog: str, schema: str) -> bool:
@@ -134,7 +134,7 @@ class CatalogTree:
     # --- tables and views
 
     def tables(self, catalog: str, schema: str) -> list[str]:
-        """Names of the tables and views of a schema, sorted; raises when there is no such schema."""
+        """Return the names of a schema's tables and views, sorted; raises when there is no such schema."""
         self.require_schema(catalog, schema)
         found = set()
         for path in self.schema_path(catalog, schema).iterdir():
@@ -146,11 +146,11 @@ class CatalogTree:
         return sorted(found)
 
     def table(self, catalog: str, schema: str, name: str) -> TableInfo | None:
-        """What is known of a table or view; None when there is none."""
+        """Return the metadata of a table or view; None when there is none."""
         return self.info(TableName(catalog.lower(), schema.lower(), name.lower()))
 
     def info(self, name: TableName) -> TableInfo | None:
-        """As `table`, by full name."""
+        """Return the metadata of a table or view by its full name; None when there is none."""
         shape = self.shape(name)
         if shape is not None:
             return _table_info(name, shape, str(self.location(name)))
@@ -163,7 +163,7 @@ class CatalogTree:
         )  # fmt: skip
 
     def signature(self, name: TableName) -> str | None:
-        """A text that changes whenever a session must learn the table or view anew; None when there is
+        """Return a text that changes whenever a session must learn the table or view anew; None when there is
         none.
         """
         if not is_name(name.name) or not self.has_catalog(name.catalog) or not self._stored(name):
@@ -175,23 +175,23 @@ class CatalogTree:
         return None if view is None else f"view:{view.query}"
 
     def _stored(self, name: TableName) -> bool:
-        """Whether anything is kept under a name. Every word of a statement is asked about: be quick."""
+        """Tell whether anything is kept under a name. It is asked of every word of a statement."""
         path = f"{self._tables}/{name.catalog}/{name.schema}/{self._folder_of(name.name)}"
         return any(os.path.lexists(path + suffix) for suffix in ("", ".table.json", ".view.json"))
 
     def shape(self, name: TableName) -> TableShape | None:
-        """The Delta metadata of a table; None when there is no such table."""
+        """Return the Delta metadata of a table; None when there is no such table."""
         return self.logs.shape(self.location(name))
 
     def require(self, name: TableName) -> TableShape:
-        """The Delta metadata of a table; raises when there is none."""
+        """Return the Delta metadata of a table; raises when there is none."""
         shape = self.shape(name)
         if shape is None:
             raise table_not_found(name.sql)
         return shape
 
     def location(self, name: TableName) -> Path:
-        """The folder of a table: its place in the tree, or where its external location points."""
+        """Return the folder of a table: its place in the tree, or where its external location points."""
         schema = self.schema_path(name.catalog, name.schema)
         pointer = self._sidecar(name, "table")
         if pointer.exists():
@@ -228,7 +228,7 @@ class CatalogTree:
     # --- views
 
     def view(self, name: TableName) -> ViewDefinition | None:
-        """A persisted view; None when there is none."""
+        """Return a persisted view; None when there is none."""
         path = self._sidecar(name, "view")
         try:
             changed = path.stat().st_mtime_ns
@@ -262,7 +262,7 @@ class CatalogTree:
             yield
 
     def local_path(self, path: str) -> str:
-        """The folder that a `/Volumes/…` or `dbfs:/Volumes/…` path stands for; any other path as it is."""
+        """Return the folder of a `/Volumes/…` or `dbfs:/Volumes/…` path; any other path as it is."""
         bare = path.removeprefix("dbfs:").removeprefix("file:")
         if not bare.startswith("/Volumes/"):
             return path

@@ -47,7 +47,7 @@ def _reader(statement: Statement, at: int, session: CatalogSession) -> tuple[Rea
 
 
 def _matching(names: list[str], reader: Reader) -> list[str]:
-    """The names that a trailing [LIKE] 'pattern' lets through (`*` any text, `|` or)."""
+    """Return the names that a trailing [LIKE] 'pattern' lets through (`*` any text, `|` or)."""
     reader.accept("LIKE")
     pattern = reader.string()
     if pattern is None:

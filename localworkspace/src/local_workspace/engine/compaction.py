@@ -47,7 +47,7 @@ class AutoCompaction:
             _log.debug("compaction of %s dropped: %s", name.sql, error)
 
     def _files(self, name: TableName) -> int | None:
-        """How many files a table has that asks for compaction; None where that is not to be had now."""
+        """Return how many files a table has that asks for compaction; None where that is not known."""
         shape = self._tree.shape(name)
         if shape is None or not _wanted(shape):
             return None
@@ -63,8 +63,9 @@ class AutoCompaction:
                 self._busy.discard(name)
 
     def _begin(self, name: TableName, files: int) -> bool:
-        """Whether the caller shall compact now. What the last compaction could not put together (files of
-        several partitions, large ones) does not count again.
+        """Tell whether the caller should compact now.
+
+        Files that the last compaction left apart (of several partitions, large ones) do not count again.
         """
         with self._guard:
             due = min(self._due.get(name, MIN_FILES), files + MIN_FILES)
@@ -75,10 +76,10 @@ class AutoCompaction:
             return True
 
     def _compact(self, name: TableName) -> int:
-        """As OPTIMIZE; the number of files that are left."""
+        """Compact the table; return the number of files that are left."""
         from deltalake import DeltaTable
 
-        with self._tree.lock(name):  # nobody shall drop or rename the table meanwhile
+        with self._tree.lock(name):  # nobody may drop or rename the table meanwhile
             self._tree.require(name)
             delta = DeltaTable(str(self._tree.location(name)))
             delta.optimize.compact()
@@ -86,14 +87,15 @@ class AutoCompaction:
 
 
 def _wanted(shape: TableShape) -> bool:
-    """Whether a table asks for compaction: `true`, `auto`, `legacy` or a size do, `false` does not."""
+    """Tell whether a table asks for compaction: `true`, `auto`, `legacy` or a size do, `false` does not."""
     values = [value.lower() for key, value in shape.properties.items() if key.lower() == _PROPERTY]
     return bool(values) and values[-1] not in {"false", "disabled", ""}
 
 
 def _files_of(table: Path, version: int) -> int | None:
-    """How many files a version has, by its checksum file (Delta protocol, "Version Checksum File"): Sail
-    writes one with each commit. None where there is none, such as after a commit by another writer.
+    """Return how many files a version has, by its checksum file (Delta protocol, "Version Checksum File").
+
+    Sail writes one with each commit. None where there is none, such as after a commit by another writer.
     """
     try:
         text = (table / "_delta_log" / f"{version:020d}.crc").read_text(encoding="utf-8")

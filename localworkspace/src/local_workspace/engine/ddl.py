@@ -134,7 +134,7 @@ def _named_columns(query: str, statement: Statement, start: int, body: int) -> s
 
 
 def _view_columns(session: CatalogSession, query: str) -> tuple[ColumnInfo, ...]:
-    """The columns of a query; this is also where a view that cannot work is refused."""
+    """Return the columns of a query. Raises `EngineError` for a view that cannot work."""
     schema = session.client.sql(f"SELECT * FROM ({query}\n) LIMIT 0").schema  # noqa: S608 - names are quoted
     return tuple(ColumnInfo(name=field.name, type=arrow_sql_type(field.type)) for field in schema)
 

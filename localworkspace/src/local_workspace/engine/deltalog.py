@@ -36,33 +36,33 @@ class DeltaLogs:
         self._lock = threading.Lock()
 
     def shape(self, table: Path) -> TableShape | None:
-        """The current shape of the Delta table in the folder `table`; None when there is no committed
+        """Return the current shape of the Delta table in the folder `table`; None when there is no committed
         table.
         """
         log = table / "_delta_log"
-        born = _birth(log)
-        if born is None:
+        identity = _identity(log)
+        if identity is None:
             self._shapes.pop(table, None)
             return None
         with self._lock:
             known = self._shapes.get(table)
-            if known is None or known[0] != born:
-                shape = _load(table, born)
+            if known is None or known[0] != identity:
+                shape = _load(table, identity)
             else:
-                shape = _advance(table, known[1], born)
-            self._shapes[table] = (born, shape)
+                shape = _advance(table, known[1], identity)
+            self._shapes[table] = (identity, shape)
         return shape
 
     def commits_after(self, table: Path, version: int) -> Iterator[tuple[int, str]]:
-        """The (version, text) of each commit later than `version`."""
+        """Return the (version, text) of each commit later than `version`."""
         log = table / "_delta_log"
         while (path := _commit(log, version + 1)).exists():
             version += 1
             yield version, path.read_text(encoding="utf-8")
 
 
-def _birth(log: Path) -> tuple[int, int] | None:
-    """What tells this table from one that had the folder before; None without a table."""
+def _identity(log: Path) -> tuple[int, int] | None:
+    """Return what identifies the table among those that have had the folder; None without a table."""
     for name in (f"{0:020d}.json", "_last_checkpoint"):
         try:
             stat = (log / name).stat()
@@ -73,26 +73,26 @@ def _birth(log: Path) -> tuple[int, int] | None:
     return None
 
 
-def _advance(table: Path, shape: TableShape, born: tuple[int, int]) -> TableShape:
+def _advance(table: Path, shape: TableShape, identity: tuple[int, int]) -> TableShape:
     log = table / "_delta_log"
     version = shape.version
     while (path := _commit(log, version + 1)).exists():
         version += 1
         if '"metaData"' in path.read_text(encoding="utf-8"):
-            return _load(table, born)
+            return _load(table, identity)
     if version == shape.version:
         return shape
     return TableShape(**{**shape.__dict__, "version": version})
 
 
-def _load(table: Path, born: tuple[int, int]) -> TableShape:
+def _load(table: Path, identity: tuple[int, int]) -> TableShape:
     from deltalake import DeltaTable
 
     delta = DeltaTable(str(table))
     meta = delta.metadata()
     schema = delta.schema().to_json()
     signature = json.dumps(
-        [born, meta.id, schema, list(meta.partition_columns), sorted(meta.configuration.items())]
+        [identity, meta.id, schema, list(meta.partition_columns), sorted(meta.configuration.items())]
     )
     return TableShape(
         signature=signature,
@@ -158,7 +158,7 @@ _SQL_TYPES = {"long": "bigint", "integer": "int", "short": "smallint", "byte": "
 
 
 def sql_type(delta_type: Any) -> str:
-    """The SQL name of a type as the Delta schema writes it (Delta protocol, "Schema Serialization
+    """Return the SQL name of a type as the Delta schema writes it (Delta protocol, "Schema Serialization
     Format").
     """
     if isinstance(delta_type, str):

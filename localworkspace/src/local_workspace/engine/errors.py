@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 
 class EngineError(Exception):
@@ -29,131 +28,55 @@ class EngineError(Exception):
         return cls(f"[{condition}] {text} SQLSTATE: {sqlstate}", condition=condition, sqlstate=sqlstate)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """How one kind of engine message maps to a Databricks condition; `text` may use the pattern's groups."""
+_LACKS = "The local workspace's quick engine does not support this. Use `--engine spark`."
+_NO_ROUTINE = "Cannot resolve routine `{name}` on the search path."
 
-    pattern: re.Pattern[str]
-    condition: str
-    sqlstate: str
-    text: str
-
-
-def _rule(pattern: str, condition: str, sqlstate: str, text: str) -> Rule:
-    return Rule(pattern=re.compile(pattern, re.DOTALL), condition=condition, sqlstate=sqlstate, text=text)
-
-
+# Patterns of engine messages; condition, SQLSTATE and text of the error, which may use the pattern's groups.
 # Conditions and SQLSTATEs: Apache Spark's error-conditions.json and the Delta error pages of the Databricks
 # documentation. The engine's own words always follow, in brackets, for they say more than the standard text.
-RULES: tuple[Rule, ...] = (
-    _rule(
-        # The missing commit file: a reader's snapshot while a concurrent writer makes its checkpoint.
-        r"Failed to commit transaction|concurrent|Transaction conflict|[Cc]ommit conflict"
-        r"|Missing commit file",
-        "DELTA_CONCURRENT_APPEND",
-        "2D521",
-        "Transaction conflict detected: another transaction changed the table. Read again, then retry.",
-    ),
-    _rule(
-        r"(?:Table or view|View) not found: (?P<name>\S+)",
-        "TABLE_OR_VIEW_NOT_FOUND",
-        "42P01",
-        "The table or view `{name}` cannot be found. Verify the spelling and correctness of the schema and "
-        "catalog.",
-    ),
-    _rule(
-        r"(?:Table|View|Delta table) already exists",
-        "TABLE_OR_VIEW_ALREADY_EXISTS",
-        "42P07",
-        "The table or view exists.",
-    ),
-    _rule(
-        r"(?:Database|Schema) (?:not found|does not exist)",
-        "SCHEMA_NOT_FOUND",
-        "42704",
-        "The schema cannot be found.",
-    ),
-    _rule(
-        r"Catalog (?:not found|does not exist)", "CATALOG_NOT_FOUND", "42P08", "The catalog cannot be found."
-    ),
-    _rule(
-        r"attribute ObjectName\(\[(?P<name>[^\]]*)\]\)[^:]*: cannot resolve attribute"
-        r"|Cannot resolve (?:UPDATE target |source )?column `(?P<column>[^`]*)`"
-        r"|cannot resolve (?:attribute|column)|No field named|Column '[^']*' not found"
-        r"|[Ff]ield '[^']*' not found",
-        "UNRESOLVED_COLUMN.WITHOUT_SUGGESTION",
-        "42703",
-        "A column, variable, or function parameter with name {name} cannot be resolved.",
-    ),
-    _rule(
-        r"invalid argument: found .*? expected |expected one statement",
-        "PARSE_SYNTAX_ERROR",
-        "42601",
-        "Syntax error.",
-    ),
-    _rule(
-        r"unknown (?:table )?function: (?P<name>table_changes)",
-        "UNRESOLVED_ROUTINE",
-        "42883",
-        "Cannot resolve routine `{name}` on the search path. The local workspace has the change data feed "
-        "with `--engine spark` only.",
-    ),
-    _rule(
-        r"unknown (?:table )?function: (?P<name>\S+)",
-        "UNRESOLVED_ROUTINE",
-        "42883",
-        "Cannot resolve routine `{name}` on the search path. If Databricks has it, use `--engine spark`.",
-    ),
-    _rule(
-        r"^function: (?P<name>\w+)$",
-        "UNRESOLVED_ROUTINE",
-        "42883",
-        "The local workspace's quick engine has no function `{name}`. Use `--engine spark`.",
-    ),
-    _rule(
-        r"NOT NULL constraint violated|NOT_NULL_CONSTRAINT_VIOLATED",
-        "DELTA_NOT_NULL_CONSTRAINT_VIOLATED",
-        "23502",
-        "A column that is NOT NULL got no value.",
-    ),
-    _rule(
-        r"^(?:PARTITION for write|DISTRIBUTE BY|CLUSTER BY)$|Physical plan does not support"
-        r"|Unsupported table features required",
-        "UNSUPPORTED_FEATURE",
-        "0A000",
-        "The local workspace's quick engine does not support this. Use `--engine spark`.",
-    ),
-    _rule(
-        r"input schema for INSERT has \d+ fields, but table schema has \d+",
-        "INSERT_COLUMN_ARITY_MISMATCH",
-        "21S01",
-        "Cannot write to the table: the number of data columns does not match the number of table columns.",
-    ),
-    _rule(
-        r"(?i)divi(?:de|sion) by zero",
-        "DIVIDE_BY_ZERO",
-        "22012",
-        "Division by zero. Use `try_divide` to tolerate it.",
-    ),
-    _rule(
-        r"Cannot cast (?:string|value) ",
-        "CAST_INVALID_INPUT",
-        "22018",
-        "A value cannot be cast because it is malformed. Use `try_cast` to tolerate it.",
-    ),
-    _rule(
-        r"was not provided a value for execution",
-        "UNBOUND_SQL_PARAMETER",
-        "42P02",
-        "Found an unbound parameter. Give it a value.",
-    ),
-    _rule(
-        r"PlanNode::|CommandNode::|not implemented|not supported|unsupported",
-        "UNSUPPORTED_FEATURE",
-        "0A000",
-        "The local workspace's quick engine does not support this. Use `--engine spark`.",
-    ),
-)
+_RULES = (
+    # The missing commit file: a reader's snapshot while a concurrent writer makes its checkpoint.
+    (r"Failed to commit transaction|concurrent|Transaction conflict|[Cc]ommit conflict|Missing commit file",
+     "DELTA_CONCURRENT_APPEND", "2D521",
+     "Transaction conflict detected: another transaction changed the table. Read again, then retry."),
+    (r"(?:Table or view|View) not found: (?P<name>\S+)", "TABLE_OR_VIEW_NOT_FOUND", "42P01",
+     ("The table or view `{name}` cannot be found. Verify the spelling and correctness of the schema and "
+     "catalog.")),
+    (r"(?:Table|View|Delta table) already exists", "TABLE_OR_VIEW_ALREADY_EXISTS", "42P07",
+     "The table or view exists."),
+    (r"(?:Database|Schema) (?:not found|does not exist)", "SCHEMA_NOT_FOUND", "42704",
+     "The schema cannot be found."),
+    (r"Catalog (?:not found|does not exist)", "CATALOG_NOT_FOUND", "42P08", "The catalog cannot be found."),
+    ((r"attribute ObjectName\(\[(?P<name>[^\]]*)\]\)[^:]*: cannot resolve attribute"
+     r"|Cannot resolve (?:UPDATE target |source )?column `(?P<column>[^`]*)`"
+     r"|cannot resolve (?:attribute|column)|No field named|Column '[^']*' not found"
+     r"|[Ff]ield '[^']*' not found"),
+     "UNRESOLVED_COLUMN.WITHOUT_SUGGESTION", "42703",
+     "A column, variable, or function parameter with name {name} cannot be resolved."),
+    (r"invalid argument: found .*? expected |expected one statement", "PARSE_SYNTAX_ERROR", "42601",
+     "Syntax error."),
+    (r"unknown (?:table )?function: (?P<name>table_changes)", "UNRESOLVED_ROUTINE", "42883",
+     _NO_ROUTINE + " The local workspace has the change data feed with `--engine spark` only."),
+    (r"unknown (?:table )?function: (?P<name>\S+)", "UNRESOLVED_ROUTINE", "42883",
+     _NO_ROUTINE + " If Databricks has it, use `--engine spark`."),
+    (r"^function: (?P<name>\w+)$", "UNRESOLVED_ROUTINE", "42883",
+     "The local workspace's quick engine has no function `{name}`. Use `--engine spark`."),
+    (r"NOT NULL constraint violated|NOT_NULL_CONSTRAINT_VIOLATED", "DELTA_NOT_NULL_CONSTRAINT_VIOLATED",
+     "23502", "A column that is NOT NULL got no value."),
+    ((r"^(?:PARTITION for write|DISTRIBUTE BY|CLUSTER BY)$|Physical plan does not support"
+     r"|Unsupported table features required"), "UNSUPPORTED_FEATURE", "0A000", _LACKS),
+    (r"input schema for INSERT has \d+ fields, but table schema has \d+", "INSERT_COLUMN_ARITY_MISMATCH",
+     "21S01",
+     "Cannot write to the table: the number of data columns does not match the number of table columns."),
+    (r"(?i)divi(?:de|sion) by zero", "DIVIDE_BY_ZERO", "22012",
+     "Division by zero. Use `try_divide` to tolerate it."),
+    (r"Cannot cast (?:string|value) ", "CAST_INVALID_INPUT", "22018",
+     "A value cannot be cast because it is malformed. Use `try_cast` to tolerate it."),
+    (r"was not provided a value for execution", "UNBOUND_SQL_PARAMETER", "42P02",
+     "Found an unbound parameter. Give it a value."),
+    (r"PlanNode::|CommandNode::|not implemented|not supported|unsupported", "UNSUPPORTED_FEATURE", "0A000",
+     _LACKS),
+)  # fmt: skip
 _CODED = re.compile(r"^\[[A-Z][A-Z_.]+\] .*SQLSTATE: \w{5}", re.DOTALL)
 # Of all that might have stood there, the first few.
 _TOO_MANY = re.compile(r"( expected (?:(?:'[^']*'|[^,']+), ){4}(?:'[^']*'|[^,']+)),.*", re.DOTALL)
@@ -161,27 +84,22 @@ _IDENTIFIER = re.compile(r'Identifier\("((?:[^"\\]|\\.)*)"\)')
 
 
 def from_engine(text: str, *, java_class: str = "") -> EngineError:
-    """The error for an engine message; its own words are kept. Texts that are coded already stay as they
-    are.
-    """
+    """Return the error for an engine message, with the message in it; a coded message stays as it is."""
     coded = re.match(r"\[([A-Z][A-Z_.]+)\]", text)
     if coded and _CODED.match(text):
         sqlstate = text.rsplit("SQLSTATE: ", 1)[1][:5]
         return EngineError(text, condition=coded.group(1), sqlstate=sqlstate, java_class=java_class)
     text = _TOO_MANY.sub(r"\1 …", text)
-    for rule in RULES:
-        match = rule.pattern.search(text)
-        if match:
+    for pattern, condition, sqlstate, standard in _RULES:
+        if match := re.search(pattern, text, re.DOTALL):
             groups = match.groupdict()
             name = groups.get("name") or groups.get("column") or ""
-            names = _IDENTIFIER.findall(name)
-            shown = ".".join(f"`{part}`" for part in names) if names else name
-            message = f"[{rule.condition}] {rule.text.format(name=shown)} ({text}) SQLSTATE: {rule.sqlstate}"
+            shown = ".".join(f"`{part}`" for part in _IDENTIFIER.findall(name)) or name
             return EngineError(
-                message,
-                condition=rule.condition,
-                sqlstate=rule.sqlstate,
-                java_class=_java_class(rule.condition, java_class),
+                f"[{condition}] {standard.format(name=shown)} ({text}) SQLSTATE: {sqlstate}",
+                condition=condition,
+                sqlstate=sqlstate,
+                java_class=_java_class(condition, java_class),
             )
     condition, state = ("INTERNAL_ERROR", "XX000") if not text else ("ENGINE_ERROR", "HY000")
     return EngineError(
@@ -193,7 +111,7 @@ def from_engine(text: str, *, java_class: str = "") -> EngineError:
 
 
 def from_spark(text: str, *, condition: str, sqlstate: str, classes: list[str]) -> EngineError:
-    """The error for a message of Spark itself, which names condition, SQLSTATE and its classes beside it."""
+    """Return the error for a message of Spark itself, which gives condition, SQLSTATE and classes."""
     text = text.strip()
     if not text.startswith(f"[{condition}"):
         text = f"[{condition}] {text}"
@@ -208,7 +126,7 @@ _ANALYSIS = re.compile(r"NOT_FOUND|UNRESOLVED|ALREADY_EXISTS|UNBOUND")
 
 
 def _java_class(condition: str, otherwise: str = "") -> str:
-    """The JVM class that pyspark turns into the right Python exception."""
+    """Return the JVM class that pyspark turns into the right Python exception."""
     if condition == "PARSE_SYNTAX_ERROR":
         return "org.apache.spark.sql.catalyst.parser.ParseException"
     if _ANALYSIS.search(condition):
@@ -217,7 +135,7 @@ def _java_class(condition: str, otherwise: str = "") -> str:
 
 
 def table_not_found(name: str) -> EngineError:
-    """The error for a table or view that is not in the catalog; `name` is quoted SQL."""
+    """Return the error for a table or view that is not in the catalog; `name` is quoted SQL."""
     return EngineError.of(
         "TABLE_OR_VIEW_NOT_FOUND",
         f"The table or view {name} cannot be found. Verify the spelling and correctness of the schema and "
@@ -227,7 +145,7 @@ def table_not_found(name: str) -> EngineError:
 
 
 def schema_not_found(catalog: str, schema: str) -> EngineError:
-    """The error for a schema that is not in the catalog."""
+    """Return the error for a schema that is not in the catalog."""
     return EngineError.of(
         "SCHEMA_NOT_FOUND",
         f"The schema `{catalog}`.`{schema}` cannot be found. Verify the spelling, or create it with "
@@ -237,7 +155,7 @@ def schema_not_found(catalog: str, schema: str) -> EngineError:
 
 
 def catalog_not_found(catalog: str) -> EngineError:
-    """The error for a catalog that the workspace was not started with."""
+    """Return the error for a catalog that the workspace was not started with."""
     return EngineError.of(
         "NO_SUCH_CATALOG_EXCEPTION",
         f"Catalog '{catalog}' was not found. A local workspace has the catalogs it was started with: restart "
@@ -247,7 +165,7 @@ def catalog_not_found(catalog: str) -> EngineError:
 
 
 def at_place(error: EngineError, original: str) -> EngineError:
-    """A syntax error with line and position in the statement as it was written, as Spark tells them.
+    """Return a syntax error with line and position in the statement as it was written, as Spark has them.
 
     The engine tells the place in the text that was sent to it, which has the same end.
     """

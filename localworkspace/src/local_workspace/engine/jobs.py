@@ -46,7 +46,7 @@ class JobRequest:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around the engine's run of the request: guards the making of a table, notes what came of it."""
+        """Guard the making of a table while the engine runs the request, and note the outcome."""
         name = self._target()
         session, tree = self._session, self._session.tree
         if name is None:
@@ -56,16 +56,8 @@ class JobRequest:
             yield
             session.wrote(name)
             return
-        with tree.lock(name), session.lock:
-            session.forget(name)
-            tree.discard_unborn(name)
-            try:
-                yield
-            except BaseException:
-                session.doubt(name)
-                tree.discard_unborn(name)
-                raise
-            session.learned(name)
+        with tree.lock(name), session.lock, session.creating(name):
+            yield
 
     def _sql(self, command: Any) -> StatementResult | None:
         """Run a SQL command by the warehouse's translator; of a query, only rewrite the text."""
@@ -115,7 +107,7 @@ class JobRequest:
             session.learn_all(*session.namespace.schema_of(name))
 
     def _target(self) -> TableName | None:
-        """The table that the request writes by name, after making it a Delta table by default."""
+        """Return the table that the request writes by name, after making it a Delta table by default."""
         if not self._executes:
             return None
         command = self.request.plan.command
@@ -153,7 +145,7 @@ class JobRequest:
 
 
 def _arguments(sql: Any) -> dict[str, Any] | list[Any] | None:
-    """The values of a SQL command's parameters."""
+    """Return the values of a SQL command's parameters."""
     if sql.named_arguments:
         return {key: _value(expression) for key, expression in sql.named_arguments.items()}
     if sql.pos_arguments:
@@ -188,7 +180,7 @@ def messages(message: Any) -> Iterator[Any]:
 
 
 def names(plan: Any) -> set[tuple[str, ...]]:
-    """Every identifier chain that may name a table in the plan."""
+    """Return every identifier chain that may name a table in the plan."""
     found: set[tuple[str, ...]] = set()
     for message in messages(plan):
         for field, value in message.ListFields():

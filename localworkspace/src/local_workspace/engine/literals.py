@@ -36,7 +36,7 @@ def string_literal(text: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """The SQL literal of a Python value; raises `EngineError` for a type that SQL has no literal for."""
+    """Return the SQL literal of a Python value; raises `EngineError` for a type that has none."""
     if value is None:
         return "NULL"
     for kind, spell in _SPELLINGS:

@@ -20,7 +20,7 @@ def quote(name: str) -> str:
 
 
 def is_name(part: str) -> bool:
-    """Whether `part` can be the name of anything in the catalog; what cannot never reaches a path."""
+    """Tell whether `part` can be the name of anything in the catalog; anything else never reaches a path."""
     return _FOLDER.fullmatch(part) is not None
 
 
@@ -34,14 +34,14 @@ def folded(part: str) -> str:
 
 
 def folder_of(part: str) -> str:
-    """The folder of a table with that name: other letters than ASCII's would be written by the engine in one
-    way and looked for in another. `%` is what the engine writes others with.
+    """Return the folder name of a table. Letters beyond ASCII and `%` are encoded, for Sail writes them in
+    one way and looks for them in another.
     """
     return part if part.isascii() and "%" not in part else _OTHER.sub(lambda c: f"u+{ord(c[0]):06x}", part)
 
 
 def name_of(folder: str) -> str:
-    """The name whose folder that is."""
+    """Return the table name of a folder."""
     return _CODED.sub(lambda code: chr(int(code[1], 16)), folder) if "u+" in folder else folder
 
 
@@ -70,7 +70,7 @@ class Namespace:
     schema: str
 
     def table(self, parts: tuple[str, ...]) -> TableName:
-        """The table that `parts` names in a place where a table must stand; raises on more than three
+        """Return the table that `parts` names in a place where a table must stand; raises on more than three
         parts.
         """
         if len(parts) > 3 or not parts:
@@ -81,7 +81,7 @@ class Namespace:
         return TableName(*full)
 
     def schema_of(self, parts: tuple[str, ...]) -> tuple[str, str]:
-        """The (catalog, schema) that one or two parts name."""
+        """Return the (catalog, schema) that one or two parts name."""
         if len(parts) == 1:
             return self.catalog, folded(parts[0])
         if len(parts) != 2:
@@ -89,7 +89,7 @@ class Namespace:
         return folded(parts[0]), folded(parts[1])
 
     def candidates(self, parts: tuple[str, ...]) -> list[TableName]:
-        """Every table that `parts` may stand for where it is not known what the name is of."""
+        """Return every table that `parts` may stand for where it is not known what the name is of."""
         low = tuple(part.lower() for part in parts[:3])
         if not all(map(is_name, low)):  # a column, perhaps; what stands before it may still be a table
             return self.candidates(parts[:1]) if is_name(low[0]) else []

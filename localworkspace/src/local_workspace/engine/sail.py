@@ -12,7 +12,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from . import commands, rewrite
@@ -236,13 +237,17 @@ class SailSession(CatalogSession):
         """Compact the table if it asks for it: Sail makes a file per commit."""
         self._compaction.after_write(name)
 
-    def learned(self, name: TableName) -> None:
-        """Note that Sail has just made this table itself, so it knows its present shape."""
+    @contextmanager
+    def creating(self, name: TableName) -> Iterator[None]:
+        """Note what Sail knows of a table that it creates, or fails to create."""
+        self.forget(name)
+        try:
+            with super().creating(name):
+                yield
+        except BaseException:
+            self._known[name] = None  # Sail may have an entry of it
+            raise
         self._known[name] = self.tree.signature(name)
-
-    def doubt(self, name: TableName) -> None:
-        """Note that Sail may know a table that is not in the tree (after a CREATE that failed)."""
-        self._known[name] = None
 
     def forget(self, name: TableName) -> None:
         """Make Sail drop its entry of a table; files stay."""

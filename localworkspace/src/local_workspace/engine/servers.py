@@ -1,4 +1,4 @@
-"""The engine's servers: one as a rule, two while a worn one is being replaced.
+"""The engine's servers: one as a rule, two while one is being replaced.
 
 Sail keeps about 55 KB of every SQL text that it parses, for as long as its process lives (measured with
 pysail 0.7.2: 4,000 times `SELECT 1` in one session, and as much when each session was released). A controller
@@ -53,7 +53,7 @@ class Servers:
             self._alive.append(server)
 
     def enter(self) -> EngineServer:
-        """The server for a new session, which counts as there until `leave`. Raises `EngineError`."""
+        """Return the server for a new session, which counts as there until `leave`. Raises `EngineError`."""
         with self._guard:
             if self._newest is None:
                 raise EngineError.of("ENGINE_UNAVAILABLE", "The engine is not running.", "08006")
@@ -61,14 +61,14 @@ class Servers:
             return self._newest
 
     def leave(self, server: EngineServer) -> None:
-        """A session of `server` has ended; the last one of a worn server takes it along."""
+        """Note that a session of `server` has ended; a replaced server stops with its last session."""
         with self._guard:
             server.sessions -= 1
             over = self._over()
         _stop(over)
 
     def count(self, server: EngineServer) -> None:
-        """A statement goes to `server`; one too many calls for the next server."""
+        """Note that a statement goes to `server`; at the limit, start the next server."""
         with self._guard:
             server.statements += 1
             worn = self._most is not None and server.statements >= self._most and server is self._newest
@@ -78,11 +78,11 @@ class Servers:
             self._next.start()
 
     def is_newest(self, server: EngineServer) -> bool:
-        """Whether new sessions begin on `server`."""
+        """Tell whether new sessions begin on `server`."""
         return server is self._newest
 
     def __len__(self) -> int:
-        """How many servers there are."""
+        """Return how many servers there are."""
         return len(self._alive)
 
     def stop(self) -> None:

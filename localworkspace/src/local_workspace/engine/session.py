@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -188,11 +188,15 @@ class CatalogSession:
     def wrote(self, name: TableName) -> None:
         """Do what Databricks does after a write, if the engine does not."""
 
-    def learned(self, name: TableName) -> None:
-        """Note that the engine has just made this table itself, so it knows its present shape."""
-
-    def doubt(self, name: TableName) -> None:
-        """Note that the engine may know a table that is not in the tree (after a CREATE that failed)."""
+    @contextmanager
+    def creating(self, name: TableName) -> Iterator[None]:
+        """Leave nothing behind of a table that the engine fails to create; the caller holds its lock."""
+        self.tree.discard_unborn(name)
+        try:
+            yield
+        except BaseException:
+            self.tree.discard_unborn(name)
+            raise
 
     def forget(self, name: TableName) -> None:
         """Make the engine drop its entry of a table; files stay."""

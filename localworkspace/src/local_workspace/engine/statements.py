@@ -35,7 +35,7 @@ class Token(NamedTuple):
 
     @property
     def is_name(self) -> bool:
-        """Whether an identifier may stand here."""
+        """Tell whether an identifier may stand here."""
         return self.kind in {"word", "quoted"}
 
 
@@ -261,7 +261,7 @@ class Reader:
 
     @property
     def done(self) -> bool:
-        """Whether all tokens have been read."""
+        """Tell whether all tokens have been read."""
         return self.at >= len(self.statement.tokens)
 
     def rest(self) -> str:

@@ -131,21 +131,16 @@ class Create:
     def fresh(self, name: TableName) -> StatementResult:
         """Create the table under `name` (not there yet), and put it in the tree."""
         self._refuse_columns()
-        session, tree = self.session, self.session.tree
-        session.forget(name)
-        tree.discard_unborn(name)
         location = self._location()
-        if location is not None:
-            tree.register_external(name, location)
-        try:
-            session.client.sql(self._text(name))
-        except EngineError:
-            session.doubt(name)
+        with self.session.creating(name):
             if location is not None:
-                tree.drop_table(name)
-            tree.discard_unborn(name)
-            raise
-        session.learned(name)
+                self.session.tree.register_external(name, location)
+            try:
+                self.session.client.sql(self._text(name))
+            except BaseException:
+                if location is not None:
+                    self.session.tree.drop_table(name)
+                raise
         self._describe(name, {})
         return done() if self.body is None else made()
 

@@ -16,13 +16,12 @@ from typing import Any
 from .errors import EngineError, from_engine, from_spark
 from .servers import Servers
 
-# The engine streams batches of a few megabytes; the limit guards against nothing here, and results may be
-# large.
+# No limit: results may be large.
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
-# Says in every request of a job process whose it is: parameters of the URL that Spark Connect does not know
-# become headers.
+# Names the job in every request of its process: Spark Connect sends parameters of the URL that it does not
+# know as headers.
 JOB_HEADER = "x-local-job"
 
 
@@ -57,11 +56,11 @@ class ConnectClient:
 
     @property
     def is_current(self) -> bool:
-        """Whether new sessions begin on this one's server."""
+        """Tell whether new sessions begin on this one's server."""
         return self._servers.is_newest(self.server)
 
     def successor(self) -> ConnectClient:
-        """A session of the same name on the server for new sessions."""
+        """Return a session of the same name on the server for new sessions."""
         return ConnectClient(self._servers, session_id=self._session_id, user_id=self._user_id)
 
     def counted(self) -> None:
@@ -70,7 +69,7 @@ class ConnectClient:
 
     @contextmanager
     def statement(self) -> Iterator[None]:
-        """Everything that this thread runs inside is one statement: `interrupt` stops all of it."""
+        """Make everything that this thread runs inside one statement: `interrupt` stops all of it."""
         if getattr(self._current, "statement", None) is not None:
             yield
             return
@@ -231,14 +230,14 @@ class ConnectClient:
 
 
 def connect_stub(channel: Any) -> Any:
-    """The service stub on a channel."""
+    """Return the service stub on a channel."""
     from pyspark.sql.connect.proto import base_pb2_grpc
 
     return base_pb2_grpc.SparkConnectServiceStub(channel)
 
 
 def error_of(error: Any) -> EngineError:
-    """The engine error in a gRPC failure."""
+    """Return the engine error in a gRPC failure."""
     import grpc
 
     gone = "Channel closed" in (error.details() or "")
@@ -253,36 +252,15 @@ def error_of(error: Any) -> EngineError:
 
 
 def _info(error: Any) -> tuple[str, dict[str, str]]:
-    """Reason (the exception's class) and metadata of an error (google.rpc.ErrorInfo), or nothing."""
+    """Return reason (the exception's class) and metadata of an error (google.rpc.ErrorInfo), or nothing."""
+    from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped] # ships no types
     from grpc_status import rpc_status  # type: ignore[import-untyped] # ships no types
 
-    status = rpc_status.from_call(error)
+    status, info = rpc_status.from_call(error), ErrorInfo()
     for detail in status.details if status else ():
-        if detail.type_url.endswith("/google.rpc.ErrorInfo"):
-            # Read as bytes, for the message class is not ours to import.
-            found = list(_fields(detail.value))
-            entries = [dict(_fields(value)) for number, value in found if number == 3]
-            texts = {number: value.decode("utf-8", "replace") for number, value in found if number == 1}
-            return texts.get(1, ""), {
-                entry.get(1, b"").decode(): entry.get(2, b"").decode("utf-8", "replace") for entry in entries
-            }
+        if detail.Unpack(info):
+            return info.reason, dict(info.metadata)
     return "", {}
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields of a protobuf message that has texts and messages only: (number, content)."""
-    at = 0
-    while at < len(data):
-        number, size, shift = data[at] >> 3, 0, 0
-        at += 1
-        while True:
-            size |= (data[at] & 127) << shift
-            shift += 7
-            at += 1
-            if data[at - 1] < 128:
-                break
-        yield number, data[at : at + size]
-        at += size
 
 
 def _table(buffers: list[bytes]) -> Any:
