@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from intake_support import JIRA, Desk
+from intake_support import JIRA, Rig
 from local_workspace import WorkspaceOptions, spawn
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
@@ -35,7 +35,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetryingSess
 
 
 @pytest.fixture
-def desk(warehouse: RetryingSession) -> Desk:
+def rig(warehouse: RetryingSession) -> Rig:
     schema = f"desk{next(_numbers)}"
     warehouse.execute(f"CREATE SCHEMA main.{schema}")
     namespace = Namespace(catalog="main", schema=schema, volume="artifacts")
@@ -45,4 +45,4 @@ def desk(warehouse: RetryingSession) -> Desk:
         f"CREATE TABLE {table} (issue_key STRING, summary STRING, details STRING, prio STRING, state STRING, "
         "owner STRING, changed TIMESTAMP, agent_note STRING, reply STRING) USING DELTA"
     )
-    return Desk(warehouse, namespace, WorkMapping.model_validate(JIRA | {"table": table}))
+    return Rig(warehouse, namespace, WorkMapping.model_validate(JIRA | {"table": table}))

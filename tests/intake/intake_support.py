@@ -102,7 +102,7 @@ class Controller:
 
 
 @dataclass
-class Desk:
+class Rig:
     """A schema with our tables and a Jira-like work table."""
 
     session: RetryingSession

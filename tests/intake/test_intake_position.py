@@ -86,9 +86,9 @@ def table_of(backend: FeedTable, mapping: WorkMapping = BY_VERSION) -> tuple[Del
 
 
 def read(table: DeltaWorkTable) -> list[str]:
-    news = table.read()
-    table.seen(news)
-    return [f"{item.item_id} {item.revision}" for item in news.items]
+    result = table.read()
+    table.commit(result)
+    return [f"{item.item_id} {item.revision}" for item in result.items]
 
 
 def test_a_first_reading_is_of_one_version_and_the_feed_goes_on_from_there() -> None:
@@ -106,12 +106,12 @@ def test_a_first_reading_is_of_one_version_and_the_feed_goes_on_from_there() -> 
 def test_all_controllers_agree_on_the_first_version() -> None:
     backend = FeedTable(latest=5, items={2: "a"})
     slow, _ = table_of(backend)
-    news = slow.read()  # and then it is stopped for a while
+    result = slow.read()  # and then it is stopped for a while
     backend.latest, backend.items[6] = 6, "b"
     other, _ = table_of(backend)
     assert read(other) == ["a v5.ab"]
     assert read(other) == ["b v6.ab"]
-    slow.seen(news)
+    slow.commit(result)
     assert backend.marks["main.jira.issues|t1"] == 6  # never backwards
     assert read(slow) == ["b v6.ab"]
 

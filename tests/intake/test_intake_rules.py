@@ -19,8 +19,8 @@ from databricks_rlm_agent.attempts.records import EventRow
 from databricks_rlm_agent.errors import ConfigError, InvalidData
 from databricks_rlm_agent.intake.items import (
     ChangedRun,
+    LatestRun,
     PollResult,
-    Prior,
     WorkItem,
     WorkSource,
     answer_of,
@@ -53,9 +53,11 @@ ITEMS = st.builds(
     status=ANY_TEXT,
     mode=ANY_TEXT,
     answer=ANY_TEXT,
-    prior=st.none()
+    latest_run=st.none()
     | st.builds(
-        Prior, run_id=st.just("prior"), state=st.sampled_from(list(set(State) - {State.WAITING_FOR_INPUT}))
+        LatestRun,
+        run_id=st.just("prior"),
+        state=st.sampled_from(list(set(State) - {State.WAITING_FOR_INPUT})),
     ),
 )
 
@@ -79,12 +81,12 @@ class Memory:
         taken = {(run.item_id, run.item_revision) for run in self.runs.values()}
         return PollResult(items=[item for item in self.items if (item.item_id, item.revision) not in taken])
 
-    def seen(self, news: PollResult) -> None: ...
-    def stuck(self) -> None: ...
+    def commit(self, result: PollResult) -> None: ...
+    def enlarge_batch(self) -> None: ...
     def unreported(self) -> list[ChangedRun]:
         return []
 
-    def report(self, news: Iterable[ChangedRun]) -> bool:
+    def report(self, result: Iterable[ChangedRun]) -> bool:
         return True
 
     def answer(self, run: Run, *, revision: str, write_id: str) -> None:
@@ -229,8 +231,8 @@ def test_what_counts_as_an_answer(changes: dict[str, Any], said: str | None) -> 
 
 def test_a_newer_revision_supersedes_what_goes_on_and_answers_what_waits() -> None:
     def only(state: State) -> tuple[str, str | None]:
-        (decision,) = decide([item(prior=Prior(run_id="r1", state=state))])
-        return decision.act, decision.supersedes
+        (decision,) = decide([item(latest_run=LatestRun(run_id="r1", state=state))])
+        return decision.action, decision.supersedes
 
     assert only(State.EXECUTING) == ("run", "r1")
     assert only(State.SUCCEEDED) == ("run", None)
@@ -239,7 +241,7 @@ def test_a_newer_revision_supersedes_what_goes_on_and_answers_what_waits() -> No
 
 def test_a_damaged_run_keeps_nothing_waiting() -> None:
     """Its row does not parse any more: the item that would answer it is left, the others begin."""
-    waiting = item(prior=Prior(run_id="gone", state=State.WAITING_FOR_INPUT))
+    waiting = item(latest_run=LatestRun(run_id="gone", state=State.WAITING_FOR_INPUT))
     memory = Memory([waiting, item(item_id="J-2")])
     report = memory.intake().poll()
     assert (report.created, report.answered) == (1, 0)

@@ -69,6 +69,15 @@ class EventRow:
     payload: str
 
 
+# Events of one epoch never reach the next one's numbers, so a stale controller cannot take a live one's key.
+EVENTS_PER_EPOCH = 10_000
+
+
+def answer_seq(epoch: int) -> int:
+    """The number of the event of an answer: the last of its epoch, for a run is answered once in an epoch."""
+    return (epoch + 1) * EVENTS_PER_EPOCH - 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelCallRow:
     """A model call of a program. One that was answered is never made again: ``call_key`` is the SHA-256 (hex)

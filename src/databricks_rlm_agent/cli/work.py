@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from databricks_rlm_agent.app import App
+from databricks_rlm_agent.attempts.records import EventRow, answer_seq
 from databricks_rlm_agent.cli.arguments import BUDGET
 from databricks_rlm_agent.cli.output import Follower, brief, emit, outcome, outcome_text
 from databricks_rlm_agent.cli.workspace import app_at, say
@@ -27,7 +29,7 @@ from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.inputs import MAX_TEXT_CHARS, Handle, InputSpec, parse_inputs, upload_path
 from databricks_rlm_agent.runs.run import Run, new_run
 from databricks_rlm_agent.settings import choose_model
-from databricks_rlm_agent.values import check_id, storable
+from databricks_rlm_agent.values import check_id, clip, storable
 
 _MAX_BYTES = 5 << 30  # of one request of the Files API
 
@@ -115,6 +117,7 @@ def _local(given: InputSpec) -> Path:
 
 
 DONE, FAILED = 0, 1
+EVENT_CHARS = 1_000  # of an answer, in its event
 # Between two looks at a run that a person waits for.
 _MAX_WAIT_S = 1.0
 
@@ -145,10 +148,20 @@ def answer(options: argparse.Namespace) -> int:
     with app_at(options) as app:
         waiting = app.store.get(check_id(options.run_id, what="run id"))
         after = waiting.answered(options.text)
-        landed = app.store.save([after], write_id=app.new_id("w"))
+        event = EventRow(
+            run_id=waiting.run_id,
+            seq=answer_seq(waiting.lease_epoch),
+            at=app.clock(),
+            kind="answered",
+            actor=app.controller,
+            epoch=waiting.lease_epoch,
+            payload=json.dumps({"text": clip(storable(options.text), EVENT_CHARS)}, ensure_ascii=False),
+        )
+        app.ledger.append([event])
+        saved = app.store.save([after], write_id=app.new_id("w"))
         changed = app.store.get(waiting.run_id)
         # A controller may have claimed the run before we could read what our own statement did.
-        if not landed and after.capsule.constraints[-1] not in changed.capsule.constraints:
+        if not saved and after.capsule.constraints[-1] not in changed.capsule.constraints:
             raise Conflict(
                 f"Run {waiting.run_id} was changed at the same time.", fix="Look at it and answer again."
             )

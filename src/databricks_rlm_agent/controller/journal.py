@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
+from databricks_rlm_agent.attempts.records import EVENTS_PER_EPOCH, EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.ports import Clock, ModelCall, PlannerNote
 from databricks_rlm_agent.runs.budget import Usage
@@ -15,8 +15,6 @@ from databricks_rlm_agent.runs.run import Run
 from databricks_rlm_agent.values import clip
 
 log = logging.getLogger(__name__)
-# Events of one epoch never reach the next one's numbers, so a stale controller cannot take a live one's key.
-_EVENTS_PER_EPOCH = 10_000
 
 
 @dataclass(kw_only=True)
@@ -45,7 +43,7 @@ class Journal:
         self.events.append(
             EventRow(
                 run_id=self.run_id,
-                seq=self.epoch * _EVENTS_PER_EPOCH + len(self.events),
+                seq=self.epoch * EVENTS_PER_EPOCH + len(self.events),
                 at=self.clock(),
                 kind=kind,
                 actor=self.actor,

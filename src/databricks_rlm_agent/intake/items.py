@@ -23,8 +23,8 @@ _HEAD_CHARS = 3_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prior:
-    """The newest run of an item."""
+class LatestRun:
+    """The latest run of an item."""
 
     run_id: str
     state: State
@@ -41,7 +41,7 @@ class WorkItem:
     status: str | None = None
     mode: str | None = None
     answer: str | None = None
-    prior: Prior | None = None
+    latest_run: LatestRun | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +55,25 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemDecision:
-    """What becomes of a revision: a new ``run``, an answer to its ``prior`` run, or a refusal (``reason``).
+    """What becomes of a revision: a new ``run``, an ``answer`` to its latest run, or a rejection (``reason``).
 
-    A run and a refusal stand for the item from now on: a prior run that still goes on is superseded.
+    A new run and a rejection supersede the latest run where that still goes on.
     """
 
     item: WorkItem
-    act: Literal["run", "answer", "reject"]
+    action: Literal["run", "answer", "reject"]
     task: Task | None = None
     reason: str = ""
 
     @property
     def supersedes(self) -> str | None:
         """The run that this revision makes obsolete."""
-        prior = self.item.prior
-        return prior.run_id if prior and self.act != "answer" and not prior.state.terminal else None
+        latest_run = self.item.latest_run
+        return (
+            latest_run.run_id
+            if latest_run and self.action != "answer" and not latest_run.state.terminal
+            else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,17 +112,17 @@ def decide(items: Iterable[WorkItem]) -> list[ItemDecision]:
 
 def _decided(item: WorkItem, rows: int) -> ItemDecision:
     if rows > 1 and item.item_id:
-        return ItemDecision(item=item, act="reject", reason=f"{rows} rows of the table have this id.")
-    if item.prior and item.prior.state is State.WAITING_FOR_INPUT:
-        return ItemDecision(item=item, act="answer")
+        return ItemDecision(item=item, action="reject", reason=f"{rows} rows of the table have this id.")
+    if item.latest_run and item.latest_run.state is State.WAITING_FOR_INPUT:
+        return ItemDecision(item=item, action="answer")
     return _new(item)
 
 
 def _new(item: WorkItem) -> ItemDecision:
     try:
-        return ItemDecision(item=item, act="run", task=task_of(item))
+        return ItemDecision(item=item, action="run", task=task_of(item))
     except UsageError as error:
-        return ItemDecision(item=item, act="reject", reason=str(error))
+        return ItemDecision(item=item, action="reject", reason=str(error))
 
 
 def task_of(item: WorkItem) -> Task:
@@ -173,13 +177,13 @@ def answer_of(item: WorkItem, objective: str, *, waiting: str | None) -> str | N
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedRun:
-    """How the run of an item stands; ``told``: its question, answer or reason."""
+    """How the run of an item stands; ``message`` is its question, answer or reason."""
 
     item_id: str
     run_id: str
     revision: str
     state: State
-    told: str | None = None
+    message: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

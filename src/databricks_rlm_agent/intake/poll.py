@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
-from databricks_rlm_agent.attempts.records import EventRow
+from databricks_rlm_agent.attempts.records import EventRow, answer_seq
 from databricks_rlm_agent.errors import (
     ConfigError,
     Forbidden,
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 # A table that is not as its mapping says will not be so in five seconds either.
 BROKEN_WAIT_S = 60.0
-_EVENTS_PER_EPOCH = 10_000
 
 
 class WorkTable(Protocol):
@@ -62,16 +61,16 @@ class WorkTable(Protocol):
     def read(self) -> PollResult:
         """What is new."""
 
-    def seen(self, news: PollResult) -> None:
-        """All of it is taken care of: go on behind it."""
+    def commit(self, result: PollResult) -> None:
+        """Go on after ``result``: all of it is taken care of."""
 
-    def stuck(self) -> None:
-        """Nothing could be done with a full batch: read more at once."""
+    def enlarge_batch(self) -> None:
+        """Read more at once: nothing could be done with a full batch."""
 
     def unreported(self) -> Sequence[ChangedRun]:
         """Runs whose items do not say yet how they stand."""
 
-    def report(self, news: Iterable[ChangedRun]) -> bool:
+    def report(self, changed: Iterable[ChangedRun]) -> bool:
         """Write statuses back; False if that has to be done again."""
 
     def answer(self, run: Run, *, revision: str, write_id: str) -> None:
@@ -92,7 +91,7 @@ class Runs(Protocol):
 
 
 class Events(Protocol):
-    """Where it is recorded."""
+    """Where events are recorded."""
 
     def append(self, rows: Sequence[EventRow]) -> None:
         """Add events; a repeat of the same key adds nothing."""
@@ -127,7 +126,7 @@ class Intake:
     actor: str
     monotonic: Callable[[], float]
     _next_at: float = float("-inf")
-    _written: dict[str, tuple[str, str | None, str | None]] = field(default_factory=dict)
+    _reported: dict[str, tuple[str, str | None, str | None]] = field(default_factory=dict)
     _broken: str = ""
 
     def __call__(self) -> IntakeReport:
@@ -153,23 +152,23 @@ class Intake:
 
     def poll(self) -> IntakeReport:
         """One poll, now. Everything it does may be done again, by anybody."""
-        news = self.table.read()
-        decisions = decide(news.items)
-        answered = sum(self._answer(decision.item) for decision in decisions if decision.act == "answer")
-        fresh = [decision for decision in decisions if decision.act != "answer"]
+        result = self.table.read()
+        decisions = decide(result.items)
+        answered = sum(self._answer(decision.item) for decision in decisions if decision.action == "answer")
+        fresh = [decision for decision in decisions if decision.action != "answer"]
         created = self._start(fresh)
-        superseded = self._supersede(fresh, news.obsolete)
-        if news.more and not fresh and not answered:
-            self.table.stuck()
-        self.table.seen(news)
-        reported = self._report([*news.runs, *(self.table.unreported() if news.whole else ())])
+        superseded = self._supersede(fresh, result.obsolete)
+        if result.more and not fresh and not answered:
+            self.table.enlarge_batch()
+        self.table.commit(result)
+        reported = self._report([*result.runs, *(self.table.unreported() if result.whole else ())])
         return IntakeReport(
             created=created,
             rejected=len(fresh) - created,
             answered=answered,
             superseded=superseded,
             reported=reported,
-            more=news.more,
+            more=result.more,
         )
 
     def _start(self, decisions: Sequence[ItemDecision]) -> int:
@@ -179,7 +178,7 @@ class Intake:
             return 0
         # The ledger leads the state: after a crash here the next poll repeats the same keys.
         self.ledger.append(
-            [self._begun(run, decision) for run, decision in zip(runs, decisions, strict=True)]
+            [self._event_of(run, decision) for run, decision in zip(runs, decisions, strict=True)]
         )
         self.runs.insert(runs)
         for run in runs:
@@ -194,8 +193,8 @@ class Intake:
                 return self._ordered(self._new(item, decision.task), rank)
             except UsageError as error:
                 reason = str(error)
-        said = clip((item.title or item.description or "").strip() or "(nothing)", TITLE_CHARS)
-        run = self._new(item, Task(text=f"(Rejected work item) {said}", mode="DEV"))
+        title = clip((item.title or item.description or "").strip() or "(nothing)", TITLE_CHARS)
+        run = self._new(item, Task(text=f"(Rejected work item) {title}", mode="DEV"))
         reason = storable(f"The work item was rejected: {reason}")
         return replace(self._ordered(run, rank), fsm_state=State.FAILED, outcome=RunOutcome(reason=reason))
 
@@ -216,9 +215,9 @@ class Intake:
         at = run.created_at + timedelta(microseconds=rank)
         return replace(run, created_at=at, updated_at=at)
 
-    def _begun(self, run: Run, decision: ItemDecision) -> EventRow:
+    def _event_of(self, run: Run, decision: ItemDecision) -> EventRow:
         kind = "rejected_item" if run.fsm_state.terminal else "work_item"
-        prior = decision.item.prior
+        latest_run = decision.item.latest_run
         return self._event(
             run,
             kind,
@@ -226,21 +225,19 @@ class Intake:
             item_id=run.item_id,
             revision=run.item_revision,
             reason=run.outcome.reason,
-            prior_run=prior.run_id if prior else None,
+            prior_run=latest_run.run_id if latest_run else None,
         )
 
     def _answer(self, item: WorkItem) -> bool:
         """Answer the item's run, if there is an answer and the run still waits for one."""
-        if item.prior is None or (run := self._readable(item.prior.run_id)) is None:
+        if item.latest_run is None or (run := self._readable(item.latest_run.run_id)) is None:
             return False
         text = answer_of(item, run.capsule.objective, waiting=self.table.mapping.write.waiting)
         if text is None or run.fsm_state is not State.WAITING_FOR_INPUT or run.cancel_reason is not None:
             return False
         text = storable(text)
         event = self._event(run, "answered_by_item", revision=item.revision, text=clip(text, TITLE_CHARS))
-        # Of its epoch the last, whatever else happened in it: a run is answered once in an epoch.
-        seq = run.lease_epoch * _EVENTS_PER_EPOCH + _EVENTS_PER_EPOCH - 1
-        self.ledger.append([replace(event, seq=seq, epoch=run.lease_epoch)])
+        self.ledger.append([replace(event, seq=answer_seq(run.lease_epoch), epoch=run.lease_epoch)])
         self.table.answer(run.answered(text), revision=item.revision, write_id=self.new_id("w"))
         return True
 
@@ -260,27 +257,27 @@ class Intake:
             return False
 
     def _supersede(self, fresh: Sequence[ItemDecision], obsolete: Sequence[ChangedRun]) -> int:
-        """Cancel runs that a newer revision made obsolete, those too that an earlier poll did not get to."""
-        replaced = {news.run_id: news.revision for news in obsolete}
+        """Cancel runs that a newer revision made obsolete, also those that an earlier poll did not get to."""
+        replaced = {run.run_id: run.revision for run in obsolete}
         replaced |= {decision.supersedes: decision.item.revision for decision in fresh if decision.supersedes}
         return sum(self._cancel(run_id, revision) for run_id, revision in replaced.items())
 
-    def _report(self, news: Sequence[ChangedRun]) -> int:
-        """Write back how runs stand, each thing that is to be said once."""
-        said = {item.run_id: (item.revision, self._status(item), item.told) for item in news}
+    def _report(self, changed: Sequence[ChangedRun]) -> int:
+        """Write back how runs stand; what was written before is not written again."""
+        reports = {run.run_id: (run.revision, self._status(run), run.message) for run in changed}
         due = [
-            item
-            for item in {item.run_id: item for item in news}.values()
-            if self._status(item) is not None and self._written.get(item.run_id) != said[item.run_id]
+            run
+            for run in {run.run_id: run for run in changed}.values()
+            if self._status(run) is not None and self._reported.get(run.run_id) != reports[run.run_id]
         ]
         done = not due or self.table.report(due)
-        left = set() if done else {item.run_id for item in due}
-        # What is not among the news any more has not changed for a while: nothing need be known of it.
-        self._written = {run_id: what for run_id, what in said.items() if run_id not in left}
+        pending = set() if done else {run.run_id for run in due}
+        # Runs that are not among them any more have not changed for a while: nothing need be known of them.
+        self._reported = {run_id: report for run_id, report in reports.items() if run_id not in pending}
         return len(due) if done else 0
 
-    def _status(self, item: ChangedRun) -> str | None:
-        return self.table.mapping.write.of(item.state)
+    def _status(self, run: ChangedRun) -> str | None:
+        return self.table.mapping.write.of(run.state)
 
     def _event(self, run: Run, kind: str, **payload: Any) -> EventRow:
         return EventRow(

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from databricks_rlm_agent.errors import ConfigError, Conflict, Rejected
-from databricks_rlm_agent.intake.items import ChangedRun, PollResult, Prior, WorkItem, WorkSource
+from databricks_rlm_agent.intake.items import ChangedRun, LatestRun, PollResult, WorkItem, WorkSource
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.intake.statements import WorkSql
 from databricks_rlm_agent.layout import Namespace
@@ -47,7 +47,7 @@ class _Position:
     begun_at: float
     whole: bool = True  # the next poll looks at all open items
     limit: int = BATCH
-    seen: tuple[int, int | None] = (_EVER_US, None)
+    read_up_to: tuple[int, int | None] = (_EVER_US, None)
 
 
 @dataclass(kw_only=True)
@@ -71,14 +71,14 @@ class DeltaWorkTable:
         return WorkSql(namespace=self.namespace, mapping=self.mapping, source=self.source)
 
     def read(self) -> PollResult:
-        """What is new: one statement, except at the start, every ``rescan_s``, and when the feed broke off.
+        """Read what is new: one statement, except at the start, every ``rescan_s``, and when the feed breaks.
 
         Raise NotFound or Rejected if the table or its columns are not as the mapping says, ConfigError if its
         changes cannot be seen at all.
         """
         at = self._at
         if at is None or self.monotonic() - at.begun_at >= self.mapping.rescan_s:
-            at = self._begin()
+            at = self._first_position()
         try:
             rows = self._poll(at)
         except Rejected as error:
@@ -86,26 +86,26 @@ class DeltaWorkTable:
                 raise
             # Made anew, or its older versions are gone: start over, and what was taken up stays taken up.
             log.warning("%s: the change feed broke off (%s); all open items are read", self._name, error)
-            at = self._begin(broken=True)
+            at = self._first_position(broken=True)
             rows = self._poll(at)
         self._at = at
-        return self._news(rows, at)
+        return self._result(rows, at)
 
-    def seen(self, news: PollResult) -> None:
-        """All that ``read`` returned is taken care of: go on behind it."""
+    def commit(self, result: PollResult) -> None:
+        """Go on after ``result``: all that ``read`` returned is taken care of."""
         at = self._at
-        if at is None or news.more:
+        if at is None or result.more:
             return
-        moved = at.seen != (at.updated_us, at.version)
-        at.updated_us, at.version = at.seen
-        # Where a snapshot has been read in full, everybody may go on behind it.
-        passed = at.base is not None or (moved and (at.whole or bool(news.items)))
+        moved = at.read_up_to != (at.updated_us, at.version)
+        at.updated_us, at.version = at.read_up_to
+        # Where a snapshot has been read in full, everybody may go on after it.
+        store = at.base is not None or (moved and (at.whole or bool(result.items)))
         at.whole, at.base, at.limit = False, None, BATCH
-        if passed:
-            self._write_down(at)
+        if store:
+            self._store_watermark(at)
 
-    def stuck(self) -> None:
-        """Nothing could be done with a full batch: read more at once, so that what lies behind it is seen."""
+    def enlarge_batch(self) -> None:
+        """Read more at once: nothing could be done with a full batch, and further items lie after it."""
         if self._at is not None:
             self._at.limit *= 2
 
@@ -113,18 +113,18 @@ class DeltaWorkTable:
         """Runs whose items do not say yet how they stand: what was missed while nobody was here."""
         if self.mapping.columns.status is None or not self.mapping.write.named():
             return []
-        return _run_news(self._fetch(self._sql.unreported()))
+        return _changed_runs(self._fetch(self._sql.unreported()))
 
-    def report(self, news: Iterable[ChangedRun]) -> bool:
+    def report(self, changed: Iterable[ChangedRun]) -> bool:
         """Write statuses back; False if somebody wrote at the same time, so that it has to be done again."""
         rows = [
             {
-                "item_id": item.item_id,
-                "row_key": self.source.row_key(item.revision),
-                "status": self.mapping.write.of(item.state),
-                "comment": clip(item.told, COMMENT_CHARS) if item.told else None,
+                "item_id": run.item_id,
+                "row_key": self.source.row_key(run.revision),
+                "status": self.mapping.write.of(run.state),
+                "comment": clip(run.message, COMMENT_CHARS) if run.message else None,
             }
-            for item in news
+            for run in changed
         ]
         statement = self._sql.report()
         try:
@@ -170,17 +170,17 @@ class DeltaWorkTable:
             runs_since=_NEVER_US if at.runs_us is None else at.runs_us - _LANDS_WITHIN_US,
         )
 
-    def _news(self, rows: Sequence[Row], at: _Position) -> PollResult:
+    def _result(self, rows: Sequence[Row], at: _Position) -> PollResult:
         items = [row for row in rows if row["kind"] == "item"]
         clock = next(row for row in rows if row["kind"] == "clock")
         # A date in the future must not hide all that comes before it.
         newest = at.updated_us if clock["mark"] is None else min(clock["mark"], clock["n"])
         version = at.version if clock["rank"] is None else clock["rank"]
-        at.seen, at.runs_us = (max(at.updated_us, newest), version), clock["n"]
+        at.read_up_to, at.runs_us = (max(at.updated_us, newest), version), clock["n"]
         return PollResult(
             items=[self._item(row) for row in sorted(items, key=lambda row: (row["rank"], row["n"]))],
-            runs=_run_news(row for row in rows if row["kind"] == "run"),
-            obsolete=_run_news(row for row in rows if row["kind"] == "obsolete"),
+            runs=_changed_runs(row for row in rows if row["kind"] == "run"),
+            obsolete=_changed_runs(row for row in rows if row["kind"] == "obsolete"),
             more=len(items) >= at.limit,
             whole=at.whole,
         )
@@ -195,11 +195,11 @@ class DeltaWorkTable:
             status=row["status"],
             mode=row["mode"],
             answer=row["answer"],
-            prior=Prior(run_id=row["run_id"], state=state) if state else None,
+            latest_run=LatestRun(run_id=row["run_id"], state=state) if state else None,
         )
 
-    def _begin(self, *, broken: bool = False) -> _Position:
-        """Find out what the table offers, and start with all open items. ``broken``: the feed broke off."""
+    def _first_position(self, *, broken: bool = False) -> _Position:
+        """Find out what the table offers; begin with all open items. ``broken``: the feed broke off."""
         at = _Position(begun_at=self.monotonic(), runs_us=self._at.runs_us if self._at else None)
         if not self._has_feed():
             if self.source.by_version:
@@ -210,22 +210,22 @@ class DeltaWorkTable:
                     fix="Name an updated_at column, or set delta.enableChangeDataFeed on the table.",
                 )
         elif self.source.by_version:
-            self._begin_by_version(at, broken=broken)
+            self._first_version(at, broken=broken)
         else:
             at.version = self._latest()
         return at
 
-    def _begin_by_version(self, at: _Position, *, broken: bool) -> None:
-        """Go on where anybody left off; else agree with everybody on one snapshot to start from."""
+    def _first_version(self, at: _Position, *, broken: bool) -> None:
+        """Go on where any controller left off; else agree with all of them on one snapshot to start from."""
         key = self._source_key()
-        mark = self._mark(key)
+        mark = self._watermark(key)
         if mark is not None and not broken:
             at.version, at.whole = mark, False
-            at.seen = (at.updated_us, mark)
+            at.read_up_to = (at.updated_us, mark)
             return
         base = f"{key}|from {mark}"
         self._execute(sql.append(self.namespace, WatermarkRow), self._row(base, version=self._latest()))
-        at.base = at.version = self._mark(base)
+        at.base = at.version = self._watermark(base)
 
     def _has_feed(self) -> bool:
         if not self.mapping.change_feed or self._no_feed:
@@ -237,7 +237,7 @@ class DeltaWorkTable:
         try:
             self._fetch(f"SELECT 1 FROM {self._sql.feed(self._latest())} LIMIT 1")
         except Rejected as error:
-            self._no_feed = True  # and said once
+            self._no_feed = True  # so that it is logged once
             log.warning("%s: its change feed cannot be read here (%s)", self._name, error)
             return False
         return True
@@ -251,13 +251,13 @@ class DeltaWorkTable:
             return self._name
         return f"{self._name}|{self._fetch(f'DESCRIBE DETAIL {self._sql.table}')[0]['id']}"
 
-    def _mark(self, key: str) -> int | None:
+    def _watermark(self, key: str) -> int | None:
         found = self._fetch(sql.by_key(self.namespace, WatermarkRow, key="source"), value=key)
         return max(
             (int(row["last_version"]) for row in found if row["last_version"] is not None), default=None
         )
 
-    def _write_down(self, at: _Position) -> None:
+    def _store_watermark(self, at: _Position) -> None:
         updated_at = None
         if at.updated_us > _EVER_US:
             updated_at = _EPOCH + timedelta(microseconds=at.updated_us)
@@ -291,14 +291,14 @@ def _advance(namespace: Namespace) -> str:
     )
 
 
-def _run_news(rows: Iterable[Row]) -> list[ChangedRun]:
+def _changed_runs(rows: Iterable[Row]) -> list[ChangedRun]:
     return [
         ChangedRun(
             item_id=row["item_id"],
             run_id=row["run_id"],
             revision=row["revision"] or "",
             state=state,
-            told=_told(row.get("outcome")),
+            message=_message_of(row.get("outcome")),
         )
         for row in rows
         if (state := _state(row))
@@ -311,7 +311,7 @@ def _state(row: Row) -> State | None:
     return State(text) if text in set(State) else None
 
 
-def _told(text: str | None) -> str | None:
+def _message_of(text: str | None) -> str | None:
     try:
         outcome: Mapping[str, Any] = json.loads(text or "{}")
         return outcome.get("question") or outcome.get("answer") or outcome.get("reason")
