@@ -55,7 +55,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemDecision:
-    """What becomes of a revision: a new ``run``, an ``answer`` to its latest run, or a rejection (``reason``).
+    """What becomes of a revision: a new ``run``, an ``answer`` to its latest run, or a rejection.
 
     A new run and a rejection supersede the latest run where that still goes on.
     """
@@ -68,12 +68,8 @@ class ItemDecision:
     @property
     def supersedes(self) -> str | None:
         """The run that this revision makes obsolete."""
-        latest_run = self.item.latest_run
-        return (
-            latest_run.run_id
-            if latest_run and self.action != "answer" and not latest_run.state.terminal
-            else None
-        )
+        latest = self.item.latest_run
+        return latest.run_id if latest and self.action != "answer" and not latest.state.terminal else None
 
 
 @dataclass(frozen=True, kw_only=True)
