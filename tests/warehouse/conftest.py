@@ -43,7 +43,7 @@ class Server:
 
     def __init__(self, engine: Engine) -> None:
         import uvicorn
-        from local_workspace.warehouse.protocol import warehouse_route
+        from local_workspace.warehouse.service import warehouse_route
         from starlette.applications import Starlette
 
         config = uvicorn.Config(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # The services by the first part of their paths, each a module with `routes(workspace)`.
 SERVICES = {
-    "sql": "warehouse.protocol",
+    "sql": "warehouse.service",
     "api/jobs": "jobs.api",
     "api/fs": "services.files",
     "api/secrets": "services.secrets",
