@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.catalog import VolumeType
 from local_workspace import Spawned, WorkspaceInfo, WorkspaceOptions, spawn
-from lw_support import Programs, sdk
+from lw_support import SUB, Programs, sdk
 
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawned]:
     root = tmp_path_factory.mktemp("workspace")
     script = root.parent / f"{root.name}-script.json"
-    script.write_text('{"sub": {"otherwise": "an answer"}, "latency_s": 0}')
+    script.write_text(json.dumps({"sub": SUB}))
     options = WorkspaceOptions(root=root, allow_faults=True, model=f"scripted:{script}", max_processes=2)
     with spawn(options) as spawned:
         sdk(spawned.info).volumes.create("main", "default", "files", VolumeType.MANAGED)

@@ -13,6 +13,20 @@ from databricks.sdk.service import jobs
 from local_workspace import WorkspaceInfo
 
 VOLUME = "/Volumes/main/default/files"
+# The script behind the serving endpoints of the shared workspace.
+SUB = {
+    "rules": [
+        {"match": r"row (?P<n>\d+)", "text": r"it is \g<n>"},
+        {"match": r"label (\w+)", "json": {"label": r"\1", "sure": True, "also": [r"\1!"]}},
+        {"match": "row", "text": "never"},
+    ],
+    "otherwise": "hm",
+    "latency_s": 0.2,
+    "failures": [
+        {"match": "busy", "status": 429, "retry_after": 1, "times": 2},
+        {"match": "broken", "status": 400},
+    ],
+}
 
 
 def sdk(info: WorkspaceInfo, *, retry_s: int = 10) -> WorkspaceClient:

@@ -106,6 +106,21 @@ def test_the_error_of_a_server_that_cannot_start(tmp_path: Path, arguments: list
     assert "Traceback" not in done.stderr
 
 
+def test_an_engine_that_is_not_installed(tmp_path: Path) -> None:
+    hide = "import sys\nfor name in ('grpc', 'pyspark', 'pysail'):\n    sys.modules[name] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    done = subprocess.run(
+        [*MODULE, "--root", str(tmp_path / "w")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "pip install 'rlm-local-workspace[sail]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkspaceError, match="choose another --root"):

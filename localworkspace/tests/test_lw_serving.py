@@ -1,10 +1,9 @@
-"""The stub sub-model: rules, failures, concurrency, and what the request log says of it."""
+"""The scripted model: rules, failures, concurrency, and what the request log says of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,10 @@ import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
-from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
+from local_workspace import WorkspaceInfo
 from local_workspace.errors import ApiError, WorkspaceError
 from local_workspace.services.scripted_model import model_of, read_model
-
-SUB = {
-    "rules": [
-        {"match": r"row (?P<n>\d+)", "text": r"it is \g<n>"},
-        {"match": r"label (\w+)", "json": {"label": r"\1", "sure": True, "also": [r"\1!"]}},
-        {"match": "row", "text": "never"},
-    ],
-    "otherwise": "hm",
-    "latency_s": 0.2,
-    "failures": [
-        {"match": "busy", "status": 429, "retry_after": 1, "times": 2},
-        {"match": "broken", "status": 400},
-    ],
-}
+from lw_support import SUB
 
 
 def test_replies_by_number_end_with_an_error() -> None:
@@ -106,15 +92,6 @@ def test_a_malformed_script_is_refused_at_the_start(tmp_path: Path, sub: Any, pl
     assert '"rules": [{"match": REGEX' in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def stubbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceInfo]:
-    root = tmp_path_factory.mktemp("stubbed")
-    script = root / "script.json"
-    script.write_text(json.dumps({"sub": SUB}))
-    with spawn(WorkspaceOptions(root=root / "w", allow_faults=True, model=f"scripted:{script}")) as workspace:
-        yield workspace.info
-
-
 def ask(info: WorkspaceInfo, *texts: Any) -> requests.Response:
     messages = [{"role": "user", "content": text} for text in texts]
     return requests.post(
@@ -125,26 +102,26 @@ def ask(info: WorkspaceInfo, *texts: Any) -> requests.Response:
     )
 
 
-def test_the_endpoints_over_http(stubbed: WorkspaceInfo) -> None:
-    first, second = (ask(stubbed, "You count.", "row 5").json() for _ in range(2))
+def test_the_endpoints_over_http(info: WorkspaceInfo) -> None:
+    first, second = (ask(info, "You count.", "row 5").json() for _ in range(2))
     assert first["choices"][0]["message"]["content"] == "it is 5"
     assert (
         first["usage"] == second["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
     )
     parts = [{"type": "text", "text": "row"}, {"type": "text", "text": " 6"}]
-    assert ask(stubbed, parts).json()["choices"][0]["message"]["content"] == "it is 6"
-    busy = ask(stubbed, "busy")
+    assert ask(info, parts).json()["choices"][0]["message"]["content"] == "it is 6"
+    busy = ask(info, "busy")
     assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
     assert busy.json()["error_code"] == "REQUEST_LIMIT_EXCEEDED"
 
 
-def test_hundreds_at_once_take_as_long_as_one(stubbed: WorkspaceInfo) -> None:
+def test_hundreds_at_once_take_as_long_as_one(info: WorkspaceInfo) -> None:
     """Their pauses overlap, by the server's own log."""
-    board = f"{stubbed.host}/_local/requests"
-    headers = {"Authorization": f"Bearer {stubbed.token}"}
+    board = f"{info.host}/_local/requests"
+    headers = {"Authorization": f"Bearer {info.token}"}
     requests.delete(board, headers=headers, timeout=10)
     with ThreadPoolExecutor(200) as pool:
-        answers = list(pool.map(lambda n: ask(stubbed, f"row {n % 50}").json(), range(200)))
+        answers = list(pool.map(lambda n: ask(info, f"row {n % 50}").json(), range(200)))
     assert [a["choices"][0]["message"]["content"] for a in answers] == [f"it is {n % 50}" for n in range(200)]
     log = requests.get(board, headers=headers, timeout=10).json()["requests"]
     calls = [entry for entry in log if entry["path"].endswith("/any/invocations")]

@@ -62,12 +62,10 @@ class Layout:
             ) from error
 
     def token(self) -> str:
-        """The personal access token: made once, then the same over restarts; mode 0600."""
+        """The personal access token: made once, then the same over restarts."""
         path = self.private / "token"
-        if not path.exists():
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write("dapi" + secrets.token_hex(16))
+        if not path.exists() or not path.read_text().strip():
+            _write_private(path, "dapi" + secrets.token_hex(16))
         return path.read_text().strip()
 
     def clear_uploads(self) -> None:
@@ -76,12 +74,8 @@ class Layout:
             leftover.unlink(missing_ok=True)
 
     def write_server_file(self, text: str) -> None:
-        """Publish the running server's description, whole or not at all; mode 0600."""
-        temporary = self.server_file.with_suffix(".tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        temporary.replace(self.server_file)
+        """Publish the running server's description."""
+        _write_private(self.server_file, text)
 
     def lock(self) -> TextIO:
         """Hold the workspace until the returned file is closed. Raises WorkspaceError when another does."""
@@ -110,6 +104,15 @@ class Layout:
         raise invalid(
             f"Path {path!r} is not in the workspace: use /Volumes/…, /Workspace/… or a path below its root"
         )
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file whole or not at all; mode 0600."""
+    temporary = path.with_suffix(".tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
 
 
 def inside(folder: Path, relative: str) -> Path:

@@ -86,9 +86,15 @@ class _EngineStart:
 
     def engine(self) -> Engine:
         """The running engine. Raises WorkspaceError when it did not start."""
+        self._thread.join()
+        if isinstance(self._error, ModuleNotFoundError):
+            kind = self._options.engine
+            raise WorkspaceError(
+                f"the engine {kind!r} needs the package {self._error.name!r}, which is not installed: "
+                f"pip install 'rlm-local-workspace[{kind}]'"
+            ) from self._error
         from local_workspace.engine import EngineError
 
-        self._thread.join()
         if isinstance(self._error, EngineError):
             raise WorkspaceError(self._error.message) from self._error
         if self._error is not None or self._engine is None:

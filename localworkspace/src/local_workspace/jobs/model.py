@@ -100,11 +100,7 @@ WORKLOAD_FAILED = "Workload failed, see run output for details"
 
 SUCCESS = Ending(life="TERMINATED", result="SUCCESS", code="SUCCESS", kind="SUCCESS")
 CANCELED = Ending(
-    life="TERMINATED",
-    result="CANCELED",
-    code="USER_CANCELED",
-    kind="SUCCESS",
-    message="Run cancelled.",
+    life="TERMINATED", result="CANCELED", code="USER_CANCELED", kind="SUCCESS", message="Run cancelled."
 )
 # Databricks gives no code of its own to a time-out: CANCELED is "by the platform, for example because the
 # maximum run duration was exceeded" (databricks-sdk 0.156, jobs.TerminationCodeCode).

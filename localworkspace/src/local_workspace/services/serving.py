@@ -38,8 +38,7 @@ def routes(workspace: Workspace) -> list[Route]:
         if model is None:
             raise _no_model(call.text("name"))
         state = shapes.EndpointState(
-            ready=shapes.EndpointStateReady.READY,
-            config_update=shapes.EndpointStateConfigUpdate.NOT_UPDATING,
+            ready=shapes.EndpointStateReady.READY, config_update=shapes.EndpointStateConfigUpdate.NOT_UPDATING
         )
         return shapes.ServingEndpointDetailed(name=call.text("name"), task="llm/v1/chat", state=state)
 

@@ -24,7 +24,7 @@ from databricks_rlm_agent.runs.run import new_run
 TABLES = ("flights", "weather", "planes", "airports", "airlines")
 
 
-def load(app: App, say: Callable[[str], None]) -> dict[str, dict[str, str]]:
+def load(app: App, report: Callable[[str], None]) -> dict[str, dict[str, str]]:
     """Upload the tables as Parquet files and create Delta tables from them; return them as task inputs.
 
     Tables that a kept workspace already has are left as they are.
@@ -38,7 +38,7 @@ def load(app: App, say: Callable[[str], None]) -> dict[str, dict[str, str]]:
             path = f"{app.settings.namespace.volume_root}/demo/{name}.parquet"
             app.volume.put(path, _parquet(data), overwrite=True)
             app.warehouse.execute(f"CREATE TABLE {table} USING DELTA AS SELECT * FROM parquet.`{path}`")  # noqa: S608 - ours
-            say(f"✓ {table}: {data.num_rows:,} rows")
+            report(f"✓ {table}: {data.num_rows:,} rows")
     return {name: {"kind": "table", "name": f"{schema}.{name}"} for name in TABLES}
 
 
@@ -95,7 +95,7 @@ _ANSWER = (
 
 
 def script() -> dict[str, Any]:
-    """A script for ``scripted:FILE``. The first program takes a column name for granted, as people do."""
+    """A script for ``scripted:FILE``. The first program assumes a column name that is wrong, as people do."""
     first = _call(
         "run_python", purpose="Compare departure delays in poor and fair weather", code=_program("first.py")
     )
@@ -134,19 +134,22 @@ def demo(options: argparse.Namespace) -> int:
     with local_workspace_installed():  # before a folder is made for it
         import local_workspace  # noqa: F401 - started by app_at
     root = Path(options.root or tempfile.mkdtemp(prefix="rlm-demo-")).absolute()
-    options.root, tell = str(root), (lambda _: None) if options.json else say
-    tell(f"Local workspace in {root}")
+    options.root = str(root)
+    report: Callable[[str], None] = (lambda _text: None) if options.json else say
+    report(f"Local workspace in {root}")
     with app_at(options) as app:
         app.init()
-        inputs = load(app, tell)
+        inputs = load(app, report)
         model = resolved_model(app, options.model) if options.model else _scripted(root)
-        tell(f"Model: {model if options.model else _SCRIPTED_NOTE}")
-        tell(f"Task: {TASK}")
+        report(f"Model: {model if options.model else _SCRIPTED_NOTE}")
+        report(f"Task: {TASK}")
         fresh = new_run(TASK, run_id=app.new_id("demo-"), clock=app.clock, inputs=inputs, model=model)
         app.store.insert([fresh])
         document = follow(app, fresh.run_id, quiet=options.json)
         document |= {"workspace_root": str(root), "scripted": model.startswith("scripted:")}
-        text = "\n".join(["", outcome_text(document), *_preview(app, document), *_next(root, fresh.run_id)])
+        text = "\n".join(
+            ["", outcome_text(document), *_preview(app, document), *_next_steps(root, fresh.run_id)]
+        )
         emit(document, as_json=options.json, text=text)
         return DONE if document["state"] == State.SUCCEEDED else FAILED
 
@@ -171,7 +174,7 @@ def _preview(app: App, document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _next(root: Path, run_id: str) -> list[str]:
+def _next_steps(root: Path, run_id: str) -> list[str]:
     return [
         "",
         f"Everything is in {root}. To look further:",
