@@ -136,6 +136,22 @@ def test_what_may_be_done_again(text: str, kind: StatementKind, repeatable: bool
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("create /* x */ or replace\n temp table t as select 1", "CREATE OR REPLACE TEMP TABLE"),
+        ("CREATE TABLE IF NOT EXISTS t AS SELECT 'IF'", "CREATE TABLE IF NOT EXISTS"),
+        ("ALTER VIEW v AS SELECT 1", "ALTER VIEW"),
+        ("BEGIN TRANSACTION", "BEGIN TRANSACTION"),
+        ("begin select 1; end", "BEGIN"),
+        ("call p()", "CALL P ( )"),
+    ],
+)
+def test_first_words(text: str, words: str) -> None:
+    (statement,) = read(text).statements
+    assert statement.words == words
+
+
+@pytest.mark.parametrize(
     ("name", "stage"),
     [("01_a.sql", 1), ("2-b.sql", 2), ("0010.sql", 10), ("03b_c.sql", 3), ("a_1.sql", None)],
 )  # fmt: skip

@@ -270,7 +270,8 @@ def read_statement(source: StatementText, file: str, scope: NameScope) -> tuple[
     words = words_of(source)
     head = head_of(words)
     kind = head.form.kind if head else StatementKind.OTHER
-    statement = Statement(text=source.text, file=file, line=source.line, kind=kind)
+    first = head.words if head else " ".join(words.split(" ", 4)[:4]).upper()
+    statement = Statement(text=source.text, file=file, line=source.line, kind=kind, words=first)
     if head is None or (kind in _UNKNOWN_EFFECTS and head.form.role in {"", "file"}):
         return _anything(statement, _UNKNOWN_EFFECTS[kind]), scope
     after = _scope_after(head, scope)

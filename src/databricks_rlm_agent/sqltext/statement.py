@@ -49,15 +49,17 @@ _REPEATABLE = frozenset(
 class Statement:
     """One statement, without comments around it and the semicolon after it.
 
-    ``makes`` are tables and views that it leaves under a name (a rename's new one), ``drops`` those that it
-    takes away; both are among ``writes``. A schema is there as ``main.shop.*``, a function as
-    ``main.shop.f()``. Temporary views and CTEs are neither reads nor writes.
+    ``words`` are its first words, up to the first name, in capitals and with single spaces. ``makes`` are
+    tables and views that it leaves under a name (a rename's new one), ``drops`` those that it takes away;
+    both are among ``writes``. A schema is there as ``main.shop.*``, a function as ``main.shop.f()``.
+    Temporary views and CTEs are neither reads nor writes.
     """
 
     text: str
     file: str
     line: int  # of its first word, from 1
     kind: StatementKind
+    words: str = ""
     reads: tuple[Name, ...] = ()
     writes: tuple[Name, ...] = ()
     makes: tuple[Name, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -27,9 +26,6 @@ from databricks_rlm_agent.sqlflow.plan.loops import (
 from databricks_rlm_agent.sqlflow.plan.order import natural_key, ordered
 from databricks_rlm_agent.sqltext.names import Name, is_table, parts_of, resolved, shown
 from databricks_rlm_agent.sqltext.variables import check_all_known, substitute, used
-
-_IF_NOT_EXISTS = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
-_HEAD = 200  # characters of a statement in which it stands
 
 
 def unused(texts: Iterable[str], variables: Iterable[str]) -> list[str]:
@@ -119,7 +115,7 @@ def made_twice(steps: Sequence[Step]) -> Iterator[str]:
 def _always_makes(step: Step, name: Name) -> bool:
     """Return whether a step makes a table even if it exists."""
     statements = [each for file in step.files for each in file.statements if name in each.makes]
-    return any(not _IF_NOT_EXISTS.search(each.text[:_HEAD]) for each in statements)
+    return any("IF NOT EXISTS" not in each.words for each in statements)
 
 
 _LISTED = 5  # problems in one message

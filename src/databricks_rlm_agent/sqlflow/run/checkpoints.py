@@ -25,13 +25,10 @@ from databricks_rlm_agent.sqlflow.run.versions import (
 from databricks_rlm_agent.sqltext.names import ANYTHING, Name, common, is_table, quoted, shown
 from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
 
-_IF_NOT_EXISTS = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
-_TRANSACTION = re.compile(r"(BEGIN(\s+(TRANSACTION|WORK))?|COMMIT|ROLLBACK)\b", re.IGNORECASE)
-_TEMPORARY_TABLE = re.compile(r"CREATE\s+(OR\s+REPLACE\s+)?TEMP(ORARY)?\s+TABLE\b|CACHE\b", re.IGNORECASE)
+_TRANSACTION = re.compile(r"(BEGIN|COMMIT|ROLLBACK)\b")
+_TEMPORARY_TABLE = re.compile(r"CREATE (OR REPLACE )?TEMP(ORARY)? TABLE\b|CACHE\b")
 # Statements of kind OTHER and ALTER that may be repeated; a view has no history to read.
-_IDEMPOTENT = re.compile(
-    r"(REFRESH|COMMENT|RESTORE|MSCK|FSCK|GRANT|REVOKE|SHOW|EXPLAIN|ALTER\s+(\w+\s+)?VIEW)\b", re.IGNORECASE
-)
+_IDEMPOTENT = re.compile(r"(REFRESH|COMMENT|RESTORE|MSCK|FSCK|GRANT|REVOKE|SHOW|EXPLAIN|ALTER (\w+ )?VIEW)\b")
 _ROW_CHANGES = {StatementKind.INSERT, StatementKind.MERGE, StatementKind.UPDATE, StatementKind.DELETE}
 _ONE_TABLE = {*_ROW_CHANGES, StatementKind.ALTER, StatementKind.CREATE, StatementKind.REPLACE}
 # A DROP of what is gone is a warning, so it may be repeated.
@@ -114,7 +111,7 @@ def required_checkpoints(file: SqlFile) -> dict[int, bool]:
 
 def _is_safe(statement: Statement, views: Sequence[Name]) -> bool:
     """Return whether a statement is safe to repeat by itself."""
-    if statement.kind in {StatementKind.OTHER, StatementKind.ALTER} and _IDEMPOTENT.match(statement.text):
+    if statement.kind in {StatementKind.OTHER, StatementKind.ALTER} and _IDEMPOTENT.match(statement.words):
         return not statement.drops  # a rename is not
     if statement.kind is StatementKind.CREATE and not any(map(is_table, statement.writes)):
         return True  # a function or schema that is there already can only fail
@@ -138,7 +135,7 @@ def _add(segment: _Segment, statement: Statement, *, own: bool) -> None:
 
 def _replaces(statement: Statement) -> bool:
     """Return whether it makes or drops a table whatever is there."""
-    conditional = _IF_NOT_EXISTS.search(statement.text)
+    conditional = "IF NOT EXISTS" in statement.words
     return statement.kind in {StatementKind.REPLACE, StatementKind.DROP} and not conditional
 
 
@@ -172,7 +169,7 @@ def _table(file: SqlFile, statement: Statement) -> Name | None:
 
 def _in_transaction(file: SqlFile) -> bool:
     return any(
-        each.kind is StatementKind.SESSION and _TRANSACTION.match(each.text) for each in file.statements
+        each.kind is StatementKind.SESSION and _TRANSACTION.match(each.words) for each in file.statements
     )
 
 
@@ -239,7 +236,7 @@ def _is_resolved(file: SqlFile, checkpoint: Checkpoint) -> bool:
 def _has_volatile_session(file: SqlFile, at: int) -> bool:
     """Return whether the session held values from tables that may have changed since."""
     return any(
-        each.kind in _ROW_CHANGES or each.problem is not None or _TEMPORARY_TABLE.match(each.text) is not None
+        each.kind in _ROW_CHANGES or each.problem is not None or _TEMPORARY_TABLE.match(each.words)
         for each in file.statements[:at]
         if is_session_only(each)
     )

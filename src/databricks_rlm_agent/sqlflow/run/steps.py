@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, Taken
 from databricks_rlm_agent.sqltext.errors import Problem, classify
 from databricks_rlm_agent.sqltext.names import Name, quoted, shown
 
-_VIEW = re.compile(r"CREATE\s+(OR\s+(REPLACE|REFRESH)\s+)?(MATERIALIZED\s+)?VIEW\b", re.IGNORECASE)
 _NO_TABLE = set("*(")  # in the names of schemas, and of functions
 
 
@@ -147,7 +145,7 @@ def tables_of(step: Step, outcome: StepOutcome) -> tuple[Name, ...]:
         views = {
             name
             for statement in (step.file.statements if step.file else ())
-            if _VIEW.match(statement.text)
+            if statement.words.startswith("CREATE") and "VIEW" in statement.words.split()
             for name in statement.makes
         }
         return tuple(name for name in step.makes if name not in views and not _NO_TABLE & set("".join(name)))
