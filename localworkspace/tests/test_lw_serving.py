@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_workspace import WorkspaceInfo
 from local_workspace.errors import ApiError, WorkspaceError
-from local_workspace.services.scripted_model import model_of, read_model
+from local_workspace.scripted_model import model_of, read_model
 from lw_support import SUB
 
 

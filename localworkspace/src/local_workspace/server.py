@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # The services by the first part of their paths, each a module with `routes(workspace)`.
 SERVICES = {
     "sql": "warehouse.service",
-    "api/jobs": "jobs.api",
+    "api/jobs": "services.jobs",
     "api/fs": "services.files",
     "api/secrets": "services.secrets",
     "api/sql": "services.statements",
@@ -133,7 +133,7 @@ def _run(
 ) -> None:
     defer_sdk_package()
     from local_workspace.http import WorkspaceServer
-    from local_workspace.services.scripted_model import read_model
+    from local_workspace.scripted_model import read_model
     from local_workspace.state import Database
     from local_workspace.workspace import Workspace
 

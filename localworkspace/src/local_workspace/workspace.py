@@ -10,7 +10,7 @@ from local_workspace.jobs.scheduler import Limits, Scheduler
 from local_workspace.jobs.store import RunStore
 from local_workspace.layout import Layout
 from local_workspace.options import WorkspaceInfo, WorkspaceOptions
-from local_workspace.services.scripted_model import ScriptedModel
+from local_workspace.scripted_model import ScriptedModel
 from local_workspace.state import Database
 
 

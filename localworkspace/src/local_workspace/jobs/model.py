@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-# The life-cycle names of the Jobs API's `state` field (legacy; `status` derives from them, see documents.py).
+# The life-cycle names of the Jobs API's `state` field; its newer `status` derives from them when shown.
 Life = Literal[
     "BLOCKED", "QUEUED", "PENDING", "RUNNING", "TERMINATING", "TERMINATED", "SKIPPED", "INTERNAL_ERROR"
 ]

@@ -1,3 +1,3 @@
-"""The REST services of the local workspace, one module each; every module has `routes(...)`."""
+"""The REST services of the local workspace, one module each; each with `routes(workspace)`."""
 
 from __future__ import annotations

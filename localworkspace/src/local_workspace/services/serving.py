@@ -14,7 +14,7 @@ from starlette.routing import Route
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.faults import PROMPT_DIGEST
 from local_workspace.http import Call, async_route, parse, route
-from local_workspace.services.scripted_model import ModelAnswer
+from local_workspace.scripted_model import ModelAnswer
 from local_workspace.workspace import Workspace
 
 

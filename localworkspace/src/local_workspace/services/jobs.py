@@ -14,7 +14,12 @@ from starlette.routing import Route
 from local_workspace.errors import ApiError, invalid
 from local_workspace.http import Call, Json, route
 from local_workspace.jobs import model
-from local_workspace.jobs.documents import (
+from local_workspace.jobs.model import Run
+from local_workspace.jobs.process import read_log
+from local_workspace.jobs.scheduler import Scheduler
+from local_workspace.jobs.store import Filter, RunStore
+from local_workspace.options import USER
+from local_workspace.services.job_documents import (
     OVERRIDES,
     RunView,
     job_parameters,
@@ -23,11 +28,6 @@ from local_workspace.jobs.documents import (
     task_runs,
     tasks_of,
 )
-from local_workspace.jobs.model import Run
-from local_workspace.jobs.process import read_log
-from local_workspace.jobs.scheduler import Scheduler
-from local_workspace.jobs.store import Filter, RunStore
-from local_workspace.options import USER
 from local_workspace.state import Database, now_ms
 from local_workspace.workspace import Workspace
 
