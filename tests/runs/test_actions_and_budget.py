@@ -16,7 +16,7 @@ from databricks_rlm_agent.runs.actions import (
     check_text,
     check_timeout,
 )
-from databricks_rlm_agent.runs.budget import TURN_CALLS, Budget, Usage
+from databricks_rlm_agent.runs.budget import PLAN_CALLS, Budget, Usage
 from databricks_rlm_agent.runs.fsm import TERMINAL, Event, State
 from databricks_rlm_agent.runs.run import RunOutcome, new_run
 
@@ -101,16 +101,16 @@ def test_the_budget_names_what_is_used_up() -> None:
 
 def test_calls_are_reserved_before_they_are_made() -> None:
     budget = Budget(max_model_calls=30).reserve(7)
-    assert (budget.reserved, budget.calls_left) == ({7: TURN_CALLS}, 30 - TURN_CALLS)
-    assert budget.lent(7, used=3).calls_left == TURN_CALLS - 3
+    assert (budget.reserved, budget.calls_left) == ({7: PLAN_CALLS}, 30 - PLAN_CALLS)
+    assert budget.lent(7, used=3).calls_left == PLAN_CALLS - 3
     assert budget.lent(8, used=0).calls_left == 0
     assert budget.spend(Usage(calls=2)).settle(7).calls_left == 28
     # The controller of epoch 7 is gone: the next one gets what is left, until the plan of 7 is found.
     heir = budget.reserve(8)
-    assert heir.reserved == {7: TURN_CALLS, 8: 30 - TURN_CALLS}
+    assert heir.reserved == {7: PLAN_CALLS, 8: 30 - PLAN_CALLS}
     assert "controllers that never reported" in str(heir.exhausted(1, age_s=0))
     found = heir.adopt(7, Usage(calls=2))
-    assert (found.usage.calls, found.reserved) == (2, {8: 30 - TURN_CALLS})
+    assert (found.usage.calls, found.reserved) == (2, {8: 30 - PLAN_CALLS})
     assert found.adopt(7, Usage(calls=2)) == found  # once
 
 

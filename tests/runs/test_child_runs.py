@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import InvalidData
-from databricks_rlm_agent.runs.budget import TURN_CALLS, Budget, Share, Usage
+from databricks_rlm_agent.runs.budget import PLAN_CALLS, Budget, Share, Usage
 from databricks_rlm_agent.runs.children import ChildTask, check_children, child_id
 from databricks_rlm_agent.values import check_id
 from executor_harness import protocol
@@ -206,7 +206,7 @@ LIMITS = st.builds(
 WHICH, PART = st.integers(0, 30), st.floats(0, 1)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("turn"), WHICH, st.integers(0, TURN_CALLS + 5), st.booleans()),
+        st.tuples(st.just("turn"), WHICH, st.integers(0, PLAN_CALLS + 5), st.booleans()),
         st.tuples(st.just("program"), WHICH, PART, st.floats(1, 500), st.booleans()),
         st.tuples(st.just("spawn"), WHICH, st.integers(1, 16)),
         st.tuples(st.just("collect"), WHICH, st.integers(0, 2)),

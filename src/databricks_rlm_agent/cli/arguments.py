@@ -33,15 +33,15 @@ def set_up_logs(options: argparse.Namespace, *, log_format: str, level: int) -> 
 
     keys = [name for key, name in VARIABLES.items() if key != "databricks-host"]
     logs.hide(*(Secret(os.environ[name]) for name in keys if os.environ.get(name)))
-    told = getattr(options, "log_format", None) or os.environ.get("RLM_LOG_FORMAT") or log_format
-    options.log_format = told if told in _FORMATS else "text"
+    chosen = getattr(options, "log_format", None) or os.environ.get("RLM_LOG_FORMAT") or log_format
+    options.log_format = chosen if chosen in _FORMATS else "text"
     verbose = options.verbose
     logs.configure(level=logging.INFO if verbose else level, format=options.log_format, vendors=verbose)
-    if told not in _FORMATS:
-        raise ConfigError(f"RLM_LOG_FORMAT is {told!r}.", fix=f"Use {' or '.join(_FORMATS)}.")
+    if chosen not in _FORMATS:
+        raise ConfigError(f"RLM_LOG_FORMAT is {chosen!r}.", fix=f"Use {' or '.join(_FORMATS)}.")
 
 
-# As in domain.budget.Budget, which has the defaults.
+# As in runs.budget.Budget, which has the defaults.
 BUDGET = (
     ("max_iterations", int, "N", "iterations (30)"),
     ("max_attempts", int, "N", "attempts of an iteration that the platform lost (3)"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from databricks_rlm_agent.cli.output import brief, emit, outcome, outcome_text, whole
+from databricks_rlm_agent.cli.output import emit, outcome, outcome_text, run_details, run_summary
 from databricks_rlm_agent.cli.workspace import app_at
 from databricks_rlm_agent.errors import NotFound, UsageError
 from databricks_rlm_agent.layout import STDERR, STDOUT
@@ -21,7 +21,7 @@ def status(options: argparse.Namespace) -> int:
             return 0
         if options.limit < 1:
             raise UsageError(f"--limit is {options.limit}.", fix="Give 1 or more.")
-        runs = [brief(run) for run in app.store.newest(limit=options.limit)]
+        runs = [run_summary(run) for run in app.store.newest(limit=options.limit)]
         lines = [
             f"{run['run_id']:<24} {run['state']:<20} {run['iteration']:>3}  {run['task'][:60]}"
             for run in runs
@@ -33,7 +33,7 @@ def status(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace) -> int:
     """Everything about one run."""
     with app_at(options) as app:
-        document = whole(app, app.store.get(check_id(options.run_id, what="run id")))
+        document = run_details(app, app.store.get(check_id(options.run_id, what="run id")))
         lines = [outcome_text(document), f"Task: {document['task']}", "Results:"]
         for row in document["results"]:
             error = f" {row['error_type']}: {row['error_summary']}" if row["error_type"] else ""
@@ -45,15 +45,12 @@ def show(options: argparse.Namespace) -> int:
 
 
 def _event(row: dict[str, Any]) -> str:
-    said = {name: value for name, value in row["payload"].items() if value is not None}
-    if row["kind"] == "transition":
-        change = f"{said.pop('from_state')} → {said.pop('to_state')}"
-        return f"  {row['at']:%H:%M:%S} {change:<30} {_words(said)}"
-    return f"  {row['at']:%H:%M:%S} {row['kind']:<30} {_words(said)}"
-
-
-def _words(said: dict[str, Any]) -> str:
-    return " ".join(f"{name}={clip(str(value), 120)!r}" for name, value in said.items())
+    payload = {name: value for name, value in row["payload"].items() if value is not None}
+    title = row["kind"]
+    if title == "transition":
+        title = f"{payload.pop('from_state')} → {payload.pop('to_state')}"
+    details = " ".join(f"{name}={clip(str(value), 120)!r}" for name, value in payload.items())
+    return f"  {row['at']:%H:%M:%S} {title:<30} {details}"
 
 
 def logs(options: argparse.Namespace) -> int:

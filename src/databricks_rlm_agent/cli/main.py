@@ -35,7 +35,7 @@ def main(
             raise
         return _report(error, options)
     except KeyboardInterrupt:
-        _tell(options, "Interrupted. What was accepted is kept: run the same command again to go on.")
+        _report_line(options, "Interrupted. What was accepted is kept: run the same command again to go on.")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone; there is nobody left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,8 +43,8 @@ def main(
     except Exception as error:  # a defect of ours: one line for the user, all of it with --debug
         if options.debug:
             raise
-        said = f"{type(error).__name__}: {error}"
-        _tell(options, f"rlm-agent: internal error: {said}. Show it with --debug.", error)
+        problem = f"{type(error).__name__}: {error}"
+        _report_line(options, f"rlm-agent: internal error: {problem}. Show it with --debug.", error)
         return 1
 
 
@@ -58,12 +58,12 @@ def _report(error: RlmError, options: argparse.Namespace) -> int:
             "exit_code": error.exit_code,
         }
         print(json.dumps(document))
-    _tell(options, f"rlm-agent: {error}")
+    _report_line(options, f"rlm-agent: {error}")
     return error.exit_code
 
 
-def _tell(options: argparse.Namespace, text: str, error: Exception | None = None) -> None:
-    """The last line, in the form of the log: who reads JSON should not stumble over the line that counts.
+def _report_line(options: argparse.Namespace, text: str, error: Exception | None = None) -> None:
+    """Print the last line in the form of the log, so that readers of JSON can parse it too.
 
     A defect's traceback goes into the JSON line as well: the process that could show it again is gone.
     """

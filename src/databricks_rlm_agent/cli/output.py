@@ -13,8 +13,8 @@ from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run
 
 
-def brief(run: Run) -> dict[str, Any]:
-    """A run in one line of a list."""
+def run_summary(run: Run) -> dict[str, Any]:
+    """A run as an entry of a list."""
     return {
         "run_id": run.run_id,
         "parent": run.parent_run_id,
@@ -31,13 +31,13 @@ def brief(run: Run) -> dict[str, Any]:
 
 
 def outcome(app: App, run: Run) -> dict[str, Any]:
-    """How a run went: its end, its iterations, what it made and what it used."""
+    """A run's end, its iterations, what it made and what it used."""
     results = app.ledger.results(run.run_id)
     tables = [table["name"] for row in results for table in json.loads(row["produced_tables"] or "[]")]
     artifacts = [item["path"] for row in results for item in json.loads(row["produced_artifacts"] or "[]")]
     tried = {row["iter_n"] for row in results}
     failed = tried - {row["iter_n"] for row in results if row["status"] == "SUCCESS"}
-    return brief(run) | {
+    return run_summary(run) | {
         # An iteration that was cancelled before it was planned is none.
         "iterations": max(tried, default=0) if run.fsm_state is State.CANCELLED else run.iter_n,
         "failed_iterations": len(failed),
@@ -47,30 +47,30 @@ def outcome(app: App, run: Run) -> dict[str, Any]:
         "model": run.model or app.settings.model,
         "usage": run.budget.usage.model_dump(),
         "sub_usage": run.budget.sub_usage.model_dump(),
-        "children": [brief(child) for child in app.store.children(run.run_id)],
+        "children": [run_summary(child) for child in app.store.children(run.run_id)],
     }
 
 
-def whole(app: App, run: Run) -> dict[str, Any]:
-    """All that is known of a run."""
+def run_details(app: App, run: Run) -> dict[str, Any]:
+    """Everything that is stored of a run."""
     return outcome(app, run) | {
         "capsule": run.capsule.model_dump(mode="json"),
         "budget": run.budget.model_dump(mode="json"),
         "last_request": run.last_request and run.last_request.model_dump(mode="json"),
         "last_result": run.last_result and run.last_result.model_dump(),
-        "requests": [plain(row) for row in app.ledger.requests(run.run_id)],
-        "results": [plain(row) for row in app.ledger.results(run.run_id)],
-        "events": [plain(row) for row in app.ledger.events(run.run_id)],
+        "requests": [with_json_columns(row) for row in app.ledger.requests(run.run_id)],
+        "results": [with_json_columns(row) for row in app.ledger.results(run.run_id)],
+        "events": [with_json_columns(row) for row in app.ledger.events(run.run_id)],
     }
 
 
-def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with its JSON columns opened."""
-    return {name: _opened(value) for name, value in row.items()}
+def with_json_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its JSON columns parsed."""
+    return {name: _parsed(value) for name, value in row.items()}
 
 
 def emit(document: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: str) -> None:
-    """Print the document, or the text that says the same."""
+    """Print the document as JSON, or the text for people."""
     print(json.dumps(document, ensure_ascii=False, default=str) if as_json else text, flush=True)
 
 
@@ -78,9 +78,9 @@ def outcome_text(document: Mapping[str, Any]) -> str:
     """An outcome for people."""
     lines = [f"Run {document['run_id']}: {document['state']}"]
     lines[0] += f" after {document['iterations']} iterations ({document['failed_iterations']} failed)"
-    words = {name: document[name] for name in ("answer", "evidence", "reason", "question")}
-    words |= {name: ", ".join(document[name]) for name in ("tables", "artifacts")}
-    lines += [f"{name.capitalize()}: {value}" for name, value in words.items() if value]
+    parts = {name: document[name] for name in ("answer", "evidence", "reason", "question")}
+    parts |= {name: ", ".join(document[name]) for name in ("tables", "artifacts")}
+    lines += [f"{name.capitalize()}: {value}" for name, value in parts.items() if value]
     lines.append(
         f"Models: {_used(document['usage'])} by the planner, {_used(document['sub_usage'])} by programs"
     )
@@ -101,7 +101,7 @@ def _used(usage: Mapping[str, Any]) -> str:
     return f"{usage['calls']:,} calls ({tokens:,} tokens{cost})"
 
 
-def _opened(value: Any) -> Any:
+def _parsed(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in "{[":
         try:
             return json.loads(value)
@@ -112,36 +112,36 @@ def _opened(value: Any) -> Any:
 
 @dataclass(kw_only=True)
 class Follower:
-    """Reads a run after each tick that changed something, and says what is new."""
+    """Reads a run after each tick that changed something, and prints its new events."""
 
     app: App
     run_id: str
     say: Callable[[str], None]
     run: Run | None = None
-    _seen: int = 0
+    _printed: int = 0
 
     def __call__(self, report: TickReport) -> bool:
-        """Whether the run has come to rest. Other controllers may move it: then it is looked at as well."""
+        """Whether the run has ended or waits for a person; other controllers may have advanced it."""
         if report.advanced or self.run is None or not report.due:
             self.run = self.app.store.get(self.run_id)
             if report.advanced:
-                self._tell()
-        return self.run.fsm_state.terminal or self._rests(report)
+                self._print_events()
+        return self.run.fsm_state.terminal or self._waits_for_person(report)
 
-    def _rests(self, report: TickReport) -> bool:
-        """Whether nothing goes on until a person has said something, to the run or to one of its children."""
+    def _waits_for_person(self, report: TickReport) -> bool:
+        """Whether nothing goes on until a person answers the run or one of its children."""
         assert self.run is not None
         if self.run.fsm_state is State.WAITING_FOR_CHILDREN and not report.due and not report.working:
             return not self.app.store.unfinished(only=self.app.store.family(self.run_id))
         return self.run.fsm_state is State.WAITING_FOR_INPUT
 
-    def _tell(self) -> None:
+    def _print_events(self) -> None:
         events = self.app.ledger.events(self.run_id)
-        for event in events[self._seen :]:
+        for event in events[self._printed :]:
             line = _line(event["kind"], json.loads(event["payload"]))
             if line:
                 self.say(line)
-        self._seen = len(events)
+        self._printed = len(events)
 
 
 def _line(kind: str, event: dict[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.attempts.records import EventRow, answer_seq
 from databricks_rlm_agent.cli.arguments import BUDGET
-from databricks_rlm_agent.cli.output import Follower, brief, emit, outcome, outcome_text
+from databricks_rlm_agent.cli.output import Follower, emit, outcome, outcome_text, run_summary
 from databricks_rlm_agent.cli.workspace import app_at, say
 from databricks_rlm_agent.controller.tick import SingleRunTick
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
@@ -36,7 +36,7 @@ _MAX_BYTES = 5 << 30  # of one request of the Files API
 
 @dataclass(frozen=True, kw_only=True)
 class InputUploader:
-    """The inputs of one run. ``handles`` asks and checks; only ``send`` changes anything.
+    """The inputs of one run. ``handles`` only reads; ``send`` uploads.
 
     A crash after ``send`` leaves files without a run, which the same command with the same run id replaces.
     """
@@ -118,7 +118,7 @@ def _local(given: InputSpec) -> Path:
 
 DONE, FAILED = 0, 1
 EVENT_CHARS = 1_000  # of an answer, in its event
-# Between two looks at a run that a person waits for.
+# Between two ticks for a run that a person waits for.
 _MAX_WAIT_S = 1.0
 
 
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
         model = resolved_model(app, options.model)
         app.planner_for(model)  # a missing key or an unreadable script is known before anything is stored
         stored = accept(app, options, model=model)
-        document = follow(app, stored.run_id, quiet=options.json)
+        document = follow(app, stored.run_id, silent=options.json)
         emit(document, as_json=options.json, text=outcome_text(document))
         return DONE if document["state"] == State.SUCCEEDED else FAILED
 
@@ -139,7 +139,7 @@ def submit(options: argparse.Namespace) -> int:
         model = resolved_model(app, options.model) if options.model else None
         stored = accept(app, options, model=model)
         text = f"Run {stored.run_id} is {stored.fsm_state}. Carry it out with: rlm-agent orchestrate"
-        emit(brief(stored), as_json=options.json, text=text)
+        emit(run_summary(stored), as_json=options.json, text=text)
         return DONE
 
 
@@ -165,7 +165,11 @@ def answer(options: argparse.Namespace) -> int:
             raise Conflict(
                 f"Run {waiting.run_id} was changed at the same time.", fix="Look at it and answer again."
             )
-        emit(brief(changed), as_json=options.json, text=f"Run {changed.run_id} goes on: {changed.fsm_state}.")
+        emit(
+            run_summary(changed),
+            as_json=options.json,
+            text=f"Run {changed.run_id} goes on: {changed.fsm_state}.",
+        )
         return DONE
 
 
@@ -202,7 +206,7 @@ def _cancel_text(document: dict[str, Any], *, wanted: bool) -> str:
 def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
     """Store a new run and its inputs; make the schema first if this workspace has none yet."""
     run_id = check_id(options.run_id or app.new_id("r"), what="run id")
-    supply = InputUploader(
+    uploader = InputUploader(
         volume=app.volume,
         run_dir=app.settings.namespace.run_dir(run_id),
         given=parse_inputs(options.input),
@@ -211,27 +215,27 @@ def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
         options.task,
         run_id=run_id,
         clock=app.clock,
-        inputs=supply.handles(),
+        inputs=uploader.handles(),
         checks=parse_checks(options.check),
         budget=_budget(options),
         model=model,
     )
     try:
-        return _stored(app, fresh, supply, named=bool(options.run_id))
+        return _stored(app, fresh, uploader, named=bool(options.run_id))
     except NotFound:
         names = app.settings.namespace
         say(f"This workspace has no tables in {names.catalog}.{names.schema} yet:")
         created, migrations, _ = app.init()
         say(f"created {', '.join([*created, *(item.summary for item in migrations)])}")
-        return _stored(app, fresh, supply, named=bool(options.run_id))
+        return _stored(app, fresh, uploader, named=bool(options.run_id))
 
 
-def _stored(app: App, fresh: Run, supply: InputUploader, *, named: bool) -> Run:
+def _stored(app: App, fresh: Run, uploader: InputUploader, *, named: bool) -> Run:
     """The run as it is stored; one that exists already is left as it is, and so are its inputs."""
     if named:
         with suppress(RunNotFound):
             return app.store.get(fresh.run_id)
-    supply.send()
+    uploader.send()
     app.store.insert([fresh])
     return app.store.get(fresh.run_id)
 
@@ -246,10 +250,10 @@ def _budget(options: argparse.Namespace) -> Budget:
         raise UsageError(f"--{name.replace('_', '-')} is {given[name]}.", fix=f"{problem['msg']}.") from None
 
 
-def follow(app: App, run_id: str, *, quiet: bool) -> dict[str, Any]:
-    """Tick until a run has come to rest; return its outcome."""
+def follow(app: App, run_id: str, *, silent: bool) -> dict[str, Any]:
+    """Tick until a run has ended or waits for a person; return its outcome."""
     app.publish_harness()
-    follower = Follower(app=app, run_id=run_id, say=(lambda _: None) if quiet else say)
+    follower = Follower(app=app, run_id=run_id, say=(lambda _: None) if silent else say)
     app.loop(max_wait_s=_MAX_WAIT_S).run(done=follower)
     return outcome(app, app.store.get(run_id))
 

@@ -17,13 +17,13 @@ from databricks_rlm_agent.values import clip, quoted_table
 
 FOUND_CHARS = 300
 _CHECK_CHARS = 140
-_TOLD_CHARS = 120
+_SHOWN_CHARS = 120
 _SHOWN = 6  # a refusal of more than 2,000 characters loses its middle
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckFinding:
-    """What became of a check; ``found`` says in few words what there was."""
+    """The result of a check; ``found`` describes in a few words what there was."""
 
     check: Check
     passed: bool
@@ -43,13 +43,13 @@ class Evidence:
     volume: Volume
 
     def verify(self, checks: Sequence[Check]) -> list[CheckFinding]:
-        """What became of each check. A passing fault of the workspace is raised: it is neither yes nor no."""
+        """Run each check. Transient errors of the workspace are raised: they are neither yes nor no."""
         return [self._finding(check) for check in checks]
 
     def _finding(self, check: Check) -> CheckFinding:
-        look = {"sql": self._value, "table": self._table, "file": self._file}[check.kind]
+        run_check = {"sql": self._value, "table": self._table, "file": self._file}[check.kind]
         try:
-            passed, found = look(check)
+            passed, found = run_check(check)
         except RlmError as error:
             if is_transient(error):
                 raise
@@ -70,8 +70,8 @@ class Evidence:
         if len(values) != 1:
             return False, f"{len(values)} columns; it must return one value"
         if check.equals is not None:
-            return _equal(values[0], check.equals), _said(values[0])
-        found = _said(values[0])
+            return _equal(values[0], check.equals), _as_text(values[0])
+        found = _as_text(values[0])
         return values[0] is True, found if isinstance(values[0], bool) else f"{found}, which is not true"
 
     def _table(self, check: Check) -> tuple[bool, str]:
@@ -95,14 +95,14 @@ class Evidence:
 
 
 def refusal(findings: Sequence[CheckFinding]) -> str | None:
-    """Why an answer is not accepted yet, for the model; None if all checks passed."""
+    """Return why an answer is not accepted yet, for the model; None if all checks passed."""
     failed = [finding for finding in findings if not finding.passed]
     if not failed:
         return None
     lines = [f"The answer is not accepted: {len(failed)} of {len(findings)} acceptance checks failed."]
     lines += [
-        f"- {clip(str(item.check), _CHECK_CHARS)} (found: {clip(item.found, _TOLD_CHARS)})"
-        for item in failed[:_SHOWN]
+        f"- {clip(str(finding.check), _CHECK_CHARS)} (found: {clip(finding.found, _SHOWN_CHARS)})"
+        for finding in failed[:_SHOWN]
     ]
     if len(failed) > _SHOWN:
         lines.append(f"- and {len(failed) - _SHOWN} more")
@@ -111,18 +111,18 @@ def refusal(findings: Sequence[CheckFinding]) -> str | None:
 
 
 def _equal(value: Any, wanted: str) -> bool:
-    said = _said(value)
+    text = _as_text(value)
     if value is None or isinstance(value, bool):
-        return said == wanted.lower()
+        return text == wanted.lower()
     if isinstance(value, int | float | Decimal):
         try:
-            return Decimal(said) == Decimal(wanted)
+            return Decimal(text) == Decimal(wanted)
         except InvalidOperation:
-            return said == wanted
-    return said == wanted
+            return text == wanted
+    return text == wanted
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """A value as SQL would print it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

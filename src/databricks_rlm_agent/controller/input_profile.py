@@ -1,4 +1,4 @@
-"""The input profile: a first, bounded look at the tables, files and folders that a run is given."""
+"""The input profile: short notes on the tables, files and folders that a run is given."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ def _decoded(content: bytes) -> str:
 
 def _cited(text: str, *, end: bool = False) -> str:
     """A text in quotes, on one line, with at most 200 characters in between."""
-    said = json.dumps(text, ensure_ascii=False)[1:-1]
-    if len(said) > END_CHARS:
-        said = f"…{said[1 - END_CHARS :]}" if end else f"{said[: END_CHARS - 1]}…"
-    return f'"{storable(said)}"'
+    quoted = json.dumps(text, ensure_ascii=False)[1:-1]
+    if len(quoted) > END_CHARS:
+        quoted = f"…{quoted[1 - END_CHARS :]}" if end else f"{quoted[: END_CHARS - 1]}…"
+    return f'"{storable(quoted)}"'
 
 
 NOTE_CHARS = 600
@@ -134,22 +134,22 @@ _ROWS, _COLUMNS, _CELL_CHARS, _ROW_CHARS = 3, 8, 20, 65
 
 @dataclass(frozen=True, kw_only=True)
 class InputProfiler:
-    """Looks at inputs. ``sql`` should be a session of its own: to count the rows of a view may take long."""
+    """Describes inputs. ``sql`` should be a session of its own: counting the rows of a view may take long."""
 
     volume: Volume
     catalog: Catalog
     sql: SqlSession
 
     def notes(self, inputs: Mapping[str, Any]) -> dict[str, str]:
-        """A note of at most 600 characters on each of the first 16 inputs, by name.
+        """Return a note of at most 600 characters on each of the first 16 inputs, by name.
 
-        An input that cannot be looked at gets a note that says why. Passing faults of the workspace
-        (Unreachable, Throttled, Conflict, Unauthorized) are raised.
+        The note on an input that cannot be read says why. Transient errors of the workspace (Unreachable,
+        Throttled, Conflict, Unauthorized) are raised.
         """
         return {name: self._note(given) for name, given in list(inputs.items())[:MAX_INPUTS]}
 
     def _note(self, given: Any) -> str:
-        looks: dict[str, Callable[[], str]] = {
+        readers: dict[str, Callable[[], str]] = {
             "table": lambda: self._table(given["name"]),
             "file": lambda: f"file {file_note(self.volume, given['path'])}",
             "answer": lambda: f"answer of a child run, in {file_note(self.volume, given['path'])}",
@@ -157,9 +157,9 @@ class InputProfiler:
             "text": lambda: _text(given["text"]),
         }
         kind = given.get("kind") if isinstance(given, dict) else None
-        if kind not in looks:
+        if kind not in readers:
             return "not a handle of a known kind"
-        return clip(_or_why(looks[kind], f"{kind}; it cannot be looked at"), NOTE_CHARS)
+        return clip(_or_why(readers[kind], f"{kind}; it cannot be looked at"), NOTE_CHARS)
 
     def _table(self, name: str) -> str:
         quoted = quoted_table(name)
@@ -191,10 +191,10 @@ class InputProfiler:
         return f"first rows{short(of, 60)}: {' '.join(rows)}" if rows else ""
 
 
-def _or_why(look: Callable[[], str], otherwise: str) -> str:
-    """What a look finds, or why it finds nothing; raise what may be gone the next time."""
+def _or_why(read: Callable[[], str], otherwise: str) -> str:
+    """Return what ``read`` returns, or why it fails; raise transient errors."""
     try:
-        return look()
+        return read()
     except RlmError as error:
         if is_transient(error):
             raise

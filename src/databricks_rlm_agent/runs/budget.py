@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from databricks_rlm_agent.errors import InvalidData
 from executor_harness import protocol
 
-# Enough for one turn: a summary read in parts, the planner's look-ups, refusals and its decision.
-TURN_CALLS = 24
-# Tokens that a program's model calls must leave to the planner, which has to say what came of them.
+# Enough for one claim: a summary read in parts, the planner's tool calls, refusals and its decision.
+PLAN_CALLS = 24
+# Tokens that a program's model calls must leave to the planner, which has to make something of them.
 _KEPT_TOKENS = 50_000
 
 
@@ -67,7 +67,7 @@ class Budget(BaseModel):
     ``max_cost_usd`` None is no limit.
 
     ``usage`` is the planners', ``sub_usage`` that of the programs' own model calls; tokens and cost of both
-    count together. ``reserved`` holds, by lease epoch, the model calls of turns that have not reported yet.
+    count together. ``reserved`` holds, by lease epoch, the model calls of claims that have not reported yet.
     ``reserved_s`` is the time-out of the job run that is on its way, ``on_loan`` what child runs at work
     may spend. ``children`` counts the child runs that were made, and those below them once these have ended.
     ``sub_concurrency`` is a child's part of the calls that a whole run may make at once.
@@ -221,28 +221,28 @@ class Budget(BaseModel):
         )
 
     def lent_to(self, child: Budget, count: int) -> bool:
-        """Whether that is what one of ``count`` child runs was given, not what stands for a damaged one."""
+        """Whether ``child`` is what one of ``count`` child runs was lent, not a damaged row's substitute."""
         part = _part(self.on_loan, count)
         lent = (part.usage.calls, part.sub_usage.calls, part.usage.input_tokens)
         return (child.max_model_calls, child.max_sub_calls, child.max_tokens) == lent
 
     def reserve(self, epoch: int) -> Self:
-        """This budget with the calls of one turn reserved for a lease's epoch."""
-        calls = min(TURN_CALLS, self.calls_left)
+        """This budget with the model calls of one claim reserved, by the lease's epoch."""
+        calls = min(PLAN_CALLS, self.calls_left)
         return self._reserving({**self.reserved, epoch: calls}) if calls else self
 
     def settle(self, epoch: int) -> Self:
-        """This budget when a turn has reported: its reservation is over, what it used is in ``usage``."""
+        """This budget when a claim has reported: its reservation is over, what it used is in ``usage``."""
         return self._reserving({key: calls for key, calls in self.reserved.items() if key != epoch})
 
     def adopt(self, epoch: int, usage: Usage) -> Self:
-        """This budget when the plan of a turn that never reported is found: what it used takes the place of
-        its reservation. A turn that has reported is left alone.
+        """This budget when the plan of a claim that never reported is found: what it used replaces its
+        reservation. Unchanged if that claim has reported.
         """
         return self.settle(epoch).spend(usage) if epoch in self.reserved else self
 
     def lent(self, epoch: int, *, used: int) -> Self:
-        """What a turn may still spend, ``used`` calls after its begin: no more calls than it has reserved."""
+        """What a plan may still spend after ``used`` model calls: no more than its claim has reserved."""
         left = max(0, self.reserved.get(epoch, 0) - used)
         calls = self.usage.calls + self.on_loan.usage.calls + left
         return self.model_copy(update={"max_model_calls": calls, "reserved": {}})

@@ -145,7 +145,7 @@ def demo(options: argparse.Namespace) -> int:
         report(f"Task: {TASK}")
         fresh = new_run(TASK, run_id=app.new_id("demo-"), clock=app.clock, inputs=inputs, model=model)
         app.store.insert([fresh])
-        document = follow(app, fresh.run_id, quiet=options.json)
+        document = follow(app, fresh.run_id, silent=options.json)
         document |= {"workspace_root": str(root), "scripted": model.startswith("scripted:")}
         text = "\n".join(
             ["", outcome_text(document), *_preview(app, document), *_next_steps(root, fresh.run_id)]
