@@ -42,13 +42,13 @@ def budgeted(context: PlanningContext, **limits: Any) -> PlanningContext:
 def planner(world: dict[str, Any]) -> Callable[..., AdkPlanner]:
     def make(replies: dict[str, Any], *, prices: Any = None, **options: Any) -> AdkPlanner:
         models = FakeModels(replies, prices=prices)
-        return AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"], **options)
+        return AdkPlanner(models=models, toolbox=Toolbox(**world), **options)
 
     return make
 
 
 def requests_of(planner: AdkPlanner, link: int = 0) -> list[Any]:
-    return planner._models.links[link].requests  # type: ignore[attr-defined]
+    return planner.models.links[link].requests  # type: ignore[attr-defined]
 
 
 # Replies by a model that does anything it likes, with the tokens that it claims.

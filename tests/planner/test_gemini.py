@@ -73,7 +73,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GeminiServer]:
 @pytest.fixture
 def planner(world: dict[str, Any]) -> AdkPlanner:
     models = Models("gemini-3.5-flash", secrets={"google-api-key": Secret(CANARY)}, retries=0)
-    return AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"])
+    return AdkPlanner(models=models, toolbox=Toolbox(**world))
 
 
 def test_a_plan_with_tool_calls(server: GeminiServer, planner: AdkPlanner, context: PlanningContext) -> None:
@@ -132,6 +132,6 @@ def test_a_key_of_the_environment_is_hidden_too(
 ) -> None:
     monkeypatch.setenv("GOOGLE_API_KEY", CANARY)
     models = Models("gemini-3.5-flash", secrets={}, retries=0)
-    planned = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"]).plan(context)
+    planned = AdkPlanner(models=models, toolbox=Toolbox(**world)).plan(context)
     assert server.requests[0]["key"] == CANARY
     assert "no, ***" in (planned.failure or "")

@@ -104,7 +104,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
 
 
 def planner_for(setting: str, world: dict[str, Any], server: ModelServer, **options: Any) -> AdkPlanner:
-    namespace = world["namespace"]
     secrets = {
         "openai-api-key": Secret(CANARY),
         "databricks-host": Secret(server.url),
@@ -113,7 +112,6 @@ def planner_for(setting: str, world: dict[str, Any], server: ModelServer, **opti
     return AdkPlanner(
         models=Models(setting, secrets=secrets, retries=0),
         toolbox=Toolbox(**world),
-        namespace=namespace,
         **options,
     )
 
@@ -167,7 +165,7 @@ def test_a_provider_may_be_retried(
     server.answers = [429, FINISH]
     secrets = {"openai-api-key": Secret(CANARY)}
     models = Models("openai/first", secrets=secrets, retries=1)
-    planner = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"])
+    planner = AdkPlanner(models=models, toolbox=Toolbox(**world))
     assert isinstance(planner.plan(context).action, Finish)
     assert len(server.requests) == 2
 
@@ -227,7 +225,7 @@ def test_the_reply_is_held_within_the_budget(
     server.answers = [FINISH]
     prices = {"openai/gpt-x": Price(input_usd=1, output_usd=10)}
     models = Models("openai/gpt-x", secrets={"openai-api-key": Secret(CANARY)}, retries=0, prices=prices)
-    planner = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"])
+    planner = AdkPlanner(models=models, toolbox=Toolbox(**world))
     limited = replace(context, budget=Budget(max_cost_usd=0.02))
     planned = planner.plan(limited)
     assert planned.failure is None
@@ -281,7 +279,7 @@ def test_an_anthropic_model(
     }
     server.answers = [{**message, "content": [use], "usage": {"input_tokens": 9, "output_tokens": 2}}]
     models = Models("anthropic/claude-x", secrets={"anthropic-api-key": Secret(CANARY)}, retries=0)
-    planned = AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"]).plan(context)
+    planned = AdkPlanner(models=models, toolbox=Toolbox(**world)).plan(context)
     assert planned.action == Finish(answer="JFK")
     assert (planned.usage.input_tokens, planned.usage.output_tokens) == (9, 2)
     assert server.requests[0]["path"] == "/v1/messages"

@@ -100,7 +100,6 @@ def test_a_gated_tool_is_neither_offered_nor_answered(
     planner = AdkPlanner(
         models=models,
         toolbox=Toolbox(**world),
-        namespace=world["namespace"],
         gated={"DEV": frozenset(), "PROD": frozenset({tool})},
     )
     planned = planner.plan(replace(context, mode=mode))
@@ -208,7 +207,6 @@ def test_of_two_actions_in_a_reply_one_is_reviewed_and_taken(
     planner = AdkPlanner(
         models=FakeModels({"gemini-fake": iter([both])}),
         toolbox=Toolbox(**world),
-        namespace=world["namespace"],
     )
     planned = planner.plan(replace(context, review=review))
     assert planned.action == Finish(answer="one")
@@ -227,7 +225,6 @@ def test_no_key_gets_into_what_is_noted(
     planner = AdkPlanner(
         models=FakeModels({"gemini-fake": iter(replies)}),
         toolbox=Toolbox(**world),
-        namespace=world["namespace"],
         policy=lambda _context, action: (
             PolicyFinding(rule="secret", reason=f"It has {key}.") if isinstance(action, RunPython) else None
         ),

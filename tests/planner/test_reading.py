@@ -71,7 +71,7 @@ def make(world: dict[str, Any]) -> Make:
         models = FakeModels({"gemini-a": iter(())})
         reader = Reader(model="gemini-a", replies=iter(notes))
         models.links = [reader]
-        return AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"]), reader
+        return AdkPlanner(models=models, toolbox=Toolbox(**world)), reader
 
     return make
 

@@ -83,7 +83,7 @@ def planner(world: dict[str, Any]) -> Make:
     def make(*replies: Any) -> AdkPlanner:
         endless = chain(replies, cycle(replies)) if replies else repeat(reply())
         models = FakeModels({NAME: endless})
-        return AdkPlanner(models=models, toolbox=Toolbox(**world), namespace=world["namespace"])
+        return AdkPlanner(models=models, toolbox=Toolbox(**world))
 
     return make
 

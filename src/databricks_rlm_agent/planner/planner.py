@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,6 +73,7 @@ MAX_REFUSALS = 3
 MODEL_TIMEOUT_S = 300.0
 
 
+@dataclass(frozen=True, kw_only=True)
 class AdkPlanner:
     """A Planner on google-adk. Safe to call from several threads at once.
 
@@ -82,28 +84,19 @@ class AdkPlanner:
     would exceed it ends with a failure that begins with ``budget:``, and with the calls it has made.
     """
 
-    def __init__(
-        self,
-        *,
-        models: Models,
-        toolbox: Toolbox,
-        namespace: Namespace,
-        policy: Policy | None = None,
-        gated: Mapping[str, frozenset[str]] = GATED,
-        clock: Callable[[], float] = time.monotonic,
-        timeout_s: float = MODEL_TIMEOUT_S,
-        max_model_calls: int = MAX_MODEL_CALLS,
-        max_refusals: int = MAX_REFUSALS,
-    ) -> None:
-        self._models, self._toolbox, self._namespace = models, toolbox, namespace
-        self._gated = gated
-        self._policy, self._clock, self._timeout_s = policy, clock, timeout_s
-        self._max_model_calls, self._max_refusals = max_model_calls, max_refusals
+    models: Models
+    toolbox: Toolbox
+    policy: Policy | None = None
+    gated: Mapping[str, frozenset[str]] = field(default_factory=lambda: GATED)
+    clock: Callable[[], float] = time.monotonic
+    timeout_s: float = MODEL_TIMEOUT_S
+    max_model_calls: int = MAX_MODEL_CALLS
+    max_refusals: int = MAX_REFUSALS
 
     @property
     def model(self) -> str:
         """The model setting."""
-        return self._models.name
+        return self.models.name
 
     def plan(self, context: PlanningContext) -> PlanResult:
         """Decide; a model's fault is ``failure``, never an exception.
@@ -120,7 +113,7 @@ class AdkPlanner:
             return Summary(delta=None)
         meter = self._meter("summarizer", context)
         summarizer = Summarizer(
-            models=self._models, context=context, result=result, meter=meter, volume=self._toolbox.volume
+            models=self.models, context=context, result=result, meter=meter, volume=self.toolbox.volume
         )
         return shared_loop().run(summarizer.summarize())
 
@@ -128,20 +121,20 @@ class AdkPlanner:
         from databricks_rlm_agent.planner.conversation import ActionTool, Conversation, ReadTool, converse
 
         pending: PendingDecision[Action] = PendingDecision(
-            max_refusals=self._max_refusals, redact=self._models.redact
+            max_refusals=self.max_refusals, redact=self.models.redact
         )
         meter = self._meter("planner", context)
         review = Review(
             context=context,
             pending=pending,
-            policy=self._policy,
-            volume=self._toolbox.volume,
-            namespace=self._namespace,
+            policy=self.policy,
+            volume=self.toolbox.volume,
+            namespace=self.toolbox.namespace,
         )
-        gated = gated_in(context.mode, self._gated)
+        gated = gated_in(context.mode, self.gated)
         tools: list[Callable[..., Any]] = [
-            *self._toolbox.tools,
-            *Results.of(context, self._toolbox).tools,
+            *self.toolbox.tools,
+            *Results.of(context, self.toolbox).tools,
         ]
         reads = [ReadTool(tool) for tool in tools if tool.__name__ not in gated]
         allowed = [
@@ -152,7 +145,7 @@ class AdkPlanner:
             role="planner",
             instruction=planner_prompt(
                 context,
-                self._namespace,
+                self.toolbox.namespace,
                 actions={tool.name: tool.description for tool in endings},
                 reads={tool.name: tool.description for tool in reads},
             ),
@@ -161,12 +154,12 @@ class AdkPlanner:
             endings=[tool.name for tool in endings],
             before_call=lambda: check_lease(context),
             mode=context.mode,
-            gated=self._gated,
+            gated=self.gated,
         )
-        model = self._models.open(
+        model = self.models.open(
             role="planner", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
         )
-        await converse(conversation, model=model, pending=pending, redact=self._models.redact)
+        await converse(conversation, model=model, pending=pending, redact=self.models.redact)
         return PlanResult(
             action=pending.decision,
             failure=pending.failure,
@@ -178,7 +171,7 @@ class AdkPlanner:
     def _unpriced(self, context: PlanningContext) -> str | None:
         if context.budget.max_cost_usd is None:
             return None
-        unknown = self._models.unpriced()
+        unknown = self.models.unpriced()
         return unpriced(unknown) if unknown else None
 
     def _meter(self, purpose: str, context: PlanningContext) -> Meter:
@@ -186,12 +179,12 @@ class AdkPlanner:
 
         return Meter(
             purpose=purpose,
-            max_calls=self._max_model_calls,
-            timeout_s=self._timeout_s,
-            clock=self._clock,
-            redact=self._models.redact,
+            max_calls=self.max_model_calls,
+            timeout_s=self.timeout_s,
+            clock=self.clock,
+            redact=self.models.redact,
             allowance=Allowance.left(context.budget),
-            prices=self._models.prices,
+            prices=self.models.prices,
         )
 
 
@@ -220,7 +213,6 @@ def create_planner(
     return AdkPlanner(
         models=Models(model_setting, secrets=secrets or {}, prices=prices),
         toolbox=Toolbox(volume=volume, catalog=catalog, sql=sql, namespace=namespace, ledger=ledger),
-        namespace=namespace,
         policy=policy,
         gated=gated,
         timeout_s=timeout_s,

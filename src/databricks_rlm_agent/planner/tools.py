@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from databricks_rlm_agent.layout import Namespace
@@ -20,24 +21,23 @@ _MAX_TABLES = 100
 _MAX_LENGTH = 4_000
 
 
+@dataclass(frozen=True, kw_only=True)
 class Toolbox:
     """Reads of the catalog, of tables and of Volumes, for one namespace. Errors are RlmErrors.
 
     ``tools`` are the same for all runs; a run's own earlier results are read by planner/results.py.
     """
 
-    def __init__(
-        self,
-        *,
-        volume: Volume,
-        catalog: Catalog,
-        sql: SqlSession,
-        namespace: Namespace,
-        ledger: Ledger | None = None,
-    ) -> None:
-        self.volume, self._catalog, self._sql = volume, catalog, sql
-        self.namespace, self.ledger = namespace, ledger
-        self.tools = (
+    volume: Volume
+    catalog: Catalog
+    sql: SqlSession
+    namespace: Namespace
+    ledger: Ledger | None = None
+
+    @property
+    def tools(self) -> tuple[Callable[..., Any], ...]:
+        """The functions that the model may call."""
+        return (
             self.search_catalog,
             self.describe_table,
             self.sample_table,
@@ -51,7 +51,7 @@ class Toolbox:
         Args:
             text: A part of a table's name.
         """
-        names, left_out = fit_items(self._catalog.search(text, limit=_MAX_TABLES))
+        names, left_out = fit_items(self.catalog.search(text, limit=_MAX_TABLES))
         return {"tables": names, "left_out": left_out}
 
     def describe_table(self, table: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Toolbox:
         Args:
             table: The full name, catalog.schema.table.
         """
-        columns = self._catalog.describe(check_table_name(table))
+        columns = self.catalog.describe(check_table_name(table))
         shown, left_out = fit_items(f"{short_value(name)} {short_value(kind)}" for name, kind in columns)
         return {"table": table, "columns": shown, "left_out": left_out}
 
@@ -74,7 +74,7 @@ class Toolbox:
         quoted = quoted_table(table)
         count = max(1, min(rows, _MAX_ROWS))
         # The name is checked and quoted, and the count is a number: nothing can be injected.
-        found = self._sql.fetch(f"SELECT * FROM {quoted} LIMIT {count:d}")  # noqa: S608 - checked name
+        found = self.sql.fetch(f"SELECT * FROM {quoted} LIMIT {count:d}")  # noqa: S608 - checked name
         shown, left_out = fit_items(
             {short_value(name): short_value(value) for name, value in row.items()} for row in found
         )

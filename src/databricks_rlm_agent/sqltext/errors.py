@@ -111,84 +111,61 @@ class Problem:
         return asdict(self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Rule:
-    pattern: re.Pattern[str]
-    kind: Cause
-    severity: Severity
-    hint: str
-
-
-def _rule(pattern: str, kind: Cause, severity: Severity, hint: str) -> _Rule:
-    return _Rule(pattern=re.compile(pattern), kind=kind, severity=severity, hint=hint)
-
-
 _MISSING_HINT = "Check the spelling, the catalog and schema in force, and whether an earlier file makes it."
 _CRITICAL, _TRANSIENT, _WARNING = Severity.CRITICAL, Severity.TRANSIENT, Severity.WARNING
+_TRANSIENT_CAUSES = {Cause.CONCURRENCY, Cause.RESOURCE}
 # The first that matches counts. A condition stands in brackets at the start; a name in a message does not.
-_RULES = (
-    _rule(
+_RULES: tuple[tuple[str, Cause, str], ...] = (
+    (
         r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED|CONCURRENT_\w*(MODIFICATION|APPEND)",
         Cause.CONCURRENCY,
-        _TRANSIENT,
         "Another writer changed the table at the same time; it is tried again.",
     ),
-    _rule(
-        r"PERMISSION_DENIED|INSUFFICIENT_P(ERMISSIONS|RIVILEGES)|UNAUTHENTICATED",
-        Cause.PERMISSION,
-        _CRITICAL,
-        "Ask for the permission, or use an identity that has it.",
-    ),
-    _rule(
+    (r"PERMISSION_DENIED|INSUFFICIENT_P(ERMISSIONS|RIVILEGES)|UNAUTHENTICATED", Cause.PERMISSION, FIX_DENIED),
+    (
         r"UNRESOLVED_(COLUMN|FIELD|MAP_KEY|USING_COLUMN\w*)",
         Cause.MISSING,
-        _CRITICAL,
         "Check the column's spelling, and that what it is read from has it (DESCRIBE).",
     ),
-    _rule(
+    (
         r"UNRESOLVED_ROUTINE",
         Cause.MISSING,
-        _CRITICAL,
         "Check the function's spelling, and whether it has to be made first.",
     ),
-    _rule(
-        r"TABLE_OR_VIEW_NOT_FOUND|(SCHEMA|CATALOG|DATABASE)_NOT_FOUND|NO_SUCH_\w+|UNRESOLVED_\w+"
-        r"|DELTA_(TABLE|PATH)_(NOT_FOUND|DOES_NOT_EXIST)|VIEW_NOT_FOUND|PATH_NOT_FOUND",
+    (
+        (
+            r"TABLE_OR_VIEW_NOT_FOUND|(SCHEMA|CATALOG|DATABASE)_NOT_FOUND|NO_SUCH_\w+|UNRESOLVED_\w+"
+            r"|DELTA_(TABLE|PATH)_(NOT_FOUND|DOES_NOT_EXIST)|VIEW_NOT_FOUND|PATH_NOT_FOUND"
+        ),
         Cause.MISSING,
-        _CRITICAL,
         _MISSING_HINT,
     ),
-    _rule(
-        r"ALREADY_EXISTS",
-        Cause.EXISTS,
-        _CRITICAL,
-        "Write CREATE OR REPLACE, add IF NOT EXISTS, or drop it first.",
-    ),
-    _rule(
+    (r"ALREADY_EXISTS", Cause.EXISTS, "Write CREATE OR REPLACE, add IF NOT EXISTS, or drop it first."),
+    (
         r"\w*UNSUPPORTED_FEATURE|FEATURE_NOT_SUPPORTED",
         Cause.SYNTAX,
-        _CRITICAL,
         "Say it in another way, or run it on a warehouse that has this.",
     ),
-    _rule(r"PARSE_\w+|SYNTAX_ERROR", Cause.SYNTAX, _CRITICAL, "Correct the statement."),
-    _rule(
-        r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|OutOfMemory|QUOTA_EXCEEDED|NO_SPACE"
-        r"|EXECUTOR_LOST|DRIVER_\w+|TEMPORARILY_UNAVAILABLE|REQUEST_LIMIT_EXCEEDED",
+    (r"PARSE_\w+|SYNTAX_ERROR", Cause.SYNTAX, "Correct the statement."),
+    (
+        (
+            r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|OutOfMemory|QUOTA_EXCEEDED|NO_SPACE"
+            r"|EXECUTOR_LOST|DRIVER_\w+|TEMPORARILY_UNAVAILABLE|REQUEST_LIMIT_EXCEEDED"
+        ),
         Cause.RESOURCE,
-        _TRANSIENT,
         "The warehouse had too little of something; try fewer at a time (--max-parallel) or a larger one.",
     ),
-    _rule(
+    (
         r"CANCELL?ED|OPERATION_CANCELED|took longer than",
         Cause.CANCELLED,
-        _CRITICAL,
         "It was cancelled; run again with --resume.",
     ),
-    _rule(
-        r"DIVIDE_BY_ZERO|CAST_\w+|\w*OVERFLOW|DELTA_\w*CONSTRAINT\w*|NOT_NULL\w*|\w*MULTIPLE_SOURCE_ROW\w*"
-        r"|DATATYPE_MISMATCH|USER_RAISED_EXCEPTION|INVALID_ARRAY_INDEX|MALFORMED_\w+",
+    (
+        (
+            r"DIVIDE_BY_ZERO|CAST_\w+|\w*OVERFLOW|DELTA_\w*CONSTRAINT\w*|NOT_NULL\w*|\w*MULTIPLE_SOURCE_ROW\w*"
+            r"|DATATYPE_MISMATCH|USER_RAISED_EXCEPTION|INVALID_ARRAY_INDEX|MALFORMED_\w+"
+        ),
         Cause.DATA,
-        _CRITICAL,
         "Look at the data that the statement reads.",
     ),
 )
@@ -240,14 +217,14 @@ def _of(error: RlmError) -> tuple[Cause, Severity, str]:
     if isinstance(error, Throttled):
         return Cause.RESOURCE, _TRANSIENT, "The workspace asked to slow down; it is tried again."
     if isinstance(error, Conflict):
-        return Cause.CONCURRENCY, _TRANSIENT, _RULES[0].hint
+        return Cause.CONCURRENCY, _TRANSIENT, _RULES[0][2]
     if isinstance(error, Unauthorized):
-        return Cause.PERMISSION, _CRITICAL, error.fix or _RULES[1].hint
+        return Cause.PERMISSION, _CRITICAL, error.fix or FIX_DENIED
     condition = re.match(r"\s*\[([^\]]+)\]", error.what)
     text = condition[1] if condition else error.what  # a message may quote the statement's own words
-    for rule in _RULES:
-        if rule.pattern.search(text):
-            return rule.kind, rule.severity, rule.hint
+    for pattern, cause, hint in _RULES:
+        if re.search(pattern, text):
+            return cause, _TRANSIENT if cause in _TRANSIENT_CAUSES else _CRITICAL, hint
     if isinstance(error, NotFound):
         return Cause.MISSING, _CRITICAL, _MISSING_HINT
     return Cause.STATEMENT, _CRITICAL, error.fix or _STATEMENT
