@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import finish, program  # type: ignore[import-not-found]
+from acceptance_support import finish, program
 
 ENDINGS = [
     # name, program, timeout, status, error type, exit code, words of the summary
@@ -67,18 +67,18 @@ ENDINGS = [
 
 
 @pytest.fixture(scope="module")
-def ended(agent, serving, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def ended(agent, here, serving, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """All endings as runs of one orchestrator, so that they share its waiting."""
     environment = serving.environment | {"RLM_SUSPECT_AFTER_S": "1"}
     folder = tmp_path_factory.mktemp("scripts")
     for name, code, timeout, *_ in ENDINGS:
         path = folder / f"{name}.json"
         path.write_text(json.dumps({"planner": [[program(code, timeout_s=timeout)], [finish()]]}))
-        done = agent("submit", name, "--run-id", name, "--model", f"scripted:{path}", env=environment)
+        done = here("submit", name, "--run-id", name, "--model", f"scripted:{path}", env=environment)
         assert done.code == 0, done.err
     loop = agent("orchestrate", "--until-idle", env=environment)
     assert loop.code == 0, loop.err
-    return {name: agent("show", name, "--json", env=environment).document for name, *_ in ENDINGS}
+    return {name: here("show", name, "--json", env=environment).document for name, *_ in ENDINGS}
 
 
 @pytest.mark.parametrize(("name", "status", "error", "code", "words"), [(e[0], *e[3:]) for e in ENDINGS])
@@ -89,7 +89,7 @@ def test_ending(
     (row,) = shown["results"]
     assert (row["status"], row["error_type"]) == (status, error)
     assert words in (row["error_summary"] or "")
-    folder = serving.root / "Volumes/main/rlm/artifacts/scratchpad" / f"run_{name}" / "iter_1"
+    folder = Path(f"{serving.root}{serving.volume}/scratchpad/run_{name}/iter_1")
     result = json.loads((folder / "result.json").read_text())
     assert (result["status"], result["error_type"], result["exit_code"]) == (status, error, code)
     assert words in (result["error_summary"] or "")
@@ -104,7 +104,7 @@ def test_ending(
 
 
 def test_a_flood_is_kept_within_bounds(ended, serving) -> None:
-    folder = serving.root / "Volumes/main/rlm/artifacts/scratchpad/run_prints/iter_1"
+    folder = Path(f"{serving.root}{serving.volume}/scratchpad/run_prints/iter_1")
     result = json.loads((folder / "result.json").read_text())
     assert result["stdout"]["bytes"] == 200 * 1024 * 1024
     assert result["stdout"]["truncated"]
@@ -112,9 +112,7 @@ def test_a_flood_is_kept_within_bounds(ended, serving) -> None:
     assert (folder / "result.json").stat().st_size < 64 * 1024
 
 
-def test_a_program_that_was_changed_after_publishing_is_not_run(
-    agent, serving, script, tmp_path: Path
-) -> None:
+def test_a_program_that_was_changed_after_publishing_is_not_run(agent, here, serving, script) -> None:
     """The job run is held before it starts, the program is changed in the Volume, and then it is let go."""
 
     def fault(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -129,18 +127,18 @@ def test_a_program_that_was_changed_after_publishing_is_not_run(
 
     environment = serving.environment
     model = script([program("print('the real one')")], [finish()])
-    assert agent("submit", "t", "--run-id", "tampered", "--model", model, env=environment).code == 0
+    assert here("submit", "t", "--run-id", "tampered", "--model", model, env=environment).code == 0
     fault("POST", "/_local/faults", {"method": "POST", "path": "runs/submit", "action": "hold", "times": 1})
     tick = threading.Thread(target=agent, args=("tick",), kwargs={"env": environment})
     tick.start()
     while not (held := fault("GET", "/_local/held")["held"]):
         time.sleep(0.05)
-    folder = serving.root / "Volumes/main/rlm/artifacts/scratchpad/run_tampered/iter_1"
+    folder = Path(f"{serving.root}{serving.volume}/scratchpad/run_tampered/iter_1")
     (folder / "entrypoint.py").write_text("print('another one')")
     fault("POST", f"/_local/held/{held[0]['id']}/release")
     tick.join()
-    assert agent("orchestrate", "--until-idle", env=environment | {"RLM_SUSPECT_AFTER_S": "1"}).code == 0
-    (row,) = agent("show", "tampered", "--json", env=environment).document["results"]
+    assert here("orchestrate", "--until-idle", env=environment | {"RLM_SUSPECT_AFTER_S": "1"}).code == 0
+    (row,) = here("show", "tampered", "--json", env=environment).document["results"]
     assert (row["status"], row["error_type"]) == ("FAILED", "ArtifactMismatch")
     assert (
         "another one" not in (folder / "stdout.txt").read_text() if (folder / "stdout.txt").exists() else True

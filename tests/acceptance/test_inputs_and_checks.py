@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Serving, finish, program  # type: ignore[import-not-found]
+from acceptance_support import Serving, finish, program
 
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.input_profile import InputProfiler
@@ -16,7 +16,8 @@ from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, Work
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.runs.checks import parse_check
 
-ROOT = "/Volumes/main/rlm/artifacts"
+SCHEMA = "inputs_and_checks"
+ROOT = f"/Volumes/main/{SCHEMA}/artifacts"
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +215,8 @@ def test_evidence(looks: dict[str, Any], check: str, passed: bool, found: str) -
 # Evidence before finish
 
 WORK = """
-spark.sql("CREATE TABLE main.rlm.{table} AS SELECT id, id * 2 AS twice FROM range(42)")
-rlm.table("main.rlm.{table}")
+spark.sql("CREATE TABLE main.inputs_and_checks.{table} AS SELECT id, id * 2 AS twice FROM range(42)")
+rlm.table("main.inputs_and_checks.{table}")
 with open(rlm.path("{root}/reports/{table}.csv"), "w") as file:
     file.write("id,twice\\n0,0\\n")
 rlm.finish({{"n": 42}})
@@ -224,8 +225,8 @@ rlm.finish({{"n": 42}})
 
 def checks_of(table: str) -> list[str]:
     checks = [
-        f"table: main.rlm.{table} columns=id,twice rows>=40",
-        f"sql: SELECT count(*) FROM main.rlm.{table} => 42",
+        f"table: main.inputs_and_checks.{table} columns=id,twice rows>=40",
+        f"sql: SELECT count(*) FROM main.inputs_and_checks.{table} => 42",
         f"file: {ROOT}/reports/{table}.csv bytes>=10",
     ]
     return [word for check in checks for word in ("--check", check)]

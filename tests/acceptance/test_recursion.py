@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CANARY, Serving, finish, program, workspace  # type: ignore[import-not-found]
+from acceptance_support import CANARY, Serving, finish, program, workspace
 
 SUB = {
     "rules": [{"match": r"shout (\w+)", "text": "\\1!"}],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import CANARY, finish, program  # type: ignore[import-not-found]
+from acceptance_support import CANARY, finish, program
 
 KEYS = {
     "GOOGLE_API_KEY": f"{CANARY}-google",

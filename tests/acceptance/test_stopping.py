@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import environment, finish  # type: ignore[import-not-found]
+from acceptance_support import environment, finish
 
 
 def orchestrator(serving, *arguments: str) -> subprocess.Popen[str]:
@@ -38,7 +38,7 @@ def slow_script(tmp_path: Path, latency_s: float) -> str:
 def held(serving, run_id: str) -> bool:
     with serving.statements() as cursor:
         cursor.execute(
-            "SELECT count(*) FROM main.rlm.run_state"
+            f"SELECT count(*) FROM main.{serving.schema}.run_state"
             " WHERE run_id = :run AND lease_expiry > current_timestamp()",
             {"run": run_id},
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import finish, program  # type: ignore[import-not-found]
+from acceptance_support import finish, program
 
 # Python imports this module at its start, before anything of ours.
 HIDE = """

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import finish, program  # type: ignore[import-not-found]
+from acceptance_support import finish, program
 
 TWO_STEPS = [
     [program("total = 1 +\nprint(total)"), program("raise ValueError('no such shop')")],
@@ -28,20 +28,20 @@ def test_run_on_a_workspace_of_its_own(agent, script, tmp_path: Path) -> None:
     check(done.document)
 
 
-def test_run_on_a_workspace_that_is_running(agent, script, serving) -> None:
-    done = agent("run", "Count it", "--model", script(*TWO_STEPS), "--json", env=serving.environment)
+def test_run_on_a_workspace_that_is_running(here, script, serving) -> None:
+    done = here("run", "Count it", "--model", script(*TWO_STEPS), "--json", env=serving.environment)
     assert done.code == 0, done.err
     check(done.document)
 
 
-def test_submit_then_orchestrate(agent, script, serving) -> None:
+def test_submit_then_orchestrate(here, script, serving) -> None:
     model = script(*TWO_STEPS)
-    submitted = agent("submit", "Count it", "--run-id", "later", "--json", env=serving.environment)
+    submitted = here("submit", "Count it", "--run-id", "later", "--json", env=serving.environment)
     assert submitted.code == 0, submitted.err
     assert submitted.document["state"] == "PENDING"
-    done = agent("orchestrate", "--until-idle", "--model", model, "--json", env=serving.environment)
+    done = here("orchestrate", "--until-idle", "--model", model, "--json", env=serving.environment)
     assert done.code == 0, done.err
-    check(agent("status", "later", "--json", env=serving.environment).document)
+    check(here("status", "later", "--json", env=serving.environment).document)
 
 
 def test_a_run_id_is_not_run_twice(here, script, serving) -> None:
@@ -183,7 +183,7 @@ def job_runs(serving) -> list:
     return list(client.jobs.list_runs(active_only=True))
 
 
-def test_a_run_and_its_job_are_cancelled(here, agent, script, serving) -> None:
+def test_a_run_and_its_job_are_cancelled(here, script, serving) -> None:
     model = script([program("import time; print('began', flush=True); time.sleep(600)")], [finish("no")])
     submit = ("submit", "Sleep", "--run-id", "sleeper", "--model", model)
     assert here(*submit, env=serving.environment).code == 0

@@ -1,4 +1,4 @@
-"""One local workspace for the folder; the product's own clients, with waits that are noted and not waited."""
+"""The shared workspace; the product's own clients, with waits that are noted and not waited."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
+from local_workspace import WorkspaceInfo
 from remote_rig import VOLUME, Clients, Server
 
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
@@ -15,9 +15,8 @@ from databricks_rlm_agent.databricks.workspace import Workspace
 
 
 @pytest.fixture(scope="session")
-def info(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceInfo]:
-    with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("remote"), allow_faults=True)) as spawned:
-        yield spawned.info
+def info(shared_workspace: WorkspaceInfo) -> WorkspaceInfo:
+    return shared_workspace
 
 
 @pytest.fixture

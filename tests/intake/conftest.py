@@ -1,4 +1,4 @@
-"""One local workspace for the folder; every test has a schema with our tables and a Jira-like table."""
+"""The shared workspace; every test has a schema with our tables and a Jira-like table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 from intake_support import JIRA, Rig
-from local_workspace import WorkspaceOptions, spawn
+from local_workspace import WorkspaceInfo
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.workspace import Workspace
@@ -25,13 +25,12 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetryingSession]:
-    with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("intake") / "root")) as spawned:
-        workspace = Workspace(profile=None, host=spawned.info.host, token=spawned.info.token)
-        engine = WarehouseEngine(workspace, http_path=spawned.info.http_path)
-        warehouse = RetryingSession(engine.session, time.sleep)
-        yield warehouse
-        warehouse.close()
+def warehouse(shared_workspace: WorkspaceInfo) -> Iterator[RetryingSession]:
+    workspace = Workspace(profile=None, host=shared_workspace.host, token=shared_workspace.token)
+    engine = WarehouseEngine(workspace, http_path=shared_workspace.http_path)
+    warehouse = RetryingSession(engine.session, time.sleep)
+    yield warehouse
+    warehouse.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One local workspace for the folder, used through the real connector; a schema of its own for each test."""
+"""The shared workspace, used through the real connector; a schema of its own for each test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
+from local_workspace import WorkspaceInfo
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.databricks.workspace import Workspace
@@ -15,9 +15,8 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def info(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceInfo]:
-    with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("sqlflow"), allow_faults=True)) as spawned:
-        yield spawned.info
+def info(shared_workspace: WorkspaceInfo) -> WorkspaceInfo:
+    return shared_workspace
 
 
 @pytest.fixture

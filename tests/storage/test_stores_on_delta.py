@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from local_workspace import WorkspaceOptions, spawn
+from local_workspace import WorkspaceInfo
 
 from databricks_rlm_agent.attempts.records import result_row
 from databricks_rlm_agent.attempts.result import Result, Status
@@ -31,13 +31,12 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetryingSession]:
-    with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("stores") / "root")) as spawned:
-        workspace = Workspace(profile=None, host=spawned.info.host, token=spawned.info.token)
-        engine = WarehouseEngine(workspace, http_path=spawned.info.http_path)
-        warehouse = RetryingSession(engine.session, time.sleep)
-        yield warehouse
-        warehouse.close()
+def warehouse(shared_workspace: WorkspaceInfo) -> Iterator[RetryingSession]:
+    workspace = Workspace(profile=None, host=shared_workspace.host, token=shared_workspace.token)
+    engine = WarehouseEngine(workspace, http_path=shared_workspace.http_path)
+    warehouse = RetryingSession(engine.session, time.sleep)
+    yield warehouse
+    warehouse.close()
 
 
 @pytest.fixture
