@@ -39,6 +39,8 @@ class Part:
 
 
 _CRASH = (PYTHON, "-m", "tools.crash")
+_MACHINES = (PYTHON, "-m", "pytest", "-q")
+_MACHINES += tuple(f"tests/controller/test_machine{kind}.py" for kind in ("", "_families", "_faults"))
 PARTS = (
     Part(name="test", command=("make", "test"), minutes=6),
     Part(name="demo", command=("make", "demo"), minutes=1),
@@ -66,6 +68,13 @@ PARTS = (
         command=(*_CRASH, "chaos"),
         minutes=8,
         quick=(*_CRASH, "chaos", "--quick"),
+        quick_minutes=2,
+    ),
+    Part(
+        name="state-machines",
+        command=("env", "RLM_HYPOTHESIS_EXAMPLES=3000", *_MACHINES),
+        minutes=10,
+        quick=("env", "RLM_HYPOTHESIS_EXAMPLES=600", *_MACHINES),
         quick_minutes=2,
     ),
     Part(name="sql-agent", command=("make", "sql-agent"), minutes=1),

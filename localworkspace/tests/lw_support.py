@@ -35,7 +35,7 @@ def sdk(info: WorkspaceInfo, *, retry_s: int = 10) -> WorkspaceClient:
     return WorkspaceClient(config=config)
 
 
-def eventually(ask: Callable[[], Any], good: Callable[[Any], bool], *, timeout_s: float = 30) -> Any:
+def eventually(ask: Callable[[], Any], good: Callable[[Any], bool], *, timeout_s: float = 120) -> Any:
     """Ask until the answer is good."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -71,7 +71,7 @@ class Programs:
         assert run_id is not None
         return run_id
 
-    def finish(self, run_id: int, *, timeout_s: float = 30) -> jobs.Run:
+    def finish(self, run_id: int, *, timeout_s: float = 120) -> jobs.Run:
         def over(run: jobs.Run) -> bool:
             return run.status is not None and run.status.state == jobs.RunLifecycleStateV2State.TERMINATED
 

@@ -45,7 +45,7 @@ def test_state_survives_a_restart(tmp_path: Path, how: signal.Signals) -> None:
         eventually(lambda: client.jobs.get_run_output(task).logs, bool)
         child = int(client.jobs.get_run_output(task).logs or "")
         first.process.send_signal(how)
-        assert first.process.wait(10) == (0 if how == signal.SIGTERM else -signal.SIGKILL)
+        assert first.process.wait(60) == (0 if how == signal.SIGTERM else -signal.SIGKILL)
         if how == signal.SIGTERM:
             assert not alive(child)
         assert running(options.root) is None
@@ -166,4 +166,4 @@ def test_plain_output_and_an_end_by_interrupt(tmp_path: Path) -> None:
         with pytest.raises(NotFound, match="--model"):
             client.serving_endpoints.query("m", messages=[])
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0

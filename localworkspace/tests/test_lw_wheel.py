@@ -70,4 +70,4 @@ def test_it_serves_without_the_agent(wheel: Path, tmp_path: Path) -> None:
             assert sdk(info).current_user.me().user_name
         finally:
             process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0

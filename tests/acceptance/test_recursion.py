@@ -171,7 +171,7 @@ def test_variables_survive_and_a_failed_program_changes_none(
         [finish("{{value.t}} {{value.w}}")],
     )
     assert here("submit", "Count", "--run-id", "keeps", "--model", model, env=env).code == 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while (shown := show(here, "keeps", env))["iteration"] < 3:
         assert time.monotonic() < deadline, shown
         assert here("tick", env=env).code == 0

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from acceptance_support import environment, finish
 
+from databricks_rlm_agent.cli.operate import GRACE_S
+
 
 def orchestrator(serving, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -22,7 +24,7 @@ def orchestrator(serving, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def until(condition, seconds: float = 60) -> None:
+def until(condition, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -51,11 +53,16 @@ def test_the_tick_at_hand_is_finished(here, serving, tmp_path: Path) -> None:
     assert here(*submitted, env=serving.environment).code == 0
     process = orchestrator(serving)
     until(lambda: held(serving, "finished"))
+    asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=240)
+    took_s = time.monotonic() - asked
     assert process.returncode == 130
-    assert "Stopping after this tick" in said
-    assert here("status", "finished", "--json", env=serving.environment).document["answer"] == "slowly"
+    assert "Stopping after this tick" in log
+    if took_s < GRACE_S:
+        assert here("status", "finished", "--json", env=serving.environment).document["answer"] == "slowly"
+    else:  # the machine is so busy that the tick did not end in its time: then the lease is given up
+        assert not held(serving, "finished")
 
 
 def test_the_second_signal_ends_it_and_gives_the_lease_up(here, serving, tmp_path: Path) -> None:
@@ -67,6 +74,6 @@ def test_the_second_signal_ends_it_and_gives_the_lease_up(here, serving, tmp_pat
     assert process.stderr is not None
     until(lambda: "Stopping" in process.stderr.readline())
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == 130
     assert not held(serving, "given-up")

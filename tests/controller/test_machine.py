@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from machine import Fleet, case_of
 
-TestFleet = case_of(Fleet, examples=1_000)
+TestFleet = case_of(Fleet, examples=250)

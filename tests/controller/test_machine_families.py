@@ -5,4 +5,4 @@ from __future__ import annotations
 from families import Families
 from machine import case_of
 
-TestFamilies = case_of(Families, examples=600)
+TestFamilies = case_of(Families, examples=150)

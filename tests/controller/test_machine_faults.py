@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from machine import FaultyFleet, case_of
 
-TestFaultyFleet = case_of(FaultyFleet, examples=1_000)
+TestFaultyFleet = case_of(FaultyFleet, examples=250)

@@ -35,7 +35,7 @@ from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Due, Run, new_run
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 
 
 @dataclass

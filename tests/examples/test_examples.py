@@ -22,7 +22,7 @@ def run(name: str, root: Path, *arguments: str) -> dict[str, Any]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=500,
         check=False,
     )
     assert done.returncode in (0, 1), done.stderr[-3000:]

@@ -121,7 +121,7 @@ class Bench:
 
     def wait(self, process: subprocess.Popen[bytes]) -> Ended:
         try:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=300)
         except BaseException:
             process.kill()
             process.communicate()
@@ -150,7 +150,7 @@ class Bench:
         return eventually(lambda: (found := self.root / name).exists() and found)
 
 
-def eventually(look: Callable[[], Any], seconds: float = 30) -> Any:
+def eventually(look: Callable[[], Any], seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = look()

@@ -381,7 +381,7 @@ def test_close_ends_what_runs(tmp_path: Path) -> None:
         thread.start()
         eventually(lambda: len(stub.asked) == 3)
         calls.close()
-        thread.join(5)
+        thread.join(60)
         assert [error.kind for error in got] == ["stopped"] * 6
         assert calls.usage()["calls"] == 3, "they were sent: they may be billed"
         assert spent(tmp_path)["calls"] == 3

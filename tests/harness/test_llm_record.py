@@ -22,7 +22,7 @@ def test_nothing_more_is_asked_while_answers_are_not_on_record(
     real, gate = Volumes.put, threading.Event()
 
     def slow(self: Volumes, path: str, data: bytes) -> None:
-        assert "/calls/" not in path or gate.wait(20)
+        assert "/calls/" not in path or gate.wait(120)
         real(self, path, data)
 
     monkeypatch.setattr(Volumes, "put", slow)
@@ -36,7 +36,7 @@ def test_nothing_more_is_asked_while_answers_are_not_on_record(
         time.sleep(0.1)  # time enough for more to be asked
         asked = len(stub.asked)
         gate.set()
-        asking.join(20)
+        asking.join(120)
         assert asked == AT_ONCE
         assert found == [f"re: {prompt}" for prompt in prompts]
         calls.close()

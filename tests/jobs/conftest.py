@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-build-isolation"]
     command += ["--no-index", "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*command, "--wheel-dir", str(folder)], check=True, capture_output=True, timeout=150)
+    subprocess.run([*command, "--wheel-dir", str(folder)], check=True, capture_output=True, timeout=500)
     (built,) = folder.glob("*.whl")
     return built
 

@@ -39,7 +39,7 @@ def workspace(tmp_path: Path) -> Iterator[WorkspaceInfo]:
 
 @pytest.fixture
 def client(workspace: WorkspaceInfo) -> WorkspaceClient:
-    config = Config(host=workspace.host, token=workspace.token, auth_type="pat", retry_timeout_seconds=10)
+    config = Config(host=workspace.host, token=workspace.token, auth_type="pat", retry_timeout_seconds=60)
     return WorkspaceClient(config=config)
 
 
@@ -143,7 +143,7 @@ def _run_now(client: WorkspaceClient, settings: dict[str, Any], **given: Any) ->
     created: Any = client.api_client.do("POST", "/api/2.2/jobs/create", body=settings)
     run_id = client.jobs.run_now(created["job_id"], **given).run_id
     assert run_id is not None
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while True:
         run = client.jobs.get_run(run_id)
         if run.status is not None and run.status.state is RunLifecycleStateV2State.TERMINATED:

@@ -187,7 +187,7 @@ def test_a_review_may_wait_without_holding_up_other_runs(
     import threading
     from concurrent.futures import ThreadPoolExecutor
 
-    both = threading.Barrier(2, timeout=20)  # each review waits for the other's
+    both = threading.Barrier(2, timeout=120)  # each review waits for the other's
     planner = scripted(FINISH)
     turns = [replace(make_context(), review=lambda _action: None if both.wait() >= 0 else "")] * 2
     with ThreadPoolExecutor(2) as pool:

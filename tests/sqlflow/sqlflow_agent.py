@@ -21,7 +21,7 @@ from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
 from databricks_rlm_agent.cli.main import main
 
-WAIT_S = 60.0
+WAIT_S = 240.0
 RUN = "flow-agent"
 FILES = {
     "01_a.sql": "CREATE OR REPLACE TABLE flow_a AS SELECT id FROM range(100)",

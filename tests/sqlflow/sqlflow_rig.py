@@ -18,7 +18,7 @@ from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
 from databricks_rlm_agent.sqlflow.run.sessions import TakenOverError
 from databricks_rlm_agent.sqltext.names import Name
 
-WAIT_S = 30
+WAIT_S = 120
 PLACE = {"catalog": "main", "schema": "default"}
 
 

@@ -153,7 +153,7 @@ def test_interrupted_while_it_is_checked() -> None:
     def fetch(_sql: str) -> Sequence[Mapping[str, Any]]:
         made.interrupt()
         asked.set()
-        assert engine.sessions[-1].cancelled.wait(30)
+        assert engine.sessions[-1].cancelled.wait(120)
         raise Rejected("[CANCELED] Query was cancelled.")
 
     engine.on_fetch = fetch

@@ -32,7 +32,7 @@ from databricks_rlm_agent.sqlflow.run.events import EventKind, LineObserver, Lin
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-WAIT_S = 30.0
+WAIT_S = 120.0
 CHILD = Path(__file__).with_name("sqlflow_on_terminal.py")
 
 

@@ -181,7 +181,7 @@ def test_what_ends_the_program_ends_the_workflow_in_order(rlm: Rlm, options: lis
         raise TimeUp
 
     def alarm() -> None:
-        assert running.wait(30)
+        assert running.wait(120)
         for _ in range(2):  # the harness is not content with one
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
             time.sleep(0.05)

@@ -54,7 +54,7 @@ class Server:
 
     def start(self) -> str:
         self._thread.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not self._server.started:
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.01)
@@ -86,7 +86,7 @@ def connect(warehouse_url: str) -> Iterator[Callable[..., Any]]:
             access_token="t",
             _connection_uri=warehouse_url,
             enable_telemetry=False,
-            _socket_timeout=60,
+            _socket_timeout=300,
             **options,
         )
         opened.append(connection)

@@ -17,7 +17,7 @@ from local_workspace.engine.wire import JOB_HEADER, connect_stub
 
 
 def until(good: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not good():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -26,7 +26,7 @@ from tools.crash.programs import TASK, write_script, write_stub
 
 T = TypeVar("T")
 LEASE_S = 1.5
-GIVE_UP_S = 90.0
+GIVE_UP_S = 180.0
 CONCURRENCY = 16  # calls of models that a run may make at once
 ORCHESTRATE = ("orchestrate", "--until-idle")
 
@@ -122,7 +122,7 @@ class Rig:
         eventually(lambda: all(item["id"] != held for item in self.control("GET", "held")["held"]) or None)
 
 
-def eventually(look: Callable[[], T | None], timeout_s: float = 20.0) -> T:
+def eventually(look: Callable[[], T | None], timeout_s: float = 60.0) -> T:
     """What ``look`` finds, asked again until it is not None."""
     deadline = time.monotonic() + timeout_s
     while (found := look()) is None:

@@ -74,7 +74,7 @@ def write_slow(folder: Path, statement: str) -> Path:
     return flow
 
 
-GIVE_UP_S = 60.0
+GIVE_UP_S = 180.0
 # Commits that change no row, and may be more than in an undisturbed run.
 _NO_ROWS = {"SET TBLPROPERTIES", "OPTIMIZE"}
 
