@@ -39,8 +39,8 @@ class Part:
 
 
 _CRASH = (PYTHON, "-m", "tools.crash")
-_MACHINES = (PYTHON, "-m", "pytest", "-q")
-_MACHINES += tuple(f"tests/controller/test_machine{kind}.py" for kind in ("", "_families", "_faults"))
+_MACHINE_TESTS = (f"tests/controller/test_machine{kind}.py" for kind in ("", "_families", "_faults"))
+_MACHINES = (PYTHON, "-m", "pytest", "-q", *_MACHINE_TESTS)
 PARTS = (
     Part(name="test", command=("make", "test"), minutes=6),
     Part(name="demo", command=("make", "demo"), minutes=1),
