@@ -61,6 +61,8 @@ def test_ask_and_answer(here, script, serving) -> None:
     assert here("orchestrate", "--until-idle", env=serving.environment).code == 0
     shown = here("show", "asks", "--json", env=serving.environment).document
     assert shown["answer"] == "Noted."
+    (event,) = [row for row in shown["events"] if row["kind"] == "answered"]
+    assert event["payload"] == {"text": "The blue one"}
     assert "The blue one" in json.dumps(shown["capsule"]["constraints"])
 
 
