@@ -150,7 +150,7 @@ def test_writers_by_the_connector_while_one_compacts(
 ) -> None:
     """As controllers do it: insert-only MERGE, read and tried again after a conflict."""
     session.execute(f"CREATE TABLE t (id STRING, who STRING) {COMPACTED}")
-    strange: list[BaseException] = []
+    unexpected: list[BaseException] = []
     merged: list[str] = []
     connections = [connect(catalog="main", schema=schema.split(".")[1]) for _ in range(4)]
 
@@ -162,14 +162,14 @@ def test_writers_by_the_connector_while_one_compacts(
                     _until_it_holds(cursor, MERGE.format(t="t"), {"id": id_, "who": str(me)})
                     merged.extend([id_] * cursor.rowcount)
         except BaseException as error:  # handed to the test's own thread
-            strange.append(error)
+            unexpected.append(error)
 
     threads = [threading.Thread(target=write, args=(me,)) for me in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert strange == []
+    assert unexpected == []
     ids = {f"{me}-{number}" for me in range(4) for number in range(WRITES)}
     found = Counter(session.execute("SELECT id FROM t").table.column("id").to_pylist())
     assert found == Counter(dict.fromkeys(ids, 1))
@@ -202,7 +202,7 @@ def test_one_winner_per_version_while_one_compacts(engine: Engine, session: Engi
     location = str(engine.catalog.schema_path(catalog, schema) / "t")
     over = threading.Event()
     wins: list[int] = []
-    strange: list[str] = []
+    unexpected: list[str] = []
 
     def race() -> None:
         mine = engine.session(catalog=catalog, schema=schema)
@@ -213,7 +213,7 @@ def test_one_winner_per_version_while_one_compacts(engine: Engine, session: Engi
                 wins.extend([seen] * (claim.affected_rows or 0))
             except EngineError as error:
                 if "DELTA_CONCURRENT" not in error.message:
-                    strange.append(error.message)
+                    unexpected.append(error.message)
         mine.close()
 
     threads = [threading.Thread(target=race) for _ in range(2)]
@@ -221,14 +221,14 @@ def test_one_winner_per_version_while_one_compacts(engine: Engine, session: Engi
         thread.start()
     deadline = time.monotonic() + 240
     number = 0
-    while len(wins) < 5 and not strange and time.monotonic() < deadline:
+    while len(wins) < 5 and not unexpected and time.monotonic() < deadline:
         number += 1
         _insert_and_compact(session, location, 10 + number)
     over.set()
     for thread in threads:
         thread.join()
     rows = session.execute("SELECT id, version FROM t").table.to_pylist()
-    assert strange == []
+    assert unexpected == []
     assert sorted(wins) == list(range(len(wins)))
     assert {row["id"]: row["version"] for row in rows if row["id"] < 10} == {1: len(wins), 2: 0}
     assert len(rows) == 2 + number

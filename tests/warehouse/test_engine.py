@@ -52,7 +52,7 @@ def test_one_winner_per_version(engine: Engine, schema: str, properties: str, cl
     setup.execute(f"CREATE TABLE t (id INT, version INT, who STRING) {properties}")
     setup.execute("INSERT INTO t VALUES (1, 0, ''), (2, 0, ''), (3, 0, '')")
     wins: list[int] = []
-    strange: list[str] = []
+    unexpected: list[str] = []
 
     def race(me: str) -> None:
         session = engine.session(catalog=catalog, schema=name)
@@ -62,7 +62,7 @@ def test_one_winner_per_version(engine: Engine, schema: str, properties: str, cl
                 affected = session.execute(claim, {"me": me, "seen": seen}).affected_rows
             except EngineError as error:
                 if "DELTA_CONCURRENT_" not in error.message:
-                    strange.append(error.message)
+                    unexpected.append(error.message)
             else:
                 wins.extend([seen] * (affected or 0))
         session.close()
@@ -73,7 +73,7 @@ def test_one_winner_per_version(engine: Engine, schema: str, properties: str, cl
     for thread in threads:
         thread.join()
     final = rows(setup, "SELECT version FROM t WHERE id = 1")[0]["version"]
-    assert strange == []
+    assert unexpected == []
     assert sorted(wins) == list(range(final))
     assert final >= 5
     setup.close()
@@ -85,7 +85,7 @@ def test_one_row_per_key_by_insert_only_merge(engine: Engine, schema: str, prope
     setup = engine.session(catalog=catalog, schema=name)
     setup.execute(f"CREATE TABLE t (k INT, who STRING) {properties}")
     barrier = threading.Barrier(6)
-    strange: list[str] = []
+    unexpected: list[str] = []
     inserted: list[int] = []
 
     def race(me: str) -> None:
@@ -100,7 +100,7 @@ def test_one_row_per_key_by_insert_only_merge(engine: Engine, schema: str, prope
                 )
             except EngineError as error:
                 if "DELTA_CONCURRENT_" not in error.message:
-                    strange.append(error.message)
+                    unexpected.append(error.message)
             else:
                 inserted.extend([key] * (result.affected_rows or 0))
         session.close()
@@ -110,7 +110,7 @@ def test_one_row_per_key_by_insert_only_merge(engine: Engine, schema: str, prope
         thread.start()
     for thread in threads:
         thread.join()
-    assert strange == []
+    assert unexpected == []
     assert sorted(inserted) == list(range(5))
     assert sorted(row["k"] for row in rows(setup, "SELECT k FROM t")) == list(range(5))
     setup.close()

@@ -46,7 +46,7 @@ def test_after_every_kind_of_change(session: EngineSession, engine: Engine, sche
         "CREATE TABLE t TBLPROPERTIES ('delta.feature.deletionVectors' 'supported') AS " + TWO_ROWS,
     ],
 )
-def test_ways_to_ask_for_it(session: EngineSession, engine: Engine, schema: str, create: str) -> None:
+def test_ways_to_set_the_property(session: EngineSession, engine: Engine, schema: str, create: str) -> None:
     session.execute(create)
     session.execute(f"ALTER TABLE t SET {PROPERTY}")
     session.execute("ALTER TABLE t SET TBLPROPERTIES ('delta.enableDeletionVectors' = true, 'owner'='it''s')")
@@ -79,10 +79,10 @@ def test_replaced_by_an_empty_table(session: EngineSession, engine: Engine, sche
         ("CREATE TABLE t TBLPROPERTIES", "CREATE TABLE t TBLPROPERTIES"),
     ],
 )
-def test_texts(sql: str, expected: str) -> None:
+def test_the_property_is_left_out_of_the_text(sql: str, expected: str) -> None:
     assert readable_by_all(Statement.parse(sql)).text.split() == expected.split()
 
 
-def test_pairs() -> None:
+def test_pairs_of_properties() -> None:
     statement = Statement.parse("x ('a.b' = 'it\\'s', c.d=1.5, 'e' true, `f` = -1, 'g' 'h')")
     assert pairs_of(statement, 1) == {"a.b": "it's", "c.d": "1.5", "e": "true", "f": "-1", "g": "h"}

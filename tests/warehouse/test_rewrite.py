@@ -24,7 +24,7 @@ def rewrite(text: str) -> str:
         "CREATE OR REPLACE TABLE t AS SELECT 1 AS x",
     ],
 )
-def test_what_the_engine_has_stays_as_it_is(text: str) -> None:
+def test_sql_that_sail_has_is_unchanged(text: str) -> None:
     assert rewrite(text) == text
 
 
@@ -48,7 +48,7 @@ def test_what_the_engine_has_stays_as_it_is(text: str) -> None:
         ),
     ],
 )
-def test_what_it_lacks_is_said_otherwise(text: str, wanted: str) -> None:
+def test_constructs_that_sail_lacks_are_rewritten(text: str, wanted: str) -> None:
     assert " ".join(rewrite(text).split()).replace("u.`", "`u`.`") == wanted
 
 
@@ -72,13 +72,13 @@ def test_what_it_lacks_is_said_otherwise(text: str, wanted: str) -> None:
         ("SELECT 1 FROM IDENTIFIER('a' || '.b')", "SELECT 1 FROM a.b"),
     ],
 )
-def test_columns_joined_by_are_of_both_tables(text: str, wanted: str) -> None:
+def test_join_using_gives_columns_of_both_tables(text: str, wanted: str) -> None:
     tables = {"a": ["id", "k"], "b": ["k", "z"], "c": ["k"]}
     found = rewritten(Statement.parse(text), lambda query: tables[query.split()[3]]).text
     assert " ".join(found.replace("`", "").split()) == wanted
 
 
-def test_the_columns_of_a_star_are_asked_where_it_stands() -> None:
+def test_columns_of_a_star_are_asked_with_the_ctes_around_it() -> None:
     asked: list[str] = []
 
     def columns(query: str) -> list[str]:
@@ -102,7 +102,7 @@ def test_dollar_quotes_are_strings() -> None:
     assert [token.kind for token in tokenize("AS $$ a; b $$ $x$ ; $x$")] == ["word", "string", "string"]
 
 
-def test_a_syntax_error_has_its_place_in_what_was_written() -> None:
+def test_a_syntax_error_has_its_place_in_the_original_text() -> None:
     error = EngineError.of("PARSE_SYNTAX_ERROR", "Syntax error. (found = at 18:19 expected x)", "42601")
     error.sent = "SELECT a WHERE b == 1"
     placed = at_place(error, "CREATE TABLE t AS\nSELECT a\nWHERE b == 1")
@@ -119,7 +119,7 @@ def run(session: EngineSession, *texts: str) -> list[dict[str, object]]:
     return rows
 
 
-def test_strangers_statements_run(session: EngineSession) -> None:
+def test_everyday_statements_run(session: EngineSession) -> None:
     run(
         session,
         "CREATE OR REPLACE TABLE t COMMENT 'c; d' AS SELECT id, id * 2 AS v, 'x' AS Name FROM range(4)",
@@ -148,7 +148,7 @@ def test_strangers_statements_run(session: EngineSession) -> None:
     assert shown == {"t", "c", "c2", "l", "m", "tablé"}
 
 
-def test_what_a_query_makes_is_answered_as_databricks_does(session: EngineSession) -> None:
+def test_create_table_as_returns_columns_without_rows(session: EngineSession) -> None:
     for text in ("CREATE TABLE t AS SELECT 1 AS x", "CREATE OR REPLACE TABLE t AS SELECT 2 AS x"):
         result = session.execute(text)
         assert result.table.column_names == ["num_affected_rows", "num_inserted_rows"]
@@ -156,7 +156,7 @@ def test_what_a_query_makes_is_answered_as_databricks_does(session: EngineSessio
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "construct"),
     [
         ("BEGIN SELECT 1; SELECT 2; END", "A SQL script"),
         ("DECLARE VARIABLE n INT", "DECLARE VARIABLE"),
@@ -165,13 +165,17 @@ def test_what_a_query_makes_is_answered_as_databricks_does(session: EngineSessio
         ("EXECUTE IMMEDIATE 'SELECT 1'", "EXECUTE IMMEDIATE"),
         ("DESCRIBE TABLE EXTENDED t AS JSON", "AS JSON"),
         ("COPY INTO t FROM '/x'", "COPY INTO"),
+        (
+            "MERGE INTO t USING t AS s ON exists(array(t.a), x -> x = 1) WHEN MATCHED THEN DELETE",
+            "A lambda in MERGE … ON",
+        ),
         ("GRANT SELECT ON t TO me", "GRANT"),
         ("SHOW PARTITIONS t", "SHOW PARTITIONS"),
         ("CREATE TABLE x (a INT) USING PARQUET", "USING PARQUET"),
     ],
 )
-def test_what_is_missing_is_named(session: EngineSession, text: str, said: str) -> None:
-    with pytest.raises(EngineError, match=f"UNSUPPORTED_FEATURE.*{said}"):
+def test_unsupported_statements_are_named(session: EngineSession, text: str, construct: str) -> None:
+    with pytest.raises(EngineError, match=f"UNSUPPORTED_FEATURE.*{construct}"):
         session.execute(text)
 
 
@@ -251,7 +255,9 @@ def test_qualify_keeps_the_names_of_columns(session: EngineSession) -> None:
         ("SELECT id FROM t WHERE NOT (id IN (SELECT id FROM t AS u WHERE u.id = t.id) OR id = 1)", "IN"),
     ],
 )
-def test_what_is_refused_names_the_other_engine(session: EngineSession, text: str, construct: str) -> None:
+def test_refusals_name_the_construct_and_the_other_engine(
+    session: EngineSession, text: str, construct: str
+) -> None:
     session.execute("CREATE TABLE t (id INT)")
     with pytest.raises(EngineError, match=f"{construct}.*--engine spark"):
         session.execute(text)
@@ -268,7 +274,7 @@ def test_show_table_extended_shows_tables_of_other_sessions(session: EngineSessi
     assert [row["tableName"] for row in run(session, f"SHOW TABLE EXTENDED IN {schema} LIKE '*'")] == ["made"]
 
 
-def test_functions_that_sail_lacks_in_what_changes_tables(session: EngineSession) -> None:
+def test_functions_that_sail_lacks_in_dml(session: EngineSession) -> None:
     session.execute("CREATE TABLE t (id INT, w STRING)")
     session.execute("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')")
     session.execute("DELETE FROM t AS d WHERE d.w LIKE ANY ('a%') AND d.id IN (SELECT id FROM t)")

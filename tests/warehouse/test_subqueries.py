@@ -76,7 +76,7 @@ def here(session: EngineSession, table: str) -> list[tuple[Any, ...]]:
     CONDITIONS,
     st.sampled_from(("DELETE FROM d", "UPDATE d SET v = (SELECT count(*) FROM s WHERE s.id = d.id)")),
 )
-def test_as_another_database_does_it(
+def test_dml_agrees_with_sqlite(
     pair: tuple[EngineSession, sqlite3.Connection], condition: str, head: str
 ) -> None:
     session, other = pair
@@ -90,7 +90,7 @@ def test_as_another_database_does_it(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(CONDITIONS)
-def test_queries_know_what_is_not_known(
+def test_nulls_in_queries_agree_with_sqlite(
     pair: tuple[EngineSession, sqlite3.Connection], condition: str
 ) -> None:
     session, other = pair
@@ -103,7 +103,7 @@ def test_queries_know_what_is_not_known(
         assert mine == rows(other.execute(text).fetchall())
 
 
-def test_what_becomes_a_merge_is_one_commit_and_says_what_it_was(session: EngineSession) -> None:
+def test_dml_as_a_merge_is_one_commit_of_its_own_kind(session: EngineSession) -> None:
     session.execute("CREATE TABLE t (id INT, n BIGINT, v STRING)")
     session.execute("INSERT INTO t VALUES (1, 1, 'a'), (1, 1, 'a'), (2, 2, 'b'), (NULL, 3, NULL)")
     changed = session.execute(
@@ -120,22 +120,22 @@ def test_what_becomes_a_merge_is_one_commit_and_says_what_it_was(session: Engine
     assert dict(history[1]["operationMetrics"])["numUpdatedRows"] == "2"
 
 
-def test_what_cannot_be_said_is_an_error_and_changes_nothing(session: EngineSession) -> None:
+def test_unsupported_subqueries_change_nothing(session: EngineSession) -> None:
     session.execute("CREATE TABLE t (id INT, m MAP<STRING, INT>)")
     session.execute("INSERT INTO t VALUES (1, map('a', 1))")
-    for text, said in (
+    for text, reason in (
         ("UPDATE t SET (id, m) = (SELECT 1, NULL)", "SET in this form"),
         ("DELETE FROM t WHERE m['a'] IN (SELECT 1)", "MAP column m"),
         ("DELETE FROM t WHERE id IN (SELECT nope)", "nope"),
         ("DELETE FROM t WHERE id = (SELECT id FROM (VALUES (1), (2)) AS q (id))", "more than one row"),
     ):
-        with pytest.raises(EngineError, match=said):
+        with pytest.raises(EngineError, match=reason):
             session.execute(text)
     assert session.execute("SELECT id FROM t").table.to_pydict() == {"id": [1]}
     assert session.execute("DELETE FROM t WHERE id IN (SELECT 1)").affected_rows == 1
 
 
-def test_one_winner_of_those_who_claim_by_a_subquery(engine: Engine, schema: str) -> None:
+def test_one_of_several_claims_by_a_subquery_wins(engine: Engine, schema: str) -> None:
     """Two sessions that saw the same state do not both change it."""
     sessions = [engine.session(catalog="main", schema=schema.split(".")[1]) for _ in range(3)]
     sessions[0].execute("CREATE TABLE t (id INT, v INT)")
@@ -169,7 +169,7 @@ def test_one_winner_of_those_who_claim_by_a_subquery(engine: Engine, schema: str
         "SELECT id FROM t WHERE id NOT IN (SELECT main.x.s.id FROM main.x.s) AND nonsense (",
     ],
 )
-def test_what_the_engine_answers_rightly_stays_as_it_is(text: str) -> None:
+def test_queries_that_sail_answers_rightly_are_unchanged(text: str) -> None:
     assert rewritten_query(text, no_columns) == text
 
 
@@ -181,6 +181,6 @@ def test_what_the_engine_answers_rightly_stays_as_it_is(text: str) -> None:
         "(x, y) NOT IN (SELECT v, w FROM s WHERE s.id = t.id)",
     ],
 )
-def test_where_it_cannot_be_told_it_is_an_error(condition: str) -> None:
+def test_correlated_membership_under_not_is_refused(condition: str) -> None:
     with pytest.raises(EngineError, match=r"not supported.*--engine spark"):
         rewritten_query(f"SELECT 1 FROM t WHERE {condition} OR z = 1", no_columns)

@@ -25,18 +25,17 @@ from .tables import create_table, done, drop_left_out, pairs_of
 
 
 def _rows(types: dict[str, Any], rows: list[tuple[Any, ...]]) -> StatementResult:
-    """Return a result with these columns (name to pyarrow type) and rows."""
+    """Return a result with these columns (name to pyarrow type or its alias) and rows."""
     import pyarrow as pa
 
+    kinds = [pa.type_for_alias(kind) if isinstance(kind, str) else kind for kind in types.values()]
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(types)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, types.values(), strict=True)]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
     return StatementResult(table=pa.Table.from_arrays(arrays, names=list(types)))
 
 
 def _strings(*names: str) -> dict[str, Any]:
-    import pyarrow as pa
-
-    return dict.fromkeys(names, pa.string())
+    return dict.fromkeys(names, "string")
 
 
 def _reader(statement: Statement, at: int, session: CatalogSession) -> tuple[Reader, TableName]:
@@ -67,9 +66,8 @@ def schemas(session: CatalogSession, statement: Statement) -> StatementResult:
     reader = Reader(statement, 2)
     inside = reader.accept("IN") or reader.accept("FROM")
     catalog = reader.name()[-1].lower() if inside else session.namespace.catalog
-    return _rows(
-        _strings("databaseName"), [(name,) for name in _matching(session.tree.schemas(catalog), reader)]
-    )
+    names = _matching(session.tree.schemas(catalog), reader)
+    return _rows(_strings("databaseName"), [(name,) for name in names])
 
 
 def _schema_after_in(session: CatalogSession, reader: Reader) -> tuple[str, str]:
@@ -80,12 +78,10 @@ def _schema_after_in(session: CatalogSession, reader: Reader) -> tuple[str, str]
 
 def tables(session: CatalogSession, statement: Statement) -> StatementResult:
     """SHOW TABLES [IN schema] [LIKE]."""
-    import pyarrow as pa
-
     reader = Reader(statement, 2)
     catalog, schema = _schema_after_in(session, reader)
     names = _matching(session.tree.tables(catalog, schema), reader)
-    types = {**_strings("database", "tableName"), "isTemporary": pa.bool_()}
+    types = {**_strings("database", "tableName"), "isTemporary": "bool"}
     return _rows(types, [(schema, name, False) for name in names])
 
 
@@ -97,13 +93,11 @@ def table_extended(session: CatalogSession, statement: Statement) -> str:
 
 def views(session: CatalogSession, statement: Statement) -> StatementResult:
     """SHOW VIEWS [IN schema] [LIKE]."""
-    import pyarrow as pa
-
     reader = Reader(statement, 2)
     catalog, schema = _schema_after_in(session, reader)
     names = _matching(session.tree.tables(catalog, schema), reader)
     found = [name for name in names if session.tree.view(TableName(catalog, schema, name))]
-    types = {**_strings("namespace", "viewName"), "isTemporary": pa.bool_(), "isMaterialized": pa.bool_()}
+    types = {**_strings("namespace", "viewName"), "isTemporary": "bool", "isMaterialized": "bool"}
     return _rows(types, [(schema, name, False, False) for name in found])
 
 
@@ -279,7 +273,7 @@ def alter_table(session: CatalogSession, statement: Statement) -> StatementResul
     reader, name = _reader(statement, 1, session)
     session.tree.require(name)
     if reader.accept("RENAME", "TO"):
-        _rename(session, name, session.namespace.table(_in_schema(name, reader.name())))
+        _rename(session, name, _beside(session, name, reader.name()))
     elif reader.accept("ADD", "COLUMNS") or reader.accept("ADD", "COLUMN"):
         _add_columns(session, name, reader)
     elif reader.accept("SET", "TBLPROPERTIES"):
@@ -291,9 +285,9 @@ def alter_table(session: CatalogSession, statement: Statement) -> StatementResul
     return done()
 
 
-def _in_schema(old: TableName, parts: tuple[str, ...]) -> tuple[str, ...]:
-    """A bare new name stays in the old one's schema."""
-    return (old.catalog, old.schema, *parts)[-3:] if len(parts) == 1 else parts
+def _beside(session: CatalogSession, name: TableName, parts: tuple[str, ...]) -> TableName:
+    """Return the table that `parts` name; a bare name is in the schema of `name`."""
+    return session.namespace.table((name.catalog, name.schema, *parts) if len(parts) == 1 else parts)
 
 
 def _rename(session: CatalogSession, old: TableName, new: TableName) -> None:
@@ -357,16 +351,10 @@ def comment_on(session: CatalogSession, statement: Statement) -> StatementResult
 
 
 def refresh(session: CatalogSession, statement: Statement) -> StatementResult:
-    """REFRESH, CACHE, UNCACHE, ANALYZE: sessions are always up to date, so there is nothing to do."""
-    reader = Reader(statement, 1)
-    reader.accept("TABLE")
-    if not reader.done and statement.tokens[reader.at].is_name:
-        session.tree.require(session.namespace.table(reader.name()))
-    return done()
-
-
-def nothing(_session: CatalogSession, _statement: Statement) -> StatementResult:
-    """Statements about what the engine does not keep."""
+    """REFRESH, CACHE, UNCACHE, ANALYZE TABLE, CLEAR CACHE: sessions are up to date and nothing is cached."""
+    at = statement.find("TABLE")
+    if at is not None and not statement.starts("IF", "EXISTS", at=at + 1):
+        session.tree.require(session.namespace.table(Reader(statement, at + 1).name()))
     return done()
 
 
@@ -403,8 +391,7 @@ HANDLERS: Handlers = (
     (r"RESTORE ", restore),
     (r"ALTER TABLE ", alter_table),
     (r"COMMENT ON ", comment_on),
-    (r"UNCACHE TABLE IF EXISTS |CLEAR CACHE", nothing),
-    (r"(REFRESH|ANALYZE|CACHE|UNCACHE) (LAZY )?TABLE ", refresh),
+    (r"(REFRESH|ANALYZE|CACHE|UNCACHE) (LAZY )?TABLE |CLEAR CACHE", refresh),
     (r"(DECLARE|EXECUTE IMMEDIATE|BEGIN|RESET)( |$)|CREATE (OR REPLACE )?TEMP(ORARY)? FUNCTION ", refuse),
     (r"(GRANT|REVOKE|SHOW GRANTS|COPY INTO|LIST|CLONE|CONVERT|FSCK|REORG|MSCK|CALL)( |$)", refuse_everywhere),
     (r"(ALTER (SCHEMA|CATALOG|VIEW)|CREATE VOLUME|SHOW (PARTITIONS|VOLUMES)) ", refuse_everywhere),

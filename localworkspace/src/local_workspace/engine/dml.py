@@ -14,7 +14,8 @@ becomes
     ON `id` <=> _k0 WHEN MATCHED THEN DELETE
 
 The keys are the columns that the statement names: rows with the same keys have the same fate, and a row that
-somebody changes meanwhile is judged by what it is. It is one commit; a mark tells DESCRIBE HISTORY its kind.
+somebody changes meanwhile is judged by its new values. It is one commit; DESCRIBE HISTORY finds its kind by a
+mark.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ def merge(session: CatalogSession, statement: Statement) -> str | StatementResul
     when = statement.find("WHEN", start=on or reader.at)
     if on is None or when is None:
         return statement.text  # Sail says what is wrong with it
+    if any(token.text == "->" for token in statement.tokens[on:when]):
+        raise unsupported("A lambda in MERGE … ON")
     mark = uuid.uuid4().hex
     metrics = _run(session, name, _marked(statement, on, when, mark), mark)
     kinds = {

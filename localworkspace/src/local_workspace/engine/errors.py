@@ -167,7 +167,7 @@ def catalog_not_found(catalog: str) -> EngineError:
 def at_place(error: EngineError, original: str) -> EngineError:
     """Return a syntax error with line and position in the statement as it was written, as Spark has them.
 
-    The engine tells the place in the text that was sent to it, which has the same end.
+    The engine gives the place in the text that was sent to it, which has the same end.
     """
     found = _PLACE.search(error.message)
     if error.condition != "PARSE_SYNTAX_ERROR" or found is None or "(line " in error.message:

@@ -71,8 +71,8 @@ class Servers:
         """Note that a statement goes to `server`; at the limit, start the next server."""
         with self._guard:
             server.statements += 1
-            worn = self._most is not None and server.statements >= self._most and server is self._newest
-            if not worn or self._next is not None or self._closed:
+            used_up = self._most is not None and server.statements >= self._most and server is self._newest
+            if not used_up or self._next is not None or self._closed:
                 return
             self._next = threading.Thread(target=self._replace, name="engine-next", daemon=True)
             self._next.start()

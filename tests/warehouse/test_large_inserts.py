@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 @pytest.mark.parametrize("columns", ["", " (b, a)"])
-def test_a_file_is_what_the_engine_reads_itself(
+def test_rows_by_file_are_the_rows_by_text(
     session: EngineSession, monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     rows = ROWS if not columns else ("('x', 1)", "(NULL, 2)")
@@ -42,14 +42,16 @@ def test_a_file_is_what_the_engine_reads_itself(
 @pytest.mark.parametrize(
     "rows", ["(1), (1, 2)", "(1 + 1)", "(1), ('a')", "(now())", "(NULL)", "(1),", "('a' 'b')", "(1"]
 )
-def test_what_is_not_plainly_literal_stays(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_are_not_plain_literals_stay_in_the_text(
+    rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(literals, "LARGE_INSERT", 0)
     statement = f"INSERT INTO t VALUES {rows}"
     with rows_in_a_file(statement) as found:
         assert found is statement
 
 
-def test_the_rows_are_gone_from_the_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_statement_selects_from_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(literals, "LARGE_INSERT", 0)
     with rows_in_a_file("INSERT INTO t (b, a) VALUES (1, NULL), (2, NULL)") as found:
         assert found.startswith("INSERT INTO t (b, a) SELECT _c0, NULL AS _c1 FROM parquet.`")
@@ -66,7 +68,7 @@ def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sessio
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.text(alphabet="(),'1a.-;NULL \\", max_size=20))
-def test_any_text_is_taken_or_left(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_no_text_makes_the_reader_fail(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(literals, "LARGE_INSERT", 0)
     with rows_in_a_file(f"INSERT INTO t VALUES {text}") as found:
         assert found
