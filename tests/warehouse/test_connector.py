@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import decimal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from databricks.sql import exc
+from local_workspace.engine import Engine
 
 Connect = Callable[..., Any]
 
@@ -143,6 +145,28 @@ def test_cancel_from_another_thread(connect: Connect) -> None:
             cursor.get_async_execution_result()
         cursor.execute("SELECT 1")
         assert cursor.fetchone()[0] == 1
+
+
+def test_cancel_before_the_statement_has_begun(engine: Engine) -> None:
+    """All threads are busy: the statement begins after it has been cancelled."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from local_workspace.warehouse.sessions import Sessions
+
+    with ThreadPoolExecutor(1) as threads:
+        sessions, free = Sessions(engine, threads, time.monotonic), threading.Event()
+        threads.submit(free.wait)
+        session = sessions.open(None, None)
+        text = "SELECT count(*) FROM range(0, 100000000000) WHERE hash(id) = 3"
+        operation = sessions.start(
+            session, lambda cancelled: session.engine.execute(text, cancelled=cancelled)
+        )
+        operation.cancel()
+        free.set()
+        assert operation.wait(60)
+        assert operation.error is not None
+        assert operation.error.condition == "OPERATION_CANCELED"
+        session.engine.close()
 
 
 def test_statement_longer_than_the_first_wait(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:

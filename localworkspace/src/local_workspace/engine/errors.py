@@ -192,6 +192,11 @@ def at_place(error: EngineError, original: str) -> EngineError:
 _PLACE = re.compile(r"\bat (?P<start>\d+):\d+ expected|found end of input")
 
 
+def operation_canceled() -> EngineError:
+    """Return the error of a statement that somebody has cancelled."""
+    return EngineError.of("OPERATION_CANCELED", "The operation was cancelled.", "HY008")
+
+
 def unsupported(construct: str) -> EngineError:
     """Return the error for a construct that the quick engine lacks or would answer wrongly."""
     text = f"{construct} is not supported by the local workspace's quick engine. Use `--engine spark`."

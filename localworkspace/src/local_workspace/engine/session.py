@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .catalog import CatalogTree
-from .errors import EngineError, at_place, catalog_not_found, schema_not_found
+from .errors import EngineError, at_place, catalog_not_found, operation_canceled, schema_not_found
 from .literals import bind, string_literal
 from .names import Namespace, TableName, quote
 from .servers import EngineServer
@@ -246,8 +246,13 @@ class EngineSession:
         """The current catalog and schema."""
         return self._session.namespace
 
-    def execute(self, sql: str, parameters: Parameters = None) -> StatementResult:
-        """Run one statement with `parameters` (`:name` or `?`) bound. Raises `EngineError`."""
+    def execute(
+        self, sql: str, parameters: Parameters = None, *, cancelled: Callable[[], bool] = lambda: False
+    ) -> StatementResult:
+        """Run one statement with `parameters` (`:name` or `?`) bound. Raises `EngineError`.
+
+        `cancelled` tells whether the caller has cancelled it already; later, `cancel` interrupts it.
+        """
         if not sql.strip().rstrip(";").strip():
             raise EngineError.of(
                 "PARSE_EMPTY_STATEMENT", "Syntax error, unexpected empty statement.", "42617"
@@ -259,6 +264,8 @@ class EngineSession:
             self._movable = self._movable and _LEAVES_NOTHING.match(sql) is not None
         try:
             with self._session.client.statement():
+                if cancelled():  # asked after `cancel` can find the statement, so that no cancel gets lost
+                    raise operation_canceled()
                 return self._session.run(sql, parameters)
         finally:
             with self._guard:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .errors import EngineError, from_engine, from_spark
+from .errors import EngineError, from_engine, from_spark, operation_canceled
 from .servers import Servers
 
 # No limit: results may be large.
@@ -35,7 +35,7 @@ class _Statement:
 
     def raise_if_cancelled(self) -> None:
         if self.cancelled:
-            raise EngineError.of("OPERATION_CANCELED", "The operation was cancelled.", "HY008")
+            raise operation_canceled()
 
 
 class ConnectClient:

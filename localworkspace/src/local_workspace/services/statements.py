@@ -170,7 +170,11 @@ class Statements:
                 return
             statement.state, statement.session = "RUNNING", session
         request = statement.request
-        table = session.execute(request["statement"], parameters_of(request.get("parameters"))).table
+        table = session.execute(
+            request["statement"],
+            parameters_of(request.get("parameters")),
+            cancelled=lambda: statement.state == "CANCELED",
+        ).table
         limit = int(request.get("row_limit") or 0)
         rows = rows_of(table.slice(0, limit) if limit else table)
         columns = columns_of(table.schema)

@@ -127,7 +127,10 @@ class ThriftService:
         session = self._sessions.get(req.sessionHandle)
         literals = results.literals_of(req.parameters)
         operation = self._sessions.start(
-            session, lambda: _limited(session.engine.execute(req.statement, literals), req.resultRowLimit)
+            session,
+            lambda cancelled: _limited(
+                session.engine.execute(req.statement, literals, cancelled=cancelled), req.resultRowLimit
+            ),
         )
         operation.lz4 = bool(req.canDecompressLZ4Result)
         return self._started(req, operation, t.TExecuteStatementResp)
@@ -198,7 +201,9 @@ class ThriftService:
 
     def _listing(self, req: Any, response: Any, rows: Callable[..., Any], *patterns: Any) -> Any:
         session = self._sessions.get(req.sessionHandle)
-        operation = self._sessions.start(session, lambda: StatementResult(table=rows(self._tree, *patterns)))
+        operation = self._sessions.start(
+            session, lambda _: StatementResult(table=rows(self._tree, *patterns))
+        )
         return self._started(req, operation, response)
 
     def _started(self, req: Any, operation: Operation, response: Any) -> Any:

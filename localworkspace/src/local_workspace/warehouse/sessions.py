@@ -14,6 +14,10 @@ from local_workspace.engine import Engine, EngineError, EngineSession, Statement
 IDLE_SECONDS = 8 * 3600.0
 
 
+# What an operation does; its argument tells whether the operation has been cancelled meanwhile.
+Run = Callable[[Callable[[], bool]], StatementResult]
+
+
 class UnknownHandleError(Exception):
     """A session or operation handle that this server never gave out, or has closed."""
 
@@ -21,13 +25,13 @@ class UnknownHandleError(Exception):
 class Operation:
     """One statement: running, or finished with a result or an error."""
 
-    def __init__(self, session: WarehouseSession, future: Future[StatementResult]) -> None:
+    def __init__(self, session: WarehouseSession, run: Run, executor: Executor) -> None:
         self.id = uuid.uuid4().bytes
         self.session = session
         self.offset = 0
         self.lz4 = False
         self.cancelled = False
-        self._future = future
+        self._future: Future[StatementResult] = executor.submit(run, lambda: self.cancelled)
 
     def wait(self, seconds: float) -> bool:
         """Wait up to `seconds` for the end; return whether it has come."""
@@ -102,9 +106,9 @@ class Sessions:
             self._sessions.pop(session.id, None)
         self._end(session)
 
-    def start(self, session: WarehouseSession, run: Callable[[], StatementResult]) -> Operation:
+    def start(self, session: WarehouseSession, run: Run) -> Operation:
         """Run a function in a thread as an operation of the session."""
-        operation = Operation(session, self._statements.submit(run))
+        operation = Operation(session, run, self._statements)
         session.operations[operation.id] = operation
         return operation
 
