@@ -15,13 +15,13 @@ _CHANGED = "SELECT count(*) FROM {now} n JOIN {before} b ON n.id = b.id WHERE n.
 
 def run_script(connection: Any, folder: Path, schema: str) -> int:
     """Run the files by name, and the loop until a join finds no changed row; how many statements it took."""
-    said = 0
+    statements = 0
     with connection.cursor() as cursor:
 
         def run(text: str) -> None:
-            nonlocal said
+            nonlocal statements
             cursor.execute(text)
-            said += 1
+            statements += 1
 
         run("USE CATALOG main")
         run(f"USE SCHEMA {schema}")
@@ -36,7 +36,7 @@ def run_script(connection: Any, folder: Path, schema: str) -> int:
             if number and _changed(cursor, run, int(number[1])) == 0:
                 converged = int(number[1])
                 run(f"CREATE OR REPLACE TABLE {LOOP}_final AS SELECT * FROM {LOOP}_{converged}")
-    return said
+    return statements
 
 
 def _changed(cursor: Any, run: Callable[[str], None], number: int) -> int:

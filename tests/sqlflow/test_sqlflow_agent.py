@@ -39,7 +39,7 @@ def test_an_agent_sees_the_error_of_a_workflow_and_goes_on_after_a_fix(
     assert "03_c.sql:2: " in failed["error_summary"]
     assert failed["value"]["problems"][0]["hint"]
     assert failed["value"]["steps"] == {"all": 3, "done": 2, "failed": 1}
-    # What the planner is told at its next iteration is made of it.
+    # What the planner reads at its next iteration is made of it.
     assert main(["show", RUN, "--json"]) == 0
-    told = capsys.readouterr().out
-    assert "make flow_c failed: WorkflowFailed: flow failed, 2 of 3 steps done. 03_c: 03_c.sql:2: " in told
+    output = capsys.readouterr().out
+    assert "make flow_c failed: WorkflowFailed: flow failed, 2 of 3 steps done. 03_c: 03_c.sql:2: " in output

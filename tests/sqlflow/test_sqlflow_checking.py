@@ -91,7 +91,7 @@ def test_a_check_that_fails_is_a_fault_and_hides_no_other() -> None:
     assert not found.good
 
 
-def test_a_table_that_is_not_there_is_told() -> None:
+def test_a_missing_table_is_reported() -> None:
     report = checked(expecting(), Answers(**{"`a`": NotFound("No such table.")}))
     assert [(table.exists, table.good) for table in report.tables] == [(False, False), (True, True)]
     assert report.status is RunStatus.FAILED
@@ -164,7 +164,7 @@ def test_interrupted_while_it_is_checked() -> None:
     assert all("interrupted" in table.errors[0] for table in report.tables)
 
 
-def test_checks_are_told() -> None:
+def test_checks_have_events() -> None:
     watcher = EventRecorder()
     runner(expecting(), FakeEngine(), observer=watcher).run()
     assert watcher.of(EventKind.CHECKING)[0].statements == 2
@@ -183,7 +183,7 @@ def test_coverage_on_a_real_engine(engine: WarehouseEngine, session: WarehouseSe
     assert (row["all_keys"], row["found_keys"]) == (2, 1)
 
 
-def test_an_interrupted_loop_tells_how_far_it_came() -> None:
+def test_an_interrupted_loop_reports_its_iterations() -> None:
     engine = FakeEngine()
 
     def execute(sql: str, session: FakeSession) -> int:

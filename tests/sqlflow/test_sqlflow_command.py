@@ -44,7 +44,7 @@ def sql_run(info: WorkspaceInfo, schema: str, flow: Path, capsys: pytest.Capture
     return call
 
 
-def test_a_directory_fails_is_mended_and_resumed(
+def test_a_directory_fails_is_corrected_and_resumed(
     sql_run: Any, flow: Path, session: WarehouseSession, schema: str
 ) -> None:
     (flow / "05_last.sql").write_text("SELECT 1;\nSELEC 2")
@@ -77,7 +77,7 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(sql_run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "code", "said"),
+    ("option", "value", "code", "words"),
     [
         ("--catalog", "nowhere", 2, "no catalog nowhere"),
         ("--schema", "nowhere", 2, "no schema main.nowhere"),
@@ -87,8 +87,8 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(sql_run: Any) -> None:
         ("--resume-run", "w0", 2, "No unfinished run w0"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_runs(
-    sql_run: Any, option: str, value: str, code: int, said: str
+def test_errors_are_reported_before_anything_runs(
+    sql_run: Any, option: str, value: str, code: int, words: str
 ) -> None:
     got, _out, err = sql_run(option, value)
-    assert (got, said in err) == (code, True), err
+    assert (got, words in err) == (code, True), err

@@ -17,10 +17,10 @@ from databricks_rlm_agent.errors import (
     Throttled,
     Unreachable,
 )
-from databricks_rlm_agent.sqlflow.run.loops import judge_loop
 from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure, critical_path
 from databricks_rlm_agent.sqlflow.run.record import DONE, STALE, VOID, StepRow
 from databricks_rlm_agent.sqlflow.run.resume import resume_state
+from databricks_rlm_agent.sqlflow.run.steps import judge_loop
 from databricks_rlm_agent.sqltext.errors import Cause, Severity, classify
 
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)

@@ -60,7 +60,7 @@ def run(made: World, record: Any, flow: Plan = FLOW) -> Report:
 
 
 def run_behind(made: World, record: MemoryRecord) -> Report:
-    """The same, as ``prepared`` does it: with a record that is written behind."""
+    """The same, as ``prepared`` does it: with a record that is written in the background."""
     return run(made, WriteBehindRecord(record, deferrable_rows(FLOW)))
 
 

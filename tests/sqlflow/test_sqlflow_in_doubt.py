@@ -67,7 +67,7 @@ def problem_of(report: Report) -> Any:
     return problem
 
 
-def test_a_mended_file_goes_on_behind_what_it_has_done() -> None:
+def test_a_corrected_file_goes_on_after_what_it_has_done() -> None:
     life = Life()
     bad = step("01_a.sql", "INSERT INTO t VALUES (7); SELEC 1; INSERT INTO t VALUES (8)")
     assert life.run(bad).status is RunStatus.FAILED
@@ -78,7 +78,7 @@ def test_a_mended_file_goes_on_behind_what_it_has_done() -> None:
     assert life.world.commits()["t"] == ["CREATE TABLE", "WRITE", "WRITE", "WRITE"]
 
 
-def test_another_try_in_the_same_run_goes_on_behind_what_is_done_too() -> None:
+def test_a_retry_in_the_same_run_goes_on_after_what_is_done() -> None:
     life = Life()
     refused = [True]
 
@@ -110,7 +110,7 @@ def test_a_statement_that_was_changed_after_it_took_effect() -> None:
     assert life.rows() == [1, 8]
 
 
-def test_a_person_who_was_told_may_say_what_is_run_by_changing_the_text() -> None:
+def test_changing_the_text_resolves_a_reported_doubt() -> None:
     life = Life()
     life.dies("after", "INSERT", step("01_a.sql", "INSERT INTO t VALUES (7)"))
     life.world.of("t").add("WRITE", (1, 7, 70), 1, mode="Append")  # another writer
@@ -120,7 +120,7 @@ def test_a_person_who_was_told_may_say_what_is_run_by_changing_the_text() -> Non
     assert life.rows() == [1, 7, 9, 70]
 
 
-def test_a_statement_in_doubt_that_is_taken_out() -> None:
+def test_a_statement_in_doubt_may_be_removed() -> None:
     life = Life()
     both = step("01_a.sql", "BEGIN INSERT INTO t VALUES (7); END; CREATE OR REPLACE TABLE s AS VALUES (1)")
     life.dies("before", "BEGIN", both)
@@ -128,7 +128,7 @@ def test_a_statement_in_doubt_that_is_taken_out() -> None:
     assert life.run(step("01_a.sql", "CREATE OR REPLACE TABLE s AS VALUES (1)")).status is GOOD
 
 
-def test_what_no_history_tells_is_noted_when_it_is_done() -> None:
+def test_an_effect_without_a_history_is_recorded_when_it_is_done() -> None:
     life = Life()
     file = step("01_a.sql", "SET x = 1; CALL p(); SELEC 1")
     start = life.world.start
@@ -219,7 +219,7 @@ def test_the_iterations_of_another_text_do_not_count() -> None:
     assert life.rows() == [0, 0]
 
 
-def test_a_measure_that_failed_goes_on_when_it_is_mended() -> None:
+def test_a_failed_measure_is_repeated_when_its_query_is_corrected() -> None:
     life = Life()
     life.world.make("t", (2, 1), "CREATE TABLE")
     broken = in_place("UPDATE t SET v = v - 1 WHERE v > 0", "SELECT sum(v) FROM nowhere")

@@ -125,8 +125,8 @@ def test_columns_that_stamp_the_iteration_are_not_compared(engine: WarehouseEngi
     watcher = EventRecorder()
     report = runner(components(schema, extra=extra), engine, schema, observer=watcher).run()
     assert report.status is RunStatus.SUCCEEDED, report.next
-    said = [event.text for event in watcher.of(EventKind.NOTICE)]
-    assert sum("only stamps" in text for text in said) == 2
+    notices = [event.text for event in watcher.of(EventKind.NOTICE)]
+    assert sum("only stamps" in text for text in notices) == 2
 
 
 class Killed(BaseException):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from databricks_rlm_agent.cli.sql import run as sqlrun
-from databricks_rlm_agent.cli.sql.report import report_lines
+from databricks_rlm_agent.cli.sql.lines import report_lines
 from databricks_rlm_agent.cli.sql.run import check_page, write_page
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import ConfigError, UsageError
@@ -61,7 +61,7 @@ def test_steps_stand_in_columns_with_time_and_rows() -> None:
     ]
 
 
-def test_a_loop_tells_its_end_and_its_history() -> None:
+def test_a_loop_is_reported_with_its_end_and_history() -> None:
     history = tuple(Measure(n=n, changed=many) for n, many in enumerate([None, 8120, 0], start=1))
     loop = step("04_loop", seconds=3.0, iterations=history, iterations_before=1, end=LoopEnd.CONVERGED)
     lines = report_lines(report(loop))
@@ -81,12 +81,12 @@ def test_the_critical_path_is_broken_between_steps() -> None:
     steps = [step(f"{n:02d}_a_long_name_of_a_step", seconds=1.0) for n in range(8)]
     lines = report_lines(report(*steps, path=tuple(each.id for each in steps), path_seconds=8.0))
     start = lines.index("critical path: 8.0 s, 80% of the time")
-    told = lines[start + 1 : start + 5]
-    assert all(len(line) <= 101 for line in told)
-    assert " ".join(told).count("→") == 7
+    path_lines = lines[start + 1 : start + 5]
+    assert all(len(line) <= 101 for line in path_lines)
+    assert " ".join(path_lines).count("→") == 7
 
 
-def test_how_much_ran_at_once_is_told() -> None:
+def test_the_average_number_of_steps_at_once_is_reported() -> None:
     lines = report_lines(
         report(step("a", seconds=9.0), step("b", seconds=9.0), path=("a",), path_seconds=9.0)
     )

@@ -428,7 +428,7 @@ def test_a_step_that_cannot_be_recorded_has_failed() -> None:
     assert "could not be recorded" in report.steps[0].problem.message
 
 
-def test_events_are_told_one_at_a_time_and_are_json() -> None:
+def test_events_come_one_at_a_time_and_are_json() -> None:
     inside = threading.Lock()
 
     def hook(event: WorkflowEvent) -> None:

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlflow_rig import FakeEngine, loop_step, plan, runner, step
 
-from databricks_rlm_agent.cli.sql.progress import Progress, clock
+from databricks_rlm_agent.cli.sql.lines import Progress, clock
 from databricks_rlm_agent.cli.sql.screen import JsonScreen, PlainScreen, printable, screen
 from databricks_rlm_agent.errors import Rejected
 from databricks_rlm_agent.sqlflow.run.events import EventKind, LineObserver, LineSeverity, WorkflowEvent
@@ -219,7 +219,7 @@ def test_where_progress_goes(
     assert ("01_a" in captured.out, "01_a" in captured.err) == (out, err)
 
 
-def test_the_lines_of_a_run_tell_stages_steps_iterations_and_checks() -> None:
+def test_the_lines_of_a_run_show_stages_steps_iterations_and_checks() -> None:
     lines: list[str] = []
 
     def fetch(sql: str) -> list[dict[str, Any]]:
@@ -250,9 +250,9 @@ def test_a_reader_that_has_gone_does_not_end_the_run(monkeypatch: pytest.MonkeyP
     made = plan(step("01_a.sql", "CREATE OR REPLACE TABLE a AS SELECT 1 AS id"))
     with os.fdopen(write, "w") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        with screen(made, how=None, statements=True, document=False) as shown_on:
-            assert runner(made, FakeEngine(), observer=shown_on).run().exit_code == 0
-        shown_on.write(["the report"])
+        with screen(made, how=None, statements=True, document=False) as display:
+            assert runner(made, FakeEngine(), observer=display).run().exit_code == 0
+        display.write(["the report"])
 
 
 class Terminal:

@@ -1,4 +1,4 @@
-"""Sessions that are opened ahead, and closed behind."""
+"""Sessions that are opened in advance, and closed in the background."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def until(holds: Callable[[], bool]) -> None:
 
 def test_sessions_are_open_before_they_are_asked_for_and_all_are_closed_in_the_end() -> None:
     engine = FakeEngine()
-    with SessionPool(engine, spare=3, expected=100) as ahead:
+    with SessionPool(engine, spare=3, expected=100) as pool:
         until(lambda: len(engine.sessions) == 3)
-        used = ahead.session()
+        used = pool.session()
         assert used.execute("SELECT 1") == 1
         assert engine.sessions[0].ran == ["SELECT 1"]
         until(lambda: len(engine.sessions) == 4)  # in place of the one that was taken
@@ -36,8 +36,8 @@ def test_sessions_are_open_before_they_are_asked_for_and_all_are_closed_in_the_e
 
 def test_who_asks_for_more_than_are_ready_gets_them_too_and_each_only_once() -> None:
     engine = FakeEngine()
-    with SessionPool(engine, spare=2, expected=100) as ahead:
-        taken = [ahead.session() for _ in range(7)]
+    with SessionPool(engine, spare=2, expected=100) as pool:
+        taken = [pool.session() for _ in range(7)]
         for number, session in enumerate(taken):
             session.execute(str(number))
     assert sorted(session.ran for session in engine.sessions if session.ran) == [[str(n)] for n in range(7)]
@@ -55,22 +55,22 @@ class Refusing(FakeEngine):
         raise Unauthorized("Invalid access token.")
 
 
-def test_what_stands_against_a_session_is_told_to_who_asks_for_one() -> None:
+def test_an_error_of_opening_is_raised_by_the_next_session() -> None:
     engine = Refusing()
     with (
-        SessionPool(engine, spare=2, expected=100) as ahead,
+        SessionPool(engine, spare=2, expected=100) as pool,
         pytest.raises(Unauthorized, match="Invalid access token"),
     ):
-        ahead.session()
+        pool.session()
     assert engine.asked_for >= 2
 
 
 def test_a_session_that_has_lain_idle_for_long_is_not_used() -> None:
     engine, now = FakeEngine(), [0.0]
-    with SessionPool(engine, spare=1, expected=100, monotonic=lambda: now[0]) as ahead:
+    with SessionPool(engine, spare=1, expected=100, monotonic=lambda: now[0]) as pool:
         until(lambda: len(engine.sessions) == 1)
         now[0] += MAX_AGE_S + 1
-        ahead.session().execute("SELECT 1")
+        pool.session().execute("SELECT 1")
         assert engine.sessions[0].ran == []
         until(lambda: engine.sessions[0].closed)
 
@@ -98,9 +98,9 @@ def test_one_that_is_still_being_opened_at_the_end_is_closed() -> None:
 
 def test_no_more_are_opened_than_will_be_needed_but_one() -> None:
     engine = FakeEngine()
-    with SessionPool(engine, spare=2, expected=3) as ahead:
+    with SessionPool(engine, spare=2, expected=3) as pool:
         for _ in range(3):
-            ahead.session()
+            pool.session()
             until(lambda: len(engine.sessions) >= 2)
     assert len(engine.sessions) in {3, 4}
 
@@ -108,7 +108,7 @@ def test_no_more_are_opened_than_will_be_needed_but_one() -> None:
 def test_it_ends_while_sessions_are_being_opened_and_closed() -> None:
     for _ in range(50):
         engine = FakeEngine()
-        with SessionPool(engine, spare=4, expected=100) as ahead:
+        with SessionPool(engine, spare=4, expected=100) as pool:
             for _ in range(4):
-                ahead.session().close()
+                pool.session().close()
         assert all(session.closed for session in engine.sessions)

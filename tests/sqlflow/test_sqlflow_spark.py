@@ -207,7 +207,7 @@ def test_errors_are_ours(text: str, kind: type[RlmError], alive: bool) -> None:
     assert "\n" not in caught.value.what
 
 
-def test_a_place_that_is_not_there_is_told_when_a_session_opens() -> None:
+def test_a_missing_schema_is_an_error_when_a_session_opens() -> None:
     def answer(sql: str) -> list[Any]:
         raise RuntimeError(f"[SCHEMA_NOT_FOUND] {sql}")
 

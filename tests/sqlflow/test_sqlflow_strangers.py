@@ -74,7 +74,7 @@ def test_a_loop_in_place_goes_on_from_what_was_measured_last() -> None:
     assert measurer.measure(now, affected=5, last=last).changed == 0
 
 
-def test_what_is_no_file_is_told_and_never_waited_for(tmp_path: Path) -> None:
+def test_what_is_no_file_is_an_error_and_never_waited_for(tmp_path: Path) -> None:
     (tmp_path / "1_a.sql").write_text("SELECT 1")
     (tmp_path / "x.sql").mkdir()
     assert read_directory(tmp_path).notices == ("x.sql/ is not looked into.",)
@@ -102,7 +102,7 @@ def test_what_is_no_file_is_told_and_never_waited_for(tmp_path: Path) -> None:
         ("[PARSE_SYNTAX_ERROR] Syntax error (line 99, pos 9)", 10, "SELECT a FROM t WHERE a = = 1"),
     ],
 )
-def test_an_error_is_told_with_its_own_line(message: str, line: int, shown: str) -> None:
+def test_an_error_has_its_own_line(message: str, line: int, shown: str) -> None:
     problem = classify(Rejected(message), file="1.sql", line=10, statement="SELECT a\nFROM t\nWHERE a = = 1")
     assert (problem.line, problem.statement) == (line, shown)
 
@@ -132,18 +132,18 @@ class Place:
 
 
 @pytest.mark.parametrize(
-    ("said", "what", "fix"),
+    ("text", "what", "fix"),
     [
         ("Error during request to server, HTTP 404.", "no SQL warehouse /sql/1.0/x", "--http-path"),
         ("Error during request to server.", "not a Databricks SQL warehouse", "--server-hostname"),
         ("Connection refused.", "Connection refused", ""),
     ],
 )
-def test_an_address_that_is_no_warehouse_is_told(
-    monkeypatch: pytest.MonkeyPatch, said: str, what: str, fix: str
+def test_an_address_that_is_no_warehouse_is_explained(
+    monkeypatch: pytest.MonkeyPatch, text: str, what: str, fix: str
 ) -> None:
     def refuse(*_args: Any, **_options: Any) -> Any:
-        raise Unreachable(said)
+        raise Unreachable(text)
 
     monkeypatch.setattr(sqlsessions, "_connect", refuse)
     with pytest.raises(Unreachable, match=what) as caught:

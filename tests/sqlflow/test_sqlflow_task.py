@@ -212,7 +212,7 @@ def test_an_agent_reads_of_no_option(text: str) -> None:
     assert "--resume" not in for_agent(text + " run again with --resume " + text)
 
 
-def test_hints_speak_of_the_action() -> None:
+def test_hints_name_the_action() -> None:
     hints = [rule.hint for rule in sqlerrors._RULES] + [sqlerrors._STATEMENT]
     assert [hint for hint in map(for_agent, hints) if "--" in hint] == []
     assert for_agent("Ended; run again with --resume.") == "Ended; call run_sql_workflow again."

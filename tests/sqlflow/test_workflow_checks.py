@@ -1,4 +1,4 @@
-"""What ``workflow.yml`` declares of tables, and what is said of them in the end."""
+"""What ``workflow.yml`` declares of tables, and what is checked of them at the end."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_tables_are_declared_with_key_rows_and_coverage() -> None:
         ("name: [a]", 1, "name must be a text"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(text: str, line: int, words: str) -> None:
+def test_errors_have_their_line(text: str, line: int, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         parse_declarations(text)
     assert caught.value.where == f"workflow.yml:{line}"
@@ -106,11 +106,11 @@ def test_expectations_have_full_names_and_the_steps_that_make_them() -> None:
     ]
 
 
-def test_the_plan_tells_what_will_be_checked() -> None:
-    told = as_table(planned("tables: {a: {key: [id, b], min_rows: 1_000, covers: {table: n, on: {id: x}}}}"))
+def test_the_plan_lists_what_will_be_checked() -> None:
+    table = as_table(planned("tables: {a: {key: [id, b], min_rows: 1_000, covers: {table: n, on: {id: x}}}}"))
     assert (
         "  main.s.a: key id, b is unique; 1,000 rows or more; covers 100% of main.s.n on id = x"
-        in told.splitlines()
+        in table.splitlines()
     )
     assert "Checked" not in as_table(planned(""))
 
@@ -139,7 +139,7 @@ def test_names_that_cannot_be_are_refused(declared: str, words: str) -> None:
         planned(declared)
 
 
-def test_faults_are_told_in_words() -> None:
+def test_faults_are_sentences() -> None:
     coverage = Coverage(table="n", on=(("id", "id"),), keys=1000, found=989, wanted=0.99)
     found = TableCheck(
         table="t", exists=True, rows=3, min_rows=10, key=("a", "b"), duplicates=2, coverage=(coverage,)
@@ -194,9 +194,9 @@ def report(**more: Any) -> Report:
 
 def test_advice_after_success_says_where_the_record_is_and_what_more_could_be_done() -> None:
     tables = (TableCheck(table="main.s.a", exists=True, rows=1),)
-    said = " ".join(advice(report(tables=tables)))
+    sentences = " ".join(advice(report(tables=tables)))
     for words in ("--optimize-tables", "workflow.yml", "main.s.sql_workflow_runs", "'w1'"):
-        assert words in said
+        assert words in sentences
     assert "--optimize-tables" not in " ".join(advice(report(tables=tables, optimized=True)))
 
 
@@ -208,11 +208,11 @@ def test_advice_after_failure_says_what_to_mend() -> None:
         TableCheck(table="main.s.d", exists=True, errors=("It could not be checked: x",)),
     )
     left = StepOutcome(id="03_c", status=StepStatus.NOT_RUN)
-    said = advice(report(tables=tables, status=RunStatus.FAILED, steps=(left,)))
+    sentences = advice(report(tables=tables, status=RunStatus.FAILED, steps=(left,)))
     for line, words in zip(
-        said,
+        sentences,
         ["look at what makes it (01_a)", "drops or renames", "no file makes it", "could not be"],
         strict=False,
     ):
         assert words in line
-    assert said[-1] == "1 of 1 steps are left: run the same command with --resume."
+    assert sentences[-1] == "1 of 1 steps are left: run the same command with --resume."

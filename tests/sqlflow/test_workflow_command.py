@@ -35,10 +35,10 @@ def run(*arguments: str | Path) -> int:
 
 def test_the_plan_as_a_table(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(directory, "--var", "c=main") == 0
-    said = capsys.readouterr().out
-    assert "Stage 3: 2 steps, 2 at once" in said
-    assert "after 02_loop_iteration: reads main.s.x_loop_final" in said
-    assert "notes" not in said
+    output = capsys.readouterr().out
+    assert "Stage 3: 2 steps, 2 at once" in output
+    assert "after 02_loop_iteration: reads main.s.x_loop_final" in output
+    assert "notes" not in output
 
 
 def test_the_plan_as_json(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,10 +80,10 @@ def test_what_is_wrong_is_one_clear_message(
 ) -> None:
     (directory / name).write_bytes(content)
     code = run(directory, "--var", "c=main")
-    said = capsys.readouterr()
-    assert "Traceback" not in said.err
+    output = capsys.readouterr()
+    assert "Traceback" not in output.err
     assert code == (2 if words else 0)
-    assert (words or "") in said.err
+    assert (words or "") in output.err
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_one_clear_message(
         (["--var", "c"], "--var 'c' is not a variable"),
     ],
 )
-def test_wrong_options_are_told(
+def test_wrong_options_are_errors(
     arguments: list[str], words: str, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(directory, "--var", "c=main", *arguments) == 2
@@ -120,7 +120,7 @@ def test_wrong_directories(tmp_path: Path) -> None:
             read_directory(path)
 
 
-def test_directories_below_are_told(directory: Path) -> None:
+def test_directories_below_have_a_notice(directory: Path) -> None:
     (directory / "more").mkdir()
     (directory / "more" / "a.sql").write_text("SELECT 1")
     assert read_directory(directory).notices == ("more/ is not looked into.",)

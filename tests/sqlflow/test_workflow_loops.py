@@ -17,7 +17,7 @@ ONE = (
 )
 
 
-def turn(number: int, text: str = ONE) -> str:
+def iteration_text(number: int, text: str = ONE) -> str:
     return text.replace("{n}", str(number)).replace("{p}", str(number - 1))
 
 
@@ -77,8 +77,8 @@ def test_the_loop_is_a_step_and_later_files_wait_for_its_alias() -> None:
         SqlSource(
             texts={
                 "03_a.sql": "CREATE TABLE c.s.x_loop_0 AS SELECT 1 AS a",
-                "04_x_loop_iteration_01.sql": turn(1),
-                "04_x_loop_iteration_02.sql": turn(2),
+                "04_x_loop_iteration_01.sql": iteration_text(1),
+                "04_x_loop_iteration_02.sql": iteration_text(2),
                 "04_other.sql": "SELECT * FROM c.s.x_loop_7",
                 "05_b.sql": "SELECT * FROM c.s.x_loop_final",
             }
@@ -101,7 +101,7 @@ def test_the_loop_is_a_step_and_later_files_wait_for_its_alias() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "wanted", "alias"),
+    ("table", "read_name", "alias"),
     [
         ("x_loop_{n}", "-", "x_loop_final"),
         ("x_iter_{n}", "x_loop_final", "x_loop_final"),
@@ -113,15 +113,15 @@ def test_the_loop_is_a_step_and_later_files_wait_for_its_alias() -> None:
         ("t", "-", None),
     ],
 )
-def test_the_alias_is_what_later_files_want(table: str, wanted: str, alias: str | None) -> None:
+def test_the_alias_is_what_later_files_want(table: str, read_name: str, alias: str | None) -> None:
     text = f"CREATE OR REPLACE TABLE c.s.{table} AS SELECT * FROM c.s.y"
-    texts = {"4_loop_iteration_1.sql": turn(1, text), "5_b.sql": f"SELECT * FROM c.`{wanted}`"}
-    texts["5_b.sql"] = f"SELECT * FROM {wanted}" if wanted != "-" else "SELECT 1"
+    texts = {"4_loop_iteration_1.sql": iteration_text(1, text), "5_b.sql": f"SELECT * FROM c.`{read_name}`"}
+    texts["5_b.sql"] = f"SELECT * FROM {read_name}" if read_name != "-" else "SELECT 1"
     assert loop_of(texts).alias == (("c", "s", alias) if alias else None)
 
 
 def test_iterations_that_exist_are_those_files() -> None:
-    loop = loop_of({"4_iter_1.sql": turn(1), "4_iter_2.sql": turn(2)})
+    loop = loop_of({"4_iter_1.sql": iteration_text(1), "4_iter_2.sql": iteration_text(2)})
     one, two = iteration(loop, 1), iteration(loop, 2)
     assert (one.file.name, one.generated) == ("4_iter_1.sql", False)
     assert (one.table, one.before) == (("c", "s", "x_loop_1"), ("c", "s", "x_loop_0"))
@@ -139,9 +139,9 @@ def test_a_first_iteration_may_have_none_before_it() -> None:
 
 @given(st.integers(min_value=2, max_value=4), st.integers(min_value=1, max_value=300))
 def test_generated_iterations_are_what_files_of_theirs_would_be(files: int, number: int) -> None:
-    loop = loop_of({f"4_iter_{n:02d}.sql": turn(n) for n in range(1, files + 1)})
+    loop = loop_of({f"4_iter_{n:02d}.sql": iteration_text(n) for n in range(1, files + 1)})
     made = iteration(loop, number)
-    assert [statement.text for statement in made.file.statements] == turn(number).split(";\n")
+    assert [statement.text for statement in made.file.statements] == iteration_text(number).split(";\n")
     assert made.file.name == f"4_iter_{number:02d}.sql"
     assert made.generated is (number > files)
     assert (made.table, made.before) == (("c", "s", f"x_loop_{number}"), ("c", "s", f"x_loop_{number - 1}"))
@@ -162,9 +162,9 @@ def test_one_file_alone_is_moved_on_by_the_names_of_its_tables() -> None:
 
 def test_numbers_that_stay_the_same_in_the_files_stay_the_same() -> None:
     text = "CREATE TABLE v2_x_{n} AS SELECT 10L, 1.5, 'pass {n} of 3' AS p FROM v2_x_{p} JOIN base_1"
-    loop = loop_of({f"iter_{n}.sql": turn(n, text) for n in (1, 2)})
+    loop = loop_of({f"iter_{n}.sql": iteration_text(n, text) for n in (1, 2)})
     (statement,) = iteration(loop, 10).file.statements
-    assert statement.text == turn(10, text)
+    assert statement.text == iteration_text(10, text)
     assert iteration(loop, 10).before == ("v2_x_9",)
 
 
@@ -173,7 +173,7 @@ def test_the_table_is_the_one_that_goes_on() -> None:
         "CREATE TABLE tmp_{n} AS SELECT * FROM x_{p}; CREATE TABLE x_{n} AS SELECT * FROM tmp_{n};"
         "CREATE TABLE stats_{n} AS SELECT count(*) FROM x_{n}; DROP TABLE tmp_{n}"
     )
-    loop = loop_of({f"iter_{n}.sql": turn(n, text) for n in (1, 2)})
+    loop = loop_of({f"iter_{n}.sql": iteration_text(n, text) for n in (1, 2)})
     assert (iteration(loop, 3).table, iteration(loop, 3).before) == (("x_3",), ("x_2",))
 
 
@@ -188,7 +188,7 @@ def test_tables_may_have_leading_zeros(width: int) -> None:
     assert iteration(loop_of(texts), 1).before == (f"x_{0:0{width}d}",)
 
 
-def test_a_loop_in_place_compares_a_table_with_itself_and_that_is_told() -> None:
+def test_a_loop_in_place_compares_a_table_with_itself_with_a_notice() -> None:
     text = "MERGE INTO t USING (SELECT * FROM t JOIN e) s ON t.a = s.a WHEN MATCHED THEN UPDATE SET b = s.b"
     plan = plan_of(SqlSource(texts={"iter_1.sql": text}))
     made = iteration(only_loop(plan), 4)
@@ -197,7 +197,7 @@ def test_a_loop_in_place_compares_a_table_with_itself_and_that_is_told() -> None
     assert notice.startswith("iter: its iterations change t in place: it ends when one leaves all rows")
 
 
-def test_what_cannot_go_on_is_told_before_it_runs() -> None:
+def test_iterations_that_cannot_be_generated_have_a_notice() -> None:
     texts = {
         "iter_1.sql": "CREATE TABLE x_1 AS TABLE y",
         "iter_2.sql": "CREATE TABLE x_2 AS TABLE z; CALL p()",
@@ -234,7 +234,7 @@ def test_a_declared_template() -> None:
 
 
 def test_declared_files_need_no_convention() -> None:
-    texts = {f"4_pass_{n}.sql": turn(n, "CREATE TABLE x_{n} AS TABLE x_{p}") for n in range(1, 11)}
+    texts = {f"4_pass_{n}.sql": iteration_text(n, "CREATE TABLE x_{n} AS TABLE x_{p}") for n in range(1, 11)}
     loop = loop_of(texts, "loops:\n  - files: 4_pass_*.sql\n")
     assert [file.name for file in loop.files] == [f"4_pass_{n}.sql" for n in range(1, 11)]
     assert iteration(loop, 11).table == ("x_11",)
@@ -257,7 +257,7 @@ def test_declared_files_need_no_convention() -> None:
         ("- 1", 1, "must have keys and values"),
     ],
 )
-def test_what_is_wrong_in_a_declaration_is_told_with_its_line(text: str, line: int, words: str) -> None:
+def test_errors_in_a_declaration_have_their_line(text: str, line: int, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         parse_declarations(text)
     assert caught.value.where == f"workflow.yml:{line}"

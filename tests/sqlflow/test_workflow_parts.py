@@ -70,7 +70,7 @@ def test_files_that_feed_each_other_are_one_iteration(first: str, second: str, n
     assert plan.to_dict()["stages"][0]["steps"][0]["files"][:2] == [first.format(n=1), second.format(n=1)]
 
 
-def test_a_statement_of_a_part_is_told_with_its_own_file_and_line() -> None:
+def test_a_statement_of_a_part_has_its_own_file_and_line() -> None:
     texts = parts("2_a_iter_{n}.sql", "2_b_iter_{n}.sql", 1)
     texts["2_b_iter_1.sql"] = "\n\n" + texts["2_b_iter_1.sql"]
     (loop,) = loops(planned(texts)).values()
@@ -117,7 +117,7 @@ def test_loops_of_their_own_stay_so() -> None:
     assert not any("one loop" in notice for notice in plan.notices)
 
 
-def test_parts_without_the_same_numbers_are_told() -> None:
+def test_parts_without_the_same_numbers_have_a_notice() -> None:
     texts = parts("2_x_iter_{n}_a.sql", "2_x_iter_{n}_b.sql", 2)
     del texts["2_x_iter_2_b.sql"]
     plan = planned(texts)
@@ -149,19 +149,19 @@ def test_every_part_is_in_its_iteration_once(width: int, count: int, names: list
             assert order == names
 
 
-def test_what_an_iteration_drops_of_its_predecessor_is_told() -> None:
+def test_dropping_the_table_of_the_predecessor_has_a_notice() -> None:
     text = "CREATE OR REPLACE TABLE l_1 AS SELECT * FROM l_0; DROP TABLE l_0"
     assert any("drops main.shop.l_0" in notice for notice in planned({"2_iter_1.sql": text}).notices)
     again = "DROP TABLE IF EXISTS l_1; CREATE TABLE l_1 AS SELECT * FROM l_0"
     assert not any("drops" in notice for notice in planned({"2_iter_1.sql": again}).notices)
 
 
-def test_what_only_a_later_stage_makes_is_told() -> None:
+def test_a_table_that_only_a_later_stage_makes_has_a_notice() -> None:
     plan = planned({"1_a.sql": "CREATE TABLE a AS SELECT * FROM b", "2_b.sql": "CREATE TABLE b (x INT)"})
     assert any("reads main.shop.b, which 2_b of a later stage makes" in notice for notice in plan.notices)
 
 
-def test_what_two_files_of_a_stage_make_is_told() -> None:
+def test_a_table_that_two_files_of_a_stage_make_has_a_notice() -> None:
     texts = {f"1_{x}.sql": "CREATE OR REPLACE TABLE t AS SELECT 1 AS x" for x in "ab"}
     assert any("1_a and 1_b both make main.shop.t" in notice for notice in planned(texts).notices)
     texts = {f"1_{x}.sql": "CREATE TABLE IF NOT EXISTS log (x INT)" for x in "ab"}
@@ -169,19 +169,19 @@ def test_what_two_files_of_a_stage_make_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "words"),
     [
         ("SELECT 1;\nSELECT * FROM {{ ref('a') }}", 2, "{{ ref('a') }}"),
         ("{% if x %} SELECT 1 {% endif %}", 1, "{% if x %}"),
         ("SELECT * FROM {{ place }}.t", 1, "--var place=VALUE"),
     ],
 )
-def test_a_template_that_is_not_filled_in_is_told_before_anything_runs(
-    text: str, line: int, said: str
+def test_a_template_with_unknown_variables_is_an_error_before_anything_runs(
+    text: str, line: int, words: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
         planned({"1_a.sql": text})
-    assert said in str(caught.value)
+    assert words in str(caught.value)
     assert caught.value.where == f"1_a.sql:{line}"
 
 

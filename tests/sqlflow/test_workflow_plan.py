@@ -82,13 +82,13 @@ def test_tables_of_the_workflow_are_filled_before_they_are_read() -> None:
     assert ids(found) == ["c", "b", "a", "d"]
 
 
-def test_a_circle_is_decided_by_names_and_told() -> None:
+def test_a_circle_is_ordered_by_names_with_a_notice() -> None:
     found = plan({"a.sql": "CREATE TABLE t AS SELECT * FROM u", "b.sql": "CREATE TABLE u AS SELECT * FROM t"})
     assert needs(found) == {"a": set(), "b": {"a"}}
     assert "a needs what b makes, and the other way round" in found.notices[0]
 
 
-def test_what_cannot_be_told_runs_alone() -> None:
+def test_a_file_that_is_not_fully_known_runs_alone() -> None:
     found = plan({"1_a.sql": "SELECT 1", "1_b.sql": "\nCALL p()", "1_c.sql": "SELECT 2"})
     assert needs(found) == {"1_a": set(), "1_b": {"1_a"}, "1_c": {"1_b"}}
     assert found.notices == ("1_b runs alone: 1_b.sql:2: what it does is not known here.",)
@@ -99,7 +99,7 @@ def test_functions_of_others_are_no_reads() -> None:
     assert step.reads == (("t",),)
 
 
-def test_a_temporary_view_of_another_file_is_told() -> None:
+def test_a_temporary_view_of_another_file_has_a_notice() -> None:
     found = plan({"1_a.sql": "CREATE TEMP VIEW v AS SELECT 1", "2_b.sql": "SELECT * FROM v"})
     assert found.notices == ("2_b reads v, a temporary view of 1_a: no other file can see it.",)
 
@@ -129,7 +129,7 @@ def test_variables_are_put_in_before_all_else() -> None:
         ({"a.sql": "SELECT 1", "A.sql": "SELECT 1"}, "Two steps have the name"),
     ],
 )
-def test_what_cannot_be_planned_is_told(texts: dict[str, str], words: str) -> None:
+def test_a_directory_that_cannot_be_planned_is_an_error(texts: dict[str, str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         plan(texts)
 
@@ -237,7 +237,7 @@ def test_direct_needs_lead_to_all_needs(texts: dict[str, str]) -> None:
 
 
 @given(DIRECTORIES)
-def test_makers_stand_before_users_unless_a_circle_is_told(texts: dict[str, str]) -> None:
+def test_makers_come_before_users_unless_there_is_a_circle(texts: dict[str, str]) -> None:
     found = plan(texts)
     if any("other way round" in notice for notice in found.notices):
         return

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from databricks_rlm_agent.cli.sql.report import report_lines
+from databricks_rlm_agent.cli.sql.lines import report_lines
 from databricks_rlm_agent.cli.sql.screen import Screen, printable, put, screen
 from databricks_rlm_agent.cli.workspace import say, workspace_in
 from databricks_rlm_agent.errors import ConfigError, UsageError

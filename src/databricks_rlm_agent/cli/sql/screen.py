@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from databricks_rlm_agent.cli.sql.progress import Progress
+from databricks_rlm_agent.cli.sql.lines import Progress
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.run.events import LineObserver, LineSeverity, WorkflowEvent
 from databricks_rlm_agent.sqlflow.run.workflow import now

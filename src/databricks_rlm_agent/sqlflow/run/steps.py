@@ -1,24 +1,225 @@
-"""Runs one step of a plan, from its start to its record."""
+"""Runs one step of a plan, a file or a loop, from its start to its record."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
-from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.sqlflow.model import Step
+from databricks_rlm_agent.errors import RlmError, UsageError
+from databricks_rlm_agent.retry import RetryingSession
+from databricks_rlm_agent.sqlflow.model import Iteration, Loop, Step
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
+from databricks_rlm_agent.sqlflow.run.change_count import ChangeCounter, MeasureFailedError
 from databricks_rlm_agent.sqlflow.run.context import RunContext, StepFailedError
 from databricks_rlm_agent.sqlflow.run.events import EventKind
-from databricks_rlm_agent.sqlflow.run.files import FileRunner
-from databricks_rlm_agent.sqlflow.run.loops import LoopRunner
+from databricks_rlm_agent.sqlflow.run.files import FileResult, FileRunner
 from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure, StepOutcome, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
 from databricks_rlm_agent.sqlflow.run.resume import step_hash
 from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, TakenOverError
-from databricks_rlm_agent.sqltext.errors import Problem, classify
+from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.sqltext.names import Name, quoted, shown
+
+_STATUSES = {LoopEnd.CONVERGED: StepStatus.DONE, LoopEnd.INTERRUPTED: StepStatus.INTERRUPTED}
+_HINTS = {
+    LoopEnd.NOT_CONVERGED: "Allow more with --max-iterations and --resume, or see whether it can converge.",
+    LoopEnd.OSCILLATING: "Let an iteration never undo what the one before did: it must only ever take less "
+    "(the least of all neighbours, one's own value included).",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopVerdict:
+    """The decision about a loop; ``end`` None: it goes on."""
+
+    end: LoopEnd | None
+    reason: str = ""
+
+
+def judge_loop(history: Sequence[Measure], *, limit: int) -> LoopVerdict:
+    """Decide from the measures of iterations 1 to n whether there is to be another one. Pure.
+
+    Zero changed rows mean converged. Rows that an earlier iteration had already will come again and again:
+    each iteration is a function of the one before.
+    """
+    if not history:
+        return LoopVerdict(end=None)
+    last = history[-1]
+    if last.changed == 0:
+        return LoopVerdict(end=LoopEnd.CONVERGED, reason=f"iteration {last.n} changed no row")
+    for earlier in reversed(history[:-1]):
+        same = (earlier.rows, earlier.fingerprint) == (last.rows, last.fingerprint)
+        if last.fingerprint is not None and same:
+            return LoopVerdict(
+                end=LoopEnd.OSCILLATING,
+                reason=f"iteration {last.n} has the rows of iteration {earlier.n} again, and "
+                f"{last.changed} of them differ from iteration {last.n - 1}: it would never end",
+            )
+    if len(history) >= limit:
+        changed = f"{last.changed} rows still changed" if last.changed is not None else "nothing to compare"
+        reason = f"{limit} iterations were allowed, and in the last {changed}"
+        return LoopVerdict(end=LoopEnd.NOT_CONVERGED, reason=reason)
+    return LoopVerdict(end=None)
+
+
+class LoopRunner:
+    """Runs loops. Safe to use from several threads."""
+
+    def __init__(self, context: RunContext, files: FileRunner) -> None:
+        self._context, self._files = context, files
+
+    def run(self, step: Step, *, limit: int, earlier: Sequence[Measure]) -> StepOutcome:
+        """Run a loop to its end, from the first iteration that ``earlier`` lacks."""
+        assert step.loop is not None
+        loop, history, results = step.loop, list(earlier), list[FileResult]()
+        problem: Problem | None = None
+        try:
+            end = self._run(step, loop, history, results, limit)
+        except StepFailedError as error:
+            problem = error.problem
+            measuring = problem.kind is Cause.MEASURE
+            end = LoopEnd.MEASURE_FAILED if measuring else LoopEnd.FAILED
+        except InterruptedRunError:
+            end = LoopEnd.INTERRUPTED
+        rows = [result.rows for result in results if result.rows is not None]
+        return StepOutcome(
+            id=step.id,
+            status=_STATUSES.get(end, StepStatus.FAILED),
+            statements=sum(result.statements for result in results),
+            rows=sum(rows) if rows else None,
+            warnings=tuple(warning for result in results for warning in result.warnings),
+            iterations=tuple(history),
+            iterations_before=len(earlier),
+            end=end,
+            problem=problem or _bad_end(end, history, limit),
+        )
+
+    def _run(
+        self, step: Step, loop: Loop, history: list[Measure], results: list[FileResult], limit: int
+    ) -> LoopEnd:
+        """Run iterations and add their measures and results; return how the loop ended."""
+        with self._context.retrying_session() as session:
+            counter = ChangeCounter(
+                session,
+                key_columns=loop.key_columns,
+                notice=lambda text: self._context.events.emit(EventKind.NOTICE, text, step=step.id),
+            )
+            while (end := judge_loop(history, limit=limit).end) is None:
+                self._context.interruption.check()
+                current = _iteration(loop, loop.first + len(history))
+                result, measure = self._iterate(step, loop, current, counter, history)
+                results.append(result)
+                history.append(measure)
+            if end is LoopEnd.CONVERGED:
+                self._make_alias(loop, history[-1], session)
+            return end
+
+    def accept(self, step: Step, last: Measure) -> None:
+        """Let later files use the last iteration of a loop that has not converged; raise StepFailedError."""
+        assert step.loop is not None
+        with self._context.retrying_session() as session:
+            self._make_alias(step.loop, last, session)
+
+    def _make_alias(self, loop: Loop, last: Measure, session: RetryingSession) -> None:
+        """Make the table that later files read as the loop's result; raise StepFailedError."""
+        table = iteration(loop, last.n).table
+        if loop.alias is None or table is None or loop.alias == table:
+            return
+        try:
+            session.execute(f"CREATE OR REPLACE TABLE {quoted(loop.alias)} AS SELECT * FROM {quoted(table)}")
+        except RlmError as error:
+            self._context.interruption.check()
+            problem = classify(error, file=last.file)
+            raise StepFailedError(
+                replace(problem, message=f"{shown(loop.alias)} could not be made: {problem.message}")
+            ) from None
+
+    def _iterate(
+        self, step: Step, loop: Loop, current: Iteration, counter: ChangeCounter, history: Sequence[Measure]
+    ) -> tuple[FileResult, Measure]:
+        """Run one iteration, measure and record it."""
+        started, began = self._context.clock(), self._context.monotonic()
+        fields: dict[str, Any] = {"step": step.id, "iteration": current.number, "file": current.file.name}
+        origin = "generated" if current.generated else ""
+        self._context.events.emit(EventKind.ITERATION_STARTED, origin, **fields)
+        ordinal = loop.ordinal(current.number)
+        result = self._files.run(current.file, step=step.id, iteration=current.number, ordinal=ordinal)
+        measure = self._measure(current, result, counter, history[-1] if history else None)
+        measure = replace(measure, seconds=round(self._context.monotonic() - began, 3))
+        self._context.append(
+            StepRow(
+                step=step.id,
+                iteration=ordinal,
+                status=DONE,
+                file=current.file.name,
+                sha256=current.file.sha256,
+                started_at=started,
+                finished_at=self._context.clock(),
+                rows_affected=result.rows,
+                changed=measure.changed,
+                detail=measure.to_dict(),
+            )
+        )
+        self._context.events.emit(
+            EventKind.ITERATION_DONE,
+            rows=measure.rows,
+            changed=measure.changed,
+            seconds=measure.seconds,
+            **fields,
+        )
+        return result, measure
+
+    def _measure(
+        self, current: Iteration, result: FileResult, counter: ChangeCounter, last: Measure | None
+    ) -> Measure:
+        affected = result.by_table.get(current.table[-1]) if current.table else None
+        try:
+            return counter.measure(current, affected=affected, last=last)
+        except MeasureFailedError as failed:
+            self._context.interruption.check()
+            problem = classify(failed.error, file=current.file.name)
+            raise StepFailedError(
+                replace(
+                    problem,
+                    kind=Cause.MEASURE,
+                    severity=Severity.CRITICAL,
+                    message=f"How many rows iteration {current.number} changed is not known: "
+                    f"{problem.message}",
+                    hint=f"This is not taken for convergence. {problem.hint}",
+                    outcome_unknown=False,
+                )
+            ) from None
+
+
+def _iteration(loop: Loop, number: int) -> Iteration:
+    try:
+        return iteration(loop, number)
+    except UsageError as error:
+        raise StepFailedError(
+            Problem(
+                kind=Cause.FILE,
+                severity=Severity.CRITICAL,
+                message=f"The loop has not converged, and there is no iteration {number}: {error.what}",
+                hint=error.fix or "",
+                file=loop.files[-1].name,
+            )
+        ) from None
+
+
+def _bad_end(end: LoopEnd, history: Sequence[Measure], limit: int) -> Problem | None:
+    """Return the problem of a loop that has not converged; None for other ends."""
+    if end not in _HINTS:
+        return None
+    return Problem(
+        kind=Cause.LOOP,
+        severity=Severity.CRITICAL,
+        message=f"The loop has not converged: {judge_loop(history, limit=limit).reason}.",
+        hint=_HINTS[end],
+        file=history[-1].file,
+    )
+
 
 _NO_TABLE = set("*(")  # in the names of schemas, and of functions
 

@@ -170,7 +170,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class EffectVerdict:
-    """Return whether a statement has taken effect. ``rows``: that it affected; ``reason``: for people."""
+    """The decision about a statement's effect. ``rows``: that it affected; ``reason``: for people."""
 
     effect: Effect
     reason: str = ""
