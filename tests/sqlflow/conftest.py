@@ -6,11 +6,14 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from local_workspace import WorkspaceInfo
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.databricks.workspace import Workspace
 
+settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
+settings.load_profile("rlm")
 _numbers = itertools.count()
 
 

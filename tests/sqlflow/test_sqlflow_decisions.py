@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlflow_rig import Clock, plan, step
 
@@ -23,8 +23,6 @@ from databricks_rlm_agent.sqlflow.run.resume import resume_state
 from databricks_rlm_agent.sqlflow.run.steps import judge_loop
 from databricks_rlm_agent.sqltext.errors import Cause, Severity, classify
 
-settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
-settings.load_profile("rlm")
 AT = Clock()()
 measures = st.lists(
     st.tuples(st.one_of(st.none(), st.integers(0, 3)), st.one_of(st.none(), st.sampled_from("abcdef"))),

@@ -19,9 +19,6 @@ from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
 from databricks_rlm_agent.sqlflow.run.record import StepRow
 from databricks_rlm_agent.sqlflow.run.write_behind import WriteBehindRecord, deferrable_rows
 
-settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
-settings.load_profile("rlm")
-
 FLOW = plan(
     step("01_new.sql", "CREATE OR REPLACE TABLE a AS VALUES (1), (2); INSERT INTO a VALUES (3)"),
     step("02_add.sql", "INSERT INTO t VALUES (7); INSERT INTO t SELECT * FROM a; OPTIMIZE t", "01_new.sql"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlflow_rig import MemoryRecord, file_of, loop_step, plan, runner, step
 from sqlflow_world import Killed, World
@@ -27,8 +27,6 @@ from databricks_rlm_agent.sqlflow.run.versions import (
 from databricks_rlm_agent.sqltext.errors import Cause
 from databricks_rlm_agent.sqltext.statement import StatementKind
 
-settings.register_profile("rlm", derandomize=True, database=None, deadline=None)
-settings.load_profile("rlm")
 GOOD = RunStatus.SUCCEEDED
 
 

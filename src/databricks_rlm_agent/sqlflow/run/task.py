@@ -27,7 +27,7 @@ from databricks_rlm_agent.sqltext.errors import Problem
 from databricks_rlm_agent.values import SqlEngine
 
 # After a time-out or a cancel the harness waits five seconds for what it runs (protocol.DEFAULT_GRACE_S).
-_END_S = 3.5
+END_TIMEOUT_S = 3.5
 MAX_BYTES = 48 * 1024  # of the report as JSON; rlm.finish takes 64 KB
 _MESSAGE_CHARS = 400
 _PROBLEMS, _NOTICES = 8, 20
@@ -167,11 +167,11 @@ def _run_interruptibly(runner: Runner, rlm: Reporter, order: Order) -> Report:
             ended.wait(0.5)
     except BaseException:
         runner.interrupt()
-        _wait(ended, _END_S)
+        _wait(ended, END_TIMEOUT_S)
         if reports:
             _publish(rlm, order, reports[0])
         else:
-            reason = for_agent(str(failures[0])) if failures else f"no answer within {_END_S:g} s"
+            reason = for_agent(str(failures[0])) if failures else f"no answer within {END_TIMEOUT_S:g} s"
             rlm.log(f"{order.name} did not end in order ({reason}); another call resumes it.")
         raise
     if failures:
