@@ -187,9 +187,8 @@ def _extended(info: TableInfo) -> list[tuple[Any, ...]]:
         "Provider": "" if info.kind == "VIEW" else "delta",
         "Table Properties": "[" + ",".join(f"{k}={v}" for k, v in sorted(info.properties.items())) + "]",
     }
-    return [("", "", ""), ("# Detailed Table Information", "", "")] + [
-        (k, v, "") for k, v in facts.items() if v
-    ]
+    rows = [(key, value, "") for key, value in facts.items() if value]
+    return [("", "", ""), ("# Detailed Table Information", "", ""), *rows]
 
 
 def _detail(session: CatalogSession, info: TableInfo) -> StatementResult:
@@ -238,10 +237,9 @@ def optimize(session: CatalogSession, statement: Statement) -> StatementResult:
     name = session.namespace.table(Reader(statement, 1).name())
     order = statement.find("ZORDER")
     columns = [token.name for token in statement.tokens[order + 2 :] if token.is_name] if order else []
-    metrics = _with_delta(
-        session, name, lambda d: d.optimize.z_order(columns) if columns else d.optimize.compact()
-    )
-    summary = {"numFilesAdded": metrics["numFilesAdded"], "numFilesRemoved": metrics["numFilesRemoved"]}
+    run = (lambda d: d.optimize.z_order(columns)) if columns else (lambda d: d.optimize.compact())
+    metrics = _with_delta(session, name, run)
+    summary = {key: metrics[key] for key in ("numFilesAdded", "numFilesRemoved")}
     return StatementResult(table=pa.table({"path": [str(session.tree.location(name))], "metrics": [summary]}))
 
 

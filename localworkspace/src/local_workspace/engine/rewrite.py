@@ -16,11 +16,8 @@ from .selects import Columns, ancestors, plain_selects, sql_of, unpushed_lambdas
 from .statements import Statement, chain_at, unquote_string
 
 # Words and symbols of which a statement must have one before a closer look is taken; `:` is a JSON path.
-_WORDS = {
-    "QUALIFY", "PIVOT", "CHARINDEX", "DECODE", "CONV", "->", ":", "ALL", "ANY", "SOME", "EXCEPT", "REPLACE",
-    "IN", "USING",
-}  # fmt: skip
 _ALONE = {"QUALIFY", "PIVOT", "CHARINDEX", "DECODE", "CONV", "->", ":"}
+_WORDS = _ALONE | {"ALL", "ANY", "SOME", "EXCEPT", "REPLACE", "IN", "USING"}
 _QUERY = {"SELECT", "WITH", "FROM", "VALUES", "TABLE", "("}
 _CHANGES = {"UPDATE", "DELETE", "MERGE"}
 

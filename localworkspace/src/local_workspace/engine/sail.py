@@ -127,6 +127,16 @@ class SailSession(CatalogSession):
         """Set what a new session needs."""
         self.client.configure(_SESSION_CONF)
 
+    def move(self) -> bool:
+        """Go on in a new session on the newest server, which knows nothing yet, or stay."""
+        with self.lock:
+            before = self._known, self._schemas
+            self._known, self._schemas = {}, set()
+            moved = super().move()
+            if not moved:
+                self._known, self._schemas = before
+            return moved
+
     def translate(self, sql: str, parameters: Parameters = None) -> StatementResult | str:
         """Carry out or translate `sql`; the rows of a large INSERT go by way of a file."""
         statement = bind(Statement.parse(sql), parameters) if parameters else None
@@ -264,13 +274,3 @@ class SailSession(CatalogSession):
             if (catalog, schema) in self._schemas:
                 self._schemas.discard((catalog, schema))
                 self.client.sql(f"DROP SCHEMA IF EXISTS {quote(catalog)}.{quote(schema)}")
-
-    def reset_learned(self) -> Any:
-        """Note that the session is new and knows nothing; return what it knew."""
-        before = self._known, self._schemas
-        self._known, self._schemas = {}, set()
-        return before
-
-    def restore_learned(self, learned: Any) -> None:
-        """Undo `reset_learned`."""
-        self._known, self._schemas = learned

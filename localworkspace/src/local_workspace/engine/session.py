@@ -91,23 +91,22 @@ class CatalogSession:
             self.switch(catalog, schema)
             self.namespace = Namespace(catalog=catalog, schema=schema)
 
-    def move(self) -> None:
+    def move(self) -> bool:
         """Go on in a new session on the server where sessions begin now, or, where that fails, stay.
 
-        Nothing may run in the session meanwhile.
+        Return whether the session has moved. Nothing may run in it meanwhile.
         """
         with self.lock:
             before = self.client
             self.client, self._ready = before.successor(), False
-            learned = self.reset_learned()
             try:
                 self.use(self.namespace.catalog, self.namespace.schema)
                 given_up = before
             except EngineError:  # such as: somebody has dropped the current schema
                 given_up, self.client, self._ready = self.client, before, True
-                self.restore_learned(learned)
         with suppress(EngineError):  # its server may be gone; the session then is, too
             given_up.release()
+        return given_up is before
 
     # --- statements
 
@@ -203,12 +202,6 @@ class CatalogSession:
 
     def forget_schema(self, catalog: str, schema: str) -> None:
         """Make the engine drop a schema and all it knows in it; files stay."""
-
-    def reset_learned(self) -> Any:
-        """Note that the engine's side is new and knows nothing; return what it knew, to be restored."""
-
-    def restore_learned(self, learned: Any) -> None:
-        """Undo `reset_learned`."""
 
 
 class Backend(Protocol):
