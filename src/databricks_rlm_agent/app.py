@@ -1,4 +1,4 @@
-"""The composition root: the only place that knows which implementation stands behind which seam."""
+"""The composition root: the only place that knows which implementation is used for which protocol."""
 
 from __future__ import annotations
 
@@ -347,7 +347,7 @@ class _PlannerPool:
         return self._of(context).summarize(context, result)
 
     def _of(self, context: PlanningContext) -> Planner:
-        """The planner of a turn's model; raise ConfigError where the model cannot be used."""
+        """The planner of the context's model; raise ConfigError where the model cannot be used."""
         model = context.model or self._app.model
         with self._lock:
             if model not in self._planners:

@@ -13,7 +13,7 @@
     │   └── ModelUnavailable       1   every model of the chain failed
     └── RemoteError                1   a workspace answered with an error
         ├── Unreachable            3   no answer: host, network or time-out
-        │   └── NeverReached       3   not one answer since we started: a wrong address, not a passing fault
+        │   └── NeverReached       3   not one answer since we started: a wrong address, not a transient error
         ├── Unauthorized           3   the credentials were refused, or have expired
         │   └── Forbidden          3   the credentials are good, and what was asked is not allowed
         ├── NotFound               2   a catalog, schema, file, table or run does not exist
@@ -89,7 +89,7 @@ class Unreachable(RemoteError):
 
 
 class NeverReached(Unreachable):
-    """Not one answer since we started: a wrong address rather than a passing fault. Nothing has happened."""
+    """Not one answer since we started: a wrong address, not a transient error. Nothing has happened."""
 
 
 class Unauthorized(RemoteError):

@@ -1,4 +1,4 @@
-"""The protocols that features and outer systems meet at, and what the planner is told of a run."""
+"""The protocols between features and outer systems, and the planner's view of a run."""
 
 from __future__ import annotations
 
@@ -45,6 +45,9 @@ class RunStore(Protocol):
     def cancel_children(self, run_id: str, *, reason: str) -> None:
         """Put the intent to cancel the child runs of a run on record, in one statement."""
 
+    def get(self, run_id: str) -> Run:
+        """One run; raise RunNotFound."""
+
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:
         """Take the leases that are still free and write the budgets, in one statement; return those won."""
 
@@ -84,7 +87,7 @@ class Volume(Protocol):
         """Whether there is a file."""
 
     def look(self, path: str) -> FileEntry | None:
-        """What is at a path: a file with its size, or a folder; None where there is nothing."""
+        """The file or folder at a path; None where there is nothing."""
 
     def list(self, path: str, *, limit: int | None = None) -> Sequence[FileEntry]:
         """The files and folders in a folder, at most ``limit`` of them; raise NotFound."""
@@ -127,7 +130,7 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanningContext:
-    """All that the planner is told at one iteration; ``model`` None means the controller's own.
+    """What the planner gets to know at one iteration; ``model`` None means the controller's own.
 
     ``last_value`` is what the last program gave to ``rlm.finish``: answers may quote it. ``budget`` is what
     this plan may still spend: ``calls_left``, ``tokens_left``, ``cost_left_usd``. ``sub_model`` is what
@@ -162,7 +165,7 @@ class ModelCall:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerNote:
-    """Something that happened while planning, for ``run_events``: a tool call, a refusal."""
+    """An event of planning, for ``run_events``: a tool call, a refusal."""
 
     kind: str
     payload: dict[str, Any]
@@ -170,8 +173,8 @@ class PlannerNote:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanResult:
-    """What the planner decided, or why it could not (``failure``, a sentence), or the ``fault`` of the
-    workspace that kept it from deciding; exactly one of the three.
+    """The planner's decision, or why it made none (``failure``, a sentence), or the transient error of the
+    workspace that prevented it (``fault``); exactly one of the three.
     """
 
     action: Action | None
@@ -188,7 +191,7 @@ class PlanResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a summarizer made of a result; ``delta`` None means: take the deterministic digest."""
+    """A summarizer's result; ``delta`` None means: take the deterministic digest."""
 
     delta: CapsuleDelta | None
     calls: tuple[ModelCall, ...] = field(default=())
@@ -202,7 +205,7 @@ class Planner(Protocol):
         """The name of the model (or chain), for reports."""
 
     def plan(self, context: PlanningContext) -> PlanResult:
-        """Decide; raises neither for a model's fault nor for the workspace's: what was spent must count."""
+        """Decide. Raises no error of a model or of the workspace: what was spent must count."""
 
     def summarize(self, context: PlanningContext, result: Result) -> Summary:
         """Compress a long result."""

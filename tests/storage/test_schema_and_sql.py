@@ -179,7 +179,7 @@ STATEMENTS = {
     "newest_runs": (sql.newest_runs(NAMESPACE), {"limit"}),
     "unfinished": (sql.unfinished(NAMESPACE), {"only"}),
     "children": (sql.children(NAMESPACE), {"parents"}),
-    "cancel_children": (sql.cancel_children(NAMESPACE), {"run_id", "reason"}),
+    "cancel_children": (sql.request_cancel(NAMESPACE, key="parent_run_id"), {"run_id", "reason"}),
     **{f"append {t.TABLE}": (sql.append(NAMESPACE, t), {"rows"}) for t in ALL_TABLES},
     **{
         f"by_key {t.TABLE}": (sql.by_key(NAMESPACE, t), {"value"})

@@ -36,7 +36,7 @@ from databricks_rlm_agent.intake.items import (
     decide,
 )
 from databricks_rlm_agent.intake.mapping import WorkMapping
-from databricks_rlm_agent.ports import Clock, NewId
+from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run, RunOutcome, new_run
 from databricks_rlm_agent.values import clip, storable
@@ -77,26 +77,6 @@ class WorkTable(Protocol):
         """Store an answered run, if nobody has changed it since."""
 
 
-class Runs(Protocol):
-    """What intake does with runs."""
-
-    def insert(self, runs: Iterable[Run]) -> None:
-        """Add new runs; one that exists already is left as it is."""
-
-    def get(self, run_id: str) -> Run:
-        """One run."""
-
-    def request_cancel(self, run_id: str, *, reason: str) -> bool:
-        """Put the intent to cancel a run on record."""
-
-
-class Events(Protocol):
-    """Where events are recorded."""
-
-    def append(self, rows: Sequence[EventRow]) -> None:
-        """Add events; a repeat of the same key adds nothing."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class IntakeReport:
     """What a poll did. ``more``: there is more to do, so that the next poll need not wait."""
@@ -119,8 +99,8 @@ class Intake:
     """Polls one work table. ``actor`` is the controller's name; ``monotonic`` is in seconds."""
 
     table: WorkTable
-    runs: Runs
-    ledger: Events
+    runs: RunStore
+    ledger: Ledger
     clock: Clock
     new_id: NewId
     actor: str

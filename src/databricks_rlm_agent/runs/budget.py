@@ -23,7 +23,7 @@ _KEPT_TOKENS = 50_000
 class Usage(BaseModel):
     """Model usage: calls, tokens, cost in US dollars.
 
-    Tokens are as told by the models, estimated upward where they do not tell; the cost is 0 where no price is
+    Tokens are as the models report them, estimated upward where they do not; the cost is 0 where no price is
     known.
     """
 

@@ -124,10 +124,10 @@ class Run:
             raise UsageError(f"Run {self.run_id} is {self.fsm_state}: it waits for no answer.")
         if not text.strip():
             raise UsageError("The answer is empty.")
-        told = f"Asked: {self.outcome.question} Answered: {text.strip()}"
+        dialogue = f"Asked: {self.outcome.question} Answered: {text.strip()}"
         return self.after(
             Event.ANSWERED,
-            capsule=self.capsule.with_constraint(told),
+            capsule=self.capsule.with_constraint(dialogue),
             outcome=RunOutcome(),
             iter_n=self.iter_n + 1,
             attempt=1,

@@ -111,7 +111,7 @@ def claim(namespace: Namespace) -> str:
     """Take the lease of the runs in ``:rows``, if their version is still the one seen and nobody holds them.
 
     Expiry is compared with the warehouse's clock, never the controller's. The budget is written with the
-    claim: what a turn may use is reserved before it is used.
+    claim: model calls are reserved before they are made.
     """
     return (
         f"MERGE INTO {namespace.table('run_state')} t USING "
@@ -124,19 +124,14 @@ def claim(namespace: Namespace) -> str:
     )
 
 
-def request_cancel(namespace: Namespace) -> str:
-    """Put the intent to cancel a run on record. The version stays, so a controller at work is not fenced."""
+def request_cancel(namespace: Namespace, *, key: str = "run_id") -> str:
+    """Put the intent to cancel on record: of a run, or, with ``key`` parent_run_id, of all its child runs.
+
+    The version stays, so a controller at work is not fenced.
+    """
     return (
         f"UPDATE {namespace.table('run_state')} SET cancel_reason = :reason "
-        f"WHERE run_id = :run_id AND cancel_reason IS NULL AND fsm_state NOT IN {_TERMINAL}"
-    )
-
-
-def cancel_children(namespace: Namespace) -> str:
-    """Put the intent to cancel all child runs of a run on record; as ``request_cancel`` does for one."""
-    return (
-        f"UPDATE {namespace.table('run_state')} SET cancel_reason = :reason "
-        f"WHERE parent_run_id = :run_id AND cancel_reason IS NULL AND fsm_state NOT IN {_TERMINAL}"
+        f"WHERE {key} = :run_id AND cancel_reason IS NULL AND fsm_state NOT IN {_TERMINAL}"
     )
 
 

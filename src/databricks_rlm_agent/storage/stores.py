@@ -23,7 +23,7 @@ from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.schema import RunStateRow, columns, distinct, one_per_key, to_json
 from databricks_rlm_agent.values import clip
 
-# The executor's own word counts more than what the controller had to conclude without it.
+# The executor's result counts more than what the controller had to conclude without one.
 _PREFERENCE = {"executor": 0, "controller": 1}
 
 
@@ -137,7 +137,7 @@ class DeltaRunStore:
     def cancel_children(self, run_id: str, *, reason: str) -> None:
         """Put the intent to cancel the child runs of a run on record, in one statement."""
         values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
-        self._session.execute(sql.cancel_children(self._namespace), values)
+        self._session.execute(sql.request_cancel(self._namespace, key="parent_run_id"), values)
 
     def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
         """Prolong all leases of these holders, in one statement."""
