@@ -100,9 +100,8 @@ def run_sql_workflow(
 ) -> RunSqlWorkflow:
     """Run a folder of SQL files as a separate job; call it again with changed files, and it continues.
 
-    Files run in the order of their numbers (01_…), in parallel where they are independent. Loops
-    (…_iter_01.sql, …) run until nothing changes. After an error, set path to the report's `folder` and pass
-    the corrected files in `files`.
+    Files run in order of their numbers (01_…), independent ones in parallel, loops (…_iter_01.sql, …) until
+    nothing changes. After an error, set path to the report's `folder` and pass the corrected `files`.
 
     Args:
         purpose: One sentence that says what it should produce.
