@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+# A wrong address should be reported soon.
+_FIRST_CONTACT = replace(REQUESTS, attempts=4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,27 +157,28 @@ class Workspace:
                 product_version=__version__,
             )
         if first:
-            _reach(str(config.host))
+            _reach(str(config.host), self._sleep)
         with sdk_errors(str(config.host)):
             return Access(config=config, client=WorkspaceClient(config=config))
 
 
-def _reach(host: str) -> None:
+def _reach(host: str, sleep: Sleep) -> None:
     """Raise NeverReached if nothing answers at an address, whatever it would answer."""
     import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3 import Retry
 
-    with requests.Session() as session:
-        session.mount(host, HTTPAdapter(max_retries=Retry(total=3, backoff_factor=0.2, status=0)))
-        try:
-            session.get(f"{host}/.well-known/databricks-config", timeout=10, allow_redirects=False)
-        except requests.RequestException as error:
-            raise NeverReached(
-                f"Nothing answers at {host}: {_cause(error)}.",
-                where="DATABRICKS_HOST, --profile or --server-hostname",
-                fix="Check the address and the network.",
-            ) from None
+    def ask() -> None:
+        requests.get(f"{host}/.well-known/databricks-config", timeout=10, allow_redirects=False)
+
+    try:
+        _FIRST_CONTACT.retrying(sleep, repeats=lambda error: isinstance(error, requests.RequestException))(
+            ask
+        )
+    except requests.RequestException as error:
+        raise NeverReached(
+            f"Nothing answers at {host}: {_cause(error)}.",
+            where="DATABRICKS_HOST, --profile or --server-hostname",
+            fix="Check the address and the network.",
+        ) from None
 
 
 def _cause(error: BaseException) -> str:
