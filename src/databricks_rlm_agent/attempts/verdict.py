@@ -1,4 +1,4 @@
-"""What the Jobs API says of a run, and what that means for an attempt: the retry table of lessons.md."""
+"""The Jobs API's verdict on a run, and what it means for an attempt: the table in docs/retries.md."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class JobVerdict:
 
     @property
     def understood(self) -> bool:
-        """Whether the state is one that we know. If not, somebody should be told while we wait."""
+        """Whether the state is one that we know. If not, it is logged while we wait."""
         return self.state in _STATES
 
 
@@ -48,7 +48,7 @@ RETRY_CODES = frozenset(
         "CLUSTER_REQUEST_LIMIT_EXCEEDED",
         "WORKSPACE_RUN_LIMIT_EXCEEDED",
         "STORAGE_ACCESS_ERROR",
-        # Others had taken the room, and nothing of ours has run
+        # Others had used the capacity, and nothing of ours has run
         "MAX_CONCURRENT_RUNS_EXCEEDED",
         "MAX_JOB_QUEUE_SIZE_EXCEEDED",
         "MAX_SPARK_CONTEXTS_EXCEEDED",

@@ -1,4 +1,4 @@
-"""Child runs: made with the parent's budget, waited for without cost, and their answers taken in.
+"""Child runs: made with a part of the parent's budget, waited for without cost, and their answers collected.
 
 The order of effects: the decision is on record (a manifest's place, or the program's result), then the
 parent waits, with their part of its budget on loan, then the children are inserted. So no child run is made
@@ -35,7 +35,7 @@ LOST = "LOST"
 
 @dataclass(frozen=True, kw_only=True)
 class Children:
-    """Makes child runs, and takes in what came of them. Safe to use from several threads.
+    """Makes child runs and collects their answers. Safe to use from several threads.
 
     ``concurrency`` is how many models a run with all its children may ask at once.
     """

@@ -1,7 +1,7 @@
 """Keep a controller's leases while it works, and give them up when it is stopped.
 
 One renewal serves all runs that a controller holds, so its cost does not grow with their number. A lease can
-therefore be short: it bounds how long the runs of a dead controller lie still, not how long a plan may take.
+so be short: it limits how long the runs of a dead controller stand still, not how long a plan may take.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class TickLike(Protocol):
 
 @dataclass(kw_only=True)
 class ControlLoop:
-    """Ticks until ``done`` says so. ``max_wait_s`` bounds the wait between two ticks; ``jitter`` is 0 to 1.
+    """Ticks until ``done`` says so. ``max_wait_s`` limits the wait between two ticks; ``jitter`` is 0 to 1.
 
     ``intake`` is called before each tick, and decides itself whether it is time to poll. ``abandon`` is
     called when the process is interrupted, to give up the leases. When ``stopped`` says so, nothing new is

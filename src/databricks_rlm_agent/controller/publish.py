@@ -105,7 +105,7 @@ class Publisher:
     worker: str
 
     def intent(self, key: AttemptKey) -> Manifest | Closing | None:
-        """What somebody decided about this attempt, if anything."""
+        """The decision on record about this attempt, if there is one."""
         try:
             return self._read(key)
         except NotFound:

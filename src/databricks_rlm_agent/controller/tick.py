@@ -1,4 +1,4 @@
-"""One bounded pass over all due runs, phase by phase, so that commits do not grow with their number."""
+"""One pass over all due runs, phase by phase, so that the number of commits does not grow with theirs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TickReport:
 class Tick:
     """Claim, advance, record. All state is in the store: any number of controllers may tick at once.
 
-    ``batch`` bounds the runs that this controller holds at a time, so that others get theirs.
+    ``batch`` limits the runs that this controller holds at a time, so that others get some.
     """
 
     store: RunStore

@@ -30,7 +30,7 @@ from databricks_rlm_agent.sqltext.errors import FIX_AUTH, FIX_DENIED, classify_s
 HTTP_TIMEOUT_S = 60
 # The SDK asks for the host's metadata while it is built, by a clock of its own, and for 300 s if it is let.
 DISCOVERY_S = 1
-# As many as may be in flight at once: planners, publishers and renewals. More than these wait their turn.
+# As many as may be in flight at once: planners, publishers and renewals. Further ones wait.
 CONNECTIONS = 32
 
 
@@ -146,7 +146,7 @@ def classify_sdk(error: BaseException, *, where: str) -> RemoteError | None:
 
 
 def refused(text: str, *, where: str) -> RemoteError:
-    """A 403: Unauthorized for a token that is no good, or where nothing is said; else Forbidden."""
+    """Classify a 403: Unauthorized for a bad token, or without any text; else Forbidden."""
     if _TOKEN.search(text) or text == "Forbidden.":  # a reply to HEAD has no words of its own
         return Unauthorized(text, where=where, fix=FIX_AUTH)
     return Forbidden(text, where=where, fix=FIX_DENIED)

@@ -115,7 +115,7 @@ def json_shape(row_type: RowType) -> str:
 
 def to_json(rows: Iterable[AnyRow]) -> str:
     """A batch of rows as the parameter that ``json_shape`` describes."""
-    return json.dumps([{k: _travel(v) for k, v in asdict(row).items()} for row in rows], ensure_ascii=True)
+    return json.dumps([{k: _as_json(v) for k, v in asdict(row).items()} for row in rows], ensure_ascii=True)
 
 
 def distinct(rows: Sequence[AnyRow]) -> list[AnyRow]:
@@ -134,7 +134,7 @@ def one_per_key(rows: Iterable[Mapping[str, Any]], row_type: RowType) -> list[Ma
     return list(found.values())
 
 
-def _travel(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if not isinstance(value, datetime):
         return value
     if value.tzinfo is None:

@@ -106,7 +106,7 @@ class DeltaRunStore:
             ]
         )
         values = {"rows": seen, "owner": owner, "lease_us": int(lease_s * 1_000_000), "write_id": write_id}
-        # Lost or unknown: the read below tells which, and what was lost is due again later.
+        # Lost or unknown: the read below settles which, and what was lost is due again later.
         with contextlib.suppress(Conflict, Unreachable, Throttled):
             changed = self._session.execute_once(sql.claim(self._namespace), values)
             if changed == len(runs):  # all of them as they were seen: nothing is left to read
@@ -227,7 +227,7 @@ def _load_outcome(text: str | None) -> RunOutcome:
     return RunOutcome(**values)
 
 
-# How the JSON columns are read, and what stands for one that cannot be.
+# How the JSON columns are read, and the substitute for one that cannot be.
 _PARTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "capsule": (Capsule.parse, Capsule(objective="")),
     "budget": (lambda text: parse(Budget, text, what="It"), Budget()),
@@ -240,7 +240,7 @@ _PARTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
 def from_row(row: Mapping[str, Any]) -> Run:
     """The run of a row; raise InvalidData if a part of it does not parse."""
     try:
-        run, problem = _salvaged(row)
+        run, problem = _partly_read(row)
     except ValueError as error:  # not one of our states: nothing can be done with such a row
         problem = str(error)
     if problem is not None:
@@ -248,8 +248,8 @@ def from_row(row: Mapping[str, Any]) -> Run:
     return run
 
 
-def _salvaged(row: Mapping[str, Any]) -> tuple[Run, str | None]:
-    """The run of a row, with what cannot be read left out, and what that is."""
+def _partly_read(row: Mapping[str, Any]) -> tuple[Run, str | None]:
+    """The run of a row without the parts that cannot be read, and a description of these."""
     values = {name: row[name] for name in columns(RunStateRow)}
     values["fsm_state"] = State(values["fsm_state"])
     problems = []
@@ -264,7 +264,7 @@ def _salvaged(row: Mapping[str, Any]) -> tuple[Run, str | None]:
 
 def _child(row: Mapping[str, Any]) -> Run:
     try:
-        return _salvaged(row)[0]
+        return _partly_read(row)[0]
     except ValueError as error:
         raise InvalidData(
             f"The child run's row does not parse: {error}", where=f"run {row['run_id']}"
@@ -273,7 +273,7 @@ def _child(row: Mapping[str, Any]) -> Run:
 
 def due_of(row: Mapping[str, Any]) -> Due:
     """A due run. One whose row cannot be read goes on to its end, as if it were cancelled for that."""
-    run, problem = _salvaged(row)
+    run, problem = _partly_read(row)
     if problem is not None:
         problem = f"The run's row does not parse: {problem}"
         log.error("run %s is ended: %s", run.run_id, problem)
@@ -294,7 +294,7 @@ def _claimed(run: Run, owner: str, write_id: str) -> Run:
 
 
 def _readable(rows: Sequence[Mapping[str, Any]]) -> list[Run]:
-    """The runs of those rows that parse: one that does not must not stop all the others."""
+    """The runs of the rows that parse: one that does not must not hide the others."""
     runs = []
     for row in one_per_key(rows, RunStateRow):
         try:
