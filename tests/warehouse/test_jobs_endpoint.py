@@ -98,6 +98,8 @@ def test_queries_of_jobs_are_rewritten_too(spark: Any) -> None:
     spark.sql("CREATE TABLE t AS SELECT 'x' AS e").collect()
     text = "SELECT a FROM (SELECT filter(array(e), x -> x IS NOT NULL) a FROM t) WHERE size(a) > :least"
     assert [row.a for row in spark.sql(text, args={"least": 0}).collect()] == [["x"]]
+    frame = spark.sql("SELECT filter(array(e), x -> x IS NOT NULL) AS a FROM t")
+    assert frame.where("size(a) > 0").count() == 1
     spark.sql("SELECT * EXCEPT (e), conv(5L, 10, 16) AS h FROM t").createOrReplaceTempView("hex")
     assert spark.table("hex").collect()[0].asDict() == {"h": "5"}
 

@@ -68,7 +68,7 @@ class JobRequest:
             return None
         statement = Statement.parse(text)
         if self._session.handler_of(statement) is None:
-            setattr(holder, field, self._session.rewritten(statement).text)
+            setattr(holder, field, self._session.rewritten(statement, filtered=True).text)
             return None
         outcome = self._session.translate(text, _arguments(holder))
         if isinstance(outcome, StatementResult):

@@ -22,10 +22,11 @@ _QUERY = {"SELECT", "WITH", "FROM", "VALUES", "TABLE", "("}
 _CHANGES = {"UPDATE", "DELETE", "MERGE"}
 
 
-def rewritten(statement: Statement, columns: Columns) -> Statement:
+def rewritten(statement: Statement, columns: Columns, *, filtered: bool = False) -> Statement:
     """Return the statement as Sail takes it; the very same if there is nothing to rewrite.
 
-    Raises `EngineError` UNSUPPORTED_FEATURE for what Sail would answer wrongly.
+    `filtered` if other queries will filter its rows, as those of a view. Raises `EngineError`
+    UNSUPPORTED_FEATURE for what Sail would answer wrongly.
     """
     words = {token.upper for token in statement.tokens}
     _refuse(statement, words)
@@ -37,8 +38,8 @@ def rewritten(statement: Statement, columns: Columns) -> Statement:
     if span is None:
         return statement
     before = statement.source(*span)
-    is_view = any(statement.starts("VIEW", at=at) for at in range(1, 6))
-    after = rewritten_query(before, columns, filtered=is_view)
+    filtered = filtered or any(statement.starts("VIEW", at=at) for at in range(1, 6))
+    after = rewritten_query(before, columns, filtered=filtered)
     if after == before:
         return statement
     tail = statement.source(span[1]) if span[1] < len(statement.tokens) else ""
@@ -46,7 +47,7 @@ def rewritten(statement: Statement, columns: Columns) -> Statement:
 
 
 def rewritten_query(text: str, columns: Columns, *, filtered: bool = False) -> str:
-    """Return a query as Sail takes it; `filtered` if other queries will filter its rows (a view's do)."""
+    """Return a query as Sail takes it; `filtered` if other queries will filter its rows."""
     from sqlglot import exp, parse_one
     from sqlglot.errors import SqlglotError
 

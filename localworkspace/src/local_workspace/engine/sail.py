@@ -146,10 +146,10 @@ class SailSession(CatalogSession):
         with rows_in_a_file(text) as short:
             return self.carry_out(Statement.parse(short))
 
-    def rewritten(self, statement: Statement) -> Statement:
+    def rewritten(self, statement: Statement, *, filtered: bool = False) -> Statement:
         """Return a statement in the SQL that Sail has; refuse what it would answer wrongly."""
         statement = rewrite.folded_names(statement, self.is_table)
-        return rewrite.rewritten(statement, self._columns)
+        return rewrite.rewritten(statement, self._columns, filtered=filtered)
 
     def _columns(self, query: str) -> list[str]:
         return list(self.client.sql(query).column_names)

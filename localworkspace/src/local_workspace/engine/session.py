@@ -157,8 +157,8 @@ class CatalogSession:
     def configure(self) -> None:
         """Set what a new session of the engine needs."""
 
-    def rewritten(self, statement: Statement) -> Statement:
-        """Return a statement in the SQL that the engine has."""
+    def rewritten(self, statement: Statement, *, filtered: bool = False) -> Statement:  # noqa: ARG002 - Sail's
+        """Return a statement in the SQL that the engine has; `filtered` if its rows will be filtered."""
         return statement
 
     def create(self, statement: Statement, name: TableName, after_name: int) -> Creation:
