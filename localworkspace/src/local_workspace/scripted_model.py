@@ -132,7 +132,7 @@ def model_of(document: Mapping[str, Any], where: str) -> ScriptedModel:
     fields = _object(sub, place, known)
     otherwise = fields.get("otherwise")
     if otherwise is not None and not isinstance(otherwise, str):
-        raise _malformed(f"{place}.otherwise", "must be a text")
+        raise _malformed(f"{place}.otherwise", "must be a string")
     return ScriptedRules(
         where=where,
         rules=[_rule(item, at) for item, at in _items(fields, "rules", place)],
@@ -174,7 +174,7 @@ def _rule(value: Any, place: str) -> _Rule:
     is_json = "json" in fields
     reply = fields["json"] if is_json else fields["text"]
     if not is_json and not isinstance(reply, str):
-        raise _malformed(f"{place}.text", "must be a text")
+        raise _malformed(f"{place}.text", "must be a string")
     match = _pattern(fields.get("match"), f"{place}.match")
     for template in _texts(reply):
         try:

@@ -72,13 +72,15 @@ def workspace_in(
 
 @contextmanager
 def local_workspace_installed() -> Iterator[None]:
-    """Around an import of the local workspace, which is a distribution of its own: raise ConfigError that
-    says what to install."""
+    """Raise ConfigError, which says what to install, where an import of the local workspace fails.
+
+    It is a distribution of its own.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"This needs the local workspace, and a module of it is not installed: {error.name}.",
+            f"The local workspace is not installed: there is no module {error.name!r}.",
             where="the distribution rlm-local-workspace",
             fix="pip install 'rlm-local-workspace[sail]', or in a clone of the repository "
             "pip install './localworkspace[sail]'.",
