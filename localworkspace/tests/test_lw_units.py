@@ -142,7 +142,7 @@ class Session:
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
 
-    def execute(self, text: str, parameters: Any) -> Any:
+    def execute(self, text: str, parameters: Any, **options: Any) -> Any:
         import pyarrow as pa
 
         if self._error:
