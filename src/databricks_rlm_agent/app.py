@@ -25,9 +25,10 @@ from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import Tick
 from databricks_rlm_agent.controller.worker_pool import Backoff, WorkerPool
 from databricks_rlm_agent.controller.workflows import Workflows
+from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, WorkspaceVolume
-from databricks_rlm_agent.databricks.workspace import Workspace, WorkspaceJobs, WorkspaceSecrets
+from databricks_rlm_agent.databricks.workspace import Workspace, WorkspaceSecrets
 from databricks_rlm_agent.errors import ConfigError, NotFound
 from databricks_rlm_agent.intake.poll import Intake
 from databricks_rlm_agent.intake.table import DeltaWorkTable
