@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import itertools
 import json
 import os
 import re
@@ -27,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _PROGRAM = re.compile(r"(?:\$ )?(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?(make|rlm-agent|python3?|rlm-[a-z-]+) ")
 _PLACEHOLDER = re.compile(r"…|\.\.\.|^\[|\]$|<[^>]+>")
 _OPERATORS = {"|", ">", ">>", "&&", ";", "&", "||", "<"}
-_RUN_LIMIT_S = 180.0
+_RUN_LIMIT_S = 300.0
+_RUN_ID = "example"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,15 +171,19 @@ class Sandbox:
         flow = folder / "flows" / "identity"
         flow.mkdir(parents=True)
         (folder / "flows" / "workflow.yml").write_text("", encoding="utf-8")
-        for number, name in enumerate(("ids", "edges", "canonicalize"), 3):
+        for number, name in ((3, "ids"), (4, "edges"), (5, "canonicalize"), (10, "report")):
             text = f"CREATE OR REPLACE TABLE {name} AS SELECT {number} AS n;\n"
             (flow / f"{number:02d}_{name}.sql").write_text(text, encoding="utf-8")
 
     def words(self, command: Command) -> list[str] | None:
-        """Return a command as it can be carried out here; None for one that cannot be."""
-        if command.program != "rlm-agent" or not command.complete:
+        """Return a command as it can be carried out here, or None."""
+        examples = any(
+            word.startswith("examples/") for word in command.words
+        )  # make examples brings their data
+        if command.program != "rlm-agent" or not command.complete or examples:
             return None
         places = {"HOST": self._host, "PATH": self._http_path, "/sql/1.0/warehouses/ID": self._http_path}
+        places["RUN"] = _RUN_ID
         words = [places.get(word, word) for word in command.words]
         if "--model" in words:
             words[words.index("--model") + 1] = self._model
@@ -209,6 +215,11 @@ class Sandbox:
         return f"exit code {done.returncode}: {(done.stdout + done.stderr)[-600:]}"
 
 
+def _options(commands: Sequence[Command], option: str) -> Iterator[str]:
+    for command in commands:
+        yield from (value for name, value in itertools.pairwise(command.words) if name == option)
+
+
 def run_all(commands: Sequence[Command]) -> dict[str, str]:
     """Carry out what can be; return the problems by place."""
     from local_workspace import WorkspaceOptions, spawn
@@ -218,8 +229,14 @@ def run_all(commands: Sequence[Command]) -> dict[str, str]:
         spawned = stack.enter_context(spawn(WorkspaceOptions(root=Path(name) / "workspace")))
         info = {"host": spawned.info.host, "token": spawned.info.token, "http_path": spawned.info.http_path}
         sandbox = Sandbox(Path(name), info)
-        sandbox.run(["rlm-agent", "init"])
-        sandbox.run(["rlm-agent", "init", "--json"])
+        from databricks.sdk import WorkspaceClient
+
+        client = WorkspaceClient(host=info["host"], token=info["token"])
+        for schema in sorted(set(_options(commands, "--schema"))):
+            client.schemas.create(schema, "main")
+        for given in (["init"], ["submit", "An example.", "--run-id", _RUN_ID]):
+            if problem := sandbox.run(["rlm-agent", *given]):
+                problems[f"rlm-agent {given[0]}"] = problem
         for command in commands:
             words = sandbox.words(command)
             if words is None:
