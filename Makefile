@@ -36,12 +36,12 @@ examples: $(STAMP) ## Larger tasks: 50 MB of text, rows by the thousand, child r
 example-identity: $(STAMP) ## The identity workflow over 1,000,000 edges, proven against networkx; some minutes
 	@$(BIN)/python -m examples.identity_unification --edges 1000000
 
-# Folders whose tests need no workspace; a test in them that does is marked so, and left out.
+# Folders whose tests need no workspace; what in them does, or takes long, is marked so and left out.
 UNIT_TESTS := tests/test_shape.py tests/test_house.py tests/attempts tests/benchmarks tests/cli tests/controller \
 	tests/planner tests/policy tests/runs tests/sqlflow tests/sqltext tests/storage tests/tools
 
 check: $(STAMP) lint ## Lint, types, import contracts and unit tests; under a minute
-	@$(BIN)/python -m pytest -m "not workspace" --dist load $(UNIT_TESTS)
+	@$(BIN)/python -m pytest -m "not workspace and not slow" --dist load $(UNIT_TESTS)
 
 test: $(STAMP) lint ## Lint, types, import contracts and all tests; under 6 minutes on 2 cores
 	@$(BIN)/python -m pytest

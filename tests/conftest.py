@@ -32,8 +32,23 @@ def shared_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Works
         yield spawned.info
 
 
+# Thousands of examples or fault points in one process: make check leaves these files out too.
+SLOW = {
+    "test_children.py",
+    "test_crashes.py",
+    "test_crashes_in_flight.py",
+    "test_machine.py",
+    "test_machine_families.py",
+    "test_machine_faults.py",
+    "test_malformed.py",
+    "test_sqlflow_exactly_once.py",
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use the shared workspace; others that start one are marked where they are."""
+    """Mark the tests that use the shared workspace, and the files that take long."""
     for item in items:
         if "shared_workspace" in getattr(item, "fixturenames", ()):
             item.add_marker("workspace")
+        if item.path.name in SLOW:
+            item.add_marker("slow")

@@ -177,10 +177,9 @@ class Sandbox:
 
     def words(self, command: Command) -> list[str] | None:
         """Return a command as it can be carried out here, or None."""
-        examples = any(
-            word.startswith("examples/") for word in command.words
-        )  # make examples brings their data
-        if command.program != "rlm-agent" or not command.complete or examples:
+        # Those of examples/ need the data that `make examples` makes.
+        needs_data = any(word.startswith("examples/") for word in command.words)
+        if command.program != "rlm-agent" or not command.complete or needs_data:
             return None
         places = {"HOST": self._host, "PATH": self._http_path, "/sql/1.0/warehouses/ID": self._http_path}
         places["RUN"] = _RUN_ID
