@@ -25,7 +25,7 @@ def test_model_calls_variables_and_children_are_told() -> None:
     lines = digest(result, purpose="p").digest.splitlines()
     assert lines[1:] == [
         "Model calls: 12 paid, 3 answered from the cache, 3,400 tokens in, 900 out, $0.0125",
-        "Kept variables: a (list, 3 items), b (int) and 3 more",
+        "Saved variables: a (list, 3 items), b (int) and 3 more",
         "Child runs asked for: jfk, lga",
     ]
 
@@ -40,7 +40,7 @@ def test_a_program_that_failed_has_kept_nothing() -> None:
         log=["the variables are those of iteration 1; changes to a were not kept"],
     )
     text = digest(result, purpose="p").digest
-    assert "Kept variables" not in text
+    assert "Saved variables" not in text
     assert "Model calls" not in text
     assert "changes to a were not kept" in text
 

@@ -50,7 +50,7 @@ def tasks(*names: str, **changes: Any) -> list[ChildTask]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "room", "said"),
+    ("asked", "limit", "reason"),
     [
         ([], 9, "No child tasks"),
         (tasks("a", "b"), 1, "2 child runs are asked for, and there may be 1. Ask for fewer."),
@@ -63,16 +63,16 @@ def tasks(*names: str, **changes: Any) -> list[ChildTask]:
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else None,
 )
-def test_tasks_that_are_refused(asked: list[ChildTask], room: int, said: str) -> None:
+def test_tasks_that_are_refused(asked: list[ChildTask], limit: int, reason: str) -> None:
     with pytest.raises(InvalidData) as refused:
-        check_children(asked, room=room, taken={"north": {}})
-    assert said in str(refused.value)
+        check_children(asked, limit=limit, taken={"north": {}})
+    assert reason in str(refused.value)
 
 
 @given(st.lists(NAMES, unique=True, min_size=1, max_size=16))
 def test_tasks_that_are_taken(names: list[str]) -> None:
     asked = tasks(*names)
-    assert check_children(asked, room=len(names)) == asked
+    assert check_children(asked, limit=len(names)) == asked
 
 
 # Budgets of a tree

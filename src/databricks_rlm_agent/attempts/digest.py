@@ -29,8 +29,8 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True)
 class Excerpts:
-    """What was read of the file of a ``stream``: all of it (``whole``) or regions of errors, and the notes of
-    those who read parts of it. ``size`` in bytes.
+    """Excerpts of the file of a ``stream``: all of it (``whole``), or regions with errors and readers' notes
+    on parts of it. ``size`` in bytes.
     """
 
     stream: str
@@ -41,7 +41,7 @@ class Excerpts:
 
 
 def regions(blocks: Iterable[bytes]) -> list[Region]:
-    """The places that speak of errors, in a file that comes in blocks: the first of them, and the last.
+    """Return the places with errors in a file that comes in blocks: the first of them, and the last.
 
     At most ``MAX_REGIONS``, none overlapping; nothing is held but a block and what is found.
     """
@@ -103,27 +103,27 @@ def _pieces(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes, int, int]]:
     yield offset, held, begin, len(held)
 
 
-# Above this many bytes of output a summarizer may say more than head and tail do.
+# Above this many bytes of output a summary may hold more than head and tail do.
 LONG_OUTPUT_BYTES = 6_000
 _VALUE_CHARS = 700
 _LINE_CHARS = 500
 _NAME_CHARS = 200  # of purposes, error types and paths: leaves the reason its place in the capsule
-_STREAM_CHARS = 400  # at least, of each stream, however much else there is to say
+_STREAM_CHARS = 400  # at least, of each stream, however long the rest is
 
 
 def is_long(result: Result) -> bool:
-    """Whether head and tail leave out a part of what the program wrote."""
+    """Return whether head and tail leave out a part of the program's output."""
     return result.stdout.bytes + result.stderr.bytes > LONG_OUTPUT_BYTES
 
 
 def digest(result: Result, *, purpose: str) -> CapsuleDelta:
-    """What one result adds to the capsule."""
+    """Return the additions of one result to the capsule."""
     purpose = clip(one_line(clip(purpose, 4 * _NAME_CHARS)), _NAME_CHARS)
-    said = [headline(result, purpose), *facts(result)]
-    room = DIGEST_CHARS - sum(len(line) + 1 for line in said)
+    lines = [headline(result, purpose), *facts(result)]
+    left = DIGEST_CHARS - sum(len(line) + 1 for line in lines)
     failed = result.status is not Status.SUCCESS
     return CapsuleDelta(
-        digest="\n".join([*said, *_streams(result, room)]),
+        digest="\n".join([*lines, *_streams(result, left)]),
         decisions=[] if failed else [CapsuleItem.of(purpose or "no purpose given", iter_n=result.iter_n)],
         failed_approaches=[_failure(result, purpose)] if failed else [],
         tables=[
@@ -140,13 +140,13 @@ def digest(result: Result, *, purpose: str) -> CapsuleDelta:
 
 
 def headline(result: Result, purpose: str) -> str:
-    """Which attempt it was, how it ended, and what for."""
+    """Return one line: the attempt, its status and duration, and its purpose."""
     took = f" in {result.seconds:.1f} s" if result.seconds is not None else ""
     return f"Iteration {result.iter_n}, attempt {result.attempt}: {result.status}{took}. Purpose: {purpose}"
 
 
 def facts(result: Result) -> list[str]:
-    """What the executor says beside the streams: error, value, metrics, model calls, variables, its log."""
+    """Return the executor's report beside the streams: error, value, metrics, model calls, variables, log."""
     lines = []
     if result.error_type:
         lines.append(f"Error: {_kind(result)}: {clip(result.error_summary or '', _VALUE_CHARS)}")
@@ -157,7 +157,7 @@ def facts(result: Result) -> list[str]:
     if result.usage is not None and (result.usage.calls or result.usage.cached):
         lines.append(f"Model calls: {_usage(result.usage)}")
     if result.variables is not None and result.status is Status.SUCCESS:
-        lines.append(f"Kept variables: {clip(_variables(result.variables), _LINE_CHARS)}")
+        lines.append(f"Saved variables: {clip(_variables(result.variables), _LINE_CHARS)}")
     if result.spawned:
         lines.append(f"Child runs asked for: {', '.join(task.name for task in result.spawned)}")
     if result.log:
@@ -169,21 +169,21 @@ def _failure(result: Result, purpose: str) -> CapsuleItem:
     summary = clip(one_line(clip(result.error_summary or "", 2_000)), _NAME_CHARS)
     kind = _kind(result) if result.error_type else str(result.status)
     return CapsuleItem.of(
-        clip(purpose, 60) + f" failed: {kind}: {summary or 'no further word'}",
+        clip(purpose, 60) + f" failed: {kind}: {summary or 'no message'}",
         iter_n=result.iter_n,
         kind=clip(kind, 80),
         key=failure_key(kind, result.error_summary or ""),
     )
 
 
-def _streams(result: Result, room: int) -> list[str]:
-    """Head and tail of both streams in all the room that is left: never more, however long they are."""
+def _streams(result: Result, chars: int) -> list[str]:
+    """Head and tail of both streams, in at most ``chars`` characters (at least 400 each)."""
     known = [(name, s) for name, s in (("stdout", result.stdout), ("stderr", result.stderr)) if s.bytes]
     shown: list[str] = []
     for left, (name, stream) in zip(range(len(known), 0, -1), known, strict=True):
-        part = clip(_stream(name, stream), max(_STREAM_CHARS, room // left - 1))
+        part = clip(_stream(name, stream), max(_STREAM_CHARS, chars // left - 1))
         shown.append(part)
-        room -= len(part) + 1
+        chars -= len(part) + 1
     return shown
 
 

@@ -99,7 +99,7 @@ class Children:
 
     def _lent(self, run: Run, tasks: Sequence[ChildTask]) -> Budget:
         """The budget of the parent while these children are at work; raise InvalidData."""
-        check_children(list(tasks), room=run.children_left, taken=run.capsule.inputs)
+        check_children(list(tasks), limit=run.children_left, taken=run.capsule.inputs)
         return run.budget.lend(len(tasks), wall_s=self._left_s(run))
 
     def _left_s(self, run: Run) -> float:

@@ -170,7 +170,7 @@ def spawn(tasks: list[dict[str, Any]]) -> Spawn:
             this run. inputs are handles as in run_python, and optional.
     """
     children = [_child(place, task) for place, task in enumerate(tasks)]
-    return Spawn(tasks=tuple(check_children(children, room=MAX_CHILDREN)))
+    return Spawn(tasks=tuple(check_children(children, limit=MAX_CHILDREN)))
 
 
 ACTIONS = (run_python, run_sql_workflow, ask, finish)
@@ -188,7 +188,7 @@ def completed(action: Action, *, value: Any, limit: int) -> Action:
     Raise InvalidData for a quotation that names nothing, and for more than ``limit`` children.
     """
     if isinstance(action, Spawn):
-        check_children(list(action.tasks), room=limit)
+        check_children(list(action.tasks), limit=limit)
     if not isinstance(action, Finish):
         return action
     answer = check_text(resolve(action.answer, value), name="answer")

@@ -128,9 +128,7 @@ async def _exchange(runner: Runner, session_id: str, message: str) -> str | None
     problem = None
     content = types.Content(role="user", parts=[types.Part(text=message)])
     async for event in runner.run_async(user_id=_APP, session_id=session_id, new_message=content):
-        problem = (
-            f"{event.error_code}: {event.error_message or 'no reason given'}" if event.error_code else None
-        )
+        problem = f"{event.error_code}: {event.error_message or 'no message'}" if event.error_code else None
     return problem
 
 

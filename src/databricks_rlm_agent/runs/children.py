@@ -46,18 +46,18 @@ def child_id(parent: str, iter_n: int, name: str) -> str:
 
 
 def check_children(
-    tasks: list[ChildTask], *, room: int, taken: Container[str] = frozenset()
+    tasks: list[ChildTask], *, limit: int, taken: Container[str] = frozenset()
 ) -> list[ChildTask]:
-    """The tasks, if they can be child runs and are no more than there is ``room`` for; else InvalidData.
+    """Return the tasks if they can be child runs and are at most ``limit``; raise InvalidData otherwise.
 
     ``taken`` are the names of the parent's own inputs, which an answer must not hide.
     """
     if not tasks:
         raise InvalidData("No child tasks are given.", fix="Name at least one.")
-    if len(tasks) > room:
+    if len(tasks) > limit:
         raise InvalidData(
-            f"{len(tasks)} child runs are asked for, and there may be {room}.",
-            fix="Ask for fewer." if room else "Its depth or budget is used up: do the work in this run.",
+            f"{len(tasks)} child runs are asked for, and there may be {limit}.",
+            fix="Ask for fewer." if limit else "Its depth or budget is used up: do the work in this run.",
         )
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
