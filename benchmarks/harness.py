@@ -17,11 +17,12 @@ from local_workspace import WorkspaceOptions, spawn
 from benchmarks.measure import Line, Report, in_turn, median
 from benchmarks.places import connect
 from benchmarks.processes import Spent, spend
-from databricks_rlm_agent.attempts.manifest import Artifact, Manifest, Request
+from databricks_rlm_agent.attempts.manifest import Manifest, Request
 from databricks_rlm_agent.attempts.records import ResultRow
 from databricks_rlm_agent.controller.bundle import MAIN, published
 from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.storage.migrations import create_table
+from executor_harness.protocol import Artifact
 
 TARGET_S, TARGET_MB = 0.3, 50.0
 ROUNDS, LOOKS, SPARK_ROUNDS = 10, 2, 4

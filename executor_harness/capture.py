@@ -1,133 +1,207 @@
-"""One captured output stream: masked, passed on within bounds, and kept as head and tail in bounded
-memory.
-"""
+"""The harness's side of the recording: pipes behind descriptors 1 and 2, and the watcher that reads them."""
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import fcntl
+import io
+import json
 import os
-from collections import deque
-from collections.abc import Callable
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
 
-from executor_harness.protocol import PREVIEW_CHARS, Stream
-from executor_harness.redaction import StreamRedactor
+from executor_harness import protocol
+from executor_harness.leftovers import within
+from executor_harness.protocol import Stream
+from executor_harness.report import Ticket
 
-PASS_HEAD = 1024 * 1024
-PASS_TAIL = 64 * 1024
+_PIPE_BYTES = 1024 * 1024
+_REPLY_S = 60.0  # generous: a large text on a slow mount
+_START = "import sys; sys.path.insert(0, sys.argv[1]); from executor_harness.watcher import main; main()"
 
 
-class Keep:
-    """The first `head` and the last `tail` bytes of a stream of any length."""
+class Recorder:
+    """Takes over the output of this process, children included, from `start` to `stop`."""
 
-    def __init__(self, head: int, tail: int) -> None:
-        self._head_cap, self._tail_cap = head, tail
-        self._head = bytearray()
-        self._tail: deque[bytes] = deque()
-        self._tail_size = 0
-        self.total = 0
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
-        self.total += len(data)
-        room = self._head_cap - len(self._head)
-        if room > 0:
-            self._head += data[:room]
-            data = data[room:]
-        if data:
-            self._tail.append(data)
-            self._tail_size += len(data)
-            while self._tail and self._tail_size - len(self._tail[0]) >= self._tail_cap:
-                self._tail_size -= len(self._tail.popleft())
-
-    @property
-    def head(self) -> bytes:
-        """The first bytes."""
-        return bytes(self._head)
+    def __init__(self, *, root: Path, volumes_root: str, secrets: Sequence[str]) -> None:
+        self._root = root
+        self._volumes_root = volumes_root
+        self._secrets = list(secrets)
+        self._streams = (sys.stdout, sys.stderr)
+        self._enabled_faults = False
+        self._ours: tuple[TextIO, ...] = ()
+        self._saved: list[int] = []
+        self._forwarders: list[threading.Thread] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped: dict[str, Stream] | None = None
 
     @property
-    def tail(self) -> bytes:
-        """The last bytes, as far as `head` does not hold them already."""
-        joined = b"".join(self._tail)
-        return joined[-self._tail_cap :] if self._tail_cap else b""
+    def pid(self) -> int | None:
+        """The watcher's process id."""
+        return self._process.pid if self._process else None
 
-    @property
-    def left_out(self) -> int:
-        """How many bytes between head and tail are gone."""
-        return self.total - len(self._head) - len(self.tail)
+    def start(self, ticket: Ticket, *, cap: int, deadline: float) -> None:
+        """Record everything written from here on, and have our death reported.
 
-    def joined(self) -> bytes:
-        """Head and tail, with a line between them that says how much is missing."""
-        if not self.left_out:
-            return self.head + self.tail
-        return self.head + f"\n[... {self.left_out} bytes left out ...]\n".encode() + self.tail
+        `cap` is in bytes of each stream, `deadline` in seconds from now.
+        """
+        _flush(*self._streams)
+        self._saved = [os.dup(1), os.dup(2)]
+        out, err = _pipe(), _pipe()
+        passed = [self._passed_to(stream, fd) for stream, fd in zip(self._streams, (1, 2), strict=True)]
+        orders = {
+            "harness": os.getpid(),
+            "volumes_root": self._volumes_root,
+            "ticket": protocol.plain(ticket),
+            "secrets": self._secrets,
+            "cap": cap,
+            "deadline": deadline,
+            "stdout": out[0],
+            "stderr": err[0],
+            "pass_stdout": passed[0],
+            "pass_stderr": passed[1],
+        }
+        self._process = self._spawn(orders, (out[0], err[0], *passed))
+        os.dup2(out[1], 1)
+        os.dup2(err[1], 2)
+        for fd in (*out, *err, *passed):
+            os.close(fd)
+        # Replaced even where they do write to 1 and 2 already: a notebook's streams do not, and the encoding
+        # of a job's log must not make a program fail.
+        sys.stdout, sys.stderr = self._ours = _text(1), _text(2)
+        if not faulthandler.is_enabled():
+            # A crash in native code then says where it was, and the watcher reports it.
+            faulthandler.enable(2)
+            self._enabled_faults = True
+
+    def _spawn(self, orders: dict[str, Any], fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+        # Bytecode must not appear as files in a Volume; elsewhere it is welcome.
+        cache = f"pycache_prefix={sys.pycache_prefix}" if sys.pycache_prefix else None
+        flags = ["-X", cache] if cache else ["-B"] if sys.dont_write_bytecode else []
+        with _signals_blocked():
+            process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module; nothing of the program in it
+                [sys.executable, "-I", "-S", *flags, "-c", _START, str(self._root)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=fds,
+                start_new_session=True,  # a signal to our process group must not end it
+                cwd="/",
+            )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(orders).encode() + b"\n")
+        process.stdin.flush()
+        return process
+
+    def _passed_to(self, stream: TextIO, fd: int) -> int:
+        """A descriptor for the job's own log. A notebook's log is an object, which a thread has to feed."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if stream.fileno() == fd:
+                return os.dup(fd)
+        read, write = os.pipe()
+        forwarder = threading.Thread(target=_forward, args=(read, stream), name="rlm-forward", daemon=True)
+        forwarder.start()
+        self._forwarders.append(forwarder)
+        return write
+
+    def stop(self) -> dict[str, Stream]:
+        """Give the output back, have the files written, and return what was recorded."""
+        if self._stopped is None:
+            if self._enabled_faults:
+                faulthandler.disable()
+            within(
+                2, lambda: _flush(sys.stdout, sys.stderr, *self._ours)
+            )  # a thread may hold a lock for ever
+            for saved, fd in zip(self._saved, (1, 2), strict=True):
+                with contextlib.suppress(OSError):  # the program closed our descriptor
+                    os.dup2(saved, fd)
+            sys.stdout, sys.stderr = self._streams
+            self._stopped = self._ask()
+        return self._stopped
+
+    def _ask(self) -> dict[str, Stream]:
+        try:
+            assert self._process is not None
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(b"stop\n")
+            self._process.stdin.flush()
+            reply = b""
+            while not reply.endswith(b"\n"):
+                if not select.select([self._process.stdout], [], [], _REPLY_S)[0]:
+                    raise TimeoutError("no answer")
+                data = os.read(self._process.stdout.fileno(), 1024 * 1024)
+                if not data:
+                    raise EOFError("it is gone")
+                reply += data
+            return {name: protocol.read(Stream, stream) for name, stream in json.loads(reply).items()}
+        except (OSError, ValueError, EOFError) as error:
+            sys.stderr.write(f"rlm: the output of the program was not recorded to its end: {error!r}\n")
+            return {"stdout": Stream(), "stderr": Stream()}
+
+    def cancelled(self) -> None:
+        """The platform cancels the run: if we die before there is a result, that was why."""
+        self._send(b"cancel\n")
+
+    def done(self) -> None:
+        """The result is written: the watcher may go."""
+        if self._process is None:
+            return
+        self._send(b"done\n")
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._process.wait(2)
+        for forwarder in self._forwarders:
+            forwarder.join(2)
+
+    def _send(self, command: bytes) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):  # the watcher is gone
+                self._process.stdin.write(command)
+                self._process.stdin.flush()
 
 
-def previews(head: bytes, tail: bytes, *, gap: bool) -> tuple[str, str]:
-    """The first and the last characters of what was kept, never the same character twice."""
-    many = 4 * PREVIEW_CHARS + 4  # a character has at most four bytes
-    if not gap and len(head) + len(tail) <= 2 * many:
-        whole = (head + tail).decode("utf-8", "replace")
-        return whole[:PREVIEW_CHARS], whole[PREVIEW_CHARS:][-PREVIEW_CHARS:]
-    last = tail if gap else (head[-many:] + tail)
-    first = head if gap else head + tail[:many]
-    return (
-        first[:many].decode("utf-8", "replace")[:PREVIEW_CHARS],
-        last[-many:].decode("utf-8", "replace")[-PREVIEW_CHARS:],
+def _pipe() -> tuple[int, int]:
+    read, write = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux: fewer switches between writer and reader
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return read, write
+
+
+def _text(fd: int) -> TextIO:
+    # Line buffered: what was printed before a crash in native code is the best witness of it.
+    raw = io.FileIO(fd, "wb", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw, 64 * 1024), encoding="utf-8", errors="backslashreplace", line_buffering=True
     )
 
 
-class Recording:
-    """Everything that happens to the bytes of one stream. `write` passes bytes on to the job's own log."""
-
-    def __init__(self, *, secrets: list[str], cap: int, write: Callable[[bytes], None]) -> None:
-        self._redactor = StreamRedactor(secrets)
-        self._kept = Keep(cap - cap // 2, cap // 2)
-        self._passed = Keep(PASS_HEAD, PASS_TAIL)
-        self._write = write
-        self.received = 0
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes as the program wrote them."""
-        self.received += len(data)
-        self._take(self._redactor.feed(data))
-
-    def close(self) -> None:
-        """The stream is over: pass its tail on."""
-        self._take(self._redactor.flush())
-        rest = self._passed.joined()[PASS_HEAD:]
-        if rest:
-            self._write(rest)
-
-    def _take(self, data: bytes) -> None:
-        room = PASS_HEAD - self._passed.total
-        if room > 0 and data:
-            self._write(data[:room])
-        self._passed.feed(data)
-        self._kept.feed(data)
-
-    def text(self) -> bytes:
-        """What belongs into the file."""
-        return self._kept.joined()
-
-    def summary(self, path: str | None) -> Stream:
-        """The stream's entry in result.json."""
-        head, tail = previews(self._kept.head, self._kept.tail, gap=self._kept.left_out > 0)
-        return {
-            "path": path,
-            "bytes": self.received,
-            "truncated": self._kept.left_out > 0,
-            "head": head,
-            "tail": tail,
-        }
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process that is started inside is born with these signals blocked: until the watcher ignores them,
+    whoever cleans up after a program that died at once could end it before it has reported.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def writer(fd: int) -> Callable[[bytes], None]:
-    """Writes everything to a file descriptor; a reader that went away is no reason to stop recording."""
+def _forward(fd: int, stream: TextIO) -> None:
+    with open(fd, encoding="utf-8", errors="replace", closefd=True) as source:
+        for line in source:
+            with contextlib.suppress(OSError, ValueError):
+                stream.write(line)
 
-    def write(data: bytes) -> None:
-        view = memoryview(data)
-        with contextlib.suppress(OSError):
-            while view:
-                view = view[os.write(fd, view) :]
 
-    return write
+def _flush(*streams: object) -> None:
+    for stream in streams:
+        with contextlib.suppress(Exception):  # whatever object the program put there: its failure is its own
+            stream.flush()  # type: ignore[attr-defined] # checked by trying

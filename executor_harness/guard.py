@@ -1,9 +1,9 @@
-"""Ends the program when its time is up or the platform cancels it, whether it likes it or not.
+"""Ends the program when its time is up or the platform cancels it.
 
-Three steps, each for programs that got past the one before: an exception raised by a signal handler (wakes
-sleeps and reads), an asynchronous exception (programs that took our handler away, or run outside of the main
-thread), and after the grace `overrun`, called on this thread while the program still runs. A program that
-holds the interpreter itself is left to the watcher.
+In three steps, each for programs that the one before did not end: an exception raised by a signal handler
+(which wakes sleeps and reads), an asynchronous exception (for programs that replaced the handler, or run
+outside of the main thread), and after the grace `overrun`, called on this thread while the program still
+runs. A program that holds the interpreter itself is left to the watcher.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class Interruption(BaseException):
 
 
 class Guard:
-    """Watches over one program on the thread that creates the guard."""
+    """Guards one program, which runs on the thread that creates the guard.
+
+    `ending` is called when the end begins, `interrupt` ends what the engine does, `overrun` must not return.
+    """
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class Guard:
         self._thread.start()
 
     def disarm(self) -> Status | None:
-        """The program is over: no interruption from here on. Why it was ended, if it was.
+        """Stop interrupting, and return why the program was ended, if it was.
 
         Does not return when the guard has given the program up and is reporting already.
         """
@@ -109,8 +112,7 @@ class Guard:
         self._handlers.clear()
 
     def _hold_cancel(self) -> None:
-        # Else a worker that is ended while it starts would still write to the wake-up pipe, which is ours
-        # too.
+        # A worker that is ended while it starts would otherwise write to our wake-up pipe.
         if self._handlers:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
@@ -119,9 +121,7 @@ class Guard:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def _forget(self) -> None:
-        """In a fork of the program: its signals are its own; `terminate` on a worker must not cancel the
-        run.
-        """
+        """In a fork, give the signals back: `terminate` on a worker must not cancel the run."""
         if self._handlers:
             signal.set_wakeup_fd(-1)
         for number in self._handlers:
@@ -140,7 +140,7 @@ class Guard:
     def _run(self) -> None:
         reason = self._await_reason()
         with self._lock:
-            if not self._running():
+            if not self._armed:
                 return
             self.reason = reason
         self._ending(reason)
@@ -150,7 +150,7 @@ class Guard:
         if self._over.wait(first):
             return
         with self._lock:
-            if self._running():
+            if self._armed:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._main), ctypes.py_object(Interruption)
                 )
@@ -163,7 +163,7 @@ class Guard:
         self._overrun(reason)
 
     def _await_reason(self) -> Status:
-        """CANCELLED when SIGTERM came; TIMEOUT when time is up, or the program is over (nobody asks then)."""
+        """CANCELLED when SIGTERM came, TIMEOUT when time is up; either when the program is over."""
         deadline = time.monotonic() + self._timeout_s
         while not self._over.is_set():
             left = deadline - time.monotonic()
@@ -172,23 +172,18 @@ class Guard:
             try:
                 ready = select.select([self._wake[0]], [], [], left)[0]
                 data = os.read(self._wake[0], 4096) if ready else b""
-            except (
-                OSError,
-                ValueError,
-            ):  # the program closed our descriptor: no cancel any more, but the time-out
-                self._over.wait(left)
+            except (OSError, ValueError):
+                self._over.wait(left)  # the program closed our descriptor: the time-out is left
                 break
             if signal.SIGTERM in data:
                 return protocol.CANCELLED
         return protocol.TIMEOUT
 
-    def _running(self) -> bool:
+    def _running(self) -> bool:  # a call, so that the type checker does not take the answer for settled
         return self._armed
 
     def _nudge(self) -> None:
-        """Interrupt what the program's thread sleeps in, unless the program put a handler of its own
-        there.
-        """
+        """Interrupt what the program's thread sleeps in, unless the program has a handler of its own."""
         if _NUDGE in self._handlers and signal.getsignal(_NUDGE) == self._on_signal:
             signal.pthread_kill(self._main, _NUDGE)
 

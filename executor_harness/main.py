@@ -57,14 +57,13 @@ def _start() -> int:
     # The folder of a script is importable by default; a program must not find our files by their bare names.
     hidden = {root, root / "executor_harness", Path(sys.argv[0] or ".").resolve().parent}
     sys.path[:] = [str(root), *(entry for entry in sys.path if Path(entry or ".").resolve() not in hidden)]
-    try:
-        from executor_harness.job import main
+    from executor_harness.job import main
 
-        return main(sys.argv[1:], root=root, kernel="IPython" in sys.modules)
-    finally:
-        if _ZIP:
-            sys.path.remove(str(root))
-            shutil.rmtree(root.parent, ignore_errors=True)
+    code = main(sys.argv[1:], root=root, kernel="IPython" in sys.modules)
+    if _ZIP:
+        sys.path.remove(str(root))
+        shutil.rmtree(root.parent, ignore_errors=True)  # its watcher does it where this process is killed
+    return code
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From the way a program ended to what is said about it: exceptions are turned into data."""
+"""How a program ended, as a report: exceptions are turned into data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 from executor_harness import protocol
 from executor_harness.protocol import Status
-from executor_harness.report import Report, bounded
+from executor_harness.report import Report, shortened
 
 _OURS = str(Path(__file__).parent)
 _FRAMES = 60
@@ -23,71 +23,60 @@ class WorkflowFailed(Exception):  # noqa: N818 -- the planner reads the name
     """A SQL workflow has not succeeded; its text says which step, file and line, and what to do."""
 
 
-def success() -> Report:
-    """The program ran to its end."""
-    return Report(status=protocol.SUCCESS, exit_code=protocol.EXIT_OK)
+def of_end(error: BaseException | None, reason: Status | None, program: str, timeout_s: float) -> Report:
+    """The report of a program's end. `reason` is why it was ended from outside, if it was: that counts
+    first, whatever was raised because of it. `program` is the name of its file in tracebacks.
+    """
+    if reason:
+        where = place(error, program) if error else ""
+        trace = of_exception(error, program).traceback if error else None
+        return of_interruption(reason, timeout_s, where, trace)
+    if error is None:
+        return Report.success()
+    try:
+        return of_exception(error, program)
+    finally:
+        # What the frames hold may be the very memory that ran out.
+        trace_back = error.__traceback__
+        error.__traceback__ = None
+        del trace_back
 
 
 def of_exception(error: BaseException, program: str) -> Report:
-    """A program that ended by an exception; `program` is the name of its file in tracebacks."""
+    """The report of a program that raised an exception, or exited."""
     if isinstance(error, SystemExit):
         return _of_exit(error, program)
     kind = type(error).__name__
     if isinstance(error, WorkflowFailed):  # its place in the generated program says nothing
-        return Report(
-            status=protocol.FAILED,
-            exit_code=protocol.EXIT_FAILED,
-            error_type=kind,
-            error_summary=bounded(_message(error), protocol.SUMMARY_CHARS),
-        )
-    summary = f"{_place(error, program)}{kind}: {_message(error)}"
-    return Report(
-        status=protocol.FAILED,
-        exit_code=protocol.EXIT_FAILED,
-        error_type=kind,
-        error_summary=bounded(summary, protocol.SUMMARY_CHARS),
-        traceback=formatted(error),
-    )
+        return Report.failed(kind, _message(error))
+    return Report.failed(kind, f"{_prefix(error, program)}{kind}: {_message(error)}", formatted(error))
 
 
 def _of_exit(error: SystemExit, program: str) -> Report:
-    """As the interpreter reads it: None and 0 are success, a number is the code, anything else a message
-    and 1.
-    """
+    """As the interpreter does it: None and 0 are success, a number is the code, else a message and 1."""
     code = error.code
     if code is None or code == 0:
-        return success()
-    number = (code & 0xFF) or protocol.EXIT_FAILED if isinstance(code, int) else protocol.EXIT_FAILED
+        return Report.success()
     call = "os._exit" if isinstance(error, ProcessExit) else "sys.exit"
-    said = f"{call}({code})" if isinstance(code, int) else f"{call}: {_safe(code)}"
+    summary = f"{call}({code})" if isinstance(code, int) else f"{call}: {_text(code)}"
     return Report(
-        status=protocol.FAILED,
-        exit_code=number,
+        exit_code=(code & 0xFF if isinstance(code, int) else 0) or protocol.EXIT_FAILED,
         error_type="SystemExit",
-        error_summary=bounded(f"{_place(error, program)}{said}", protocol.SUMMARY_CHARS),
+        error_summary=shortened(f"{_prefix(error, program)}{summary}", protocol.SUMMARY_CHARS),
         traceback=formatted(error),
     )
 
 
 def of_interruption(reason: Status, timeout_s: float, where: str, trace: str | None) -> Report:
-    """A program that was ended from outside. `where` names the line it was at, if known."""
+    """The report of a program that was ended from outside. `where` names the line it was at, if known."""
     at = f" at {where}" if where else ""
     if reason == protocol.CANCELLED:
-        kind, code, said = (
-            protocol.CANCELLED_ERROR,
-            protocol.EXIT_CANCELLED,
-            "the platform cancelled the run (SIGTERM)",
-        )
-    else:
-        kind, code = protocol.TIMEOUT_ERROR, protocol.EXIT_TIMEOUT
-        said = f"stopped after {timeout_s:g} s (timeout_s)"
-    return Report(
-        status=reason, exit_code=code, error_type=kind, error_summary=f"{said}{at}", traceback=trace
-    )
+        return Report.cancelled(f"the platform cancelled the run (SIGTERM){at}", trace)
+    return Report.timed_out(f"stopped after {timeout_s:g} s (timeout_s){at}", trace)
 
 
 def formatted(error: BaseException) -> str:
-    """The traceback without our own frames; the end of it when it is very long."""
+    """The traceback without frames of the harness; the end of it when it is very long."""
     described = traceback.TracebackException(
         type(error), error, error.__traceback__, limit=-_FRAMES, compact=True
     )
@@ -106,14 +95,6 @@ def current(thread: int, program: str) -> tuple[str, str | None]:
     return _line_in(frame, program), _tail("Stack when time was up:\n" + "".join(stack.format()))
 
 
-def _line_in(frame: FrameType | None, program: str) -> str:
-    while frame is not None:
-        if frame.f_code.co_filename == program:
-            return f"line {frame.f_lineno} of {protocol.ENTRYPOINT_FILE}"
-        frame = frame.f_back
-    return ""
-
-
 def place(error: BaseException, program: str) -> str:
     """The innermost line of the program on the way to the error: `line 3 of entrypoint.py`, or nothing."""
     if isinstance(error, SyntaxError) and error.filename == program and error.lineno:
@@ -127,16 +108,24 @@ def place(error: BaseException, program: str) -> str:
     return f"line {found} of {protocol.ENTRYPOINT_FILE}" if found else ""
 
 
-def _place(error: BaseException, program: str) -> str:
+def _line_in(frame: FrameType | None, program: str) -> str:
+    while frame is not None:
+        if frame.f_code.co_filename == program:
+            return f"line {frame.f_lineno} of {protocol.ENTRYPOINT_FILE}"
+        frame = frame.f_back
+    return ""
+
+
+def _prefix(error: BaseException, program: str) -> str:
     found = place(error, program)
     return f"{found}: " if found else ""
 
 
 def _message(error: BaseException) -> str:
-    return error.msg if isinstance(error, SyntaxError) else _safe(error)
+    return error.msg if isinstance(error, SyntaxError) else _text(error)
 
 
-def _safe(value: object) -> str:
+def _text(value: object) -> str:
     try:
         return str(value)
     except BaseException as error:  # noqa: BLE001 -- an exception class of the program may raise anything here

@@ -1,20 +1,25 @@
-"""The wire format between the control plane and the harness: names, versions, shapes and the request digest.
+"""The wire format between the control plane and the harness: names, versions, documents and the digest.
 
-Both sides import this module, so that neither can spell a name differently. Nothing here does any I/O.
+Both sides import this module. Its dataclasses are the one description of the documents: the harness builds
+them from JSON with `read` and writes them with `plain`; the control plane validates them with pydantic, and
+docs/schemas is generated from them. `Limits` are what the control plane checks. Nothing here does I/O.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from typing import Any, Literal, TypedDict, Union
+import types
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 HARNESS_VERSION = "0.1.0"
 
 ID_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 
-# A SQL workflow is a program as well: one that the control plane wrote. It brings along what it needs.
+# A SQL workflow is a program as well: one that the control plane wrote.
 TASK_TYPES = ("python", "sql_workflow")
 
 ENTRYPOINT_FILE = "entrypoint.py"
@@ -23,23 +28,13 @@ RESULT_FILE = "result.json"
 STDOUT_FILE = "stdout.txt"
 STDERR_FILE = "stderr.txt"
 SPEND_FILE = "spend.json"
-SPEND_TWIN = f"{SPEND_FILE}.next"  # written before it: of the two a kill cuts off one at most
+SPEND_TWIN = f"{SPEND_FILE}.next"  # written first: a kill cuts off one of the two at most
 VARIABLES_FILE = "variables.json"
 VARIABLES_FOLDER = "variables"
 CALLS_FOLDER = "calls"  # of the run, not of an attempt: another attempt finds the answers there
 RESERVED_FILES = frozenset(
-    {
-        ENTRYPOINT_FILE,
-        MANIFEST_FILE,
-        RESULT_FILE,
-        STDOUT_FILE,
-        STDERR_FILE,
-        SPEND_FILE,
-        SPEND_TWIN,
-        VARIABLES_FILE,
-        "transcript.jsonl",
-        "notebook.ipynb",
-    }
+    {ENTRYPOINT_FILE, MANIFEST_FILE, RESULT_FILE, STDOUT_FILE, STDERR_FILE}
+    | {SPEND_FILE, SPEND_TWIN, VARIABLES_FILE, "transcript.jsonl", "notebook.ipynb"}
 )
 
 Status = Literal["SUCCESS", "FAILED", "TIMEOUT", "CANCELLED"]
@@ -51,8 +46,7 @@ STATUSES: tuple[Status, ...] = (SUCCESS, FAILED, TIMEOUT, CANCELLED)
 
 REPORTED_BY = "executor"
 
-# Error types that the harness itself gives; every other error_type is the name of the program's exception
-# class.
+# Error types of the harness; every other error_type is the name of the program's exception class.
 TIMEOUT_ERROR = "Timeout"
 CANCELLED_ERROR = "Cancelled"
 PROCESS_DIED = "ProcessDied"
@@ -69,7 +63,7 @@ EXIT_USAGE = 2
 EXIT_TIMEOUT = 124
 EXIT_CANCELLED = 143
 
-# Bounds on what a result carries, so that a program cannot make its own result unreadable.
+# Limits of what a result carries, so that a program cannot make its own result unreadable.
 SUMMARY_CHARS = 2_000
 TRACEBACK_CHARS = 8_000
 PREVIEW_CHARS = 4_000
@@ -87,80 +81,59 @@ CHILD_NAME_PATTERN = r"[a-z][a-z0-9_]{0,31}"
 CHILD_TASK_CHARS = 4_000
 
 
-class Artifact(TypedDict):
-    """The published program: Volume path, SHA-256 (hex) and size in bytes of its content."""
+class Limit:
+    """A constraint that the control plane checks when it reads a document: `ge`, `pattern`, `max_length`, …
 
-    path: str
-    sha256: str
-    size: int
+    pydantic asks an annotation for its schema; the names are those of pydantic's core schemas.
+    """
 
+    def __init__(self, **limits: Any) -> None:
+        self._limits = limits
 
-class TableInput(TypedDict):
-    """An input that is a table, by its full name."""
-
-    kind: Literal["table"]
-    name: str
-
-
-class FileInput(TypedDict):
-    """An input that is a file in a Volume."""
-
-    kind: Literal["file"]
-    path: str
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """The schema of the annotated type with the limits in it."""
+        return {**handler(source), **self._limits}
 
 
-class TextInput(TypedDict):
-    """An input that is a text in the manifest itself."""
-
-    kind: Literal["text"]
-    text: str
-
-
-class FolderInput(TypedDict):
-    """An input that is a folder of a Volume."""
-
-    kind: Literal["folder"]
-    path: str
-
-
-class AnswerInput(TypedDict):
-    """What a child run has answered: a JSON document (`ChildAnswer`) in a Volume."""
-
-    kind: Literal["answer"]
-    path: str
-
-
-Input = Union[TableInput, FileInput, TextInput, FolderInput, AnswerInput]  # noqa: UP007 -- evaluated at run time, on Python 3.10 too
-
-
-# The one field of an input beside its kind.
+Id = Annotated[str, Limit(pattern=f"^{ID_PATTERN}$")]
+Sha256 = Annotated[str, Limit(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Limit(ge=0)]
+Ordinal = Annotated[int, Limit(ge=1)]
+Dollars = Annotated[float, Limit(ge=0, allow_inf_nan=False)]
+Number = int | float  # kept as it was written, so that a digest of it stays the same
+Input = dict[str, str]  # {"kind": …} and the field that INPUT_FIELDS names
 INPUT_FIELDS = {"table": "name", "file": "path", "folder": "path", "answer": "path", "text": "text"}
 
 
-class Limits(TypedDict, total=False):
-    """Bounds for one run: bytes kept of each output stream; seconds of grace after time-out or cancel."""
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """The published program: Volume path, SHA-256 (hex) and size in bytes of its content."""
 
-    stdout_bytes: int
-    grace_s: float
+    path: str
+    sha256: Sha256
+    size: Count
 
 
-class Price(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Price:
     """US dollars per million tokens that a model reads and writes."""
 
-    input_usd: float
-    output_usd: float
+    input_usd: Number
+    output_usd: Number
 
 
-class Allowance(TypedDict):
-    """What an attempt may spend on model calls: calls, tokens (in and out together), US dollars or null."""
+@dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """What an attempt may spend on model calls: calls, tokens (in and out together), US dollars or None."""
 
     calls: int
     tokens: int
-    cost_usd: float | None
+    cost_usd: Number | None
 
 
-class ModelAccess(TypedDict):
-    """How a program may ask models: the default serving endpoint, calls at once and per minute (null: no
+@dataclass(frozen=True, kw_only=True)
+class ModelAccess:
+    """How a program may ask models: the default serving endpoint, calls at once and per minute (None: no
     limit), seconds for one call, the longest reply in tokens, prices by endpoint, and what may be spent.
 
     `calls_table` is the full name of the table that answers are kept in.
@@ -169,125 +142,112 @@ class ModelAccess(TypedDict):
     endpoint: str
     concurrency: int
     per_minute: int | None
-    timeout_s: float
+    timeout_s: Number
     max_reply_tokens: int
     prices: dict[str, Price]
     allowance: Allowance
     calls_table: str
 
 
-class VariablesRef(TypedDict):
-    """The variables of the last good iteration: Volume path and SHA-256 (hex) of their index, and which
-    iteration that was.
-    """
+@dataclass(frozen=True, kw_only=True)
+class VariablesRef:
+    """The index of a run's variables: Volume path, SHA-256 (hex), and the iteration that left it."""
 
     path: str
-    sha256: str
-    iter_n: int
+    sha256: Sha256
+    iter_n: Ordinal
 
 
-class SpawnAccess(TypedDict):
-    """How many child runs a program may ask for; 0 where the run is as deep as it may be."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The frozen request of one attempt; its digest is an argument of the job, so nothing in it can change.
 
-    max_children: int
+    `limits` may have `stdout_bytes` (kept of each output stream) and `grace_s` (seconds after a time-out or
+    cancel); `spawn` has `max_children`, 0 where the run is as deep as it may be. `scratch_schema` is the
+    `catalog.schema` of the tables behind variables. `packages` are requirements of the job's environment.
+    """
 
-
-class _RequestBase(TypedDict):
-    run_id: str
-    iter_n: int
-    attempt: int
-    task_type: str
+    run_id: Id
+    iter_n: Ordinal
+    attempt: Ordinal
+    task_type: Literal["python", "sql_workflow"] = "python"
     purpose: str
     artifact: Artifact
     output_dir: str
-    inputs: dict[str, Input]
-    parameters: dict[str, Any]
-    timeout_s: float
+    codebase_dir: str | None = None
+    inputs: dict[str, Input] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    timeout_s: Ordinal
     results_table: str
     catalog: str
     schema: str
+    limits: dict[str, Number] = field(default_factory=dict)
+    models: ModelAccess | None = None
+    variables: VariablesRef | None = None
+    scratch_schema: str = ""
+    spawn: dict[str, int] = field(default_factory=dict)
+    packages: list[str] = field(default_factory=list)
 
 
-class Request(_RequestBase, total=False):
-    """The frozen request of one attempt. `codebase_dir` and `limits` may be absent; `timeout_s` is in
-    seconds.
-    """
-
-    codebase_dir: str | None
-    limits: Limits
-    models: ModelAccess | None
-    variables: VariablesRef | None
-    scratch_schema: str  # `catalog.schema` of the tables behind variables
-    spawn: SpawnAccess
-    packages: list[str]  # of the job's environment: for who submits it
-
-
-class Manifest(TypedDict):
-    """manifest.json: the request, and the exact payload with which it was submitted."""
-
-    schema_version: int
-    request: Request
-    submit_payload: dict[str, Any]
-
-
-class _ArtifactBase(TypedDict):
-    path: str
-    size: int
-
-
-class ProducedArtifact(_ArtifactBase, total=False):
+@dataclass(frozen=True, kw_only=True)
+class ProducedArtifact:
     """A file that the program left: Volume path, size in bytes, SHA-256 (hex) unless it is very large."""
 
-    sha256: str
+    path: str
+    size: int | None = None
+    sha256: str | None = None
 
 
-class _TableBase(TypedDict):
-    name: str
-
-
-class ProducedTable(_TableBase, total=False):
+@dataclass(frozen=True, kw_only=True)
+class ProducedTable:
     """A table that the program left; rows and columns only where counting them was quick."""
 
-    rows: int
-    columns: list[str]
+    name: str
+    rows: int | None = None
+    columns: list[str] | None = None
 
 
-class Usage(TypedDict):
-    """What model calls used: calls that were sent, tokens, US dollars; `cached` answers were not."""
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What model calls used: calls that were sent, tokens, US dollars; `cached` answers were not sent."""
 
-    calls: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float
-    cached: int
+    calls: Count = 0
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    cost_usd: Dollars = 0.0
+    cached: Count = 0
 
 
-class VariableNote(TypedDict):
-    """A variable in few words: its name, type (such as `DataFrame` or `list`), and size."""
+@dataclass(frozen=True, kw_only=True)
+class VariableNote:
+    """A variable in short: its name, type (such as `DataFrame` or `list`), and size in words."""
 
     name: str
     type: str
-    size: str
+    size: str = ""
 
 
-class Variables(TypedDict):
-    """The variables that a program left: where their index is, how many, and the first of them."""
+@dataclass(frozen=True, kw_only=True)
+class Variables:
+    """The variables that a program left: the index of all, how many they are, and the newest of them."""
 
     ref: VariablesRef
-    count: int
-    shown: list[VariableNote]
+    count: Count
+    shown: Annotated[list[VariableNote], Limit(max_length=VARIABLES_SHOWN)] = field(default_factory=list)
 
 
-class ChildTask(TypedDict):
-    """A child run that a program asks for: its name, its task, and its inputs as in a request."""
+@dataclass(frozen=True, kw_only=True)
+class ChildTask:
+    """A child run that a program asks for. Its answer becomes the parent's input of that name."""
 
-    name: str
-    task: str
-    inputs: dict[str, Input]
+    name: Annotated[str, Limit(pattern=f"^{CHILD_NAME_PATTERN}$")]
+    task: Annotated[str, Limit(min_length=1, max_length=CHILD_TASK_CHARS)]
+    inputs: dict[str, Any] = field(default_factory=dict)
 
 
-class ChildAnswer(TypedDict):
-    """The document behind an `AnswerInput`. `value` is what the child's last program gave to `rlm.finish`."""
+@dataclass(frozen=True, kw_only=True)
+class ChildAnswer:
+    """The document behind an input of kind `answer`. `value` is what its last program finished with."""
 
     run_id: str
     state: str
@@ -297,24 +257,26 @@ class ChildAnswer(TypedDict):
     value: Any
 
 
-class Stream(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Stream:
     """One output stream: Volume path of the text kept, bytes written, its first and last characters.
 
-    `truncated` says that `path` holds only head and tail. `tail` starts after `head`: for a short output it
-    is empty. `path` is null when the stream could not be kept.
+    `truncated`: the file holds head and tail only. `tail` starts after `head`. `path` is None when the stream
+    could not be kept.
     """
 
-    path: str | None
-    bytes: int
-    truncated: bool
-    head: str
-    tail: str
+    path: str | None = None
+    bytes: int = 0
+    truncated: bool = False
+    head: str = ""
+    tail: str = ""
 
 
-class Result(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Result:
     """result.json. Times are UTC, ISO 8601 with milliseconds; `duration_s` in seconds."""
 
-    schema_version: int
+    schema_version: Literal[1] = SCHEMA_VERSION
     run_id: str
     iter_n: int
     attempt: int
@@ -322,26 +284,62 @@ class Result(TypedDict):
     request_sha256: str
     artifact_sha256: str | None
     status: Status
-    error_type: str | None
-    error_summary: str | None
-    traceback: str | None
+    error_type: str | None = None
+    error_summary: str | None = None
+    traceback: str | None = None
     exit_code: int
-    value: Any
-    metrics: dict[str, float]
-    produced_artifacts: list[ProducedArtifact]
-    produced_tables: list[ProducedTable]
-    log: list[str]
-    usage: Usage
-    variables: Variables | None
-    spawned: list[ChildTask]
-    stdout: Stream
-    stderr: Stream
+    value: Any = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    produced_artifacts: list[ProducedArtifact] = field(default_factory=list)
+    produced_tables: list[ProducedTable] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    usage: Usage = Usage()
+    variables: Variables | None = None
+    spawned: list[ChildTask] = field(default_factory=list)
+    stdout: Stream = Stream()
+    stderr: Stream = Stream()
     started_at: str
     finished_at: str
     duration_s: float
-    reported_by: str
-    harness_version: str
+    reported_by: str = REPORTED_BY
+    harness_version: str = HARNESS_VERSION
     python_version: str
+
+
+T = TypeVar("T")
+
+
+def read(kind: type[T], data: Any) -> T:
+    """Build a dataclass of this module from JSON; unknown fields are left out.
+
+    Raises TypeError or KeyError for a document of another shape: values themselves are not checked.
+    """
+    return _read(kind, data)  # type: ignore[no-any-return] # by the type it was asked for
+
+
+def _read(hint: Any, data: Any) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _read(arguments[0], data)
+    if origin in (Union, types.UnionType):
+        return None if data is None else _read(arguments[0], data)
+    if origin is list:
+        return [_read(arguments[0], item) for item in data]
+    if origin is dict:
+        return {key: _read(arguments[1], item) for key, item in data.items()}
+    if not dataclasses.is_dataclass(hint):
+        return data
+    hints = get_type_hints(hint, include_extras=True)
+    return hint(**{name: _read(hints[name], data[name]) for name in hints if name in data})  # type: ignore[operator]
+
+
+def plain(document: Any) -> dict[str, Any]:
+    """A dataclass of this module as JSON; optional fields of what a program produced only where they are."""
+    found = dataclasses.asdict(document)
+    for produced in (*found.get("produced_artifacts", ()), *found.get("produced_tables", ())):
+        for name in [name for name, value in produced.items() if value is None]:
+            del produced[name]
+    return found
 
 
 def canonical_json(value: object) -> str:
@@ -353,9 +351,7 @@ def canonical_json(value: object) -> str:
 
 
 def digest(value: object) -> str:
-    """SHA-256 (64 hex characters) of the canonical JSON of `value` in UTF-8; of the bytes themselves for
-    bytes.
-    """
+    """SHA-256 (64 hex characters) of bytes, or of the canonical JSON of another value in UTF-8."""
     data = value if isinstance(value, bytes) else canonical_json(value).encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()
 
@@ -364,16 +360,6 @@ def folder_of(run_id: str, iter_n: int, attempt: int) -> str:
     """The folder of one attempt, relative to `scratchpad/`: attempts from 2 have one of their own."""
     folder = f"run_{run_id}/iter_{iter_n}"
     return folder if attempt == 1 else f"{folder}/attempt_{attempt}"
-
-
-def empty_stream(path: str | None = None) -> Stream:
-    """A stream of which nothing was kept."""
-    return {"path": path, "bytes": 0, "truncated": False, "head": "", "tail": ""}
-
-
-def no_usage() -> Usage:
-    """The usage of a program that asked no model."""
-    return {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0, "cached": 0}
 
 
 def run_folder(output_dir: str) -> str:

@@ -1,20 +1,35 @@
-"""What is said about an attempt, and its result.json."""
+"""What is reported of an attempt: result.json, and its row in `execution_results`."""
 
 from __future__ import annotations
 
 import json
 import platform
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
 from executor_harness import protocol
 from executor_harness.protocol import Result, Stream
 from executor_harness.redaction import Redactor
+from executor_harness.sql import commit, literal, quoted
 from executor_harness.volumes import Volumes
 
+_STATEMENT = """MERGE INTO {table} AS t
+USING (SELECT {source}) AS s
+ON t.run_id = s.run_id AND t.iter_n = s.iter_n AND t.attempt = s.attempt
+WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"""
+_TYPES = {
+    "iter_n": "INT",
+    "attempt": "INT",
+    "databricks_run_id": "BIGINT",
+    "started_at": "TIMESTAMP",
+    "finished_at": "TIMESTAMP",
+}
 
-class Ticket(TypedDict):
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
     """Which attempt this is, and where its result goes. `started` is in seconds since the epoch."""
 
     run_id: str
@@ -22,26 +37,15 @@ class Ticket(TypedDict):
     attempt: int
     databricks_run_id: int | None
     request_sha256: str
-    artifact_sha256: str | None
+    artifact_sha256: str | None = None
     output_dir: str
     started: float
-    timeout_s: float | None
+    timeout_s: float = 0.0
 
-
-class Orders(TypedDict):
-    """What the watcher is told at its start. `harness` is
-    its process id; `deadline` is seconds from now; fds are open in the watcher."""
-
-    harness: int
-    volumes_root: str
-    ticket: Ticket
-    secrets: list[str]
-    cap: int
-    deadline: float
-    stdout: int
-    stderr: int
-    pass_stdout: int
-    pass_stderr: int
+    @property
+    def result_path(self) -> str:
+        """The Volume path of result.json."""
+        return f"{self.output_dir}/{protocol.RESULT_FILE}"
 
 
 def iso(seconds: float) -> str:
@@ -50,8 +54,8 @@ def iso(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{millis:03d}Z"
 
 
-def bounded(text: str, limit: int) -> str:
-    """The start of a text that may be too long, saying how much is missing."""
+def shortened(text: str, limit: int) -> str:
+    """The start of a text that may be too long, with a note of its length."""
     if len(text) <= limit:
         return text
     note = f" … ({len(text)} characters in all)"
@@ -62,8 +66,8 @@ def bounded(text: str, limit: int) -> str:
 class Report:
     """How the attempt ended, and what the program reported about itself."""
 
-    status: protocol.Status
-    exit_code: int
+    status: protocol.Status = protocol.FAILED
+    exit_code: int = protocol.EXIT_FAILED
     error_type: str | None = None
     error_summary: str | None = None
     traceback: str | None = None
@@ -72,102 +76,92 @@ class Report:
     produced_artifacts: list[protocol.ProducedArtifact] = field(default_factory=list)
     produced_tables: list[protocol.ProducedTable] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
-    usage: protocol.Usage = field(default_factory=protocol.no_usage)
+    usage: protocol.Usage = field(default_factory=protocol.Usage)
     variables: protocol.Variables | None = None
     spawned: list[protocol.ChildTask] = field(default_factory=list)
 
     @classmethod
-    def failed(cls, error_type: str, summary: str) -> Report:
-        """Something went wrong before or around the program."""
-        return cls(
-            status=protocol.FAILED,
-            exit_code=protocol.EXIT_FAILED,
-            error_type=error_type,
-            error_summary=bounded(summary, protocol.SUMMARY_CHARS),
-        )
+    def success(cls) -> Report:
+        """The program ran to its end."""
+        return cls(status=protocol.SUCCESS, exit_code=protocol.EXIT_OK)
 
     @classmethod
-    def died(cls, stderr: str) -> Report:
-        """The process ended without a word; the end of its standard error is the best witness."""
-        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-        # What `faulthandler` says of a crash, most recent call first; else whatever was said last.
-        crash = next((at for at, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
-        kept = lines[-8:] if crash is None else lines[crash : crash + 8]
-        said = " From stderr: " + " | ".join(kept) if kept else ""
-        return cls.failed(
-            protocol.PROCESS_DIED,
-            "the process that ran the program ended without a result: killed, out of memory, "
-            f"or a crash in native code.{said}",
-        )
+    def failed(cls, error_type: str, summary: str, trace: str | None = None) -> Report:
+        """The program failed, or something before or around it."""
+        summary = shortened(summary, protocol.SUMMARY_CHARS)
+        return cls(error_type=error_type, error_summary=summary, traceback=trace)
 
     @classmethod
-    def timed_out(cls, ticket: Ticket) -> Report:
-        """The program could not even be interrupted."""
+    def timed_out(cls, summary: str, trace: str | None = None) -> Report:
+        """The program was ended because its time was up."""
         return cls(
             status=protocol.TIMEOUT,
             exit_code=protocol.EXIT_TIMEOUT,
             error_type=protocol.TIMEOUT_ERROR,
-            error_summary=f"stopped after {ticket['timeout_s']:g} s (timeout_s); native code did not "
-            "let go of the interpreter, so its process was killed",
+            error_summary=summary,
+            traceback=trace,
         )
 
     @classmethod
-    def cancelled(cls) -> Report:
-        """The platform asked for the end, and then killed the process."""
+    def cancelled(cls, summary: str, trace: str | None = None) -> Report:
+        """The platform asked for the end."""
         return cls(
             status=protocol.CANCELLED,
             exit_code=protocol.EXIT_CANCELLED,
             error_type=protocol.CANCELLED_ERROR,
-            error_summary="the platform cancelled the run (SIGTERM), and killed it before it had ended",
+            error_summary=summary,
+            traceback=trace,
+        )
+
+    @classmethod
+    def died(cls, stderr: str) -> Report:
+        """The process ended without a report; the end of its standard error is the best witness."""
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+        # What `faulthandler` says of a crash, most recent call first; else the last lines.
+        crash = next((at for at, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+        kept = lines[-8:] if crash is None else lines[crash : crash + 8]
+        witness = " From stderr: " + " | ".join(kept) if kept else ""
+        return cls.failed(
+            protocol.PROCESS_DIED,
+            "the process that ran the program ended without a result: killed, out of memory, "
+            f"or a crash in native code.{witness}",
         )
 
     def result(
-        self, ticket: Ticket, *, streams: dict[str, Stream], finished: float, redactor: Redactor
-    ) -> Result:
-        """The whole result.json, with secrets masked in everything that the program could have written."""
-        return {
-            "schema_version": protocol.SCHEMA_VERSION,
-            "run_id": ticket["run_id"],
-            "iter_n": ticket["iter_n"],
-            "attempt": ticket["attempt"],
-            "databricks_run_id": ticket["databricks_run_id"],
-            "request_sha256": ticket["request_sha256"],
-            "artifact_sha256": ticket["artifact_sha256"],
-            "status": self.status,
-            "error_type": redactor.value(self.error_type),
-            "error_summary": redactor.value(self.error_summary),
-            "traceback": redactor.value(self.traceback),
-            "exit_code": self.exit_code,
-            "value": redactor.value(self.value),
-            "metrics": redactor.value(self.metrics),
-            "produced_artifacts": redactor.value(self.produced_artifacts),
-            "produced_tables": redactor.value(self.produced_tables),
-            "log": redactor.value(self.log),
-            "usage": self.usage,
-            "variables": self.variables,
-            "spawned": redactor.value(self.spawned),
-            "stdout": streams["stdout"],
-            "stderr": streams["stderr"],
-            "started_at": iso(ticket["started"]),
-            "finished_at": iso(finished),
-            "duration_s": round(max(0.0, finished - ticket["started"]), 3),
-            "reported_by": protocol.REPORTED_BY,
-            "harness_version": protocol.HARNESS_VERSION,
-            "python_version": platform.python_version(),
-        }
+        self, ticket: Ticket, *, streams: Mapping[str, Stream], finished: float, redactor: Redactor
+    ) -> dict[str, Any]:
+        """The content of result.json, with secrets masked in everything that the program may have written."""
+        result = Result(
+            **{name: getattr(self, name) for name in Report.__dataclass_fields__},
+            run_id=ticket.run_id,
+            iter_n=ticket.iter_n,
+            attempt=ticket.attempt,
+            databricks_run_id=ticket.databricks_run_id,
+            request_sha256=ticket.request_sha256,
+            artifact_sha256=ticket.artifact_sha256,
+            stdout=streams["stdout"],
+            stderr=streams["stderr"],
+            started_at=iso(ticket.started),
+            finished_at=iso(finished),
+            duration_s=round(max(0.0, finished - ticket.started), 3),
+            python_version=platform.python_version(),
+        )
+        document = protocol.plain(result)
+        own = ("usage", "variables", "stdout", "stderr")  # written by the harness, streams masked already
+        written = {name: document[name] for name in Report.__dataclass_fields__ if name not in own}
+        masked: dict[str, Any] = redactor.value(written)
+        return document | masked
 
 
-def encode(result: Result) -> bytes:
+def encode(result: Mapping[str, Any]) -> bytes:
     """The bytes of result.json. Lone surrogates, which UTF-8 has no room for, stay as JSON escapes."""
     return (json.dumps(result, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
 
 
 def read_result(volumes: Volumes, path: str) -> dict[str, Any] | None:
-    """What lies at the path of a result: its JSON object, an empty one if it is unreadable, None if it is
-    absent.
-    """
+    """The JSON object at the path of a result: empty if it is unreadable, None if nothing is there."""
     try:
-        found = json.loads(volumes.local(path).read_bytes())
+        found = json.loads(volumes.read(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
@@ -175,12 +169,13 @@ def read_result(volumes: Volumes, path: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def belongs(result: dict[str, Any], ticket: Ticket) -> bool:
+def belongs(result: Mapping[str, Any], ticket: Ticket) -> bool:
     """Whether a result on disk is of this very request."""
-    return all(result.get(name) == ticket[name] for name in ("run_id", "iter_n", "attempt", "request_sha256"))
+    names = ("run_id", "iter_n", "attempt", "request_sha256")
+    return all(result.get(name) == getattr(ticket, name) for name in names)
 
 
-def is_final(result: dict[str, Any] | None, ticket: Ticket) -> bool:
+def is_final(result: Mapping[str, Any] | None, ticket: Ticket) -> bool:
     """Whether a result on disk is complete and of this very request."""
     return (
         result is not None
@@ -188,5 +183,35 @@ def is_final(result: dict[str, Any] | None, ticket: Ticket) -> bool:
         and result.get("schema_version") == protocol.SCHEMA_VERSION
         and result.get("status") in protocol.STATUSES
         and isinstance(result.get("exit_code"), int)
-        and set(Result.__annotations__) <= set(result)
+        and set(Result.__dataclass_fields__) <= set(result)
     )
+
+
+def row_of(result: Mapping[str, Any]) -> dict[str, str | int | None]:
+    """The row of a result.json."""
+    same = ("run_id", "iter_n", "attempt", "databricks_run_id")
+    structured = ("metrics", "produced_artifacts", "produced_tables")
+    return {
+        **{name: result[name] for name in same},
+        "run_url": None,  # the controller knows it; a job does not
+        **{name: result[name] for name in ("status", "error_type", "error_summary")},
+        **{name: protocol.canonical_json(result[name]) for name in structured},
+        **{name: result[name] for name in ("started_at", "finished_at", "reported_by")},
+    }
+
+
+def statement(table: str, row: Mapping[str, str | int | None]) -> str:
+    """The MERGE that creates a row unless it is there; its columns are the keys of `row`."""
+    return _STATEMENT.format(
+        table=quoted(table),
+        source=", ".join(
+            f"CAST({literal(value)} AS {_TYPES.get(name, 'STRING')}) AS {name}" for name, value in row.items()
+        ),
+        names=", ".join(row),
+        values=", ".join(f"s.{name}" for name in row),
+    )
+
+
+def append(execute: Callable[[str], object], table: str, result: Mapping[str, Any]) -> None:
+    """Create the row of a result unless it is there. Raises what the engine raises."""
+    commit(execute, statement(table, row_of(result)))

@@ -1,4 +1,4 @@
-"""The Spark session: made when first needed, never ended by the program, interrupted when time is up.
+"""The Spark session: made when first needed, never ended by the program, interrupted at a time-out.
 
 Works over Py4J (classic clusters) and over Spark Connect (serverless, the local workspace) alike.
 """
@@ -14,18 +14,14 @@ _RELEASE_S = 2.0
 
 
 def get_or_create() -> Any:
-    """The session of this job. Raises what pyspark raises (no engine, no address); ImportError without
-    pyspark.
-    """
+    """The session of this job. Raises ImportError without pyspark, and what pyspark raises."""
     from pyspark.sql import SparkSession
 
     return SparkSession.builder.getOrCreate()
 
 
 class Unavailable:
-    """Stands in for `spark` where there is no engine: only a program that really uses it fails, with the
-    reason.
-    """
+    """Stands in for `spark` where there is no engine: a program fails with the reason when it uses it."""
 
     def __init__(self, reason: BaseException) -> None:
         self._reason = reason
@@ -61,7 +57,7 @@ class Session:
         return self._spark
 
     def fresh(self) -> Any:
-        """A session that works, whatever the program did to the one that it had."""
+        """A session that works, also where the program broke its own."""
         self._spark = get_or_create()
         return self._spark
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +43,25 @@ class Volumes:
                 return check(PREFIX + path[len(prefix) :])
         return None
 
+    def read(self, path: str) -> bytes:
+        """The content of a regular file; a link or a pipe is refused. Raises OSError."""
+        with os.fdopen(os.open(self.local(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(f"{path} is not a regular file")
+            return file.read()
+
     def put(self, path: str, data: bytes) -> None:
-        """Write a whole file. Volumes promise no atomic rename, so: the final name, one open, write and
-        close.
+        """Write a whole file at its final name: Volumes promise no atomic rename. Raises OSError.
+
+        A link or a pipe that a program put there is replaced, never written through.
         """
         target = self.local(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(target.lstat().st_mode):
+                target.unlink()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(target, flags, 0o666), "wb") as file:
             file.write(data)
             file.flush()
             with contextlib.suppress(OSError):  # some mounts refuse fsync; closing is what counts there

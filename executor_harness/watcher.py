@@ -1,14 +1,14 @@
 """The watcher: a small process of its own that records the program's output and outlives its death.
 
 It reads the pipes behind file descriptors 1 and 2 of the harness, so output survives whatever ends that
-process (a crash in native code, SIGKILL, the kernel's out-of-memory killer), costs the program no lock, and
-is bounded. When the harness dies without a result the watcher writes one; when the harness cannot even be
-interrupted any more (native code that never gives Python a turn) it ends it, some seconds after the time-out.
+process (a crash in native code, SIGKILL, the kernel's out-of-memory killer), takes no lock of the program,
+and is limited in size. When the harness dies without a result the watcher writes one; when the harness cannot
+be interrupted any more (native code that never gives Python a turn) it ends it, seconds after the time-out.
 
-Protocol, on standard input and output: one line of JSON (`Orders`); `cancel` when the platform asks for the
-end (it kills those that take their time, which is then a cancelled run); `stop` once the program is over,
-answered with one line of JSON (both streams, and whether their files could be written); then `done` once
-result.json is written. A harness that is gone without `done` is dead.
+Protocol, on standard input and output: one line of JSON (the orders, see `capture.Recorder.start`); `cancel`
+when the platform asks for the end (it kills those that take their time, which is then a cancelled run);
+`stop` once the program is over, answered with one line of JSON (both streams); then `done` once result.json
+is written. A harness that is gone without `done` is dead.
 """
 
 from __future__ import annotations
@@ -20,38 +20,153 @@ import select
 import signal
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from executor_harness import processes, protocol
-from executor_harness.capture import Recording, writer
-from executor_harness.models import spend
-from executor_harness.redaction import Redactor
-from executor_harness.report import Orders, Report, encode, is_final, read_result
+from executor_harness import protocol
+from executor_harness.leftovers import descendants, kill
+from executor_harness.protocol import PREVIEW_CHARS, Stream
+from executor_harness.redaction import Redactor, StreamRedactor
+from executor_harness.report import Report, Ticket, encode, is_final, read_result
+from executor_harness.rlm import spend
 from executor_harness.volumes import Volumes
 
+PASS_HEAD = 1024 * 1024  # bytes of a stream that go on to the job's own log at once, and
+PASS_TAIL = 64 * 1024  # at its end
 _CHUNK = 1024 * 1024
 _TICK_S = 0.25
 
 
-class Watcher:
-    """Records until told to stop, or until the harness is gone."""
+class HeadAndTail:
+    """The first `head` and the last `tail` bytes of a stream of any length."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, head: int, tail: int) -> None:
+        self._head_cap, self._tail_cap = head, tail
+        self._head = bytearray()
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+        self.total = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self.total += len(data)
+        left = self._head_cap - len(self._head)
+        if left > 0:
+            self._head += data[:left]
+            data = data[left:]
+        if data:
+            self._tail.append(data)
+            self._tail_size += len(data)
+            while self._tail and self._tail_size - len(self._tail[0]) >= self._tail_cap:
+                self._tail_size -= len(self._tail.popleft())
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes."""
+        return bytes(self._head)
+
+    @property
+    def tail(self) -> bytes:
+        """The last bytes that `head` does not hold."""
+        joined = b"".join(self._tail)
+        return joined[-self._tail_cap :] if self._tail_cap else b""
+
+    @property
+    def left_out(self) -> int:
+        """How many bytes between head and tail are gone."""
+        return self.total - len(self._head) - len(self.tail)
+
+    def joined(self) -> bytes:
+        """Head and tail, with a line between them that says how much is missing."""
+        if not self.left_out:
+            return self.head + self.tail
+        return self.head + f"\n[... {self.left_out} bytes left out ...]\n".encode() + self.tail
+
+
+def previews(head: bytes, tail: bytes, *, gap: bool) -> tuple[str, str]:
+    """The first and the last characters of what was kept, never the same character twice."""
+    many = 4 * PREVIEW_CHARS + 4  # a character has at most four bytes
+    if not gap and len(head) + len(tail) <= 2 * many:
+        whole = (head + tail).decode("utf-8", "replace")
+        return whole[:PREVIEW_CHARS], whole[PREVIEW_CHARS:][-PREVIEW_CHARS:]
+    first, last = (head, tail) if gap else (head + tail[:many], head[-many:] + tail)
+    return (
+        first[:many].decode("utf-8", "replace")[:PREVIEW_CHARS],
+        last[-many:].decode("utf-8", "replace")[-PREVIEW_CHARS:],
+    )
+
+
+class Recording:
+    """Masks one stream, keeps its head and tail, and passes as much on to the job's own log (`write`)."""
+
+    def __init__(self, *, secrets: list[str], cap: int, write: Callable[[bytes], None]) -> None:
+        self._redactor = StreamRedactor(secrets)
+        self._kept = HeadAndTail(cap - cap // 2, cap // 2)
+        self._passed = HeadAndTail(PASS_HEAD, PASS_TAIL)
+        self._write = write
+        self.received = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as the program wrote them."""
+        self.received += len(data)
+        self._take(self._redactor.feed(data))
+
+    def close(self) -> bytes:
+        """End the stream, pass its tail on, and return what belongs into its file."""
+        self._take(self._redactor.flush())
+        rest = self._passed.joined()[PASS_HEAD:]
+        if rest:
+            self._write(rest)
+        return self._kept.joined()
+
+    def _take(self, data: bytes) -> None:
+        left = PASS_HEAD - self._passed.total
+        if left > 0 and data:
+            self._write(data[:left])
+        self._passed.feed(data)
+        self._kept.feed(data)
+
+    def summary(self, path: str | None) -> Stream:
+        """The stream's entry in result.json."""
+        truncated = self._kept.left_out > 0
+        head, tail = previews(self._kept.head, self._kept.tail, gap=truncated)
+        return Stream(path=path, bytes=self.received, truncated=truncated, head=head, tail=tail)
+
+
+def writer(fd: int) -> Callable[[bytes], None]:
+    """Write everything to a file descriptor; a reader that went away does not stop the recording."""
+
+    def write(data: bytes) -> None:
+        view = memoryview(data)
+        with contextlib.suppress(OSError):
+            while view:
+                view = view[os.write(fd, view) :]
+
+    return write
+
+
+class Watcher:
+    """Records until it gets `stop`, or until the harness is gone."""
+
+    def __init__(self, orders: Mapping[str, Any]) -> None:
         self._orders = orders
+        self._ticket = protocol.read(Ticket, orders["ticket"])
+        self._harness = int(orders["harness"])
         self._volumes = Volumes(root=orders["volumes_root"])
         self._streams = {
-            orders["stdout"]: self._recording(orders["pass_stdout"]),
-            orders["stderr"]: self._recording(orders["pass_stderr"]),
+            orders[name]: Recording(
+                secrets=orders["secrets"], cap=orders["cap"], write=writer(orders[f"pass_{name}"])
+            )
+            for name in ("stdout", "stderr")
         }
         self._open = set(self._streams)
         self._control = sys.stdin.buffer.fileno()
         self._listening = True
         self._commands = b""
         self._deadline = time.monotonic() + orders["deadline"]
-
-    def _recording(self, fd: int) -> Recording:
-        return Recording(secrets=self._orders["secrets"], cap=self._orders["cap"], write=writer(fd))
 
     def run(self) -> None:
         """The whole life of the watcher."""
@@ -60,8 +175,9 @@ class Watcher:
             self._kill_harness()
         streams = self._close_streams()
         if reason == "stop":
-            with contextlib.suppress(OSError):  # nobody listens any more: the next check will see the death
-                sys.stdout.write(json.dumps(streams) + "\n")
+            with contextlib.suppress(OSError):  # nobody reads it any more: the next check will see the death
+                answer = {name: protocol.plain(stream) for name, stream in streams.items()}
+                sys.stdout.write(json.dumps(answer) + "\n")
                 sys.stdout.flush()
             if self._await_done():
                 return
@@ -72,19 +188,18 @@ class Watcher:
             if self._read_once(_TICK_S):
                 return "stop"
             if not self._harness_alive():
-                self._read_once(0)  # what it said last
+                self._read_once(0)  # what it wrote last
                 return "death"
             if time.monotonic() >= self._deadline:
                 return "deadline"
 
     def _read_once(self, timeout: float) -> bool:
-        """Read what is there; True when the harness said `stop`."""
+        """Read what is there; True when the harness sent `stop`."""
         wanted = list(self._open) + ([self._control] if self._listening else [])
         if not wanted:
             time.sleep(timeout)
             return False
-        ready = select.select(wanted, [], [], timeout)[0]
-        for fd in ready:
+        for fd in select.select(wanted, [], [], timeout)[0]:
             if fd == self._control:
                 self._hear()
             else:
@@ -106,14 +221,13 @@ class Watcher:
 
     def _harness_alive(self) -> bool:
         # Our parent as long as it lives; afterwards the system gives us another one.
-        return os.getppid() == self._orders["harness"]
+        return os.getppid() == self._harness
 
     def _kill_harness(self) -> None:
-        harness = self._orders["harness"]
-        children = processes.descendants(harness) - {os.getpid()}
+        children = descendants(self._harness) - {os.getpid()}
         # Only while it is surely ours: the number of a process that ended may be another one's by now.
-        for pid in (*children, harness) if self._harness_alive() else ():
-            processes.kill(pid)
+        for pid in (*children, self._harness) if self._harness_alive() else ():
+            kill(pid)
 
     def _await_done(self) -> bool:
         while b"done\n" not in self._commands:
@@ -125,47 +239,46 @@ class Watcher:
                 self._hear()
         return True
 
-    def _close_streams(self) -> dict[str, protocol.Stream]:
-        """Take what is already written (children of the program may hold the pipes open) and write the
-        files.
-        """
+    def _close_streams(self) -> dict[str, Stream]:
+        """Take what is already written (children of the program may hold the pipes open); write the files."""
         for fd in list(self._open):
             os.set_blocking(fd, False)
             with contextlib.suppress(BlockingIOError):
                 while fd in self._open:
                     self._take(fd)
-        folder = self._orders["ticket"]["output_dir"]
-        return {
-            "stdout": self._keep(self._orders["stdout"], f"{folder}/{protocol.STDOUT_FILE}"),
-            "stderr": self._keep(self._orders["stderr"], f"{folder}/{protocol.STDERR_FILE}"),
-        }
+        files = {"stdout": protocol.STDOUT_FILE, "stderr": protocol.STDERR_FILE}
+        folder = self._ticket.output_dir
+        return {name: self._keep(self._orders[name], f"{folder}/{file}") for name, file in files.items()}
 
-    def _keep(self, fd: int, path: str) -> protocol.Stream:
+    def _keep(self, fd: int, path: str) -> Stream:
         stream = self._streams[fd]
-        stream.close()
+        text = stream.close()
         try:
-            self._volumes.put(path, stream.text())
+            self._volumes.put(path, text)
         except OSError as error:
             writer(self._orders["pass_stderr"])(f"rlm: {path} could not be written: {error}\n".encode())
             return stream.summary(None)
         return stream.summary(path)
 
-    def _report_death(self, streams: dict[str, protocol.Stream], *, timed_out: bool) -> None:
-        ticket = self._orders["ticket"]
-        path = f"{ticket['output_dir']}/{protocol.RESULT_FILE}"
-        if is_final(read_result(self._volumes, path), ticket):
+    def _report_death(self, streams: dict[str, Stream], *, timed_out: bool) -> None:
+        ticket = self._ticket
+        if is_final(read_result(self._volumes, ticket.result_path), ticket):
             return
-        stderr = streams["stderr"]["head"] + streams["stderr"]["tail"]
         if timed_out:
-            report = Report.timed_out(ticket)
+            report = Report.timed_out(
+                f"stopped after {ticket.timeout_s:g} s (timeout_s); native code did not let go of the "
+                "interpreter, so its process was killed"
+            )
         elif b"cancel\n" in self._commands:
-            report = Report.cancelled()
+            report = Report.cancelled(
+                "the platform cancelled the run (SIGTERM), and killed it before it had ended"
+            )
         else:
-            report = Report.died(stderr)
-        report = replace(report, usage=spend.read(self._volumes, ticket["output_dir"]))
+            report = Report.died(streams["stderr"].head + streams["stderr"].tail)
+        report = replace(report, usage=spend.read(self._volumes, ticket.output_dir))
         redactor = Redactor(self._orders["secrets"])
         result = report.result(ticket, streams=streams, finished=time.time(), redactor=redactor)
-        self._volumes.put(path, encode(result))
+        self._volumes.put(ticket.result_path, encode(result))
 
 
 def main() -> None:

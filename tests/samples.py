@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from databricks_rlm_agent.attempts.manifest import Artifact, Manifest, Request
+from databricks_rlm_agent.attempts.manifest import Manifest, Request
 from databricks_rlm_agent.attempts.result import Result, Status
+from executor_harness.protocol import Artifact
 
 
 def request(**changes: Any) -> Request:

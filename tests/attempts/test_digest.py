@@ -3,10 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 from databricks_rlm_agent.attempts.digest import digest
-from databricks_rlm_agent.attempts.result import Result, Stream, SubUsage
+from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.runs.capsule.capsule import DIGEST_CHARS
-from databricks_rlm_agent.runs.children import ChildTask
-from databricks_rlm_agent.runs.variables import VariableNote, Variables, VariablesRef
+from executor_harness import protocol
+from executor_harness.protocol import ChildTask, Stream, VariableNote, Variables, VariablesRef
 
 REF = VariablesRef(path="/Volumes/x", sha256="0" * 64, iter_n=2)
 
@@ -18,7 +18,7 @@ def a_result(**fields: Any) -> Result:
 def test_model_calls_variables_and_children_are_told() -> None:
     notes = [VariableNote(name="a", type="list", size="3 items"), VariableNote(name="b", type="int")]
     result = a_result(
-        usage=SubUsage(calls=12, input_tokens=3_400, output_tokens=900, cost_usd=0.0125, cached=3),
+        usage=protocol.Usage(calls=12, input_tokens=3_400, output_tokens=900, cost_usd=0.0125, cached=3),
         variables=Variables(ref=REF, count=5, shown=notes),
         spawned=[ChildTask(name="jfk", task="t"), ChildTask(name="lga", task="t")],
     )
@@ -36,7 +36,7 @@ def test_a_program_that_failed_has_kept_nothing() -> None:
         error_type="KeyError",
         error_summary="'x'",
         variables=Variables(ref=REF, count=1, shown=[VariableNote(name="a", type="int")]),
-        usage=SubUsage(),
+        usage=protocol.Usage(),
         log=["the variables are those of iteration 1; changes to a were not kept"],
     )
     text = digest(result, purpose="p").digest

@@ -14,7 +14,7 @@ from pools import ManualLeases, SteppedPool
 
 from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow, result_row
-from databricks_rlm_agent.attempts.result import ProducedTable, Result, Status, Stream
+from databricks_rlm_agent.attempts.result import Result, Status
 from databricks_rlm_agent.attempts.submission import serverless
 from databricks_rlm_agent.attempts.verdict import JobVerdict
 from databricks_rlm_agent.controller.children import Children
@@ -33,11 +33,11 @@ from databricks_rlm_agent.ports import FileEntry, ModelCall, PlanningContext, Pl
 from databricks_rlm_agent.runs.actions import Action, RunPython
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
-from databricks_rlm_agent.runs.children import ChildTask
 from databricks_rlm_agent.runs.fsm import CLAIMABLE, State
 from databricks_rlm_agent.runs.run import AttemptKey, Due, Run, new_run
 from databricks_rlm_agent.storage.stores import due_of, from_row, to_row
 from executor_harness import protocol
+from executor_harness.protocol import ChildTask, ProducedTable, Stream
 
 T = TypeVar("T")
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")

@@ -12,9 +12,10 @@ from pools import SteppedPool
 
 from databricks_rlm_agent.runs.actions import Action, Ask, Finish, Spawn
 from databricks_rlm_agent.runs.budget import Budget
-from databricks_rlm_agent.runs.children import ChildTask, child_id
+from databricks_rlm_agent.runs.children import child_id
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run
+from executor_harness.protocol import ChildTask
 
 
 def _tasks(*names: str) -> tuple[ChildTask, ...]:

@@ -25,8 +25,9 @@ from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.errors import RemoteError, Unreachable
 from databricks_rlm_agent.runs.actions import Action, Finish, Spawn
 from databricks_rlm_agent.runs.budget import Budget, Usage
-from databricks_rlm_agent.runs.children import ChildTask, child_id
+from databricks_rlm_agent.runs.children import child_id
 from databricks_rlm_agent.runs.fsm import State
+from executor_harness.protocol import ChildTask
 
 TASKS = tuple(ChildTask(name=name, task=f"count {name}") for name in ("north", "south"))
 PARENT: list[Action] = [Spawn(tasks=TASKS), program("combine()"), Finish(answer="3")]

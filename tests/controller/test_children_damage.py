@@ -14,9 +14,10 @@ from databricks_rlm_agent.attempts.records import EventRow
 from databricks_rlm_agent.errors import Forbidden, Unreachable
 from databricks_rlm_agent.runs.actions import Action, Finish, Spawn
 from databricks_rlm_agent.runs.budget import Budget
-from databricks_rlm_agent.runs.children import ChildTask, child_id
+from databricks_rlm_agent.runs.children import child_id
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run
+from executor_harness.protocol import ChildTask
 
 TASKS = tuple(ChildTask(name=name, task=name) for name in ("north", "south"))
 PLANNED: list[Action] = [Spawn(tasks=TASKS), program("combine()"), Finish(answer="3")]

@@ -19,6 +19,27 @@ PACKAGE = Path(protocol.__file__).parent
 VOLUME = "/Volumes/main/rlm/work"
 
 
+def request_of(**changes: Any) -> protocol.Request:
+    """A whole request, with some fields changed."""
+    fields: dict[str, Any] = {
+        "run_id": "r1",
+        "iter_n": 1,
+        "attempt": 1,
+        "purpose": "test",
+        "artifact": {
+            "path": f"{VOLUME}/scratchpad/run_r1/iter_1/entrypoint.py",
+            "sha256": "0" * 64,
+            "size": 0,
+        },
+        "output_dir": f"{VOLUME}/scratchpad/run_r1/iter_1",
+        "timeout_s": 60,
+        "results_table": "main.rlm.execution_results",
+        "catalog": "main",
+        "schema": "rlm",
+    }
+    return protocol.read(protocol.Request, fields | changes)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     """A process that ended, and what it left."""

@@ -12,8 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from executor_harness.models.calls import ModelCalls
+from harness_support import request_of
+
+from executor_harness.protocol import Usage
 from executor_harness.redaction import Redactor
+from executor_harness.rlm.model_calls import ModelCalls
 from executor_harness.volumes import Volumes
 
 VOLUME = "/Volumes/main/rlm/work"
@@ -181,13 +184,13 @@ def calls_of(
 ) -> ModelCalls:
     """The model calls of a program whose Volumes are under `root`."""
     last = "" if attempt == 1 else f"/attempt_{attempt}"
-    request: Any = {
-        "run_id": run_id,
-        "iter_n": iter_n,
-        "attempt": attempt,
-        "output_dir": f"{VOLUME}/scratchpad/run_{run_id}/iter_{iter_n}{last}",
-        "models": access(**changes),
-    }
+    request = request_of(
+        run_id=run_id,
+        iter_n=iter_n,
+        attempt=attempt,
+        output_dir=f"{VOLUME}/scratchpad/run_{run_id}/iter_{iter_n}{last}",
+        models=access(**changes),
+    )
     if environ is None:
         environ = {"DATABRICKS_HOST": stub.url if stub else "", "DATABRICKS_TOKEN": "dapi-very-secret"}
     return ModelCalls(request, Volumes(root=str(root)), session, Redactor(secrets), environ=environ)
@@ -197,6 +200,6 @@ def run_folder(root: Path, run_id: str = "r1") -> Path:
     return root / "main/rlm/work/scratchpad" / f"run_{run_id}"
 
 
-def spent(root: Path, run_id: str = "r1", attempt: str = "iter_1") -> dict[str, Any]:
+def spent(root: Path, run_id: str = "r1", attempt: str = "iter_1") -> Usage:
     found: dict[str, Any] = json.loads((run_folder(root, run_id) / attempt / "spend.json").read_bytes())
-    return dict(found["usage"])
+    return Usage(**found["usage"])

@@ -13,8 +13,8 @@ import pytest
 from harness_support import VOLUME, Bench
 
 from executor_harness import protocol
-from executor_harness.data.files import File, Folder
-from executor_harness.data.inputs import Inputs
+from executor_harness.rlm.files import File, Folder
+from executor_harness.rlm.inputs import Inputs
 from executor_harness.volumes import Volumes
 
 
@@ -102,7 +102,7 @@ def test_an_answer(inputs: Callable[..., Inputs], tmp_path: Path) -> None:
     child = inputs(c={"kind": "answer", "path": "/Volumes/main/rlm/answer.json"})["c"]
     path.parent.mkdir(parents=True)
     path.write_text('{"run_id": "c1"}')
-    with pytest.raises(ValueError, match=r"input 'c': .* is no child's answer: no answer, evidence"):
+    with pytest.raises(ValueError, match=r"input 'c': .* is no child's answer: .*'answer'"):
         child.text()
     document = {
         "run_id": "c1", "state": "FAILED", "answer": None, "evidence": None, "reason": "spent", "value": [1]
@@ -167,7 +167,7 @@ def test_files_as_data_frames(spark: Any, tmp_path: Path) -> None:
 
 
 def test_whether_json_is_lines(tmp_path: Path) -> None:
-    from executor_harness.data.files import _is_json_lines
+    from executor_harness.rlm.files import _is_json_lines
 
     path = tmp_path / "x.json"
     for content, lines in (
@@ -209,22 +209,16 @@ def test_in_the_real_process(bench: Bench) -> None:
     [
         {"inputs": {"a": {"kind": "file", "path": "/etc/passwd"}}},
         {"inputs": {"a": {"kind": "folder", "path": "/Volumes/a/../b"}}},
-        {"inputs": {"a": {"kind": ["file"], "path": "/Volumes/a"}}},
         {"inputs": {"a": {"kind": "answer"}}},
-        {"variables": {"path": f"{VOLUME}/v.json", "sha256": "ab", "iter_n": 1}},
-        {"variables": {"path": "v.json", "sha256": "0" * 64, "iter_n": 1}},
-        {"scratch_schema": "main.rlm.x"},
-        {"scratch_schema": ["main.rlm"]},
-        {"spawn": {"max_children": -1}},
-        {"spawn": {"children": 1}},
-        {"models": {}},
-        {"models": {"endpoint": "m", "prices": {}}},
+        {"inputs": []},
+        {"codebase_dir": "/etc"},
+        {"timeout_s": "soon"},
     ],
 )
-def test_wrong_requests_are_refused(bench: Bench, change: dict[str, Any]) -> None:
+def test_a_request_that_cannot_be_used_is_refused_in_words(bench: Bench, change: dict[str, Any]) -> None:
     ended = bench.run("rlm.finish(1)", **change)
     assert (ended.code, ended.report["error_type"]) == (1, "ManifestMismatch")
-    assert f"request.{next(iter(change))} is" in ended.report["error_summary"]
+    assert "Traceback" not in ended.err
 
 
 def test_a_request_of_defaults_is_accepted(bench: Bench) -> None:

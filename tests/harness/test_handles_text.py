@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor_harness.data import search, utf8
-from executor_harness.data.files import File
-from executor_harness.data.inputs import Text
+from executor_harness.rlm import text as texts
+from executor_harness.rlm.files import File
+from executor_harness.rlm.inputs import Text
 
 # Characters of one to four bytes, line ends of both kinds, lead and continuation bytes without their others
 PARTS = ["a", "b", "ä", "€", "\U0001f600", "\n", "\r\n", "\r", " ", "ab", "\u2028", "\ufeff"]
@@ -40,7 +40,7 @@ def place() -> Iterator[Path]:
 def file_of(place: Path, data: bytes, block: int) -> File:
     place.write_bytes(data)
     file = File(path=str(place))
-    object.__setattr__(file, "_index", utf8.Index(place, block))
+    object.__setattr__(file, "_index", texts.Index(place, block))
     return file
 
 
@@ -79,7 +79,7 @@ def test_head_and_tail(place: Path, data: bytes, count: int) -> None:
 def test_lines(place: Path, data: bytes, block: int) -> None:
     text = data.decode("utf-8", "replace")
     place.write_bytes(data)
-    assert "".join(utf8.pieces(place, block)) == text
+    assert "".join(texts.pieces(place, block)) == text
     file = File(path=str(place))
     assert list(file.lines()) == list(file) == list(Text(text).lines()) == ends(text)
     assert "".join(file.lines(keepends=True)) == text
@@ -143,9 +143,9 @@ short = [pattern for pattern in PATTERNS if pattern not in {"ä+", "a*"}]  # fou
     size=st.integers(12, 24),
 )
 def test_windows_of_long_lines_find_the_same(text: str, pattern: str, cuts: int, size: int) -> None:
-    window = search.Window(size=size, overlap=4, context=2)
+    window = texts.Window(size=size, overlap=4, context=2)
     pieces = [text[at : at + cuts] for at in range(0, len(text), cuts)]
-    matches = search.search(pieces, re.compile(pattern), window=window)
+    matches = texts.search(pieces, re.compile(pattern), window=window)
     assert [(m.line, m.start, m.end, m.match) for m in matches] == found_by(re.compile(pattern), text)
 
 
@@ -153,11 +153,11 @@ def test_windows_of_long_lines_find_the_same(text: str, pattern: str, cuts: int,
     text=st.text(st.sampled_from("aab\r\n"), max_size=200), first=st.integers(1, 40), second=st.integers(1, 9)
 )
 def test_what_is_found_does_not_depend_on_the_pieces(text: str, first: int, second: int) -> None:
-    window = search.Window(size=14, overlap=4, context=2)
+    window = texts.Window(size=14, overlap=4, context=2)
 
     def found(cuts: int) -> list[Any]:
         pieces = [text[at : at + cuts] for at in range(0, len(text), cuts)]
-        return list(search.search(pieces, re.compile("a+b*"), window=window))
+        return list(texts.search(pieces, re.compile("a+b*"), window=window))
 
     assert found(first) == found(second)
 
@@ -165,16 +165,16 @@ def test_what_is_found_does_not_depend_on_the_pieces(text: str, first: int, seco
 def test_a_match_shows_its_surroundings(place: Path) -> None:
     place.write_text("x" * 5000 + "needle" + "y" * 5000 + "\nshort needle\n")
     long, brief = File(path=str(place)).grep("(nee)dle")
-    assert (len(long.text), long.groups, "xneedley" in long.text) == (search.SHOWN_CHARS, ("nee",), True)
+    assert (len(long.text), long.groups, "xneedley" in long.text) == (texts.SHOWN_CHARS, ("nee",), True)
     assert (brief.line, brief.text) == (2, "short needle")
 
 
 def test_a_line_of_millions_of_characters_is_not_held(place: Path) -> None:
     place.write_bytes(b"0123456789abcdef" * 300_000 + b"needle" + b"-" * 3_000_000)
-    window = search.Window()
-    scan = search._Scan(re.compile("needle"), "", window)
+    window = texts.Window()
+    scan = texts._Scan(re.compile("needle"), "", window)
     held, found = 0, []
-    for piece in utf8.pieces(place, 32 * 1024):
+    for piece in texts.pieces(place, 32 * 1024):
         found += list(scan.feed(piece))
         held = max(held, len(scan._held))
     assert [match.start for match in found] == [4_800_000]
@@ -199,7 +199,7 @@ def test_only_as_much_is_indexed_as_is_asked_for(place: Path) -> None:
     place.write_bytes(b"ab" * 500_000)
     file = File(path=str(place))
     assert file[10:14] == "abab"
-    assert file._index._bytes[-1] == utf8.BLOCK_BYTES
+    assert file._index._bytes[-1] == texts.BLOCK_BYTES
     assert not file._index._complete
 
 
@@ -219,4 +219,4 @@ def test_what_is_refused(place: Path) -> None:
     with pytest.raises(TypeError):
         _ = 1 in file
     with pytest.raises(ValueError):
-        search.Window(size=10, overlap=8, context=2)
+        texts.Window(size=10, overlap=8, context=2)

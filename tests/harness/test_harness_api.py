@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from harness_support import VOLUME, Bench
 
-from executor_harness.api import Rlm, reported
+from executor_harness import protocol
 from executor_harness.redaction import Redactor
+from executor_harness.rlm.api import Rlm, reported
 from executor_harness.volumes import Volumes
 
 
@@ -20,7 +21,7 @@ def rlm(bench: Bench) -> Rlm:
     def none() -> Any:
         raise AssertionError("no Spark here")
 
-    request: Any = bench.publish("")
+    request = protocol.read(protocol.Request, bench.publish(""))
     return Rlm(request, Volumes(root=str(bench.root)), none, Redactor(()))
 
 

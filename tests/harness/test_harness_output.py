@@ -6,8 +6,8 @@ from harness_support import Bench
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor_harness.capture import Keep, previews
 from executor_harness.redaction import Redactor, StreamRedactor, secrets_of
+from executor_harness.watcher import HeadAndTail, previews
 
 
 def test_200_megabytes(bench: Bench) -> None:
@@ -79,7 +79,7 @@ def test_redaction_does_not_depend_on_chunks(secrets: list[str], chunks: list[st
 
 @given(st.integers(0, 20), st.integers(0, 20), st.lists(st.binary(max_size=12), max_size=20))
 def test_keep_is_head_and_tail(head: int, tail: int, chunks: list[bytes]) -> None:
-    keep = Keep(head, tail)
+    keep = HeadAndTail(head, tail)
     for chunk in chunks:
         keep.feed(chunk)
     whole = b"".join(chunks)

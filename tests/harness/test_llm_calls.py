@@ -13,8 +13,9 @@ import pytest
 from harness_support import eventually
 from llm_support import Said, calls_of, run_folder, serving, spent
 
-from executor_harness.models import client, spend
-from executor_harness.models.errors import BudgetExhausted, CallError, CallFailed, ModelError, NoModel
+from executor_harness.protocol import Usage
+from executor_harness.rlm import client, spend
+from executor_harness.rlm.chat import BudgetExhausted, CallError, CallFailed, ModelError, NoModel
 from executor_harness.volumes import Volumes
 
 
@@ -42,13 +43,7 @@ def test_one_question(tmp_path: Path) -> None:
         }
         assert calls.query("hello", model="other/one") == "re: hello"
         assert stub.asked[1].path == "/serving-endpoints/other%2Fone/invocations"
-        assert calls.usage() == {
-            "calls": 2,
-            "input_tokens": 20,
-            "output_tokens": 4,
-            "cost_usd": 0.0,
-            "cached": 0,
-        }
+        assert calls.usage() == Usage(calls=2, input_tokens=20, output_tokens=4)
         calls.close()
 
 
@@ -60,8 +55,8 @@ def test_a_batch_keeps_its_order_and_asks_the_same_prompt_once(tmp_path: Path) -
         assert sorted(stub.prompts) == sorted(set(prompts))
         assert 1 < stub.most_busy <= 8
         usage = calls.usage()
-        assert (usage["calls"], usage["input_tokens"], usage["output_tokens"]) == stub.billed
-        assert usage["cached"] == 40
+        assert (usage.calls, usage.input_tokens, usage.output_tokens) == stub.billed
+        assert usage.cached == 40
         assert calls.query_batched(prompts[:3]) == ["re: p0", "re: p1", "re: p2"]
         assert len(stub.asked) == 20
         assert calls.query_batched([]) == []
@@ -85,7 +80,7 @@ def test_a_prompt_that_fails_is_a_value_in_its_slot(tmp_path: Path) -> None:
         with pytest.raises(CallFailed, match="refused: small: HTTP 400: content filter"):
             calls.query("bad")
         assert stub.prompts.count("bad") == 2, "a failure is no answer: it is not kept"
-        assert calls.usage()["calls"] == 2, "what the server turned down is not billed"
+        assert calls.usage().calls == 2, "what the server turned down is not billed"
         calls.close()
 
 
@@ -115,7 +110,7 @@ def test_failures_for_good(said: Said, kind: str, tmp_path: Path) -> None:
         tries = 7 if kind in ("throttled", "unavailable") else 2 if said.status == 401 else 1
         assert len(stub.asked) == tries
         # What may have been billed counts, at its bound where the server does not tell.
-        assert calls.usage()["calls"] == (tries if said.status == 200 or said.drop else 0)
+        assert calls.usage().calls == (tries if said.status == 200 or said.drop else 0)
         calls.close()
 
 
@@ -128,7 +123,7 @@ def test_what_passes_is_tried_again(status: int, tmp_path: Path) -> None:
         calls = calls_of(tmp_path, stub)
         assert calls.query("p") == "ok"
         assert len(stub.asked) == 4
-        assert calls.usage()["calls"] == 1
+        assert calls.usage().calls == 1
         calls.close()
 
 
@@ -140,8 +135,8 @@ def test_billed_failures_count_as_the_server_says(tmp_path: Path) -> None:
         calls = calls_of(tmp_path, stub, prices={"small": {"input_usd": 3.0, "output_usd": 15.0}})
         calls.query_batched(["a", "b"])
         usage = calls.usage()
-        assert (usage["calls"], usage["input_tokens"], usage["output_tokens"]) == stub.billed == (4, 28, 6)
-        assert usage["cost_usd"] == pytest.approx((28 * 3 + 6 * 15) / 1e6)
+        assert (usage.calls, usage.input_tokens, usage.output_tokens) == stub.billed == (4, 28, 6)
+        assert usage.cost_usd == pytest.approx((28 * 3 + 6 * 15) / 1e6)
         calls.close()
 
 
@@ -162,7 +157,7 @@ def test_no_reply_in_time(tmp_path: Path) -> None:
         calls = calls_of(tmp_path, stub, timeout_s=0.1)
         with pytest.raises(CallFailed, match=r"no reply within 0.1 s \(tried 2 times\)"):
             calls.query("p")
-        assert calls.usage()["calls"] == 2, "both may have been billed"
+        assert calls.usage().calls == 2, "both may have been billed"
         calls.close()
 
 
@@ -173,7 +168,7 @@ def test_a_connection_that_the_server_closed_meanwhile(tmp_path: Path) -> None:
     with serving(rule) as stub:
         calls = calls_of(tmp_path, stub, concurrency=1)
         assert [calls.query(prompt) for prompt in "abc"] == ["ok", "ok", "ok"]
-        assert calls.usage()["calls"] == len(stub.asked) == 3
+        assert calls.usage().calls == len(stub.asked) == 3
         calls.close()
 
 
@@ -183,7 +178,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     calls = calls_of(tmp_path, stub)
     with pytest.raises(CallFailed, match="unavailable"):
         calls.query("p")
-    assert calls.usage()["calls"] == 0
+    assert calls.usage().calls == 0
     calls.close()
 
 
@@ -223,7 +218,7 @@ def test_a_misshapen_answer_is_repaired_once(tmp_path: Path) -> None:
     fixes = [one for one in stub.asked if len(one.body["messages"]) == 3]
     assert len(fixes) == 1
     assert "not one of" in fixes[0].prompt
-    assert calls.usage()["calls"] == 3 == stub.billed[0]
+    assert calls.usage().calls == 3 == stub.billed[0]
 
 
 def test_a_misshapen_answer_twice_is_an_error(tmp_path: Path) -> None:
@@ -231,7 +226,7 @@ def test_a_misshapen_answer_twice_is_an_error(tmp_path: Path) -> None:
         calls = calls_of(tmp_path, stub)
         (error,) = calls.query_batched(["p"], schema=SCHEMA)
         assert error.kind == "schema"
-        assert calls.usage()["calls"] == 2
+        assert calls.usage().calls == 2
         assert not list((run_folder(tmp_path)).glob("calls/*"))
         calls.close()
 
@@ -252,7 +247,7 @@ def test_a_budget_that_is_used_up_midway(tmp_path: Path) -> None:
         assert calls.query(f"p{done}") == f"re: p{done}", "what was answered is there for nothing"
         assert any("3 of 8 prompts were not asked" in line for line in calls.close())
         assert len(stub.asked) == 5
-        assert spent(tmp_path)["calls"] == 5
+        assert spent(tmp_path).calls == 5
 
 
 def test_tokens_and_dollars_are_bounded_before_they_are_spent(tmp_path: Path) -> None:
@@ -316,7 +311,7 @@ def test_the_next_program_of_the_run_finds_the_answers(tmp_path: Path) -> None:
         second = calls_of(tmp_path, stub, attempt=2)
         assert second.query_batched(["b", "a", "c"]) == ["re: b", "re: a", "re: c"]
         assert stub.prompts.count("a") == stub.prompts.count("b") == 1
-        assert (second.usage()["calls"], second.usage()["cached"]) == (1, 2)
+        assert (second.usage().calls, second.usage().cached) == (1, 2)
         second.close()
 
 
@@ -335,10 +330,10 @@ def test_what_is_said_in_the_log(tmp_path: Path) -> None:
         calls = calls_of(tmp_path, stub)
         calls.query_batched(["a", "b"], max_tokens=9)
         usage = calls.usage()
-        assert (usage["calls"], usage["output_tokens"]) == (2, 18), "the most that they may have used"
+        assert (usage.calls, usage.output_tokens) == (2, 18), "the most that they may have used"
         notes = calls.close()
         assert sum("cut off at max_tokens=9" in line for line in notes) == 1
-        assert sum("does not tell its usage" in line for line in notes) == 1
+        assert sum("reports no usage" in line for line in notes) == 1
 
 
 # -- threads and endings -----------------------------------------------------------------------------
@@ -348,11 +343,11 @@ def test_threads_are_used_again(tmp_path: Path) -> None:
     with serving(latency_s=0.05) as stub:
         calls = calls_of(tmp_path, stub, concurrency=4)
         calls.query_batched([f"p{n}" for n in range(40)])
-        kit = calls._kit
-        assert kit is not None
-        assert len(kit.pool._threads) == 4
+        service = calls._service
+        assert service is not None
+        assert len(service.pool._threads) == 4
         calls.query_batched([f"q{n}" for n in range(40)])
-        assert (len(kit.pool._threads), kit.pool._busy, stub.most_busy) == (4, 0, 4)
+        assert (len(service.pool._threads), service.pool._busy, stub.most_busy) == (4, 0, 4)
         calls.close()
 
 
@@ -383,8 +378,8 @@ def test_close_ends_what_runs(tmp_path: Path) -> None:
         calls.close()
         thread.join(60)
         assert [error.kind for error in got] == ["stopped"] * 6
-        assert calls.usage()["calls"] == 3, "they were sent: they may be billed"
-        assert spent(tmp_path)["calls"] == 3
+        assert calls.usage().calls == 3, "they were sent: they may be billed"
+        assert spent(tmp_path).calls == 3
         with pytest.raises(CallFailed, match="stopped"):
             calls.query("more")
         named = [one.name for one in threading.enumerate() if one not in before]
@@ -397,27 +392,27 @@ def test_an_interruption_drops_what_waits(tmp_path: Path) -> None:
 
     with serving(latency_s=0.2) as stub:
         calls = calls_of(tmp_path, stub, concurrency=2)
-        kit = calls._kit
-        assert kit is not None
+        service = calls._service
+        assert service is not None
 
         def interrupted(*_: object) -> None:
             eventually(lambda: len(stub.asked) == 2)
             raise Interrupted
 
-        original = kit.pool._submit
+        original = service.pool._submit
 
         def submit(*given: Any) -> None:
             original(*given)
             interrupted()
 
-        kit.pool._submit = submit  # type: ignore[method-assign]
+        service.pool._submit = submit  # type: ignore[method-assign]
         with pytest.raises(Interrupted):
             calls.query_batched(list("abcdefgh"))
-        kit.pool._submit = original  # type: ignore[method-assign]
+        service.pool._submit = original  # type: ignore[method-assign]
         assert calls.query("z") == "re: z"
         assert len(stub.asked) == 3, "six were dropped"
         calls.close()
-        assert calls.usage()["calls"] == 3
+        assert calls.usage().calls == 3
         assert len(list(run_folder(tmp_path).glob("calls/*"))) >= 1
 
 
@@ -441,10 +436,10 @@ def test_misuse(tmp_path: Path) -> None:
 
 def test_no_model_and_no_access(tmp_path: Path) -> None:
     none = calls_of(tmp_path, None)
-    none._kit = None
+    none._service = None
     with pytest.raises(NoModel, match="RLM_SUB_MODEL"):
         none.query("p")
-    assert none.usage()["calls"] == 0
+    assert none.usage().calls == 0
     assert none.close() == []
     lost = calls_of(tmp_path, None, environ={})
     with pytest.raises(NoModel, match="DATABRICKS_HOST and DATABRICKS_TOKEN"):

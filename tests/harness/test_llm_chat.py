@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from executor_harness.models import chat, client, credentials, shapes
-from executor_harness.models.chat import Options, Reply, Tokens
-from executor_harness.models.client import Endpoint, Outcome
-from executor_harness.models.errors import NoModel
+from executor_harness.rlm import chat, client, schema_check
+from executor_harness.rlm.chat import NoModel, Options, Reply, Tokens
+from executor_harness.rlm.client import Endpoint, Outcome
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-5, 5) | st.text("ab", max_size=2),
@@ -52,9 +51,9 @@ schemas = st.recursive(
 @given(value=values, schema=schemas)
 def test_shapes_are_judged_as_the_standard_judges_them(value: Any, schema: dict[str, Any]) -> None:
     try:
-        shapes.check(value, schema)
+        schema_check.check(value, schema)
         fits = True
-    except shapes.Misshapen:
+    except schema_check.SchemaMismatch:
         fits = False
     assert fits == Draft202012Validator(schema).is_valid(value)
 
@@ -63,23 +62,23 @@ def test_shapes_are_judged_as_the_standard_judges_them(value: Any, schema: dict[
 def test_an_answer_is_read_with_and_without_a_fence(value: Any) -> None:
     text = json.dumps(value)
     for wrapped in (text, f"  {text}\n", f"```json\n{text}\n```", f"```\n{text}\n```\n"):
-        assert shapes.read(wrapped, {}) == value
+        assert schema_check.read(wrapped, {}) == value
 
 
 @given(st.text())
 def test_no_text_breaks_the_reader(text: str) -> None:
-    with contextlib.suppress(shapes.Misshapen):
-        shapes.read(text, {"type": "object"})
+    with contextlib.suppress(schema_check.SchemaMismatch):
+        schema_check.read(text, {"type": "object"})
 
 
 def test_a_misshapen_answer_says_where() -> None:
     schema = {
         "properties": {"rows": {"items": {"required": ["id"], "properties": {"id": {"type": "integer"}}}}}
     }
-    with pytest.raises(shapes.Misshapen, match=r"rows\[1\]\.id is \"x\", not of type integer"):
-        shapes.check({"rows": [{"id": 1}, {"id": "x"}]}, schema)
-    with pytest.raises(shapes.Misshapen, match=r"rows\[0\] lacks 'id'"):
-        shapes.check({"rows": [{}]}, schema)
+    with pytest.raises(schema_check.SchemaMismatch, match=r"rows\[1\]\.id is \"x\", not of type integer"):
+        schema_check.check({"rows": [{"id": 1}, {"id": "x"}]}, schema)
+    with pytest.raises(schema_check.SchemaMismatch, match=r"rows\[0\] lacks 'id'"):
+        schema_check.check({"rows": [{}]}, schema)
 
 
 @given(st.binary(max_size=200) | values.map(lambda value: json.dumps(value).encode()))
@@ -156,7 +155,7 @@ def test_an_endpoint_travels_and_hides_its_token() -> None:
     ],
 )
 def test_hosts(given_host: str, host: str) -> None:
-    found = credentials.find({"DATABRICKS_HOST": given_host, "DATABRICKS_TOKEN": "t"})
+    found = client.find_credentials({"DATABRICKS_HOST": given_host, "DATABRICKS_TOKEN": "t"})
     assert found.host == host
     assert "Bearer" not in repr(found)
 
@@ -166,5 +165,5 @@ def test_a_token_that_cannot_be_had_any_more() -> None:
         raise RuntimeError("refresh of dapi-secret failed")
 
     with pytest.raises(NoModel, match="RuntimeError") as caught:
-        credentials.Credentials(host="https://h", headers=gone).endpoint("m", 1)
+        client.Credentials(host="https://h", headers=gone).endpoint("m", 1)
     assert "dapi-secret" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +12,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor_harness import protocol
-from executor_harness.models import meter, spend
-from executor_harness.models.chat import Options, Tokens
-from executor_harness.models.errors import BudgetExhausted
-from executor_harness.models.meter import NOTHING, Amount, Meter
-from executor_harness.models.pace import Pace
-from executor_harness.protocol import Allowance, Usage
+from executor_harness.protocol import Allowance, Price, Usage
+from executor_harness.rlm import amounts, spend
+from executor_harness.rlm.amounts import NOTHING, Amount
+from executor_harness.rlm.asker import RateLimit
+from executor_harness.rlm.chat import BudgetExhausted, Options, Tokens
+from executor_harness.rlm.meter import Meter
 from executor_harness.volumes import Volumes
 
-PRICE: protocol.Price = {"input_usd": 0.15, "output_usd": 0.6}
+PRICE = Price(input_usd=0.15, output_usd=0.6)
 
-amounts = st.builds(
+some = st.builds(
     Amount,
     calls=st.just(1),
     read=st.integers(0, 500),
     written=st.integers(0, 500),
     cost=st.integers(0, 10**9),
 )
-allowances = st.fixed_dictionaries(
-    {
-        "calls": st.integers(0, 20),
-        "tokens": st.integers(0, 5_000),
-        "cost_usd": st.one_of(st.none(), st.floats(0, 0.01)),
-    }
+allowances = st.builds(
+    Allowance,
+    calls=st.integers(0, 20),
+    tokens=st.integers(0, 5_000),
+    cost_usd=st.one_of(st.none(), st.floats(0, 0.01)),
 )
 # What is done next: admit a call of so much at most; or settle the n-th on its way with a part of its bound.
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("admit"), amounts),
+        st.tuples(st.just("admit"), some),
         st.tuples(st.just("settle"), st.tuples(st.integers(0, 9), st.floats(0, 1))),
         st.tuples(st.just("part"), st.tuples(st.integers(0, 9), st.floats(0, 1), st.floats(0, 1))),
-        st.tuples(st.just("announce"), amounts),
+        st.tuples(st.just("announce"), some),
         st.tuples(st.just("exact"), st.none()),
     ),
     max_size=60,
@@ -59,12 +58,10 @@ def part(amount: Amount, share: float) -> Amount:
 
 
 def within(used: Usage, allowed: Allowance) -> bool:
-    tokens = used["input_tokens"] + used["output_tokens"]
-    cost = allowed["cost_usd"]
+    tokens = used.input_tokens + used.output_tokens
+    cost = allowed.cost_usd
     return (
-        used["calls"] <= allowed["calls"]
-        and tokens <= allowed["tokens"]
-        and (cost is None or used["cost_usd"] <= cost)
+        used.calls <= allowed.calls and tokens <= allowed.tokens and (cost is None or used.cost_usd <= cost)
     )
 
 
@@ -95,14 +92,14 @@ def test_never_more_than_allowed_nor_than_on_record(  # noqa: C901 -- one branch
         elif what == "announce":
             account.announce(detail, part(detail, 0.5))
         elif what == "exact":
-            account.exact()
+            account.record_spent()
         worst = sum((bound for _, bound in under_way), server)
         assert account.usage() == worst.usage(0)
         assert within(account.usage(), allowed)
         if records:
             assert within(records[-1], allowed)
         if worst != NOTHING:
-            assert all(records[-1][name] >= value for name, value in worst.usage(0).items())  # type: ignore[literal-required]
+            assert all(getattr(records[-1], name) >= value for name, value in asdict(worst.usage(0)).items())
 
 
 def report_part(
@@ -119,18 +116,18 @@ def report_part(
 
 def fits(account: Meter, bound: Amount, allowed: Allowance) -> bool:
     now = account.usage()
-    after = now["input_tokens"] + now["output_tokens"] + bound.tokens
-    cost = round(now["cost_usd"] * 10**12) + bound.cost
-    limit = allowed["cost_usd"]
+    after = now.input_tokens + now.output_tokens + bound.tokens
+    cost = round(now.cost_usd * 10**12) + bound.cost
+    limit = allowed.cost_usd
     return (
-        now["calls"] + 1 <= allowed["calls"]
-        and after <= allowed["tokens"]
+        now.calls + 1 <= allowed.calls
+        and after <= allowed.tokens
         and (limit is None or cost <= int(limit * 10**12))
     )
 
 
 def test_a_call_waits_while_others_may_leave_it_room() -> None:
-    account = Meter({"calls": 9, "tokens": 100, "cost_usd": None}, lambda usage: None)
+    account = Meter(Allowance(calls=9, tokens=100, cost_usd=None), lambda usage: None)
     first = account.admit(Amount(calls=1, read=80))
     assert first is not None
     got: list[int | None] = []
@@ -141,33 +138,33 @@ def test_a_call_waits_while_others_may_leave_it_room() -> None:
     account.settle(first, Amount(calls=1, read=20))
     thread.join(60)
     assert len(got) == 1
-    assert account.usage()["input_tokens"] == 100
+    assert account.usage().input_tokens == 100
 
 
 def test_a_stopped_meter_admits_nothing() -> None:
-    account = Meter({"calls": 9, "tokens": 100, "cost_usd": None}, lambda usage: None)
+    account = Meter(Allowance(calls=9, tokens=100, cost_usd=None), lambda usage: None)
     account.stop()
     assert account.admit(Amount(calls=1)) is None
 
 
 def test_a_loop_of_single_calls_is_recorded_in_blocks() -> None:
     records: list[Usage] = []
-    account = Meter({"calls": 100, "tokens": 10**6, "cost_usd": None}, records.append)
+    account = Meter(Allowance(calls=100, tokens=10**6, cost_usd=None), records.append)
     for _ in range(64):
         number = account.admit(Amount(calls=1, read=100, written=100))
         assert number is not None
         account.settle(number, Amount(calls=1, read=25, written=10))
     assert len(records) <= 8
-    assert account.usage()["input_tokens"] == 64 * 25
+    assert account.usage().input_tokens == 64 * 25
 
 
 def test_a_server_that_uses_more_than_it_was_asked_to() -> None:
     records: list[Usage] = []
-    account = Meter({"calls": 2, "tokens": 100, "cost_usd": None}, records.append)
+    account = Meter(Allowance(calls=2, tokens=100, cost_usd=None), records.append)
     number = account.admit(Amount(calls=1, read=50))
     assert number is not None
     account.settle(number, Amount(calls=1, read=120))
-    assert records[-1]["input_tokens"] == account.usage()["input_tokens"] == 120
+    assert records[-1].input_tokens == account.usage().input_tokens == 120
     with pytest.raises(BudgetExhausted, match="0 of 100 are left"):
         account.admit(Amount(calls=1, read=1))
 
@@ -175,34 +172,34 @@ def test_a_server_that_uses_more_than_it_was_asked_to() -> None:
 @given(st.text(max_size=50), st.integers(1, 100))
 def test_the_bound_of_a_call(prompt: str, reply: int) -> None:
     options = Options(model="m", max_tokens=reply)
-    bound = meter.most([{"role": "user", "content": prompt}], options, PRICE)
+    bound = amounts.most([{"role": "user", "content": prompt}], options, PRICE)
     assert bound.calls == 1
     assert bound.read >= len(prompt.encode())
     assert bound.written == reply
     assert bound.cost == round((bound.read * 0.15 + reply * 0.6) * 10**6)
     longer = Options(model="m", max_tokens=reply, schema={"type": "string"})
-    assert meter.most([{"role": "user", "content": prompt}], longer, None).read > bound.read
+    assert amounts.most([{"role": "user", "content": prompt}], longer, None).read > bound.read
 
 
 def test_a_second_start_of_an_attempt_goes_on_counting(tmp_path: Path) -> None:
     usage = Amount(calls=3, read=40, written=5, cost=6).usage(0)
-    account = Meter({"calls": 4, "tokens": 100, "cost_usd": None}, lambda _: None, meter.amount_of(usage))
+    account = Meter(Allowance(calls=4, tokens=100, cost_usd=None), lambda _: None, amounts.amount_of(usage))
     assert account.usage() == usage
     assert account.admit(Amount(calls=1, read=55)) is not None
     with pytest.raises(BudgetExhausted):
-        Meter({"calls": 3, "tokens": 100, "cost_usd": None}, lambda _: None, meter.amount_of(usage)).admit(
+        Meter(Allowance(calls=3, tokens=100, cost_usd=None), lambda _: None, amounts.amount_of(usage)).admit(
             Amount(calls=1)
         )
 
 
 def test_costs_do_not_drift() -> None:
-    account = Meter({"calls": 10**6, "tokens": 10**9, "cost_usd": None}, lambda usage: None)
-    one = meter.used(Tokens(read=1, written=1), {"input_usd": 0.1, "output_usd": 0.2})
+    account = Meter(Allowance(calls=10**6, tokens=10**9, cost_usd=None), lambda usage: None)
+    one = amounts.used(Tokens(read=1, written=1), Price(input_usd=0.1, output_usd=0.2))
     for _ in range(3000):
         number = account.admit(one)
         assert number is not None
         account.settle(number, one)
-    assert account.usage()["cost_usd"] == 3000 * 0.3 / 1e6
+    assert account.usage().cost_usd == 3000 * 0.3 / 1e6
 
 
 # -- spend.json --------------------------------------------------------------------------------------
@@ -219,17 +216,17 @@ def put(root: Path, name: str, data: bytes) -> Volumes:
 def test_the_record_is_read_back(tmp_path: Path) -> None:
     usage = Amount(calls=3, read=4, written=5, cost=6 * 10**12).usage(7)
     assert spend.read(put(tmp_path, "spend.json", spend.encode(usage)), HOME) == usage
-    assert spend.read(Volumes(root=str(tmp_path)), HOME.replace("r1", "r2")) == protocol.no_usage()
+    assert spend.read(Volumes(root=str(tmp_path)), HOME.replace("r1", "r2")) == Usage()
 
 
 @pytest.mark.parametrize("data", [b"", b'{"schema_version": 1, "usa', b"[]", b'{"usage": {"calls": null}}'])
 def test_a_record_that_was_cut_off_stands_for_the_allowance(data: bytes, tmp_path: Path) -> None:
     volumes = put(tmp_path, "spend.json", data)
-    assert spend.read(volumes, HOME) == protocol.no_usage()  # nobody knows what was allowed
+    assert spend.read(volumes, HOME) == Usage()  # nobody knows what was allowed
     allowance = {"calls": 7, "tokens": 900, "cost_usd": 0.5}
     put(tmp_path, "manifest.json", json.dumps({"request": {"models": {"allowance": allowance}}}).encode())
     found = spend.read(volumes, HOME)
-    assert (found["calls"], found["input_tokens"], found["cost_usd"]) == (7, 900, 0.5)
+    assert (found.calls, found.input_tokens, found.cost_usd) == (7, 900, 0.5)
 
 
 def test_one_of_the_two_can_always_be_read(tmp_path: Path) -> None:
@@ -244,12 +241,12 @@ def test_one_of_the_two_can_always_be_read(tmp_path: Path) -> None:
     (folder / "spend.json").write_bytes(b'{"schema')  # or this one
     assert spend.read(volumes, HOME) == after
     spend.write(volumes, HOME, after)
-    spend.tidy(volumes, HOME)
+    spend.remove_twin(volumes, HOME)
     assert [path.name for path in folder.iterdir()] == ["spend.json"]
     assert spend.read(volumes, HOME) == after
 
 
-# -- pace --------------------------------------------------------------------------------------------
+# -- rate --------------------------------------------------------------------------------------------
 
 
 @given(
@@ -258,15 +255,15 @@ def test_one_of_the_two_can_always_be_read(tmp_path: Path) -> None:
 )
 def test_no_minute_has_more_calls_than_it_may(limit: int, gaps: list[float]) -> None:
     now = [1000.0]
-    pace = Pace(limit, lambda: now[0])
+    rate = RateLimit(limit, lambda: now[0])
     sent: list[float] = []
     for gap in gaps:
         now[0] += gap
-        wait = pace.wait_s()
+        wait = rate.wait_s()
         if wait:
             assert len(sent) >= limit
             now[0] += wait + 1e-6
-            assert pace.wait_s() == 0
+            assert rate.wait_s() == 0
         sent.append(now[0])
     for at in sent:
         assert sum(at <= other < at + 59.99 for other in sent) <= limit
@@ -280,17 +277,17 @@ def test_no_minute_has_more_calls_than_it_may(limit: int, gaps: list[float]) -> 
 )
 def test_what_is_lent_counts(limit: int, steps: list[tuple[float, str]]) -> None:
     now = [1000.0]
-    pace = Pace(limit, lambda: now[0])
+    rate = RateLimit(limit, lambda: now[0])
     sent: list[float] = []
     elsewhere: list[float] | None = None
     lent, earlier = 0, 0
     for gap, step in steps:
         now[0] += gap
-        if step == "call" and not pace.wait_s():
+        if step == "call" and not rate.wait_s():
             sent.append(now[0])
         elif step == "lend" and elsewhere is None:
-            before = [now[0] - age for age in pace.ages()]
-            lent, elsewhere = pace.lend() or 0, []
+            before = [now[0] - age for age in rate.ages()]
+            lent, elsewhere = rate.lend() or 0, []
             assert 1 <= lent <= limit
         elif step == "elsewhere" and elsewhere is not None:
             earlier = sum(now[0] - at < 60 for at in [*before, *elsewhere])
@@ -298,18 +295,18 @@ def test_what_is_lent_counts(limit: int, steps: list[tuple[float, str]]) -> None
                 elsewhere.append(now[0])
                 sent.append(now[0])
         elif step == "over" and elsewhere is not None:
-            pace.over(now[0] - at for at in elsewhere)
+            rate.give_back(now[0] - at for at in elsewhere)
             elsewhere = None
     for at in sent:
         assert sum(at <= other < at + 59.99 for other in sent) <= limit
 
 
-def test_quiet_is_for_everybody() -> None:
+def test_a_pause_is_for_everybody() -> None:
     now = [0.0]
-    pace = Pace(None, lambda: now[0])
-    assert pace.wait_s() == 0
-    pace.quiet(5)
-    pace.quiet(2)
-    assert pace.wait_s() == 5
+    rate = RateLimit(None, lambda: now[0])
+    assert rate.wait_s() == 0
+    rate.pause(5)
+    rate.pause(2)
+    assert rate.wait_s() == 5
     now[0] = 5.0
-    assert pace.wait_s() == 0
+    assert rate.wait_s() == 0

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llm_support import CREATE, TABLE, Said, calls_of, run_folder, serving
 
-from executor_harness.models import table as calls_table
-from executor_harness.models.journal import Record
+from executor_harness.rlm import answers
+from executor_harness.rlm.journal import Record
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_another_run_finds_the_answers(table: Any, tmp_path: Path) -> None:
         other = calls_of(tmp_path, stub, run_id="r2", session=session)
         assert other.query_batched(ODD) == [f"re: {prompt}" for prompt in ODD]
         assert len(stub.asked) == len(ODD)
-        assert (other.usage()["calls"], other.usage()["cached"]) == (0, len(ODD))
+        assert (other.usage().calls, other.usage().cached) == (0, len(ODD))
         assert other.close() == []
     row = table.sql(f"SELECT * FROM {TABLE} LIMIT 1").collect()[0].asDict()
     assert (row["run_id"], row["iter_n"], row["attempt"], row["model"]) == ("r1", 1, 1, "small")
@@ -152,9 +152,9 @@ def record(n: int, answer: str) -> Record:
 def test_what_goes_to_the_engine_at_once_is_bounded(sizes: list[int]) -> None:
     records = [record(n, "x" * size) for n, size in enumerate(sizes)]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(calls_table, "_ROWS", 5)
-        patched.setattr(calls_table, "_CHARS", 12)
-        parts = list(calls_table.parts_of(records))
+        patched.setattr(answers, "_ROWS", 5)
+        patched.setattr(answers, "_CHARS", 12)
+        parts = list(answers.parts_of(records))
     assert [one for part in parts for one in part] == records
     assert all(0 < len(part) <= 5 for part in parts)
     assert all(len(part) == 1 or sum(len(one["answer"]) for one in part) <= 12 for part in parts)
@@ -163,8 +163,8 @@ def test_what_goes_to_the_engine_at_once_is_bounded(sizes: list[int]) -> None:
 def test_answers_of_any_content_and_size(table: Any) -> None:
     odd = [*ODD, "lone \ud800", "", "x" * 3_000_000]
     records = [record(n, text) for n, text in enumerate(odd)]
-    calls_table.append(table, TABLE, records)
-    calls_table.append(table, TABLE, records)
+    answers.append(table, TABLE, records)
+    answers.append(table, TABLE, records)
     rows = table.sql(f"SELECT call_key, answer, cost_usd, at FROM {TABLE} ORDER BY call_key").collect()
     assert [row[1] for row in rows] == [text.replace("\ud800", "?") for text in odd]
     assert {(row[2], row[3].isoformat()) for row in rows} == {(1e-07, "2026-01-01T00:00:00")}

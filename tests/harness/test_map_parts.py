@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -11,16 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llm_support import access
 
-from executor_harness.models import chat, engine, shipping, template, workers
-from executor_harness.models.chat import Options
-from executor_harness.models.meter import NOTHING, most
-from executor_harness.models.parts import Part, spread_of, waves
+from executor_harness import protocol
+from executor_harness.protocol import Price
+from executor_harness.rlm import chat, map_sql, workers
+from executor_harness.rlm.amounts import NOTHING, Part, most, spread_of, waves
+from executor_harness.rlm.asker import RateLimit
+from executor_harness.rlm.chat import Options
 
-PRICE: Any = {"input_usd": 1.5, "output_usd": 7.25}
+PRICE = Price(input_usd=1.5, output_usd=7.25)
 
 
 def test_a_template_names_columns() -> None:
-    parts = template.parse("Is {{this}} {title}:\n{body text}?", ["title", "body text", "id"])
+    parts = map_sql.parse("Is {{this}} {title}:\n{body text}?", ["title", "body text", "id"])
     assert parts == [("Is {", None), ("this}", None), (" ", "title"), (":\n", "body text"), ("?", None)]
 
 
@@ -38,7 +41,7 @@ def test_a_template_names_columns() -> None:
 )
 def test_a_template_that_does_not_fit(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
-        template.parse(text, ["a", "b"])
+        map_sql.parse(text, ["a", "b"])
     assert "write {{ and }} for braces" in str(caught.value)
 
 
@@ -75,12 +78,12 @@ def test_the_bound_of_a_part_is_that_of_its_prompts(prompts: list[str], schema: 
 
 
 def test_the_bundle_needs_nothing_but_itself() -> None:
-    texts = shipping.sources(workers.BUNDLE)
+    texts = workers.sources()
     alias = min(texts)
-    assert alias == min(shipping.sources(workers.BUNDLE)), "the same content has the same name"
+    assert alias == min(workers.sources()), "the same content has the same name"
     assert "executor_harness" not in "".join(texts.values())
     try:
-        module = shipping._imported(f"{alias}.models.workers", texts)
+        module = workers._imported(f"{alias}.rlm.workers", texts)
         assert module.ask is not workers.ask
         assert {name for name in sys.modules if name.startswith(alias)} <= set(texts)
         assert list(module.ask({}, iter([]))) == []
@@ -91,11 +94,11 @@ def test_the_bundle_needs_nothing_but_itself() -> None:
 
 
 def test_ai_query_in_sql() -> None:
-    plain = engine.expression("p", Options(model="m-1", max_tokens=20))
+    plain = map_sql.ai_query("p", Options(model="m-1", max_tokens=20))
     assert plain == (
         "ai_query('m-1', `p`, failOnError => false, modelParameters => named_struct('max_tokens', 20))"
     )
-    full = engine.expression(
+    full = map_sql.ai_query(
         "p", Options(model="m", max_tokens=5, system="It's", temperature=0.5, schema={"type": "string"})
     )
     assert "concat(CAST(X'49742773' AS STRING), '\n\n', `p`)" in full
@@ -106,9 +109,9 @@ def test_ai_query_in_sql() -> None:
 
 def row(answer: str | None, error: str | None = None, **options: Any) -> workers.Row:
     chosen = Options(model="m", max_tokens=20, **options)
-    return engine.row_of(
-        "k", 30, answer, error, options=chosen, price=PRICE, redact=lambda text: text.replace("s3cret", "***")
-    )
+    answered = [("k", 30, (answer, error))]
+    (found,) = map_sql.ai_query_rows(answered, chosen, PRICE, lambda text: text.replace("s3cret", "***"))
+    return found
 
 
 def test_what_ai_query_returns() -> None:
@@ -140,15 +143,15 @@ class Functions:
 
 
 def test_the_engine_is_asked_whether_it_has_ai_query() -> None:
-    assert engine.has_ai_query(Functions(["ai_query"]))
-    assert not engine.has_ai_query(Functions([]))
-    assert not engine.has_ai_query(Functions(None))
+    assert map_sql.has_ai_query(Functions(["ai_query"]))
+    assert not map_sql.has_ai_query(Functions([]))
+    assert not map_sql.has_ai_query(Functions(None))
 
 
 @given(st.integers(1, 300), st.none() | st.integers(1, 500), st.integers(1, 5_000))
 def test_partitions_together_keep_to_the_limits(calls: int, per_minute: int | None, prompts: int) -> None:
     partitions, threads = spread_of(
-        access(concurrency=calls, per_minute=per_minute),  # type: ignore[arg-type] # of the right shape
+        protocol.read(protocol.ModelAccess, access(concurrency=calls, per_minute=per_minute)),
         prompts,
     )
     assert 1 <= partitions <= min(8, prompts)
@@ -157,6 +160,6 @@ def test_partitions_together_keep_to_the_limits(calls: int, per_minute: int | No
 
 
 def test_a_wave_remembers_the_calls_of_the_one_before() -> None:
-    assert workers._Pace(3, [1.0, 2.0]).wait_s() == 0.0
-    assert 57 < workers._Pace(2, [1.0, 2.0]).wait_s() <= 58
-    assert workers._Pace(None, [1.0]).wait_s() == 0.0
+    assert RateLimit(3, time.monotonic, [1.0, 2.0]).wait_s() == 0.0
+    assert 57 < RateLimit(2, time.monotonic, [1.0, 2.0]).wait_s() <= 58
+    assert RateLimit(None, time.monotonic, [1.0]).wait_s() == 0.0

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llm_support import CREATE, TABLE, Said, access, calls_of, echo, run_folder, serving, spent
 
-from executor_harness.models import chat, mapping, template
-from executor_harness.models.chat import Options
-from executor_harness.models.errors import BudgetExhausted
+from executor_harness.rlm import chat, map_sql
+from executor_harness.rlm import map as mapping
+from executor_harness.rlm.chat import BudgetExhausted, Options
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_each_distinct_prompt_is_asked_once_and_never_again(spark: Any, tmp_path
         assert sorted(stub.prompts) == sorted(f"Say p{n}" for n in range(300))
         assert 1 < stub.most_busy <= 64
         usage = first.usage()
-        assert (usage["calls"], usage["input_tokens"], usage["output_tokens"]) == stub.billed
+        assert (usage.calls, usage.input_tokens, usage.output_tokens) == stub.billed
         assert spent(tmp_path) == usage
         assert not list(run_folder(tmp_path).glob("calls/*")), "the answers are in the table"
         assert first.query("Say p7") == "re: Say p7", "what was mapped is known to single calls"
@@ -71,7 +71,7 @@ def test_each_distinct_prompt_is_asked_once_and_never_again(spark: Any, tmp_path
         other = calls_of(tmp_path, stub, run_id="r2", session=lambda: spark)
         assert answers(other.map(df, "Say {t}", "a")) == answers(out)
         assert len(stub.asked) == 300
-        assert (other.usage()["calls"], other.usage()["cached"]) == (0, 300)
+        assert (other.usage().calls, other.usage().cached) == (0, 300)
         assert any("300 had an answer" in line for line in other.close())
 
 
@@ -120,18 +120,18 @@ def test_maps_and_single_calls_share_the_limit(spark: Any, tmp_path: Path, at_on
         assert all(found)
         assert stub.most_busy <= at_once
         assert len(stub.asked) == 3 * 3 * 6 + 2 * 40
-        kit = calls._kit
-        assert kit is not None
-        assert (kit.pool._busy, kit.pool._lent) == (0, 0)
+        service = calls._service
+        assert service is not None
+        assert (service.pool._busy, service.pool._lent) == (0, 0)
         calls.close()
 
 
 def test_a_single_question_need_not_wait_for_a_large_map(spark: Any, tmp_path: Path) -> None:
     with serving() as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark, concurrency=16)
-        kit = calls._kit
-        assert kit is not None
-        with kit.pool.lend() as lent:
+        service = calls._service
+        assert service is not None
+        with service.pool.lend() as lent:
             assert lent == 15
             assert calls.query("q") == "re: q"
         calls.close()
@@ -154,7 +154,7 @@ def test_a_prompt_that_fails_for_good(spark: Any, tmp_path: Path) -> None:
         assert str(found[3][1]).startswith("refused: small: HTTP 400: too odd")
         assert all(error is None for text, error in found.values() if text)
         assert stub.prompts.count("Say p4") == 2
-        assert calls.usage()["calls"] == stub.billed[0] == 9
+        assert calls.usage().calls == stub.billed[0] == 9
     assert spark.sql(f"SELECT count(*) FROM {TABLE}").collect()[0][0] == 9, "a failure is not kept"
 
 
@@ -166,7 +166,7 @@ def test_too_small_a_budget_asks_nothing(spark: Any, tmp_path: Path) -> None:
             calls = calls_of(tmp_path, stub, session=lambda: spark, allowance=allowance, prices=prices)
             with pytest.raises(BudgetExhausted, match=r"llm_map has 30 prompts .* and asked none"):
                 calls.map(frame(spark, 300, 30), "Say {t}", "a")
-            assert calls.usage()["calls"] == 0
+            assert calls.usage().calls == 0
         assert stub.asked == []
 
 
@@ -177,7 +177,7 @@ def test_waves_are_no_larger_than_what_is_left(spark: Any, tmp_path: Path) -> No
         calls = calls_of(tmp_path, stub, session=lambda: spark, allowance=allowance)
         found = answers(calls.map(frame(spark, 300, 30), "Say {t}", "a", max_tokens=100))
         assert all(text for text, _ in found.values())
-        assert len(stub.asked) == calls.usage()["calls"] == 30
+        assert len(stub.asked) == calls.usage().calls == 30
 
 
 def test_null_is_not_asked_and_columns_of_any_type_are_filled(spark: Any, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_answers_of_a_shape(spark: Any, tmp_path: Path) -> None:
         calls = calls_of(tmp_path, stub, session=lambda: spark)
         found = answers(calls.map(frame(spark, 3, 3), "Say {t}", "a", schema=schema))
         assert [json.loads(found[n][0] or "") for n in range(3)] == [{"n": 7}, {"n": 1}, {"n": 7}]
-        assert calls.usage()["calls"] == stub.billed[0] == 4
+        assert calls.usage().calls == stub.billed[0] == 4
         assert calls.query("Say p1", schema=schema) == {"n": 1}
         assert len(stub.asked) == 4
 
@@ -218,7 +218,7 @@ def test_waves_and_an_endpoint_that_refuses_everything(spark: Any, tmp_path: Pat
         assert all(text for text, _ in found.values())
         assert Counter(stub.prompts).most_common(1)[0][1] == 1
         assert stub.most_busy <= 2
-        assert (calls.usage()["calls"], calls.usage()["input_tokens"]) == stub.billed[:2]
+        assert (calls.usage().calls, calls.usage().input_tokens) == stub.billed[:2]
     with serving(lambda prompt, before: Said(status=403, text="no", tokens=None)) as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark, concurrency=2, endpoint="other")
         found = answers(calls.map(frame(spark, 200, 200), "Say {t}", "a"))
@@ -257,7 +257,7 @@ def test_the_engine_spells_keys_as_single_calls_do(
     from pyspark.sql import functions as F  # noqa: N812 -- everybody's name for it
 
     column = F.col(mapping.PROMPT)
-    found = {row[0]: row[1] for row in df.select(column, template.key(column, options)).collect()}
+    found = {row[0]: row[1] for row in df.select(column, map_sql.key(column, options)).collect()}
     assert found == {text: chat.key_of(chat.messages_of(text, options), options) for text in prompts}
 
 
@@ -299,8 +299,8 @@ def test_killed_in_the_midst_no_answered_prompt_is_asked_again(bench: Bench, sha
         assert set(stub.prompts) == {f"Say p{n}" for n in range(64)}
         assert len(stub.prompts) <= 64 + 8, "only what was on its way is asked again"
         usage = ended.report["usage"]
-        assert usage["calls"] == len(stub.prompts) - len(before)
-        assert usage["calls"] + usage["cached"] == 64
+        assert usage.calls == len(stub.prompts) - len(before)
+        assert usage.calls + usage.cached == 64
     kept = b"".join(path.read_bytes() for path in bench.root.rglob("*.json*") if path.is_file())
     assert b"dapi-very-secret" not in kept
 

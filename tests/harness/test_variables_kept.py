@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy
 import pandas
 import pyarrow
 import pytest
+from harness_support import request_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from executor_harness import protocol
-from executor_harness.data import frames, saved
-from executor_harness.data.saved import VariablesError
-from executor_harness.data.variables import Variables
+from executor_harness.rlm import values, variable_store
+from executor_harness.rlm.variable_store import VariablesError
+from executor_harness.rlm.variables import Variables
 from executor_harness.volumes import Volumes
 
 RUN = "/Volumes/main/rlm/work/scratchpad/run_r1"
@@ -38,10 +40,10 @@ class Run:
         self.said: protocol.Variables | None = None
 
     def request(self, **changes: Any) -> Any:
-        return {
-            "run_id": "r1", "iter_n": self.iter_n, "attempt": 1, "output_dir": f"{RUN}/iter_{self.iter_n}",
-            "variables": self.ref, **changes,
-        }  # fmt: skip
+        ref = protocol.plain(self.ref) if self.ref else None
+        return request_of(
+            iter_n=self.iter_n, output_dir=f"{RUN}/iter_{self.iter_n}", **({"variables": ref} | changes)
+        )
 
     def begin(self) -> Variables:
         self.iter_n += 1
@@ -51,7 +53,7 @@ class Run:
         variables = self.begin()
         found = work(variables)
         self.said = variables.commit()
-        self.ref = self.said["ref"] if self.said else self.ref
+        self.ref = self.said.ref if self.said else self.ref
         return found
 
     def keep(self, **values: Any) -> None:
@@ -162,11 +164,13 @@ def test_arrow_tables_are_mapped(run: Run) -> None:
     found = run.read()
     assert found.equals(table)
     assert pyarrow.total_allocated_bytes() - before < 100_000
-    assert run.said == {
-        "ref": {**run.ref, "iter_n": 1},
-        "count": 1,
-        "shown": [{"name": "x", "type": "Arrow table", "size": "99,990 rows \u00d7 2 columns: a, b"}],
-    }
+    assert run.ref is not None
+    size = "99,990 rows \u00d7 2 columns: a, b"
+    assert run.said == protocol.Variables(
+        ref=replace(run.ref, iter_n=1),
+        count=1,
+        shown=[protocol.VariableNote(name="x", type="Arrow table", size=size)],
+    )
 
 
 def test_changes_in_place_count(run: Run) -> None:
@@ -222,7 +226,7 @@ def test_deleting_and_the_order(run: Run) -> None:
     assert run.do(dict) == {"a": 4, "d": 3}
     run.do(lambda kept: kept.clear())
     assert run.said is not None
-    assert (run.said["count"], run.said["shown"], run.do(len)) == (0, [], 0)
+    assert (run.said.count, run.said.shown, run.do(len)) == (0, [], 0)
 
 
 def test_a_program_that_does_not_commit_changes_nothing(run: Run) -> None:
@@ -248,8 +252,8 @@ def test_untouched_variables_stay_where_they_are(run: Run) -> None:
     assert run.said is None
     run.do(len)
     assert run.said is not None
-    assert (run.said["ref"], run.said["count"], run.said["shown"]) == (
-        ref, 1, [{"name": "x", "type": "int", "size": ""}]
+    assert (run.said.ref, run.said.count, run.said.shown) == (
+        ref, 1, [protocol.VariableNote(name="x", type="int")]
     )  # fmt: skip
 
 
@@ -263,7 +267,7 @@ def test_bounds(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"rlm.vars\['more'\]: there are 200 variables already"):
         kept["more"] = 1
     kept["v0"] = 5
-    monkeypatch.setattr(saved, "MAX_BYTES", 3000)
+    monkeypatch.setattr(variable_store, "MAX_BYTES", 3000)
     for value in ("x" * 3001, b"x" * 3001, "ä" * 1600, numpy.zeros(400), [0] * 2000,
                   pyarrow.table({"a": range(400)}), pandas.Series(range(400))):  # fmt: skip
         with pytest.raises(
@@ -272,8 +276,8 @@ def test_bounds(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
             kept["v0"] = value
     said = kept.commit()
     assert said is not None
-    assert (said["count"], len(said["shown"])) == (200, protocol.VARIABLES_SHOWN)
-    assert [note["name"] for note in said["shown"]][-2:] == ["v199", "v0"]
+    assert (said.count, len(said.shown)) == (200, protocol.VARIABLES_SHOWN)
+    assert [note.name for note in said.shown][-2:] == ["v199", "v0"]
     with pytest.raises(RuntimeError, match="the program has ended"):
         kept["v1"] = 1
 
@@ -303,7 +307,7 @@ def test_an_index_that_was_changed_is_not_believed(run: Run) -> None:
     assert run.begin().commit() is None, "who does not look at them does not fail"
     run.do(lambda kept: kept.clear())
     assert run.said is not None
-    assert run.said["count"] == 0
+    assert run.said.count == 0
     assert run.do(dict) == {}
 
 
@@ -339,7 +343,7 @@ def test_threads(run: Run) -> None:
 
 @given(st.lists(st.text(min_size=1, max_size=60), max_size=80), st.integers(0, 10**12))
 def test_words_are_few(columns: list[str], rows: int) -> None:
-    said = frames.shape_in_words(rows, columns)
+    said = values.shape_in_words(rows, columns)
     assert len(said) <= 100
     assert said.startswith(f"{rows:,} row")
 
@@ -357,4 +361,4 @@ def test_words_are_few(columns: list[str], rows: int) -> None:
 def test_notes(run: Run, value: Any, note: tuple[str, str]) -> None:
     run.keep(x=value)
     assert run.said is not None
-    assert run.said["shown"] == [{"name": "x", "type": note[0], "size": note[1]}]
+    assert run.said.shown == [protocol.VariableNote(name="x", type=note[0], size=note[1])]

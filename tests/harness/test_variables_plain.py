@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor_harness.data import plain
+from executor_harness.rlm import plain
 
 text = st.text(max_size=8) | st.text(
     st.characters(codec=None) | st.sampled_from(["\ud800", "\udc00"]), max_size=4

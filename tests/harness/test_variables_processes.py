@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_support import Bench, Ended, eventually
+from harness_support import Bench, Ended, eventually, request_of
 
 from executor_harness import protocol
 
@@ -97,7 +97,7 @@ def test_a_kill_in_between(chain: Chain, attempt_keeps: bool) -> None:
     stop = (
         "open(rlm.path('ready'), 'w').close()\nimport time\ntime.sleep(60)\n"
         if attempt_keeps
-        else "import executor_harness.data.variables as v\n"
+        else "import executor_harness.rlm.variables as v\n"
         "def stuck(*_):\n    open(rlm.path('ready'), 'w').close()\n    import time\n    time.sleep(60)\n"
         "v.encode = stuck\n"
     )
@@ -228,9 +228,9 @@ def test_without_a_scratch_schema(bench: Bench, shared: Any) -> None:
 
 
 def test_only_tables_of_variables_are_ever_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    from executor_harness.data.tables import ScratchTables
+    from executor_harness.rlm.variable_store import ScratchTables
 
-    request: Any = {"scratch_schema": SCRATCH}
+    request = request_of(scratch_schema=SCRATCH)
     said: list[str] = []
 
     class Spark:
@@ -250,9 +250,9 @@ def test_only_tables_of_variables_are_ever_dropped(monkeypatch: pytest.MonkeyPat
 def test_what_cannot_be_dropped_is_tried_again_later(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from executor_harness.data.tables import ScratchTables
+    from executor_harness.rlm.variable_store import ScratchTables
 
-    request: Any = {"scratch_schema": SCRATCH}
+    request = request_of(scratch_schema=SCRATCH)
 
     def broken() -> Any:
         raise ConnectionError("no engine")

@@ -10,16 +10,17 @@ import numpy
 import pandas
 import pyarrow
 import pytest
+from harness_support import request_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor_harness.data.secrets import Secrets
-from executor_harness.data.variables import Variables
+from executor_harness.redaction import SecretCheck
+from executor_harness.rlm.variables import Variables
 from executor_harness.volumes import Volumes
 
 CANARY = 'dapi-"cänary"-7f3a'
 RUN = "/Volumes/main/rlm/work/scratchpad/run_r1/iter_1"
-REQUEST: Any = {"run_id": "r1", "iter_n": 1, "attempt": 1, "output_dir": RUN, "variables": None}
+REQUEST = request_of(output_dir=RUN)
 
 VALUES: dict[str, Callable[[], Any]] = {
     "text": lambda: f"Bearer {CANARY}",
@@ -92,7 +93,7 @@ def test_a_refused_value_leaves_the_others(tmp_path: Path) -> None:
         kept["a"] = CANARY
     said = kept.commit()
     assert said is not None
-    assert [note["name"] for note in said["shown"]] == ["a"]
+    assert [note.name for note in said.shown] == ["a"]
     assert kept["a"] == 1
 
 
@@ -110,10 +111,10 @@ def test_a_secret_over_the_border_of_what_is_read_at_once(before: int, after: in
     import tempfile
 
     with pytest.MonkeyPatch.context() as patched, tempfile.NamedTemporaryFile() as file:
-        patched.setattr("executor_harness.data.secrets._READ_BYTES", read)
+        patched.setattr("executor_harness.redaction._READ_BYTES", read)
         file.write(b"x" * before + CANARY.encode() + b"x" * after)
         file.flush()
         with pytest.raises(ValueError, match="holds one"):
-            Secrets([CANARY]).check_file(Path(file.name))
-        Secrets([CANARY + "!"]).check_file(Path(file.name))
-        Secrets([]).check_file(Path(file.name))
+            SecretCheck([CANARY]).check_file(Path(file.name))
+        SecretCheck([CANARY + "!"]).check_file(Path(file.name))
+        SecretCheck([]).check_file(Path(file.name))

@@ -134,7 +134,7 @@ def test_secrets_are_references_and_not_values(source: Bundle, resolved: Bundle)
 
 
 def test_the_executor_takes_what_the_harness_takes(resolved: Bundle) -> None:
-    from executor_harness.arguments import parse
+    from executor_harness.verify import parse
 
     job = resolved["resources"]["jobs"]["executor"]
     (task,) = job["tasks"]

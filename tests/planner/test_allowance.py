@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_fakes import FakeModels, call, reply
 
-from databricks_rlm_agent.attempts.result import Result, Stream
+from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.errors import ConfigError, PlannerError
 from databricks_rlm_agent.models import FREE, Price, parse_prices
 from databricks_rlm_agent.planner import spending as listed
@@ -24,6 +24,7 @@ from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.settings import from_environment
+from executor_harness.protocol import Stream
 
 Make = Callable[..., Planner]
 # The fixtures hold nothing that an example changes; and a busy machine is no fault of the strategies.

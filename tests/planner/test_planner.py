@@ -13,7 +13,7 @@ from databricks_rlm_agent.planner.planner import create_planner
 from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
 from databricks_rlm_agent.runs.actions import Ask, Finish, RunPython, Spawn
 from databricks_rlm_agent.runs.budget import Budget, Usage
-from databricks_rlm_agent.runs.children import ChildTask
+from executor_harness.protocol import ChildTask
 
 Make = Callable[..., Planner]
 RUN = {"call": "run_python", "args": {"code": "print(1)", "purpose": "to see"}}

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.attempts.digest import digest
-from databricks_rlm_agent.attempts.result import ProducedTable, Result, Stream
+from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.planner.actions import ACTIONS, actions
 from databricks_rlm_agent.planner.prompt import (
@@ -25,9 +26,9 @@ from databricks_rlm_agent.runs.capsule.capsule import Capsule, TableNote
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.children import AnswerNote
-from databricks_rlm_agent.runs.variables import VariableNote, Variables, VariablesRef
-from executor_harness.api import Rlm
+from executor_harness.protocol import ProducedTable, Stream, VariableNote, Variables, VariablesRef
 from executor_harness.redaction import Redactor
+from executor_harness.rlm.api import Rlm
 from executor_harness.volumes import Volumes
 
 # The largest that there can be: everything is registered.
@@ -160,8 +161,7 @@ def test_the_summarizers_prompt_is_bounded(make_context: Callable[..., PlanningC
 
 def test_the_capabilities_are_those_of_the_harness() -> None:
     names = {re.split(r"[(\[]", capability.removeprefix("rlm."))[0] for capability in RLM_CAPABILITIES}
-    request: Any = {"inputs": {}, "parameters": {}, "output_dir": "/Volumes/a/b/c"}
-    rlm = Rlm(request, Volumes(), lambda: None, Redactor(()))
+    rlm = Rlm(samples.request(), Volumes(), lambda: None, Redactor(()))
     members = {name for name in {*dir(type(rlm)), *vars(rlm)} if not name.startswith("_")}
     errors = {name for name in members if isinstance(getattr(rlm, name), type)}  # named with what raises them
     assert names == members - errors

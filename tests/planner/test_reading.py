@@ -13,13 +13,14 @@ from google.genai import types
 from model_fakes import FakeModel, FakeModels, call, reply
 from pydantic import Field
 
-from databricks_rlm_agent.attempts.result import ProducedTable, Result, Stream
+from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.planner.planner import AdkPlanner
 from databricks_rlm_agent.planner.summarizer import MAX_READERS, PLANNER_CALLS
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.ports import PlanningContext, Summary
 from databricks_rlm_agent.runs.budget import Budget
+from executor_harness.protocol import ProducedTable, Stream
 
 PATH = "/Volumes/main/rlm/files/scratchpad/run_r1/iter_1/stdout.txt"
 SUMMARY = call(

@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_fakes import FakeModels, call, reply
 
-from databricks_rlm_agent.attempts.result import Result, Stream
+from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.planner.conversation import MAX_CALLS
 from databricks_rlm_agent.planner.planner import MAX_MODEL_CALLS, AdkPlanner
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.ports import ModelCall, PlannerNote, PlanningContext
 from databricks_rlm_agent.runs.actions import Finish
+from executor_harness.protocol import Stream
 
 NAME = "gemini-fake"
 TOOLS = [

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.attempts.manifest import Artifact, Manifest, Request
-from databricks_rlm_agent.attempts.result import ProducedTable, Result
+from databricks_rlm_agent.attempts.manifest import Manifest, Request
+from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.errors import NotFound, UsageError
 from databricks_rlm_agent.planner.results import Results, TextPattern, find_lines
 from databricks_rlm_agent.planner.tools import MAX_CHARS
 from databricks_rlm_agent.ports import FileEntry, Planner
+from executor_harness.protocol import Artifact, ProducedTable
 
 ROOT = "/Volumes/main/rlm/files"
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from databricks_rlm_agent.attempts.result import ProducedTable, Result, Stream
+from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.ports import Planner, PlanningContext
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem
+from executor_harness.protocol import ProducedTable, Stream
 
 Make = Callable[..., Planner]
 PLAN = [[{"text": "unused"}]]

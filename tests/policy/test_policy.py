@@ -13,9 +13,9 @@ from databricks_rlm_agent.policy.judge import ProgramPolicy
 from databricks_rlm_agent.policy.rules import LEDGER, PolicyFinding
 from databricks_rlm_agent.policy.sql import effects_of_sql, is_statement
 from databricks_rlm_agent.runs.actions import Ask, Finish, RunPython, Spawn
-from databricks_rlm_agent.runs.children import ChildTask
 from databricks_rlm_agent.sqlflow.run.record import RUNS, STEPS
 from databricks_rlm_agent.storage.schema import ALL_TABLES
+from executor_harness.protocol import ChildTask
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="files")
 RUN_DIR = "/Volumes/main/rlm/files/scratchpad/run_r1"

@@ -17,8 +17,8 @@ from databricks_rlm_agent.runs.capsule.capsule import (
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.children import AnswerNote
-from databricks_rlm_agent.runs.variables import VariableNote, Variables, VariablesRef
 from databricks_rlm_agent.values import storable
+from executor_harness.protocol import VariableNote, Variables, VariablesRef
 
 LONG = st.builds(lambda text, times: text * times, st.text(st.characters(), max_size=60), st.integers(1, 400))
 ITEM = st.builds(

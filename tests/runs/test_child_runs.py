@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.runs.budget import PLAN_CALLS, Budget, Share, Usage
-from databricks_rlm_agent.runs.children import ChildTask, check_children, child_id
+from databricks_rlm_agent.runs.children import check_children, child_id
 from databricks_rlm_agent.values import check_id
 from executor_harness import protocol
+from executor_harness.protocol import ChildTask
 
 RUN_IDS = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,63}", fullmatch=True)
 NAMES = st.from_regex(protocol.CHILD_NAME_PATTERN, fullmatch=True)

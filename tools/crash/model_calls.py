@@ -14,9 +14,8 @@ from typing import Literal
 
 from databricks_rlm_agent.layout import MANIFEST
 from executor_harness import protocol
-from executor_harness.models import journal
-from executor_harness.models.chat import Options
-from executor_harness.models.kit import question_of
+from executor_harness.rlm import journal
+from executor_harness.rlm.chat import Options, Question
 from executor_harness.volumes import Volumes
 from tools.crash.audit import Audit, Expected, audit
 from tools.crash.controller import Controller
@@ -97,7 +96,7 @@ class Batch:
         keys = {*records, *self.keys()}
         access = json.loads((self.folder / MANIFEST).read_text())["request"]["models"]
         options = Options(model=access["endpoint"], max_tokens=access["max_reply_tokens"])
-        return {digest(text) for text in self.texts() if question_of(text, options).key in keys}
+        return {digest(text) for text in self.texts() if Question.of(text, options).key in keys}
 
 
 @dataclass(frozen=True, kw_only=True)

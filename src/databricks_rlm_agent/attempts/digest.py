@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from databricks_rlm_agent.attempts.result import Result, Status, Stream, SubUsage
+from databricks_rlm_agent.attempts.result import Result, Status
 from databricks_rlm_agent.runs.capsule.capsule import DIGEST_CHARS, CapsuleDelta, TableNote
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem, failure_key, one_line
-from databricks_rlm_agent.runs.variables import Variables
 from databricks_rlm_agent.values import clip
+from executor_harness import protocol
+from executor_harness.protocol import Stream, Variables
 
 MAX_REGIONS = 6
 REGION_BYTES = 600
@@ -194,7 +195,7 @@ def _stream(name: str, stream: Stream) -> str:
     return f"{name} ({stream.bytes:,} bytes{where}):\n{text}"
 
 
-def _usage(usage: SubUsage) -> str:
+def _usage(usage: protocol.Usage) -> str:
     cost = f", ${usage.cost_usd:.6g}" if usage.cost_usd else ""
     return (
         f"{usage.calls:,} paid, {usage.cached:,} answered from the cache, {usage.input_tokens:,} tokens in, "

@@ -7,64 +7,35 @@ It is put without overwriting, so the first decision about an attempt is the onl
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, field_validator
+from pydantic.dataclasses import dataclass
 
 from databricks_rlm_agent.runs.budget import Usage
-from databricks_rlm_agent.runs.children import ChildTask
 from databricks_rlm_agent.runs.fsm import Event
 from databricks_rlm_agent.runs.parsing import parse
 from databricks_rlm_agent.runs.run import AttemptKey, RunOutcome
-from databricks_rlm_agent.runs.variables import VariablesRef
 from databricks_rlm_agent.values import ID_PATTERN
 from executor_harness import protocol
+from executor_harness.protocol import ChildTask
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Artifact(_Frozen):
-    """The program: where it lies, its SHA-256 (hex) and its size in bytes."""
-
-    path: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=0)
-
-
-class Request(_Frozen):
-    """What the executor is asked to do. Its digest is an argument of the job, so nothing in it can change."""
-
-    run_id: str = Field(pattern=f"^{ID_PATTERN.pattern}$")
-    iter_n: int = Field(ge=1)
-    attempt: int = Field(ge=1)
-    task_type: Literal["python", "sql_workflow"] = "python"
-    purpose: str
-    artifact: Artifact
-    output_dir: str
-    codebase_dir: str
-    inputs: dict[str, Any] = Field(default_factory=dict)
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    timeout_s: int = Field(ge=1)
-    results_table: str
-    catalog: str
-    # pydantic's own BaseModel.schema is in the way of the plain name
-    schema_name: str = Field(alias="schema")
-    limits: dict[str, int] = Field(default_factory=dict)
-    models: dict[str, Any] | None = None  # protocol.ModelAccess
-    variables: VariablesRef | None = None
-    scratch_schema: str = ""
-    spawn: dict[str, int] = Field(default_factory=dict)
-    # what the job's environment must have beside what its compute brings, as requirements of pip
-    packages: list[str] = Field(default_factory=list)
+@dataclass(frozen=True, kw_only=True)
+class Request(protocol.Request):
+    """The request of the wire, with its fields validated."""
 
     def to_dict(self) -> dict[str, Any]:
         """The request as it is hashed and stored."""
-        # Left out where there are none: the digests of requests that were stored before there were any.
-        left_out = None if self.packages else {"packages"}
-        return self.model_dump(mode="json", by_alias=True, exclude=left_out)
+        document = asdict(self)
+        if not self.packages:
+            del document["packages"]  # so that requests without any keep the digests that they always had
+        return document
 
     def sha256(self) -> str:
         """SHA-256 (hex) of the request's canonical JSON."""

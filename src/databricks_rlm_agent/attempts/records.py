@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -113,8 +113,8 @@ def result_row(result: Result, *, databricks_run_id: int | None, run_url: str | 
         error_type=result.error_type,
         error_summary=result.error_summary,
         metrics=_json(result.metrics),
-        produced_artifacts=_json([item.model_dump() for item in result.produced_artifacts]),
-        produced_tables=_json([item.model_dump() for item in result.produced_tables]),
+        produced_artifacts=_json([asdict(item) for item in result.produced_artifacts]),
+        produced_tables=_json([asdict(item) for item in result.produced_tables]),
         started_at=result.started_at,
         finished_at=result.finished_at,
         reported_by="controller",

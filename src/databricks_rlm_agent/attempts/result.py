@@ -8,11 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from databricks_rlm_agent.runs.budget import Usage
-from databricks_rlm_agent.runs.children import ChildTask
 from databricks_rlm_agent.runs.parsing import parse
 from databricks_rlm_agent.runs.run import AttemptKey
-from databricks_rlm_agent.runs.variables import Variables
 from databricks_rlm_agent.values import ID_PATTERN
 from executor_harness import protocol
 
@@ -31,54 +28,17 @@ class _Loose(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Stream(_Loose):
-    """What a program wrote to one of its output streams: its file, its true size, its head and tail."""
-
-    path: str | None = None
-    bytes: int = 0
-    truncated: bool = False
-    head: str = ""
-    tail: str = ""
-
-
-class ProducedArtifact(_Loose):
-    """A file that a program made."""
-
-    path: str
-    size: int | None = None
-    sha256: str | None = None
-
-
-class ProducedTable(_Loose):
-    """A table that a program made; rows and columns where they were cheap to know."""
-
-    name: str
-    rows: int | None = None
-    columns: list[str] | None = None
-
-
-class SubUsage(_Loose):
-    """What the model calls of a program used; ``cached`` answers were not paid for again."""
-
-    calls: int = Field(default=0, ge=0)
-    input_tokens: int = Field(default=0, ge=0)
-    output_tokens: int = Field(default=0, ge=0)
-    cost_usd: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    cached: int = Field(default=0, ge=0)
-
-    def usage(self) -> Usage:
-        """The part of it that a budget counts."""
-        return Usage(**self.model_dump(exclude={"cached"}))
-
-
 class Spend(_Loose):
     """``spend.json``: what an attempt that left no result may have spent on model calls, at most."""
 
-    usage: SubUsage
+    usage: protocol.Usage
 
 
 class Result(_Loose):
-    """``result.json``, or what can be said without it (``reported_by`` controller)."""
+    """What is known of an attempt's end: ``result.json``, its row, or the Jobs API's verdict.
+
+    Only ``result.json`` has all of it; ``reported_by`` is ``controller`` where the executor left none.
+    """
 
     schema_version: Literal[1] = 1
     run_id: str = Field(pattern=f"^{ID_PATTERN.pattern}$")
@@ -92,14 +52,14 @@ class Result(_Loose):
     exit_code: int | None = None
     value: Any = None
     metrics: dict[str, float] = Field(default_factory=dict)
-    produced_artifacts: list[ProducedArtifact] = Field(default_factory=list)
-    produced_tables: list[ProducedTable] = Field(default_factory=list)
+    produced_artifacts: list[protocol.ProducedArtifact] = Field(default_factory=list)
+    produced_tables: list[protocol.ProducedTable] = Field(default_factory=list)
     log: list[str] = Field(default_factory=list)
-    usage: SubUsage | None = None
-    variables: Variables | None = None
-    spawned: list[ChildTask] = Field(default_factory=list, max_length=protocol.CHILDREN)
-    stdout: Stream = Stream()
-    stderr: Stream = Stream()
+    usage: protocol.Usage | None = None
+    variables: protocol.Variables | None = None
+    spawned: list[protocol.ChildTask] = Field(default_factory=list, max_length=protocol.CHILDREN)
+    stdout: protocol.Stream = protocol.Stream()
+    stderr: protocol.Stream = protocol.Stream()
     started_at: AwareDatetime | None = None
     finished_at: AwareDatetime | None = None
     duration_s: float | None = None

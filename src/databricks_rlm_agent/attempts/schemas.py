@@ -1,4 +1,4 @@
-"""The JSON schemas of ``manifest.json`` and ``result.json``, generated from the models.
+"""The JSON schemas of ``manifest.json`` and ``result.json``, generated from ``executor_harness.protocol``.
 
 ``python -m databricks_rlm_agent.attempts.schemas docs/schemas`` writes them; a test holds the files in step.
 """
@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from databricks_rlm_agent.attempts.manifest import Manifest
-from databricks_rlm_agent.attempts.result import Result
+from executor_harness import protocol
 
-_MODELS: dict[str, type[BaseModel]] = {"manifest": Manifest, "result": Result}
+_DOCUMENTS: dict[str, TypeAdapter[Any]] = {
+    "manifest": TypeAdapter(Manifest),
+    "result": TypeAdapter(protocol.Result),
+}
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -23,9 +26,9 @@ def schemas() -> dict[str, dict[str, Any]]:
     return {
         f"{name}.schema.json": {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
-            **model.model_json_schema(by_alias=True, mode="validation"),
+            **document.json_schema(mode="validation"),
         }
-        for name, model in _MODELS.items()
+        for name, document in _DOCUMENTS.items()
     }
 
 

@@ -72,7 +72,7 @@ def submit_payload(request: Request, *, harness_dir: str, compute: Compute) -> d
     }
     payload = {
         "run_name": f"rlm {request.run_id} iteration {request.iter_n} attempt {request.attempt}",
-        "idempotency_token": idempotency_token(key, catalog=request.catalog, schema=request.schema_name),
+        "idempotency_token": idempotency_token(key, catalog=request.catalog, schema=request.schema),
         "timeout_seconds": request.timeout_s + PLATFORM_MARGIN_S,
         "queue": {"enabled": True},
         "tasks": [task],
@@ -109,5 +109,5 @@ def submits(payload: dict[str, Any], request: Request) -> bool:
         digest = words[words.index("--request-sha256") + 1]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         return False
-    token = idempotency_token(key, catalog=request.catalog, schema=request.schema_name)
+    token = idempotency_token(key, catalog=request.catalog, schema=request.schema)
     return bool(payload.get("idempotency_token") == token and digest == request.sha256())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from databricks_rlm_agent.attempts.manifest import Closing, parse_intent
 from databricks_rlm_agent.attempts.result import Result
@@ -21,11 +21,12 @@ from databricks_rlm_agent.layout import MANIFEST, RESULT, Namespace
 from databricks_rlm_agent.ports import Clock, RunStore, Volume
 from databricks_rlm_agent.runs.budget import Budget, Share
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
-from databricks_rlm_agent.runs.children import AnswerNote, ChildTask, check_children, child_id
+from databricks_rlm_agent.runs.children import AnswerNote, check_children, child_id
 from databricks_rlm_agent.runs.fsm import Event, State
 from databricks_rlm_agent.runs.run import Run, RunOutcome, new_run
 from databricks_rlm_agent.values import clip
 from executor_harness import protocol
+from executor_harness.protocol import ChildTask
 
 log = logging.getLogger(__name__)
 _SAYS_CHARS = 300
@@ -153,14 +154,12 @@ class Children:
     def _answered(self, run: Run, note: AnswerNote, child: Run | None) -> AnswerNote:
         """A child's end, with its whole answer in a document that programs find as an input."""
         path = f"{self.namespace.run_dir(run.run_id)}/iter_{run.iter_n}/children/{note.name}.json"
-        document = _document(note.run_id, child)
+        answer = _answer(note.run_id, child)
         # The same bytes from whoever writes them: a child that has ended never changes again.
-        content = json.dumps(document, ensure_ascii=False, indent=1, default=str).encode()
+        content = json.dumps(asdict(answer), ensure_ascii=False, indent=1, default=str).encode()
         self.volume.put(path, content, overwrite=True)
-        says = document["answer"] or document["reason"] or ""
-        return note.model_copy(
-            update={"state": document["state"], "path": path, "says": clip(says, _SAYS_CHARS)}
-        )
+        says = answer.answer or answer.reason or ""
+        return note.model_copy(update={"state": answer.state, "path": path, "says": clip(says, _SAYS_CHARS)})
 
 
 def _passed_on(run: Run) -> str | None:
@@ -173,26 +172,20 @@ def _spent(run: Run, child: Run | None, *, of: int) -> Share | None:
     return child.budget.spent() if child is not None and run.budget.lent_to(child.budget, of) else None
 
 
-def _document(run_id: str, child: Run | None) -> protocol.ChildAnswer:
+def _answer(run_id: str, child: Run | None) -> protocol.ChildAnswer:
     if child is None:
-        reason = "Its row is gone."
-        return {
-            "run_id": run_id,
-            "state": LOST,
-            "answer": None,
-            "evidence": None,
-            "reason": reason,
-            "value": None,
-        }
+        return protocol.ChildAnswer(
+            run_id=run_id, state=LOST, answer=None, evidence=None, reason="Its row is gone.", value=None
+        )
     outcome = child.outcome
-    return {
-        "run_id": run_id,
-        "state": str(child.fsm_state),
-        "answer": outcome.answer,
-        "evidence": outcome.evidence,
-        "reason": outcome.reason,
-        "value": child.last_value,
-    }
+    return protocol.ChildAnswer(
+        run_id=run_id,
+        state=str(child.fsm_state),
+        answer=outcome.answer,
+        evidence=outcome.evidence,
+        reason=outcome.reason,
+        value=child.last_value,
+    )
 
 
 def _told(iter_n: int, notes: Sequence[AnswerNote]) -> CapsuleDelta:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from databricks_rlm_agent.attempts.digest import digest, is_long
 from databricks_rlm_agent.attempts.records import result_row
@@ -21,8 +21,8 @@ from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.fsm import Event
 from databricks_rlm_agent.runs.parsing import parse
 from databricks_rlm_agent.runs.run import LastResult, Run
-from databricks_rlm_agent.runs.variables import Variables
 from executor_harness import protocol
+from executor_harness.protocol import Variables
 
 log = logging.getLogger(__name__)
 GRACE_S = 4.0
@@ -142,12 +142,13 @@ class Ingester:
         """What the program's model calls used: as it says, or else all that it may have used."""
         if result.usage is not None:
             if result.usage.calls or result.usage.cached:
-                journal.event("program_calls", iter_n=run.iter_n, **result.usage.model_dump())
-            return result.usage.usage()
+                journal.event("program_calls", iter_n=run.iter_n, **asdict(result.usage))
+            return _counted(result.usage)
         for name in (protocol.SPEND_FILE, protocol.SPEND_TWIN):
             path = _output(run, name)
             try:
-                return parse(Spend, self.volume.get(path), what="What was spent", where=path).usage.usage()
+                spend = parse(Spend, self.volume.get(path), what="What was spent", where=path)
+                return _counted(spend.usage)
             except NotFound:
                 if name == protocol.SPEND_FILE:
                     return Usage()  # nothing is asked before that file is there
@@ -249,13 +250,23 @@ def _from_row(row: Row) -> Result:
     )
 
 
+def _counted(usage: protocol.Usage) -> Usage:
+    """The part of a program's usage that a budget counts."""
+    return Usage(
+        calls=usage.calls,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_usd=usage.cost_usd,
+    )
+
+
 def _allowed(run: Run) -> Usage:
     """All that the program of a run might have spent on model calls."""
     allowance = run.budget.allowance()
     return Usage(
-        calls=allowance["calls"],
-        input_tokens=allowance["tokens"],
-        cost_usd=allowance["cost_usd"] or 0.0,
+        calls=allowance.calls,
+        input_tokens=allowance.tokens,
+        cost_usd=allowance.cost_usd or 0.0,
     )
 
 

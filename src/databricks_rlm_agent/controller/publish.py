@@ -13,14 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from databricks_rlm_agent.attempts.manifest import (
-    Artifact,
-    Closing,
-    Manifest,
-    PlanRecord,
-    Request,
-    parse_intent,
-)
+from databricks_rlm_agent.attempts.manifest import Closing, Manifest, PlanRecord, Request, parse_intent
 from databricks_rlm_agent.attempts.records import RequestRow
 from databricks_rlm_agent.attempts.submission import Compute, submit_payload, submits
 from databricks_rlm_agent.controller.workflows import Workflows
@@ -31,6 +24,7 @@ from databricks_rlm_agent.ports import Clock, Jobs, Volume
 from databricks_rlm_agent.runs.actions import RunPython, RunSqlWorkflow
 from databricks_rlm_agent.runs.run import AttemptKey, LastRequest, Run
 from executor_harness import protocol
+from executor_harness.protocol import Artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,29 +47,27 @@ class SubModels:
         """The endpoint that the programs of a run may ask; None if there is none."""
         return self.endpoint or sub_endpoint(run.model or self.planner_model)
 
-    def access(self, run: Run) -> dict[str, Any] | None:
-        """What a request says of it (``protocol.ModelAccess``)."""
+    def access(self, run: Run) -> protocol.ModelAccess | None:
+        """The models that the program of a run may ask; None if there are none."""
         endpoint = self.of(run)
         if endpoint is None:
             return None
         at_once = run.budget.sub_concurrency or self.concurrency
         # A child's part of the rate is that of the calls at once.
         rate = None if self.per_minute is None else max(1, self.per_minute * at_once // self.concurrency)
-        access: protocol.ModelAccess = {
-            "endpoint": endpoint,
-            "concurrency": min(at_once, self.concurrency),
-            "per_minute": rate,
-            "timeout_s": self.timeout_s,
-            "max_reply_tokens": self.reply_tokens,
-            "prices": {name: _told(price) for name, price in self.prices.items()},
-            "allowance": run.budget.allowance(),
-            "calls_table": self.calls_table,
-        }
-        return dict(access)
-
-
-def _told(price: Price) -> protocol.Price:
-    return {"input_usd": price.input_usd, "output_usd": price.output_usd}
+        return protocol.ModelAccess(
+            endpoint=endpoint,
+            concurrency=min(at_once, self.concurrency),
+            per_minute=rate,
+            timeout_s=self.timeout_s,
+            max_reply_tokens=self.reply_tokens,
+            prices={
+                name: protocol.Price(input_usd=price.input_usd, output_usd=price.output_usd)
+                for name, price in self.prices.items()
+            },
+            allowance=run.budget.allowance(),
+            calls_table=self.calls_table,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Planner, planning_context
 from databricks_rlm_agent.retry import is_transient
 from databricks_rlm_agent.runs.actions import Action, Ask, Finish, RunPython, RunSqlWorkflow, Spawn
-from databricks_rlm_agent.runs.children import ChildTask
 from databricks_rlm_agent.runs.fsm import Event, State
 from databricks_rlm_agent.runs.run import Run, RunOutcome
+from executor_harness.protocol import ChildTask
 
 log = logging.getLogger(__name__)
 

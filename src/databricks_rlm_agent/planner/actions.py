@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.runs.actions import (
@@ -24,9 +24,10 @@ from databricks_rlm_agent.runs.actions import (
     check_text,
     check_timeout,
 )
-from databricks_rlm_agent.runs.children import MAX_CHILDREN, ChildTask, check_children
+from databricks_rlm_agent.runs.children import MAX_CHILDREN, check_children
 from databricks_rlm_agent.sqlflow.handover import NAME
 from databricks_rlm_agent.values import check_name, check_table_name, check_volume_path, clip, storable
+from executor_harness.protocol import ChildTask
 
 _QUOTE = re.compile(r"\{\{\s*value((?:\.[A-Za-z0-9_]+)*)\s*\}\}")
 
@@ -220,13 +221,13 @@ def _workflow_name(name: str | None, path: str | None) -> str:
 
 
 def _child(place: int, task: dict[str, Any]) -> ChildTask:
-    if unknown := set(task) - set(ChildTask.model_fields):
+    if unknown := set(task) - set(ChildTask.__dataclass_fields__):
         raise InvalidData(
             f"tasks[{place}] has {clip(', '.join(sorted(map(str, unknown))), 200)}.",
             fix="A task has name, task and inputs.",
         )
     try:
-        child = ChildTask.model_validate(task)
+        child: ChildTask = TypeAdapter(ChildTask).validate_python(task)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in problem["loc"])

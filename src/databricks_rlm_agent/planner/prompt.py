@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from databricks_rlm_agent.attempts.digest import Excerpts, facts, headline
-from databricks_rlm_agent.attempts.result import Result, Stream
+from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import PlanningContext
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule, TableNote
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem, EarlierItems, Part, keep, pack
 from databricks_rlm_agent.values import clip
+from executor_harness.protocol import Stream
 
 MAX_CHARS = 15_900
 OPENING = "Decide the next step of the run."
@@ -181,10 +182,10 @@ def _models(context: PlanningContext) -> list[str]:
     if not context.sub_model:
         return []
     left = context.budget.allowance()
-    cost = "" if left["cost_usd"] is None else f", ${left['cost_usd']:.2f}"
+    cost = "" if left.cost_usd is None else f", ${left.cost_usd:.2f}"
     text = (
-        f"Programs ask the model {clip(context.sub_model, 100)}. Left for them: {left['calls']:,} calls, "
-        f"{left['tokens']:,} tokens{cost}; BudgetExhausted is raised before more is spent."
+        f"Programs ask the model {clip(context.sub_model, 100)}. Left for them: {left.calls:,} calls, "
+        f"{left.tokens:,} tokens{cost}; BudgetExhausted is raised before more is spent."
     )
     return [text]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from databricks_rlm_agent.errors import InvalidData
-from databricks_rlm_agent.runs.children import ChildTask
 from databricks_rlm_agent.values import storable
+from executor_harness.protocol import ChildTask
 
 MAX_CODE_BYTES = 256 * 1024
 MAX_TIMEOUT_S = 24 * 3600

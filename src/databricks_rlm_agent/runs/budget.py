@@ -133,11 +133,11 @@ class Budget(BaseModel):
     def allowance(self) -> protocol.Allowance:
         """What the next program may spend on model calls; some tokens are kept for the planner."""
         tokens = self.tokens_left
-        return {
-            "calls": self.sub_calls_left,
-            "tokens": max(0, tokens - min(_KEPT_TOKENS, tokens // 10)),
-            "cost_usd": self.cost_left_usd,
-        }
+        return protocol.Allowance(
+            calls=self.sub_calls_left,
+            tokens=max(0, tokens - min(_KEPT_TOKENS, tokens // 10)),
+            cost_usd=self.cost_left_usd,
+        )
 
     def spent(self) -> Share:
         """All that is gone, or may be: what is reserved and never reported counts in full."""

@@ -5,26 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Container
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.values import storable
 from executor_harness import protocol
+from executor_harness.protocol import ChildTask
 
 MAX_CHILDREN = protocol.CHILDREN
 _INPUT_CHARS = 8_000
-
-
-class ChildTask(BaseModel):
-    """A child run as its parent asks for it. Its answer becomes the parent's input of that name."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    name: str = Field(pattern=f"^{protocol.CHILD_NAME_PATTERN}$")
-    task: str = Field(min_length=1, max_length=protocol.CHILD_TASK_CHARS)
-    inputs: dict[str, Any] = Field(default_factory=dict)
 
 
 class AnswerNote(BaseModel):

@@ -9,6 +9,7 @@ What is dropped is counted (``dropped``, ``earlier``), and stays reachable by th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -29,9 +30,9 @@ from databricks_rlm_agent.runs.capsule.packing import (
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.children import AnswerNote
 from databricks_rlm_agent.runs.parsing import parse
-from databricks_rlm_agent.runs.variables import VariableNote, Variables
 from databricks_rlm_agent.values import clip
 from executor_harness import protocol
+from executor_harness.protocol import VariableNote, Variables
 
 CAPSULE_VERSION = 2
 CAPSULE_CHARS = 24_000
@@ -151,7 +152,7 @@ class Capsule(BaseModel):
             )
             for note in variables.shown[: protocol.VARIABLES_SHOWN]
         ]
-        return self._packed(variables=variables.model_copy(update={"shown": shown}))
+        return self._packed(variables=replace(variables, shown=shown))
 
     def with_answers(self, answers: Sequence[AnswerNote]) -> Self:
         """The capsule when child runs have ended: by name, the newest of that name, at most 16."""
@@ -271,7 +272,7 @@ def _fit_notes(notes: dict[str, str], _earlier: EarlierItems, chars: int) -> Fit
 def _fit_variables(variables: Variables | None, _earlier: EarlierItems, chars: int) -> Fitted:
     """The first of them; ``count`` and the index are of all."""
     while variables is not None and variables.shown and not _within(chars)(variables):
-        variables = variables.model_copy(update={"shown": variables.shown[:-1]})
+        variables = replace(variables, shown=variables.shown[:-1])
     return Fitted(variables)
 
 

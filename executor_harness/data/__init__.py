@@ -1,1 +1,0 @@
-"""What a program works on: inputs as handles, and variables that survive it."""

@@ -1,1 +1,0 @@
-"""Model calls of a program: asked through a serving endpoint, metered, journaled, and answered once."""

@@ -1,0 +1,266 @@
+"""The object `rlm` that a program sees."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import date, datetime, time
+from decimal import Decimal
+from numbers import Real
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from executor_harness import protocol
+from executor_harness.protocol import ProducedArtifact, ProducedTable, Request
+from executor_harness.redaction import Redactor
+from executor_harness.report import shortened
+from executor_harness.rlm.chat import BudgetExhausted, CallError, CallFailed
+from executor_harness.rlm.inputs import Inputs
+from executor_harness.rlm.variables import Variables
+from executor_harness.volumes import PREFIX, Volumes
+
+if TYPE_CHECKING:
+    from executor_harness.rlm.model_calls import ModelCalls
+
+_TABLE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,254}")
+_HASHED_BYTES = 64 * 1024 * 1024  # larger files are recorded by size only
+
+
+class Rlm:
+    """What a program is given beside `spark`, and what it reports. Methods raise at once when misused."""
+
+    CallError = CallError
+    CallFailed = CallFailed
+    BudgetExhausted = BudgetExhausted
+
+    def __init__(
+        self, request: Request, volumes: Volumes, session: Callable[[], Any], redactor: Redactor
+    ) -> None:
+        self._request = request
+        self._volumes = volumes
+        self._session = session
+        self._redactor = redactor
+        self._value: Any = None
+        self._metrics: dict[str, float] = {}
+        self._artifacts: dict[str, ProducedArtifact] = {}
+        self._tables: dict[str, ProducedTable] = {}
+        self._log: list[str] = []
+        self._unlogged = 0
+        self._model_calls: ModelCalls | None = None
+        self._spawned: dict[str, protocol.ChildTask] = {}
+        self.inputs = Inputs(request.inputs, volumes, session)
+        self.parameters = MappingProxyType(request.parameters)
+        self.vars = Variables(request, volumes, session)
+
+    def __getattr__(self, name: str) -> Any:
+        known = ", ".join(
+            sorted(entry for entry in {*dir(type(self)), *vars(self)} if not entry.startswith("_"))
+        )
+        raise AttributeError(f"rlm has no {name!r}; it has: {known}")
+
+    @property
+    def spark(self) -> Any:
+        """The Spark session."""
+        return self._session()
+
+    def path(self, path: str) -> str:
+        """Where Python and Spark can open a Volume path; a relative one is below the attempt's folder."""
+        full = str(path) if str(path).startswith(PREFIX + "/") else f"{self._request.output_dir}/{path}"
+        return str(self._volumes.local(full))
+
+    def metric(self, name: str, value: object) -> None:
+        """Report a number; the last value of a name counts."""
+        if not isinstance(name, str) or not name:
+            raise TypeError("rlm.metric: the name must be a text")
+        if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
+            raise TypeError(f"rlm.metric: {name} must be a number, not {type(value).__name__}")
+        whole = int_or_none(value)
+        number = float(value) if whole is None else whole
+        if not math.isfinite(number):
+            raise ValueError(f"rlm.metric: {name} is {value}, which JSON cannot hold")
+        if name not in self._metrics and len(self._metrics) >= protocol.METRICS:
+            raise ValueError(f"rlm.metric: more than {protocol.METRICS} metrics")
+        self._metrics[shortened(name, 200)] = number
+
+    def table(self, name: str) -> str:
+        """Report a table that the program made, and return its full name `catalog.schema.table`."""
+        parts = str(name).replace("`", "").split(".")
+        if not 1 <= len(parts) <= 3 or not all(_TABLE_PART.fullmatch(part) for part in parts):
+            raise ValueError(f"rlm.table: {name!r} is not a table name ([catalog.][schema.]table)")
+        full = ".".join([self._request.catalog, self._request.schema][: 3 - len(parts)] + parts)
+        self._check_number("table", self._tables, full)
+        self._tables[full] = ProducedTable(name=full)
+        return full
+
+    def artifact(self, path: str | Path) -> str:
+        """Report a file that the program made, and return its Volume path. A local file is copied there."""
+        source = Path(path)
+        volume_path = self._volumes.logical(str(path))
+        if volume_path is not None:
+            source = self._volumes.local(volume_path)
+        if not source.is_file():
+            raise FileNotFoundError(f"rlm.artifact: {path} is not a file")
+        if volume_path is None:
+            if source.name in protocol.RESERVED_FILES:
+                raise ValueError(f"rlm.artifact: {source.name} is a name of the run itself; choose another")
+            volume_path = f"{self._request.output_dir}/{source.name}"
+            target = self._volumes.local(volume_path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        self._check_number("artifact", self._artifacts, volume_path)
+        self._artifacts[volume_path] = _described(volume_path, source)
+        return volume_path
+
+    def log(self, message: object) -> None:
+        """Add a line to the run's log, which the planner reads."""
+        if len(self._log) < protocol.LOG_LINES:
+            self._log.append(shortened(str(message), protocol.LOG_LINE_CHARS))
+        else:
+            self._unlogged += 1
+
+    def finish(self, value: Any) -> None:
+        """Report the run's value, as JSON of at most 64 KB; the last call counts. The program goes on."""
+        try:
+            text = json.dumps(value, allow_nan=False, default=_plain)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise type(error)(
+                f"rlm.finish: the value is not JSON: {error}; for data use rlm.table or rlm.artifact"
+            ) from None
+        if len(text) > protocol.VALUE_BYTES:
+            raise ValueError(
+                f"rlm.finish: the value is {len(text)} bytes of JSON, at most {protocol.VALUE_BYTES} are "
+                "kept; for data use rlm.table or rlm.artifact"
+            )
+        self._value = json.loads(text)
+
+    def llm_query(self, prompt: str, **options: Any) -> Any:
+        """A model's answer to one prompt: a text, or with `schema=` (a JSON schema) a JSON value."""
+        return self._models().query(prompt, **options)
+
+    def llm_query_batched(self, prompts: Iterable[str], **options: Any) -> list[Any]:
+        """The answers to many prompts, asked at once, in their order; a failed one is a falsy CallError."""
+        return self._models().query_batched(prompts, **options)
+
+    def llm_map(self, df: Any, template: str, output_col: str, **options: Any) -> Any:
+        """A DataFrame with a column of answers to a template such as "Is this a complaint? {text}"."""
+        return self._models().map(df, template, output_col, **options)
+
+    def spawn(self, tasks: Iterable[Mapping[str, Any]]) -> None:
+        """Ask for child runs: each {"name", "task", "inputs"}. They begin when this program has ended well;
+        the next program finds their answers as inputs of their names. Raises TypeError and ValueError.
+        """
+        wanted = [_child_task(task) for task in ([tasks] if isinstance(tasks, Mapping) else tasks)]
+        names = [*self._spawned, *(task.name for task in wanted)]
+        most = self._request.spawn.get("max_children", 0)
+        if len(set(names)) < len(names):
+            raise ValueError(f"rlm.spawn: two child runs have the same name: {', '.join(sorted(names))}")
+        if len(names) > most:
+            raise ValueError(
+                f"rlm.spawn: {len(names)} child runs are asked for, and this run may have {most}"
+                + ("" if most else ": it is at its depth's or budget's end, so do the work here")
+            )
+        self._spawned |= {task.name: task for task in wanted}
+
+    def _check_number(self, kind: str, known: dict[str, Any], name: str) -> None:
+        if name not in known and len(known) >= protocol.PRODUCED:
+            raise ValueError(f"rlm.{kind}: more than {protocol.PRODUCED} are not recorded")
+
+    def _reported(self) -> dict[str, Any]:
+        """What the program reported, as fields of a report; copies, for threads may go on reporting."""
+        more = [f"({self._unlogged} more lines were not kept)"] if self._unlogged else []
+        return {
+            "value": self._value,
+            "metrics": dict(self._metrics),
+            "produced_artifacts": list(self._artifacts.values()),
+            "produced_tables": [replace(table) for table in self._tables.values()],
+            "log": [*self._log, *more],
+            "usage": self._model_calls.usage() if self._model_calls else protocol.Usage(),
+            "spawned": list(self._spawned.values()),
+        }
+
+    def _close(self) -> None:
+        """End what model calls left running, and keep their answers."""
+        if self._model_calls is not None:
+            self._log += self._model_calls.close()
+
+    def _models(self) -> ModelCalls:
+        if self._model_calls is None:
+            # Imported when first used: most programs ask no model, and it is a third of this package.
+            from executor_harness.rlm.model_calls import ModelCalls
+
+            self._model_calls = ModelCalls(self._request, self._volumes, self._session, self._redactor)
+        return self._model_calls
+
+
+def reported(rlm: Rlm) -> dict[str, Any]:
+    """What the program reported (not a method: the program sees only what it may use)."""
+    return rlm._reported()
+
+
+def close(rlm: Rlm) -> None:
+    """To be called when the program is over, however it ended; raises nothing."""
+    rlm._close()
+
+
+def int_or_none(value: Any) -> int | None:
+    """The integer that a number is, if it is an integer type or a Decimal without fraction."""
+    if isinstance(value, int) or (hasattr(value, "__index__")):
+        return int(value)
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+        return int(value)
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """JSON for the values that engines and array libraries hand out."""
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        whole = int_or_none(value)
+        return float(value) if whole is None else whole
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON serialisable")
+
+
+def _described(path: str, source: Path) -> ProducedArtifact:
+    size = source.stat().st_size
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest() if size <= _HASHED_BYTES else None
+    return ProducedArtifact(path=path, size=size, sha256=sha256)
+
+
+def _child_task(given: Mapping[str, Any]) -> protocol.ChildTask:
+    if not isinstance(given, Mapping) or not {"name", "task"} <= set(given) <= {"name", "task", "inputs"}:
+        raise TypeError('rlm.spawn: a child run is {"name": …, "task": …, "inputs": {…}}')
+    name, task, inputs = given["name"], given["task"], given.get("inputs") or {}
+    if not isinstance(name, str) or not re.fullmatch(protocol.CHILD_NAME_PATTERN, name):
+        raise ValueError(f"rlm.spawn: the name {name!r} does not match {protocol.CHILD_NAME_PATTERN}")
+    if not isinstance(task, str) or not task.strip() or len(task) > protocol.CHILD_TASK_CHARS:
+        raise ValueError(
+            f"rlm.spawn: the task of {name} must be a text of 1 to {protocol.CHILD_TASK_CHARS} characters; "
+            "give long material as an input"
+        )
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"rlm.spawn: the inputs of {name} must be a dict of handles")
+    handles = {str(key): _child_input(name, value) for key, value in inputs.items()}
+    return protocol.ChildTask(name=name, task=task, inputs=handles)
+
+
+def _child_input(child: str, value: Any) -> protocol.Input:
+    """An input as a request has it; a text that is a Volume path is a file."""
+    if isinstance(value, str):
+        kind, field = ("file", "path") if value.startswith(PREFIX + "/") else ("text", "text")
+        return {"kind": kind, field: value}
+    known = protocol.INPUT_FIELDS.get(value.get("kind", "")) if isinstance(value, Mapping) else None
+    if known is None or set(value) != {"kind", known} or not isinstance(value[known], str):
+        raise ValueError(
+            f"rlm.spawn: an input of {child} must be a text, a Volume path, or a handle such as "
+            '{"kind": "table", "name": "catalog.schema.table"}'
+        )
+    return dict(value)

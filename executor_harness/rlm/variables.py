@@ -1,0 +1,242 @@
+"""`rlm.vars`: what a program assigns here, a later one finds, in another process on another machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from executor_harness import protocol, redaction
+from executor_harness.rlm.plain import NotPlainError
+from executor_harness.rlm.values import KINDS, TABLE, is_spark, kind_of
+from executor_harness.rlm.variable_store import (
+    Entry,
+    Index,
+    ScratchTables,
+    ValueFiles,
+    VariablesError,
+    check_size,
+    encode,
+    read_index,
+)
+from executor_harness.volumes import Volumes
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_HELP = (
+    "keep plain values (None, bool, int, float, str, bytes, list, tuple, dict, set, dates, Decimal), a numpy "
+    "array, an Arrow or pandas table, or a Spark DataFrame; anything else as a file, with rlm.artifact"
+)
+
+
+class Variables(MutableMapping[str, Any]):
+    """The variables of a run, by name.
+
+    Nothing is read before it is asked for. What a program assigns, deletes or changes in place is kept by
+    `commit`, all of it or nothing: after any other end the variables are those of the last good program.
+    Threads may share it.
+    """
+
+    def __init__(
+        self,
+        request: protocol.Request,
+        volumes: Volumes,
+        session: Callable[[], Any],
+        secrets: Sequence[str] | None = None,
+    ) -> None:
+        self._request = request
+        self._volumes = volumes
+        self._ref = request.variables
+        self._path = f"{request.output_dir}/{protocol.VARIABLES_FILE}"
+        # Those of the job, as its streams and results have them masked.
+        self._secrets = redaction.SecretCheck(
+            redaction.secrets_of(os.environ) if secrets is None else secrets
+        )
+        self._files = ValueFiles(
+            volumes=volumes,
+            folder=f"{request.output_dir}/{protocol.VARIABLES_FOLDER}",
+            secrets=self._secrets,
+        )
+        self._tables = ScratchTables(request, session)
+        self._lock = threading.RLock()
+        self._base: Index | None = None
+        # Every variable that there is; None where the value has no entry yet. `_live` are values that the
+        # program has in its hands, and may change in place.
+        self._entries: dict[str, Entry | None] = {}
+        self._live: dict[str, Any] = {}
+        self._changed: dict[str, None] = {}
+        self._ended = False
+
+    # -- what a program uses -----------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Any:
+        with self._lock:
+            self._load()
+            if name in self._live:
+                return self._live[name]
+            entry = self._entries.get(name)
+            if entry is None:
+                known = ", ".join(self._entries) or "none"
+                raise KeyError(f"no variable {name!r}; the variables of this run: {known}")
+        # Outside the lock: it may be large, or a table.
+        value = self._tables.open(name, str(entry.table)) if entry.table else self._files.load(name, entry)
+        with self._lock:
+            if self._entries.get(name) is entry:
+                return self._live.setdefault(name, value)
+        return value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Keep a value. Raises TypeError for what cannot be kept, ValueError for what is too much."""
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"rlm.vars: {name!r} is no name: ASCII letters, digits and _, at most 64")
+        with _named("…"):
+            self._secrets.check(name)
+        with self._lock:
+            self._load()
+            self._check_number(name)
+            same = name in self._live and self._live[name] is value
+        entry = None
+        if is_spark(value):
+            entry = self._entries[name] if same else self._tables.keep(name, value)
+            with _named(name):
+                self._secrets.check(entry and entry.size)  # the names of columns; the table is the program's
+        else:
+            with _named(name):
+                self._secrets.check(value)
+                check_size(kind_of(value).size(value))
+        with self._lock:
+            self._entries.pop(name, None)  # the newest come last
+            self._entries[name] = entry
+            self._changed[name] = None
+            if entry is None or same:
+                self._live[name] = value
+            else:
+                self._live.pop(name, None)  # what was written is what is read: not the plan behind it
+
+    def __delitem__(self, name: str) -> None:
+        with self._lock:
+            self._load()
+            self._check_open()
+            if name not in self._entries:
+                raise KeyError(f"no variable {name!r} to delete")
+            del self._entries[name]
+            self._live.pop(name, None)
+            self._changed[name] = None
+
+    def __contains__(self, name: object) -> bool:
+        with self._lock:
+            self._load()
+            return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        with self._lock:
+            self._load()
+            return iter([*self._entries])
+
+    def __len__(self) -> int:
+        with self._lock:
+            self._load()
+            return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Variables({', '.join(self)})"
+
+    def clear(self) -> None:
+        """Delete all; works even where the index of the last ones cannot be read."""
+        with self._lock:
+            self._check_open()
+            try:
+                self._load()
+            except VariablesError:
+                self._base, self._ref = Index(), None
+            self._changed.update(dict.fromkeys(self._entries))
+            self._entries.clear()
+            self._live.clear()
+
+    # -- what the harness uses ---------------------------------------------------------------------
+
+    def changed(self) -> list[str]:
+        """The names that this program assigned or deleted."""
+        return [*self._changed]  # without the lock: who asks may be about to end a program that holds it
+
+    def commit(self) -> protocol.Variables | None:
+        """Keep everything, once, after the program has succeeded; where it is, for the result.
+
+        None if it never looked at them: then they are what they were, even where their index is damaged; and
+        if there are no variables, and were none before. Raises TypeError and ValueError for a value that
+        was changed in place into one that cannot be kept, VariablesError, OSError.
+        """
+        with self._lock:
+            self._check_open()
+            self._ended = True
+            return self._kept(self._base) if self._base is not None else None
+
+    def discard(self) -> None:
+        """Drop the tables of a program that did not succeed. Never raises."""
+        self._ended = True
+        self._tables.drop(self._tables.made)
+
+    def _kept(self, base: Index) -> protocol.Variables | None:
+        entries = {name: self._entry(name) for name in self._entries}
+        named = {entry.table for entry in entries.values()}
+        ref = self._ref
+        if entries != base.entries or (ref is None and self._request.variables):
+            gone = [entry.table for entry in base.entries.values() if entry.table not in named]
+            # What this index supersedes, another attempt of this iteration may still begin with: it is only
+            # listed. What the one before superseded nobody needs, for this program began with that index: so
+            # its iteration is over, and no attempt begins with an older one.
+            left = self._tables.drop(base.superseded)
+            index = Index(entries=entries, superseded=(*left, *(table for table in gone if table)))
+            data = encode(index, self._request)
+            self._volumes.put(self._path, data)
+            sha256 = protocol.digest(data)
+            ref = protocol.VariablesRef(path=self._path, sha256=sha256, iter_n=self._request.iter_n)
+        # Assigned and replaced by this very program, which will not run again: no index names these.
+        self._tables.drop(table for table in self._tables.made if table not in named)
+        if ref is None:
+            return None
+        newest = [*entries.items()][-protocol.VARIABLES_SHOWN :]
+        shown = [protocol.VariableNote(name=name, type=entry.type, size=entry.size) for name, entry in newest]
+        return protocol.Variables(ref=ref, count=len(entries), shown=shown)
+
+    def _entry(self, name: str) -> Entry:
+        """What the index says of a variable; writes its file if its content is new."""
+        entry = self._entries[name]
+        if entry and (name not in self._live or entry.kind == TABLE or KINDS[entry.kind].settled):
+            return entry
+        base = self._base or Index()
+        with _named(name):
+            return self._files.save(name, self._live[name], entry or base.entries.get(name))
+
+    def _load(self) -> None:
+        if self._base is None:
+            self._base = read_index(self._volumes, self._ref) if self._ref else Index()
+            self._entries.update(self._base.entries)
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise RuntimeError("rlm.vars: the program has ended; what comes now is not kept")
+
+    def _check_number(self, name: str) -> None:
+        self._check_open()
+        if name not in self._entries and len(self._entries) >= protocol.VARIABLES:
+            raise ValueError(
+                f"rlm.vars[{name!r}]: there are {protocol.VARIABLES} variables already; delete some, or keep "
+                "several values in one dict"
+            )
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors of a value as errors of the variable."""
+    where = f"rlm.vars[{name!r}]"
+    try:
+        yield
+    except NotPlainError as error:
+        raise TypeError(f"{where}: {error} cannot be kept; {_HELP}") from None
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
