@@ -166,7 +166,7 @@ class Job:
             guard.cancel()
 
         error: BaseException | None = None
-        variables: protocol.Variables | None = None
+        variables: protocol.KeptVariables | None = None
         try:
             guard.arm()
             run(program, rlm, self._session, leave)

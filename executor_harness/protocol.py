@@ -228,7 +228,7 @@ class VariableNote:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variables:
+class KeptVariables:
     """The variables that a program left: the index of all, how many they are, and the newest of them."""
 
     ref: VariablesRef
@@ -294,7 +294,7 @@ class Result:
     produced_tables: list[ProducedTable] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     usage: Usage = Usage()
-    variables: Variables | None = None
+    variables: KeptVariables | None = None
     spawned: list[ChildTask] = field(default_factory=list)
     stdout: Stream = Stream()
     stderr: Stream = Stream()

@@ -77,7 +77,7 @@ class Report:
     produced_tables: list[protocol.ProducedTable] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     usage: protocol.Usage = field(default_factory=protocol.Usage)
-    variables: protocol.Variables | None = None
+    variables: protocol.KeptVariables | None = None
     spawned: list[protocol.ChildTask] = field(default_factory=list)
 
     @classmethod

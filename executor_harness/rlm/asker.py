@@ -25,7 +25,7 @@ _MINUTE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class CallResult:
     """What came of a question. `text` is None where there is no answer; then `kind` and `message` say why."""
 
     text: str | None = None
@@ -136,19 +136,19 @@ class Asker:
         """The most that asking once may use."""
         return amounts.most(question.messages, question.options, self._price(question.options))
 
-    def ask(self, question: Question, connection: Connection) -> Answer:
+    def ask(self, question: Question, connection: Connection) -> CallResult:
         """The answer, or why there is none."""
         used: list[Amount] = []
         try:
             text = self._answer(question, connection, used)
-            return Answer(text=text, used=sum(used, NOTHING))
+            return CallResult(text=text, used=sum(used, NOTHING))
         except _NoAnswer as error:
             kind, message = error.kind, self._redactor.text(str(error))
         except BudgetExhausted as error:
             kind, message = "budget", str(error)
         except NoModel as error:
             kind, message = "refused", str(error)
-        return Answer(used=sum(used, NOTHING), kind=kind, message=message)
+        return CallResult(used=sum(used, NOTHING), kind=kind, message=message)
 
     def _answer(self, question: Question, connection: Connection, used: list[Amount]) -> str:
         schema = question.options.schema

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, SupportsIndex
 
-from executor_harness.rlm.text import Index, Match, Readable, compiled, pieces, search, tail
+from executor_harness.rlm.text import CharIndex, Match, Readable, compiled, pieces, search, tail
 
 _SEARCHED_BYTES = 16 * 1024 * 1024  # in which `in` looks at a time
 _SNIFFED_BYTES = 64 * 1024
@@ -44,10 +44,10 @@ class File(Readable):
     path: str
     _label: str = field(default="", repr=False)
     _session: Callable[[], Any] | None = field(default=None, repr=False)
-    _index: Index = field(init=False, repr=False)
+    _index: CharIndex = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_index", Index(Path(self.path)))
+        object.__setattr__(self, "_index", CharIndex(Path(self.path)))
 
     @property
     def size(self) -> int:

@@ -18,7 +18,7 @@ from executor_harness import redaction
 from executor_harness.rlm import amounts, answers, journal, map_sql, workers
 from executor_harness.rlm.amounts import Amount, Part, calls_each, spread_of, waves
 from executor_harness.rlm.chat import BudgetExhausted, Options, Tokens
-from executor_harness.rlm.model_calls import ModelService
+from executor_harness.rlm.model_service import ModelService
 from executor_harness.rlm.workers import Row, Work
 
 KEY, PROMPT, BUCKET = "__rlm_key", "__rlm_prompt", "__rlm_bucket"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from executor_harness.rlm.asker import Answer
+from executor_harness.rlm.asker import CallResult
 from executor_harness.rlm.chat import Question
 from executor_harness.rlm.client import Connection
 
@@ -23,14 +23,14 @@ class _Batch:
     def __init__(self, questions: int) -> None:
         self.left = questions
         self._over = threading.Event()
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, CallResult] = {}
 
     def wait(self) -> None:
         """Until all are answered, or were given up."""
         while self.left and not self._over.wait(_POLL_S):
             pass
 
-    def take(self, key: str, answer: Answer) -> None:
+    def take(self, key: str, answer: CallResult) -> None:
         """An answer is there. Called under the pool's lock."""
         self.answers[key] = answer
         self.left -= 1
@@ -48,7 +48,7 @@ class Pool:
     """`work` answers a question on a connection that `connect` makes, one to a thread."""
 
     def __init__(
-        self, size: int, connect: Callable[[], Connection], work: Callable[[Question, Connection], Answer]
+        self, size: int, connect: Callable[[], Connection], work: Callable[[Question, Connection], CallResult]
     ) -> None:
         self._size = size
         self._connect = connect
@@ -62,7 +62,7 @@ class Pool:
         self._lending = threading.Lock()
         self._closed = False
 
-    def ask(self, questions: Iterable[Question]) -> dict[str, Answer]:
+    def ask(self, questions: Iterable[Question]) -> dict[str, CallResult]:
         """The answers by key. A question that another thread is asking already is not asked twice."""
         todo = {question.key: question for question in questions}
         batch = _Batch(len(todo))
@@ -101,7 +101,7 @@ class Pool:
         with self._changed:
             self._closed = True
             for task in self._queue:
-                self._finish(task, Answer())
+                self._finish(task, CallResult())
             self._queue.clear()
             for connection in self._connections:
                 connection.cut()
@@ -117,7 +117,7 @@ class Pool:
             for question in questions:
                 known = self._tasks.get(question.key)
                 if self._closed:
-                    batch.take(question.key, Answer())
+                    batch.take(question.key, CallResult())
                 elif known is not None:
                     known.batches.append(batch)
                 else:
@@ -167,11 +167,11 @@ class Pool:
                     self._busy -= 1
                     self._finish(task, answer)
 
-    def _answer(self, question: Question, connection: Connection) -> Answer:
+    def _answer(self, question: Question, connection: Connection) -> CallResult:
         try:
             return self._work(question, connection)
         except Exception as error:  # noqa: BLE001 -- into the slot: else somebody waits for ever
-            return Answer(kind="refused", message=f"{type(error).__name__}: {error}")
+            return CallResult(kind="refused", message=f"{type(error).__name__}: {error}")
 
     def _next(self) -> _Task | None:
         with self._changed:
@@ -182,7 +182,7 @@ class Pool:
             self._busy += 1
             return self._queue.popleft()
 
-    def _finish(self, task: _Task, answer: Answer) -> None:
+    def _finish(self, task: _Task, answer: CallResult) -> None:
         self._tasks.pop(task.question.key, None)
         for batch in task.batches:
             batch.take(task.question.key, answer)

@@ -258,7 +258,7 @@ def _boundary(data: bytes) -> int:
     return min(_LONGEST, len(data))
 
 
-class Index:
+class CharIndex:
     """Where the characters of one file start. It grows as far as it is asked for; threads may share it.
 
     A file that is replaced meanwhile is indexed anew at the next question.

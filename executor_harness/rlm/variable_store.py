@@ -53,14 +53,14 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Index:
+class VariableIndex:
     """All variables by name, and the tables that the index before named and this one does not."""
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
     superseded: tuple[str, ...] = ()
 
 
-def encode(index: Index, request: protocol.Request) -> bytes:
+def encode(index: VariableIndex, request: protocol.Request) -> bytes:
     """The bytes of variables.json."""
     document = {
         "schema_version": _VERSION,
@@ -74,7 +74,7 @@ def encode(index: Index, request: protocol.Request) -> bytes:
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii")
 
 
-def read_index(volumes: Volumes, ref: protocol.VariablesRef) -> Index:
+def read_index(volumes: Volumes, ref: protocol.VariablesRef) -> VariableIndex:
     """The index that a request names. Raises VariablesError if it is missing or another."""
     what = f"the index of the variables of iteration {ref.iter_n}, {ref.path},"
     help_ = "nothing of it was used; rlm.vars.clear() starts without those variables"
@@ -90,7 +90,7 @@ def read_index(volumes: Volumes, ref: protocol.VariablesRef) -> Index:
         raise VariablesError(
             f"{what} has schema_version {document.get('schema_version')!r}; this harness reads {_VERSION}"
         )
-    return Index(
+    return VariableIndex(
         entries={name: Entry(**entry) for name, entry in document["variables"].items()},
         superseded=(*document["superseded"],),
     )

@@ -14,9 +14,9 @@ from executor_harness.rlm.plain import NotPlainError
 from executor_harness.rlm.values import KINDS, TABLE, is_spark, kind_of
 from executor_harness.rlm.variable_store import (
     Entry,
-    Index,
     ScratchTables,
     ValueFiles,
+    VariableIndex,
     VariablesError,
     check_size,
     encode,
@@ -61,7 +61,7 @@ class Variables(MutableMapping[str, Any]):
         )
         self._tables = ScratchTables(request, session)
         self._lock = threading.RLock()
-        self._base: Index | None = None
+        self._base: VariableIndex | None = None
         # Every variable that there is; None where the value has no entry yet. `_live` are values that the
         # program has in its hands, and may change in place.
         self._entries: dict[str, Entry | None] = {}
@@ -150,7 +150,7 @@ class Variables(MutableMapping[str, Any]):
             try:
                 self._load()
             except VariablesError:
-                self._base, self._ref = Index(), None
+                self._base, self._ref = VariableIndex(), None
             self._changed.update(dict.fromkeys(self._entries))
             self._entries.clear()
             self._live.clear()
@@ -161,7 +161,7 @@ class Variables(MutableMapping[str, Any]):
         """The names that this program assigned or deleted."""
         return [*self._changed]  # without the lock: who asks may be about to end a program that holds it
 
-    def commit(self) -> protocol.Variables | None:
+    def commit(self) -> protocol.KeptVariables | None:
         """Keep everything, once, after the program has succeeded; where it is, for the result.
 
         None if it never looked at them: then they are what they were, even where their index is damaged; and
@@ -178,7 +178,7 @@ class Variables(MutableMapping[str, Any]):
         self._ended = True
         self._tables.drop(self._tables.made)
 
-    def _kept(self, base: Index) -> protocol.Variables | None:
+    def _kept(self, base: VariableIndex) -> protocol.KeptVariables | None:
         entries = {name: self._entry(name) for name in self._entries}
         named = {entry.table for entry in entries.values()}
         ref = self._ref
@@ -188,7 +188,7 @@ class Variables(MutableMapping[str, Any]):
             # listed. What the one before superseded nobody needs, for this program began with that index: so
             # its iteration is over, and no attempt begins with an older one.
             left = self._tables.drop(base.superseded)
-            index = Index(entries=entries, superseded=(*left, *(table for table in gone if table)))
+            index = VariableIndex(entries=entries, superseded=(*left, *(table for table in gone if table)))
             data = encode(index, self._request)
             self._volumes.put(self._path, data)
             sha256 = protocol.digest(data)
@@ -199,20 +199,20 @@ class Variables(MutableMapping[str, Any]):
             return None
         newest = [*entries.items()][-protocol.VARIABLES_SHOWN :]
         shown = [protocol.VariableNote(name=name, type=entry.type, size=entry.size) for name, entry in newest]
-        return protocol.Variables(ref=ref, count=len(entries), shown=shown)
+        return protocol.KeptVariables(ref=ref, count=len(entries), shown=shown)
 
     def _entry(self, name: str) -> Entry:
         """What the index says of a variable; writes its file if its content is new."""
         entry = self._entries[name]
         if entry and (name not in self._live or entry.kind == TABLE or KINDS[entry.kind].settled):
             return entry
-        base = self._base or Index()
+        base = self._base or VariableIndex()
         with _named(name):
             return self._files.save(name, self._live[name], entry or base.entries.get(name))
 
     def _load(self) -> None:
         if self._base is None:
-            self._base = read_index(self._volumes, self._ref) if self._ref else Index()
+            self._base = read_index(self._volumes, self._ref) if self._ref else VariableIndex()
             self._entries.update(self._base.entries)
 
     def _check_open(self) -> None:

@@ -6,7 +6,7 @@ from databricks_rlm_agent.attempts.digest import digest
 from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.runs.capsule.capsule import DIGEST_CHARS
 from executor_harness import protocol
-from executor_harness.protocol import ChildTask, Stream, VariableNote, Variables, VariablesRef
+from executor_harness.protocol import ChildTask, KeptVariables, Stream, VariableNote, VariablesRef
 
 REF = VariablesRef(path="/Volumes/x", sha256="0" * 64, iter_n=2)
 
@@ -19,7 +19,7 @@ def test_model_calls_variables_and_children_are_told() -> None:
     notes = [VariableNote(name="a", type="list", size="3 items"), VariableNote(name="b", type="int")]
     result = a_result(
         usage=protocol.Usage(calls=12, input_tokens=3_400, output_tokens=900, cost_usd=0.0125, cached=3),
-        variables=Variables(ref=REF, count=5, shown=notes),
+        variables=KeptVariables(ref=REF, count=5, shown=notes),
         spawned=[ChildTask(name="jfk", task="t"), ChildTask(name="lga", task="t")],
     )
     lines = digest(result, purpose="p").digest.splitlines()
@@ -35,7 +35,7 @@ def test_a_program_that_failed_has_kept_nothing() -> None:
         status="FAILED",
         error_type="KeyError",
         error_summary="'x'",
-        variables=Variables(ref=REF, count=1, shown=[VariableNote(name="a", type="int")]),
+        variables=KeptVariables(ref=REF, count=1, shown=[VariableNote(name="a", type="int")]),
         usage=protocol.Usage(),
         log=["the variables are those of iteration 1; changes to a were not kept"],
     )

@@ -40,7 +40,7 @@ def place() -> Iterator[Path]:
 def file_of(place: Path, data: bytes, block: int) -> File:
     place.write_bytes(data)
     file = File(path=str(place))
-    object.__setattr__(file, "_index", texts.Index(place, block))
+    object.__setattr__(file, "_index", texts.CharIndex(place, block))
     return file
 
 

@@ -37,7 +37,7 @@ class Run:
         self.volumes = Volumes(root=str(root))
         self.ref: protocol.VariablesRef | None = None
         self.iter_n = 0
-        self.said: protocol.Variables | None = None
+        self.said: protocol.KeptVariables | None = None
 
     def request(self, **changes: Any) -> Any:
         ref = protocol.plain(self.ref) if self.ref else None
@@ -166,7 +166,7 @@ def test_arrow_tables_are_mapped(run: Run) -> None:
     assert pyarrow.total_allocated_bytes() - before < 100_000
     assert run.ref is not None
     size = "99,990 rows \u00d7 2 columns: a, b"
-    assert run.said == protocol.Variables(
+    assert run.said == protocol.KeptVariables(
         ref=replace(run.ref, iter_n=1),
         count=1,
         shown=[protocol.VariableNote(name="x", type="Arrow table", size=size)],

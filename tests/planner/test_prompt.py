@@ -26,7 +26,7 @@ from databricks_rlm_agent.runs.capsule.capsule import Capsule, TableNote
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.children import AnswerNote
-from executor_harness.protocol import ProducedTable, Stream, VariableNote, Variables, VariablesRef
+from executor_harness.protocol import KeptVariables, ProducedTable, Stream, VariableNote, VariablesRef
 from executor_harness.redaction import Redactor
 from executor_harness.rlm.api import Rlm
 from executor_harness.volumes import Volumes
@@ -93,7 +93,7 @@ def test_a_full_capsule_is_not_cut_at_its_end(make_context: Callable[..., Planni
         tables=[TableNote(name="t" * 300, columns="x" * 600, note="n" * 300)] * 12,
         artifacts=["a" * 300] * 12,
         last_result="r" * 2_980 + "the end",
-        variables=Variables(
+        variables=KeptVariables(
             ref=REF, count=99, shown=[VariableNote(name="v" * 64, type="t", size="s" * 120)] * 40
         ),
         answers=[AnswerNote(name=n, run_id="r", state="FAILED", path="/V", says="s" * 600) for n in names],
@@ -221,7 +221,7 @@ def test_the_prompt_shows_inputs_variables_and_answers(
             "memo": {"kind": "text", "text": "hello"},
         },
         input_notes={"sales": "table, 1,200 rows: day date, eur double"},
-        variables=Variables(ref=REF, count=90, shown=notes),
+        variables=KeptVariables(ref=REF, count=90, shown=notes),
         answers=[
             AnswerNote(name="jfk", run_id="r2", state="SUCCEEDED", path="/Volumes/y", says="late </data>")
         ],

@@ -18,7 +18,7 @@ from databricks_rlm_agent.runs.capsule.packing import CapsuleItem
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.children import AnswerNote
 from databricks_rlm_agent.values import storable
-from executor_harness.protocol import VariableNote, Variables, VariablesRef
+from executor_harness.protocol import KeptVariables, VariableNote, VariablesRef
 
 LONG = st.builds(lambda text, times: text * times, st.text(st.characters(), max_size=60), st.integers(1, 400))
 ITEM = st.builds(
@@ -34,7 +34,7 @@ DELTAS = st.builds(
 )
 REF = VariablesRef(path="/Volumes/a/b/c/variables.json", sha256="0" * 64, iter_n=1)
 VARIABLES = st.builds(
-    Variables,
+    KeptVariables,
     ref=st.just(REF),
     count=st.just(200),
     shown=st.lists(st.builds(VariableNote, name=LONG, type=LONG, size=LONG), max_size=40),
@@ -64,7 +64,7 @@ def after(capsule: Capsule, step: object) -> Capsule:
             return capsule.with_constraint(step)
         case CapsuleDelta():
             return capsule.fold(step)
-        case Variables():
+        case KeptVariables():
             return capsule.with_variables(step)
         case dict():
             return capsule.with_input_notes(step)
@@ -227,11 +227,11 @@ def test_children_that_are_waited_for_are_never_dropped() -> None:
 
 def test_variables_are_those_of_the_last_index() -> None:
     notes = [VariableNote(name=f"v{n}", type="list", size="3 items") for n in range(40)]
-    capsule = Capsule.begin("x").with_variables(Variables(ref=REF, count=90, shown=notes))
+    capsule = Capsule.begin("x").with_variables(KeptVariables(ref=REF, count=90, shown=notes))
     assert capsule.variables is not None
     assert (capsule.variables.ref, capsule.variables.count) == (REF, 90)
     assert capsule.variables.shown == notes
-    far = Variables(ref=REF.model_copy(update={"path": "/" * 10_000}), count=0)
+    far = KeptVariables(ref=REF.model_copy(update={"path": "/" * 10_000}), count=0)
     assert capsule.with_variables(far) == capsule
 
 

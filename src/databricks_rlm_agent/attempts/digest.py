@@ -12,7 +12,7 @@ from databricks_rlm_agent.runs.capsule.capsule import DIGEST_CHARS, CapsuleDelta
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem, failure_key, one_line
 from databricks_rlm_agent.values import clip
 from executor_harness import protocol
-from executor_harness.protocol import Stream, Variables
+from executor_harness.protocol import KeptVariables, Stream
 
 MAX_REGIONS = 6
 REGION_BYTES = 600
@@ -203,7 +203,7 @@ def _usage(usage: protocol.Usage) -> str:
     )
 
 
-def _variables(variables: Variables) -> str:
+def _variables(variables: KeptVariables) -> str:
     shown = [
         f"{note.name} ({note.type}{', ' if note.size else ''}{note.size})" for note in variables.shown[:12]
     ]

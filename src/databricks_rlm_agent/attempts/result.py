@@ -56,7 +56,7 @@ class Result(_Loose):
     produced_tables: list[protocol.ProducedTable] = Field(default_factory=list)
     log: list[str] = Field(default_factory=list)
     usage: protocol.Usage | None = None
-    variables: protocol.Variables | None = None
+    variables: protocol.KeptVariables | None = None
     spawned: list[protocol.ChildTask] = Field(default_factory=list, max_length=protocol.CHILDREN)
     stdout: protocol.Stream = protocol.Stream()
     stderr: protocol.Stream = protocol.Stream()

@@ -22,7 +22,7 @@ from databricks_rlm_agent.runs.fsm import Event
 from databricks_rlm_agent.runs.parsing import parse
 from databricks_rlm_agent.runs.run import LastResult, Run
 from executor_harness import protocol
-from executor_harness.protocol import Variables
+from executor_harness.protocol import KeptVariables
 
 log = logging.getLogger(__name__)
 GRACE_S = 4.0
@@ -124,7 +124,7 @@ class Ingester:
         return journal.transition(run, after, status=result.status, error_type=result.error_type)
 
     @staticmethod
-    def _ours(run: Run, variables: Variables) -> bool:
+    def _ours(run: Run, variables: KeptVariables) -> bool:
         """Whether the index is where the executor puts it: programs read what it names."""
         # Where nothing was changed, it is still the one that the program was given.
         known = run.capsule.variables and run.capsule.variables.ref.path

@@ -32,7 +32,7 @@ from databricks_rlm_agent.runs.children import AnswerNote
 from databricks_rlm_agent.runs.parsing import parse
 from databricks_rlm_agent.values import clip
 from executor_harness import protocol
-from executor_harness.protocol import VariableNote, Variables
+from executor_harness.protocol import KeptVariables, VariableNote
 
 CAPSULE_VERSION = 2
 CAPSULE_CHARS = 24_000
@@ -104,7 +104,7 @@ class Capsule(BaseModel):
     last_result: str = ""
     dropped: int = 0
     input_notes: dict[str, str] = Field(default_factory=dict)
-    variables: Variables | None = None
+    variables: KeptVariables | None = None
     answers: list[AnswerNote] = Field(default_factory=list)
     checks: list[Check] = Field(default_factory=list)
 
@@ -140,7 +140,7 @@ class Capsule(BaseModel):
             dropped=self.dropped + left_out,
         )
 
-    def with_variables(self, variables: Variables) -> Self:
+    def with_variables(self, variables: KeptVariables) -> Self:
         """The capsule when a program has left these variables. An index whose path is none is not taken."""
         if len(variables.ref.path) > _PATH_CHARS:
             return self
@@ -269,7 +269,7 @@ def _fit_notes(notes: dict[str, str], _earlier: EarlierItems, chars: int) -> Fit
     return Fitted(dict(reversed(kept)), len(dropped))
 
 
-def _fit_variables(variables: Variables | None, _earlier: EarlierItems, chars: int) -> Fitted:
+def _fit_variables(variables: KeptVariables | None, _earlier: EarlierItems, chars: int) -> Fitted:
     """The first of them; ``count`` and the index are of all."""
     while variables is not None and variables.shown and not _within(chars)(variables):
         variables = replace(variables, shown=variables.shown[:-1])
