@@ -277,9 +277,9 @@ class Result:
     """result.json. Times are UTC, ISO 8601 with milliseconds; `duration_s` in seconds."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    run_id: str
-    iter_n: int
-    attempt: int
+    run_id: Id
+    iter_n: Ordinal
+    attempt: Ordinal
     databricks_run_id: int | None
     request_sha256: str
     artifact_sha256: str | None

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import pytest
 from jsonschema import Draft202012Validator
-from pydantic import BaseModel
-from samples import manifest, result
+from pydantic import TypeAdapter, ValidationError
+from samples import manifest, request
 
 from databricks_rlm_agent import layout
 from databricks_rlm_agent.attempts import manifest as manifests
@@ -19,24 +20,20 @@ from executor_harness import protocol
 
 FOLDER = Path(__file__).parents[2] / "docs" / "schemas"
 COMMAND = "python -m databricks_rlm_agent.attempts.schemas docs/schemas"
-SAME = [
-    (protocol.Manifest, manifests.Manifest, set()),
-    (protocol.Request, manifests.Request, set()),
-    (protocol.Artifact, manifests.Artifact, set()),
-    # What the harness reports for people and the control plane has no use for.
-    (
-        protocol.Result,
-        results.Result,
-        {"databricks_run_id", "artifact_sha256", "harness_version", "python_version"},
-    ),
-    (protocol.Stream, results.Stream, set()),
-    (protocol.ProducedArtifact, results.ProducedArtifact, set()),
-    (protocol.ProducedTable, results.ProducedTable, set()),
-]
+# What the harness reports for people and the control plane has no use for.
+FOR_PEOPLE = {"databricks_run_id", "artifact_sha256", "harness_version", "python_version"}
 
 
-def names(model: type[BaseModel]) -> set[str]:
-    return {field.alias or name for name, field in model.model_fields.items()}
+def result() -> dict[str, Any]:
+    """As the harness writes it."""
+    return protocol.plain(
+        protocol.Result(
+            run_id="r1", iter_n=2, attempt=1, databricks_run_id=None, request_sha256="0" * 64,
+            artifact_sha256=None, status=protocol.SUCCESS, exit_code=0, duration_s=1.0, python_version="3.11",
+            started_at="2026-01-01T00:00:00.000Z", finished_at="2026-01-01T00:00:01.000Z",
+            produced_tables=[protocol.ProducedTable(name="a.b.c")], usage=protocol.Usage(calls=1),
+        )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(schemas.schemas()))
@@ -67,20 +64,45 @@ def test_writing_is_the_command_of_the_message(tmp_path: Path) -> None:
         assert json.loads(path.read_text(encoding="utf-8")) == schemas.schemas()[path.name]
 
 
-# What the plan cost is no concern of the executor.
-CONTROLLERS_OWN = {"kind", "plan"}
+def test_the_control_plane_reads_what_the_harness_writes() -> None:
+    written = {field.name for field in fields(protocol.Result)}
+    assert written - FOR_PEOPLE == set(results.Result.model_fields)
+    read = results.Result.parse(json.dumps(result()).encode(), where="x")
+    assert (read.status, read.usage) == (results.Status.SUCCESS, protocol.Usage(calls=1))
 
 
-@pytest.mark.parametrize(("ours", "model", "more"), SAME, ids=lambda value: getattr(value, "__name__", ""))
-def test_both_sides_of_the_wire_have_the_same_keys(
-    ours: type, model: type[BaseModel], more: set[str]
-) -> None:
-    assert set(get_type_hints(ours)) - more == names(model) - CONTROLLERS_OWN
-    if (
-        model.__module__ == results.__name__
-    ):  # written by the harness, read by us: what we need is always there
-        needed = {name for name, field in model.model_fields.items() if field.is_required()}
-        assert needed <= ours.__required_keys__  # type: ignore[attr-defined]  # of TypedDict
+def test_a_request_has_the_fields_of_the_wire_and_no_others() -> None:
+    assert [field.name for field in fields(manifests.Request)] == [f.name for f in fields(protocol.Request)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "document"),
+    [
+        (protocol.Usage, {"calls": -1}),
+        (protocol.Usage, {"cost_usd": float("nan")}),
+        (protocol.VariablesRef, {"path": "/Volumes/a", "sha256": "ab", "iter_n": 1}),
+        (protocol.ChildTask, {"name": "Not A Name", "task": "t"}),
+        (protocol.ChildTask, {"name": "a", "task": ""}),
+        (manifests.Request, request().to_dict() | {"run_id": "../x"}),
+        (manifests.Request, request().to_dict() | {"timeout_s": 0}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_limits_of_the_wire_are_checked(kind: type, document: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(kind).validate_python(document)
+
+
+def test_a_request_keeps_its_digest_through_json() -> None:
+    access = {
+        "endpoint": "m", "concurrency": 4, "per_minute": None, "timeout_s": 120, "max_reply_tokens": 10,
+        "prices": {"m": {"input_usd": 1, "output_usd": 2.5}}, "calls_table": "a.b.c",
+        "allowance": {"calls": 1, "tokens": 2, "cost_usd": 3},
+    }  # fmt: skip
+    document = request().to_dict() | {"models": access}
+    read = TypeAdapter(manifests.Request).validate_json(json.dumps(document))
+    assert read.sha256() == protocol.digest(document)
+    assert protocol.plain(protocol.read(protocol.Request, document)) == document | {"packages": []}
 
 
 def test_both_sides_mean_the_same_by_a_name() -> None:

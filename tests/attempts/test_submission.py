@@ -42,7 +42,8 @@ def test_the_token_never_changes_between_versions() -> None:
 
 
 @given(st.text(max_size=60), st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=3))
-def test_what_a_task_says_never_reaches_the_payload(purpose: str, inputs: dict[str, str]) -> None:
+def test_what_a_task_says_never_reaches_the_payload(purpose: str, texts: dict[str, str]) -> None:
+    inputs = {name: {"kind": "text", "text": text} for name, text in texts.items()}
     plain = submit_payload(request(), harness_dir=HARNESS, compute=serverless())
     other = submit_payload(request(purpose=purpose, inputs=inputs), harness_dir=HARNESS, compute=serverless())
     text = json.dumps(other, ensure_ascii=False)
