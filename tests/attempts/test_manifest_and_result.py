@@ -106,7 +106,7 @@ def test_a_manifest_comes_back_the_same_to_the_byte() -> None:
         {"attempt": 2},
         {"purpose": "other"},
         {"timeout_s": 61},
-        {"inputs": {"a": 1}},
+        {"inputs": {"a": {"kind": "text", "text": "1"}}},
         {"artifact": Artifact(path="/Volumes/a/b/c/entrypoint.py", sha256="1" * 64, size=3)},
     ],
     ids=str,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness_support import PACKAGE, Bench
+from harness_support import Bench, keep_session
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,14 +42,7 @@ def shared(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
 def spark_bench(bench: Bench, shared: Any) -> Bench:
     bench.env = {"SPARK_REMOTE": shared[1]}
     bench.run_id = "r" + uuid.uuid4().hex[:8]
-    # From the source tree, with one change: its end must not end the session that the tests look through.
-    harness = bench.root / "harness"
-    shutil.copytree(PACKAGE, harness / "executor_harness", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PACKAGE / "main.py", harness / "main.py")
-    session = harness / "executor_harness" / "session.py"
-    kept = session.read_text().replace("self._ours and _is_connect(spark)", "False")
-    assert kept != session.read_text()
-    session.write_text(kept)
+    keep_session(bench)
     return bench
 
 

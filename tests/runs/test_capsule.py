@@ -231,7 +231,7 @@ def test_variables_are_those_of_the_last_index() -> None:
     assert capsule.variables is not None
     assert (capsule.variables.ref, capsule.variables.count) == (REF, 90)
     assert capsule.variables.shown == notes
-    far = KeptVariables(ref=REF.model_copy(update={"path": "/" * 10_000}), count=0)
+    far = KeptVariables(ref=replace(REF, path="/" * 10_000), count=0)
     assert capsule.with_variables(far) == capsule
 
 

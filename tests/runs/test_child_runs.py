@@ -127,14 +127,14 @@ class Tree:
         if granted < 1:
             return
         node.budget = node.budget.starting(granted)
-        cost = allowed["cost_usd"] or 0.0
+        cost = allowed.cost_usd or 0.0
         used = Usage(
-            calls=int(allowed["calls"] * part),
-            input_tokens=int(allowed["tokens"] * part),
+            calls=int(allowed.calls * part),
+            input_tokens=int(allowed.tokens * part),
             cost_usd=cost * part,
         )
         node.programs += used
-        most = Usage(calls=allowed["calls"], input_tokens=allowed["tokens"], cost_usd=cost)
+        most = Usage(calls=allowed.calls, input_tokens=allowed.tokens, cost_usd=cost)
         node.executor_s += granted * part
         took = node.budget.reserved_s if killed else granted * part
         node.budget = node.budget.executed(took).spend_sub(most if killed else used)
