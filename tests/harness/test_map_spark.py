@@ -275,9 +275,7 @@ def test_killed_in_the_midst_no_answered_prompt_is_asked_again(bench: Bench, sha
             "DATABRICKS_HOST": stub.url,
             "DATABRICKS_TOKEN": "dapi-very-secret",
         }
-        session = bench.root / "harness" / "executor_harness" / "session.py"
-        # The one change to what is tested: its end must not end the session that the tests look through.
-        session.write_text(session.read_text().replace("self._ours and _is_connect(spark)", "False"))
+        keep_session(bench)
         bench.publish(_PROGRAM, models=access(concurrency=8))
         process = bench.start()
         eventually(lambda: len(stub.asked) > 24)
@@ -312,8 +310,7 @@ def test_cancelled_in_the_midst(bench: Bench, shared: Any, spark: Any) -> None:
             "DATABRICKS_HOST": stub.url,
             "DATABRICKS_TOKEN": "dapi-very-secret",
         }
-        session = bench.root / "harness" / "executor_harness" / "session.py"
-        session.write_text(session.read_text().replace("self._ours and _is_connect(spark)", "False"))
+        keep_session(bench)
         bench.publish(_PROGRAM, models=access(concurrency=8))
         process = bench.start()
         eventually(lambda: len(stub.asked) > 24)
