@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_support import Bench, eventually
+from harness_support import Bench, eventually, keep_session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llm_support import CREATE, TABLE, Said, access, calls_of, echo, run_folder, serving, spent
@@ -297,8 +297,8 @@ def test_killed_in_the_midst_no_answered_prompt_is_asked_again(bench: Bench, sha
         assert set(stub.prompts) == {f"Say p{n}" for n in range(64)}
         assert len(stub.prompts) <= 64 + 8, "only what was on its way is asked again"
         usage = ended.report["usage"]
-        assert usage.calls == len(stub.prompts) - len(before)
-        assert usage.calls + usage.cached == 64
+        assert usage["calls"] == len(stub.prompts) - len(before)
+        assert usage["calls"] + usage["cached"] == 64
     kept = b"".join(path.read_bytes() for path in bench.root.rglob("*.json*") if path.is_file())
     assert b"dapi-very-secret" not in kept
 
