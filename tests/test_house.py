@@ -11,12 +11,12 @@ from tools.house import House, count
 ROOT = Path(__file__).parents[1]
 # A figure may fall, and then its limit falls with it; it may not rise.
 LIMITS = {
-    "lines": 45_000,
-    "modules": 280,
-    "one_importer": 92,
+    "lines": 43_000,
+    "modules": 216,
+    "one_importer": 56,
     "over_400": 0,
-    "classes_twice": 5,
-    "import_circles": 2,
+    "classes_twice": 0,
+    "import_circles": 0,
 }
 
 
