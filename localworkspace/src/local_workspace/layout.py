@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -63,6 +62,8 @@ class Layout:
 
     def token(self) -> str:
         """The personal access token: made once, then the same over restarts."""
+        import secrets
+
         path = self.private / "token"
         if not path.exists() or not path.read_text().strip():
             _write_private(path, "dapi" + secrets.token_hex(16))
