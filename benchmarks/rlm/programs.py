@@ -88,7 +88,7 @@ def our_messages(programs: Sequence[str], children: int) -> tuple[list[Message],
     actions = [("run_python", {"code": program, "purpose": "going on"}) for program in programs]
     actions += [("finish", {"answer": "42", "evidence": "the last result"})] * (children + 1)
     messages = [_call(name, arguments, number) for number, (name, arguments) in enumerate(actions)]
-    return messages, _call("save_summary", {"digest": "It printed some output."})
+    return messages, _call("remember", {"digest": "It printed some output."})
 
 
 def _call(name: str, arguments: Mapping[str, Any], number: int = 0) -> Message:

@@ -39,10 +39,10 @@ def test_the_stub_tells_turns_from_asides_and_counts_both() -> None:
     stub = Stub(scenario=Scenario(root=messages, turn_tool="run_python", aside=aside))
     said = [{"role": "user", "content": "x" * 40}]
     turn = {"model": "root", "messages": said, "tools": [{"function": {"name": "run_python"}}]}
-    other = {"model": "root", "messages": said, "tools": [{"function": {"name": "save_summary"}}]}
+    other = {"model": "root", "messages": said, "tools": [{"function": {"name": "remember"}}]}
     calls = [send(stub, body)["choices"][0]["message"] for body in (other, turn, turn)]
     assert [call["tool_calls"][0]["function"]["name"] for call in calls] == [
-        "save_summary",
+        "remember",
         "run_python",
         "finish",
     ]

@@ -173,7 +173,7 @@ def test_a_summary_is_not_paid_for_where_nothing_is_left(
     long = Result(
         run_id="r1", iter_n=1, attempt=1, status="SUCCESS", stdout=Stream(bytes=10**6, head="h", tail="t")
     )
-    made = planner({A: repeat(reply(call("save_summary", digest="d")))})
+    made = planner({A: repeat(reply(call("remember", digest="d")))})
     assert made.summarize(context, long).delta is not None
     spent = Budget(max_tokens=100)
     summary = made.summarize(replace(context, budget=spent), long)

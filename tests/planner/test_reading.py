@@ -24,7 +24,7 @@ from executor_harness.protocol import ProducedTable, Stream
 
 PATH = "/Volumes/main/rlm/files/scratchpad/run_r1/iter_1/stdout.txt"
 SUMMARY = call(
-    "save_summary", digest="The needle is 41.", decisions=["use it", "x" * 5_000], failed_approaches=[]
+    "remember", digest="The needle is 41.", decisions=["use it", "x" * 5_000], failed_approaches=[]
 )
 
 

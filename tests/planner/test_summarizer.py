@@ -28,7 +28,7 @@ def play(scripted: Make, *replies: Any) -> Planner:
 
 
 SUMMARY = {
-    "call": "save_summary",
+    "call": "remember",
     "args": {"digest": "3 rows", "decisions": ["use t", " "], "failed_approaches": []},
 }
 
@@ -53,7 +53,7 @@ def test_a_script_without_summaries_is_no_error(scripted: Make, context: Plannin
 
 
 def test_a_bad_summary_may_be_corrected_once(scripted: Make, context: PlanningContext) -> None:
-    bad = {"call": "save_summary", "args": {"digest": 5}}
+    bad = {"call": "remember", "args": {"digest": 5}}
     assert play(scripted, bad, SUMMARY).summarize(context, a_result()).delta is not None
     summary = play(scripted, bad, bad, SUMMARY).summarize(context, a_result())
     assert summary.delta is None

@@ -120,4 +120,4 @@ def _draw(rng: random.Random, run_id: str, iterations: tuple[int, int]) -> Load:
 
 
 def _summary(step: Step) -> list[dict[str, Any]]:
-    return [{"call": "save_summary", "args": {"digest": "Many lines."}}] if step.kind == "printing" else []
+    return [{"call": "remember", "args": {"digest": "Many lines."}}] if step.kind == "printing" else []

@@ -58,7 +58,7 @@ You are a data agent on Databricks. You work towards an objective in iterations.
 choose one action. A program that you write runs as a Spark job, and its report comes back to you. The data \
 stays where it is: your programs go to the data, and you see only small pieces of it."""
 _SUMMARIZER_ROLE = """\
-You summarize results for a data agent. A program has run, and its output is long. Call save_summary once \
+You summarize results for a data agent. A program has run, and its output is long. Call remember once \
 with what the agent needs to continue: figures, names of tables and columns, the error and its cause. Report \
 only what is stated here."""
 _READER_ROLE = """\

@@ -57,7 +57,7 @@ _DIGEST_CHARS = 1_900
 _FACTS_CHARS = 900
 
 
-def save_summary(
+def remember(
     digest: str, decisions: list[str] | None = None, failed_approaches: list[str] | None = None
 ) -> CapsuleDelta:
     """Save what matters of the result; this is all that the planner will see of it.
@@ -104,7 +104,7 @@ class Summarizer:
         if not context.lease_held():
             return Summary(delta=None, calls=tuple(meter.calls))
         pending: PendingDecision[CapsuleDelta] = PendingDecision(max_refusals=_MAX_REFUSALS)
-        tool = ActionTool(save_summary, pending=pending)
+        tool = ActionTool(remember, pending=pending)
         conversation = Conversation(
             role="summarizer",
             instruction=summarizer_prompt(context, result, excerpts),
