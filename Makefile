@@ -114,9 +114,10 @@ $(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spar
 	@$(SPARK_PIP) install --quiet --require-hashes --no-deps -r constraints-build.txt
 	@$(SPARK_PIP) install --quiet --require-hashes --no-deps --no-build-isolation -r .cache/constraints-without-sail.txt -r constraints-spark.txt
 	@$(SPARK_PIP) install --quiet --no-deps --no-build-isolation --editable . --editable localworkspace
+	@$(SPARK_VENV)/bin/python -m local_workspace.engine.sparkhome
 	@touch $@
 
-setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark (needs Java 17)
+setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark, with a Java of its own
 
 test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Tests of --engine spark (ten minutes or more)
 	@RLM_TEST_SPARK_PYTHON=$(CURDIR)/$(SPARK_VENV)/bin/python $(BIN)/python -m pytest -n0 tests/warehouse/test_spark_engine.py tests/intake/test_intake_feed.py

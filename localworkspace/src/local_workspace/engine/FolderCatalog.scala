@@ -9,10 +9,14 @@ import java.io.File
 import java.net.URI
 import java.nio.charset.StandardCharsets.UTF_8
 import java.nio.file.{Files, Path, Paths}
+import java.nio.file.attribute.PosixFilePermissions
 import java.util
 
 import scala.jdk.CollectionConverters._
 
+import org.apache.hadoop.conf.Configuration
+import org.apache.hadoop.fs.{DelegateToFileSystem, LocalFileSystem, RawLocalFileSystem}
+import org.apache.hadoop.fs.permission.FsPermission
 import org.apache.spark.sql.catalyst.TableIdentifier
 import org.apache.spark.sql.catalyst.analysis.{NoSuchFunctionException, NoSuchNamespaceException, NoSuchTableException}
 import org.apache.spark.sql.catalyst.catalog.{CatalogStorageFormat, CatalogTable, CatalogTableType}
@@ -128,6 +132,24 @@ class Folders(catalog: String, root: Path) extends TableCatalog with SupportsNam
   private def files(folder: Path): Seq[File] = Option(folder.toFile.listFiles).toSeq.flatten.sortBy(_.getName)
   private def json(file: Path): JValue = parse(new String(Files.readAllBytes(file), UTF_8))
   private def text(value: JValue, key: String): String = (value \ key).asInstanceOf[JString].s
+}
+
+/** Local files whose permissions are set by a system call: without its native library, Hadoop runs `chmod`. */
+class RawLocalFiles extends RawLocalFileSystem {
+  override def setPermission(path: org.apache.hadoop.fs.Path, permission: FsPermission): Unit = {
+    val text = Seq(permission.getUserAction, permission.getGroupAction, permission.getOtherAction).map(_.SYMBOL)
+    Files.setPosixFilePermissions(pathToFile(path).toPath, PosixFilePermissions.fromString(text.mkString))
+  }
+}
+
+/** The same with checksums, as Spark reads and writes data. */
+class LocalFiles extends LocalFileSystem(new RawLocalFiles)
+
+/** The same as Delta writes its log. */
+class LocalFileContext(uri: URI, configuration: Configuration)
+    extends DelegateToFileSystem(uri, new RawLocalFiles, configuration, "file", false) {
+  override def getUriDefaultPort: Int = -1
+  override def isValidName(name: String): Boolean = true // a local file may have any name
 }
 
 /** Spark Connect's server, which ends when its standard input does: with whoever started it, come what may. */

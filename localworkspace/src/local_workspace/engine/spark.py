@@ -1,7 +1,7 @@
-"""The other engine: a real Spark with Delta, a Spark Connect server in a child process. Needs Java 17.
+"""The other engine: a real Spark with Delta, a Spark Connect server in a child process.
 
 `pyspark` and the default engine's `pyspark-client` install the same package, so it needs an environment of
-its own. Checked with Spark 4.2.0, Delta 4.4.0 and OpenJDK 17 on 22 November 2026.
+its own (`make setup-spark`), which also brings Java.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
 
 _START_SECONDS = 180
 _STOP_SECONDS = 15
+_HEAP = "-Xmx2g"
 _LISTENING = re.compile(r"Spark Connect server started at: 127\.0\.0\.1:(\d+)")
 # Quiet, but for the line that names the port.
 _LOGGING = """\
@@ -57,10 +58,10 @@ class SparkBackend:
         """Start the server. The first start downloads Delta, compiles the catalog. Raises `EngineError`."""
         import grpc
 
-        class_path = self._home.class_path()
+        self._home.prepare()
         self._prepare_folder()
         try:
-            port = self._launch(class_path)
+            port = self._launch()
         except BaseException:
             self._stop()
             raise
@@ -92,20 +93,16 @@ class SparkBackend:
         (self._folder / "tmp").mkdir()
         (self._folder / "conf" / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
 
-    def _launch(self, class_path: str) -> int:
+    def _launch(self) -> int:
         """Start the process and wait until it listens; the port."""
         environment = self._home.environment() | {
             "SPARK_CONF_DIR": str(self._folder / "conf"),  # nobody else's settings
-            "SPARK_LOCAL_IP": "127.0.0.1",
             "PYSPARK_PYTHON": sys.executable,  # for Python functions in queries
         }
-        settings = [part for key, value in self._settings().items() for part in ("--conf", f"{key}={value}")]
-        command = [
-            str(self._home.submit), "--master", f"local[{max(2, os.cpu_count() or 2)}]",
-            "--class", "org.apache.spark.sql.rlm.Server", "--driver-class-path", class_path,
-            "--driver-memory", "2g", "--driver-java-options", self._java_options(), *settings,
-            "spark-internal",
-        ]  # fmt: skip
+        settings = [f"-D{key}={value}" for key, value in self._settings().items()]
+        command = self._home.command(
+            "org.apache.spark.sql.rlm.Server", options=[_HEAP, *self._java_options(), *settings]
+        )
         log = self._folder / "server.log"
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command line
@@ -114,16 +111,15 @@ class SparkBackend:
             )  # fmt: skip
         return _port(self._process, log)
 
-    def _java_options(self) -> str:
+    def _java_options(self) -> list[str]:
         logging = (self._folder / "conf" / "log4j2.properties").as_uri()
-        # Without the former, the JVM leaves a folder in /tmp.
-        return (
-            f"-XX:-UsePerfData -Djava.io.tmpdir={self._folder / 'tmp'} -Dlog4j2.configurationFile={logging}"
-        )
+        return [f"-Djava.io.tmpdir={self._folder / 'tmp'}", f"-Dlog4j2.configurationFile={logging}"]
 
     def _settings(self) -> dict[str, str]:
         catalogs = self._tree.catalogs()
         settings = {
+            "spark.app.name": "local workspace",
+            "spark.master": f"local[{max(2, os.cpu_count() or 2)}]",
             "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
             "spark.sql.catalog.spark_catalog": _DELTA_CATALOG,
             "spark.sql.defaultCatalog": catalogs[0],
@@ -138,6 +134,9 @@ class SparkBackend:
             "spark.connect.grpc.binding.port": "0",
             # A job may compute for hours between two statements; its session must still be there.
             "spark.connect.session.manager.defaultSessionTimeout": "30d",
+            # Hadoop's own would run the program `chmod` for every file that is written.
+            "spark.hadoop.fs.file.impl": "org.apache.spark.sql.rlm.LocalFiles",
+            "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.apache.spark.sql.rlm.LocalFileContext",
             # Else compiling a query asks for each class over the network first, some seconds a statement.
             "spark.sql.artifact.isolation.alwaysApplyClassloader": "false",
             # Small tables on few cores: Spark's defaults make 50 to 200 tasks of one row each.

