@@ -114,7 +114,7 @@ $(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spar
 	@$(SPARK_PIP) install --quiet --require-hashes --no-deps -r constraints-build.txt
 	@$(SPARK_PIP) install --quiet --require-hashes --no-deps --no-build-isolation -r .cache/constraints-without-sail.txt -r constraints-spark.txt
 	@$(SPARK_PIP) install --quiet --no-deps --no-build-isolation --editable . --editable localworkspace
-	@$(SPARK_VENV)/bin/python -m local_workspace.engine.sparkhome
+	@$(SPARK_VENV)/bin/python -m local_workspace.engine.sparksetup
 	@touch $@
 
 setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark, with a Java of its own

@@ -207,7 +207,10 @@ class ConnectProxy:
         import pyspark.sql.connect.proto as pb
 
         request = pb.ReleaseExecuteRequest.FromString(body)
-        entry = self._entry(request, context)
+        try:
+            entry = self._entry(request, context)
+        except EngineError as error:
+            return _abort(context, error)
         ours = request.operation_id in entry.answered
         if request.HasField("release_all"):
             entry.answered.discard(request.operation_id)

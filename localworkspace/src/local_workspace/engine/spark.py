@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from .wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
 
 _START_SECONDS = 180
 _STOP_SECONDS = 15
-_HEAP = "-Xmx2g"
 _LISTENING = re.compile(r"Spark Connect server started at: 127\.0\.0\.1:(\d+)")
 # Quiet, but for the line that names the port.
 _LOGGING = """\
@@ -46,8 +46,9 @@ _DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 class SparkBackend:
     """Starts and stops the Spark server of one workspace. Raises `EngineError` where Spark cannot be had."""
 
-    def __init__(self, tree: CatalogTree, jars: Path | None) -> None:
+    def __init__(self, tree: CatalogTree, jars: Path | None, *, options: Sequence[str] = ()) -> None:
         self._tree = tree
+        self._options = options  # further ones for Java
         self._home = SparkHome.find(jars)
         self._folder = tree.root / ".workspace" / "spark"
         self._process: subprocess.Popen[bytes] | None = None
@@ -101,7 +102,7 @@ class SparkBackend:
         }
         settings = [f"-D{key}={value}" for key, value in self._settings().items()]
         command = self._home.command(
-            "org.apache.spark.sql.rlm.Server", options=[_HEAP, *self._java_options(), *settings]
+            "org.apache.spark.sql.rlm.Server", options=[*self._java_options(), *settings, *self._options]
         )
         log = self._folder / "server.log"
         with log.open("wb") as output:
@@ -113,7 +114,14 @@ class SparkBackend:
 
     def _java_options(self) -> list[str]:
         logging = (self._folder / "conf" / "log4j2.properties").as_uri()
-        return [f"-Djava.io.tmpdir={self._folder / 'tmp'}", f"-Dlog4j2.configurationFile={logging}"]
+        options = [
+            "-Xmx2g",
+            f"-Djava.io.tmpdir={self._folder / 'tmp'}",
+            f"-Dlog4j2.configurationFile={logging}",
+        ]
+        if self._home.archive.exists():
+            options.append(f"-XX:SharedArchiveFile={self._home.archive}")
+        return options
 
     def _settings(self) -> dict[str, str]:
         catalogs = self._tree.catalogs()

