@@ -119,8 +119,10 @@ $(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spar
 
 setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark, with a Java of its own
 
-test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Tests of --engine spark (ten minutes or more)
-	@RLM_TEST_SPARK_PYTHON=$(CURDIR)/$(SPARK_VENV)/bin/python $(BIN)/python -m pytest -n0 tests/warehouse/test_spark_engine.py tests/intake/test_intake_feed.py
+SPARK_TESTS := tests/warehouse/test_spark_engine.py tests/storage tests/intake tests/sqlflow tests/harness
+
+test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Contract tests on --engine spark: stores, intake, workflows, harness
+	@RLM_TEST_SAIL_PYTHON=$(CURDIR)/$(BIN)/python $(SPARK_VENV)/bin/python -m pytest $(SPARK_TESTS)
 
 UV ?= uv
 PINS := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header --upgrade --cache-dir .cache/uv

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from harness_support import Bench
+from local_workspace import WorkspaceOptions, spawn
+from local_workspace.options import installed_engine
 
 from databricks_rlm_agent.controller import bundle
 
@@ -34,8 +37,12 @@ def bench(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="session")
-def sail() -> Iterator[str]:
-    """A Spark Connect server; yields `host:port`."""
+def sail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Spark Connect server of the installed engine, Sail as a rule; yields `host:port`."""
+    if installed_engine() == "spark":  # it knows catalogs by way of a local workspace only
+        with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("spark"))) as workspace:
+            yield urlsplit(workspace.info.spark_connect.replace("sc:", "http:")).netloc
+        return
     server = subprocess.Popen(
         [
             sys.executable,

@@ -1,18 +1,14 @@
-"""Intake by the change feed, on a real Spark with Delta: the embedded engine has no ``table_changes``.
-
-RLM_TEST_SPARK_PYTHON names the interpreter of an environment with Spark: `make test-spark` makes one.
-"""
+"""Intake by the change feed, on a real Spark with Delta: the quick engine has no ``table_changes``."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 from intake_support import JIRA, JIRA_COLUMNS, Rig, at
-from local_workspace import WorkspaceInfo
+from local_workspace import WorkspaceOptions, spawn
+from local_workspace.options import installed_engine
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.workspace import Workspace
@@ -22,33 +18,22 @@ from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.storage.migrations import migrate
 
-PYTHON = os.environ.get("RLM_TEST_SPARK_PYTHON", "")
-
-pytestmark = [
-    pytest.mark.skipif(not PYTHON, reason="needs Java 17 and an environment with Spark: `make test-spark`"),
-    pytest.mark.timeout(900),  # the first start downloads Delta
-    pytest.mark.xdist_group("spark"),
-]
+pytestmark = pytest.mark.skipif(
+    installed_engine() != "spark", reason="the quick engine has no change data feed"
+)
 BY_VERSION = {name: column for name, column in JIRA_COLUMNS.items() if name != "updated_at"}
 
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetryingSession]:
-    root = tmp_path_factory.mktemp("spark-intake")
-    command = [PYTHON, "-m", "local_workspace", "--root", str(root), "--json"]
-    server = subprocess.Popen([*command, "--engine", "spark"], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    info = WorkspaceInfo.from_json(server.stdout.readline())
-    workspace = Workspace(profile=None, host=info.host, token=info.token)
-    engine = WarehouseEngine(workspace, http_path=info.http_path)
-    warehouse = RetryingSession(engine.session, time.sleep)
-    warehouse.execute("CREATE SCHEMA main.feed")
-    migrate(warehouse, Namespace(catalog="main", schema="feed", volume="artifacts"))
-    yield warehouse
-    warehouse.close()
-    server.terminate()
-    server.wait(60)
-    server.stdout.close()
+    with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("spark-intake"))) as spawned:
+        info = spawned.info
+        workspace = Workspace(profile=None, host=info.host, token=info.token)
+        warehouse = RetryingSession(WarehouseEngine(workspace, http_path=info.http_path).session, time.sleep)
+        warehouse.execute("CREATE SCHEMA main.feed")
+        migrate(warehouse, Namespace(catalog="main", schema="feed", volume="artifacts"))
+        yield warehouse
+        warehouse.close()
 
 
 @pytest.fixture

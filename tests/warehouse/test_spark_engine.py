@@ -1,6 +1,7 @@
-"""`--engine spark`: the same workspace over a real Spark with Delta, in an environment of its own.
+"""What the engine `spark` has and the quick one has not, and what both make of one root.
 
-RLM_TEST_SPARK_PYTHON names the interpreter of such an environment; `make test-spark` makes one and runs this.
+`make test-spark` runs this in the environment that has Spark; RLM_TEST_SAIL_PYTHON names the interpreter of
+one that has the other engine.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,22 +19,16 @@ from typing import Any
 
 import pytest
 from databricks.sql import exc
-from local_workspace.engine import EngineOptions, create_engine
+from local_workspace.options import installed_engine
 
-PYTHON = os.environ.get("RLM_TEST_SPARK_PYTHON", "")
+SAIL_PYTHON = os.environ.get("RLM_TEST_SAIL_PYTHON", "")
 
-pytestmark = [
-    pytest.mark.skipif(
-        not PYTHON, reason="needs Java 17 and an environment with Spark: `make test-spark` makes one"
-    ),
-    pytest.mark.timeout(900),  # the first start downloads Delta
-    pytest.mark.xdist_group("spark"),  # one server for all
-]
+pytestmark = pytest.mark.skipif(installed_engine() != "spark", reason="needs Spark: `make test-spark`")
 
 
 def start(root: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-    command = [PYTHON, "-m", "local_workspace", "--root", str(root), "--json"]
-    command += ["--engine", "spark", "--catalog", "main", "--catalog", "lake"]
+    command = [sys.executable, "-m", "local_workspace", "--root", str(root), "--json"]
+    command += ["--catalog", "main", "--catalog", "lake"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     line = server.stdout.readline()
@@ -346,6 +342,7 @@ def test_jobs(workspace: dict[str, Any], schema: str) -> None:
     assert [row["a"] for row in read(workspace, schema, "c")] == [0, 1, 2]
 
 
+@pytest.mark.skipif(not SAIL_PYTHON, reason="RLM_TEST_SAIL_PYTHON names no environment with the other engine")
 def test_it_survives_restarts_and_kills_and_shares_its_tables(tmp_path: Path) -> None:
     server, info = start(tmp_path)
     with connected(info) as cursor:
@@ -373,13 +370,22 @@ def test_it_survives_restarts_and_kills_and_shares_its_tables(tmp_path: Path) ->
     stop(server)
 
 
+OTHER_ENGINE = """
+import sys
+from pathlib import Path
+from local_workspace.engine import EngineOptions, create_engine
+
+engine = create_engine(EngineOptions(root=Path(sys.argv[1]), kind="sail"))
+engine.start()
+session = engine.session()
+assert session.execute("SELECT next FROM v").table.to_pylist() == [{"next": 8}]
+assert session.execute("INSERT INTO c VALUES (3)").affected_rows == 1
+assert session.execute("UPDATE c SET id = 30 WHERE id = 3").affected_rows == 1
+assert session.execute("DELETE FROM c WHERE id = 2").affected_rows == 1
+session.execute("CREATE TABLE made AS SELECT 1 AS a")
+engine.stop()
+"""
+
+
 def other_engine_goes_on(root: Path) -> None:
-    engine = create_engine(EngineOptions(root=root))
-    engine.start()
-    session = engine.session()
-    assert session.execute("SELECT next FROM v").table.to_pylist() == [{"next": 8}]
-    assert session.execute("INSERT INTO c VALUES (3)").affected_rows == 1
-    assert session.execute("UPDATE c SET id = 30 WHERE id = 3").affected_rows == 1
-    assert session.execute("DELETE FROM c WHERE id = 2").affected_rows == 1
-    session.execute("CREATE TABLE made AS SELECT 1 AS a")
-    engine.stop()
+    subprocess.run([SAIL_PYTHON, "-c", OTHER_ENGINE, str(root)], check=True, timeout=120)

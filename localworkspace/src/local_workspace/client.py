@@ -18,7 +18,8 @@ from local_workspace.options import WorkspaceInfo, WorkspaceOptions
 if TYPE_CHECKING:
     import subprocess
 
-START_TIMEOUT_S = 60.0
+# Spark's first start in an environment fetches Delta and compiles.
+START_TIMEOUT_S = {"sail": 60.0, "spark": 900.0}
 STOP_TIMEOUT_S = 15.0
 _MODULE = ("-m", "local_workspace")
 
@@ -69,7 +70,7 @@ class Spawned:
 
 
 def spawn(
-    options: WorkspaceOptions, *, program: Sequence[str] = _MODULE, timeout_s: float = START_TIMEOUT_S
+    options: WorkspaceOptions, *, program: Sequence[str] = _MODULE, timeout_s: float | None = None
 ) -> Spawned:
     """Start a workspace as a child process and wait until it answers; it ends when this process does.
 
@@ -87,7 +88,7 @@ def spawn(
         text=True,
         start_new_session=True,  # Ctrl+C in the terminal is for the parent, which then stops the child
     )
-    line = _first_line(process, timeout_s)
+    line = _first_line(process, timeout_s or START_TIMEOUT_S[options.engine])
     try:
         return Spawned(info=WorkspaceInfo.from_json(line), process=process, errors=errors)
     except ValueError:

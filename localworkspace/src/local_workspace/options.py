@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,19 +21,26 @@ HTTP_PATH = f"/sql/1.0/warehouses/{WAREHOUSE_ID}"
 _CATALOG = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
+def installed_engine() -> EngineKind:
+    """The engine that this environment has (it cannot have both): Spark where there is no pysail."""
+    spark = importlib.util.find_spec("pysail") is None and importlib.util.find_spec("pyspark") is not None
+    return "spark" if spark else "sail"
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkspaceOptions:
     """Settings of one local workspace.
 
-    `port` 0 means any free port. `model` is `scripted:FILE` or None (no serving endpoint answers).
-    `max_processes` bounds the job processes running at once; further tasks queue.
+    `engine` is by default the one that is installed. `port` 0 means any free port. `model` is
+    `scripted:FILE` or None (no serving endpoint answers). `max_processes` bounds the job processes running at
+    once; further tasks queue.
     Raises ValueError for a catalog name that could not be a folder, or an unknown kind of model.
     """
 
     root: Path
     port: int = 0
     allow_faults: bool = False
-    engine: EngineKind = "sail"
+    engine: EngineKind = field(default_factory=installed_engine)
     catalogs: tuple[str, ...] = ("main",)
     model: str | None = None
     max_processes: int = DEFAULT_MAX_PROCESSES
@@ -96,7 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1 (default: any free one)")
     parser.add_argument("--allow-faults", action="store_true", help="serve the fault control at /_local/")
     parser.add_argument(
-        "--engine", choices=("sail", "spark"), default="sail", help="the embedded Spark engine"
+        "--engine",
+        choices=("sail", "spark"),
+        default=installed_engine(),
+        help="the embedded Spark engine (default: the one that is installed)",
     )
     parser.add_argument(
         "--catalog", action="append", metavar="NAME", help="a catalog besides main (repeatable)"

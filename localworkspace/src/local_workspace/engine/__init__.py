@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from local_workspace.options import EngineKind, installed_engine
 
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError
@@ -33,13 +35,14 @@ __all__ = [
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """What an engine needs: the workspace's root folder, the catalogs (the first is the default), the
-    kind. `jars` is the folder where Spark's engine keeps what it downloads (default: in its environment),
-    `renew_after` the number of statements after which Sail's server is replaced (default: its own).
+    kind (default: the installed one). `jars` is the folder where Spark's engine keeps what it downloads
+    (default: in its environment), `renew_after` the number of statements after which Sail's server is
+    replaced (default: its own).
     """
 
     root: Path
     catalogs: tuple[str, ...] = ("main",)
-    kind: Literal["sail", "spark"] = "sail"
+    kind: EngineKind = field(default_factory=installed_engine)
     user: str = "local@workspace"
     jars: Path | None = None
     renew_after: int = RENEW_AFTER
