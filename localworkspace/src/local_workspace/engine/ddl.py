@@ -25,6 +25,8 @@ def use(session: CatalogSession, statement: Statement) -> StatementResult:
 # Databricks SQL's own parameters (docs.databricks.com, "Configuration parameters"), and what they are here.
 _PARAMETERS = {"ANSI_MODE": "spark.sql.ansi.enabled", "TIMEZONE": "spark.sql.session.timeZone"}
 _WITHOUT_EFFECT = {"USE_CACHED_RESULT", "ENABLE_PHOTON", "STATEMENT_TIMEOUT", "MAX_FILE_PARTITION_BYTES"}
+# The leading words of a SET that sets one of them.
+PARAMETERS = rf"SET ({'|'.join([*_PARAMETERS, *sorted(_WITHOUT_EFFECT)])})( |$)"
 
 
 def set_configuration(session: CatalogSession, statement: Statement) -> str | StatementResult:

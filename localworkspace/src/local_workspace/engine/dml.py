@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -63,7 +64,11 @@ def _predicated(
     where = statement.find("WHERE", start=reader.at)
     info = session.tree.info(name) if _needs_query(statement) else None
     if info is not None:
-        text, metric = _as_merge(session, statement, info, mark), f"numTargetRows{changed}"
+
+        def rewrite(query: str) -> str:
+            return rewritten_query(query, lambda text: session.client.sql(text).column_names)
+
+        text, metric = as_merge(statement, info, mark, rewrite), f"numTargetRows{changed}"
     elif where is None:
         text = f"{statement.text} WHERE '{mark}' IS NOT NULL"
     else:
@@ -161,8 +166,11 @@ def _needs_query(statement: Statement) -> bool:
     )
 
 
-def _as_merge(session: CatalogSession, statement: Statement, info: TableInfo, mark: str) -> str:
-    """Return the MERGE that does the same; `mark` stands in what its commit records."""
+def as_merge(statement: Statement, info: TableInfo, mark: str, rewrite: Callable[[str], str] = str) -> str:
+    """Return the MERGE that does the same; `mark` stands in what its commit records.
+
+    `rewrite` brings the query of its source into the SQL that the engine has.
+    """
     from sqlglot import exp, parse_one
     from sqlglot.errors import SqlglotError
 
@@ -199,10 +207,9 @@ def _as_merge(session: CatalogSession, statement: Statement, info: TableInfo, ma
         f"SELECT {', '.join([*names, *values])} FROM (SELECT {', '.join(found)} FROM {target} "  # noqa: S608 - as it was
         f"WHERE ({sql_of(predicate)})) AS _f GROUP BY {', '.join(names)}"
     )
-    source = rewritten_query(source, lambda query: session.client.sql(query).column_names)
     action = f"UPDATE SET {', '.join(assigned)}" if assigned else "DELETE"
     return (
-        f"MERGE INTO {target} USING ({source}) AS _s "
+        f"MERGE INTO {target} USING ({rewrite(source)}) AS _s "
         f"ON ({on}) AND '{verb} {mark}' IS NOT NULL WHEN MATCHED THEN {action}"
     )
 

@@ -133,6 +133,7 @@ class SparkBackend:
             "spark.sql.defaultCatalog": catalogs[0],
             "spark.sql.sources.default": "delta",
             "spark.sql.catalogImplementation": "in-memory",
+            "spark.sql.session.timeZone": "UTC",  # as on Databricks
             "spark.sql.warehouse.dir": str(self._folder / "warehouse"),
             "spark.local.dir": str(self._folder / "tmp"),
             "spark.driver.host": "127.0.0.1",

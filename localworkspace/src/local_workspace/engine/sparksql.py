@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from . import commands, dml
+from . import commands, ddl, dml
+from .errors import EngineError
 from .names import TableName, quote
 from .session import CatalogSession, Handlers, Parameters, StatementResult
 from .statements import Reader, Statement
@@ -148,6 +149,26 @@ def alter_table(session: CatalogSession, statement: Statement) -> str | Statemen
     return statement.text
 
 
+def change(session: CatalogSession, statement: Statement) -> StatementResult:
+    """UPDATE and DELETE: Delta's own, and where that refuses a subquery, a MERGE."""
+    try:
+        return StatementResult(table=session.client.sql(statement.text))
+    except EngineError as error:
+        reader = Reader(statement, 2 if statement.starts("DELETE") else 1)
+        info = session.tree.info(session.namespace.table(reader.name()))
+        if error.condition != "DELTA_UNSUPPORTED_SUBQUERY" or info is None:
+            raise
+        counts = session.client.sql(dml.as_merge(statement, info, uuid.uuid4().hex))
+        return StatementResult(table=counts.select(["num_affected_rows"]))
+
+
+def describe(session: CatalogSession, statement: Statement) -> str | StatementResult:
+    """DESCRIBE … AS JSON is Spark's own; the other forms are answered as for all engines."""
+    if statement.starts("AS", "JSON", at=len(statement.tokens) - 2):
+        return statement.text
+    return commands.describe(session, statement)
+
+
 def as_it_is(_session: CatalogSession, statement: Statement) -> str:
     """Spark does this itself (but for parameters, which it binds in queries only)."""
     return statement.text
@@ -155,13 +176,17 @@ def as_it_is(_session: CatalogSession, statement: Statement) -> str:
 
 # What is not among the first goes by the table of all engines.
 HANDLERS: Handlers = (
-    (r"(UPDATE|DELETE|MERGE) ", as_it_is),
+    (r"UPDATE |DELETE FROM ", change),
+    (r"MERGE ", as_it_is),
     (r"INSERT ", insert),
     (r"TRUNCATE TABLE ", truncate),
     (r"ALTER TABLE ", alter_table),
     (r"(OPTIMIZE|VACUUM|RESTORE|COMMENT ON|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", as_it_is),
     (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", as_it_is),
+    (r"(DESCRIBE|DESC) ", describe),
+    (ddl.PARAMETERS, ddl.set_configuration),
     (r"SET (?!CATALOG )", as_it_is),
-    (r"(DECLARE|EXECUTE|BEGIN|RESET)( |$)|CREATE (OR REPLACE )?(TEMPORARY|TEMP) FUNCTION ", as_it_is),
+    (r"(DECLARE|EXECUTE|BEGIN|RESET)( |$)", as_it_is),
+    (r"(CREATE (OR REPLACE )?((TEMPORARY|TEMP) )?|DROP (TEMPORARY )?)FUNCTION ", as_it_is),
     *commands.HANDLERS,
 )
