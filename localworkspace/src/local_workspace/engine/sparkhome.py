@@ -47,6 +47,7 @@ _JAVA_OPTIONS = (
     # The quick compiler only: the other one takes more time than the first statements themselves, and its
     # code pays for itself after minutes of computing only.
     "-XX:TieredStopAtLevel=1",
+    "-XX:ReservedCodeCacheSize=256m",  # that compiler's default of 48 MB is full after some minutes
 )
 
 
