@@ -119,10 +119,14 @@ $(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spar
 
 setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark, with a Java of its own
 
-SPARK_TESTS := tests/warehouse/test_spark_engine.py tests/storage tests/intake tests/sqlflow tests/harness
+SPARK_TESTS := tests/warehouse/test_spark_engine.py tests/acceptance/test_demo.py tests/storage tests/intake/test_intake_feed.py \
+	tests/examples/test_identity_unification.py::test_the_workflow_finds_every_person \
+	$(addprefix tests/sqlflow/test_sqlflow_,on_workspace.py spark.py command.py agent.py checking.py owner.py) \
+	$(addprefix tests/harness/test_,harness_spark.py harness_workflow.py handles_inputs.py llm_table.py map_spark.py \
+	map_workspace.py variables_processes.py variables_workspace.py)
 
 test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Contract tests on --engine spark: stores, intake, workflows, harness
-	@RLM_TEST_SAIL_PYTHON=$(CURDIR)/$(BIN)/python $(SPARK_VENV)/bin/python -m pytest $(SPARK_TESTS)
+	@RLM_TEST_SAIL_PYTHON=$(CURDIR)/$(BIN)/python $(SPARK_VENV)/bin/python -m pytest --timeout 600 $(SPARK_TESTS)
 
 UV ?= uv
 PINS := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header --upgrade --cache-dir .cache/uv
@@ -130,6 +134,7 @@ PINS := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 pins: ## Renew the constraints*.txt (needs uv)
 	@printf 'hatchling\npip\nsetuptools\nwheel\n' | $(PINS) --extra test --extra litellm --extra sail -o constraints.txt pyproject.toml localworkspace/pyproject.toml -
 	@printf 'hatchling\nsetuptools\nwheel\neditables\n' | $(PINS) -o constraints-build.txt -
+	@printf 'pyspark==4.2.0\njdk4py>=21,<22\n' | $(PINS) -o constraints-spark.txt -
 	@printf 'rlms>=0.1.3\ndspy>=3.4.1\n' | $(PINS) -o constraints-bench-rlm.txt -
 
 clean: ## Remove everything that make created
