@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from local_workspace.options import installed_engine
 from sqlflow_rig import Clock, EventRecorder, MemoryRecord
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
@@ -159,6 +160,7 @@ class _MortalSession:
         return getattr(self._session, name)
 
 
+@pytest.mark.skipif(installed_engine() == "spark", reason="a thousand statements: half an hour on Spark")
 def test_killed_after_every_effect_and_resumed_gives_the_same_tables(
     engine: WarehouseEngine, session: WarehouseSession, schema: str
 ) -> None:

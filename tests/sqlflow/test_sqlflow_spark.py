@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from local_workspace import WorkspaceInfo
+from local_workspace.options import installed_engine
 
 from databricks_rlm_agent.errors import Conflict, Forbidden, NotFound, Rejected, RlmError, Unreachable
 from databricks_rlm_agent.sqlflow.run.spark import SparkEngine, SparkSession
@@ -27,10 +28,10 @@ def spark(info: WorkspaceInfo) -> Iterator[Any]:
 
 @pytest.fixture(params=["own", "shared"])
 def sparks(request: pytest.FixtureRequest, info: WorkspaceInfo, spark: Any, schema: str) -> SparkEngine:
-    # Without the URL there is only cloneSession, which this engine has not.
+    # Without the URL there is only cloneSession, which the quick engine has not.
     remote = info.spark_connect if request.param == "own" else None
     engine = SparkEngine(spark, catalog="main", schema=schema, remote=remote)
-    assert (engine.alone is None) == (request.param == "own")
+    assert (engine.alone is None) == (request.param == "own" or installed_engine() == "spark")
     return engine
 
 

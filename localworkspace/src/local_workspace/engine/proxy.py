@@ -83,6 +83,7 @@ class ConnectProxy:
 
         handlers = {name: grpc.unary_unary_rpc_method_handler(self._unary(name)) for name in _UNARY}
         handlers["AnalyzePlan"] = grpc.unary_unary_rpc_method_handler(self._analyze)
+        handlers["CloneSession"] = grpc.unary_unary_rpc_method_handler(self._clone_session)
         handlers["ReleaseExecute"] = grpc.unary_unary_rpc_method_handler(self._release_execute)
         handlers["ReleaseSession"] = grpc.unary_unary_rpc_method_handler(self._release_session)
         handlers["ExecutePlan"] = grpc.unary_stream_rpc_method_handler(self._execute)
@@ -173,6 +174,22 @@ class ConnectProxy:
                 return _relay(context, error)
 
         return forward
+
+    def _clone_session(self, body: bytes, context: Any) -> Any:
+        """Clone a session. Its catalog and schema are the clone's, too, and so is the job."""
+        import pyspark.sql.connect.proto as pb
+
+        request = pb.CloneSessionRequest.FromString(body)
+        answer = self._unary("CloneSession")(body, context)
+        made = pb.CloneSessionResponse.FromString(answer)
+        entry = self._entry(request, context)
+        user_id = request.user_context.user_id
+        client = ConnectClient(self._servers, session_id=made.new_session_id, user_id=user_id)
+        clone = _Entry(self._backend.session(client), entry.job)
+        clone.session.namespace, clone.used = entry.session.namespace, self._clock()
+        with self._guard:
+            self._sessions[user_id, made.new_session_id] = clone
+        return answer
 
     def _reattach(self, body: bytes, context: Any) -> Iterator[bytes]:
         import grpc
