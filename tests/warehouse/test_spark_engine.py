@@ -331,6 +331,7 @@ assert spark.table(f"main.{schema}.v2").columns == ["b"]
 assert spark.sql("CREATE TABLE c AS SELECT * FROM w").collect() == []
 assert spark.sql("INSERT INTO c VALUES (:v)", args={"v": 3}).collect()[0].num_affected_rows == 1
 assert spark.sql("UPDATE c SET a = 0 WHERE a = ?", args=[3]).collect()[0].num_affected_rows == 1
+assert [row.a for row in spark.sql("SELECT a FROM w WHERE a > :n ORDER BY a", args={"n": 1}).collect()] == [2]
 frame.createOrReplaceTempView("tv")
 assert spark.sql("SELECT sum(a) AS s FROM tv").collect()[0].s == 3
 shout = functions.udf(lambda text: text + "!", "string")

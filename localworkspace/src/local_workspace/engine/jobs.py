@@ -67,7 +67,8 @@ class JobRequest:
         if not text:
             return None
         statement = Statement.parse(text)
-        if self._session.handler_of(statement) is None:
+        inline = self._session.inlines and (holder.named_arguments or holder.pos_arguments)
+        if self._session.handler_of(statement) is None and not inline:
             setattr(holder, field, self._session.rewritten(statement, filtered=True).text)
             return None
         outcome = self._session.translate(text, _arguments(holder))

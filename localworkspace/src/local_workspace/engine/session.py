@@ -57,6 +57,8 @@ class CatalogSession:
 
     # Whether the engine keeps tables in memory when asked.
     caches = False
+    # Whether the values of parameters must be written into queries, too.
+    inlines = False
     # Table properties (in lower case) that are left out of what makes or changes a table.
     left_out: frozenset[str] = frozenset()
     # Patterns of leading words, and who carries out such a statement; the first match counts.
