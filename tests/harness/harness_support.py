@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from local_workspace.options import installed_engine
+
 from executor_harness import protocol
 
 PACKAGE = Path(protocol.__file__).parent
@@ -193,3 +195,12 @@ def eventually(look: Callable[[], Any], seconds: float = 120) -> Any:
             return found
         time.sleep(0.02)
     raise AssertionError("it did not happen in time")
+
+
+def create_schema(spark: Any, name: str, folder: Path) -> None:
+    """Create an empty schema: in `folder` on Sail, in the workspace's tree on Spark, where it may be already."""
+    if installed_engine() == "spark":
+        spark.sql(f"DROP SCHEMA IF EXISTS {name} CASCADE").collect()
+        spark.sql(f"CREATE SCHEMA {name}").collect()
+    else:
+        spark.sql(f"CREATE SCHEMA {name} LOCATION '{folder}'").collect()

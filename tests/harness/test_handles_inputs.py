@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_support import VOLUME, Bench
+from harness_support import VOLUME, Bench, create_schema
 
 from executor_harness import protocol
 from executor_harness.rlm.files import File, Folder
@@ -118,7 +118,7 @@ def spark(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from pyspark.sql.connect.session import SparkSession
 
     session = SparkSession.builder.remote(f"sc://{sail}/;session_id={uuid.uuid4()}").create()
-    session.sql(f"CREATE SCHEMA main.nyc LOCATION '{tmp_path_factory.mktemp('nyc')}'").collect()
+    create_schema(session, "main.nyc", tmp_path_factory.mktemp("nyc"))
     session.sql("CREATE TABLE main.nyc.flights USING delta AS SELECT 1 AS id, 'a' AS `name`").collect()
     yield session
     session.client.close()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness_support import Bench, keep_session
+from harness_support import Bench, create_schema, keep_session
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +32,7 @@ def shared(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
 
     remote = f"sc://{sail}/;user_id=t;session_id={uuid.uuid4()}"
     spark = SparkSession.builder.remote(remote).create()
-    spark.sql(f"CREATE SCHEMA main.rlm LOCATION '{tmp_path_factory.mktemp('warehouse')}'").collect()
+    create_schema(spark, "main.rlm", tmp_path_factory.mktemp("warehouse"))
     spark.sql(CREATE).collect()
     yield spark, remote
     spark.client.close()

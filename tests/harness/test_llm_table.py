@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness_support import create_schema
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_support import CREATE, TABLE, Said, calls_of, run_folder, serving
@@ -21,7 +22,7 @@ def spark(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from pyspark.sql.connect.session import SparkSession
 
     session = SparkSession.builder.remote(f"sc://{sail}/;user_id=t;session_id={uuid.uuid4()}").create()
-    session.sql(f"CREATE SCHEMA main.rlm LOCATION '{tmp_path_factory.mktemp('warehouse')}'").collect()
+    create_schema(session, "main.rlm", tmp_path_factory.mktemp("warehouse"))
     session.sql(CREATE).collect()
     yield session
     session.client.close()

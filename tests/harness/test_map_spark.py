@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_support import Bench, eventually, keep_session
+from harness_support import Bench, create_schema, eventually, keep_session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llm_support import CREATE, TABLE, Said, access, calls_of, echo, run_folder, serving, spent
@@ -31,7 +31,7 @@ def shared(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
 
     remote = f"sc://{sail}/;user_id=t;session_id={uuid.uuid4()}"
     spark = SparkSession.builder.remote(remote).create()
-    spark.sql(f"CREATE SCHEMA main.rlm LOCATION '{tmp_path_factory.mktemp('warehouse')}'").collect()
+    create_schema(spark, "main.rlm", tmp_path_factory.mktemp("warehouse"))
     spark.sql(CREATE).collect()
     yield spark, remote
     spark.client.close()

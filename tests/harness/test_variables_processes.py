@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_support import Bench, Ended, eventually, request_of
+from harness_support import Bench, Ended, create_schema, eventually, request_of
 
 from executor_harness import protocol
 
@@ -139,7 +139,7 @@ def shared(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
 
     remote = f"sc://{sail}/;user_id=t;session_id={uuid.uuid4()}"
     spark = SparkSession.builder.remote(remote).create()
-    spark.sql(f"CREATE SCHEMA {SCRATCH} LOCATION '{tmp_path_factory.mktemp('scratch')}'").collect()
+    create_schema(spark, SCRATCH, tmp_path_factory.mktemp("scratch"))
     yield spark, remote
     spark.client.close()
 

@@ -30,6 +30,7 @@ def spark(info: WorkspaceInfo) -> Iterator[Any]:
 def sparks(request: pytest.FixtureRequest, info: WorkspaceInfo, spark: Any, schema: str) -> SparkEngine:
     # Without the URL there is only cloneSession, which the quick engine has not.
     remote = info.spark_connect if request.param == "own" else None
+    spark.sql("SELECT 1").collect()  # only then is there a session to clone
     engine = SparkEngine(spark, catalog="main", schema=schema, remote=remote)
     assert (engine.alone is None) == (request.param == "own" or installed_engine() == "spark")
     return engine
