@@ -198,7 +198,7 @@ def eventually(look: Callable[[], Any], seconds: float = 120) -> Any:
 
 
 def create_schema(spark: Any, name: str, folder: Path) -> None:
-    """Create an empty schema: in `folder` on Sail, in the workspace's tree on Spark, where it may be already."""
+    """Create an empty schema: in `folder` on Sail; on Spark in the workspace's tree, where one may be."""
     if installed_engine() == "spark":
         spark.sql(f"DROP SCHEMA IF EXISTS {name} CASCADE").collect()
         spark.sql(f"CREATE SCHEMA {name}").collect()
