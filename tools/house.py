@@ -32,7 +32,8 @@ FIGURES = {
     "over_400": "modules of more than 400 lines",
     "classes_twice": "public classes named twice in a package",
     "import_circles": "import circles",
-    "entered": "modules that one run enters",
+    "entered": "modules that one run enters in the agent",
+    "executor_entered": "modules that its program loads in the executor",
     "puts": "PUTs to publish the executor",
 }
 
@@ -169,12 +170,13 @@ def count(root: Path) -> House:
     )
 
 
-# Runs the command line in this process and notes which of our files have a function called.
+# Runs the command line in this process and notes which of our files have a function called. Bodies of modules
+# and classes, which are not optimized code, do not count: importing is not entering.
 _TRACED_RUN = """
-import json, sys, threading
+import inspect, json, sys, threading
 entered = set()
 def note(frame, event, _):
-    if event == "call":
+    if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         entered.add(frame.f_code.co_filename)
 from databricks_rlm_agent.cli.main import main
 threading.setprofile(note)
@@ -195,10 +197,10 @@ _PROGRAM = (
 
 
 def run_figures(root: Path) -> dict[str, int]:
-    """Carry out one scripted run with the code of a checkout; return ``entered`` and ``puts``.
+    """Carry out one scripted run with the code of a checkout; return its three figures.
 
-    Entered are the modules of the command line and the control plane in which a function is called, and those
-    that the executor has loaded when the program ends.
+    Entered are the modules of the command line and the control plane in which a function is called; of the
+    executor, those that are loaded when the program ends.
     """
     paths = [str(root / base) for base in ("localworkspace/src", "src", ".")]
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
@@ -220,11 +222,11 @@ def run_figures(root: Path) -> dict[str, int]:
             agent = [sys.executable, "-m", "databricks_rlm_agent.cli.main", "init"]
             subprocess.run(agent, env=environ, cwd=folder, check=True, capture_output=True)
             puts = _harness_puts(info)
-            entered = _traced_run(Path(folder), environ)
+            entered, in_executor = _traced_run(Path(folder), environ)
         finally:
             workspace.terminate()
             workspace.wait(60)
-    return {"entered": entered, "puts": puts}
+    return {"entered": entered, "executor_entered": in_executor, "puts": puts}
 
 
 def _harness_puts(info: Mapping[str, Any]) -> int:
@@ -236,7 +238,7 @@ def _harness_puts(info: Mapping[str, Any]) -> int:
     return sum(entry["method"] == "PUT" and "/harness/" in entry["path"] for entry in log)
 
 
-def _traced_run(folder: Path, environ: Mapping[str, str]) -> int:
+def _traced_run(folder: Path, environ: Mapping[str, str]) -> tuple[int, int]:
     step = [{"call": "run_python", "args": {"code": _PROGRAM, "purpose": "count"}}]
     answer = [{"call": "finish", "args": {"answer": "{{value.modules}}", "evidence": "the value"}}]
     script = folder / "script.json"
@@ -249,7 +251,7 @@ def _traced_run(folder: Path, environ: Mapping[str, str]) -> int:
         raise RuntimeError(f"The run ended with {last['code']}: {done.stderr[-2000:]}")
     document = json.loads(done.stdout)
     answer_text = document.get("answer") or document.get("run", {}).get("answer") or ""
-    return len(last["entered"]) + answer_text.count("executor_harness")
+    return len(last["entered"]), answer_text.count("executor_harness")
 
 
 def checkout_of(name: str, folder: Path) -> Path:
