@@ -2,7 +2,7 @@
 
 The file is ``executor_harness/main.py`` with a zip in it, as base64. A job's ``python_file`` has to be a file
 anyway; a zip beside it would be a second PUT, and a version of which one half is there and the other is not.
-Databricks opens and compiles the file (it is no notebook cell), so a string of a megabyte does no harm.
+That Databricks runs a file with a string of a megabyte is to be verified on a live workspace.
 
 In the zip are the package ``executor_harness`` and, below ``runner/``, what runs SQL workflows: the modules
 of this package that ``databricks.workflow_job`` imports, and the pure Python libraries that they need.
