@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
-_GRACE_S = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +30,15 @@ def run_limited(
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     stdout: int | None = None,
+    grace_s: float = 15.0,
 ) -> Outcome:
-    """Run a command to its end or its limit. ``stdout`` is a file descriptor; the default is inherited."""
+    """Run a command to its end or its limit. ``stdout`` is a file descriptor; the default is inherited.
+
+    What still runs ``grace_s`` seconds after it, of what it has started, is killed.
+    """
     if sys.platform == "linux":  # what loses its parent becomes a child of this process
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+    others = frozenset(_children())  # of whoever calls: they are not ours to end
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=stdout, env=environ, cwd=cwd, start_new_session=True)
     problem = None
@@ -44,21 +48,21 @@ def run_limited(
     except subprocess.TimeoutExpired:
         problem = f"stopped after {limit_s:g} s"
     finally:
-        _end(process)
+        _end(process, others, grace_s)
     return Outcome(seconds=time.monotonic() - began, problem=problem)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], others: frozenset[int], grace_s: float) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.wait(_GRACE_S)
+            process.wait(grace_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    deadline = time.monotonic() + _GRACE_S
+    deadline = time.monotonic() + grace_s
     # Workspaces notice by themselves that their parent is gone, and end what they have started.
-    while orphans := _children():
+    while orphans := set(_children()) - others:
         for orphan in orphans:
             if time.monotonic() > deadline:
                 os.kill(orphan, signal.SIGKILL)
