@@ -1,4 +1,4 @@
-"""What a program leaves behind: tables to measure, threads, child processes and exit handlers."""
+"""The leftovers of a program: tables to measure, threads, child processes and exit handlers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Leftovers:
             kill(pid)
 
     def keeps_alive(self) -> bool:
-        """Whether something of the program could keep or change the end of this process."""
+        """Return whether something of the program could keep or change the end of this process."""
         return bool(self._left()) or atexit._ncallbacks() > self._handlers
 
     def _left(self) -> list[threading.Thread]:

@@ -124,7 +124,7 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True)
 class Allowance:
-    """What an attempt may spend on model calls: calls, tokens (in and out together), US dollars or None."""
+    """The limits of an attempt's model calls: calls, tokens (in and out together), US dollars or None."""
 
     calls: int
     tokens: int
@@ -209,7 +209,7 @@ class ProducedTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What model calls used: calls that were sent, tokens, US dollars; `cached` answers were not sent."""
+    """The usage of model calls: calls that were sent, tokens, US dollars; `cached` answers were not sent."""
 
     calls: Count = 0
     input_tokens: Count = 0

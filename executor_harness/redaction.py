@@ -64,7 +64,7 @@ class StreamRedactor:
         return b"".join(out)
 
     def flush(self) -> bytes:
-        """What was held back, at the end of the stream."""
+        """Return the text that was held back, at the end of the stream."""
         held, self._held = self._held, b""
         return self._pattern.sub(MASK.encode(), held) if self._pattern else held
 

@@ -1,4 +1,4 @@
-"""What is reported of an attempt: result.json, and its row in `execution_results`."""
+"""Report an attempt: result.json, and its row in `execution_results`."""
 
 from __future__ import annotations
 
@@ -170,13 +170,13 @@ def read_result(volumes: Volumes, path: str) -> dict[str, Any] | None:
 
 
 def belongs(result: Mapping[str, Any], ticket: Ticket) -> bool:
-    """Whether a result on disk is of this very request."""
+    """Return whether a result on disk is of this very request."""
     names = ("run_id", "iter_n", "attempt", "request_sha256")
     return all(result.get(name) == getattr(ticket, name) for name in names)
 
 
 def is_final(result: Mapping[str, Any] | None, ticket: Ticket) -> bool:
-    """Whether a result on disk is complete and of this very request."""
+    """Return whether a result on disk is complete and of this very request."""
     return (
         result is not None
         and belongs(result, ticket)

@@ -41,7 +41,7 @@ class Session:
 
     @property
     def used(self) -> bool:
-        """Whether the program got a session."""
+        """Return whether the program got a session."""
         return self._spark is not None
 
     def get(self) -> Any:

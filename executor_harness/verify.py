@@ -1,4 +1,4 @@
-"""What may be run: the job's arguments, and the manifest and program that they name by hash.
+"""Verify what a job is to run: its arguments, and the manifest and program that they name by hash.
 
 The arguments come from the platform, so each is checked. The manifest's request is proven by its SHA-256,
 which is one of them, and the program by the request: what the control plane wrote is not checked again.

@@ -1,4 +1,4 @@
-"""What model calls use, and what they may use at most. Pure."""
+"""Amounts of model calls: their usage and their limits. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Amount:
         return Amount.of(*map(int.__add__, self, other))
 
     def __sub__(self, other: Amount) -> Amount:
-        """What is left of it; nothing where the other is more."""
+        """Return the difference, at least zero in each part."""
         return Amount.of(*(max(0, one - two) for one, two in zip(self, other, strict=True)))
 
     def __mul__(self, factor: int) -> Amount:
@@ -54,7 +54,7 @@ class Amount:
         return Amount.of(*map(min, self, other))
 
     def within(self, other: Amount) -> bool:
-        """Whether it is no more than the other in any field."""
+        """Return whether it is no more than the other in any field."""
         return all(one <= two for one, two in zip(self, other, strict=True))
 
     def share(self, some: int, of: int) -> Amount:
@@ -82,7 +82,7 @@ def amount_of(usage: Usage) -> Amount:
 
 
 def used(tokens: Tokens, price: Price | None) -> Amount:
-    """What one call used, as the server reports it; it costs nothing where no price is known."""
+    """Return the usage of one call, as the server reports it; it costs nothing where no price is known."""
     cost = 0
     if price is not None:  # in dollars per million tokens
         cost = round((tokens.read * price.input_usd + tokens.written * price.output_usd) * (PICO / 10**6))

@@ -35,7 +35,9 @@ _HASHED_BYTES = 64 * 1024 * 1024  # larger files are recorded by size only
 
 
 class Rlm:
-    """What a program is given beside `spark`, and what it reports. Methods raise at once when misused."""
+    """The object that a program gets beside `spark`, and through which it reports. Methods raise at once when
+    misused.
+    """
 
     CallError = CallError
     CallFailed = CallFailed
@@ -186,7 +188,7 @@ class Rlm:
             raise ValueError(f"rlm.{kind}: more than {protocol.PRODUCED} are not recorded")
 
     def _reported(self) -> dict[str, Any]:
-        """What the program reported, as fields of a report; copies, for threads may go on reporting."""
+        """Return what the program reported, as fields of a report; copies, for threads may go on reporting."""
         more = [f"({self._unlogged} more lines were not kept)"] if self._unlogged else []
         return {
             "value": self._value,
@@ -213,7 +215,7 @@ class Rlm:
 
 
 def reported(rlm: Rlm) -> dict[str, Any]:
-    """What the program reported (not a method: the program sees only what it may use)."""
+    """Return what the program reported (no method: the program sees only what it may use)."""
     return rlm._reported()
 
 

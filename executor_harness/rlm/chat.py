@@ -33,7 +33,7 @@ class NoModel(ModelError):  # noqa: N818 -- an error tree reads better by what h
 
 
 class BudgetExhausted(ModelError):  # noqa: N818 -- as above
-    """What is left for model calls is too small for this one. The message says how much is left."""
+    """The rest of the budget is too small for this call. The message says how much is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked, and the key that its answer is kept under."""
+    """A question, and the key that its answer is kept under."""
 
     key: str
     messages: list[Message]
@@ -124,7 +124,7 @@ def key_of(messages: list[Message], options: Options) -> str:
 
 
 def response_format(schema: dict[str, Any]) -> dict[str, Any]:
-    """What asks a model for JSON of a schema."""
+    """Return the fields that ask a model for JSON of a schema."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 

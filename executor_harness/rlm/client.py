@@ -47,7 +47,7 @@ _HELP = (
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one request. `text` is the answer; without one, `kind` and `message` say why.
+    """The outcome of one request. `text` is the answer; without one, `kind` and `message` say why.
 
     `tokens` is what the server reports. `sent` False: nobody was asked, so nothing is owed. `retry` says
     that another try may help, `retry_after` (seconds) when.
@@ -65,7 +65,7 @@ class Outcome:
 
     @property
     def billed(self) -> bool:
-        """Whether the server may have worked for us: an answer, or no word on what became of it."""
+        """Return whether the server may have worked for us: an answer, or no word on what became of it."""
         if self.tokens is not None or self.text is not None:
             return True
         return self.sent and (self.status is None or self.status < 300)
@@ -153,7 +153,7 @@ class Connection:
 
 
 def outcome_of(status: int, headers: Any, data: bytes, model: str) -> Outcome:
-    """What a reply means. `headers` has `get`."""
+    """Classify a reply. `headers` has `get`."""
     reply = chat.parse_reply(data)
     tokens = reply.tokens if reply else None
     if status == 200:

@@ -128,7 +128,7 @@ class File(Readable):
         return self.lines()
 
     def __contains__(self, text: object) -> bool:
-        """Whether a text occurs; lines do not matter."""
+        """Return whether a text occurs; lines do not matter."""
         if not isinstance(text, str):
             raise TypeError(f"only a text can be in a file, not {type(text).__name__}")
         held = ""
@@ -222,7 +222,7 @@ def _not_negative(count: int) -> int:
 
 
 def _is_json_lines(path: Path) -> bool:
-    """Whether the first line is a JSON value of its own: then each line is a record."""
+    """Return whether the first line is a JSON value of its own: then each line is a record."""
     with path.open("rb") as file:
         first, end, rest = file.read(_SNIFFED_BYTES).lstrip().partition(b"\n")
     try:

@@ -72,7 +72,7 @@ class Answer:
 
     @property
     def value(self) -> Any:
-        """What the child's last program gave to `rlm.finish`."""
+        """Return the value that the child's last program gave to `rlm.finish`."""
         return self._document.value
 
     @property
@@ -82,7 +82,7 @@ class Answer:
 
     @property
     def evidence(self) -> str | None:
-        """What the child gave as evidence."""
+        """Return the evidence that the child gave."""
         return self._document.evidence
 
     @property

@@ -90,7 +90,7 @@ class _Mapper:
         )
 
     def _parts(self) -> list[Part]:
-        """What has no answer yet, by bucket."""
+        """Return the prompts without an answer, by bucket."""
         from pyspark.sql import functions as F  # noqa: N812 -- everybody's name for it
 
         counted = (
@@ -162,13 +162,13 @@ class _Mapper:
         return sum(row["answer"] is not None for row in rows)
 
     def _freed(self, used: Amount) -> Amount:
-        """What was set aside for a prompt that used so much, as far as it is known: its size is not."""
+        """Estimate the reservation of a prompt that used so much: its size is not known."""
         calls = calls_each(self._options)
         tokens = Tokens(read=used.read, written=calls * self._options.max_tokens)
         return replace(amounts.used(tokens, self._price), calls=calls)
 
     def _rows(self, part: Part, stem: str) -> Iterator[Row]:
-        """What became of a part's prompts, as the engine hands it over."""
+        """The outcomes of a part's prompts, as the engine returns them."""
         chosen = self._missing().where(_column(BUCKET).between(part.first, part.last)).select(KEY, PROMPT)
         by_engine = self._plan_of_engine(chosen)
         if by_engine is not None:
@@ -179,7 +179,7 @@ class _Mapper:
             yield from self._by_workers(chosen, part, stem, at_once)
 
     def _by_workers(self, chosen: Any, part: Part, stem: str, at_once: int) -> Iterator[Row]:
-        """What Spark's workers report, with so many calls at once."""
+        """Return the reports of Spark's workers, with so many calls at once."""
         rate = self._service.rate
         # Taken before the limit is shared out: what anybody of this program sent within the last minute.
         sent_ago, per_minute = rate.ages(), rate.lend()
@@ -267,7 +267,7 @@ class _Mapper:
             path.unlink(missing_ok=True)
 
     def _goes_on(self, answered: int) -> bool:
-        """Whether to ask more: not when a whole wave got no answer, or errors are too many to hold."""
+        """Return whether to ask more: not when a whole wave got no answer, or errors are too many to hold."""
         if answered and len(self.errors) < _ERRORS:
             return True
         if self.errors:

@@ -80,7 +80,7 @@ def key(prompt: Any, options: Options) -> Any:
 
 
 def has_ai_query(spark: Any) -> bool:
-    """Whether the engine has it: a look at its list of functions, which calls no model."""
+    """Return whether the engine has it: a look at its list of functions, which calls no model."""
     try:
         return bool(spark.sql("SHOW FUNCTIONS LIKE 'ai_query'").collect())
     except Exception:  # noqa: BLE001 -- an engine that cannot list its functions is asked no more of

@@ -123,7 +123,7 @@ class Meter:
             self._changed.notify_all()
 
     def usage(self) -> Usage:
-        """What was used; calls on their way count as what they may use."""
+        """Return the usage; calls in flight count as the most they may use."""
         with self._changed:
             return self._total.usage(self._cached)
 
@@ -139,7 +139,7 @@ class Meter:
         return number
 
     def _lack(self, after: Amount, bound: Amount) -> list[str]:
-        """What is too little for it, in words."""
+        """Name the limit that is too small for it."""
         allowed = self._allowance
         lack = []
         if after.calls > allowed.calls:
@@ -157,7 +157,8 @@ class Meter:
         return lack
 
     def _margin(self, total: Amount, bound: Amount) -> Amount:
-        """What goes on record beyond the total: a block of what was announced, or some calls more like this.
+        """Return the amount to record beyond the total: a block of what was announced, or some calls more
+        like this.
 
         Only so much as may really be spent: a record above the allowance would be nonsense.
         """

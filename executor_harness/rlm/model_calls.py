@@ -75,7 +75,7 @@ class ModelCalls:
         return llm_map(self._ready(), df, template, output_col, **options)
 
     def usage(self) -> Usage:
-        """What was used so far; calls on their way count as the most they may use."""
+        """Return the usage so far; calls in flight count as the most they may use."""
         return self._service.meter.usage() if self._service else Usage()
 
     def note(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""What it takes to ask models, put together for one program: account, rate, connections, answers."""
+"""The service of model calls, put together for one program: account, rate, connections, answers."""
 
 from __future__ import annotations
 
@@ -188,5 +188,5 @@ class ModelService:
 
 
 def value_of(text: str, options: Options) -> Any:
-    """What a program gets for an answer's text. Raises SchemaMismatch, for answers of others."""
+    """Return the value of an answer's text for the program. Raises SchemaMismatch, for answers of others."""
     return text if options.schema is None else schema_check.read(text, options.schema)

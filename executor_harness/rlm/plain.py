@@ -44,7 +44,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def is_text(value: str) -> bool:
-    """Whether a text can be written as UTF-8: lone surrogates cannot."""
+    """Return whether a text can be written as UTF-8: lone surrogates cannot."""
     return value.isascii() or not _SURROGATE.search(value)
 
 

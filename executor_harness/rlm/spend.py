@@ -35,7 +35,7 @@ def encode(usage: Usage) -> bytes:
 
 
 def read(volumes: Volumes, output_dir: str) -> Usage:
-    """What a dead attempt may have spent; nothing where it never asked a model."""
+    """Return the most that a dead attempt may have spent; nothing where it never asked a model."""
     if not volumes.local(f"{output_dir}/{protocol.SPEND_FILE}").exists():
         return Usage()  # calls wait for it, whether there is a twin or not
     for name in (protocol.SPEND_FILE, protocol.SPEND_TWIN):

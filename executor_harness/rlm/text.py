@@ -159,7 +159,7 @@ class _Scan:
 
 
 class Readable:
-    """What can be done with a text without holding all of it. Subclasses give its pieces in order."""
+    """Operations on a text without holding all of it. Subclasses give its pieces in order."""
 
     __slots__ = ()
 

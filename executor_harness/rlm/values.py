@@ -45,7 +45,7 @@ def kind_of(value: object) -> Kind:
 
 
 def is_spark(value: object) -> bool:
-    """Whether it is a Spark DataFrame, classic or Connect; pandas on Spark is not."""
+    """Return whether it is a Spark DataFrame, classic or Connect; pandas on Spark is not."""
     kind = type(value)
     known = kind.__name__ == "DataFrame" and kind.__module__.startswith("pyspark.sql.")
     return known and hasattr(value, "write")

@@ -33,7 +33,7 @@ _VERSION = 1
 
 
 class VariablesError(RuntimeError):
-    """What was kept is missing or is not what was kept."""
+    """A stored variable is missing or was changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ class ScratchTables:
 
     @property
     def made(self) -> tuple[str, ...]:
-        """What this attempt has begun to write."""
+        """The files that this attempt has begun to write."""
         return (*self._made,)
 
     def keep(self, name: str, frame: Any) -> Entry:

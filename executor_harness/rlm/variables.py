@@ -202,7 +202,7 @@ class Variables(MutableMapping[str, Any]):
         return protocol.KeptVariables(ref=ref, count=len(entries), shown=shown)
 
     def _entry(self, name: str) -> Entry:
-        """What the index says of a variable; writes its file if its content is new."""
+        """Return the index entry of a variable; writes its file if its content is new."""
         entry = self._entries[name]
         if entry and (name not in self._live or entry.kind == TABLE or KINDS[entry.kind].settled):
             return entry

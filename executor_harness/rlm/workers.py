@@ -1,4 +1,4 @@
-"""What Spark's Python workers do for `llm_map`: ask the prompts of one partition.
+"""The part of `llm_map` in Spark's Python workers: ask the prompts of one partition.
 
 It needs the standard library and pyarrow, and gets everything in one plain dict (`Work`).
 """
@@ -63,7 +63,7 @@ class Work(TypedDict):
 
 
 class Row(TypedDict):
-    """What became of one prompt. `cost` is in picodollars; `answer` None: `kind` and `message` say why."""
+    """The outcome of one prompt. `cost` is in picodollars; `answer` None: `kind` and `message` say why."""
 
     call_key: str
     answer: str | None
@@ -91,7 +91,7 @@ def ask(work: Work, batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def amount_of(row: Row) -> Amount:
-    """What a row used."""
+    """Return the usage of a row."""
     return Amount(calls=row["calls"], read=row["read"], written=row["written"], cost=row["cost"])
 
 
@@ -148,7 +148,7 @@ class _Partition:
         self._threads = ThreadPoolExecutor(work["threads"], thread_name_prefix="rlm-map")
 
     def rows(self, prompts: list[tuple[str, str]]) -> Iterator[list[Row]]:
-        """What became of the prompts, some at a time, once the answers among them are on record."""
+        """Yield the outcomes of the prompts, some at a time, once their answers are on record."""
         left: set[Future[Row]] = {self._threads.submit(self._row, key, prompt) for key, prompt in prompts}
         while left:
             done, left = wait(left, return_when=FIRST_COMPLETED)
@@ -163,7 +163,7 @@ class _Partition:
         self._journal.close(_FLUSH_S)
 
     def _meter(self, prompts: list[str]) -> Meter:
-        """What was set aside for this partition's prompts: retries and repairs must do with it, too."""
+        """The share reserved for this partition's prompts, retries and repairs included."""
         whole = sum((most_of(prompt, self._options, self._price) for prompt in prompts), NOTHING)
         whole *= self._work["calls_each"]
         # A little more than the sum, or the rounding of floats would refuse the last prompt.

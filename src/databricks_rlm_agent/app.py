@@ -160,7 +160,7 @@ class App:
 
     @cached_property
     def _advancer(self) -> RunAdvancer:
-        """What advances a run."""
+        """Advances claimed runs."""
         ingester = Ingester(
             children=self._children,
             volume=self.volume,
@@ -182,7 +182,7 @@ class App:
 
     @cached_property
     def _publisher(self) -> Publisher:
-        """What puts programs into the Volume and starts them."""
+        """Puts programs into the Volume and starts them."""
         return Publisher(
             volume=self.volume,
             jobs=self.jobs,
@@ -202,7 +202,7 @@ class App:
 
     @cached_property
     def _children(self) -> Children:
-        """What makes child runs."""
+        """Makes child runs."""
         return Children(
             store=self.store,
             volume=self.volume,
@@ -213,7 +213,7 @@ class App:
 
     @cached_property
     def _sub_models(self) -> SubModels:
-        """What programs may ask."""
+        """The models that programs may ask."""
         settings = self.settings
         return SubModels(
             planner_model=settings.model,

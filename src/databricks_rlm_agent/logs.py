@@ -44,7 +44,7 @@ def bound(**fields: Any) -> Iterator[None]:
 
 
 def fields() -> dict[str, Any]:
-    """What is bound here and now."""
+    """Return the fields that are bound in this context."""
     return {name: value for name, value in _bound.get().items() if value is not None}
 
 

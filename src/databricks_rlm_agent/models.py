@@ -43,7 +43,7 @@ class ModelSpec:
 
     @property
     def needs_litellm(self) -> bool:
-        """Whether the model is reached through LiteLLM."""
+        """Return whether the model is reached through LiteLLM."""
         return self.provider in _LITELLM
 
 
@@ -99,7 +99,7 @@ class Price:
     output_usd: float
 
     def cost(self, *, input_tokens: int, output_tokens: int) -> float:
-        """What so many tokens cost, in US dollars."""
+        """Return the cost of so many tokens, in US dollars."""
         return (input_tokens * self.input_usd + output_tokens * self.output_usd) / _MILLION
 
 

@@ -84,7 +84,7 @@ class Volume(Protocol):
         """Read a file or a range of it; raise NotFound."""
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file."""
+        """Return whether there is a file."""
 
     def look(self, path: str) -> FileEntry | None:
         """The file or folder at a path; None where there is nothing."""
@@ -130,7 +130,7 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanningContext:
-    """What the planner gets to know at one iteration; ``model`` None means the controller's own.
+    """All that the planner is given for one iteration; ``model`` None means the controller's own.
 
     ``last_value`` is what the last program gave to ``rlm.finish``: answers may quote it. ``budget`` is what
     this plan may still spend: ``calls_left``, ``tokens_left``, ``cost_left_usd``. ``sub_model`` is what
@@ -185,7 +185,7 @@ class PlanResult:
 
     @property
     def usage(self) -> Usage:
-        """What all calls used together."""
+        """Return the usage of all calls together."""
         return sum((call.usage for call in self.calls), Usage())
 
 

@@ -34,7 +34,7 @@ from databricks_rlm_agent.values import Row, Sleep, SqlSession
 
 
 class RetryAction(StrEnum):
-    """What is done about an error at once."""
+    """The immediate reaction to an error."""
 
     AGAIN = "again"
     AGAIN_AFTER = "again, after `Retry-After`"
@@ -151,7 +151,7 @@ class RetryPolicy:
         )
 
     def repeats(self, error: BaseException) -> bool:
-        """Whether a call that failed with this error is sent again as it was."""
+        """Return whether a call that failed with this error is sent again as it was."""
         rule = rule_of(error)
         return rule is not None and self.answer(rule) in {RetryAction.AGAIN, RetryAction.AGAIN_AFTER}
 
@@ -265,6 +265,6 @@ class RetryingSession:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether to try again later. Forbidden is final: the credentials are good, and the answer is no."""
+    """Return whether to try again later. Forbidden is final: the credentials are good, and the answer is no."""
     transient = isinstance(error, (Unreachable, Throttled, Conflict, Unauthorized))
     return transient and not isinstance(error, Forbidden)

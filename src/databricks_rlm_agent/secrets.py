@@ -62,7 +62,7 @@ Fetch = Callable[[str, str], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSecrets:
-    """What was found: values by key, which key came from where, what is missing, and what went wrong."""
+    """The secrets that were found: values by key, where each came from, what is missing, what went wrong."""
 
     scope: str
     values: Mapping[str, Secret]

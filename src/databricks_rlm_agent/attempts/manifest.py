@@ -46,7 +46,7 @@ ClosingEvent = Literal[Event.FINISH, Event.ASK, Event.GIVE_UP, Event.CANCEL, Eve
 
 
 class PlanRecord(_Frozen):
-    """Who decided, by the lease's epoch, and what the models used for it."""
+    """The epoch of the lease under which a decision was made, and the models' usage for it."""
 
     epoch: int = Field(ge=0)
     usage: Usage = Usage()
@@ -121,7 +121,7 @@ class Closing(_Frozen):
 
 
 def _kind(document: Any) -> str:
-    """What an intent is. Older versions wrote no ``kind``: only a program has a payload to submit."""
+    """The kind of an intent. Older versions wrote no ``kind``: only a program has a payload to submit."""
     if not isinstance(document, dict):
         return "program"
     return str(document.get("kind", "program" if "submit_payload" in document else "closing"))

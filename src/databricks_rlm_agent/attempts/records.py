@@ -1,4 +1,4 @@
-"""What the append-only ledgers record: submitted attempts, their results, and events."""
+"""Rows of the append-only ledgers: submitted attempts, their results, and events."""
 
 from __future__ import annotations
 

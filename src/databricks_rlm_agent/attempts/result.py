@@ -35,7 +35,7 @@ class Spend(_Loose):
 
 
 class Result(_Loose):
-    """What is known of an attempt's end: ``result.json``, its row, or the Jobs API's verdict.
+    """The known end of an attempt: ``result.json``, its row, or the Jobs API's verdict.
 
     Only ``result.json`` has all of it; ``reported_by`` is ``controller`` where the executor left none.
     """

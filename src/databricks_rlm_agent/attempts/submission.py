@@ -101,7 +101,9 @@ def _with_packages(payload: dict[str, Any], packages: Sequence[str]) -> dict[str
 
 
 def submits(payload: dict[str, Any], request: Request) -> bool:
-    """Whether a stored payload is the one of this request: its token, and the digest that the job checks."""
+    """Return whether a stored payload is the one of this request: its token, and the digest that the job
+    checks.
+    """
     key = AttemptKey(run_id=request.run_id, iter_n=request.iter_n, attempt=request.attempt)
     try:
         (task,) = payload["tasks"]

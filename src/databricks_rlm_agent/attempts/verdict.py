@@ -21,17 +21,17 @@ class JobVerdict:
 
     @property
     def over(self) -> bool:
-        """Whether the run has ended. An unknown state means: keep waiting."""
+        """Return whether the run has ended. An unknown state means: keep waiting."""
         return self.state == "TERMINATED"
 
     @property
     def understood(self) -> bool:
-        """Whether the state is one that we know. If not, it is logged while we wait."""
+        """Return whether the state is one that we know. If not, it is logged while we wait."""
         return self.state in _STATES
 
 
 class Retry(StrEnum):
-    """Whether a failed attempt may have a successor."""
+    """Return whether a failed attempt may have a successor."""
 
     YES = "yes"
     ONCE = "once"
@@ -70,7 +70,7 @@ _STATES = frozenset({"BLOCKED", "PENDING", "QUEUED", "RUNNING", "TERMINATING", "
 
 
 def retry(verdict: JobVerdict) -> Retry:
-    """Whether a job run that ended without a result may be tried again."""
+    """Return whether a job run that ended without a result may be tried again."""
     if verdict.code in RETRY_CODES:
         return Retry.YES
     if verdict.code in ONCE_CODES:

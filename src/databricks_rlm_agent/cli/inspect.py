@@ -54,7 +54,7 @@ def _event(row: dict[str, Any]) -> str:
 
 
 def logs(options: argparse.Namespace) -> int:
-    """What the programs of a run wrote, from the Volume."""
+    """Print the output of a run's programs, from the Volume."""
     with app_at(options) as app:
         run = app.store.get(check_id(options.run_id, what="run id"))
         requests = app.ledger.requests(run.run_id)

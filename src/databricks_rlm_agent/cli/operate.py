@@ -33,7 +33,7 @@ class Stopping:
 
     @property
     def asked(self) -> bool:
-        """Whether somebody asked."""
+        """Return whether somebody asked."""
         return self._asked.is_set()
 
     def sleep(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What commands print about a run: one JSON document, or text; and its progress."""
+"""Print a run: as one JSON document or as text; and follow its progress."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Follower:
     _printed: int = 0
 
     def __call__(self, report: TickReport) -> bool:
-        """Whether the run has ended or waits for a person; other controllers may have advanced it."""
+        """Return whether the run has ended or waits for a person; other controllers may have advanced it."""
         if report.advanced or self.run is None or not report.due:
             self.run = self.app.store.get(self.run_id)
             if report.advanced:
@@ -129,7 +129,7 @@ class Follower:
         return self.run.fsm_state.terminal or self._waits_for_person(report)
 
     def _waits_for_person(self, report: TickReport) -> bool:
-        """Whether nothing goes on until a person answers the run or one of its children."""
+        """Return whether nothing goes on until a person answers the run or one of its children."""
         assert self.run is not None
         if self.run.fsm_state is State.WAITING_FOR_CHILDREN and not report.due and not report.working:
             return not self.app.store.unfinished(only=self.app.store.family(self.run_id))

@@ -26,7 +26,7 @@ from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import Volume
 
 WORKFLOW_ENTRY = "databricks_rlm_agent.databricks.workflow_job:run"
-"""What a workflow's program calls in the zip: module and function."""
+"""The entry point of a workflow's program in the zip: module and function."""
 MAIN = "main.py"
 _HARNESS, _AGENT, _RUNNER = "executor_harness", "databricks_rlm_agent", "runner"
 # Distributions by the names of their packages.

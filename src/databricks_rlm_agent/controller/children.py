@@ -168,7 +168,7 @@ def _passed_on(run: Run) -> str | None:
 
 
 def _spent(run: Run, child: Run | None, *, of: int) -> Share | None:
-    """What a child has spent; None where nobody knows, for its row is gone or was damaged."""
+    """Return a child's spending; None where its row is gone or was damaged."""
     return child.budget.spent() if child is not None and run.budget.lent_to(child.budget, of) else None
 
 

@@ -125,7 +125,7 @@ class Ingester:
 
     @staticmethod
     def _ours(run: Run, variables: KeptVariables) -> bool:
-        """Whether the index is where the executor puts it: programs read what it names."""
+        """Return whether the index is where the executor puts it: programs read what it names."""
         # Where nothing was changed, it is still the one that the program was given.
         known = run.capsule.variables and run.capsule.variables.ref.path
         return variables.ref.path in {_output(run, protocol.VARIABLES_FILE), known}
@@ -139,7 +139,7 @@ class Ingester:
         return min(max(0.0, run.executing_s(self.clock())), run.budget.reserved_s)
 
     def _sub_usage(self, run: Run, result: Result, journal: Journal) -> Usage:
-        """What the program's model calls used: as it says, or else all that it may have used."""
+        """Return the usage of the program's model calls: as reported, or else all that it may have used."""
         if result.usage is not None:
             if result.usage.calls or result.usage.cached:
                 journal.event("program_calls", iter_n=run.iter_n, **asdict(result.usage))

@@ -98,7 +98,7 @@ def _files(volume: Volume, path: str) -> tuple[list[FileEntry], bool]:
 
 
 def _binary(head: bytes, tail: bytes) -> str | None:
-    """What kind of file it is if it is no text."""
+    """Return the kind of a file that is no text."""
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):
             return kind

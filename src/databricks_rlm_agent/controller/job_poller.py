@@ -60,7 +60,7 @@ class JobPoller:
         return [candidate for candidate in due if over.get(candidate.run.run_id, True)]
 
     def _over(self, run: Run) -> bool | None:
-        """Whether the job run has ended; None if that could not be learned."""
+        """Return whether the job run has ended; None if that could not be learned."""
         job_run_id = run.job_run_id
         if job_run_id is None:
             return True  # a damaged row: the manifest tells whoever claims it

@@ -1,4 +1,4 @@
-"""What a controller has to record of one claimed run: rows of the ledgers, child runs, and model usage."""
+"""All that a controller has to record of one claimed run: rows of the ledgers, child runs, usage."""
 
 from __future__ import annotations
 

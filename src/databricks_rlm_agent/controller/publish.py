@@ -72,7 +72,7 @@ class SubModels:
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What is asked of a job beside its program."""
+    """The parts of a job's request beside its program."""
 
     type: Literal["python", "sql_workflow"]
     purpose: str
@@ -206,7 +206,7 @@ class Publisher:
         return intent
 
     def _read(self, key: AttemptKey) -> Manifest | Closing:
-        """What is on record of an attempt; raise NotFound, or InvalidData if it is not this attempt's."""
+        """Return the intent on record of an attempt; raise NotFound, or InvalidData if it is another's."""
         path = f"{self._dir(key)}/{MANIFEST}"
         found = parse_intent(self.volume.get(path), where=path)
         if found.key != key:
@@ -234,5 +234,5 @@ class Publisher:
 
 
 def _answers(run: Run) -> dict[str, Any]:
-    """What child runs have answered, as inputs of their names."""
+    """Return the answers of child runs, as inputs of their names."""
     return {note.name: {"kind": "answer", "path": note.path} for note in run.capsule.answers if note.path}

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TickReport:
-    """What a tick did: runs that had something to do, runs that went on, and runs lost to another epoch.
+    """The outcome of a tick: runs that were due, runs that advanced, and runs lost to another epoch.
 
     A run that met a transient error did not go on, so that the loop waits longer before it tries again.
     ``working`` runs are still being advanced; ``retry_after_s`` is how long the workspace asks us to wait.

@@ -49,7 +49,7 @@ class Backoff:
         self._pauses.pop(run_id, None)
 
     def over(self, run_id: str) -> bool:
-        """Whether the run may be tried."""
+        """Return whether the run may be tried."""
         pause = self._pauses.get(run_id)
         return pause is None or not pause.since <= self.clock() < pause.until
 
@@ -61,7 +61,7 @@ class Backoff:
 
 @dataclass(frozen=True, kw_only=True)
 class AdvancedRun:
-    """What was done with one claimed run: the run before and after, and what happened to it."""
+    """The outcome of advancing one claimed run: the run before and after, and its journal."""
 
     holder: str
     before: Run
@@ -70,7 +70,7 @@ class AdvancedRun:
 
     @property
     def moved(self) -> bool:
-        """Whether the run's state or attempt has changed."""
+        """Return whether the run's state or attempt has changed."""
         return (self.before.fsm_state, self.before.key) != (self.after.fsm_state, self.after.key)
 
 
@@ -91,7 +91,7 @@ class WorkerPool:
         return len(self._tasks)
 
     def is_advancing(self, run_id: str) -> bool:
-        """Whether the run is not collected yet."""
+        """Return whether the run is not collected yet."""
         return any(run_id == other for _, other in self._tasks.values())
 
     def holders(self) -> set[str]:

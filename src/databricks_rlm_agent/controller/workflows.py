@@ -29,7 +29,7 @@ run(rlm, {entry!r}, json.loads({document!r}))
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be published as the program of an attempt, and the packages that it needs in its job."""
+    """The program of an attempt as it is to be published, and the packages that its job needs."""
 
     program: bytes
     packages: tuple[str, ...]

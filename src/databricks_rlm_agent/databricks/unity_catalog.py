@@ -128,7 +128,7 @@ class WorkspaceVolume:
             raise
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file."""
+        """Return whether there is a file."""
         try:
             self._workspace.call(path, lambda client: client.files.get_metadata(path))
         except NotFound:
@@ -136,7 +136,7 @@ class WorkspaceVolume:
         return True
 
     def look(self, path: str) -> FileEntry | None:
-        """What is at a path; None where there is nothing."""
+        """Return the entry at a path; None where there is nothing."""
         try:
             found = self._workspace.call(path, lambda client: client.files.get_metadata(path))
             return FileEntry(path=path, is_directory=False, size=found.content_length)

@@ -106,7 +106,9 @@ class Workspace:
         return work(renewed)
 
     def headers(self) -> dict[str, str]:
-        """What authenticates a request now. OAuth tokens are refreshed by the SDK before they expire."""
+        """Return the headers that authenticate a request now. OAuth tokens are refreshed by the SDK before
+        they expire.
+        """
         with sdk_errors(self.host):
             return self.access.config.authenticate()
 
@@ -116,7 +118,7 @@ class Workspace:
         return token if scheme == "Bearer" else None
 
     def identity(self) -> str:
-        """Who we are there; raise Unreachable or Unauthorized."""
+        """Return our user name there; raise Unreachable or Unauthorized."""
         return self.call("identity", lambda client: client.current_user.me().user_name or "unknown")
 
     def _ask(self, what: str, ask: Callable[[WorkspaceClient], T], access: Access) -> T:

@@ -1,4 +1,4 @@
-"""What a poll of a work table found."""
+"""The findings of one poll of a work table."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class WorkItem:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a run is asked to do."""
+    """The task of a run."""
 
     text: str
     mode: str
@@ -55,7 +55,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemDecision:
-    """What becomes of a revision: a new ``run``, an ``answer`` to its latest run, or a rejection.
+    """The decision about a revision: a new ``run``, an ``answer`` to its latest run, or a rejection.
 
     A new run and a rejection supersede the latest run where that still goes on.
     """
@@ -81,7 +81,7 @@ class WorkSource:
 
     @property
     def prefix(self) -> str:
-        """What the ids of all runs of this source begin with."""
+        """Return the prefix of the ids of all runs of this source."""
         kind = "v" if self.by_version else "u"
         return f"i{hashlib.sha256(f'{self.table}|{kind}'.encode()).hexdigest()[:8]}-"
 
@@ -100,7 +100,7 @@ class WorkSource:
 
 
 def decide(items: Iterable[WorkItem]) -> list[ItemDecision]:
-    """What becomes of the items of one poll, in their order."""
+    """Decide about the items of one poll, in their order."""
     items = list(dict.fromkeys(items))
     rows = Counter(item.item_id for item in items)
     return [_decided(item, rows[item.item_id]) for item in items]
@@ -157,7 +157,8 @@ def _sized(title: str, text: str, mode: str) -> Task:
 
 
 def answer_of(item: WorkItem, objective: str, *, waiting: str | None) -> str | None:
-    """What a changed item replies to its run's question: the answer column, else what is new in the text.
+    """Return the reply of a changed item to its run's question: the answer column, else what is new in the
+    text.
 
     None if nobody has answered yet: nothing is new, and the status is still ``waiting``, as we wrote it.
     """

@@ -64,7 +64,7 @@ WRITTEN = {
 
 
 class Statuses(BaseModel):
-    """What is written into the status column when a run is at it; None: nothing is written."""
+    """The values of the status column, by the state of a run; None: nothing is written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

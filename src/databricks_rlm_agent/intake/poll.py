@@ -52,14 +52,14 @@ class WorkTable(Protocol):
 
     @property
     def mapping(self) -> WorkMapping:
-        """What its columns mean."""
+        """Return the meaning of its columns."""
 
     @property
     def source(self) -> WorkSource:
         """Where its items come from."""
 
     def read(self) -> PollResult:
-        """What is new."""
+        """Return the changes since the last poll."""
 
     def commit(self, result: PollResult) -> None:
         """Go on after ``result``: all of it is taken care of."""
@@ -79,7 +79,7 @@ class WorkTable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class IntakeReport:
-    """What a poll did. ``more``: there is more to do, so that the next poll need not wait."""
+    """The outcome of a poll. ``more``: there is more to do, so that the next poll need not wait."""
 
     created: int = 0
     rejected: int = 0
@@ -90,7 +90,7 @@ class IntakeReport:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing was to be done."""
+        """Return whether nothing was to be done."""
         return self == IntakeReport()
 
 

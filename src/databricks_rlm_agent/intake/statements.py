@@ -196,7 +196,7 @@ class WorkSql:
         )
 
     def _is_new(self) -> str:
-        """Whether a row is at a revision that no run has taken up. See intake.items."""
+        """Return whether a row is at a revision that no run has taken up. See intake.items."""
         if self.source.by_version:
             return (
                 "(k_n IS NULL AND is_open) OR (k_n < n AND digest <> k_digest) "

@@ -1,4 +1,4 @@
-"""What a planner may decide: exactly one of these per iteration (design, section 7)."""
+"""The decisions of a planner: exactly one of these per iteration (design, section 7)."""
 
 from __future__ import annotations
 

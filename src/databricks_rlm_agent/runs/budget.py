@@ -1,4 +1,4 @@
-"""What a run may spend, and what it has spent. Pure: stored as JSON in ``run_state.budget``.
+"""The limits of a run and what it has spent. Pure: stored as JSON in ``run_state.budget``.
 
 Model calls are reserved by the claim, before anything is spent: what a controller used that died before it
 could report is thus never more than what it had reserved, and counts as spent until its plan is found.
@@ -131,7 +131,7 @@ class Budget(BaseModel):
         return min(protocol.CHILDREN, max(0, self.max_children - self.children), max(0, self.calls_left - 1))
 
     def allowance(self) -> protocol.Allowance:
-        """What the next program may spend on model calls; some tokens are kept for the planner."""
+        """Return the share of the next program for model calls; some tokens are kept for the planner."""
         tokens = self.tokens_left
         return protocol.Allowance(
             calls=self.sub_calls_left,
@@ -221,7 +221,9 @@ class Budget(BaseModel):
         )
 
     def lent_to(self, child: Budget, count: int) -> bool:
-        """Whether ``child`` is what one of ``count`` child runs was lent, not a damaged row's substitute."""
+        """Return whether ``child`` is what one of ``count`` child runs was lent, not a damaged row's
+        substitute.
+        """
         part = _part(self.on_loan, count)
         lent = (part.usage.calls, part.sub_usage.calls, part.usage.input_tokens)
         return (child.max_model_calls, child.max_sub_calls, child.max_tokens) == lent
@@ -242,7 +244,7 @@ class Budget(BaseModel):
         return self.settle(epoch).spend(usage) if epoch in self.reserved else self
 
     def lent(self, epoch: int, *, used: int) -> Self:
-        """What a plan may still spend after ``used`` model calls: no more than its claim has reserved."""
+        """Return the rest of a plan's budget after ``used`` model calls, at most what its claim has reserved."""
         left = max(0, self.reserved.get(epoch, 0) - used)
         calls = self.usage.calls + self.on_loan.usage.calls + left
         return self.model_copy(update={"max_model_calls": calls, "reserved": {}})
@@ -284,7 +286,7 @@ class Budget(BaseModel):
 
 
 def _part(loan: Share, count: int) -> Share:
-    """What one of ``count`` has of a loan; see ``Budget.lend``."""
+    """Return the part that one of ``count`` has of a loan; see ``Budget.lend``."""
     return Share(
         usage=Usage(
             calls=loan.usage.calls // count,

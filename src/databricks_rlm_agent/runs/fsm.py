@@ -22,12 +22,12 @@ class State(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing can change the run any more."""
+        """Return whether nothing can change the run any more."""
         return self in TERMINAL
 
 
 class Event(StrEnum):
-    """What can happen to a run."""
+    """The events of the state machine."""
 
     CLAIM = "claim"
     SUBMITTED = "submitted"

@@ -105,7 +105,7 @@ class Run:
 
     @property
     def last_value(self) -> Any:
-        """What the last program finished with."""
+        """Return the value that the last program finished with."""
         return self.last_result.value if self.last_result else None
 
     def after(self, event: Event, **changes: Any) -> Run:
@@ -148,7 +148,9 @@ class Run:
         return (now - submitted_at).total_seconds()
 
     def overrun(self, now: datetime, *, started: bool) -> bool:
-        """Whether the job run has had all the time that the program, once started, or the run may take."""
+        """Return whether the job run has had all the time that the program, once started, or the run may
+        take.
+        """
         allowed = OVERRUN_S + (self.last_request.timeout_s if self.last_request else 0)
         too_long = started and self.executing_s(now) > allowed
         return too_long or self.age_s(now) > self.budget.max_wall_s + OVERRUN_S
@@ -175,7 +177,7 @@ class Due:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing was heard of its job run, so that it may only be worth asking about."""
+        """Return whether nothing was heard of its job run, so that it may only be worth asking about."""
         return self.run.fsm_state is State.EXECUTING and not self.reported
 
     @property

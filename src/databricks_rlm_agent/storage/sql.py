@@ -26,7 +26,7 @@ def states(chosen: Collection[State]) -> str:
 
 
 def _claimable(row: str = "") -> str:
-    """Whether a controller may have something to do with a run."""
+    """Return whether a controller may have something to do with a run."""
     return (
         f"({row}fsm_state IN {states(CLAIMABLE)} "
         f"OR {row}cancel_reason IS NOT NULL AND {row}fsm_state IN {states(WAITING_FOR_PERSON)})"

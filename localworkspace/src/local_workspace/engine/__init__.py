@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What an engine needs: the workspace's root folder, the catalogs (the first is the default), the
+    """The settings of an engine: the workspace's root folder, the catalogs (the first is the default), the
     kind (default: the installed one). `jars` is the folder where Spark's engine keeps what it downloads
     (default: in its environment), `renew_after` the number of statements after which Sail's server is
     replaced (default: its own).

@@ -1,4 +1,4 @@
-"""What is made once per environment: Delta's jars, our classes, an archive of what Spark loads.
+"""Make, once per environment: Delta's jars, our classes, an archive of the classes that Spark loads.
 
 Loading, checking and linking 20,000 classes from 300 jars is most of what a start costs, and much of what
 the first statement of each kind costs. Java maps them from an archive (class data sharing) where that was
