@@ -21,6 +21,8 @@ PAPERS = (
     "docs/retries.md",
     "docs/work-tables.md",
     "docs/local-workspace.md",
+    "docs/quick-engine.md",
+    "docs/glossary.md",
     "docs/recursion.md",
     "docs/sql-workflows.md",
     "docs/sql-reports.md",
