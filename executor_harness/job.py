@@ -18,7 +18,7 @@ from executor_harness.leftovers import Leftovers, within
 from executor_harness.outcome import ProcessExit, current, of_end, of_exception, of_interruption
 from executor_harness.protocol import Request, Status, Stream
 from executor_harness.report import Report, Ticket, append, belongs, encode, is_final, read_result
-from executor_harness.rlm.api import Rlm, close, reported, variables
+from executor_harness.rlm.api import Rlm, close, reported
 from executor_harness.run import Program, run
 from executor_harness.session import Session
 from executor_harness.verify import USAGE, Arguments, Refused, UsageError, parse, read_program, read_request
@@ -166,12 +166,11 @@ class Job:
             guard.cancel()
 
         error: BaseException | None = None
-        kept: protocol.KeptVariables | None = None
+        variables: protocol.KeptVariables | None = None
         try:
             guard.arm()
             run(program, rlm, self._session, leave)
-            if used := variables(rlm):
-                kept = used.commit()  # under the guard: large values count against the program's time
+            variables = rlm.vars.commit()  # under the guard: large values count against the program's time
         except BaseException as raised:  # noqa: BLE001 -- whatever a program raises becomes its result
             error = raised
         reason = guard.disarm()
@@ -179,7 +178,7 @@ class Job:
             report = of_exception(leaving[0], program.name)
         else:
             report = of_end(error, reason, program.name, timeout)
-        return replace(report, variables=kept) if report.status == protocol.SUCCESS else report
+        return replace(report, variables=variables) if report.status == protocol.SUCCESS else report
 
     def _report(self, report: Report, rlm: Rlm, request: Request, *, stuck: bool = False) -> int:
         """Close the streams, look at what the program left, and write the result. Returns the exit code."""
@@ -194,8 +193,8 @@ class Job:
             log += _lost_variables(rlm, request)
         if report.status != protocol.SUCCESS:
             fields["spawned"] = []
-            if self._session.used and not stuck and (used := variables(rlm)):
-                within(_APPEND_STOPPED_S, used.discard)
+            if self._session.used and not stuck:
+                within(_APPEND_STOPPED_S, rlm.vars.discard)
         if self._session.used and not stuck:
             log += self._leftovers.measure_tables(fields["produced_tables"], self._session)
         log += self._leftovers.lines()
@@ -255,8 +254,7 @@ def _lost_variables(rlm: Rlm, request: Request) -> list[str]:
     """A line for the log on what a program has tried to leave behind in vain."""
     base = request.variables
     kept = f"those of iteration {base.iter_n}" if base else "none"
-    used = variables(rlm)
-    changed = ", ".join(used.changed()) if used else ""
+    changed = ", ".join(rlm.vars.changed())
     return [f"the variables are still {kept}; changes to {changed} were not kept"] if changed else []
 
 

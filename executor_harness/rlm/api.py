@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import date, datetime, time
@@ -20,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from executor_harness import protocol
 from executor_harness.protocol import ProducedArtifact, ProducedTable, Request
-from executor_harness.redaction import Redactor, secrets_of
+from executor_harness.redaction import Redactor
 from executor_harness.report import shortened
 from executor_harness.rlm.chat import BudgetExhausted, CallError, CallFailed
 from executor_harness.rlm.inputs import Inputs
+from executor_harness.rlm.variables import Variables
 from executor_harness.volumes import PREFIX, Volumes
 
 if TYPE_CHECKING:
     from executor_harness.rlm.model_calls import ModelCalls
-    from executor_harness.rlm.variables import Variables
 
 _TABLE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,254}")
 _HASHED_BYTES = 64 * 1024 * 1024  # larger files are recorded by size only
@@ -56,13 +54,11 @@ class Rlm:
         self._tables: dict[str, ProducedTable] = {}
         self._log: list[str] = []
         self._unlogged = 0
-        self._secrets = secrets_of(os.environ)
-        self._lazy = threading.Lock()  # parts that most programs do not use are imported when first used
         self._model_calls: ModelCalls | None = None
-        self._variables: Variables | None = None
         self._spawned: dict[str, protocol.ChildTask] = {}
         self.inputs = Inputs(request.inputs, volumes, session)
         self.parameters = MappingProxyType(request.parameters)
+        self.vars = Variables(request, volumes, session)
 
     def __getattr__(self, name: str) -> Any:
         known = ", ".join(
@@ -74,16 +70,6 @@ class Rlm:
     def spark(self) -> Any:
         """The Spark session."""
         return self._session()
-
-    @property
-    def vars(self) -> Variables:
-        """The run's variables by name: what a program assigns here, a later one finds."""
-        with self._lazy:
-            if self._variables is None:
-                from executor_harness.rlm.variables import Variables
-
-                self._variables = Variables(self._request, self._volumes, self._session, self._secrets)
-            return self._variables
 
     def path(self, path: str) -> str:
         """Where Python and Spark can open a Volume path; a relative one is below the attempt's folder."""
@@ -188,7 +174,7 @@ class Rlm:
             raise ValueError(f"rlm.{kind}: more than {protocol.PRODUCED} are not recorded")
 
     def _reported(self) -> dict[str, Any]:
-        """Return what the program reported, as fields of a report; copies, for threads may go on reporting."""
+        """Return the reported values as fields of a report; copies, for threads may go on reporting."""
         more = [f"({self._unlogged} more lines were not kept)"] if self._unlogged else []
         return {
             "value": self._value,
@@ -206,22 +192,17 @@ class Rlm:
             self._log += self._model_calls.close()
 
     def _models(self) -> ModelCalls:
-        with self._lazy:
-            if self._model_calls is None:
-                from executor_harness.rlm.model_calls import ModelCalls
+        if self._model_calls is None:
+            # Imported when first used: most programs ask no model, and it is a third of this package.
+            from executor_harness.rlm.model_calls import ModelCalls
 
-                self._model_calls = ModelCalls(self._request, self._volumes, self._session, self._redactor)
-            return self._model_calls
+            self._model_calls = ModelCalls(self._request, self._volumes, self._session, self._redactor)
+        return self._model_calls
 
 
 def reported(rlm: Rlm) -> dict[str, Any]:
     """Return what the program reported (no method: the program sees only what it may use)."""
     return rlm._reported()
-
-
-def variables(rlm: Rlm) -> Variables | None:
-    """The variables, if the program has used them."""
-    return rlm._variables
 
 
 def close(rlm: Rlm) -> None:

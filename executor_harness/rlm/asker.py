@@ -26,7 +26,7 @@ _MINUTE_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class CallResult:
-    """The outcome of a question. `text` is None where there is no answer; then `kind` and `message` say why."""
+    """The outcome of a question. `text` is None without an answer; then `kind` and `message` say why."""
 
     text: str | None = None
     used: Amount = NOTHING

@@ -265,6 +265,6 @@ class RetryingSession:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether to try again later. Forbidden is final: the credentials are good, and the answer is no."""
+    """Return whether a later try may help. Forbidden is final: the credentials were good."""
     transient = isinstance(error, (Unreachable, Throttled, Conflict, Unauthorized))
     return transient and not isinstance(error, Forbidden)

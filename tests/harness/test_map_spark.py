@@ -314,7 +314,7 @@ def test_cancelled_in_the_midst(bench: Bench, shared: Any, spark: Any) -> None:
         bench.publish(_PROGRAM, models=access(concurrency=8))
         process = bench.start()
         eventually(lambda: len(stub.asked) > 24)
-        stub.latency_s = 1.0  # what is asked from now on is not done before the end arrives
+        stub.latency_s = 5.0  # what is asked from now on is not done before the end arrives
         process.send_signal(signal.SIGTERM)
         ended = bench.wait(process)
         assert ended.report["status"] == "CANCELLED", ended.err

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_support import Bench, Ended, create_schema, eventually, request_of
+from harness_support import Bench, Ended, create_schema, eventually, keep_session, request_of
 
 from executor_harness import protocol
 
@@ -148,9 +148,7 @@ def shared(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
 def frames(chain: Chain, shared: Any) -> Chain:
     chain.bench.env = {"SPARK_REMOTE": shared[1]}
     chain.bench.run_id = "r" + uuid.uuid4().hex[:8]
-    session = chain.bench.root / "harness" / "executor_harness" / "session.py"
-    # The one change to what is tested: its end must not end the session that the tests look through.
-    session.write_text(session.read_text().replace("self._ours and _is_connect(spark)", "False"))
+    keep_session(chain.bench)
     return chain
 
 

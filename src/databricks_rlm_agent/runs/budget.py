@@ -244,7 +244,7 @@ class Budget(BaseModel):
         return self.settle(epoch).spend(usage) if epoch in self.reserved else self
 
     def lent(self, epoch: int, *, used: int) -> Self:
-        """Return the rest of a plan's budget after ``used`` model calls, at most what its claim has reserved."""
+        """Return the rest of a plan's budget after ``used`` model calls, at most what its claim reserved."""
         left = max(0, self.reserved.get(epoch, 0) - used)
         calls = self.usage.calls + self.on_loan.usage.calls + left
         return self.model_copy(update={"max_model_calls": calls, "reserved": {}})
