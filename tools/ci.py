@@ -44,7 +44,7 @@ _MACHINES = (PYTHON, "-m", "pytest", "-q", *_MACHINE_TESTS)
 PARTS = (
     Part(name="test", command=("make", "test"), minutes=6),
     Part(name="demo", command=("make", "demo"), minutes=1),
-    Part(name="release-check", command=("make", "release-check"), minutes=2),
+    Part(name="release-check", command=("make", "release-check"), minutes=5),
     Part(name="docs-commands", command=("make", "docs-commands"), minutes=3),
     Part(name="examples", command=("make", "examples"), minutes=4),
     Part(name="bench-quick", command=("make", "bench-quick"), minutes=6),
