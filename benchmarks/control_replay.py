@@ -63,6 +63,7 @@ class Replay:
         self._ways: dict[str, Callable[..., object]] = {
             "warehouse.fetch": self._sql,
             "warehouse.execute": self._sql,
+            "warehouse.execute_once": self._sql,
             "volume.put": self._upload,
             "volume.get": self._download,
             "volume.exists": self._client.files.get_metadata,
