@@ -40,10 +40,10 @@ example-identity: $(STAMP) ## The identity workflow over 1,000,000 edges, proven
 UNIT_TESTS := tests/test_shape.py tests/test_house.py tests/attempts tests/benchmarks tests/cli tests/controller \
 	tests/planner tests/policy tests/runs tests/sqlflow tests/sqltext tests/storage tests/tools
 
-check: $(STAMP) lint ## Lint, types, import contracts and unit tests; under a minute
+check: $(STAMP) lint ## Lint, types, import contracts and unit tests
 	@$(BIN)/python -m pytest -m "not workspace and not slow" --dist load $(UNIT_TESTS)
 
-test: $(STAMP) lint ## Lint, types, import contracts and all tests; under 6 minutes on 2 cores
+test: $(STAMP) lint ## Lint, types, import contracts and all tests; about 13 minutes on 2 cores
 	@$(BIN)/python -m pytest
 
 test-all: $(STAMP) ## make test, the reference engine, examples, full matrices, benchmarks, the documents' commands; hours

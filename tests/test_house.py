@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 # A figure may fall, and then its limit falls with it; it may not rise.
 LIMITS = {
     "lines": 43_000,
-    "modules": 216,
-    "one_importer": 56,
+    "modules": 214,
+    "one_importer": 50,
     "over_400": 0,
     "classes_twice": 0,
     "import_circles": 0,
