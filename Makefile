@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo examples example-identity check test test-all lint docs-commands house release release-check
+.PHONY: help setup demo examples example-identity check test test-all lint docs-commands house faults release release-check
 .PHONY: crash-matrix workflow-matrix chaos sql-agent setup-bench-rlm bench bench-quick bench-control bench-sql bench-rlm
 .PHONY: setup-spark test-spark pins clean
 
@@ -55,6 +55,11 @@ lint: $(STAMP) ## ruff, mypy (strict), import-linter
 	@$(BIN)/mypy
 	@$(BIN)/mypy benchmarks examples tools
 	@$(BIN)/lint-imports
+
+SPARK_VENV := .venv-spark
+
+faults: $(STAMP) $(SPARK_VENV)/.installed ## The register of faults, line by line, on both engines
+	@$(BIN)/python -m tools.faults
 
 docs-commands: $(STAMP) ## Carry out the commands that the documents print, as far as that needs no account
 	@$(BIN)/python -m tools.docs_commands --run
@@ -105,7 +110,6 @@ bench-sql: $(STAMP) ## SQL workflows against their critical path and a bare scri
 bench-rlm: $(STAMP) $(RLM_VENV)/.installed ## This project, rlms and dspy against one stub model; about 15 minutes
 	@$(BIN)/python -m benchmarks rlm
 
-SPARK_VENV := .venv-spark
 SPARK_PIP := $(SPARK_VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir
 
 $(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spark.txt pyproject.toml localworkspace/pyproject.toml

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import __main__
+from tools.faults import skip_reference_engine
 
 if TYPE_CHECKING:
     from local_workspace import WorkspaceInfo
@@ -47,6 +48,7 @@ SLOW = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that use the shared workspace, and the files that take long."""
+    skip_reference_engine(items)
     for item in items:
         if "shared_workspace" in getattr(item, "fixturenames", ()):
             item.add_marker("workspace")

@@ -13,6 +13,12 @@ from databricks.sdk.service.catalog import VolumeType
 from local_workspace import Spawned, WorkspaceInfo, WorkspaceOptions, spawn
 from lw_support import SUB, Programs, sdk
 
+from tools.faults import skip_reference_engine
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skip_reference_engine(items)
+
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawned]:
