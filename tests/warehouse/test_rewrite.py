@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 from local_workspace.engine import EngineError, EngineSession
 from local_workspace.engine.errors import at_place
@@ -100,6 +103,33 @@ def test_every_name_has_a_folder(name: str) -> None:
 
 def test_dollar_quotes_are_strings() -> None:
     assert [token.kind for token in tokenize("AS $$ a; b $$ $x$ ; $x$")] == ["word", "string", "string"]
+
+
+def test_threads_do_not_read_each_others_statements() -> None:
+    texts = [f"MERGE INTO t{index} USING s{index} ON a = b{index}" for index in range(6)]
+    expected = [[token.text for token in tokenize(text)] for text in texts]
+    wrong: list[object] = []
+
+    def read(index: int) -> None:
+        for _ in range(100):
+            try:
+                found = [token.text for token in tokenize(texts[index])]
+            except Exception as error:
+                wrong.append(error)
+            else:
+                wrong.extend([found] if found != expected[index] else [])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=read, args=(index,)) for index in range(len(texts))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []
 
 
 def test_a_syntax_error_has_its_place_in_the_original_text() -> None:

@@ -56,15 +56,17 @@ def _tokenizer() -> Any:
         HEREDOC_STRINGS = ["$"]  # noqa: RUF012 - of sqlglot
         HEREDOC_TAG_IS_IDENTIFIER = True
 
-    return Tokenizer(dialect=Databricks())
+    return Tokenizer
 
 
 def tokenize(sql: str) -> list[Token]:
     """Split `sql` into tokens without white space and comments. Raises `EngineError` on an open quote."""
+    from sqlglot.dialects import Databricks
     from sqlglot.errors import TokenError
 
     try:
-        found = _tokenizer().tokenize(sql)
+        # One of its own: a tokenizer keeps its place in itself, and threads would read each other's text.
+        found = _tokenizer()(dialect=Databricks()).tokenize(sql)
     except TokenError as error:
         text = f"Syntax error: a string, quoted name or comment has no end. ({error})"
         raise EngineError.of("PARSE_SYNTAX_ERROR", text, "42601") from None
