@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from local_workspace.errors import WorkspaceError
 from local_workspace.layout import Layout
-from local_workspace.options import HTTP_PATH, USER, WorkspaceInfo, WorkspaceOptions
+from local_workspace.options import HTTP_PATH, WorkspaceInfo, WorkspaceOptions
 
 if TYPE_CHECKING:
     from starlette.routing import Route
@@ -78,7 +78,7 @@ class _EngineStart:
             from local_workspace.engine import EngineOptions, create_engine
 
             self._engine = create_engine(
-                EngineOptions(root=options.root, catalogs=options.catalogs, kind=options.engine, user=USER)
+                EngineOptions(root=options.root, catalogs=options.catalogs, kind=options.engine)
             )
             self._engine.start()
         except Exception as error:  # noqa: BLE001 - raised again, with its reason, by engine()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from local_workspace.options import EngineKind, installed_engine
+from local_workspace.options import USER, EngineKind, installed_engine
 
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError
@@ -43,7 +43,7 @@ class EngineOptions:
     root: Path
     catalogs: tuple[str, ...] = ("main",)
     kind: EngineKind = field(default_factory=installed_engine)
-    user: str = "local@workspace"
+    user: str = USER
     jars: Path | None = None
     renew_after: int = RENEW_AFTER
 
@@ -91,7 +91,7 @@ class Engine:
             self._proxy.end_job(job)
 
     def session(self, *, catalog: str | None = None, schema: str | None = None) -> EngineSession:
-        """Return a new session; raises `EngineError` when the catalog or schema does not exist."""
+        """Return a new session; raises `EngineError` when the catalog does not exist."""
         client = ConnectClient(self.servers, session_id=new_session_id(), user_id=self._options.user)
         session = EngineSession(self._backend.session(client))
         try:

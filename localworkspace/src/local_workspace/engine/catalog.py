@@ -262,11 +262,15 @@ class CatalogTree:
             yield
 
     def local_path(self, path: str) -> str:
-        """Return the folder of a `/Volumes/…` or `dbfs:/Volumes/…` path; any other path as it is."""
+        """Return the folder of a `/Volumes/…` or `dbfs:/Volumes/…` path; any other path as it is.
+
+        Names of catalogs, schemas and Volumes are the same in any case of letters; those of files are not.
+        """
         bare = path.removeprefix("dbfs:").removeprefix("file:")
         if not bare.startswith("/Volumes/"):
             return path
-        return str(self.root / bare.lstrip("/"))
+        _, _, *names = bare.split("/", 5)
+        return str(self.root.joinpath("Volumes", *[name.lower() for name in names[:3]], *names[3:]))
 
     def _sidecar(self, name: TableName, kind: str) -> Path:
         return self.schema_path(name.catalog, name.schema) / f"{self._folder_of(name.name)}.{kind}.json"

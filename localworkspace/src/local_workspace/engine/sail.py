@@ -113,6 +113,7 @@ def _end(process: subprocess.Popen[Any]) -> None:
 class SailSession(CatalogSession):
     """A session of Sail, which is taught each table and view that a statement names."""
 
+    knows_absent = True
     left_out = LEFT_OUT_ON_SAIL
     handlers = commands.HANDLERS
 

@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .catalog import CatalogTree
-from .errors import EngineError, at_place, catalog_not_found, operation_canceled, schema_not_found
+from .errors import (
+    EngineError,
+    at_place,
+    catalog_not_found,
+    operation_canceled,
+    schema_not_found,
+    table_not_found,
+)
 from .literals import bind, string_literal
-from .names import Namespace, TableName, quote
+from .names import Namespace, TableName, folded, quote
 from .servers import EngineServer
 from .statements import Statement, Token, unquote_string
 from .wire import ConnectClient
@@ -59,6 +66,8 @@ class CatalogSession:
     caches = False
     # Whether the values of parameters must be written into queries, too.
     inlines = False
+    # Whether the engine lets a schema be the current one that is not in the tree yet.
+    knows_absent = False
     # Table properties (in lower case) that are left out of what makes or changes a table.
     left_out: frozenset[str] = frozenset()
     # Patterns of leading words, and who carries out such a statement; the first match counts.
@@ -70,6 +79,7 @@ class CatalogSession:
         self.namespace = Namespace(catalog=tree.catalogs()[0], schema="default")
         self.lock = threading.RLock()
         self._ready = False
+        self._awaits_schema = False
 
     def begin(self) -> None:
         """Prepare the engine's side of the session; later calls do nothing."""
@@ -79,18 +89,24 @@ class CatalogSession:
                 self._ready = True
                 self.learn_schema(self.namespace.catalog, self.namespace.schema)
 
-    def use(self, catalog: str | None = None, schema: str | None = None) -> None:
-        """Make a catalog or schema the current one; raises `EngineError` when it does not exist."""
+    def use(self, catalog: str | None = None, schema: str | None = None, *, absent: bool = False) -> None:
+        """Make a catalog or schema the current one; raises `EngineError` when it does not exist.
+
+        With `absent`, the schema may be made later, as Databricks allows when a connection is opened.
+        """
         catalog = (catalog or self.namespace.catalog).lower()
-        schema = (schema or "default").lower()
+        schema = folded(schema or "default")
         if not self.tree.has_catalog(catalog):
             raise catalog_not_found(catalog)
-        if not self.tree.has_schema(catalog, schema):
+        exists = self.tree.has_schema(catalog, schema)
+        if not exists and not absent:
             raise schema_not_found(catalog, schema)
         with self.lock:
             self.begin()
-            self.learn_schema(catalog, schema)
-            self.switch(catalog, schema)
+            self._awaits_schema = not exists and not self.knows_absent
+            known = "default" if self._awaits_schema else schema
+            self.learn_schema(catalog, known)
+            self.switch(catalog, known)
             self.namespace = Namespace(catalog=catalog, schema=schema)
 
     def move(self) -> bool:
@@ -102,9 +118,9 @@ class CatalogSession:
             before = self.client
             self.client, self._ready = before.successor(), False
             try:
-                self.use(self.namespace.catalog, self.namespace.schema)
+                self.use(self.namespace.catalog, self.namespace.schema, absent=True)
                 given_up = before
-            except EngineError:  # such as: somebody has dropped the current schema
+            except EngineError:  # such as: the new server is gone already
                 given_up, self.client, self._ready = self.client, before, True
         with suppress(EngineError):  # its server may be gone; the session then is, too
             given_up.release()
@@ -173,9 +189,18 @@ class CatalogSession:
     def check_overwrite(self, name: TableName, options: Mapping[str, str]) -> None:
         """Raise `EngineError` where the engine would overwrite more of a table than it is asked to."""
 
-    def prepare(self, _names: Iterable[tuple[str, ...]]) -> None:
+    def prepare(self, names: Iterable[tuple[str, ...]]) -> None:
         """Teach the engine every table that the names may mean. Names that mean none do no harm."""
         self.begin()
+        if not self._awaits_schema:
+            return
+        catalog, schema = self.namespace.catalog, self.namespace.schema
+        if self.tree.has_schema(catalog, schema):
+            self.use(catalog, schema)
+            return
+        for parts in names:  # meanwhile the engine would look in the default schema
+            if len(parts) == 1 and self.tree.table(catalog, "default", parts[0]) is not None:
+                raise table_not_found(Namespace(catalog=catalog, schema=schema).table(parts).sql)
 
     def learn(self, name: TableName) -> None:
         """Bring one table or view up to date in the engine."""
@@ -231,10 +256,10 @@ class EngineSession:
         self._guard = threading.Lock()
 
     def begin(self, catalog: str | None, schema: str | None) -> None:
-        """Begin in a catalog and schema; raises `EngineError` when they do not exist."""
+        """Begin in a catalog, which must exist, and a schema, which may come later. Raises `EngineError`."""
         self._session.begin()
         if catalog or schema:
-            self._session.use(catalog, schema)
+            self._session.use(catalog, schema, absent=True)
 
     @property
     def namespace(self) -> Namespace:
