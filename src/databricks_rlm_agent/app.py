@@ -37,7 +37,7 @@ from databricks_rlm_agent.ports import PlanResult
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.secrets import LoadedSecrets, Secret, find_secrets
 from databricks_rlm_agent.settings import Settings, choose_model
-from databricks_rlm_agent.storage.migrations import Migration, migrate
+from databricks_rlm_agent.storage.migrations import Migration, migrate, repair
 from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore
 
 if TYPE_CHECKING:
@@ -46,6 +46,16 @@ if TYPE_CHECKING:
 
 # For a query of an acceptance check, or a count of an input's rows.
 QUERY_LIMIT_S = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitReport:
+    """What ``init`` has done, and the folder of the harness."""
+
+    created: list[str]
+    migrations: list[Migration]
+    repaired: list[str]
+    harness: str
 
 
 @dataclass
@@ -232,11 +242,23 @@ class App:
             tick=self.tick, sleep=time.sleep, abandon=self.tick.leases.release, max_wait_s=max_wait_s
         )
 
-    def init(self) -> tuple[list[str], list[Migration], str]:
-        """Create the schema, Volume, tables and harness that are missing; return what was done."""
-        created = self.catalog.ensure(self.settings.namespace)
-        migrations = migrate(self.warehouse, self.settings.namespace)
-        return created, migrations, self.publish_harness()
+    def init(self) -> InitReport:
+        """Create the schema, Volume, tables and harness that are missing, and repair what is damaged."""
+        namespace = self.settings.namespace
+        return InitReport(
+            created=self.catalog.ensure(namespace),
+            migrations=migrate(self.warehouse, namespace),
+            repaired=repair(self.warehouse, namespace),
+            harness=self.publish_harness(),
+        )
+
+    def has_tables(self) -> bool:
+        """Return whether the table of runs is there."""
+        try:
+            self.catalog.describe(self.settings.namespace.table("run_state"))
+        except NotFound:
+            return False
+        return True
 
     def publish_harness(self) -> str:
         """Put the executor harness of this version into the Volume unless it is there; return its folder.

@@ -27,7 +27,9 @@ def here() -> Callable[..., Finished]:
 @pytest.fixture(scope="module")
 def serving(shared_workspace: WorkspaceInfo, request: pytest.FixtureRequest) -> Serving:
     """The workspace that tests share, without a model behind its serving endpoints."""
-    return Serving(info=shared_workspace, schema=request.module.__name__.removeprefix("test_"))
+    serving = Serving(info=shared_workspace, schema=request.module.__name__.removeprefix("test_"))
+    assert call_here("init", env=serving.environment).code == 0
+    return serving
 
 
 @pytest.fixture

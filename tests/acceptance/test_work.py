@@ -23,7 +23,9 @@ def check(document: dict) -> None:
 
 
 def test_run_on_a_workspace_of_its_own(agent, script, tmp_path: Path) -> None:
-    done = agent("run", "Count it", "--model", script(*TWO_STEPS), "--root", str(tmp_path / "ws"), "--json")
+    root = ("--root", str(tmp_path / "ws"))
+    assert agent("init", *root).code == 0
+    done = agent("run", "Count it", "--model", script(*TWO_STEPS), *root, "--json")
     assert done.code == 0, done.err
     check(done.document)
 

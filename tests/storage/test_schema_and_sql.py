@@ -213,9 +213,9 @@ def test_tables_allow_concurrent_writers(table: RowType) -> None:
 
 def test_claims_compare_the_lease_with_the_clock_of_the_warehouse_and_fence_by_version() -> None:
     text = sql.claim(NAMESPACE)
-    assert "t.version = s.version" in text
+    assert "coalesce(t.version, 0) = s.version" in text
     assert "t.lease_expiry < current_timestamp()" in text
-    assert "lease_epoch = t.lease_epoch + 1" in text
+    assert "lease_epoch = coalesce(t.lease_epoch, 0) + 1" in text
     assert "NOT MATCHED" not in text
 
 

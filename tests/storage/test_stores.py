@@ -15,7 +15,7 @@ from fake_sql import FakeSession, repeating
 from databricks_rlm_agent.attempts.records import EventRow
 from databricks_rlm_agent.errors import Conflict, InvalidData, Rejected, RemoteError, RunNotFound, Unreachable
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.runs.run import Run, new_run
+from databricks_rlm_agent.runs.run import DamagedRun, Run, new_run
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.migrations import MIGRATIONS, migrate
 from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore, to_row
@@ -171,11 +171,28 @@ def test_reading_runs() -> None:
         store_of()[0].get("r9")
 
 
-def test_a_row_that_does_not_parse_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.fault("A16")
+@pytest.mark.parametrize("column", ["created_at", "updated_at", "version", "lease_epoch", "iter_n"])
+def test_a_row_without_a_value_is_named_and_hides_no_other(column: str) -> None:
+    store, backend, _ = store_of("r1", "r2")
+    backend.rows["r1"][column] = None
+    damaged, whole = store.newest(limit=9)
+    assert whole == run("r2")
+    assert isinstance(damaged, DamagedRun)
+    assert f"{column}: it is NULL" in damaged.problem
+    due = {found.run.run_id: found for found in store.due(limit=9, gap_s=1.0)}
+    assert due["r2"].problem is None
+    assert column in str(due["r1"].problem)
+
+
+@pytest.mark.fault("A16")
+def test_a_row_that_does_not_parse_leaves_the_others_alone() -> None:
     store, backend, _ = store_of("r1", "r2")
     backend.rows["r1"]["capsule"] = "{"
-    assert [item.run_id for item in store.newest(limit=9)] == ["r2"]
-    assert "run r1 is left alone" in caplog.text
+    damaged, other = store.newest(limit=9)
+    assert isinstance(damaged, DamagedRun)
+    assert "The capsule does not parse" in damaged.problem.replace("capsule: The", "The")
+    assert other == run("r2")
     broken, whole = store.due(limit=9, gap_s=1.0)
     assert (whole.run, whole.problem) == (run("r2"), None)
     # It cannot go on, and must not lie there for ever: it is ended with the reason.

@@ -20,7 +20,7 @@ from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import Event, State
-from databricks_rlm_agent.runs.run import Due, Run, RunOutcome, new_run
+from databricks_rlm_agent.runs.run import DamagedRun, Due, Run, RunOutcome, new_run
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.migrations import MIGRATIONS, migrate
 from databricks_rlm_agent.storage.schema import RunStateRow, columns
@@ -197,7 +197,10 @@ def test_a_damaged_row_is_due_and_can_be_cancelled(warehouse: RetryingSession, n
         with pytest.raises(InvalidData, match="capsule"):
             store.get("bad")
     assert store.request_cancel("bad", reason="damaged")
-    assert [item.run_id for item in store.newest(limit=9)] == ["good"]
+    assert {item.run_id: isinstance(item, DamagedRun) for item in store.newest(limit=9)} == {
+        "bad": True,
+        "good": False,
+    }
 
 
 def names(due: list[Due]) -> set[str]:

@@ -129,6 +129,7 @@ def _demo(commands: Any) -> None:
     command = _add(
         commands, "demo", "demo:demo", "Answer a question about real flights, on this machine alone."
     )
+    command.set_defaults(creates=True)
     command.add_argument(
         "--root", metavar="DIR", help="keep the workspace in DIR (default: a temporary folder)"
     )
@@ -140,7 +141,11 @@ def _work(commands: Any) -> None:
     _task(run)
     _model(run)
     _place(run)
-    submit = _add(commands, "submit", "work:submit", "Give a task and leave; orchestrate carries it out.")
+    follow = _add(commands, "follow", "work:follow", "Stay with a run until it is done; carry it out.")
+    follow.add_argument("run_id", metavar="RUN")
+    _model(follow)
+    _place(follow)
+    submit = _add(commands, "submit", "work:submit", "Give a task and leave; a controller carries it out.")
     _task(submit)
     _model(submit)
     _place(submit)
@@ -174,9 +179,12 @@ def _inspect(commands: Any) -> None:
 
 
 def _operate(commands: Any) -> None:
-    init = _add(commands, "init", "operate:init", "Create or migrate the schema, the Volume and the tables.")
+    init = _add(
+        commands, "init", "operate:init", "Create, migrate or repair schema, Volume, tables, harness."
+    )
+    init.set_defaults(creates=True)
     _place(init)
-    doctor = _add(commands, "doctor", "operate:doctor", "Check everything that a controller needs.")
+    doctor = _add(commands, "doctor", "doctor:doctor", "Check everything that a run needs.")
     _model(doctor)
     _place(doctor)
     tick = _add(commands, "tick", "operate:tick", "One pass over all runs that have something to do.")

@@ -17,13 +17,14 @@ def status(options: argparse.Namespace) -> int:
     with app_at(options) as app:
         if options.run_id:
             document = outcome(app, app.store.get(check_id(options.run_id, what="run id")))
-            emit(document, as_json=options.json, text=outcome_text(document))
+            emit(document, as_json=options.json, text=outcome_text(document, options))
             return 0
         if options.limit < 1:
             raise UsageError(f"--limit is {options.limit}.", fix="Give 1 or more.")
         runs = [run_summary(run) for run in app.store.newest(limit=options.limit)]
         lines = [
-            f"{run['run_id']:<24} {run['state']:<20} {run['iteration']:>3}  {run['task'][:60]}"
+            f"{run['run_id']!s:<24} {run['state']:<20} {run['iteration'] or 0:>3}  "
+            f"{(run['reason'] if run['state'] == 'DAMAGED' else run['task'])[:60]}"
             for run in runs
         ]
         emit({"runs": runs}, as_json=options.json, text="\n".join(lines) or "There are no runs yet.")
@@ -34,7 +35,7 @@ def show(options: argparse.Namespace) -> int:
     """Everything about one run."""
     with app_at(options) as app:
         document = run_details(app, app.store.get(check_id(options.run_id, what="run id")))
-        lines = [outcome_text(document), f"Task: {document['task']}", "Results:"]
+        lines = [outcome_text(document, options), f"Task: {document['task']}", "Results:"]
         for row in document["results"]:
             error = f" {row['error_type']}: {row['error_summary']}" if row["error_type"] else ""
             lines.append(f"  iteration {row['iter_n']} attempt {row['attempt']}: {row['status']}{error}")

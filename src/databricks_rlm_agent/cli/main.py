@@ -34,8 +34,8 @@ def main(
         if options.debug:
             raise
         return _report(error, options)
-    except KeyboardInterrupt:
-        _report_line(options, "Interrupted. What was accepted is kept: run the same command again to go on.")
+    except KeyboardInterrupt as interruption:  # a command says itself how to go on
+        _report_line(options, str(interruption) or "Interrupted. What was accepted is kept.")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone; there is nobody left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

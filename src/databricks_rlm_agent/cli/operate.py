@@ -1,4 +1,4 @@
-"""``init``, ``doctor``, ``tick``, ``orchestrate``, ``secrets check``: keep it running."""
+"""``init``, ``tick``, ``orchestrate``, ``secrets check``: keep it running."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from types import FrameType
-from typing import Any
 
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.cli.output import emit
 from databricks_rlm_agent.cli.workspace import app_at, say
-from databricks_rlm_agent.controller import bundle
 from databricks_rlm_agent.controller.tick import TickReport
-from databricks_rlm_agent.errors import RlmError, UsageError
+from databricks_rlm_agent.errors import UsageError
 
 INTERRUPTED = 130
 GRACE_S = 20.0
@@ -65,18 +63,24 @@ class Stopping:
 
 
 def init(options: argparse.Namespace) -> int:
-    """Create what is missing; to run it again changes nothing."""
+    """Create what is missing and repair what is damaged; to run it again changes nothing."""
     with app_at(options) as app:
-        created, migrations, harness = app.init()
-        applied = [{"number": item.number, "summary": item.summary} for item in migrations]
+        done = app.init()
+        applied = [{"number": item.number, "summary": item.summary} for item in done.migrations]
         document = {
             "workspace": app.workspace.host,
-            "created": created,
+            "created": done.created,
             "migrations": applied,
-            "harness": harness,
+            "repaired": done.repaired,
+            "harness": done.harness,
         }
-        done = [*created, *(f"migration {item['number']} ({item['summary']})" for item in applied)]
-        emit(document, as_json=options.json, text=f"{', '.join(done) or 'Nothing to do'}. Harness: {harness}")
+        texts = [*done.created, *(f"migration {item['number']} ({item['summary']})" for item in applied)]
+        texts += [f"repaired: {text}" for text in done.repaired]
+        emit(
+            document,
+            as_json=options.json,
+            text=f"{', '.join(texts) or 'Nothing to do'}. Harness: {done.harness}",
+        )
         return 0
 
 
@@ -122,19 +126,6 @@ def orchestrate(options: argparse.Namespace) -> int:
         return INTERRUPTED if stopping.asked else 0
 
 
-def doctor(options: argparse.Namespace) -> int:
-    """Check one thing after the other; say of each what is wrong and what to do."""
-    with app_at(options) as app:
-        checks = [_check(name, check) for name, check in _checks(app)]
-        lines = [f"{'✓' if check['ok'] else '✗'} {check['check']}: {check['detail']}" for check in checks]
-        emit(
-            {"ok": all(c["ok"] for c in checks), "checks": checks},
-            as_json=options.json,
-            text="\n".join(lines),
-        )
-        return max((check["exit_code"] for check in checks), default=0)
-
-
 def secrets_check(options: argparse.Namespace) -> int:
     """Which secrets are found, and where."""
     with app_at(options) as app:
@@ -169,22 +160,3 @@ def _done(app: App, *, until_idle: bool) -> Callable[[TickReport], bool]:
         return app.intake is None or app.intake.poll().idle
 
     return done
-
-
-def _checks(app: App) -> list[tuple[str, Callable[[], Any]]]:
-    names = app.settings.namespace
-    return [
-        ("workspace", lambda: f"{app.workspace.host} as {app.workspace.identity()}"),
-        ("warehouse", lambda: app.warehouse.fetch("SELECT 1 AS one") and app.settings.warehouse_http_path),
-        ("tables", lambda: f"{names.catalog}.{names.schema}, {app.store.unfinished()} unfinished runs"),
-        ("volume", lambda: f"{names.volume_root}, {len(app.volume.list(names.volume_root))} entries"),
-        ("harness", lambda: bundle.verify(app.volume, names)),
-        ("model", lambda: app.planner_for(app.model).model),
-    ]
-
-
-def _check(name: str, check: Callable[[], Any]) -> dict[str, Any]:
-    try:
-        return {"check": name, "ok": True, "detail": str(check()), "exit_code": 0}
-    except RlmError as error:
-        return {"check": name, "ok": False, "detail": str(error), "exit_code": error.exit_code}

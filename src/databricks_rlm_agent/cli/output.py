@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from databricks_rlm_agent.app import App
+from databricks_rlm_agent.cli.workspace import command_line
 from databricks_rlm_agent.controller.tick import TickReport
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.run import Run
+from databricks_rlm_agent.runs.run import DamagedRun, Run
 
 
-def run_summary(run: Run) -> dict[str, Any]:
-    """A run as an entry of a list."""
+def run_summary(run: Run | DamagedRun) -> dict[str, Any]:
+    """A run as an entry of a list. One whose row cannot be read is DAMAGED: the reason says why."""
+    if isinstance(run, DamagedRun):
+        unknown = ("parent", "iteration", "attempt", "task", "answer", "question", "created_at", "updated_at")
+        return {"run_id": run.run_id, "state": "DAMAGED", "reason": run.problem} | dict.fromkeys(unknown)
     return {
         "run_id": run.run_id,
         "parent": run.parent_run_id,
@@ -74,8 +79,8 @@ def emit(document: Mapping[str, Any] | Sequence[Any], *, as_json: bool, text: st
     print(json.dumps(document, ensure_ascii=False, default=str) if as_json else text, flush=True)
 
 
-def outcome_text(document: Mapping[str, Any]) -> str:
-    """An outcome for people."""
+def outcome_text(document: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """An outcome for people; ``options`` say on which workspace its hints work."""
     lines = [f"Run {document['run_id']}: {document['state']}"]
     lines[0] += f" after {document['iterations']} iterations ({document['failed_iterations']} failed)"
     parts = {name: document[name] for name in ("answer", "evidence", "reason", "question")}
@@ -91,7 +96,7 @@ def outcome_text(document: Mapping[str, Any]) -> str:
             for child in document["children"]
         ]
     if document["question"]:
-        lines.append(f'Answer it with: rlm-agent answer {document["run_id"]} "…"')
+        lines.append(f"Answer it with: {command_line(options, 'answer', document['run_id'], 'YOUR ANSWER')}")
     return "\n".join(lines)
 
 

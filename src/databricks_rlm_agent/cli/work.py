@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +18,11 @@ from databricks_rlm_agent.app import App
 from databricks_rlm_agent.attempts.records import EventRow, answer_seq
 from databricks_rlm_agent.cli.arguments import BUDGET
 from databricks_rlm_agent.cli.output import Follower, emit, outcome, outcome_text, run_summary
-from databricks_rlm_agent.cli.workspace import app_at, say
+from databricks_rlm_agent.cli.workspace import app_at, command_line, say
+from databricks_rlm_agent.controller.loop import ControlLoop
 from databricks_rlm_agent.controller.tick import SingleRunTick
 from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
-from databricks_rlm_agent.errors import Conflict, Forbidden, NotFound, RunNotFound, UsageError
+from databricks_rlm_agent.errors import Conflict, Forbidden, RunNotFound, UsageError
 from databricks_rlm_agent.models import parse_models
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.checks import parse_checks
@@ -127,10 +128,22 @@ def run(options: argparse.Namespace) -> int:
     with app_at(options) as app:
         model = resolved_model(app, options.model)
         app.planner_for(model)  # a missing key or an unreadable script is known before anything is stored
-        stored = accept(app, options, model=model)
-        document = follow(app, stored.run_id, silent=options.json)
-        emit(document, as_json=options.json, text=outcome_text(document))
-        return DONE if document["state"] == State.SUCCEEDED else FAILED
+        return _emit_outcome(app, accept(app, options, model=model), options)
+
+
+def follow(options: argparse.Namespace) -> int:
+    """Stay with a run that exists until it is done, and carry it out where no other controller does."""
+    with app_at(options) as app:
+        run = app.store.get(check_id(options.run_id, what="run id"))
+        if not run.fsm_state.terminal:
+            app.planner_for(run.model or app.model)  # a missing key ends the command, not the run
+        return _emit_outcome(app, run, options)
+
+
+def _emit_outcome(app: App, run: Run, options: argparse.Namespace) -> int:
+    document = carry_out(app, run.run_id, options)
+    emit(document, as_json=options.json, text=outcome_text(document, options))
+    return DONE if document["state"] == State.SUCCEEDED else FAILED
 
 
 def submit(options: argparse.Namespace) -> int:
@@ -138,7 +151,8 @@ def submit(options: argparse.Namespace) -> int:
     with app_at(options) as app:
         model = resolved_model(app, options.model) if options.model else None
         stored = accept(app, options, model=model)
-        text = f"Run {stored.run_id} is {stored.fsm_state}. Carry it out with: rlm-agent orchestrate"
+        command = command_line(options, "follow", stored.run_id)
+        text = f"Run {stored.run_id} is {stored.fsm_state}. A controller carries it out, or: {command}"
         emit(run_summary(stored), as_json=options.json, text=text)
         return DONE
 
@@ -179,32 +193,33 @@ def cancel(options: argparse.Namespace) -> int:
         run_id = check_id(options.run_id, what="run id")
         wanted = app.store.request_cancel(run_id, reason=options.reason)
         if wanted and not options.no_wait:
-            _carry_out(app, run_id, seconds=options.wait)
+            deadline = time.monotonic() + options.wait
+            ended = lambda _: time.monotonic() > deadline or app.store.get(run_id).fsm_state.terminal  # noqa: E731
+            _loop_of(app, run_id).run(done=ended)
         document = outcome(app, app.store.get(run_id))
-        emit(document, as_json=options.json, text=_cancel_text(document, wanted=wanted))
+        emit(document, as_json=options.json, text=_cancel_text(document, options, wanted=wanted))
         return DONE
 
 
-def _carry_out(app: App, run_id: str, *, seconds: float) -> None:
-    """Do the controller's part for this run alone; one that holds the run does it itself."""
-    deadline = time.monotonic() + seconds
-    loop = replace(app.loop(max_wait_s=_MAX_WAIT_S), tick=SingleRunTick(tick=app.tick, run_id=run_id))
-    loop.run(done=lambda _: time.monotonic() > deadline or app.store.get(run_id).fsm_state.terminal)
+def _loop_of(app: App, run_id: str) -> ControlLoop:
+    """The controller's part for one run and its child runs: other people's runs are not ours to pay for."""
+    return replace(app.loop(max_wait_s=_MAX_WAIT_S), tick=SingleRunTick(tick=app.tick, run_id=run_id))
 
 
-def _cancel_text(document: dict[str, Any], *, wanted: bool) -> str:
+def _cancel_text(document: dict[str, Any], options: argparse.Namespace, *, wanted: bool) -> str:
     if document["state"] == State.CANCELLED:
-        return outcome_text(document)
+        return outcome_text(document, options)
     if not wanted or State(document["state"]).terminal:
-        return f"It had ended before it could be cancelled.\n{outcome_text(document)}"
+        return f"It had ended before it could be cancelled.\n{outcome_text(document, options)}"
     return (
         f"The cancellation of run {document['run_id']} is on record; it is {document['state']} until its job "
-        f"run is over. A controller sees to it; `rlm-agent status {document['run_id']}` shows when."
+        f"run is over. A controller sees to it. When it has: "
+        f"{command_line(options, 'status', document['run_id'])}"
     )
 
 
 def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
-    """Store a new run and its inputs; make the schema first if this workspace has none yet."""
+    """Store a new run and its inputs."""
     run_id = check_id(options.run_id or app.new_id("r"), what="run id")
     uploader = InputUploader(
         volume=app.volume,
@@ -220,14 +235,7 @@ def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
         budget=_budget(options),
         model=model,
     )
-    try:
-        return _stored(app, fresh, uploader, named=bool(options.run_id))
-    except NotFound:
-        names = app.settings.namespace
-        say(f"This workspace has no tables in {names.catalog}.{names.schema} yet:")
-        created, migrations, _ = app.init()
-        say(f"created {', '.join([*created, *(item.summary for item in migrations)])}")
-        return _stored(app, fresh, uploader, named=bool(options.run_id))
+    return _stored(app, fresh, uploader, named=bool(options.run_id))
 
 
 def _stored(app: App, fresh: Run, uploader: InputUploader, *, named: bool) -> Run:
@@ -250,12 +258,17 @@ def _budget(options: argparse.Namespace) -> Budget:
         raise UsageError(f"--{name.replace('_', '-')} is {given[name]}.", fix=f"{problem['msg']}.") from None
 
 
-def follow(app: App, run_id: str, *, silent: bool) -> dict[str, Any]:
+def carry_out(app: App, run_id: str, options: argparse.Namespace) -> dict[str, Any]:
     """Tick until a run has ended or waits for a person; return its outcome."""
-    app.publish_harness()
-    follower = Follower(app=app, run_id=run_id, say=(lambda _: None) if silent else say)
-    app.loop(max_wait_s=_MAX_WAIT_S).run(done=follower)
-    return outcome(app, app.store.get(run_id))
+    resume = command_line(options, "follow", run_id)
+    try:
+        app.publish_harness()
+        report: Callable[[str], None] = (lambda _: None) if options.json else say
+        say(f"Run {run_id}. If this is interrupted: {resume}")
+        _loop_of(app, run_id).run(done=Follower(app=app, run_id=run_id, say=report))
+        return outcome(app, app.store.get(run_id))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted. Run {run_id} is kept; to go on with it: {resume}") from None
 
 
 def resolved_model(app: App, setting: str | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.errors import ConfigError, RlmError, UsageError
+from databricks_rlm_agent.errors import ConfigError, NotFound, RlmError, UsageError
 
 if TYPE_CHECKING:
     from local_workspace import WorkspaceInfo
@@ -30,7 +31,12 @@ def app_at(options: argparse.Namespace) -> Iterator[App]:
         if getattr(options, "root", None):
             model = getattr(options, "model", None) or environ.get("RLM_MODEL")
             info = stack.enter_context(
-                workspace_in(options.root, catalog=environ.get("ADK_DELTA_CATALOG"), model=model)
+                workspace_in(
+                    options.root,
+                    catalog=environ.get("ADK_DELTA_CATALOG"),
+                    model=model,
+                    create=getattr(options, "creates", False),
+                )
             )
             host, token = info.host, info.token
             environ["RLM_WAREHOUSE_HTTP_PATH"] = info.http_path
@@ -39,22 +45,41 @@ def app_at(options: argparse.Namespace) -> Iterator[App]:
         )
         app = App(settings=settings, environ=environ, host=host, token=token)
         stack.callback(app.close)
-        yield app
+        try:
+            yield app
+        except NotFound:
+            if not app.has_tables():
+                names = settings.namespace
+                raise NotFound(
+                    f"There are no tables of the agent in {names.catalog}.{names.schema}.",
+                    where=app.workspace.host,
+                    fix="Check ADK_DELTA_CATALOG and ADK_DELTA_SCHEMA, or make the tables: "
+                    + command_line(options, "init"),
+                ) from None
+            raise
 
 
 @contextmanager
 def workspace_in(
-    root: str, *, catalog: str | None = None, model: str | None = None
+    root: str, *, catalog: str | None = None, model: str | None = None, create: bool = False
 ) -> Iterator[WorkspaceInfo]:
     """The workspace that runs in a folder, or one that is started there for the time of the command.
 
     One that is started serves the sub-model of a scripted `model`; one that runs keeps what it was given.
+    Raise UsageError where the folder holds none, unless ``create`` allows to make one: a mistyped name must
+    not become a workspace.
     """
     folder = Path(root).absolute()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{root} is not a folder.", fix="Name a folder for --root.")
     with local_workspace_installed():
         from local_workspace import WorkspaceError, WorkspaceOptions, running, spawn
+        from local_workspace.layout import Layout
+    if not create and not Layout(root=folder).private.is_dir():
+        raise UsageError(
+            f"There is no local workspace in {root}.",
+            fix=f"Check --root, or make one: {shlex.join(['rlm-agent', 'init', '--root', root])}",
+        )
     info = running(folder)
     if info is not None:
         yield info
@@ -100,6 +125,17 @@ def _scripted(model: str | None) -> str | None:
     file = str(Path(model.removeprefix("scripted:")).absolute())
     Script.read(file)
     return f"scripted:{file}"
+
+
+def command_line(options: argparse.Namespace, *words: str) -> str:
+    """Return a command on the same workspace, as it can be pasted into a shell."""
+    place = [
+        part
+        for name in ("root", "profile")
+        if getattr(options, name, None)
+        for part in (f"--{name}", getattr(options, name))
+    ]
+    return shlex.join(["rlm-agent", *words, *place])
 
 
 def say(text: str) -> None:

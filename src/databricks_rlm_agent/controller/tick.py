@@ -174,16 +174,21 @@ class Tick:
             self.backoff.succeeded(done.after.run_id)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SingleRunTick:
     """A tick that touches one run and its child runs only."""
 
     tick: Tick
     run_id: str
+    _family: Sequence[str] = ()
 
     def __call__(self, *, wait_s: float | None = None) -> TickReport:
         """Do one pass."""
-        return self.tick(wait_s=wait_s, only=self.tick.store.family(self.run_id))
+        self._family = self._family or self.tick.store.family(self.run_id)
+        report = self.tick(wait_s=wait_s, only=self._family)
+        if report.advanced or not report.due:  # only then may there be child runs that we do not know
+            self._family = ()
+        return report
 
     def collect(self, *, wait_s: float | None = None) -> TickReport:
         """Record what is done, and begin nothing new."""

@@ -66,6 +66,11 @@ class WorkspaceJobs:
         )
         return output.logs or ""
 
+    def probe(self) -> str:
+        """Return a line that says that job runs can be listed; raise RemoteError where they cannot."""
+        self._workspace.call("job runs", lambda client: next(iter(client.jobs.list_runs(limit=1)), None))
+        return "runs can be listed; whether they may be submitted shows at the first one"
+
     def _get(self, databricks_run_id: int) -> Run:
         return self._workspace.call(
             f"job run {databricks_run_id}", lambda client: client.jobs.get_run(databricks_run_id)

@@ -148,6 +148,11 @@ class WorkspaceVolume:
             return None
         return FileEntry(path=path, is_directory=True)
 
+    def delete(self, path: str) -> None:
+        """Delete a file; one that is not there is deleted already."""
+        with suppress(NotFound):
+            self._workspace.call(path, lambda client: client.files.delete(path))
+
     def upload(self, path: str, source: Path, *, overwrite: bool) -> None:
         """Put a file of this machine, of at most 5 GiB, into a Volume without holding it in memory."""
 

@@ -92,6 +92,11 @@ class Models:
         given = [self._secrets[key] for key in keys if key in self._secrets]
         return redact(text, given + [Secret(os.environ.get(VARIABLES[key], "")) for key in keys])
 
+    @property
+    def scripted(self) -> bool:
+        """Return whether the replies come from a script."""
+        return self._script is not None
+
     def unpriced(self) -> list[str]:
         """The models whose price is not known."""
         names = [self.name] if self._script else [spec.name for spec in self._specs]

@@ -111,7 +111,7 @@ class AdkPlanner:
         """Summarize a long result; ``delta`` is None for a short one, and if the model or budget failed."""
         if self._unpriced(context):
             return Summary(delta=None)
-        meter = self._meter("summarizer", context)
+        meter = self.meter("summarizer", Allowance.left(context.budget))
         summarizer = Summarizer(
             models=self.models, context=context, result=result, meter=meter, volume=self.toolbox.volume
         )
@@ -123,7 +123,7 @@ class AdkPlanner:
         pending: PendingDecision[Action] = PendingDecision(
             max_refusals=self.max_refusals, redact=self.models.redact
         )
-        meter = self._meter("planner", context)
+        meter = self.meter("planner", Allowance.left(context.budget))
         review = Review(
             context=context,
             pending=pending,
@@ -174,7 +174,8 @@ class AdkPlanner:
         unknown = self.models.unpriced()
         return unpriced(unknown) if unknown else None
 
-    def _meter(self, purpose: str, context: PlanningContext) -> Meter:
+    def meter(self, purpose: str, allowance: Allowance) -> Meter:
+        """Return the bounds of one conversation."""
         from databricks_rlm_agent.planner.chain import Meter
 
         return Meter(
@@ -183,9 +184,36 @@ class AdkPlanner:
             timeout_s=self.timeout_s,
             clock=self.clock,
             redact=self.models.redact,
-            allowance=Allowance.left(context.budget),
+            allowance=allowance,
             prices=self.models.prices,
         )
+
+
+_PROBE_CALLS, _PROBE_TOKENS = 100, 100_000  # a chain asks each of its models once at most
+
+
+def probe(planner: Planner) -> float | None:
+    """Ask the planner's models for one word; return the seconds that took, None for a script.
+
+    Raise ModelUnavailable where none answers. It costs a few tokens, which no run is charged for.
+    """
+    from google.adk.models.llm_request import LlmRequest
+    from google.genai import types
+
+    if not isinstance(planner, AdkPlanner) or planner.models.scripted:
+        return None
+    meter = planner.meter("probe", Allowance(calls=_PROBE_CALLS, tokens=_PROBE_TOKENS))
+    model = planner.models.open(role="planner", iter_n=1, meter=meter, objective="")
+    content = types.Content(role="user", parts=[types.Part(text="Reply with the word OK.")])
+    request = LlmRequest(model=model.model, contents=[content])
+
+    async def ask() -> None:
+        async for _ in model.generate_content_async(request):
+            return
+
+    started = planner.clock()
+    shared_loop().run(ask())
+    return planner.clock() - started
 
 
 def create_planner(

@@ -186,6 +186,14 @@ class Due:
         return self.silent, self.run.updated_at, self.run.run_id
 
 
+@dataclass(frozen=True, kw_only=True)
+class DamagedRun:
+    """A run whose row cannot be read, and why."""
+
+    run_id: str
+    problem: str
+
+
 def new_run(
     task: str,
     *,

@@ -7,9 +7,10 @@ it is released.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from databricks_rlm_agent.errors import NotFound
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import SqlSession
 from databricks_rlm_agent.storage.schema import ALL_TABLES, RowType, columns
@@ -90,3 +91,39 @@ def migrate(session: SqlSession, namespace: Namespace) -> list[Migration]:
             {"number": migration.number, "summary": migration.summary},
         )
     return pending
+
+
+def faults(session: SqlSession, namespace: Namespace) -> list[str]:
+    """Return a line for each table or column of ours that is missing or has another type."""
+    return [text for _, text in _faults(session, namespace)]
+
+
+def repair(session: SqlSession, namespace: Namespace) -> list[str]:
+    """Make the tables and columns anew that somebody dropped; return the lines of what was made.
+
+    What they held is gone. A column of another type is left as it is: ``doctor`` names it.
+    """
+    done = []
+    for statement, text in _faults(session, namespace):
+        if statement is not None:
+            session.execute(statement)
+            done.append(text)
+    return done
+
+
+def _faults(session: SqlSession, namespace: Namespace) -> Iterator[tuple[str | None, str]]:
+    """Yield the statement that mends a fault (None where none does) and the fault."""
+    for row_type in ALL_TABLES:
+        table = namespace.table(row_type.TABLE)
+        try:
+            rows = session.fetch(f"DESCRIBE TABLE {table}")
+        except NotFound:
+            yield create_table(namespace, row_type), f"there is no table {table}"
+            continue
+        present = {str(row["col_name"]).lower(): str(row["data_type"]).upper() for row in rows}
+        for name, kind in columns(row_type).items():
+            if name not in present:
+                statement = f"ALTER TABLE {table} ADD COLUMNS ({name} {kind})"
+                yield statement, f"{table} has no column {name}"
+            elif present[name] != kind:
+                yield None, f"{table}.{name} is {present[name]} where {kind} is expected"

@@ -116,11 +116,12 @@ def claim(namespace: Namespace) -> str:
     return (
         f"MERGE INTO {namespace.table('run_state')} t USING "
         f"{_rows('array<struct<run_id:string,version:bigint,budget:string>>')} s "
-        f"ON t.run_id = s.run_id AND t.version = s.version AND {_claimable('t.')} "
+        # A damaged row may have no version and no epoch: it is read as 0, and can be ended for its damage.
+        f"ON t.run_id = s.run_id AND coalesce(t.version, 0) = s.version AND {_claimable('t.')} "
         f"AND (t.lease_expiry IS NULL OR t.lease_expiry < current_timestamp()) "
-        f"WHEN MATCHED THEN UPDATE SET lease_owner = :owner, lease_epoch = t.lease_epoch + 1, "
+        f"WHEN MATCHED THEN UPDATE SET lease_owner = :owner, lease_epoch = coalesce(t.lease_epoch, 0) + 1, "
         f"lease_expiry = timestamp_micros({_NOW_US} + :lease_us), budget = s.budget, "
-        f"version = t.version + 1, write_id = :write_id"
+        f"version = coalesce(t.version, 0) + 1, write_id = :write_id"
     )
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
@@ -18,7 +19,7 @@ from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.parsing import M, parse
-from databricks_rlm_agent.runs.run import Due, LastRequest, LastResult, Run, RunOutcome
+from databricks_rlm_agent.runs.run import DamagedRun, Due, LastRequest, LastResult, Run, RunOutcome
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.schema import RunStateRow, columns, distinct, one_per_key, to_json
 from databricks_rlm_agent.values import clip
@@ -80,9 +81,10 @@ class DeltaRunStore:
         """One run; raise RunNotFound."""
         return from_row(self._row(run_id))
 
-    def newest(self, *, limit: int) -> list[Run]:
-        """The newest runs first."""
-        return _readable(self._session.fetch(sql.newest_runs(self._namespace), {"limit": limit}))
+    def newest(self, *, limit: int) -> list[Run | DamagedRun]:
+        """The newest runs first; one whose row cannot be read does not hide the others."""
+        rows = self._session.fetch(sql.newest_runs(self._namespace), {"limit": limit})
+        return [_run_or_damage(row) for row in one_per_key(rows, RunStateRow)]
 
     def unfinished(self, *, only: Sequence[str] = ()) -> int:
         """How many runs a controller still has work with, of all or of some."""
@@ -252,7 +254,9 @@ def _partly_read(row: Mapping[str, Any]) -> tuple[Run, str | None]:
     """The run of a row without the parts that cannot be read, and a description of these."""
     values = {name: row[name] for name in columns(RunStateRow)}
     values["fsm_state"] = State(values["fsm_state"])
-    problems = []
+    missing = [name for name in _REQUIRED if values[name] is None]
+    values |= {name: _REQUIRED[name] for name in missing}
+    problems = [f"{name}: it is NULL" for name in missing]
     for name, (read, otherwise) in _PARTS.items():
         try:
             values[name] = read(values[name])
@@ -260,6 +264,14 @@ def _partly_read(row: Mapping[str, Any]) -> tuple[Run, str | None]:
             problems.append(f"{name}: {error}")
             values[name] = otherwise
     return Run(**values), "; ".join(problems) or None
+
+
+# What a row has to have besides its state, and the substitute where it has not.
+_REQUIRED: dict[str, Any] = {
+    **dict.fromkeys(("depth", "iter_n", "attempt", "lease_epoch", "version"), 0),
+    **dict.fromkeys(("created_at", "updated_at"), datetime.fromtimestamp(0, UTC)),
+    "current_mode": "DEV",
+}
 
 
 def _child(row: Mapping[str, Any]) -> Run:
@@ -293,12 +305,8 @@ def _claimed(run: Run, owner: str, write_id: str) -> Run:
     )
 
 
-def _readable(rows: Sequence[Mapping[str, Any]]) -> list[Run]:
-    """The runs of the rows that parse: one that does not must not hide the others."""
-    runs = []
-    for row in one_per_key(rows, RunStateRow):
-        try:
-            runs.append(from_row(row))
-        except InvalidData as error:
-            log.error("run %s is left alone: %s", row["run_id"], error)
-    return runs
+def _run_or_damage(row: Mapping[str, Any]) -> Run | DamagedRun:
+    try:
+        return from_row(row)
+    except InvalidData as error:
+        return DamagedRun(run_id=row["run_id"], problem=error.what)

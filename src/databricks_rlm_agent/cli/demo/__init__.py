@@ -15,8 +15,8 @@ from typing import Any
 
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.cli.output import emit, outcome_text
-from databricks_rlm_agent.cli.work import DONE, FAILED, follow, resolved_model
-from databricks_rlm_agent.cli.workspace import app_at, local_workspace_installed, say
+from databricks_rlm_agent.cli.work import DONE, FAILED, carry_out, resolved_model
+from databricks_rlm_agent.cli.workspace import app_at, command_line, local_workspace_installed, say
 from databricks_rlm_agent.errors import ConfigError, NotFound
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import new_run
@@ -145,10 +145,15 @@ def demo(options: argparse.Namespace) -> int:
         report(f"Task: {TASK}")
         fresh = new_run(TASK, run_id=app.new_id("demo-"), clock=app.clock, inputs=inputs, model=model)
         app.store.insert([fresh])
-        document = follow(app, fresh.run_id, silent=options.json)
+        document = carry_out(app, fresh.run_id, options)
         document |= {"workspace_root": str(root), "scripted": model.startswith("scripted:")}
         text = "\n".join(
-            ["", outcome_text(document), *_preview(app, document), *_next_steps(root, fresh.run_id)]
+            [
+                "",
+                outcome_text(document, options),
+                *_preview(app, document),
+                *_next_steps(options, fresh.run_id),
+            ]
         )
         emit(document, as_json=options.json, text=text)
         return DONE if document["state"] == State.SUCCEEDED else FAILED
@@ -174,10 +179,6 @@ def _preview(app: App, document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _next_steps(root: Path, run_id: str) -> list[str]:
-    return [
-        "",
-        f"Everything is in {root}. To look further:",
-        f"  rlm-agent show {run_id} --root {root}",
-        f"  rlm-agent logs {run_id} --root {root}",
-    ]
+def _next_steps(options: argparse.Namespace, run_id: str) -> list[str]:
+    commands = [f"  {command_line(options, name, run_id)}" for name in ("show", "logs")]
+    return ["", f"Everything is in {options.root}. To look further:", *commands]
