@@ -17,6 +17,8 @@ from .deltalog import DeltaLogs, TableShape, sql_type
 from .errors import EngineError, catalog_not_found, schema_not_found, table_not_found
 from .names import TableName, folded, folder_of, is_name, name_of
 
+# The comment of the schema or catalog in whose folder it is.
+_COMMENT_FILE = ".comment.json"
 # The prefix of temporary tables, which are not listed.
 DRAFT = "_draft_"
 
@@ -47,6 +49,12 @@ class TableInfo:
     properties: dict[str, str]
     partition_columns: tuple[str, ...] = ()
     view_definition: str | None = None
+    external: bool = False
+
+    @property
+    def table_type(self) -> str:
+        """The type as Unity Catalog names it: MANAGED, EXTERNAL or VIEW."""
+        return "VIEW" if self.kind == "VIEW" else "EXTERNAL" if self.external else "MANAGED"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +129,20 @@ class CatalogTree:
             )  # fmt: skip
         self._remove(self.schema_path(catalog, schema))
 
+    def comment(self, catalog: str, schema: str = "") -> str | None:
+        """Return the comment of a schema, or of a catalog; None when it has none."""
+        try:
+            text = (self.schema_path(catalog, schema) / _COMMENT_FILE).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        comment: str | None = json.loads(text)["comment"]
+        return comment
+
+    def set_comment(self, comment: str | None, catalog: str, schema: str = "") -> None:
+        """Set or take back the comment of a schema, or of a catalog; raises when there is no such thing."""
+        self.require_schema(catalog, schema or "default")
+        self._write(self.schema_path(catalog, schema) / _COMMENT_FILE, {"comment": comment})
+
     def require_schema(self, catalog: str, schema: str) -> None:
         """Raise unless the schema exists."""
         self._require_catalog(catalog)
@@ -153,7 +175,7 @@ class CatalogTree:
         """Return the metadata of a table or view by its full name; None when there is none."""
         shape = self.shape(name)
         if shape is not None:
-            return _table_info(name, shape, str(self.location(name)))
+            return _table_info(name, shape, str(self.location(name)), self._sidecar(name, "table").exists())
         view = self.view(name)
         if view is None:
             return None
@@ -197,6 +219,12 @@ class CatalogTree:
         if pointer.exists():
             return Path(json.loads(pointer.read_text(encoding="utf-8"))["location"])
         return schema / self._folder_of(name.name)
+
+    def altered_ms(self, name: TableName) -> int:
+        """Return when a table or view was last changed, in milliseconds since the epoch."""
+        log = self.location(name) / "_delta_log"
+        path = log if log.exists() else self._sidecar(name, "view")
+        return int(path.stat().st_mtime * 1000)
 
     def register_external(self, name: TableName, location: Path) -> None:
         """Point a name at a Delta table outside the tree."""
@@ -291,7 +319,7 @@ class CatalogTree:
         shutil.rmtree(trash, ignore_errors=True)
 
 
-def _table_info(name: TableName, shape: TableShape, location: str) -> TableInfo:
+def _table_info(name: TableName, shape: TableShape, location: str, external: bool) -> TableInfo:
     columns = tuple(
         ColumnInfo(
             name=field["name"],
@@ -305,4 +333,5 @@ def _table_info(name: TableName, shape: TableShape, location: str) -> TableInfo:
     return TableInfo(
         name=name, kind="TABLE", columns=columns, location=location, created_at_ms=shape.created_at_ms,
         comment=shape.description, properties=shape.properties, partition_columns=shape.partition_columns,
+        external=external,
     )  # fmt: skip

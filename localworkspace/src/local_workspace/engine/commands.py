@@ -197,7 +197,6 @@ def _detail(session: CatalogSession, info: TableInfo) -> StatementResult:
 
     delta = DeltaTable(info.location)
     files = pa.table(delta.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
-    changed = (session.tree.location(info.name) / "_delta_log").stat().st_mtime
     moment, number, names = pa.timestamp("us", "UTC"), pa.int64(), pa.list_(pa.string())
     row = {
         **_strings("format", "id", "name", "description", "location"), "createdAt": moment,
@@ -207,7 +206,7 @@ def _detail(session: CatalogSession, info: TableInfo) -> StatementResult:
     }  # fmt: skip
     values: tuple[Any, ...] = (
         "delta", delta.metadata().id, str(info.name), info.comment, info.location, info.created_at_ms * 1000,
-        int(changed * 1e6), list(info.partition_columns), [], len(files), sum(files),
+        session.tree.altered_ms(info.name) * 1000, list(info.partition_columns), [], len(files), sum(files),
         list(info.properties.items()), delta.protocol().min_reader_version,
         delta.protocol().min_writer_version,
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import time
+
 from .catalog import ColumnInfo, ViewDefinition
 from .deltalog import arrow_sql_type
 from .errors import EngineError, catalog_not_found, only_on_databricks, table_not_found, unsupported
@@ -120,9 +122,10 @@ def create_view(session: CatalogSession, statement: Statement) -> StatementResul
             return done()
         text = statement.source(body + 1)
         query = _named_columns(_qualified(text, session), statement, reader.at, body)
-        session.tree.save_view(
-            name, ViewDefinition(query=query, text=text, columns=_view_columns(session, query))
+        view = ViewDefinition(
+            query=query, text=text, columns=_view_columns(session, query), created_at_ms=int(time() * 1000)
         )
+        session.tree.save_view(name, view)
         session.learn(name)
     return done()
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from . import information_schema
 from .catalog import CatalogTree
 from .errors import EngineError, table_not_found
 from .names import TableName, quote
@@ -66,12 +67,12 @@ class JobRequest:
         text = getattr(holder, field)
         if not text:
             return None
-        statement = Statement.parse(text)
+        statement = information_schema.served(self._session, Statement.parse(text))
         inline = self._session.inlines and (holder.named_arguments or holder.pos_arguments)
         if self._session.handler_of(statement) is None and not inline:
             setattr(holder, field, self._session.rewritten(statement, filtered=True).text)
             return None
-        outcome = self._session.translate(text, _arguments(holder))
+        outcome = self._session.translate(statement.text, _arguments(holder))
         if isinstance(outcome, StatementResult):
             return outcome
         command.Clear()
@@ -84,7 +85,9 @@ class JobRequest:
             if message.DESCRIPTOR.name == "NamedTable":
                 parts = split_name(message.unparsed_identifier)
                 low = tuple(part.lower() for part in parts)
-                if low != parts and self._session.is_table(parts):
+                if information_schema.is_view(parts):
+                    message.unparsed_identifier = quote(information_schema.view_of(self._session, parts))
+                elif low != parts and self._session.is_table(parts):
                     message.unparsed_identifier = ".".join(map(quote, low))
 
     def _follow_catalog_calls(self) -> None:

@@ -20,7 +20,7 @@ from .errors import EngineError
 from .jobs import JobRequest
 from .servers import Servers
 from .session import Backend, CatalogSession, StatementResult
-from .wire import CHANNEL_OPTIONS, JOB_HEADER, ConnectClient, error_of
+from .wire import CHANNEL_OPTIONS, JOB_HEADER, ConnectClient, arrow_stream, error_of
 
 _SERVICE = "spark.connect.SparkConnectService"
 _UNARY = {
@@ -313,11 +313,7 @@ def _responses(request: Any, result: StatementResult, server_session: str) -> It
 
     # The engine refuses a relation without columns, so what has no result gets an empty one.
     table = result.table if result.table.column_names else pa.table({"result": pa.array([], pa.string())})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        for batch in table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]:
-            writer.write_batch(batch)
-    relation = pb.Relation(local_relation=pb.LocalRelation(data=sink.getvalue().to_pybytes()))
+    relation = pb.Relation(local_relation=pb.LocalRelation(data=arrow_stream(table)))
     envelope = {
         "session_id": request.session_id,
         "server_side_session_id": server_session,

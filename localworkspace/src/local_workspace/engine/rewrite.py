@@ -127,7 +127,6 @@ def _folded_stars(statement: Statement) -> Statement:
 
 _REFUSED = {
     "|>": "The pipe syntax (|>)",
-    "INFORMATION_SCHEMA": "information_schema",
     "RECURSIVE": "A recursive CTE (WITH RECURSIVE)",
 }
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from . import information_schema
 from .catalog import CatalogTree
 from .errors import (
     EngineError,
@@ -145,6 +146,7 @@ class CatalogSession:
     def carry_out(self, statement: Statement) -> StatementResult | str:
         """Do what `translate` does, for a statement whose parameters are bound."""
         self.prepare(statement.names())
+        statement = information_schema.served(self, statement)
         rewritten = self.rewritten(statement)
         if rewritten is not statement:  # IDENTIFIER('…') may have become a name
             self.prepare(rewritten.names())

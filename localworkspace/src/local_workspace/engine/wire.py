@@ -59,6 +59,11 @@ class ConnectClient:
         """Tell whether new sessions begin on this one's server."""
         return self._servers.is_newest(self.server)
 
+    @property
+    def user_id(self) -> str:
+        """Whose session it is."""
+        return self._user_id
+
     def successor(self) -> ConnectClient:
         """Return a session of the same name on the server for new sessions."""
         return ConnectClient(self._servers, session_id=self._session_id, user_id=self._user_id)
@@ -142,6 +147,14 @@ class ConnectClient:
         except EngineError as error:
             error.sent = query
             raise
+
+    def create_view(self, name: str, table: Any) -> None:
+        """Make or replace a temporary view of the rows of a pyarrow.Table. Raises `EngineError`."""
+        import pyspark.sql.connect.proto as pb
+
+        relation = pb.Relation(local_relation=pb.LocalRelation(data=arrow_stream(table)))
+        view = pb.CreateDataFrameViewCommand(input=relation, name=name, replace=True)
+        self.run(pb.Plan(command=pb.Command(create_dataframe_view=view)))
 
     def configure(self, settings: dict[str, str]) -> None:
         """Set session configuration; an engine that does not know a key keeps it without effect."""
@@ -227,6 +240,18 @@ class ConnectClient:
         import pyspark.sql.connect.proto as pb
 
         return pb.UserContext(user_id=self._user_id)
+
+
+def arrow_stream(table: Any) -> bytes:
+    """Return a pyarrow.Table as a stream, with one batch at least."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        for batch in table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]:
+            writer.write_batch(batch)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def connect_stub(channel: Any) -> Any:
