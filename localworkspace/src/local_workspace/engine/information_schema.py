@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError, only_on_databricks, table_not_found
 from .names import TableName, quote
 from .statements import Statement
-
-if TYPE_CHECKING:
-    from .session import CatalogSession
+from .wire import ConnectClient
 
 SCHEMA = "information_schema"
 _ALL = "system"
@@ -77,8 +75,10 @@ _VIEWS: Mapping[str, str] = {
 Row = Mapping[str, Any]
 
 
-def served(session: CatalogSession, statement: Statement) -> Statement:
-    """Return a statement that reads views of `session` in place of `information_schema`.
+def served(statement: Statement, tree: CatalogTree, client: ConnectClient, current: str) -> Statement:
+    """Return a statement that reads views of the session `client` in place of `information_schema`.
+
+    `current` is the catalog of names without one.
 
     Raises `EngineError` for one that is not there, that is written to, or that a view is made of.
     """
@@ -88,18 +88,18 @@ def served(session: CatalogSession, statement: Statement) -> Statement:
     from sqlglot.errors import SqlglotError
 
     try:
-        tree: Any = parse_one(statement.text, dialect="databricks")
+        parsed: Any = parse_one(statement.text, dialect="databricks")
     except SqlglotError:
         return statement  # the engine says what is wrong with it
     places = []
-    for table in tree.find_all(exp.Table):
+    for table in parsed.find_all(exp.Table):
         names = [part for part in table.parts if isinstance(part, exp.Identifier)]
         parts = tuple(part.name for part in names)
         if len(parts) not in {2, 3} or parts[-2].lower() != SCHEMA:
             continue
-        _refuse_change(tree, table)
+        _refuse_change(parsed, table)
         alias = "" if table.alias or not isinstance(table.parent, (exp.From, exp.Join)) else quote(parts[-1])
-        text = f"{quote(view_of(session, parts))} {alias}".rstrip()
+        text = f"{quote(view_of(parts, tree, client, current))} {alias}".rstrip()
         places.append((names[0].meta["start"], names[-1].meta["end"] + 1, text))
     text = statement.text
     for start, end, put in sorted(places, reverse=True):
@@ -107,10 +107,10 @@ def served(session: CatalogSession, statement: Statement) -> Statement:
     return Statement.parse(text) if places else statement
 
 
-def _refuse_change(tree: Any, table: Any) -> None:
+def _refuse_change(parsed: Any, table: Any) -> None:
     from sqlglot import exp
 
-    if isinstance(tree, exp.Create) and tree.kind == "VIEW":
+    if isinstance(parsed, exp.Create) and parsed.kind == "VIEW":
         raise only_on_databricks("A view over information_schema")
     if table.arg_key == "this" and isinstance(table.parent, (exp.DML, exp.Create, exp.Drop, exp.Alter)):
         raise EngineError.of("INSUFFICIENT_PERMISSIONS", "information_schema can only be read.", "42501")
@@ -121,20 +121,20 @@ def is_view(parts: tuple[str, ...]) -> bool:
     return len(parts) in {2, 3} and parts[-2].lower() == SCHEMA
 
 
-def view_of(session: CatalogSession, parts: tuple[str, ...]) -> str:
+def view_of(parts: tuple[str, ...], tree: CatalogTree, client: ConnectClient, current: str) -> str:
     """Make the temporary view for `[catalog.]information_schema.view`; return its name.
 
     Raises `EngineError` when there is no such catalog or view.
     """
-    catalog = parts[0].lower() if len(parts) == 3 else session.namespace.catalog
-    view, tree = parts[-1].lower(), session.tree
+    catalog = parts[0].lower() if len(parts) == 3 else current
+    view = parts[-1].lower()
     if view not in _VIEWS or not (catalog == _ALL or tree.has_catalog(catalog)):
         raise table_not_found(".".join(map(quote, parts)))
     within = tree.catalogs() if catalog == _ALL else [catalog]
     make = _ROWS.get(view)
-    rows = [row for each in within for row in make(tree, each, session.client.user_id)] if make else []
+    rows = [row for each in within for row in make(tree, each, client.user_id)] if make else []
     name = f"__{catalog}_{SCHEMA}_{view}"
-    session.client.create_view(name, _arrow(_VIEWS[view], rows))
+    client.create_view(name, _arrow(_VIEWS[view], rows))
     return name
 
 

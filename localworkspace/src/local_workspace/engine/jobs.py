@@ -67,7 +67,10 @@ class JobRequest:
         text = getattr(holder, field)
         if not text:
             return None
-        statement = information_schema.served(self._session, Statement.parse(text))
+        session = self._session
+        statement = information_schema.served(
+            Statement.parse(text), session.tree, session.client, session.namespace.catalog
+        )
         inline = self._session.inlines and (holder.named_arguments or holder.pos_arguments)
         if self._session.handler_of(statement) is None and not inline:
             setattr(holder, field, self._session.rewritten(statement, filtered=True).text)
@@ -81,13 +84,16 @@ class JobRequest:
 
     def _fold_names(self) -> None:
         """Spell the tables that a plan reads as the catalog does: Sail does not find them in capitals."""
+        session = self._session
         for message in messages(self.request):
             if message.DESCRIPTOR.name == "NamedTable":
                 parts = split_name(message.unparsed_identifier)
                 low = tuple(part.lower() for part in parts)
                 if information_schema.is_view(parts):
-                    message.unparsed_identifier = quote(information_schema.view_of(self._session, parts))
-                elif low != parts and self._session.is_table(parts):
+                    current = session.namespace.catalog
+                    view = information_schema.view_of(parts, session.tree, session.client, current)
+                    message.unparsed_identifier = quote(view)
+                elif low != parts and session.is_table(parts):
                     message.unparsed_identifier = ".".join(map(quote, low))
 
     def _follow_catalog_calls(self) -> None:
