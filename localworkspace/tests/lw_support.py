@@ -50,7 +50,7 @@ class Programs:
     """Puts Python programs into the Volume and submits them."""
 
     def __init__(self, client: WorkspaceClient, root: Path, name: str) -> None:
-        self._client, self._root, self._name = client, root, name
+        self.client, self._root, self._name = client, root, name
 
     def put(self, code: str, name: str = "program.py") -> str:
         path = f"{VOLUME}/{self._name}/{name}"
@@ -65,7 +65,7 @@ class Programs:
         return jobs.SubmitTask(task_key=key, spark_python_task=python, **fields)
 
     def submit(self, code: str, *parameters: str, **fields: Any) -> int:
-        run_id = self._client.jobs.submit(
+        run_id = self.client.jobs.submit(
             run_name=self._name, tasks=[self.task(code, *parameters, **fields)]
         ).run_id
         assert run_id is not None
@@ -75,15 +75,15 @@ class Programs:
         def over(run: jobs.Run) -> bool:
             return run.status is not None and run.status.state == jobs.RunLifecycleStateV2State.TERMINATED
 
-        return eventually(lambda: self._client.jobs.get_run(run_id), over, timeout_s=timeout_s)
+        return eventually(lambda: self.client.jobs.get_run(run_id), over, timeout_s=timeout_s)
 
     def running(self, run_id: int) -> jobs.Run:
         def runs(run: jobs.Run) -> bool:
             return run.status is not None and run.status.state == jobs.RunLifecycleStateV2State.RUNNING
 
-        return eventually(lambda: self._client.jobs.get_run(run_id), runs)
+        return eventually(lambda: self.client.jobs.get_run(run_id), runs)
 
     def output(self, run: jobs.Run) -> jobs.RunOutput:
         assert run.tasks
         assert run.tasks[0].run_id
-        return self._client.jobs.get_run_output(run.tasks[0].run_id)
+        return self.client.jobs.get_run_output(run.tasks[0].run_id)

@@ -122,6 +122,10 @@ def runs(ask: Contract, programs: Programs) -> None:
     output = ask("GET", f"{JOBS}/runs/get-output", jobs.RunOutput, run_id=task["run_id"])
     assert output["error"]
     assert output["metadata"]["run_id"] == task["run_id"]
+    repair = {"run_id": run["run_id"], "rerun_all_failed_tasks": True}
+    ask("POST", f"{JOBS}/runs/repair", jobs.RepairRunResponse, **repair)
+    finished(ask, run["run_id"])
+    ask("GET", f"{JOBS}/runs/get", jobs.Run, run_id=run["run_id"], include_history="true")
     ask("GET", f"{JOBS}/runs/list", jobs.ListRunsResponse, expand_tasks="true", limit=1)
     ask("POST", f"{JOBS}/runs/cancel", run_id=run["run_id"])
     ask("POST", f"{JOBS}/runs/cancel-all", job_id=run["job_id"])

@@ -38,6 +38,11 @@ class Layout:
         return self.private / "runs"
 
     @property
+    def environments(self) -> Path:
+        """Environments with the libraries of jobs."""
+        return self.private / "environments"
+
+    @property
     def uploads(self) -> Path:
         """Bodies that are still arriving; on the file system of the volumes, so that a rename is atomic."""
         return self.private / "uploads"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from local_workspace.engine import Engine
 from local_workspace.jobs.launcher import Launcher
+from local_workspace.jobs.references import References
 from local_workspace.jobs.scheduler import Limits, Scheduler
 from local_workspace.jobs.store import RunStore
 from local_workspace.layout import Layout
@@ -26,6 +27,7 @@ class Workspace:
     model: ScriptedModel | None
     runs: RunStore
     scheduler: Scheduler
+    references: References
 
     @staticmethod
     def assemble(
@@ -55,4 +57,5 @@ class Workspace:
             model=model,
             runs=runs,
             scheduler=scheduler,
+            references=launcher.references,
         )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from local_workspace.errors import ApiError
-from local_workspace.jobs import model
+from local_workspace.jobs import libraries, model, mounts
 from local_workspace.jobs.model import Run, TaskRun
 from local_workspace.jobs.process import Launch
+from local_workspace.jobs.references import NotSetError, References, value_file
 from local_workspace.jobs.scheduler import TaskRefusedError
 from local_workspace.layout import Layout
+from local_workspace.options import WORKSPACE_ID
 
 # Nothing of the server's environment reaches a job but this; least of all the keys of whoever started it.
 INHERITED = (
@@ -61,8 +66,59 @@ class Launcher:
 
     def prepare(self, run: Run, task: TaskRun, cwd: Path) -> Launch:
         """The process for a task. Raises TaskRefusedError when there is nothing that could run."""
-        argv = [sys.executable, "-u", *self._program(run, task)]
-        return Launch(argv=argv, env=self._environment(run, task), cwd=cwd, mark=str(cwd.parent))
+        env = self._environment(run, task)
+        wanted = _requirements(run, task)
+        python, before = sys.executable, None
+        if wanted:
+            python, before = self._installed(wanted, env, cwd)
+        argv = self._mounted([python, "-u", *self._program(run, task)], cwd)
+        return Launch(argv=argv, env=env, cwd=cwd, mark=str(cwd.parent), before=before)
+
+    def _installed(
+        self, wanted: Sequence[str], env: Mapping[str, str], cwd: Path
+    ) -> tuple[str, Launch | None]:
+        """The interpreter that has the libraries, and the step that makes it, if it is not there yet."""
+        try:
+            folder = self.layout.environments / libraries.folder_name(wanted, self._resolved_library)
+        except libraries.LibraryError as error:
+            raise _refused("LIBRARY_INSTALLATION_ERROR", str(error)) from None
+        if libraries.is_complete(folder):
+            return libraries.python_of(folder), None
+        libraries.write_requirements(folder, wanted)
+        pip = {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith("PIP_") or name.upper() in libraries.PIP_VARIABLES
+        }
+        argv = self._mounted([sys.executable, str(libraries.__file__), str(folder)], cwd)
+        step = Launch(argv=argv, env={**env, **pip}, cwd=cwd, mark=str(cwd.parent), libraries=tuple(wanted))
+        return libraries.python_of(folder), step
+
+    def _resolved_library(self, path: str) -> Path:
+        try:
+            return self.layout.resolve(path)
+        except ApiError as problem:
+            raise libraries.LibraryError(problem.message) from None
+
+    @functools.cached_property
+    def mounts(self) -> bool:
+        """Whether this system lets a job see the workspace's folders as `/Volumes` and `/Workspace`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [*self._mounting(Path(scratch)), sys.executable, "-I", "-S", "-c", ""]
+            if sys.platform != "linux":
+                return False
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603 - our own
+
+    def _mounting(self, scratch: Path) -> list[str]:
+        folders = (scratch, self.layout.volumes, self.layout.workspace)
+        return [sys.executable, "-I", "-S", str(mounts.__file__), *map(str, folders)]
+
+    def _mounted(self, argv: list[str], cwd: Path) -> list[str]:
+        if not self.mounts:
+            return argv
+        scratch = cwd.parent / "root"
+        scratch.mkdir(exist_ok=True)
+        return [*self._mounting(scratch), *argv]
 
     def _program(self, run: Run, task: TaskRun) -> list[str]:
         spec, overrides = task.spec, run.overrides
@@ -70,7 +126,7 @@ class Launcher:
             python = spec["spark_python_task"]
             arguments = overrides.get("python_params") or python.get("parameters") or []
             path = self._file(str(python.get("python_file") or ""))
-            return [str(path), *_resolved(arguments, run)]
+            return [str(path), *self._filled(arguments, run, task)]
         if isinstance(spec.get("python_wheel_task"), dict):
             wheel = spec["python_wheel_task"]
             names = [str(wheel.get(name) or "") for name in ("package_name", "entry_point")]
@@ -78,7 +134,7 @@ class Launcher:
                 raise _refused(
                     "INVALID_RUN_CONFIGURATION", "python_wheel_task needs package_name and entry_point"
                 )
-            return ["-c", _WHEEL_MAIN, *names, *_resolved(_wheel_arguments(wheel, overrides), run)]
+            return ["-c", _WHEEL_MAIN, *names, *self._filled(_wheel_arguments(wheel, run), run, task)]
         kind = next((name for name in _UNSUPPORTED if spec.get(name)), None)
         if kind:
             raise _refused(
@@ -86,6 +142,27 @@ class Launcher:
                 f"{kind} is not supported by the local workspace: use spark_python_task or python_wheel_task",
             )
         raise _refused("INVALID_RUN_CONFIGURATION", f"Task {task.task_key} has no code to run")
+
+    def _filled(self, arguments: Sequence[Any], run: Run, task: TaskRun) -> list[str]:
+        """Arguments with their dynamic value references put in."""
+        try:
+            return [self.references.fill(str(item), run, task) for item in arguments]
+        except NotSetError as error:
+            raise _refused("INVALID_RUN_CONFIGURATION", str(error)) from None
+
+    @property
+    def references(self) -> References:
+        """What dynamic value references mean here."""
+        return References(workspace_id=WORKSPACE_ID, host=self.host, task_value=self._task_value)
+
+    def _values(self, run: Run) -> Path:
+        return self.layout.runs / str(run.run_id) / "values"
+
+    def _task_value(self, run: Run, task_key: str, name: str) -> str | None:
+        try:
+            return (self._values(run) / value_file(task_key, name)).read_text()
+        except FileNotFoundError:
+            return None
 
     def _file(self, path: str) -> Path:
         try:
@@ -100,14 +177,19 @@ class Launcher:
         env = {name: os.environ[name] for name in INHERITED if name in os.environ}
         for name, value in {**_cluster_variables(run, task), **_serverless_variables(run, task)}.items():
             env[name] = _REFERENCE.sub(self._secret_text, value)
-        wheels = [str(path) for path in self._wheels(task)]
-        if wheels:
-            env["PYTHONPATH"] = os.pathsep.join([*wheels, *filter(None, [env.get("PYTHONPATH")])])
+        onpath = [
+            str(Path(__file__).with_name(name))
+            for name in ("onpath", *(() if self.mounts else ("unmounted",)))
+        ]
+        env["PYTHONPATH"] = os.pathsep.join([*onpath, *filter(None, [env.get("PYTHONPATH")])])
         env |= {
             "SPARK_REMOTE": self.spark_remote(str(task.run_id)),
             "DATABRICKS_HOST": self.host,
             "DATABRICKS_TOKEN": self.token,
             "RLM_VOLUMES_ROOT": str(self.layout.volumes),
+            "RLM_WORKSPACE_ROOT": str(self.layout.workspace),
+            "RLM_LOCAL_TASK_VALUES": str(self._values(run)),
+            "RLM_LOCAL_TASK_KEY": task.task_key,
             # Bytecode of modules that lie in a Volume must not appear as files there; what is installed has
             # its bytecode already, which a cache folder of our own would make Python compile again.
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -126,43 +208,34 @@ class Launcher:
             )
         return value.decode("utf-8", "replace")
 
-    def _wheels(self, task: TaskRun) -> list[Path]:
-        """Wheel libraries that lie in the workspace (a pure wheel is importable as it is)."""
-        found = []
-        for library in task.spec.get("libraries") or []:
-            whl = library.get("whl") if isinstance(library, dict) else None
-            if not whl:
-                continue  # pypi and the like: the environment of the workspace serves
-            try:
-                path = self.layout.resolve(str(whl))
-            except ApiError as problem:
-                raise _refused("LIBRARY_INSTALLATION_ERROR", problem.message) from None
-            if not path.is_file():
-                raise _refused("LIBRARY_INSTALLATION_ERROR", f"Library {whl} does not exist")
-            found.append(path)
-        return found
-
 
 def _refused(code: str, message: str) -> TaskRefusedError:
     return TaskRefusedError(model.failed(code, message))
 
 
-def _wheel_arguments(wheel: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[str]:
-    named = overrides.get("python_named_params") or wheel.get("named_parameters")
+def _wheel_arguments(wheel: Mapping[str, Any], run: Run) -> list[str]:
+    """Named parameters get the job's besides, which win, as on Databricks for tasks with keys."""
+    named = run.overrides.get("python_named_params") or wheel.get("named_parameters")
     if named:
-        return [f"--{key}={value}" for key, value in named.items()]
-    return list(overrides.get("python_params") or wheel.get("parameters") or [])
+        return [f"--{key}={value}" for key, value in {**named, **run.parameters}.items()]
+    return list(run.overrides.get("python_params") or wheel.get("parameters") or [])
 
 
-def _resolved(arguments: Sequence[Any], run: Run) -> list[str]:
-    """Arguments with `{{job.parameters.NAME}}`, `{{job.run_id}}` and `{{job.id}}` put in."""
-    known = {f"job.parameters.{name}": value for name, value in run.parameters.items()}
-    known |= {"job.run_id": str(run.run_id), "job.id": str(run.job_id)}
-
-    def value(match: re.Match[str]) -> str:
-        return known.get(match.group(1), match.group(0))
-
-    return [re.sub(r"\{\{\s*([\w.]+)\s*\}\}", value, str(item)) for item in arguments]
+def _requirements(run: Run, task: TaskRun) -> list[str]:
+    """The libraries that a task needs besides the server's own."""
+    key = task.spec.get("environment_key")
+    environment: Mapping[str, Any] = {}
+    if key:
+        listed = [
+            item for item in run.settings.get("environments") or [] if item.get("environment_key") == key
+        ]
+        if not listed:
+            raise _refused("INVALID_RUN_CONFIGURATION", f"No environment has the key {key!r}")
+        environment = listed[0].get("spec") or {}
+    try:
+        return libraries.requirements(task.spec.get("libraries"), environment)
+    except libraries.LibraryError as error:
+        raise _refused("LIBRARY_INSTALLATION_ERROR", str(error)) from None
 
 
 def _cluster_variables(run: Run, task: TaskRun) -> dict[str, str]:

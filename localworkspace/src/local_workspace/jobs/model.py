@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 # The life-cycle names of the Jobs API's `state` field; its newer `status` derives from them when shown.
 Life = Literal[
-    "BLOCKED", "QUEUED", "PENDING", "RUNNING", "TERMINATING", "TERMINATED", "SKIPPED", "INTERNAL_ERROR"
-]
+    "BLOCKED", "QUEUED", "PENDING", "WAITING_FOR_RETRY", "RUNNING", "TERMINATING", "TERMINATED", "SKIPPED",
+    "INTERNAL_ERROR",
+]  # fmt: skip
 FINAL: frozenset[str] = frozenset({"TERMINATED", "SKIPPED", "INTERNAL_ERROR"})
-WAITING: frozenset[str] = frozenset({"BLOCKED", "QUEUED", "PENDING"})
+WAITING: frozenset[str] = frozenset({"BLOCKED", "QUEUED", "PENDING", "WAITING_FOR_RETRY"})
 
 Stop = Literal["cancel", "timeout"]
 
@@ -32,11 +33,16 @@ class Ending:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRun:
-    """One task of a run. `spec` is the task as submitted."""
+    """One task of a run. `spec` is the task as submitted; `attempt` counts from 0 over retries and repairs.
+
+    It does not begin before `not_before`.
+    """
 
     run_id: int
     task_key: str
     spec: dict[str, Any]
+    attempt: int = 0
+    not_before: int = 0
     life: Life = "PENDING"
     start_time: int = 0
     running_time: int = 0
@@ -52,8 +58,23 @@ class TaskRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pass:
+    """A run from its start, or from a repair (`repair_id`), to its end: an entry of its `repair_history`."""
+
+    repair_id: int
+    start_time: int
+    end_time: int
+    ending: Ending | None
+    task_run_ids: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a job, or a one-time submitted run (`job_id` is then the run's own id, as on Databricks)."""
+    """One run of a job, or a one-time submitted run (`job_id` is then the run's own id, as on Databricks).
+
+    `tasks` holds the latest task run of every task, `earlier` those that a retry or a repair took the place
+    of. `history` holds the passes before the present one, which began with the repair `repair_id` at `began`.
+    """
 
     run_id: int
     job_id: int
@@ -69,6 +90,25 @@ class Run:
     held: bool = False
     end_time: int = 0
     ending: Ending | None = None
+    earlier: tuple[TaskRun, ...] = ()
+    history: tuple[Pass, ...] = ()
+    repair_id: int = 0
+    began: int = 0
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """All passes, the present one last."""
+        old = {number for item in self.history for number in item.task_run_ids}
+        present = Pass(
+            repair_id=self.repair_id,
+            start_time=self.began or self.start_time,
+            end_time=self.end_time,
+            ending=self.ending,
+            task_run_ids=tuple(
+                task.run_id for task in (*self.earlier, *self.tasks) if task.run_id not in old
+            ),
+        )
+        return (*self.history, present)
 
     @property
     def active(self) -> bool:
@@ -88,8 +128,10 @@ class Run:
     def from_json(text: str) -> Run:
         """From the database."""
         fields: dict[str, Any] = json.loads(text)
-        tasks = tuple(TaskRun(**{**task, "ending": _ending(task["ending"])}) for task in fields.pop("tasks"))
-        return Run(**{**fields, "tasks": tasks, "ending": _ending(fields["ending"])})
+        for name, kind in (("tasks", TaskRun), ("earlier", TaskRun), ("history", Pass)):
+            items = fields.get(name) or ()
+            fields[name] = tuple(kind(**{**item, "ending": _ending(item["ending"])}) for item in items)
+        return Run(**{**fields, "ending": _ending(fields["ending"])})
 
 
 def _ending(fields: dict[str, Any] | None) -> Ending | None:
@@ -229,3 +271,53 @@ def run_ending(run: Run) -> Ending:
 def _harmless(task: TaskRun) -> bool:
     """Return whether the task does not make its run fail. One that its run_if excludes does not."""
     return task.ending is not None and task.ending.result in {"SUCCESS", "EXCLUDED"}
+
+
+def wants_retry(task: TaskRun, ending: Ending) -> bool:
+    """Return whether a task run that ended so is to be tried again. `max_retries` -1 is without limit."""
+    most = int(task.spec.get("max_retries") or 0)
+    if ending.result != "FAILED" and not (ending.result == "TIMEDOUT" and task.spec.get("retry_on_timeout")):
+        return False
+    return ending.kind != LOST.kind and (most < 0 or task.attempt < most)
+
+
+def retried(run: Run, task: TaskRun, run_id: int, now: int) -> Run:
+    """The run with a new task run, `run_id`, in the place of one that has ended."""
+    wait = int(task.spec.get("min_retry_interval_millis") or 0)
+    again = TaskRun(
+        run_id=run_id,
+        task_key=task.task_key,
+        spec=task.spec,
+        attempt=task.attempt + 1,
+        not_before=now + wait if wait else 0,
+        life="WAITING_FOR_RETRY" if wait else "PENDING",
+    )
+    tasks = tuple(again if item.run_id == task.run_id else item for item in run.tasks)
+    return replace(run, tasks=tasks, earlier=(*run.earlier, task))
+
+
+def failed_keys(run: Run) -> list[str]:
+    """The tasks of a run that has ended that a repair of everything that failed runs again."""
+    return [task.task_key for task in run.tasks if not _harmless(task)]
+
+
+def repaired(run: Run, specs: Mapping[str, dict[str, Any]], ids: Sequence[int], now: int) -> Run:
+    """The run, active again, with new task runs of `specs` by key. `ids`: the repair's, one per task."""
+    new_ids = dict(zip(specs, ids[1:], strict=True))
+    tasks = tuple(
+        TaskRun(
+            run_id=new_ids[task.task_key],
+            task_key=task.task_key,
+            spec=specs[task.task_key],
+            attempt=task.attempt + 1,
+            life="BLOCKED" if specs[task.task_key].get("depends_on") else "PENDING",
+        )
+        if task.task_key in specs
+        else task
+        for task in run.tasks
+    )
+    replaced = tuple(task for task in run.tasks if task.task_key in specs)
+    return replace(
+        run, tasks=tasks, earlier=(*run.earlier, *replaced), history=run.passes, repair_id=ids[0], began=now,
+        ending=None, end_time=0, stop=None,
+    )  # fmt: skip

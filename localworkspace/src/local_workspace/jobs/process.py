@@ -35,12 +35,17 @@ _POLL_S = 0.05  # only where the system cannot signal the end of a process throu
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """The process to start. `mark` in the environment identifies it and all that it starts."""
+    """The process to start. `mark` in the environment identifies it and all that it starts.
+
+    `before` is a step that must succeed first; it installs the `libraries` that it names.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path
     mark: str
+    before: Launch | None = None
+    libraries: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

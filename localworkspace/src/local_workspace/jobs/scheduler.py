@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from local_workspace.jobs import model
+from local_workspace.jobs.libraries import failure
 from local_workspace.jobs.model import FINAL, WAITING, Ending, Run, TaskRun
 from local_workspace.jobs.process import (
     Finished,
@@ -30,7 +31,7 @@ from local_workspace.jobs.process import (
 from local_workspace.jobs.store import RunStore
 from local_workspace.state import now_ms
 
-_TICK_S = 0.5  # the longest delay in noticing a whole run's time limit
+_TICK_S = 0.5  # the longest delay in noticing a whole run's time limit, or that a retry is due
 
 
 class TaskRefusedError(Exception):
@@ -137,7 +138,10 @@ class Scheduler:
             self._put(replace(self._runs[run.run_id], ending=_defect(error), end_time=now_ms()))
 
     def _timed(self) -> bool:
-        return any(run.timeout_seconds for run in self._runs.values())
+        return any(
+            run.timeout_seconds or any(task.life == "WAITING_FOR_RETRY" for task in run.tasks)
+            for run in self._runs.values()
+        )
 
     def _put(self, run: Run) -> None:
         """Keep and save a new version of a run."""
@@ -151,7 +155,9 @@ class Scheduler:
         """Make every decision about one run that is due. Called with the lock held."""
         self._release(run)
         run = self._runs[run.run_id]
-        expired = run.timeout_seconds and now_ms() - run.start_time >= run.timeout_seconds * 1000
+        expired = (
+            run.timeout_seconds and now_ms() - (run.began or run.start_time) >= run.timeout_seconds * 1000
+        )
         if expired and run.stop is None:
             self._put(replace(run, stop="timeout"))
             run = self._runs[run.run_id]
@@ -195,7 +201,8 @@ class Scheduler:
                 return
             task = replace(task, life="PENDING")
             self._set(run_id, task)
-        if task.life in {"PENDING", "QUEUED"} and task.run_id not in self._switches:
+        waits = task.life == "WAITING_FOR_RETRY" and now_ms() < task.not_before
+        if task.life in WAITING and not waits and task.run_id not in self._switches:
             self._begin(run_id, task)
 
     def _begin(self, run_id: int, task: TaskRun) -> None:
@@ -242,7 +249,10 @@ class Scheduler:
             ending = _defect(error)
         shutil.rmtree(self._folder / str(task_run_id) / "work", ignore_errors=True)
         with self._changed:
-            self._update(run_id, task_run_id, life=ending.life, ending=ending, end_time=now_ms())
+            task = self._update(run_id, task_run_id, life=ending.life, ending=ending, end_time=now_ms())
+            if task is not None and self._runs[run_id].stop is None and model.wants_retry(task, ending):
+                (new_id,) = self._store.new_ids(1)
+                self._put(model.retried(self._runs[run_id], task, new_id, now_ms()))
             del self._switches[task_run_id]
             self._workers.discard(threading.current_thread())
             switch.close()
@@ -255,27 +265,43 @@ class Scheduler:
             run = self._runs[run_id]
         task = next(item for item in run.tasks if item.run_id == task_run_id)
         launch = self._prepare(run, task, folder / "work")
-        if switch.reason is not None:
-            return _ending_of(Finished(exit_code=-signal.SIGTERM, stopped=switch.reason), folder)
         with contextlib.closing(LogWriter(folder)) as log:
-            process = start(launch)
-            self._update(
-                run_id,
-                task_run_id,
-                life="RUNNING" if switch.reason is None else "TERMINATING",
-                running_time=now_ms(),
-                pid=process.pid,
-                pid_started=started_at(process.pid),
-            )
-            finished = supervise(
-                process,
-                log,
-                switch,
-                timeout_s=float(task.spec.get("timeout_seconds") or 0),
-                grace_s=self._limits.grace_s,
-            )
-            end_stragglers(launch.mark, self._limits.grace_s)
+            if launch.before is not None:
+                ending = _installed(
+                    self._supervised(run_id, task, launch.before, switch, log), launch.before, folder
+                )
+                if ending is not None:
+                    return ending
+            return _ending_of(self._supervised(run_id, task, launch, switch, log), folder)
+
+    def _supervised(
+        self, run_id: int, task: TaskRun, launch: Launch, switch: StopSwitch, log: LogWriter
+    ) -> Finished:
+        """One process of a task run, from its start to its end."""
+        if switch.reason is not None:
+            return Finished(exit_code=-signal.SIGTERM, stopped=switch.reason)
+        process = start(launch)
+        self._update(
+            run_id,
+            task.run_id,
+            life="RUNNING" if switch.reason is None else "TERMINATING",
+            running_time=now_ms(),
+            pid=process.pid,
+            pid_started=started_at(process.pid),
+        )
+        limit_s = float(task.spec.get("timeout_seconds") or 0)
+        finished = supervise(process, log, switch, timeout_s=limit_s, grace_s=self._limits.grace_s)
+        end_stragglers(launch.mark, self._limits.grace_s)
+        return finished
+
+
+def _installed(finished: Finished, launch: Launch, folder: Path) -> Ending | None:
+    """The ending of a task whose libraries could not be installed; None where they were."""
+    if finished.stopped is not None:
         return _ending_of(finished, folder)
+    if finished.exit_code == 0:
+        return None
+    return model.failed("LIBRARY_INSTALLATION_ERROR", failure(read_log(folder)[0], launch.libraries))
 
 
 def _ending_of(finished: Finished, folder: Path) -> Ending:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from local_workspace.errors import ApiError, invalid
@@ -63,8 +63,7 @@ class RunStore:
                 "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?)",
                 *(made.run_id, made.job_id, made.run_type, made.start_time, int(made.active), made.to_json()),
             )
-            for task in made.tasks:
-                self._database.run("INSERT INTO task_runs VALUES (?, ?)", task.run_id, made.run_id)
+            self._index(made)
             if token:
                 self._database.run("INSERT INTO tokens VALUES (?, ?, ?)", scope, token, made.run_id)
         return made, True
@@ -75,8 +74,18 @@ class RunStore:
             raise invalid(f"The run {run_id} with this idempotency token was deleted")
         return Run.from_json(found[0])
 
+    def _index(self, run: Run) -> None:
+        for task in run.tasks:
+            self._database.run("INSERT OR IGNORE INTO task_runs VALUES (?, ?)", task.run_id, run.run_id)
+
+    def new_ids(self, count: int) -> Sequence[int]:
+        """Ids that were never given out before."""
+        return self._database.new_ids(count)
+
     def save(self, run: Run) -> None:
         """Replace what is stored of a run."""
+        if run.earlier:  # only then may it have got task runs since it was inserted
+            self._index(run)
         self._database.run(
             "UPDATE runs SET active = ?, doc = ? WHERE run_id = ?", int(run.active), run.to_json(), run.run_id
         )

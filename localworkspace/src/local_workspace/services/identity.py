@@ -9,11 +9,10 @@ from starlette.routing import Route
 
 from local_workspace.errors import invalid
 from local_workspace.http import Call, Json, route
-from local_workspace.options import USER
+from local_workspace.options import USER, WORKSPACE_ID
 from local_workspace.state import Database
 from local_workspace.workspace import Workspace
 
-WORKSPACE_ID = "1"
 _LEVELS = {
     "jobs": ("CAN_VIEW", "CAN_MANAGE_RUN", "CAN_MANAGE", "IS_OWNER"),
     "warehouses": ("CAN_VIEW", "CAN_USE", "CAN_MONITOR", "CAN_MANAGE", "IS_OWNER"),

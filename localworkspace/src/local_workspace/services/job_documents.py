@@ -10,7 +10,8 @@ from databricks.sdk.service import jobs as shapes
 
 from local_workspace.errors import invalid
 from local_workspace.http import Json
-from local_workspace.jobs.model import RUN_IF, Ending, Run, TaskRun, run_life
+from local_workspace.jobs import references
+from local_workspace.jobs.model import RUN_IF, Ending, Pass, Run, TaskRun, run_life
 from local_workspace.options import USER
 
 ShownRun = TypeVar("ShownRun", "shapes.Run", "shapes.BaseRun")
@@ -49,7 +50,7 @@ def _check(task: Any) -> None:
     key = task["task_key"]
     if (task.get("run_if") or "ALL_SUCCESS") not in RUN_IF:
         raise invalid(f"Task {key}: unknown run_if {task['run_if']!r}")
-    for name in ("timeout_seconds", "max_retries"):
+    for name in ("timeout_seconds", "max_retries", "min_retry_interval_millis"):
         if not isinstance(task.get(name) or 0, int):
             raise invalid(f"Task {key}: {name} must be an integer")
     dependencies = task.get("depends_on") or []
@@ -62,6 +63,8 @@ def _check(task: Any) -> None:
     for kind in (shown.spark_python_task, shown.python_wheel_task):
         if kind and not all(isinstance(item, str) for item in kind.parameters or []):
             raise invalid(f"Task {key}: parameters must be strings")
+    for name in ("spark_python_task", "python_wheel_task"):
+        references.check(task.get(name))
 
 
 def _check_order(tasks: Sequence[Json]) -> None:
@@ -128,10 +131,16 @@ class RunView:
     host: str
     now: int
 
-    def run(self, kind: type[ShownRun], run: Run, *, tasks: bool = True, offset: int = 0) -> ShownRun:
-        """A run, with the page of its tasks that begins at `offset`."""
+    def run(
+        self, kind: type[ShownRun], run: Run, *, tasks: bool = True, offset: int = 0, history: bool = False
+    ) -> ShownRun:
+        """A run, with the page of its task runs that begins at `offset`, and its repairs if asked for.
+
+        Where a task was tried again, all its task runs are listed, the latest last.
+        """
         parameters = [shapes.JobParameter(name=k, value=v) for k, v in run.parameters.items()]
-        page = run.tasks[offset : offset + TASKS_PER_PAGE] if tasks else ()
+        listed = (*run.earlier, *run.tasks)
+        page = listed[offset : offset + TASKS_PER_PAGE] if tasks else ()
         state, status = _state(run_life(run), run.ending, stopped=run.stop is not None)
         shown = kind(
             job_id=run.job_id,
@@ -152,13 +161,28 @@ class RunView:
             job_parameters=parameters,
             overriding_parameters=shapes.RunParameters.from_dict(run.overrides) if run.overrides else None,
             tasks=[self._task(run, task) for task in page],
+            repair_history=[self._pass(run, item) for item in run.passes] if history else None,
         )
         self._set_durations(shown, run)
-        if tasks and offset + TASKS_PER_PAGE < len(run.tasks):
+        if tasks and offset + TASKS_PER_PAGE < len(listed):
             shown.has_more = True
             if isinstance(shown, shapes.Run):
                 shown.next_page_token = str(offset + TASKS_PER_PAGE)
         return shown
+
+    def _pass(self, run: Run, item: Pass) -> shapes.RepairHistoryItem:
+        life = item.ending.life if item.ending else run_life(run)
+        state, status = _state(life, item.ending, stopped=run.stop is not None)
+        kind = shapes.RepairHistoryItemType
+        return shapes.RepairHistoryItem(
+            id=item.repair_id or None,
+            type=kind.REPAIR if item.repair_id else kind.ORIGINAL,
+            start_time=item.start_time,
+            end_time=item.end_time,
+            state=state,
+            status=status,
+            task_run_ids=list(item.task_run_ids),
+        )
 
     def task_run(self, run: Run, task: TaskRun) -> shapes.Run:
         """The `metadata` of get-output: the run, seen as its one task."""
@@ -180,7 +204,7 @@ class RunView:
         return dataclasses.replace(
             shapes.RunTask.from_dict({"run_if": "ALL_SUCCESS", **task.spec}),
             run_id=task.run_id,
-            attempt_number=0,
+            attempt_number=task.attempt,
             start_time=task.start_time or run.start_time,
             setup_duration=max(0, (task.running_time or end) - started) if task.start_time else 0,
             execution_duration=end - task.running_time if task.running_time else 0,
