@@ -161,11 +161,18 @@ class CatalogTree:
         found = set()
         for path in self.schema_path(catalog, schema).iterdir():
             name = name_of(path.name.removesuffix(".view.json").removesuffix(".table.json"))
-            if not name.startswith((".", DRAFT)) and self.signature(
+            if not name.startswith((".", DRAFT)) and self.exists(
                 TableName(catalog.lower(), schema.lower(), name)
             ):
                 found.add(name)
         return sorted(found)
+
+    def exists(self, name: TableName) -> bool:
+        """Tell whether there is a table or view, be it one that cannot be read."""
+        try:
+            return self.signature(name) is not None
+        except EngineError:
+            return True
 
     def table(self, catalog: str, schema: str, name: str) -> TableInfo | None:
         """Return the metadata of a table or view; None when there is none."""

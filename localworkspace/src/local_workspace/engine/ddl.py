@@ -57,7 +57,12 @@ def create_schema(session: CatalogSession, statement: Statement) -> StatementRes
     catalog, schema = session.namespace.schema_of(reader.name())
     if statement.find("LOCATION", start=reader.at) is not None:
         raise only_on_databricks("CREATE SCHEMA … LOCATION")
-    if not session.tree.create_schema(catalog, schema) and not lenient:
+    at = statement.find("COMMENT", start=reader.at)
+    comment = None if at is None else Reader(statement, at + 1).string()
+    if session.tree.create_schema(catalog, schema):
+        if comment:
+            session.tree.set_comment(comment, catalog, schema)
+    elif not lenient:
         raise EngineError.of(
             "SCHEMA_ALREADY_EXISTS", f"Cannot create schema `{schema}` because it already exists.", "42P06"
         )
@@ -94,11 +99,11 @@ def drop_table(session: CatalogSession, statement: Statement) -> str | Statement
     lenient = reader.accept("IF", "EXISTS")
     name = session.namespace.table(reader.name())
     with session.tree.lock(name), session.lock:
-        if session.tree.shape(name) is not None:
+        if session.tree.view(name) is not None:
+            raise EngineError.of("EXPECT_TABLE_NOT_VIEW", f"{name.sql} is a view: use DROP VIEW.", "42809")
+        if session.tree.exists(name):
             session.tree.drop_table(name)
             session.forget(name)
-        elif session.tree.view(name) is not None:
-            raise EngineError.of("EXPECT_TABLE_NOT_VIEW", f"{name.sql} is a view: use DROP VIEW.", "42809")
         elif not lenient:
             raise table_not_found(name.sql)
     return done()

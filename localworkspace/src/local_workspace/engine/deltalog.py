@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .errors import EngineError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +92,13 @@ def _advance(table: Path, shape: TableShape, identity: tuple[int, int]) -> Table
 
 def _load(table: Path, identity: tuple[int, int]) -> TableShape:
     from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
 
-    delta = DeltaTable(str(table))
+    try:
+        delta = DeltaTable(str(table))
+    except DeltaError as error:
+        text = f"The Delta table in {table} cannot be read: {error}"
+        raise EngineError.of("DELTA_TABLE_NOT_READABLE", text, "55019") from error
     meta = delta.metadata()
     schema = delta.schema().to_json()
     signature = json.dumps(
@@ -103,6 +113,41 @@ def _load(table: Path, identity: tuple[int, int]) -> TableShape:
         description=meta.description,
         created_at_ms=int(meta.created_time or 0),
     )
+
+
+def commit_not_null(table: Path, version: int, column: str) -> None:
+    """Commit, right after `version`, that a column is NOT NULL. Raises `EngineError` where others were first.
+
+    delta-rs can only take it back. Delta protocol, "Change Metadata".
+    """
+    from deltalake import DeltaTable
+
+    delta = DeltaTable(str(table), version=version)
+    meta, schema = delta.metadata(), json.loads(delta.schema().to_json())
+    for field in schema["fields"]:
+        field["nullable"] = field["nullable"] and field["name"] != column
+    action = {
+        "id": meta.id, "name": meta.name, "description": meta.description,
+        "format": {"provider": "parquet", "options": {}}, "schemaString": json.dumps(schema),
+        "partitionColumns": list(meta.partition_columns), "configuration": dict(meta.configuration),
+        "createdTime": meta.created_time,
+    }  # fmt: skip
+    info = {
+        "timestamp": int(time.time() * 1000), "operation": "CHANGE COLUMN",
+        "operationParameters": {"column": json.dumps({"name": column, "nullable": False})},
+    }  # fmt: skip
+    log = table / "_delta_log"
+    draft = log / f".{uuid.uuid4().hex}.json"
+    draft.write_text(
+        f"{json.dumps({'commitInfo': info})}\n{json.dumps({'metaData': action})}\n", encoding="utf-8"
+    )
+    try:
+        os.link(draft, _commit(log, version + 1))  # fails where there is such a commit
+    except FileExistsError:
+        text = "Transaction conflict detected: another transaction changed the table. Read again, then retry."
+        raise EngineError.of("DELTA_CONCURRENT_APPEND", text, "2D521") from None
+    finally:
+        draft.unlink()
 
 
 # An UPDATE or DELETE with a subquery becomes a MERGE on Sail, with such a mark in its predicate.

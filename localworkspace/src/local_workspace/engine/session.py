@@ -145,7 +145,7 @@ class CatalogSession:
 
     def carry_out(self, statement: Statement) -> StatementResult | str:
         """Do what `translate` does, for a statement whose parameters are bound."""
-        self.prepare(statement.names())
+        self.prepare([] if statement.starts("DROP") else statement.names())  # of a broken table, too
         statement = information_schema.served(statement, self.tree, self.client, self.namespace.catalog)
         rewritten = self.rewritten(statement)
         if rewritten is not statement:  # IDENTIFIER('…') may have become a name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from . import commands, ddl, dml
+from . import alter, commands, ddl, dml
 from .errors import EngineError
 from .names import TableName, quote
 from .session import CatalogSession, Handlers, Parameters, StatementResult
@@ -143,7 +143,11 @@ def alter_table(session: CatalogSession, statement: Statement) -> str | Statemen
     reader = Reader(statement, 2)
     session.namespace.table(reader.name())
     if statement.starts("RENAME", at=reader.at) or statement.starts("CLUSTER", at=reader.at):
-        return commands.alter_table(session, statement)
+        return alter.alter_table(session, statement)
+    if statement.find("NOT", start=reader.at) is not None and statement.starts(
+        "NULL", at=len(statement.tokens) - 1
+    ):
+        return alter.alter_table(session, statement)  # Delta's own takes it back only
     if statement.starts("SET", "TBLPROPERTIES", at=reader.at):
         kept = readable_by_all(statement, start=reader.at)
         return kept.text if kept.find("TBLPROPERTIES", start=reader.at) is not None else done()
@@ -163,13 +167,6 @@ def change(session: CatalogSession, statement: Statement) -> StatementResult:
         return StatementResult(table=counts.select(["num_affected_rows"]))
 
 
-def describe(session: CatalogSession, statement: Statement) -> str | StatementResult:
-    """DESCRIBE … AS JSON is Spark's own; the other forms are answered as for all engines."""
-    if statement.starts("AS", "JSON", at=len(statement.tokens) - 2):
-        return statement.text
-    return commands.describe(session, statement)
-
-
 def as_it_is(_session: CatalogSession, statement: Statement) -> str:
     """Spark does this itself."""
     return statement.text
@@ -182,9 +179,8 @@ HANDLERS: Handlers = (
     (r"INSERT ", insert),
     (r"TRUNCATE TABLE ", truncate),
     (r"ALTER TABLE ", alter_table),
-    (r"(OPTIMIZE|VACUUM|RESTORE|COMMENT ON|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", as_it_is),
+    (r"(OPTIMIZE|VACUUM|RESTORE|COMMENT ON TABLE|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", as_it_is),
     (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", as_it_is),
-    (r"(DESCRIBE|DESC) ", describe),
     (ddl.PARAMETERS, ddl.set_configuration),
     (r"SET (?!CATALOG )", as_it_is),
     (r"(DECLARE|EXECUTE|BEGIN|RESET)( |$)", as_it_is),

@@ -26,6 +26,10 @@ from .statements import Reader, Statement, chain_at, unquote_string
 
 LEFT_OUT = frozenset({"delta.enabledeletionvectors", "delta.feature.deletionvectors"})
 LEFT_OUT_ON_SAIL = LEFT_OUT | {"delta.enablechangedatafeed", "delta.feature.changedatafeed"}
+# Tables that only a catalog's own service can commit to: no reader of the folder would find a version.
+_CATALOG_MANAGED = {
+    "delta.feature.catalogmanaged", "delta.feature.catalogowned", "delta.feature.catalogowned-preview",
+}  # fmt: skip
 _BODY = ("AS", "SELECT", "WITH")
 _CLAUSES = (
     "USING", "PARTITIONED", "CLUSTER", "COMMENT", "TBLPROPERTIES", "LOCATION", "OPTIONS", "DEFAULT", *_BODY,
@@ -321,15 +325,24 @@ def pairs_of(statement: Statement, start: int) -> dict[str, str]:
 
 
 def drop_left_out(options: MutableMapping[str, Any], left_out: frozenset[str] = LEFT_OUT) -> None:
-    """Take the properties `left_out` out of the options of a writer."""
+    """Take the properties `left_out` out of a writer's options; raise for those that cannot be had."""
+    for key in options:
+        _refuse_property(key)
     for key in [key for key in options if key.lower() in left_out]:
         del options[key]
 
 
 def _property_key(statement: Statement, at: int) -> tuple[str, int]:
     """Return a property's name, written as a string or as a dotted name, and the index after it."""
-    token = statement.tokens[at]
+    token, after = statement.tokens[at], at + 1
+    key = unquote_string(token.text) if token.kind == "string" else token.text
     if token.is_name:
         parts, after = chain_at(statement.tokens, at)
-        return ".".join(parts), after
-    return (unquote_string(token.text) if token.kind == "string" else token.text), at + 1
+        key = ".".join(parts)
+    _refuse_property(key)
+    return key, after
+
+
+def _refuse_property(key: str) -> None:
+    if key.lower() in _CATALOG_MANAGED:
+        raise only_on_databricks(f"The table property {key}")
