@@ -106,19 +106,6 @@ rlm.finish({"size": size, "long": len(rlm.inputs["long"].text())})
     assert done.document["answer"] == "1024000 5000"
 
 
-def test_a_workspace_without_tables_is_made_ready_first(here, serving, script, tmp_path: Path) -> None:
-    source = tmp_path / "a.txt"
-    source.write_text("first")
-    environment = serving.environment | {"ADK_DELTA_SCHEMA": "brought"}
-    done = here(
-        *("submit", "Look", "--run-id", "fresh", "--model", script([finish()]), "--input", f"a=@{source}"),
-        env=environment,
-    )
-    assert done.code == 0, done.err
-    kept = serving.root / "Volumes/main/brought/artifacts/scratchpad/run_fresh/inputs/a.txt"
-    assert kept.read_text() == "first"
-
-
 def test_a_repeat_replaces_files_only_where_there_is_no_run(
     here, ready, script, volume: WorkspaceVolume, tmp_path: Path
 ) -> None:
