@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo examples example-identity check test test-all lint docs-commands house faults release release-check
-.PHONY: crash-matrix workflow-matrix chaos sql-agent setup-bench-rlm bench bench-quick bench-control bench-sql bench-rlm
+.PHONY: help setup demo examples example-identity check test test-all lint docs-commands house faults fuzz release
+.PHONY: release-check crash-matrix workflow-matrix chaos sql-agent setup-bench-rlm bench bench-quick bench-control bench-sql bench-rlm
 .PHONY: setup-spark test-spark pins clean
 
 help: ## Show this help
@@ -66,6 +66,9 @@ docs-commands: $(STAMP) ## Carry out the commands that the documents print, as f
 
 house: $(STAMP) ## Count lines, modules, importers, and what one run enters
 	@$(BIN)/python tools/house.py --run
+
+fuzz: $(STAMP) ## 10,000 damaged inputs to every door: no traceback, no hang, no answer of 500; some minutes
+	@$(BIN)/python -m tools.fuzz
 
 release: $(STAMP) ## make release VERSION=1.2.3: version, changelog, wheels and sdists, tried in empty environments
 	@test -n "$(VERSION)" || { echo "Say which: make release VERSION=1.2.3"; exit 2; }

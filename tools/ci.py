@@ -77,6 +77,13 @@ PARTS = (
         quick=("env", "RLM_HYPOTHESIS_EXAMPLES=600", *_MACHINES),
         quick_minutes=2,
     ),
+    Part(
+        name="fuzz",
+        command=(PYTHON, "-m", "tools.fuzz"),
+        minutes=4,
+        quick=(PYTHON, "-m", "tools.fuzz", "--inputs", "3000"),
+        quick_minutes=1.5,
+    ),
     Part(name="sql-agent", command=("make", "sql-agent"), minutes=1),
     Part(name="house", command=(PYTHON, "tools/house.py", "--run"), minutes=1),
 )

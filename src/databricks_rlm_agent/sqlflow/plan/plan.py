@@ -26,6 +26,7 @@ from databricks_rlm_agent.sqlflow.plan.loops import (
 from databricks_rlm_agent.sqlflow.plan.order import natural_key, ordered
 from databricks_rlm_agent.sqltext.names import Name, is_table, parts_of, resolved, shown
 from databricks_rlm_agent.sqltext.variables import check_all_known, substitute, used
+from databricks_rlm_agent.values import storable
 
 
 def unused(texts: Iterable[str], variables: Iterable[str]) -> list[str]:
@@ -141,6 +142,7 @@ def plan_of(source: SqlSource) -> Plan:
 
     Raise UsageError, with file and line, for what cannot be read, split into statements or found.
     """
+    _check_encoding(source)
     texts = {name: substitute(text, source.variables) for name, text in source.texts.items()}
     declared = parse_declarations(
         substitute(source.declared or "", source.variables), catalog=source.catalog, schema=source.schema
@@ -168,6 +170,15 @@ def plan_of(source: SqlSource) -> Plan:
         *table_notices,
     )
     return Plan(steps=in_order, notices=notices, expectations=expectations, name=declared.name)
+
+
+def _check_encoding(source: SqlSource) -> None:
+    """Raise UsageError for a name or a text that no table and no file in UTF-8 can hold."""
+    given = {f"--var {name}": value for name, value in source.variables.items()}
+    given |= {name: name + text for name, text in source.texts.items()}
+    for name, text in {**given, "workflow.yml": source.declared or ""}.items():
+        if storable(text) != text:
+            raise UsageError("It is not valid UTF-8.", where=storable(name), fix="Write it anew.")
 
 
 def _read_all(texts: Mapping[str, str], source: SqlSource) -> dict[str, SqlFile]:

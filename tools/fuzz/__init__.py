@@ -1,0 +1,1 @@
+"""Damaged inputs by the thousand; see ``__main__``."""
