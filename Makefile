@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo examples example-identity check test test-all lint docs-commands house faults fuzz release
+.PHONY: help setup demo examples example-identity check test test-long test-all lint docs-commands house faults fuzz release
 .PHONY: release-check crash-matrix workflow-matrix chaos sql-agent setup-bench-rlm bench bench-quick bench-control bench-sql bench-rlm
 .PHONY: setup-spark test-spark pins clean
 
@@ -41,10 +41,13 @@ UNIT_TESTS := tests/test_shape.py tests/test_house.py tests/attempts tests/bench
 	tests/planner tests/policy tests/runs tests/sqlflow tests/sqltext tests/storage tests/tools
 
 check: $(STAMP) lint ## Lint, types, import contracts and unit tests
-	@$(BIN)/python -m pytest -m "not workspace and not slow" --dist load $(UNIT_TESTS)
+	@$(BIN)/python -m pytest -m "not workspace and not slow and not long" --dist load $(UNIT_TESTS)
 
-test: $(STAMP) lint ## Lint, types, import contracts and all tests; about 13 minutes on 2 cores
-	@$(BIN)/python -m pytest
+test: $(STAMP) lint ## Lint, types, import contracts and the tests but for the long ones
+	@$(BIN)/python -m pytest -m "not long"
+
+test-long: $(STAMP) ## The tests that make test leaves out: kills at every point, whole examples
+	@$(BIN)/python -m pytest -m long
 
 test-all: $(STAMP) ## make test, the reference engine, examples, full matrices, benchmarks, the documents' commands; hours
 	@$(BIN)/python -m tools.ci

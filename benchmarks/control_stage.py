@@ -104,7 +104,8 @@ class Stage:
 
     def report(self) -> int:
         """Have every executing run's job end with a result, as the harness would; return the iteration."""
-        runs = [run for run in self.app.store.newest(limit=100_000) if run.fsm_state is State.EXECUTING]
+        newest = [run for run in self.app.store.newest(limit=100_000) if isinstance(run, Run)]
+        runs = [run for run in newest if run.fsm_state is State.EXECUTING]
         if not runs:
             raise RuntimeError("No run is executing: the tick before did not submit.")
         rows = [result_row(self._finish(run), databricks_run_id=None, run_url=None) for run in runs]

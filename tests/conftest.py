@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,39 @@ SLOW = {
 }
 
 
+# Of the tests that take the most time: make test keeps every so-manyth of a file, 0 none. The others are
+# marked `long`, and run in make test-all and in CI (`python -m tools.ci test-long`).
+KEPT = {
+    "test_bench_runner.py": 0,
+    "test_bundle_runs.py": 2,
+    "test_chaos_smoke.py": 0,
+    "test_children.py": 4,
+    "test_crash_smoke.py": 3,
+    "test_crashes.py": 6,
+    "test_crashes_in_flight.py": 8,
+    "test_examples.py": 0,
+    "test_harness_endings.py": 3,
+    "test_intake_crashes.py": 6,
+    "test_lw_cancel.py": 3,
+    "test_lw_server.py": 3,
+    "test_lw_wheel.py": 0,
+    "test_machine_families.py": 0,
+    "test_machine_faults.py": 0,
+    "test_map_spark.py": 3,
+    "test_recursion.py": 2,
+    "test_sqlflow_exactly_once.py": 8,
+    "test_variables_processes.py": 4,
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use the shared workspace, and the files that take long."""
+    """Mark the tests that use the shared workspace, and the files and tests that take long."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        every = KEPT.get(item.path.name, 1)
+        if every == 0 or seen[item.path.name] % every:
+            item.add_marker("long")
+        seen[item.path.name] += 1
     skip_reference_engine(items)
     for item in items:
         if "shared_workspace" in getattr(item, "fixturenames", ()):

@@ -43,6 +43,7 @@ _MACHINE_TESTS = (f"tests/controller/test_machine{kind}.py" for kind in ("", "_f
 _MACHINES = (PYTHON, "-m", "pytest", "-q", *_MACHINE_TESTS)
 PARTS = (
     Part(name="test", command=("make", "test"), minutes=6),
+    Part(name="test-long", command=("make", "test-long"), minutes=5),
     Part(name="demo", command=("make", "demo"), minutes=1),
     Part(name="release-check", command=("make", "release-check"), minutes=5),
     Part(name="docs-commands", command=("make", "docs-commands"), minutes=3),
