@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from local_workspace.engine import Engine, EngineSession
+from pyspark.sql import functions
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +88,41 @@ def test_writers(spark: Any) -> None:
 def test_names_in_capitals(spark: Any) -> None:
     frame = spark.createDataFrame([(1, "x")], ["Id", "Name"])
     frame.write.saveAsTable("Mixed")
-    with pytest.raises(Exception, match=r"columns with capitals \(Id, Name; try insertInto\)"):
-        frame.write.mode("append").saveAsTable("MIXED")
     frame.write.insertInto("Mixed")
     assert [row.Id for row in spark.table("Mixed").collect()] == [1, 1]
     assert spark.sql("SELECT Mixed.* FROM mixed").columns == ["Id", "Name"]
+
+
+@pytest.mark.fault("C3")
+def test_appending_by_name_finds_names_with_capitals(spark: Any) -> None:
+    spark.sql("CREATE TABLE t (Id INT, Name STRING, n INT) PARTITIONED BY (Name)").collect()
+    for columns in ("n INT, Name STRING, Id INT", "N INT, name STRING, ID INT"):
+        frame = spark.createDataFrame([(5, "x", 1)], columns)
+        frame.write.mode("append").saveAsTable("T")
+        frame.writeTo("t").append()
+    assert {tuple(row) for row in spark.table("t").collect()} == {(1, "x", 5)}
+    assert spark.table("t").count() == 4
+    with pytest.raises(Exception, match=r"(?i)metadata_mismatch|schema mismatch|cannot resolve"):
+        spark.createDataFrame([(1, 2)], "Id INT, other INT").write.mode("append").saveAsTable("t")
+
+
+@pytest.mark.fault("C2")
+def test_an_overwrite_where_keeps_the_other_rows(spark: Any) -> None:
+    spark.sql("CREATE TABLE t (k INT, d INT)").collect()
+    spark.sql("INSERT INTO t VALUES (1, 1), (2, 2), (3, NULL)").collect()
+
+    def write(row: tuple[int, int]) -> None:
+        frame = spark.createDataFrame([row], "k INT, d INT")
+        frame.write.mode("overwrite").option("replaceWhere", "d = 1").saveAsTable("t")
+
+    write((9, 1))
+    kept = {(9, 1), (2, 2), (3, None)}
+    assert {tuple(row) for row in spark.table("t").collect()} == kept
+    with pytest.raises(Exception, match="REPLACE_WHERE_MISMATCH"):
+        write((9, 7))
+    assert {tuple(row) for row in spark.table("t").collect()} == kept
+    spark.createDataFrame([(8, 2)], "k INT, d INT").writeTo("t").overwrite(functions.col("d") == 2)
+    assert {tuple(row) for row in spark.table("t").collect()} == {(9, 1), (8, 2), (3, None)}
 
 
 def test_queries_of_jobs_are_rewritten_too(spark: Any) -> None:
@@ -104,16 +135,19 @@ def test_queries_of_jobs_are_rewritten_too(spark: Any) -> None:
     assert spark.table("hex").collect()[0].asDict() == {"h": "5"}
 
 
-def test_dynamic_partition_overwrite_is_refused(spark: Any) -> None:
+@pytest.mark.fault("C2")
+def test_dynamic_partition_overwrite_is_refused(spark: Any, root: Path, schema: str) -> None:
     spark.sql(
         "CREATE TABLE p PARTITIONED BY (k) AS SELECT 1 AS v, 'a' AS k UNION ALL SELECT 2, 'b'"
     ).collect()
     frame = spark.createDataFrame([(3, "a")], ["v", "k"])
     with pytest.raises(Exception, match=r"Dynamic partition overwrite.*--engine spark"):
         frame.write.mode("overwrite").option("partitionOverwriteMode", "dynamic").saveAsTable("p")
+    folder = str(root / "tables" / schema.replace(".", "/") / "p")
     spark.conf.set("spark.sql.sources.partitionOverwriteMode", "dynamic")
     try:
         for write in (
+            lambda: frame.write.mode("overwrite").format("delta").save(folder),
             lambda: frame.write.mode("overwrite").insertInto("p"),
             lambda: spark.sql("INSERT OVERWRITE p SELECT 3, 'a'").collect(),
         ):

@@ -8,7 +8,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,14 @@ class CatalogTree:
             return self.signature(name) is not None
         except EngineError:
             return True
+
+    def infos(self, catalog: str, schema: str) -> Iterator[TableInfo]:
+        """Yield the metadata of a schema's tables and views, sorted, but for those that cannot be read."""
+        for name in self.tables(catalog, schema):
+            with suppress(EngineError):
+                info = self.table(catalog, schema, name)
+                if info is not None:  # dropped meanwhile
+                    yield info
 
     def table(self, catalog: str, schema: str, name: str) -> TableInfo | None:
         """Return the metadata of a table or view; None when there is none."""

@@ -1,4 +1,4 @@
-"""INSERT, UPDATE, DELETE, MERGE, TRUNCATE: run by the engine, counted from the Delta log.
+"""UPDATE, DELETE, MERGE, TRUNCATE: run by the engine, counted from the Delta log.
 
 Sail reports how many rows it wrote, which includes rows it merely copied to a new file. How many it changed
 stands in the commit's operationMetrics. A marker in the predicate, which the commit records, tells our commit
@@ -28,13 +28,14 @@ from itertools import pairwise
 from typing import Any
 
 from .catalog import ColumnInfo, TableInfo
-from .errors import EngineError, table_not_found, unsupported
+from .deltalog import TableShape
+from .errors import EngineError, unsupported
 from .names import TableName, quote
 from .rewrite import rewritten_query
 from .selects import sql_of
 from .session import CatalogSession, Handlers, StatementResult
 from .statements import Reader, Statement
-from .tables import done, inserted
+from .tables import done
 
 _QUERIES = {"SELECT", "WITH", "FROM", "VALUES", "TABLE"}
 
@@ -73,7 +74,7 @@ def _predicated(
         text = f"{statement.text} WHERE '{mark}' IS NOT NULL"
     else:
         text = _marked(statement, where, len(statement.tokens), mark)
-    count = int(_run(session, name, text, mark).get(metric, 0))
+    count = int(run_marked(session, name, text, mark).get(metric, 0))
     return _counted(num_affected_rows=count)
 
 
@@ -91,7 +92,7 @@ def merge(session: CatalogSession, statement: Statement) -> str | StatementResul
     if any(token.text == "->" for token in statement.tokens[on:when]):
         raise unsupported("A lambda in MERGE … ON")
     mark = uuid.uuid4().hex
-    metrics = _run(session, name, _marked(statement, on, when, mark), mark)
+    metrics = run_marked(session, name, _marked(statement, on, when, mark), mark)
     kinds = {
         f"num_{kind}_rows": f"numTargetRows{kind.title()}" for kind in ("updated", "deleted", "inserted")
     }
@@ -127,14 +128,14 @@ def _plain_source(statement: Statement) -> Statement:
     return statement.without(using + 1, on, source)
 
 
-def _run(session: CatalogSession, name: TableName, text: str, mark: str) -> dict[str, Any]:
+def run_marked(session: CatalogSession, name: TableName, text: str, mark: str) -> dict[str, Any]:
     """Run the marked statement; return the metrics of its commit, empty when it found nothing to commit."""
     tree = session.tree
     if tree.shape(name) is None and tree.view(name) is not None:
         text = f"{name.sql} is a view and cannot be changed."
         raise EngineError.of("EXPECT_TABLE_NOT_VIEW", text, "42809")
     before = tree.require(name).version
-    _write(session, name, text)
+    write(session, name, text)
     metrics = metrics_after(session, name, before, mark)
     if metrics:
         session.wrote(name)
@@ -240,68 +241,29 @@ def _keys(info: TableInfo, named: list[Any], verb: str) -> list[ColumnInfo]:
     return keys
 
 
-# --- INSERT
+# --- what Sail does not keep to
+
+_OF_COLUMNS = {
+    "delta.identity.start": "an identity column",
+    "delta.generationExpression": "a generated column",
+    "__CHAR_VARCHAR_TYPE_STRING": "a column of type VARCHAR(n) or CHAR(n)",
+}
 
 
-def insert_target(session: CatalogSession, reader: Reader) -> TableName | None:
-    """Step over the head of an INSERT; return the table, or None for a form that is the engine's business."""
-    if not (reader.accept("INTO") or reader.accept("OVERWRITE")):
-        return None
-    reader.accept("TABLE")
-    if reader.done or not reader.statement.tokens[reader.at].is_name:
-        return None
-    return session.namespace.table(reader.name())
+def refuse_write(shape: TableShape | None, text: str) -> None:
+    """Refuse a statement that writes a table, made by another engine, in whose columns Sail would err.
 
-
-def insert(session: CatalogSession, statement: Statement) -> str | StatementResult:
-    """INSERT [INTO | OVERWRITE] [TABLE] name [(columns)] query."""
-    reader = Reader(statement, 1)
-    name = insert_target(session, reader)
-    if name is None:
-        return statement.text
-    info = session.tree.info(name)
-    if info is None:
-        raise table_not_found(name.sql)
-    if statement.starts("INSERT", "OVERWRITE"):
-        session.check_overwrite(name, {})
-    try:
-        table = _write(session, name, _all_columns(statement, reader.at, info))
-    except EngineError as error:
-        if "duplicate unqualified field name" not in error.message:
-            raise
-        # Sail refuses two columns of one name in a query.
-        table = _write(session, name, _all_columns(statement, reader.at, info, always=True))
-    session.wrote(name)
-    return inserted(table.column("count")[0].as_py() if "count" in table.column_names else 0)
-
-
-def _all_columns(statement: Statement, at: int, info: TableInfo, *, always: bool = False) -> str:
-    """Return an INSERT, whose column list or query begins at token `at`, with a value for every column.
-
-    Sail refuses a list that leaves columns out, which Databricks fills with defaults, and does not find
-    columns whose names have capitals. An INSERT that Sail takes stays as it is, unless `always`.
+    It leaves identity and generated columns NULL, and minds CHECK constraints when it inserts only.
     """
-    names = [column.name.lower() for column in info.columns]
-    given, body = names, at
-    if statement.starts("(", at=at) and not any(statement.starts(word, at=at + 1) for word in _QUERIES):
-        given = [statement.tokens[first].name.lower() for first, _ in statement.items(at)]
-        body = statement.closing(at) + 1
-    plain = given == names and (
-        body == at or all(column.name == column.name.lower() for column in info.columns)
-    )
-    by_name = statement.starts("BY", "NAME", at=at)
-    unknown = not set(given) <= set(names)  # Sail says what is wrong with it
-    if (plain and not always) or by_name or unknown or statement.find("DEFAULT", start=body) is not None:
-        return statement.text
-    values = ", ".join(
-        f"_q._c{given.index(column.name.lower())}"
-        if column.name.lower() in given
-        else f"CAST({column.default or 'NULL'} AS {column.type}) AS _d{index}"  # two of a type need names
-        for index, column in enumerate(info.columns)
-    )
-    aliases = ", ".join(f"_c{index}" for index in range(len(given)))
-    query = f"SELECT {values} FROM ({statement.source(body)}\n) AS _q ({aliases})"  # noqa: S608 - as it was
-    return f"{statement.source(0, at)} {query}"
+    if shape is None:
+        return
+    verb = text.split(None, 1)[0].upper()
+    kept = {key for field in shape.schema["fields"] for key in field["metadata"]}
+    found = next((what for key, what in _OF_COLUMNS.items() if key in kept), "")
+    if verb in {"UPDATE", "MERGE"} and any(key.startswith("delta.constraints.") for key in shape.properties):
+        found = found or "a CHECK constraint"
+    if found and verb != "DELETE":
+        raise unsupported(f"{verb} of a table with {found}")
 
 
 # --- NOT NULL that nobody has declared
@@ -311,13 +273,14 @@ _DECLARED = re.compile(r'"operation":"(CREATE|REPLACE)')
 _ROWS = re.compile(r'^\{"add":', re.MULTILINE)
 
 
-def _write(session: CatalogSession, name: TableName, text: str) -> Any:
+def write(session: CatalogSession, name: TableName, text: str) -> Any:
     """Run a statement that writes a table; once more without a NOT NULL that nobody has declared.
 
     Columns that a query makes may be NULL later, as on Databricks. On Sail, `CREATE TABLE t AS SELECT 1 AS x`
     gives a column that is NOT NULL. It is freed when a write first meets it: to do so for every table would
     cost a commit for each column.
     """
+    refuse_write(session.tree.shape(name), text)
     try:
         return session.client.sql(text)
     except EngineError as error:
@@ -351,6 +314,5 @@ HANDLERS: Handlers = (
     (r"UPDATE ", update),
     (r"DELETE FROM ", delete),
     (r"MERGE ", merge),
-    (r"INSERT ", insert),
     (r"TRUNCATE TABLE ", truncate),
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError, only_on_databricks, table_not_found
-from .names import TableName, quote
+from .names import quote
 from .statements import Statement
 from .wire import ConnectClient
 
@@ -172,10 +172,7 @@ def _schemata(tree: CatalogTree, catalog: str, user: str) -> Iterator[Row]:
 
 def _infos(tree: CatalogTree, catalog: str) -> Iterator[TableInfo]:
     for schema in tree.schemas(catalog):
-        for name in tree.tables(catalog, schema):
-            info = tree.info(TableName(catalog, schema, name))
-            if info is not None:  # dropped meanwhile
-                yield info
+        yield from tree.infos(catalog, schema)
 
 
 def _named(info: TableInfo) -> Row:

@@ -127,18 +127,18 @@ class JobRequest:
             self._require(name, command.write_operation_v2.mode)
             exists = self._session.tree.shape(name) is not None
             command.CopyFrom(plain_write(command, exists=exists, left_out=self._session.left_out))
-            if command.WhichOneof("command_type") == "write_operation":
-                self._session.adapt_write(command.write_operation, name)
+            self._session.adapt_write(command, name)
             return name
-        if kind != "write_operation" or not command.write_operation.HasField("table"):
+        if kind != "write_operation":
             return None
-        write = command.write_operation
-        write.source = write.source or "delta"
+        write, table = command.write_operation, None
         drop_left_out(write.options, self._session.left_out)
-        name = self._named(write.table.table_name)
-        write.table.table_name = name.sql
-        self._session.adapt_write(write, name)
-        return name
+        write.source = write.source or "delta"
+        if write.HasField("table"):
+            table = self._named(write.table.table_name)
+            write.table.table_name = table.sql
+        self._session.adapt_write(command, table)
+        return table
 
     def _named(self, text: str) -> TableName:
         name = self._session.namespace.table(split_name(text))

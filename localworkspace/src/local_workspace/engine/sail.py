@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from . import commands, rewrite
+from . import commands, dataframes, rewrite
 from .catalog import CatalogTree
 from .compaction import AutoCompaction
 from .errors import EngineError, unsupported
@@ -165,22 +165,20 @@ class SailSession(CatalogSession):
         if shape is None or not shape.partition_columns:
             return
         modes = [value for key, value in options.items() if key.lower() == "partitionoverwritemode"]
-        if (
-            "dynamic"
-            in (modes or [self.client.setting("spark.sql.sources.partitionOverwriteMode")])[-1].lower()
-        ):
+        if "dynamic" in (modes or [self._overwrite_mode()])[-1].lower():
             raise unsupported("Dynamic partition overwrite")
 
-    def adapt_write(self, write: Any, name: TableName) -> None:
-        """Refuse what Sail would write wrongly."""
-        if write.mode == write.SAVE_MODE_OVERWRITE:
+    def _overwrite_mode(self) -> str:
+        return self.client.setting("spark.sql.sources.partitionOverwriteMode")
+
+    def adapt_write(self, command: Any, name: TableName | None) -> None:
+        """Bring a DataFrame's write into the form that Sail takes; refuse what it would write wrongly."""
+        write = command.write_operation
+        if name is None:
+            dataframes.check_path(write, self.tree, self._overwrite_mode())
+        elif write.mode == write.SAVE_MODE_OVERWRITE:
             self.check_overwrite(name, write.options)
-        by_name = write.table.save_method == write.SaveTable.TABLE_SAVE_METHOD_SAVE_AS_TABLE
-        info = self.tree.info(name) if by_name and write.mode == write.SAVE_MODE_APPEND else None
-        capitals = [each.name for each in info.columns if each.name != each.name.lower()] if info else []
-        if capitals:  # it would not find them
-            columns = ", ".join(capitals)
-            raise unsupported(f"Appending by name to columns with capitals ({columns}; try insertInto)")
+        dataframes.adapt(command, name, self.tree, self.client.columns)
 
     def prepare(self, names: Iterable[tuple[str, ...]]) -> None:
         """Teach Sail every table that `names` may mean. Names that mean none do no harm."""

@@ -185,8 +185,8 @@ class CatalogSession:
         """Return the making of table `name` by a CREATE TABLE whose name ends before token `after_name`."""
         raise NotImplementedError
 
-    def adapt_write(self, write: Any, name: TableName) -> None:
-        """Bring a DataFrame's write into the table `name` into the form that the engine takes."""
+    def adapt_write(self, command: Any, name: TableName | None) -> None:
+        """Bring a DataFrame's write, to the table `name` or a path, into the form that the engine takes."""
 
     def check_overwrite(self, name: TableName, options: Mapping[str, str]) -> None:
         """Raise `EngineError` where the engine would overwrite more of a table than it is asked to."""

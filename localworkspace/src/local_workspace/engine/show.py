@@ -78,13 +78,12 @@ def table_extended(session: CatalogSession, statement: Statement) -> StatementRe
     names = _matching(session.tree.tables(catalog, schema), reader)
     if not reader.done:
         raise unsupported("SHOW TABLE EXTENDED … PARTITION")
-    rows = []
-    for name in names:
-        info = session.tree.table(catalog, schema, name)
-        if info is not None:  # dropped meanwhile
-            rows.append((schema, name, False, _information(info, session.client.user_id)))
-    types = {**strings("database", "tableName"), "isTemporary": "bool", "information": "string"}
-    return rows_of(types, rows)
+    rows = [
+        (schema, info.name.name, False, _information(info, session.client.user_id))
+        for info in session.tree.infos(catalog, schema)
+        if info.name.name in names
+    ]
+    return rows_of({**strings("database", "tableName"), "isTemporary": "bool", "information": "string"}, rows)
 
 
 def _information(info: TableInfo, owner: str) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from local_workspace.options import USER
+
 from .catalog import CatalogTree
 from .errors import EngineError
 from .servers import EngineServer
@@ -99,6 +101,7 @@ class SparkBackend:
         environment = self._home.environment() | {
             "SPARK_CONF_DIR": str(self._folder / "conf"),  # nobody else's settings
             "PYSPARK_PYTHON": sys.executable,  # for Python functions in queries
+            "SPARK_USER": USER,  # what current_user() says
         }
         settings = [f"-D{key}={value}" for key, value in self._settings().items()]
         command = self._home.command(

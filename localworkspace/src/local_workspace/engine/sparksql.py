@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from . import alter, commands, ddl, dml
+from . import alter, commands, ddl, dml, inserts
 from .errors import EngineError
 from .names import TableName, quote
 from .session import CatalogSession, Handlers, Parameters, StatementResult
@@ -55,10 +55,11 @@ class SparkCatalogSession(CatalogSession):
         """Tables are made by path: Delta registers what is made by name in Spark's own catalog."""
         return CreateByPath(self, statement, name, after_name)
 
-    def adapt_write(self, write: Any, name: TableName) -> None:
+    def adapt_write(self, command: Any, name: TableName | None) -> None:
         """`saveAsTable` as `save`, for the same reason."""
+        write = command.write_operation
         by_name = write.SaveTable.TABLE_SAVE_METHOD_SAVE_AS_TABLE
-        if write.table.save_method != by_name:
+        if name is None or write.table.save_method != by_name:
             return
         exists = self.tree.signature(name) is not None
         if exists and write.mode in {write.SAVE_MODE_ERROR_IF_EXISTS, write.SAVE_MODE_UNSPECIFIED}:
@@ -119,7 +120,7 @@ def _marked(session: CatalogSession, text: str, mark: str) -> None:
 def insert(session: CatalogSession, statement: Statement) -> str | StatementResult:
     """INSERT …: Delta's own returns no count."""
     reader = Reader(statement, 1)
-    name = dml.insert_target(session, reader)
+    name = inserts.target(session, reader)
     if name is None:
         return statement.text
     shape = session.tree.shape(name)
@@ -179,7 +180,7 @@ HANDLERS: Handlers = (
     (r"INSERT ", insert),
     (r"TRUNCATE TABLE ", truncate),
     (r"ALTER TABLE ", alter_table),
-    (r"(OPTIMIZE|VACUUM|RESTORE|COMMENT ON TABLE|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", as_it_is),
+    (r"(OPTIMIZE|VACUUM|RESTORE|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", as_it_is),
     (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", as_it_is),
     (ddl.PARAMETERS, ddl.set_configuration),
     (r"SET (?!CATALOG )", as_it_is),

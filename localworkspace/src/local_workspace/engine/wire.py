@@ -148,6 +148,15 @@ class ConnectClient:
             error.sent = query
             raise
 
+    def columns(self, relation: Any) -> list[str]:
+        """Return the names of the columns of a relation. Raises `EngineError`."""
+        import pyspark.sql.connect.proto as pb
+
+        asked = pb.AnalyzePlanRequest.Schema(plan=pb.Plan(root=relation))
+        request = pb.AnalyzePlanRequest(session_id=self._session_id, user_context=self._user(), schema=asked)
+        fields = self._call("AnalyzePlan", request).schema.schema.struct.fields
+        return [field.name for field in fields]
+
     def create_view(self, name: str, table: Any) -> None:
         """Make or replace a temporary view of the rows of a pyarrow.Table. Raises `EngineError`."""
         import pyspark.sql.connect.proto as pb

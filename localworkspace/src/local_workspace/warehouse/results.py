@@ -209,10 +209,7 @@ def _tables(
     tree: CatalogTree, catalog: str | None, schema: str | None, table: str | None
 ) -> Iterator[TableInfo]:
     for each, name in _schemas(tree, catalog, schema):
-        for found in tree.tables(each, name):
-            info = tree.table(each, name, found) if _matches(found, table) else None
-            if info is not None:
-                yield info
+        yield from (info for info in tree.infos(each, name) if _matches(info.name.name, table))
 
 
 def _matches(name: str, pattern: str | None) -> bool:
