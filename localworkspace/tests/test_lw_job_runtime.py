@@ -151,7 +151,7 @@ SEEN = {
 def mountable(folder: Path) -> bool:
     from local_workspace.jobs import mounts
 
-    command = [sys.executable, "-I", "-S", mounts.__file__, *[str(folder)] * 3, "/bin/true"]
+    command = [sys.executable, "-I", "-S", mounts.__file__, *[str(folder)] * 4, "/bin/true"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -176,6 +176,7 @@ def test_pythons_functions_see_the_folders_where_nothing_can_be_mounted(tmp_path
     env = {
         "PATH": os.environ["PATH"], "PYTHONPATH": str(folder),
         "RLM_VOLUMES_ROOT": str(tmp_path / "v"), "RLM_WORKSPACE_ROOT": str(tmp_path / "w"),
+        "RLM_DBFS_ROOT": str(tmp_path / "d"),
     }  # fmt: skip
     code = SEES.replace("NATIVE", "native = {}").replace("pyarrow.parquet", "io")
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)

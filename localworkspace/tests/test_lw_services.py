@@ -42,7 +42,7 @@ def test_requests_need_the_token(info: WorkspaceInfo) -> None:
 
 
 def test_unknown_apis_and_malformed_bodies(http: requests.Session, info: WorkspaceInfo) -> None:
-    for method, path in (("GET", "/api/2.0/clusters/list"), ("POST", "/api/2.0/secrets/get")):
+    for method, path in (("POST", "/api/2.0/clusters/create"), ("POST", "/api/2.0/secrets/get")):
         reply = http.request(method, info.host + path)
         assert reply.status_code == 404
         assert reply.json()["error_code"] == "ENDPOINT_NOT_FOUND"
@@ -200,13 +200,15 @@ def test_workspace_files(client: WorkspaceClient) -> None:
 
 
 def test_permissions(client: WorkspaceClient) -> None:
-    assert client.permissions.get("jobs", "1").access_control_list
+    assert client.permissions.get("experiments", "1").access_control_list
     entry = iam.AccessControlRequest(group_name="users", permission_level=iam.PermissionLevel.CAN_VIEW)
-    client.permissions.set("jobs", "1", access_control_list=[entry])
-    listed = client.permissions.get("jobs", "1").access_control_list or []
+    client.permissions.set("experiments", "1", access_control_list=[entry])
+    listed = client.permissions.get("experiments", "1").access_control_list or []
     assert [item.group_name for item in listed] == ["users"]
     more = iam.AccessControlRequest(user_name="u", permission_level=iam.PermissionLevel.CAN_MANAGE)
-    after = client.permissions.update("jobs", "1", access_control_list=[more]).access_control_list or []
+    after = (
+        client.permissions.update("experiments", "1", access_control_list=[more]).access_control_list or []
+    )
     assert len(after) == 2
 
 

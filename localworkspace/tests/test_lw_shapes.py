@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from databricks.sdk.service import catalog, files, iam, jobs, serving, sql, workspace
+from databricks.sdk.service import catalog, compute, files, iam, jobs, serving, sql, workspace
 from local_workspace import WorkspaceInfo, WorkspaceOptions
 from local_workspace.http import service_of
 from local_workspace.layout import Layout
@@ -39,6 +39,8 @@ NO_SHAPE = {
     ("POST", "/sql/1.0/warehouses/local"),
     ("GET", "/.well-known/databricks-config"),
     ("POST", f"{UNITY}/catalogs"),  # always an error
+    ("GET", "/api/2.0/preview/scim/v2/ServicePrincipals"),  # there are none
+    ("GET", "/api/2.0/preview/scim/v2/ServicePrincipals/{id}"),
     ("POST", "/api/2.0/sql/statements/"),  # the same as without the slash
 }
 
@@ -96,6 +98,9 @@ def test_every_answer_is_a_shape_of_the_sdk(ask: Contract, programs: Programs, t
     statements(ask)
     secrets(ask)
     workspace_objects(ask)
+    dbfs(ask)
+    clusters(ask)
+    scim(ask)
     the_rest(ask)
     assert ask.asked | NO_SHAPE == routes(tmp_path)
     assert not ask.asked & NO_SHAPE
@@ -186,6 +191,7 @@ def unity_catalog(ask: Contract) -> None:
     ask("POST", f"{UNITY}/schemas", catalog.SchemaInfo, catalog_name="main", name="shapes")
     ask("GET", f"{UNITY}/schemas", catalog.ListSchemasResponse, catalog_name="main", max_results=1)
     ask("GET", f"{UNITY}/schemas/{{full_name}}", catalog.SchemaInfo, full_name="main.shapes")
+    ask("PATCH", f"{UNITY}/schemas/{{full_name}}", catalog.SchemaInfo, full_name="main.shapes", comment="c")
     where = {"catalog_name": "main", "schema_name": "shapes"}
     made = ask(
         "POST", f"{UNITY}/volumes", catalog.VolumeInfo, **where, name="v", volume_type="MANAGED", comment="c"
@@ -210,6 +216,7 @@ def unity_catalog(ask: Contract) -> None:
     ask("GET", f"{UNITY}/tables", catalog.ListTablesResponse, **where)
     exists = f"{UNITY}/tables/{{full_name}}/exists"
     ask("GET", exists, catalog.TableExistsResponse, full_name="main.shapes.t")
+    ask("DELETE", f"{UNITY}/tables/{{full_name}}", full_name="main.shapes.w")
     ask("DELETE", f"{UNITY}/schemas/{{full_name}}", full_name="main.shapes", force=True)
 
 
@@ -271,17 +278,49 @@ def workspace_objects(ask: Contract) -> None:
     ask("POST", f"{base}/delete", path="/shapes", recursive=True)
 
 
+def dbfs(ask: Contract) -> None:
+    base = "/api/2.0/dbfs"
+    handle = ask("POST", f"{base}/create", files.CreateResponse, path="/shapes/a", overwrite=True)["handle"]
+    ask("POST", f"{base}/add-block", handle=handle, data="YQ==")
+    ask("POST", f"{base}/close", handle=handle)
+    ask("POST", f"{base}/put", path="/shapes/b", contents="YQ==", overwrite=True)
+    ask("GET", f"{base}/read", files.ReadResponse, path="/shapes/a")
+    ask("GET", f"{base}/get-status", files.FileInfo, path="/shapes/a")
+    ask("GET", f"{base}/list", files.ListStatusResponse, path="/shapes")
+    ask("POST", f"{base}/mkdirs", path="/shapes/c")
+    ask("POST", f"{base}/move", source_path="/shapes/a", destination_path="/shapes/c")
+    ask("POST", f"{base}/delete", path="/shapes", recursive=True)
+
+
+def clusters(ask: Contract) -> None:
+    base = "/api/2.{minor:int}/clusters"
+    ask("GET", f"{base}/list", compute.ListClustersResponse)
+    ask("GET", f"{base}/get", compute.ClusterDetails, cluster_id="local")
+    ask("GET", f"{base}/spark-versions", compute.GetSparkVersionsResponse)
+    ask("GET", f"{base}/list-node-types", compute.ListNodeTypesResponse)
+    ask("GET", f"{base}/list-zones", compute.ListAvailableZonesResponse)
+
+
+def scim(ask: Contract) -> None:
+    base = "/api/2.0/preview/scim/v2"
+    ask("GET", f"{base}/Me", iam.User)
+    ask("GET", f"{base}/Users", iam.ListUsersResponse)
+    ask("GET", f"{base}/Users/{{id}}", iam.User, id="1")
+    ask("GET", f"{base}/Groups", iam.ListGroupsResponse)
+    ask("GET", f"{base}/Groups/{{id}}", iam.Group, id="101")
+
+
 def the_rest(ask: Contract) -> None:
     folder = VOLUME.strip("/")
     directory = "/api/2.0/fs/directories/{path:path}"
     ask("GET", directory, files.ListDirectoryResponse, path=folder, page_size=1)
-    ask("GET", "/api/2.0/preview/scim/v2/Me", iam.User)
-    own = {"type": "jobs", "id": "shapes"}
+    own = {"type": "experiments", "id": "shapes"}
     ask("GET", PERMISSIONS, iam.ObjectPermissions, **own)
     entry = {"group_name": "users", "permission_level": "CAN_VIEW"}
     ask("PUT", PERMISSIONS, iam.ObjectPermissions, **own, access_control_list=[entry])
     ask("PATCH", PERMISSIONS, iam.ObjectPermissions, **own, access_control_list=[entry])
     ask("GET", f"{PERMISSIONS}/permissionLevels", iam.GetPermissionLevelsResponse, **own)
+    ask("GET", "/api/2.0/serving-endpoints", serving.ListEndpointsResponse)
     ask("GET", "/api/2.0/serving-endpoints/{name}", serving.ServingEndpointDetailed, name="m")
     messages = [{"role": "user", "content": "shapes"}]
     answer = serving.QueryEndpointResponse

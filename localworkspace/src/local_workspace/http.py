@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email
+import email.policy
 import json
 import signal
 import socket
@@ -117,11 +119,33 @@ async def parse(request: Request) -> Call:
     return Call(query=dict(request.query_params), body=body, path=request.path_params)
 
 
-def route(method: str, path: str, function: Callable[[Call], Reply]) -> Route:
-    """Serve a plain function, in a worker thread, so that its waiting holds up nobody else."""
+def form(request: Request, raw: bytes) -> tuple[Call, dict[str, bytes]]:
+    """A multipart/form-data request, as the SDK's uploads send it: its texts as a call, and all its parts."""
+    header = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode("latin-1")
+    message = email.message_from_bytes(header + raw, policy=email.policy.HTTP)
+    parts: dict[str, bytes] = {}
+    for part in message.iter_parts() if message.is_multipart() else ():
+        name = part.get_param("name", header="content-disposition")
+        payload = part.get_payload(decode=True)
+        if isinstance(name, str) and isinstance(payload, bytes):
+            parts[name] = payload
+    return Call(body={name: value.decode("utf-8", "replace") for name, value in parts.items()}), parts
+
+
+def route(method: str, path: str, function: Callable[[Call], Reply], refuses: str = "") -> Route:
+    """Serve a plain function, in a worker thread, so that its waiting holds up nobody else.
+
+    `refuses` names the fields of the API that would have no effect here: a request that sets one gets a 400.
+    """
+
+    def checked(call: Call) -> Reply:
+        for name in refuses.split():
+            if call.body.get(name) or call.query.get(name) not in {None, "", "0", "false"}:
+                raise invalid(f"{name} is not supported by the local workspace: leave it out")
+        return function(call)
 
     async def handle(request: Request) -> Reply:
-        return await run_in_threadpool(function, await parse(request))
+        return await run_in_threadpool(checked, await parse(request))
 
     return async_route(method, path, handle)
 

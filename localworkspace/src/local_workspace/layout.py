@@ -33,6 +33,11 @@ class Layout:
         return self.root / "Workspace"
 
     @property
+    def dbfs(self) -> Path:
+        """The root of DBFS, but for its `/Volumes`."""
+        return self.root / "dbfs"
+
+    @property
     def runs(self) -> Path:
         """One folder per task run: its working folder and its log."""
         return self.private / "runs"
@@ -58,7 +63,14 @@ class Layout:
             self.root.mkdir(parents=True, exist_ok=True)
             self.private.mkdir(mode=0o700, exist_ok=True)
             self.private.chmod(0o700)
-            for folder in (self.volumes, self.workspace, self.root / "tables", self.runs, self.uploads):
+            for folder in (
+                self.volumes,
+                self.workspace,
+                self.dbfs,
+                self.root / "tables",
+                self.runs,
+                self.uploads,
+            ):
                 folder.mkdir(exist_ok=True)
         except OSError as error:
             raise WorkspaceError(
@@ -97,19 +109,28 @@ class Layout:
         return file
 
     def resolve(self, path: str) -> Path:
-        """The local file behind `/Volumes/…`, `/Workspace/…`, or an absolute path below the root.
+        """The local file behind `/Volumes/…`, `/Workspace/…`, `dbfs:/…`, or an absolute path below the root.
 
-        `dbfs:` and `file:` prefixes are dropped. Raises ApiError for anything that is or leads outside.
+        Raises ApiError for anything that is or leads outside.
         """
         plain = path.removeprefix("dbfs:").removeprefix("file:")
-        for prefix, folder in (("/Volumes/", self.volumes), ("/Workspace/", self.workspace)):
+        if plain.startswith("/Volumes/"):
+            return self.in_volumes(plain.removeprefix("/Volumes/"))
+        for prefix, folder in (("/Workspace/", self.workspace), ("/dbfs/", self.dbfs)):
             if plain.startswith(prefix):
                 return inside(folder, plain.removeprefix(prefix))
+        if path.startswith("dbfs:/"):
+            return inside(self.dbfs, plain)
         if plain.startswith(f"{self.root}/"):
             return inside(self.root, plain.removeprefix(f"{self.root}/"))
         raise invalid(
             f"Path {path!r} is not in the workspace: use /Volumes/…, /Workspace/… or a path below its root"
         )
+
+    def in_volumes(self, relative: str) -> Path:
+        """The local file of a path below `/Volumes`; names of objects are the same in capitals."""
+        parts = relative.strip("/").split("/")
+        return inside(self.volumes, "/".join([*(part.lower() for part in parts[:3]), *parts[3:]]))
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -16,6 +16,7 @@ EngineKind = Literal["sail", "spark"]
 DEFAULT_MAX_PROCESSES = 4
 WAREHOUSE_ID = "local"
 WORKSPACE_ID = "1"
+CLUSTER_ID = "local"
 # The one user, of REST and SQL alike.
 USER = "local@workspace.localhost"
 HTTP_PATH = f"/sql/1.0/warehouses/{WAREHOUSE_ID}"

@@ -35,6 +35,8 @@ SERVICES = {
     "api/sql": "services.statements",
     "api/unity-catalog": "services.unity_catalog",
     "api/workspace": "services.workspace_objects",
+    "api/dbfs": "services.dbfs",
+    "api/clusters": "services.compute",
     ".well-known": "services.identity",
     "api/preview": "services.identity",
     "api/permissions": "services.identity",

@@ -28,11 +28,6 @@ INHERITED = (
     "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "SSL_CERT_FILE",
 )  # fmt: skip
 _REFERENCE = re.compile(r"\{\{\s*secrets/([\w.-]+)/([\w.-]+)\s*\}\}")
-_UNSUPPORTED = (
-    "notebook_task", "sql_task", "spark_jar_task", "spark_submit_task", "dbt_task", "pipeline_task",
-    "run_job_task", "condition_task", "for_each_task",
-)  # fmt: skip
-
 # Databricks calls the entry point of the package's metadata, else the function of that name in the package.
 # The file: pyspark takes a main module without one for its own doctests, which need a whole Spark.
 _WHEEL_MAIN = """
@@ -110,7 +105,7 @@ class Launcher:
             return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603 - our own
 
     def _mounting(self, scratch: Path) -> list[str]:
-        folders = (scratch, self.layout.volumes, self.layout.workspace)
+        folders = (scratch, self.layout.volumes, self.layout.workspace, self.layout.dbfs)
         return [sys.executable, "-I", "-S", str(mounts.__file__), *map(str, folders)]
 
     def _mounted(self, argv: list[str], cwd: Path) -> list[str]:
@@ -124,6 +119,11 @@ class Launcher:
         spec, overrides = task.spec, run.overrides
         if isinstance(spec.get("spark_python_task"), dict):
             python = spec["spark_python_task"]
+            source = python.get("source") or ("GIT" if run.settings.get("git_source") else "WORKSPACE")
+            if source == "GIT":
+                raise _refused(
+                    "FEATURE_DISABLED", "The local workspace reads no Git repository: use WORKSPACE"
+                )
             arguments = overrides.get("python_params") or python.get("parameters") or []
             path = self._file(str(python.get("python_file") or ""))
             return [str(path), *self._filled(arguments, run, task)]
@@ -135,7 +135,7 @@ class Launcher:
                     "INVALID_RUN_CONFIGURATION", "python_wheel_task needs package_name and entry_point"
                 )
             return ["-c", _WHEEL_MAIN, *names, *self._filled(_wheel_arguments(wheel, run), run, task)]
-        kind = next((name for name in _UNSUPPORTED if spec.get(name)), None)
+        kind = next((name for name in spec if name.endswith("_task") and spec[name]), None)
         if kind:
             raise _refused(
                 "FEATURE_DISABLED",
@@ -188,6 +188,7 @@ class Launcher:
             "DATABRICKS_TOKEN": self.token,
             "RLM_VOLUMES_ROOT": str(self.layout.volumes),
             "RLM_WORKSPACE_ROOT": str(self.layout.workspace),
+            "RLM_DBFS_ROOT": str(self.layout.dbfs),
             "RLM_LOCAL_TASK_VALUES": str(self._values(run)),
             "RLM_LOCAL_TASK_KEY": task.task_key,
             # Bytecode of modules that lie in a Volume must not appear as files there; what is installed has

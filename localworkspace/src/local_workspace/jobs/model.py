@@ -174,6 +174,13 @@ EXCLUDED = Ending(
     kind="SUCCESS",
     message="The run_if condition of the task was not met.",
 )
+DISABLED = Ending(
+    life="SKIPPED",
+    result="DISABLED",
+    code="DISABLED",
+    kind="SUCCESS",
+    message="The task is disabled.",
+)
 TOO_MANY = Ending(
     life="SKIPPED",
     result="MAXIMUM_CONCURRENT_RUNS_REACHED",
@@ -270,7 +277,7 @@ def run_ending(run: Run) -> Ending:
 
 def _harmless(task: TaskRun) -> bool:
     """Return whether the task does not make its run fail. One that its run_if excludes does not."""
-    return task.ending is not None and task.ending.result in {"SUCCESS", "EXCLUDED"}
+    return task.ending is not None and task.ending.result in {"SUCCESS", "EXCLUDED", "DISABLED"}
 
 
 def wants_retry(task: TaskRun, ending: Ending) -> bool:

@@ -1,8 +1,8 @@
-"""Run a command that sees a workspace's folders as `/Volumes` and `/Workspace`.
+"""Run a command that sees a workspace's folders as `/Volumes`, `/Workspace` and `/dbfs`.
 
-`python -I -S mounts.py SCRATCH VOLUMES WORKSPACE COMMAND …`: in a mount namespace of its own, which needs no
-rights where the system lets users make them, the command gets a root folder with everything that is in `/`
-and these two besides. `SCRATCH` is an empty folder that nothing else uses. The command replaces this process.
+`python -I -S mounts.py SCRATCH VOLUMES WORKSPACE DBFS COMMAND …`: in a mount namespace of its own, which
+needs no rights where the system lets users make them, the command gets a root folder with everything that is
+in `/` and these besides. `SCRATCH` is an empty folder of its own. The command replaces this process.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def enter(scratch: str, folders: dict[str, str]) -> None:
     os.chdir(here)
 
 
-def main(scratch: str, volumes: str, workspace: str, *command: str) -> None:
+def main(scratch: str, volumes: str, workspace: str, dbfs: str, *command: str) -> None:
     """Enter the namespace and become the command."""
     try:
-        enter(scratch, {"Volumes": volumes, "Workspace": workspace})
+        enter(scratch, {"Volumes": volumes, "Workspace": workspace, "dbfs": dbfs})
     except OSError as error:
         print(f"/Volumes cannot be mounted here: {error}", file=sys.stderr)  # noqa: T201 - into the run's log
         sys.exit(REFUSED)

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid
 from local_workspace.http import Call, Json, async_route, route
-from local_workspace.layout import Layout, inside
+from local_workspace.layout import Layout
 from local_workspace.workspace import Workspace
 
 _BUFFER = 1 << 20
@@ -155,9 +155,8 @@ class Files:
         parts = path.strip("/").split("/")
         if parts[0] != "Volumes" or len(parts) < 4:
             raise invalid(f"Invalid path {path!r}: use /Volumes/<catalog>/<schema>/<volume>/…")
-        volumes = self._layout.volumes
-        local = inside(volumes, "/".join(parts[1:]))
-        if not volumes.joinpath(*parts[1:4]).is_dir():
+        local = self._layout.in_volumes("/".join(parts[1:]))
+        if not self._layout.in_volumes("/".join(parts[1:4])).is_dir():
             raise ApiError(404, "NOT_FOUND", f"Volume '{'.'.join(parts[1:4])}' does not exist.")
         return local
 

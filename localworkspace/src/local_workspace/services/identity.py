@@ -1,4 +1,4 @@
-"""The user, the host, and object permissions (kept, not enforced: there is one user)."""
+"""The host, users and groups, and object permissions (kept, not enforced: there is one user)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 from databricks.sdk.service import iam as shapes
 from starlette.routing import Route
 
-from local_workspace.errors import invalid
+from local_workspace.errors import invalid, missing
 from local_workspace.http import Call, Json, route
-from local_workspace.options import USER, WORKSPACE_ID
+from local_workspace.options import USER, WAREHOUSE_ID, WORKSPACE_ID
+from local_workspace.services import scim
 from local_workspace.state import Database
 from local_workspace.workspace import Workspace
 
@@ -26,6 +27,14 @@ class Permissions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def _require(self, kind: str, name: str) -> None:
+        """Raise ApiError (404) for a job or warehouse that does not exist."""
+        job = "SELECT 1 FROM jobs WHERE CAST(job_id AS TEXT) = ?"
+        if (kind == "jobs" and not self._database.row(job, name)) or (
+            kind == "warehouses" and name != WAREHOUSE_ID
+        ):
+            raise missing(f"{kind.removesuffix('s').capitalize()} {name} does not exist.")
+
     def get(self, call: Call) -> shapes.ObjectPermissions:
         """The access-control list; the owner alone, unless one was set."""
         kind, entries = call.text("type"), self._entries(call)
@@ -41,8 +50,11 @@ class Permissions:
 
     def patch(self, call: Call) -> shapes.ObjectPermissions:
         """Add to the list, replacing the entries of the same principals."""
-        entries = [*(self._entries(call) or ()), *_checked(call.body.get("access_control_list") or [])]
-        return self._save(call, list({_principal(entry): entry for entry in entries}.values()))
+        given = _checked(call.body.get("access_control_list") or [])
+        kept = self._entries(call) or [_OWNER]
+        if any(entry["permission_level"] == "IS_OWNER" for entry in given):  # the owner is another now
+            kept = [entry for entry in kept if entry["permission_level"] != "IS_OWNER"]
+        return self._save(call, list({_principal(entry): entry for entry in [*kept, *given]}.values()))
 
     def levels(self, call: Call) -> shapes.GetPermissionLevelsResponse:
         """The levels that objects of this type have."""
@@ -55,13 +67,18 @@ class Permissions:
         )
 
     def _entries(self, call: Call) -> list[Json] | None:
+        self._require(call.text("type"), call.text("id"))
         key = f"{call.text('type')}/{call.text('id')}"
         row = self._database.row("SELECT doc FROM permissions WHERE object = ?", key)
         entries: list[Json] | None = json.loads(row[0]) if row else None
         return entries
 
     def _save(self, call: Call, entries: list[Json]) -> shapes.ObjectPermissions:
-        key, text = f"{call.text('type')}/{call.text('id')}", json.dumps(_checked(entries))
+        self._require(call.text("type"), call.text("id"))
+        owners = [entry for entry in _checked(entries) if entry["permission_level"] == "IS_OWNER"]
+        if call.text("type") == "jobs" and len(owners) != 1:
+            raise invalid("The permissions of a job must have exactly one owner (IS_OWNER)")
+        key, text = f"{call.text('type')}/{call.text('id')}", json.dumps(entries)
         self._database.run("INSERT OR REPLACE INTO permissions VALUES (?, ?)", key, text)
         return self.get(call)
 
@@ -90,18 +107,6 @@ def _shown(entry: Json) -> shapes.AccessControlResponse:
     return shown
 
 
-def _me(_call: Call) -> shapes.User:
-    return shapes.User(
-        id="1",
-        user_name=USER,
-        display_name="Local user",
-        active=True,
-        emails=[shapes.ComplexValue(type="work", value=USER, primary=True)],
-        groups=[shapes.ComplexValue(display="admins", type="direct", value="1")],
-        schemas=[shapes.UserSchema.URN_IETF_PARAMS_SCIM_SCHEMAS_CORE_2_0_USER],
-    )
-
-
 def routes(workspace: Workspace) -> list[Route]:
     """Discovery, SCIM Me and permissions."""
     permissions, host = Permissions(workspace.database), workspace.info.host
@@ -109,7 +114,7 @@ def routes(workspace: Workspace) -> list[Route]:
     discovery: Json = {"oidc_endpoint": f"{host}/oidc", "workspace_id": WORKSPACE_ID}
     return [
         route("GET", "/.well-known/databricks-config", lambda _call: discovery),
-        route("GET", "/api/2.0/preview/scim/v2/Me", _me),
+        *scim.routes(),
         route("GET", f"{base}/permissionLevels", permissions.levels),
         route("GET", base, permissions.get),
         route("PUT", base, permissions.put),

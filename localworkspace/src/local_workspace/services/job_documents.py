@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from databricks.sdk.service import jobs as shapes
@@ -11,8 +12,8 @@ from databricks.sdk.service import jobs as shapes
 from local_workspace.errors import invalid
 from local_workspace.http import Json
 from local_workspace.jobs import references
-from local_workspace.jobs.model import RUN_IF, Ending, Pass, Run, TaskRun, run_life
-from local_workspace.options import USER
+from local_workspace.jobs.model import DISABLED, RUN_IF, Ending, Life, Pass, Run, TaskRun, run_life
+from local_workspace.options import CLUSTER_ID, USER
 
 ShownRun = TypeVar("ShownRun", "shapes.Run", "shapes.BaseRun")
 
@@ -35,6 +36,8 @@ def tasks_of(settings: Json) -> list[Json]:
         tasks = [{"task_key": "main", **fields}]
     if not isinstance(tasks, list) or not tasks:
         raise invalid("At least one task must be specified in tasks")
+    for item in (*tasks, *(settings.get("job_clusters") or [])):
+        _check_cluster(item)
     for task in tasks:
         _check(task)
     keys = [task["task_key"] for task in tasks]
@@ -67,6 +70,14 @@ def _check(task: Any) -> None:
         references.check(task.get(name))
 
 
+def _check_cluster(holder: Any) -> None:
+    """Raise ApiError for what a cluster would do and this machine will not."""
+    cluster = holder.get("new_cluster") if isinstance(holder, dict) else None
+    for name in ("init_scripts", "docker_image"):
+        if isinstance(cluster, dict) and cluster.get(name):
+            raise invalid(f"new_cluster.{name} is not supported by the local workspace: leave it out")
+
+
 def _check_order(tasks: Sequence[Json]) -> None:
     """Raise ApiError when a dependency is unknown or circular."""
     waits = {task["task_key"]: {d["task_key"] for d in task.get("depends_on") or []} for task in tasks}
@@ -81,16 +92,26 @@ def _check_order(tasks: Sequence[Json]) -> None:
 
 
 def task_runs(tasks: Sequence[Json], ids: Sequence[int]) -> tuple[TaskRun, ...]:
-    """Task runs that have not begun."""
-    return tuple(
-        TaskRun(
-            run_id=number,
-            task_key=task["task_key"],
-            spec=task,
-            life="BLOCKED" if task.get("depends_on") else "PENDING",
-        )
-        for task, number in zip(tasks, ids, strict=True)
-    )
+    """Task runs that have not begun; those of disabled tasks have ended."""
+    made = []
+    for task, number in zip(tasks, ids, strict=True):
+        life: Life = "BLOCKED" if task.get("depends_on") else "PENDING"
+        new = TaskRun(run_id=number, task_key=task["task_key"], spec=task, life=life)
+        made.append(replace(new, life=DISABLED.life, ending=DISABLED) if task.get("disabled") else new)
+    return tuple(made)
+
+
+def chosen_tasks(tasks: Sequence[Json], only: Any) -> list[Json]:
+    """The tasks that `only` names, all by default, without dependencies on others. Raises ApiError (400)."""
+    if not only:
+        return list(tasks)
+    if unknown := sorted(set(only) - {task["task_key"] for task in tasks}):
+        raise invalid(f"only names a task that the job does not have: {unknown[0]!r}")
+    kept = [task for task in tasks if task["task_key"] in only]
+    return [
+        {**task, "depends_on": [item for item in task.get("depends_on") or [] if item["task_key"] in only]}
+        for task in kept
+    ]
 
 
 def submitted_run(settings: Json, ids: Sequence[int], now: int) -> Run:
@@ -211,7 +232,7 @@ class RunView:
             cleanup_duration=0,
             queue_duration=max(0, started - run.start_time),
             end_time=task.end_time,
-            cluster_instance=shapes.ClusterInstance(cluster_id="local", spark_context_id=str(run.run_id)),
+            cluster_instance=shapes.ClusterInstance(cluster_id=CLUSTER_ID, spark_context_id=str(run.run_id)),
             run_page_url=self._url(run, task),
             state=state,
             status=status,

@@ -22,6 +22,7 @@ from local_workspace.jobs.store import Filter, RunStore
 from local_workspace.services.job_documents import (
     OVERRIDES,
     RunView,
+    chosen_tasks,
     job_parameters,
     submitted_run,
     task_runs,
@@ -55,7 +56,7 @@ class Runs:
         """Start a run of a job."""
         job_id = call.number("job_id")
         settings = saved_settings(self.database, job_id)
-        tasks = tasks_of(settings)
+        tasks = chosen_tasks(tasks_of(settings), call.body.get("only"))
         ids = self.database.new_ids(len(tasks) + 1)
 
         def make() -> Run:
@@ -154,10 +155,12 @@ class Runs:
         self.scheduler.cancel(self.store.get(call.number("run_id")).run_id)
 
     def cancel_all_runs(self, call: Call) -> None:
-        """Ask for the end of all runs of one job, or of everything queued or running."""
-        job_id = call.number("job_id", 0)
+        """Ask for the end of all runs of one job; with `all_queued_runs` of those that wait, of any job."""
+        job_id, queued = call.number("job_id", 0), call.flag("all_queued_runs")
+        if not job_id and not queued:
+            raise invalid("cancel-all needs job_id, or all_queued_runs")
         for run in self.store.active():
-            if job_id in {0, run.job_id}:
+            if job_id in {0, run.job_id} and (run.held or not queued):
                 self.scheduler.cancel(run.run_id)
 
     def delete_run(self, call: Call) -> None:

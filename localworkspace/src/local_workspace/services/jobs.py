@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from local_workspace.http import Call, Json, route
 from local_workspace.options import USER
+from local_workspace.services.identity import Permissions
 from local_workspace.services.job_documents import job_settings, tasks_of
 from local_workspace.services.job_runs import Runs, page_limit, saved_settings
 from local_workspace.state import Database, now_ms
@@ -28,8 +29,12 @@ class Jobs:
     def create_job(self, call: Call) -> shapes.CreateResponse:
         """Save a new job."""
         settings = _checked({**_DEFAULTS, **call.body})
+        entries = settings.pop("access_control_list", None)
         job_id = self.database.new_ids(1)[0]
         self.database.run("INSERT INTO jobs VALUES (?, ?, ?)", job_id, now_ms(), json.dumps(settings))
+        if entries:
+            target = {"type": "jobs", "id": str(job_id)}
+            Permissions(self.database).patch(Call(path=target, body={"access_control_list": entries}))
         return shapes.CreateResponse(job_id=job_id)
 
     def get_job(self, call: Call) -> shapes.Job:
@@ -38,12 +43,14 @@ class Jobs:
         saved_settings(self.database, job_id)
         row = self.database.row("SELECT created_time, settings FROM jobs WHERE job_id = ?", job_id)
         assert row is not None
+        settings = json.loads(row[1])
+        run_as = settings.get("run_as") or {}
         return shapes.Job(
             job_id=job_id,
             created_time=row[0],
             creator_user_name=USER,
-            run_as_user_name=USER,
-            settings=job_settings(json.loads(row[1])),
+            run_as_user_name=next(iter(run_as.values()), USER),
+            settings=job_settings(settings),
         )
 
     def list_jobs(self, call: Call) -> shapes.ListJobsResponse:
@@ -90,6 +97,7 @@ class Jobs:
         job_id = call.number("job_id")
         saved_settings(self.database, job_id)
         self.database.run("DELETE FROM jobs WHERE job_id = ?", job_id)
+        self.database.run("DELETE FROM permissions WHERE object = ?", f"jobs/{job_id}")
 
     def _save(self, job_id: int, settings: Json) -> None:
         text = json.dumps(_checked(settings))
@@ -116,16 +124,18 @@ def routes(workspace: Workspace) -> list[Route]:
         host=workspace.info.host,
     )
     base = "/api/2.{minor:int}/jobs"
+    # Parameters of kinds of tasks that do not run here.
+    other = "dbt_commands duration_target pipeline_params spark_submit_params sql_params"
     return [
-        route("GET", f"{base}/runs/get", runs.get_run),
+        route("GET", f"{base}/runs/get", runs.get_run, refuses="include_resolved_values"),
         route("POST", f"{base}/runs/submit", runs.submit),
-        route("GET", f"{base}/runs/list", runs.list_runs),
+        route("GET", f"{base}/runs/list", runs.list_runs, refuses="offset"),
         route("GET", f"{base}/runs/get-output", runs.get_run_output),
         route("POST", f"{base}/runs/cancel", runs.cancel_run),
         route("POST", f"{base}/runs/cancel-all", runs.cancel_all_runs),
         route("POST", f"{base}/runs/delete", runs.delete_run),
-        route("POST", f"{base}/runs/repair", runs.repair_run),
-        route("POST", f"{base}/run-now", runs.run_now),
+        route("POST", f"{base}/runs/repair", runs.repair_run, refuses=other),
+        route("POST", f"{base}/run-now", runs.run_now, refuses=other),
         route("POST", f"{base}/create", service.create_job),
         route("GET", f"{base}/get", service.get_job),
         route("GET", f"{base}/list", service.list_jobs),

@@ -29,6 +29,8 @@ class Secrets:
     def create_scope(self, call: Call) -> None:
         """`scopes/create`."""
         scope = _name(call, "scope")
+        if (call.body.get("scope_backend_type") or "DATABRICKS") != "DATABRICKS":
+            raise invalid("scope_backend_type is not supported by the local workspace, but for DATABRICKS")
         if self._database.run("INSERT OR IGNORE INTO scopes VALUES (?)", scope) == 0:
             raise ApiError(400, "RESOURCE_ALREADY_EXISTS", f"Scope {scope} already exists!")
         owner = call.body.get("initial_manage_principal") or USER
@@ -144,7 +146,7 @@ def routes(workspace: Workspace) -> list[Route]:
         route("GET", f"{base}/list", secrets.list),
         route("POST", f"{base}/put", secrets.put),
         route("POST", f"{base}/delete", secrets.delete),
-        route("POST", f"{base}/scopes/create", secrets.create_scope),
+        route("POST", f"{base}/scopes/create", secrets.create_scope, refuses="backend_azure_keyvault"),
         route("GET", f"{base}/scopes/list", secrets.list_scopes),
         route("POST", f"{base}/scopes/delete", secrets.delete_scope),
         route("POST", f"{base}/acls/put", secrets.put_acl),

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.faults import PROMPT_DIGEST
 from local_workspace.http import Call, async_route, parse, route
+from local_workspace.options import USER
 from local_workspace.scripted_model import ModelAnswer
 from local_workspace.workspace import Workspace
 
@@ -21,6 +22,9 @@ from local_workspace.workspace import Workspace
 def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/serving-endpoints`. With a model, every endpoint name answers."""
     model, numbers = workspace.model, itertools.count(1)
+    state = shapes.EndpointState(
+        ready=shapes.EndpointStateReady.READY, config_update=shapes.EndpointStateConfigUpdate.NOT_UPDATING
+    )
 
     async def invoke(request: Request) -> shapes.QueryEndpointResponse:
         call = await parse(request)
@@ -37,12 +41,18 @@ def routes(workspace: Workspace) -> list[Route]:
     def describe(call: Call) -> shapes.ServingEndpointDetailed:
         if model is None:
             raise _no_model(call.text("name"))
-        state = shapes.EndpointState(
-            ready=shapes.EndpointStateReady.READY, config_update=shapes.EndpointStateConfigUpdate.NOT_UPDATING
-        )
         return shapes.ServingEndpointDetailed(name=call.text("name"), task="llm/v1/chat", state=state)
 
+    def endpoints(_call: Call) -> shapes.ListEndpointsResponse:
+        if model is None:
+            return shapes.ListEndpointsResponse(endpoints=[])
+        one = shapes.ServingEndpoint(
+            id="scripted", name="scripted", creator=USER, task="llm/v1/chat", state=state
+        )
+        return shapes.ListEndpointsResponse(endpoints=[one])
+
     return [
+        route("GET", "/api/2.0/serving-endpoints", endpoints),
         async_route("POST", "/serving-endpoints/{name}/invocations", invoke),
         # The OpenAI client's way to the same endpoints: the name is the "model" of the body.
         async_route("POST", "/serving-endpoints/chat/completions", invoke),

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import datetime
-import decimal
-import json
-import math
 import sys
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +16,7 @@ from local_workspace.engine import Engine, EngineSession
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, Json, route
 from local_workspace.options import HTTP_PATH, USER, WAREHOUSE_ID
+from local_workspace.services.statement_values import columns_of, parameters_of, rows_of
 from local_workspace.workspace import Workspace
 
 _KEPT = 100
@@ -176,7 +171,9 @@ class Statements:
             cancelled=lambda: statement.state == "CANCELED",
         ).table
         limit = int(request.get("row_limit") or 0)
-        rows = rows_of(table.slice(0, limit) if limit else table)
+        rows = _within(
+            rows_of(table.slice(0, limit) if limit else table), int(request.get("byte_limit") or 0)
+        )
         columns = columns_of(table.schema)
         with self._lock:
             if statement.state == "CANCELED":
@@ -191,115 +188,24 @@ class Statements:
                 statement.state, statement.sqlstate, statement.error = "FAILED", sqlstate, message
 
 
+def _within(rows: list[list[str | None]], limit: int) -> list[list[str | None]]:
+    """The first rows whose values have at most `limit` bytes; all where it is 0."""
+    if not limit:
+        return rows
+    total = 0
+    for index, row in enumerate(rows):
+        total += sum(len(value.encode()) for value in row if value is not None)
+        if total > limit:
+            return rows[:index]
+    return rows
+
+
 def _seconds(text: str) -> float:
     """`0s`, or `5s` to `50s`. Raises ApiError."""
     number = text.removesuffix("s")
     if not text.endswith("s") or not number.isdigit() or not (number == "0" or 5 <= int(number) <= 50):
         raise invalid(f"wait_timeout must be 0s or from 5s to 50s, got {text!r}")
     return float(number)
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    "STRING": str,
-    "BOOLEAN": lambda text: {"true": True, "false": False}[text.lower()],
-    "DOUBLE": float,
-    "FLOAT": float,
-    "DECIMAL": decimal.Decimal,
-    "DATE": datetime.date.fromisoformat,
-    "TIMESTAMP": datetime.datetime.fromisoformat,
-    "TIMESTAMP_NTZ": datetime.datetime.fromisoformat,
-    "VOID": lambda _text: None,
-    **dict.fromkeys(("INT", "BIGINT", "LONG", "SMALLINT", "SHORT", "TINYINT", "BYTE"), int),
-}
-
-
-def parameters_of(parameters: Any) -> dict[str, Any] | None:
-    """Named parameters as Python values. Raises ApiError (400) for what cannot be read."""
-    if not parameters:
-        return None
-    values: dict[str, Any] = {}
-    for item in parameters:
-        kind = str(item.get("type") or "STRING").upper()
-        reader = _READERS.get(kind.partition("(")[0])
-        if reader is None:
-            raise invalid(f"Parameter {item.get('name')}: unknown type {kind}")
-        text = item.get("value")
-        try:
-            values[str(item["name"])] = None if text is None else reader(str(text))
-        except (KeyError, ValueError, ArithmeticError):
-            raise invalid(f"Parameter {item.get('name')}: {text!r} is not a {kind}") from None
-    return values
-
-
-# By Arrow's name: the type's text in SQL, and the API's name where that is another.
-_TYPES = {
-    "int8": ("TINYINT", "BYTE"), "int16": ("SMALLINT", "SHORT"), "int32": ("INT", "INT"),
-    "int64": ("BIGINT", "LONG"), "float": ("FLOAT", "FLOAT"), "double": ("DOUBLE", "DOUBLE"),
-    "bool": ("BOOLEAN", "BOOLEAN"), "string": ("STRING", "STRING"), "large_string": ("STRING", "STRING"),
-    "string_view": ("STRING", "STRING"), "binary": ("BINARY", "BINARY"), "large_binary": ("BINARY", "BINARY"),
-    "date32[day]": ("DATE", "DATE"), "null": ("VOID", "NULL"),
-}  # fmt: skip
-
-
-def columns_of(schema: Any) -> list[shapes.ColumnInfo]:
-    """Column descriptions for an Arrow schema."""
-    columns = []
-    for position, column in enumerate(schema):
-        text, name = _type(column.type)
-        exact = name == "DECIMAL"
-        columns.append(
-            shapes.ColumnInfo(
-                name=column.name,
-                position=position,
-                type_text=text,
-                type_name=shapes.ColumnInfoTypeName(name),
-                type_precision=column.type.precision if exact else None,
-                type_scale=column.type.scale if exact else None,
-            )
-        )
-    return columns
-
-
-def _type(kind: Any) -> tuple[str, str]:
-    """The text of an Arrow type in SQL, and its name in the API (databricks-sdk, sql.ColumnInfoTypeName)."""
-    import pyarrow.types as is_a
-
-    if is_a.is_timestamp(kind):
-        return "TIMESTAMP" if kind.tz else "TIMESTAMP_NTZ", "TIMESTAMP"
-    if is_a.is_decimal(kind):
-        return f"DECIMAL({kind.precision},{kind.scale})", "DECIMAL"
-    if is_a.is_map(kind):
-        return f"MAP<{_type(kind.key_type)[0]}, {_type(kind.item_type)[0]}>", "MAP"
-    if is_a.is_struct(kind):
-        return f"STRUCT<{', '.join(f'{item.name}: {_type(item.type)[0]}' for item in kind)}>", "STRUCT"
-    if is_a.is_nested(kind):
-        return f"ARRAY<{_type(kind.value_type)[0]}>", "ARRAY"
-    if is_a.is_duration(kind) or is_a.is_interval(kind):
-        return "INTERVAL", "INTERVAL"
-    return _TYPES.get(str(kind)) or (str(kind).upper(), "USER_DEFINED_TYPE")
-
-
-def rows_of(table: Any) -> list[list[str | None]]:
-    """All values of an Arrow table as strings, NULL as None."""
-    values = [[_text(value) for value in column.to_pylist()] for column in table.columns]
-    return [list(row) for row in zip(*values, strict=True)] if values else []
-
-
-def _text(value: Any) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, datetime.datetime):
-        text = value.astimezone(datetime.UTC).replace(tzinfo=None) if value.tzinfo else value
-        return text.isoformat(timespec="milliseconds") + ("Z" if value.tzinfo else "")
-    if isinstance(value, list | dict | tuple):
-        return json.dumps(value, default=_text, ensure_ascii=False)
-    return str(value)
 
 
 def require_warehouse(warehouse_id: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import email
-import email.policy
 import hashlib
 import shutil
 from pathlib import Path
@@ -17,16 +15,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.http import Call, async_route, parse, route
+from local_workspace.http import Call, async_route, form, parse, route
 from local_workspace.layout import Layout, inside
+from local_workspace.services.notebooks import MARKERS, from_jupyter, to_jupyter
 from local_workspace.workspace import Workspace
 
-_MARKERS = {
-    "PYTHON": "# Databricks notebook source",
-    "SQL": "-- Databricks notebook source",
-    "SCALA": "// Databricks notebook source",
-    "R": "# Databricks notebook source",
-}
 _LANGUAGES = {".py": "PYTHON", ".sql": "SQL", ".scala": "SCALA", ".r": "R", ".R": "R"}
 _LARGEST = 10 * 1024 * 1024  # the limit of import and export on Databricks
 
@@ -47,7 +40,8 @@ class WorkspaceObjects:
     async def import_(self, request: Request) -> None:
         """Write a notebook or file: from JSON with base64 content, or from a form."""
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            call, content = _form(request, await request.body())
+            call, parts = form(request, await request.body())
+            content = parts.pop("content", b"")
         else:
             call = await parse(request)
             try:
@@ -58,16 +52,20 @@ class WorkspaceObjects:
 
     def _write(self, call: Call, content: bytes) -> None:
         path, kind = call.text("path"), call.body.get("format") or "SOURCE"
-        if kind not in {"SOURCE", "AUTO", "RAW"}:
-            raise invalid(f"The local workspace imports the formats SOURCE, AUTO and RAW, not {kind}")
+        if kind == "AUTO" and path.endswith(".ipynb"):
+            kind, path = "JUPYTER", path.removesuffix(".ipynb")
+        if kind not in {"SOURCE", "AUTO", "RAW", "JUPYTER"}:
+            raise invalid(f"The local workspace imports SOURCE, AUTO, RAW and JUPYTER, not {kind}")
         if len(content) > _LARGEST:
             raise ApiError(400, "MAX_NOTEBOOK_SIZE_EXCEEDED", f"The content exceeds {_LARGEST} bytes")
         if kind == "SOURCE":
             language = call.body.get("language") or _LANGUAGES.get(Path(path).suffix)
-            if language not in _MARKERS:
-                raise invalid("The format SOURCE needs a language, one of " + ", ".join(_MARKERS))
-            marker = _MARKERS[language].encode()
+            if language not in MARKERS:
+                raise invalid("The format SOURCE needs a language, one of " + ", ".join(MARKERS))
+            marker = MARKERS[language].encode()
             content = content if content.startswith(marker) else marker + b"\n" + content
+        if kind == "JUPYTER":
+            _, content = from_jupyter(content)
         local = self._local(path)
         if not local.parent.is_dir():
             raise missing(f"The parent folder ({path.rpartition('/')[0]}) does not exist.")
@@ -78,16 +76,20 @@ class WorkspaceObjects:
         temporary.replace(local)
 
     def export(self, call: Call) -> shapes.ExportResponse | Response:
-        """The content of a notebook or file: as it is when `direct_download`, else in base64."""
-        path = call.text("path")
+        """The content of a notebook or file, in base64 or `direct_download`; a notebook also as JUPYTER."""
+        path, wanted = call.text("path"), call.query.get("format") or "SOURCE"
         local = self._existing(path)
         if local.is_dir():
             raise invalid(f"{path} is a folder: only notebooks and files can be exported here")
-        content = local.read_bytes()
+        content, kind = local.read_bytes(), local.suffix.lstrip(".") or "py"
+        language = _info(path, local).language
+        if wanted == "JUPYTER" and language is not None:
+            content, kind = to_jupyter(content.decode("utf-8", "replace"), language.value), "ipynb"
+        elif wanted not in {"SOURCE", "AUTO", "RAW"}:
+            raise invalid(f"{path} cannot be exported as {wanted}: use SOURCE, or JUPYTER for a notebook")
         if call.flag("direct_download"):
             return Response(content, media_type="application/octet-stream")
-        coded = base64.b64encode(content).decode()
-        return shapes.ExportResponse(content=coded, file_type=local.suffix.lstrip(".") or "py")
+        return shapes.ExportResponse(content=base64.b64encode(content).decode(), file_type=kind)
 
     def status(self, call: Call) -> shapes.ObjectInfo:
         """The object at a path."""
@@ -101,9 +103,10 @@ class WorkspaceObjects:
         if not local.is_dir():
             return shapes.ListResponse([_info(self._name(path), local)])
         base = self._name(path).rstrip("/")
-        return shapes.ListResponse(
-            [_info(f"{base}/{child.name}", child) for child in sorted(local.iterdir())]
-        )
+        found = [_info(f"{base}/{child.name}", child) for child in sorted(local.iterdir())]
+        if since := call.number("notebooks_modified_after", 0):
+            found = [info for info in found if info.language is None or (info.modified_at or 0) > since]
+        return shapes.ListResponse(found)
 
     def delete(self, call: Call) -> None:
         """Remove a file or folder; a folder with entries only when `recursive`."""
@@ -149,7 +152,7 @@ def _info(path: str, local: Path) -> shapes.ObjectInfo:
         return info
     with local.open("rb") as file:
         head = file.read(64).decode("utf-8", "replace")
-    language = next((name for name, marker in _MARKERS.items() if head.startswith(marker)), None)
+    language = next((name for name, marker in MARKERS.items() if head.startswith(marker)), None)
     if language == "PYTHON" and local.suffix in {".r", ".R"}:
         language = "R"
     if language is None:
@@ -157,20 +160,6 @@ def _info(path: str, local: Path) -> shapes.ObjectInfo:
     else:
         info.object_type, info.language = shapes.ObjectType.NOTEBOOK, shapes.Language(language)
     return info
-
-
-def _form(request: Request, raw: bytes) -> tuple[Call, bytes]:
-    """A multipart/form-data import, as the SDK's `workspace.upload` sends it."""
-    header = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode("latin-1")
-    message = email.message_from_bytes(header + raw, policy=email.policy.HTTP)
-    fields: dict[str, bytes] = {}
-    for part in message.iter_parts() if message.is_multipart() else ():
-        name = part.get_param("name", header="content-disposition")
-        payload = part.get_payload(decode=True)
-        if isinstance(name, str) and isinstance(payload, bytes):
-            fields[name] = payload
-    content = fields.pop("content", b"")
-    return Call(body={name: value.decode("utf-8", "replace") for name, value in fields.items()}), content
 
 
 def routes(workspace: Workspace) -> list[Route]:

@@ -12,6 +12,7 @@ import pyarrow.types as is_a
 from databricks.sql.thrift_api.TCLIService import ttypes
 
 from local_workspace.engine import CatalogTree, EngineError, TableInfo
+from local_workspace.engine.intervals import interval_text, is_interval, readable
 from local_workspace.engine.literals import RawLiteral, string_literal
 
 _TYPE = re.compile(r"[A-Za-z_ ]+(\(\s*\d+\s*(,\s*\d+\s*)?\))?")
@@ -82,13 +83,17 @@ def presentable(table: Any) -> Any:
     schema = pa.schema(fields)
     if schema.types == table.schema.types:
         return table
-    columns = [_cast(column, field.type) for column, field in zip(table.itercolumns(), fields, strict=True)]
+    columns = [
+        _cast(column, was.type, field.type)
+        for column, was, field in zip(readable(table).itercolumns(), table.schema, fields, strict=True)
+    ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _cast(column: Any, kind: Any) -> Any:
-    if is_a.is_duration(column.type) or is_a.is_interval(column.type):
-        return pa.chunked_array([pa.array([None if v is None else str(v) for v in column.to_pylist()], kind)])
+def _cast(column: Any, was: Any, kind: Any) -> Any:
+    if is_interval(was):
+        texts = [None if value is None else interval_text(value, was) for value in column.to_pylist()]
+        return pa.chunked_array([pa.array(texts, kind)])
     return column if column.type == kind else column.cast(kind)
 
 
@@ -97,7 +102,7 @@ def _plain(kind: Any) -> Any:
         return pa.string()
     if is_a.is_large_binary(kind) or str(kind) == "binary_view":
         return pa.binary()
-    if is_a.is_duration(kind) or is_a.is_interval(kind):
+    if is_interval(kind):
         return pa.string()
     if is_a.is_unsigned_integer(kind):
         return {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}.get(kind.bit_width, pa.decimal128(20, 0))

@@ -68,7 +68,8 @@ def _load_next() -> None:
 
 
 def _install_here() -> None:
-    install({"/Volumes": os.environ["RLM_VOLUMES_ROOT"], "/Workspace": os.environ["RLM_WORKSPACE_ROOT"]})
+    names = ("Volumes", "Workspace", "dbfs")
+    install({f"/{name}": os.environ[f"RLM_{name.upper()}_ROOT"] for name in names})
 
 
 _install_here()

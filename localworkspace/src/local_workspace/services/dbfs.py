@@ -1,0 +1,222 @@
+"""DBFS API: files below `<root>/dbfs`, whole or block by block."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from databricks.sdk.service import files as shapes
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.routing import Route
+
+from local_workspace.errors import ApiError, invalid, missing
+from local_workspace.http import Call, async_route, form, parse, route
+from local_workspace.layout import Layout, inside
+from local_workspace.workspace import Workspace
+
+_BLOCK = 1 << 20  # the most that one call carries
+_READ = 500_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stream:
+    """A file that is being written; it takes its place when it is closed."""
+
+    target: Path
+    temporary: Path
+
+
+class Dbfs:
+    """The service's functions."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._streams: dict[int, _Stream] = {}
+        self._handles = itertools.count(1)
+        self._lock = threading.Lock()
+
+    async def put(self, request: Request) -> None:
+        """Write a small file, from JSON or from a form."""
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            call, parts = form(request, await request.body())
+            content = parts.get("contents", b"")
+        else:
+            call = await parse(request)
+            content = _decoded(call.body.get("contents") or "")
+        await run_in_threadpool(self._put, call, content)
+
+    def _put(self, call: Call, content: bytes) -> None:
+        stream = self._stream(call)
+        stream.temporary.write_bytes(content)
+        stream.temporary.replace(stream.target)
+
+    def create(self, call: Call) -> shapes.CreateResponse:
+        """Begin a file; return the handle for its blocks."""
+        stream = self._stream(call)
+        stream.temporary.touch()
+        with self._lock:
+            handle = next(self._handles)
+            self._streams[handle] = stream
+        return shapes.CreateResponse(handle=handle)
+
+    def add_block(self, call: Call) -> None:
+        """Append a block."""
+        with self._open(call).temporary.open("ab") as file:
+            file.write(_decoded(call.text("data")))
+
+    def close(self, call: Call) -> None:
+        """Make the blocks the file."""
+        stream = self._open(call)
+        stream.temporary.replace(stream.target)
+        with self._lock:
+            self._streams.pop(call.number("handle"), None)
+
+    def _stream(self, call: Call) -> _Stream:
+        path = call.text("path")
+        target = self._local(path)
+        if target.is_dir() or (target.exists() and not call.flag("overwrite")):
+            raise _taken(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise _taken(path.rpartition("/")[0]) from None
+        with self._lock:
+            number = next(self._handles)
+        return _Stream(target=target, temporary=self._layout.uploads / f"dbfs-{number}")
+
+    def _open(self, call: Call) -> _Stream:
+        with self._lock:
+            found = self._streams.get(call.number("handle"))
+        if found is None:
+            raise missing(f"No open file has the handle {call.number('handle')}")
+        return found
+
+    def read(self, call: Call) -> shapes.ReadResponse:
+        """A part of a file, at most 1 MiB."""
+        length = call.number("length", 0) or _READ
+        if not 0 < length <= _BLOCK:
+            raise ApiError(400, "MAX_READ_SIZE_EXCEEDED", f"length must be from 1 to {_BLOCK}")
+        path = call.text("path")
+        local = self._existing(path)
+        if local.is_dir():
+            raise invalid(f"{path} is a directory")
+        with local.open("rb") as file:
+            file.seek(max(0, call.number("offset", 0)))
+            data = file.read(length)
+        return shapes.ReadResponse(bytes_read=len(data), data=base64.b64encode(data).decode())
+
+    def status(self, call: Call) -> shapes.FileInfo:
+        """A file or directory."""
+        path = call.text("path")
+        return _info(_plain(path), self._existing(path))
+
+    def list(self, call: Call) -> shapes.ListStatusResponse:
+        """The entries of a directory; of a file: itself."""
+        path = call.text("path")
+        local, plain = self._existing(path), _plain(path)
+        if not local.is_dir():
+            return shapes.ListStatusResponse([_info(plain, local)])
+        base = plain.rstrip("/")
+        return shapes.ListStatusResponse(
+            [_info(f"{base}/{item.name}", item) for item in sorted(local.iterdir())]
+        )
+
+    def mkdirs(self, call: Call) -> None:
+        """Make a directory and its parents."""
+        path = call.text("path")
+        try:
+            self._local(path).mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise _taken(path) from None
+
+    def delete(self, call: Call) -> None:
+        """Remove a file or directory; one that is not there is no error, as on Databricks."""
+        local = self._local(call.text("path"))
+        if local == self._layout.dbfs:
+            raise invalid("The root of DBFS cannot be deleted")
+        if not local.is_dir():
+            local.unlink(missing_ok=True)
+        elif any(local.iterdir()) and not call.flag("recursive"):
+            raise ApiError(
+                400, "IO_ERROR", f"The directory {call.text('path')} is not empty: delete it with recursive"
+            )
+        else:
+            shutil.rmtree(local)
+
+    def move(self, call: Call) -> None:
+        """Move a file or directory."""
+        source, target = self._existing(call.text("source_path")), self._local(call.text("destination_path"))
+        if target.is_dir():
+            target = target / source.name
+        if target.exists():
+            raise _taken(call.text("destination_path"))
+        if not target.parent.is_dir():
+            raise missing(f"The parent of {call.text('destination_path')} does not exist")
+        source.replace(target)
+
+    def _local(self, path: str) -> Path:
+        return inside(self._layout.dbfs, _plain(path))
+
+    def _existing(self, path: str) -> Path:
+        local = self._local(path)
+        if not local.exists():
+            raise missing(f"No file or directory exists on path {path}.")
+        return local
+
+
+def _plain(path: str) -> str:
+    """The path without its scheme. Raises ApiError (400)."""
+    plain = path.removeprefix("dbfs:")
+    if not plain.startswith("/"):
+        raise invalid(f"The path {path!r} must be absolute")
+    if plain.startswith("/Volumes/"):
+        raise invalid("The DBFS API does not reach /Volumes: use the Files API")
+    return plain
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid("The data must be base64") from None
+    if len(content) > _BLOCK:
+        raise ApiError(
+            400, "MAX_BLOCK_SIZE_EXCEEDED", f"A call carries at most {_BLOCK} bytes, not {len(content)}"
+        )
+    return content
+
+
+def _info(path: str, local: Path) -> shapes.FileInfo:
+    stat, folder = local.stat(), local.is_dir()
+    modified = int(stat.st_mtime * 1000)
+    return shapes.FileInfo(
+        path=path, is_dir=folder, file_size=0 if folder else stat.st_size, modification_time=modified
+    )
+
+
+def _taken(path: str) -> ApiError:
+    return ApiError(400, "RESOURCE_ALREADY_EXISTS", f"A file or directory already exists on path {path}.")
+
+
+def routes(workspace: Workspace) -> list[Route]:
+    """The routes of `/api/2.0/dbfs`."""
+    dbfs = Dbfs(workspace.layout)
+    base = "/api/2.0/dbfs"
+    return [
+        async_route("POST", f"{base}/put", dbfs.put),
+        route("POST", f"{base}/create", dbfs.create),
+        route("POST", f"{base}/add-block", dbfs.add_block),
+        route("POST", f"{base}/close", dbfs.close),
+        route("GET", f"{base}/read", dbfs.read),
+        route("GET", f"{base}/get-status", dbfs.status),
+        route("GET", f"{base}/list", dbfs.list),
+        route("POST", f"{base}/mkdirs", dbfs.mkdirs),
+        route("POST", f"{base}/delete", dbfs.delete),
+        route("POST", f"{base}/move", dbfs.move),
+    ]

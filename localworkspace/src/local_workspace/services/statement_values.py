@@ -1,0 +1,172 @@
+"""Values of the Statement Execution API: parameters from text, columns and rows as JSON_ARRAY has them."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import json
+import math
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from databricks.sdk.service import sql as shapes
+
+from local_workspace.engine.intervals import interval_name, interval_text, is_interval, readable
+from local_workspace.errors import invalid
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "STRING": str,
+    "BOOLEAN": lambda text: {"true": True, "false": False}[text.lower()],
+    "DOUBLE": float,
+    "FLOAT": float,
+    "DECIMAL": decimal.Decimal,
+    "DATE": datetime.date.fromisoformat,
+    "TIMESTAMP": datetime.datetime.fromisoformat,
+    "TIMESTAMP_NTZ": datetime.datetime.fromisoformat,
+    "VOID": lambda _text: None,
+    **dict.fromkeys(("INT", "BIGINT", "LONG", "SMALLINT", "SHORT", "TINYINT", "BYTE"), int),
+}
+
+
+def parameters_of(parameters: Any) -> dict[str, Any] | None:
+    """Named parameters as Python values. Raises ApiError (400) for what cannot be read."""
+    if not parameters:
+        return None
+    values: dict[str, Any] = {}
+    for item in parameters:
+        kind = str(item.get("type") or "STRING").upper()
+        reader = _READERS.get(kind.partition("(")[0])
+        if reader is None:
+            raise invalid(f"Parameter {item.get('name')}: unknown type {kind}")
+        text = item.get("value")
+        try:
+            values[str(item["name"])] = None if text is None else reader(str(text))
+        except (KeyError, ValueError, ArithmeticError):
+            raise invalid(f"Parameter {item.get('name')}: {text!r} is not a {kind}") from None
+    return values
+
+
+# By Arrow's name: the type's text in SQL, and the API's name where that is another.
+_TYPES = {
+    "int8": ("TINYINT", "BYTE"), "int16": ("SMALLINT", "SHORT"), "int32": ("INT", "INT"),
+    "int64": ("BIGINT", "LONG"), "float": ("FLOAT", "FLOAT"), "double": ("DOUBLE", "DOUBLE"),
+    "bool": ("BOOLEAN", "BOOLEAN"), "string": ("STRING", "STRING"), "large_string": ("STRING", "STRING"),
+    "string_view": ("STRING", "STRING"), "binary": ("BINARY", "BINARY"), "large_binary": ("BINARY", "BINARY"),
+    "date32[day]": ("DATE", "DATE"), "null": ("VOID", "NULL"),
+}  # fmt: skip
+
+
+def columns_of(schema: Any) -> list[shapes.ColumnInfo]:
+    """Column descriptions for an Arrow schema."""
+    columns = []
+    for position, column in enumerate(schema):
+        text, name = _type(column.type)
+        exact = name == "DECIMAL"
+        columns.append(
+            shapes.ColumnInfo(
+                name=column.name,
+                position=position,
+                type_text=text,
+                type_name=shapes.ColumnInfoTypeName(name),
+                type_precision=column.type.precision if exact else None,
+                type_scale=column.type.scale if exact else None,
+                type_interval_type=interval_name(column.type) if name == "INTERVAL" else None,
+            )
+        )
+    return columns
+
+
+def _type(kind: Any) -> tuple[str, str]:
+    """The text of an Arrow type in SQL, and its name in the API (databricks-sdk, sql.ColumnInfoTypeName)."""
+    import pyarrow.types as is_a
+
+    if is_a.is_timestamp(kind):
+        return "TIMESTAMP" if kind.tz else "TIMESTAMP_NTZ", "TIMESTAMP"
+    if is_a.is_decimal(kind):
+        return f"DECIMAL({kind.precision},{kind.scale})", "DECIMAL"
+    if is_a.is_map(kind):
+        return f"MAP<{_type(kind.key_type)[0]}, {_type(kind.item_type)[0]}>", "MAP"
+    if is_a.is_struct(kind):
+        return f"STRUCT<{', '.join(f'{item.name}: {_type(item.type)[0]}' for item in kind)}>", "STRUCT"
+    if is_a.is_nested(kind):
+        return f"ARRAY<{_type(kind.value_type)[0]}>", "ARRAY"
+    if is_interval(kind):
+        return f"INTERVAL {interval_name(kind)}", "INTERVAL"
+    return _TYPES.get(str(kind)) or (str(kind).upper(), "USER_DEFINED_TYPE")
+
+
+def rows_of(table: Any) -> list[list[str | None]]:
+    """All values of an Arrow table as strings, NULL as None."""
+    columns = [
+        [_text(value, field.type) for value in column.to_pylist()]
+        for column, field in zip(readable(table).itercolumns(), table.schema, strict=True)
+    ]
+    return [list(row) for row in zip(*columns, strict=True)] if columns else []
+
+
+def _text(value: Any, kind: Any) -> str | None:
+    """A value's text; of arrays, maps and structs their JSON."""
+    import pyarrow.types as is_a
+
+    if value is None:
+        return None
+    if is_a.is_nested(kind):
+        return _json(value, kind)
+    if is_interval(kind):
+        return interval_text(value, kind)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return _float(value, single=str(kind) == "float")
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime.datetime):
+        text = value.astimezone(datetime.UTC).replace(tzinfo=None) if value.tzinfo else value
+        unit = "microseconds" if text.microsecond % 1000 else "milliseconds"
+        return text.isoformat(timespec=unit) + ("Z" if value.tzinfo else "")
+    return str(value)
+
+
+def _json(value: Any, kind: Any) -> str:
+    """A value as JSON, with all digits of a decimal; what JSON has no type for (dates, NaN) as a text."""
+    import pyarrow.types as is_a
+
+    if value is None:
+        return "null"
+    if is_a.is_map(kind):
+        pairs = (f"{_quoted(_text(key, kind.key_type))}:{_json(item, kind.item_type)}" for key, item in value)
+        return "{" + ",".join(pairs) + "}"
+    if is_a.is_struct(kind):
+        pairs = (f"{_quoted(item.name)}:{_json(value[item.name], item.type)}" for item in kind)
+        return "{" + ",".join(pairs) + "}"
+    if is_a.is_nested(kind):
+        return "[" + ",".join(_json(item, kind.value_type) for item in value) + "]"
+    text = _text(value, kind)
+    if is_interval(kind):
+        return _quoted(text)
+    number = isinstance(value, int | decimal.Decimal) or (isinstance(value, float) and math.isfinite(value))
+    return str(text) if number else _quoted(text)
+
+
+def _quoted(text: str | None) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _float(value: float, *, single: bool) -> str:
+    """A number as Java writes it: 1.0E10, NaN, Infinity."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    text = repr(value)
+    if single:  # the shortest text that means the same 32 bits
+        digits = (f"{value:.{number}g}" for number in range(1, 10))
+        text = repr(
+            float(next(item for item in digits if struct.pack("f", float(item)) == struct.pack("f", value)))
+        )
+    if value == 0 or 1e-3 <= abs(value) < 1e7:
+        return text
+    sign, figures, exponent = decimal.Decimal(text).normalize().as_tuple()
+    assert isinstance(exponent, int)
+    first, rest = figures[0], "".join(map(str, figures[1:])) or "0"
+    return f"{'-' if sign else ''}{first}.{rest}E{exponent + len(figures) - 1}"
