@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo examples example-identity check test test-long test-all lint docs-commands house faults fuzz release
-.PHONY: release-check crash-matrix workflow-matrix chaos sql-agent setup-bench-rlm bench bench-quick bench-control bench-sql bench-rlm
+.PHONY: release-check crash-matrix workflow-matrix chaos storm sql-agent setup-bench-rlm bench bench-quick bench-control bench-sql bench-rlm
 .PHONY: setup-spark test-spark pins clean
 
 help: ## Show this help
@@ -88,6 +88,9 @@ workflow-matrix: $(STAMP) ## Kill SQL workflows before and after every statement
 
 chaos: $(STAMP) ## Four controllers killed, stopped and restarted for minutes; takes about 10 minutes
 	@$(BIN)/python -m tools.crash chaos
+
+storm: $(STAMP) ## Controllers, jobs, engine, server, disk and provider fail at once; 3 seeds, over half an hour
+	@$(BIN)/python -m tools.crash storm
 
 sql-agent: $(STAMP) ## An agent whose workflow is killed, fails, is mended, and finishes; half a minute
 	@$(BIN)/python tests/sqlflow/sqlflow_agent.py

@@ -72,6 +72,13 @@ PARTS = (
         quick_minutes=2,
     ),
     Part(
+        name="storm",
+        command=(*_CRASH, "storm"),
+        minutes=40,
+        quick=(*_CRASH, "storm", "--quick"),
+        quick_minutes=3,
+    ),
+    Part(
         name="state-machines",
         command=("env", "RLM_HYPOTHESIS_EXAMPLES=3000", *_MACHINES),
         minutes=10,

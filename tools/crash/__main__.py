@@ -1,4 +1,4 @@
-"""``python -m tools.crash matrix|workflows|chaos [--quick] …``; each has ``--help``."""
+"""``python -m tools.crash matrix|workflows|chaos|storm [--quick] …``; each has ``--help``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("matrix", "workflows", "chaos")
+COMMANDS = ("matrix", "workflows", "chaos", "storm")
 
 
 def main(argv: Sequence[str]) -> int:
