@@ -13,13 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from executor_harness import protocol
 from executor_harness.leftovers import within
 from executor_harness.protocol import Stream
+from executor_harness.redaction import Redactor
 from executor_harness.report import Ticket
 
 _PIPE_BYTES = 1024 * 1024
@@ -30,10 +31,10 @@ _START = "import sys; sys.path.insert(0, sys.argv[1]); from executor_harness.wat
 class Recorder:
     """Takes over the output of this process, children included, from `start` to `stop`."""
 
-    def __init__(self, *, root: Path, volumes_root: str, secrets: Sequence[str]) -> None:
+    def __init__(self, *, root: Path, volumes_root: str, redactor: Redactor) -> None:
         self._root = root
         self._volumes_root = volumes_root
-        self._secrets = list(secrets)
+        self._redactor = redactor
         self._streams = (sys.stdout, sys.stderr)
         self._enabled_faults = False
         self._ours: tuple[TextIO, ...] = ()
@@ -60,7 +61,7 @@ class Recorder:
             "harness": os.getpid(),
             "volumes_root": self._volumes_root,
             "ticket": protocol.plain(ticket),
-            "secrets": self._secrets,
+            "secrets": self._redactor.secrets,
             "cap": cap,
             "deadline": deadline,
             "stdout": out[0],
@@ -69,6 +70,7 @@ class Recorder:
             "pass_stderr": passed[1],
         }
         self._process = self._spawn(orders, (out[0], err[0], *passed))
+        self._redactor.listeners.append(self._hide)
         os.dup2(out[1], 1)
         os.dup2(err[1], 2)
         for fd in (*out, *err, *passed):
@@ -140,10 +142,23 @@ class Recorder:
                 if not data:
                     raise EOFError("it is gone")
                 reply += data
-            return {name: protocol.read(Stream, stream) for name, stream in json.loads(reply).items()}
+            answer = json.loads(reply)
+            for secret in answer["secrets"]:  # some were handed out to a fork of this process
+                self._redactor.add(secret)
+            return {name: protocol.read(Stream, stream) for name, stream in answer["streams"].items()}
         except (OSError, ValueError, EOFError) as error:
-            sys.stderr.write(f"rlm: the output of the program was not recorded to its end: {error!r}\n")
+            with contextlib.suppress(OSError, ValueError):  # the program closed it as well
+                sys.stderr.write(f"rlm: the output of the program was not recorded to its end: {error!r}\n")
             return {"stdout": Stream(), "stderr": Stream()}
+
+    def _hide(self, secret: str) -> None:
+        """Mask a secret from now on: the watcher looks here before it passes on any output."""
+        self._send(b"secret " + json.dumps(secret).encode() + b"\n")
+
+    def failed(self, reason: str) -> None:
+        """No result can be written here: have the watcher write one that says why."""
+        self._send(b"failed " + json.dumps(reason).encode() + b"\n")
+        self._await_end()
 
     def cancelled(self) -> None:
         """The platform cancels the run: if we die before there is a result, that was why."""
@@ -151,11 +166,13 @@ class Recorder:
 
     def done(self) -> None:
         """The result is written: the watcher may go."""
-        if self._process is None:
-            return
         self._send(b"done\n")
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            self._process.wait(2)
+        self._await_end()
+
+    def _await_end(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self._process.wait(2)
         for forwarder in self._forwarders:
             forwarder.join(2)
 

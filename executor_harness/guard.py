@@ -11,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import select
 import signal
 import threading
 import time
 from collections.abc import Callable
+from os import read
+from select import select
+from threading import Thread
+from time import monotonic
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -60,7 +63,7 @@ class Guard:
         self._wake = (-1, -1)
         self._old_wakeup = -1
         self.reason: Status | None = None
-        self._thread = threading.Thread(target=self._run, name="rlm-guard", daemon=True)
+        self._thread = Thread(target=self._run, name="rlm-guard", daemon=True)
 
     def arm(self) -> None:
         """From here on the thread may be interrupted at any moment, until `disarm`."""
@@ -144,7 +147,7 @@ class Guard:
                 return
             self.reason = reason
         self._ending(reason)
-        threading.Thread(target=self._interrupt, name="rlm-interrupt", daemon=True).start()
+        Thread(target=self._interrupt, name="rlm-interrupt", daemon=True).start()
         self._nudge()
         first = min(_SECOND_TRY_S, self._grace_s / 2)
         if self._over.wait(first):
@@ -164,14 +167,14 @@ class Guard:
 
     def _await_reason(self) -> Status:
         """CANCELLED when SIGTERM came, TIMEOUT when time is up; either when the program is over."""
-        deadline = time.monotonic() + self._timeout_s
+        deadline = monotonic() + self._timeout_s
         while not self._over.is_set():
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if left <= 0:
                 break
             try:
-                ready = select.select([self._wake[0]], [], [], left)[0]
-                data = os.read(self._wake[0], 4096) if ready else b""
+                ready = select([self._wake[0]], [], [], left)[0]
+                data = read(self._wake[0], 4096) if ready else b""
             except (OSError, ValueError):
                 self._over.wait(left)  # the program closed our descriptor: the time-out is left
                 break

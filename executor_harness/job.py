@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -14,7 +15,8 @@ from typing import Any
 from executor_harness import protocol, redaction
 from executor_harness.capture import Recorder
 from executor_harness.guard import Guard
-from executor_harness.leftovers import Leftovers, within
+from executor_harness.handed_out import HandedOut
+from executor_harness.leftovers import Leftovers, StandardCode, within
 from executor_harness.outcome import ProcessExit, current, of_end, of_exception, of_interruption
 from executor_harness.protocol import Request, Status, Stream
 from executor_harness.report import Report, Ticket, append, belongs, encode, is_final, read_result
@@ -52,10 +54,10 @@ class Job:
         self._arguments = arguments
         self._kernel = kernel
         self._volumes = Volumes.from_environment()
-        secrets = redaction.secrets_of(os.environ)
-        self._redactor = redaction.Redactor(secrets)
+        self._redactor = redaction.Redactor(redaction.secrets_of(os.environ))
+        self._handed_out = HandedOut(self._redactor.add)
         self._session = Session(f"rlm {arguments.run_id}/{arguments.iter_n}/{arguments.attempt}")
-        self._recorder = Recorder(root=root, volumes_root=self._volumes.root, secrets=secrets)
+        self._recorder = Recorder(root=root, volumes_root=self._volumes.root, redactor=self._redactor)
         self._leftovers = Leftovers()
         self._guard: Guard | None = None
         self._ticket = Ticket(
@@ -135,14 +137,16 @@ class Job:
             deadline=timeout + 2 * grace + _WATCHER_S,
         )
         self._leftovers.remember(self._recorder.pid)
+        self._handed_out.install()
         return self._report(self._guarded(program, rlm, request, timeout, grace), rlm, request)
 
     def _guarded(self, program: Program, rlm: Rlm, request: Request, timeout: float, grace: float) -> Report:
         """Run the program under its guard, which reports and ends the process where the program does not."""
-        thread = threading.get_ident()
+        thread, standard = threading.get_ident(), StandardCode()
         leaving: list[ProcessExit] = []
 
         def overrun(reason: Status) -> None:
+            standard.restore()
             where, trace = current(thread, program.name)
             report = of_interruption(reason, timeout, where, trace)
             if leaving:
@@ -169,11 +173,12 @@ class Job:
         variables: protocol.KeptVariables | None = None
         try:
             guard.arm()
-            run(program, rlm, self._session, leave)
+            run(program, rlm, self._session, standard, leave)
             variables = rlm.vars.commit()  # under the guard: large values count against the program's time
         except BaseException as raised:  # noqa: BLE001 -- whatever a program raises becomes its result
             error = raised
         reason = guard.disarm()
+        standard.restore()  # once more: it may have been interrupted
         if leaving:
             report = of_exception(leaving[0], program.name)
         else:
@@ -181,6 +186,16 @@ class Job:
         return replace(report, variables=variables) if report.status == protocol.SUCCESS else report
 
     def _report(self, report: Report, rlm: Rlm, request: Request, *, stuck: bool = False) -> int:
+        """Write the result. Returns the exit code."""
+        try:
+            return self._write_report(report, rlm, request, stuck=stuck)
+        except Exception as error:  # noqa: BLE001 -- the result says so: the program has damaged its process
+            ended = f"{report.status}{': ' + report.error_summary if report.error_summary else ''}"
+            what = f"the program ended ({ended}), but its result could not be made"
+            self._recorder.failed(f"{what}: {type(error).__name__}: {error}")
+            return protocol.EXIT_FAILED
+
+    def _write_report(self, report: Report, rlm: Rlm, request: Request, *, stuck: bool) -> int:
         """Close the streams, look at what the program left, and write the result. Returns the exit code."""
         streams = self._recorder.stop()
         seconds = _append_s(report.status)
@@ -208,8 +223,10 @@ class Job:
         except OSError as error:
             _log(f"{self._ticket.result_path} could not be written: {error}")
             code = code or protocol.EXIT_FAILED
-        if report.error_summary:
-            _log(self._redactor.text(f"{report.status}: {report.error_summary}"))
+            why = f"the program ended ({report.status}), but result.json could not be written: {error}"
+            self._recorder.failed(why)
+        if result["error_summary"]:
+            _log(f"{report.status}: {result['error_summary']}")
         self._recorder.done()
         self._append(result, request)
         return code
@@ -226,22 +243,23 @@ class Job:
             try:
                 append(lambda text: self._session.fresh().sql(text).collect(), table, result)
             except BaseException as error:  # noqa: BLE001 -- logged below; engines raise anything
-                failures.append(f"{table}: {type(error).__name__}: {str(error)[:500]}")
+                failures.append(f"{table}: {type(error).__name__}: {self._redactor.text(str(error))[:500]}")
 
         if not within(seconds, work):
             failures.append(f"{table}: no answer from the engine within {seconds:g} s")
         if failures:
-            _log(self._redactor.text(note.format(failures[0])))
+            _log(note.format(failures[0]))
 
     def _leave(self, code: int) -> int:
         """End what the program left running. Returns only where a plain return really ends the job."""
         self._session.unguard()
+        self._handed_out.remove()
         if not self._kernel:
             self._session.release()
         elif self._guard is not None:
             self._guard.restore()
         self._leftovers.kill_children()
-        if not self._kernel and self._leftovers.keeps_alive():
+        if not self._kernel and (self._leftovers.keeps_alive() or not _flushed()):
             _hard_exit(code)
         return code
 
@@ -259,13 +277,20 @@ def _lost_variables(rlm: Rlm, request: Request) -> list[str]:
 
 
 def _log(message: str) -> None:
-    sys.stderr.write(f"rlm: {message}\n")
+    with contextlib.suppress(OSError, ValueError):  # the program closed it
+        sys.stderr.write(f"rlm: {message}\n")
+
+
+def _flushed() -> bool:
+    """Flush the job's own streams; False where one cannot be, which would change the exit code."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _hard_exit(code: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            continue  # nobody reads it any more
+    _flushed()
     _EXIT(code)

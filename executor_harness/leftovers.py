@@ -1,4 +1,4 @@
-"""The leftovers of a program: tables to measure, threads, child processes and exit handlers."""
+"""The leftovers of a program: tables, threads, child processes, exit handlers, functions that it replaced."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
 
 from executor_harness.protocol import ProducedTable
 from executor_harness.sql import quoted
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _MEASURE_S = 10.0
 _ENDING_S = 0.5
 _OWN_PREFIX = "rlm-"
+_STANDARD = sys.stdlib_module_names | {"executor_harness"}
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that can be changed
 _LIBRARIES = ("grpc", "pyspark", "py4j")  # whose threads Spark's client keeps for itself
 
 
@@ -90,10 +94,47 @@ class Leftovers:
         return descendants(os.getpid()) - self._children
 
 
+class StandardCode:
+    """The functions, classes and methods of the standard library and of this package as they are now: what
+    reports needs them, also after a program that replaced or deleted some.
+    """
+
+    def __init__(self) -> None:
+        self._modules = dict(sys.modules)
+        self._saved: list[tuple[dict[str, Any], str, Any]] = []
+        self._methods: list[tuple[type, str, Any]] = []
+        for name, module in self._modules.items():
+            if name.partition(".")[0] in _STANDARD and isinstance(module, ModuleType):
+                self._save(name, vars(module))
+
+    def _save(self, module: str, names: dict[str, Any]) -> None:
+        for name, value in names.items():
+            if callable(value) or isinstance(value, ModuleType):
+                self._saved.append((names, name, value))
+            if isinstance(value, type) and value.__module__ == module and value.__flags__ & _HEAP_TYPE:
+                methods = [item for item in vars(value).items() if type(item[1]) is FunctionType]
+                self._methods += [(value, *method) for method in methods]
+
+    def restore(self, set_: Any = type.__setattr__) -> None:
+        """Put everything back; needs nothing that a program could have replaced."""
+        for names, name, value in self._saved:
+            if names.get(name) is not value:
+                names[name] = value
+        for owner, name, value in self._methods:
+            if owner.__dict__.get(name) is not value:
+                set_(owner, name, value)
+        for name, module in self._modules.items():
+            if name not in sys.modules:
+                sys.modules[name] = module
+
+
 def within(seconds: float, function: Callable[[], object]) -> bool:
-    """Run a function on a thread of its own; False when it takes longer (it goes on then)."""
+    """Run a function on a thread of its own; False when it takes longer (it goes on then) or cannot begin."""
     thread = threading.Thread(target=function, name=f"{_OWN_PREFIX}worker", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # the program has used up the threads that there may be
+        return False
     thread.join(seconds)
     return not thread.is_alive()
 

@@ -9,10 +9,11 @@ from types import FrameType
 
 from executor_harness import protocol
 from executor_harness.protocol import Status
-from executor_harness.report import Report, shortened
+from executor_harness.report import Report
 
 _OURS = str(Path(__file__).parent)
 _FRAMES = 60
+_MASKED_CHARS = 1_000_000  # of an error's text: what is cut to its final length later
 
 
 class ProcessExit(SystemExit):
@@ -62,7 +63,7 @@ def _of_exit(error: SystemExit, program: str) -> Report:
     return Report(
         exit_code=(code & 0xFF if isinstance(code, int) else 0) or protocol.EXIT_FAILED,
         error_type="SystemExit",
-        error_summary=shortened(f"{_prefix(error, program)}{summary}", protocol.SUMMARY_CHARS),
+        error_summary=f"{_prefix(error, program)}{summary}",
         traceback=formatted(error),
     )
 
@@ -81,7 +82,7 @@ def formatted(error: BaseException) -> str:
         type(error), error, error.__traceback__, limit=-_FRAMES, compact=True
     )
     _drop_ours(described, set())
-    return _tail("".join(described.format()))
+    return _bounded("".join(described.format()))
 
 
 def current(thread: int, program: str) -> tuple[str, str | None]:
@@ -92,7 +93,7 @@ def current(thread: int, program: str) -> tuple[str, str | None]:
     stack = traceback.StackSummary.from_list(
         [entry for entry in traceback.extract_stack(frame, limit=-_FRAMES) if not _is_ours(entry.filename)]
     )
-    return _line_in(frame, program), _tail("Stack when time was up:\n" + "".join(stack.format()))
+    return _line_in(frame, program), _bounded("Stack when time was up:\n" + "".join(stack.format()))
 
 
 def place(error: BaseException, program: str) -> str:
@@ -127,7 +128,7 @@ def _message(error: BaseException) -> str:
 
 def _text(value: object) -> str:
     try:
-        return str(value)
+        return str(value)[:_MASKED_CHARS]
     except BaseException as error:  # noqa: BLE001 -- an exception class of the program may raise anything here
         return f"<its text could not be made: {type(error).__name__}>"
 
@@ -147,8 +148,6 @@ def _drop_ours(described: traceback.TracebackException, seen: set[int]) -> None:
             _drop_ours(other, seen)
 
 
-def _tail(text: str) -> str:
-    if len(text) <= protocol.TRACEBACK_CHARS:
-        return text
-    note = "… (start left out)\n"
-    return note + text[-(protocol.TRACEBACK_CHARS - len(note)) :]
+def _bounded(text: str) -> str:
+    """The end of a text that may be of any size; `Report.result` cuts it once secrets are masked."""
+    return text[-_MASKED_CHARS:]

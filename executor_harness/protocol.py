@@ -274,7 +274,11 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """result.json. Times are UTC, ISO 8601 with milliseconds; `duration_s` in seconds."""
+    """result.json. Times are UTC, ISO 8601 with milliseconds; `duration_s` in seconds.
+
+    `value` is exact: a decimal number that a double would not give back is its text. Lone surrogates, which a
+    program may have in any text, are written as escapes such as `\\udce9`.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     run_id: Id
@@ -340,6 +344,15 @@ def plain(document: Any) -> dict[str, Any]:
         for name in [name for name, value in produced.items() if value is None]:
             del produced[name]
     return found
+
+
+def compiled(source: bytes, name: str) -> types.CodeType:
+    """Return the code of a program as the harness runs it; the control plane tries that before it publishes.
+
+    Raises SyntaxError (also for bytes that are not of the declared encoding) and ValueError; RecursionError
+    or MemoryError for what is nested too deeply.
+    """
+    return compile(source, name, "exec", dont_inherit=True)
 
 
 def canonical_json(value: object) -> str:

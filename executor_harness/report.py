@@ -88,7 +88,6 @@ class Report:
     @classmethod
     def failed(cls, error_type: str, summary: str, trace: str | None = None) -> Report:
         """The program failed, or something before or around it."""
-        summary = shortened(summary, protocol.SUMMARY_CHARS)
         return cls(error_type=error_type, error_summary=summary, traceback=trace)
 
     @classmethod
@@ -149,12 +148,34 @@ class Report:
         document = protocol.plain(result)
         own = ("usage", "variables", "stdout", "stderr")  # written by the harness, streams masked already
         written = {name: document[name] for name in Report.__dataclass_fields__ if name not in own}
-        masked: dict[str, Any] = redactor.value(written)
-        return document | masked
+        document |= redactor.value(written)
+        # Cut only now: half of a secret is not found any more.
+        if document["error_summary"]:
+            document["error_summary"] = shortened(document["error_summary"], protocol.SUMMARY_CHARS)
+        if document["traceback"]:
+            document["traceback"] = _tail(document["traceback"], protocol.TRACEBACK_CHARS)
+        storable: dict[str, Any] = _storable(document)
+        return storable
+
+
+def _tail(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    note = "… (start left out)\n"
+    return note + text[-(limit - len(note)) :]
+
+
+def _storable(value: Any) -> Any:
+    """A JSON value in which lone surrogates, which no reader takes, are escapes such as `\\udce9`."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    return [_storable(item) for item in value] if isinstance(value, list) else value
 
 
 def encode(result: Mapping[str, Any]) -> bytes:
-    """The bytes of result.json. Lone surrogates, which UTF-8 has no room for, stay as JSON escapes."""
+    """The bytes of result.json."""
     return (json.dumps(result, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
 
 
@@ -164,7 +185,7 @@ def read_result(volumes: Volumes, path: str) -> dict[str, Any] | None:
         found = json.loads(volumes.read(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

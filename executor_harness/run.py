@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from executor_harness import protocol
+from executor_harness.leftovers import StandardCode
 from executor_harness.outcome import ProcessExit, of_exception
 from executor_harness.rlm.api import Rlm
 from executor_harness.session import Session, Unavailable
@@ -32,31 +34,46 @@ class Program:
     codebase: Path | None
 
 
-def run(program: Program, rlm: Rlm, session: Session, cancel: Callable[[ProcessExit], None]) -> None:
+def run(
+    program: Program,
+    rlm: Rlm,
+    session: Session,
+    standard: StandardCode,
+    cancel: Callable[[ProcessExit], None],
+) -> None:
     """Run the program; raises whatever it raises unless it ended well, as it does by `sys.exit(0)` too.
 
-    `cancel` ends it from a thread that is not its own.
+    `cancel` ends it from a thread that is not its own. Afterwards the standard library is as it was.
     """
     try:
-        _run(program, rlm, session, cancel)
+        _run(program, rlm, session, standard, cancel)
     except SystemExit as error:
         if of_exception(error, program.name).status != protocol.SUCCESS:
             raise
 
 
-def _run(program: Program, rlm: Rlm, session: Session, cancel: Callable[[ProcessExit], None]) -> None:
+def _run(
+    program: Program,
+    rlm: Rlm,
+    session: Session,
+    standard: StandardCode,
+    cancel: Callable[[ProcessExit], None],
+) -> None:
     home = os.getpid()
     try:
         with _surroundings(program) as module, _soft_exit(cancel):
             # `compile` first: a program that does not parse should not wait for an engine
-            code = compile(program.source, program.name, "exec", dont_inherit=True)
+            code = protocol.compiled(program.source, program.name)
             module.__dict__["rlm"] = rlm
             if b"spark" in program.source:  # a program that never touches Spark does not pay for it
                 session.guard()
                 module.__dict__["spark"] = _spark(session)
             elif b"llm_" in program.source:  # answers are kept in a table: no call should wait for the engine
                 _spark(session)
-            exec(code, module.__dict__)  # noqa: S102 -- what this package is for; the hash is verified
+            try:
+                exec(code, module.__dict__)  # noqa: S102 -- what this package is for; the hash is verified
+            finally:
+                standard.restore()
     finally:
         if os.getpid() != home:
             _end_fork(sys.exc_info()[1])
@@ -103,10 +120,13 @@ def _surroundings(program: Program) -> Iterator[ModuleType]:
         if os.getpid() == home:
             sys.modules["__main__"], sys.argv, sys.path[:] = old[:3]
             sys.settrace(None)
+            sys.setprofile(None)
+            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that is still set would end the report
             sys.setswitchinterval(interval)
             with suppress(RecursionError):  # too deep to lower it just now: then it is high enough for us
                 sys.setrecursionlimit(max(old[3], 1000))
-            os.chdir(old[4])
+            with suppress(OSError):  # it is gone
+                os.chdir(old[4])
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -121,6 +141,7 @@ def _cwd() -> str:
 def _soft_exit(cancel: Callable[[ProcessExit], None]) -> Iterator[None]:
     """`os._exit` as an exception in this process; in forks of it, which need it, as it always was."""
     real, home, thread = os._exit, os.getpid(), threading.get_ident()
+    modules = [os, sys.modules[os.name]]  # where it is from has it as well
 
     def exit_softly(status: int) -> Any:
         if os.getpid() != home:
@@ -130,8 +151,10 @@ def _soft_exit(cancel: Callable[[ProcessExit], None]) -> Iterator[None]:
             cancel(leaving)
         raise leaving
 
-    os._exit = exit_softly
+    for module in modules:
+        module._exit = exit_softly  # type: ignore[attr-defined] # it is `posix`
     try:
         yield
     finally:
-        os._exit = real
+        for module in modules:
+            module._exit = real  # type: ignore[attr-defined] # as above

@@ -112,7 +112,7 @@ def read_request(arguments: Arguments, volumes: Volumes) -> Request:
     """The request of the manifest, proven to be the one that was submitted. Raises Refused."""
     where = arguments.manifest
     try:
-        document = json.loads(volumes.local(where).read_bytes())
+        document = json.loads(volumes.read(where))
         version, content = document.get("schema_version"), document.get("request")
         found = protocol.digest(content)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -153,7 +153,7 @@ def read_program(request: Request, volumes: Volumes) -> bytes:
         )
     artifact = request.artifact
     try:
-        source = volumes.local(artifact.path).read_bytes()
+        source = volumes.read(artifact.path)
     except (OSError, ValueError) as error:
         raise Refused(
             protocol.ARTIFACT_MISMATCH, f"{artifact.path} cannot be read: {error}", request

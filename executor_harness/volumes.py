@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 PREFIX = "/Volumes"
+_MOST_BYTES = 256 * 1024 * 1024  # of a file of ours that is read whole
 
 
 def check(path: object) -> str:
@@ -43,26 +47,55 @@ class Volumes:
                 return check(PREFIX + path[len(prefix) :])
         return None
 
-    def read(self, path: str) -> bytes:
-        """The content of a regular file; a link or a pipe is refused. Raises OSError."""
-        with os.fdopen(os.open(self.local(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+    @contextlib.contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO]:
+        """A regular file for reading; a link or a pipe is refused, and blocks nobody. Raises OSError."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(self.local(path), flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(f"{path} is not a regular file")
-            return file.read()
+            yield file
 
-    def put(self, path: str, data: bytes) -> None:
-        """Write a whole file at its final name: Volumes promise no atomic rename. Raises OSError.
+    def read(self, path: str, most: int = _MOST_BYTES) -> bytes:
+        """The content of a regular file of at most so many bytes. Raises OSError."""
+        with self.open(path) as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise OSError(f"{path} has more than {most:,} bytes")
+        return data
 
-        A link or a pipe that a program put there is replaced, never written through.
+    @contextlib.contextmanager
+    def create(self, path: str) -> Iterator[BinaryIO]:
+        """A new regular file, written in order from its start at its final name: Volumes take nothing else,
+        and promise no atomic rename. Raises OSError.
+
+        What a program put there in its place (a link, a pipe, a folder) is removed, never written through.
         """
         target = self.local(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        self._check_folders(path)
         with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(target.lstat().st_mode):
+            mode = target.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                shutil.rmtree(target)
+            elif not stat.S_ISREG(mode):
                 target.unlink()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
         with os.fdopen(os.open(target, flags, 0o666), "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             with contextlib.suppress(OSError):  # some mounts refuse fsync; closing is what counts there
                 os.fsync(file.fileno())
+
+    def _check_folders(self, path: str) -> None:
+        """Raise OSError if a folder within the Volume is a link."""
+        _, *volume = path.split("/")[:5]
+        inside = path.split("/")[5:-1]
+        place = os.path.realpath("/".join([self.root, *volume[1:]]))
+        if os.path.realpath("/".join([place, *inside])) != "/".join([place, *inside]):
+            raise OSError(f"{path} is below a link: a program put it in the place of a folder")
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a whole file at its final name, as `create` does. Raises OSError."""
+        with self.create(path) as file:
+            file.write(data)

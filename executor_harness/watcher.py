@@ -5,10 +5,11 @@ process (a crash in native code, SIGKILL, the kernel's out-of-memory killer), ta
 and is limited in size. When the harness dies without a result the watcher writes one; when the harness cannot
 be interrupted any more (native code that never gives Python a turn) it ends it, seconds after the time-out.
 
-Protocol, on standard input and output: one line of JSON (the orders, see `capture.Recorder.start`); `cancel`
-when the platform asks for the end (it kills those that take their time, which is then a cancelled run);
-`stop` once the program is over, answered with one line of JSON (both streams); then `done` once result.json
-is written. A harness that is gone without `done` is dead.
+Protocol, on standard input and output: one line of JSON (the orders, see `capture.Recorder.start`); `secret`
+and a JSON text that is to be masked from then on; `cancel` when the platform asks for the end (it kills those
+that take their time, which is then a cancelled run); `stop` once the program is over, answered with one line
+of JSON (both streams, all secrets); then `done` once result.json is written, or `failed` and why it cannot
+be. A harness that is gone without `done` is dead.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ def previews(head: bytes, tail: bytes, *, gap: bool) -> tuple[str, str]:
 class Recording:
     """Masks one stream, keeps its head and tail, and passes as much on to the job's own log (`write`)."""
 
-    def __init__(self, *, secrets: list[str], cap: int, write: Callable[[bytes], None]) -> None:
-        self._redactor = StreamRedactor(secrets)
+    def __init__(self, *, redactor: Redactor, cap: int, write: Callable[[bytes], None]) -> None:
+        self._redactor = StreamRedactor(redactor)
         self._kept = HeadAndTail(cap - cap // 2, cap // 2)
         self._passed = HeadAndTail(PASS_HEAD, PASS_TAIL)
         self._write = write
@@ -156,16 +157,19 @@ class Watcher:
         self._ticket = protocol.read(Ticket, orders["ticket"])
         self._harness = int(orders["harness"])
         self._volumes = Volumes(root=orders["volumes_root"])
+        self._redactor = Redactor(orders["secrets"])
         self._streams = {
             orders[name]: Recording(
-                secrets=orders["secrets"], cap=orders["cap"], write=writer(orders[f"pass_{name}"])
+                redactor=self._redactor, cap=orders["cap"], write=writer(orders[f"pass_{name}"])
             )
             for name in ("stdout", "stderr")
         }
         self._open = set(self._streams)
         self._control = sys.stdin.buffer.fileno()
         self._listening = True
-        self._commands = b""
+        self._unread = b""
+        self._commands: set[bytes] = set()
+        self._failure: str | None = None
         self._deadline = time.monotonic() + orders["deadline"]
 
     def run(self) -> None:
@@ -176,8 +180,8 @@ class Watcher:
         streams = self._close_streams()
         if reason == "stop":
             with contextlib.suppress(OSError):  # nobody reads it any more: the next check will see the death
-                answer = {name: protocol.plain(stream) for name, stream in streams.items()}
-                sys.stdout.write(json.dumps(answer) + "\n")
+                plain = {name: protocol.plain(stream) for name, stream in streams.items()}
+                sys.stdout.write(json.dumps({"streams": plain, "secrets": self._redactor.secrets}) + "\n")
                 sys.stdout.flush()
             if self._await_done():
                 return
@@ -187,7 +191,7 @@ class Watcher:
         while True:
             if self._read_once(_TICK_S):
                 return "stop"
-            if not self._harness_alive():
+            if self._failure or not self._harness_alive():
                 self._read_once(0)  # what it wrote last
                 return "death"
             if time.monotonic() >= self._deadline:
@@ -195,7 +199,7 @@ class Watcher:
 
     def _read_once(self, timeout: float) -> bool:
         """Read what is there; True when the harness sent `stop`."""
-        wanted = list(self._open) + ([self._control] if self._listening else [])
+        wanted = ([self._control] if self._listening else []) + list(self._open)
         if not wanted:
             time.sleep(timeout)
             return False
@@ -204,20 +208,31 @@ class Watcher:
                 self._hear()
             else:
                 self._take(fd)
-        return b"stop\n" in self._commands
+        return b"stop" in self._commands
 
     def _take(self, fd: int) -> None:
         data = os.read(fd, _CHUNK)
         if data:
+            # A secret is announced before the program has it: it must be known before it is passed on.
+            while self._listening and select.select([self._control], [], [], 0)[0]:
+                self._hear()
             self._streams[fd].feed(data)
         else:
             self._open.discard(fd)
 
     def _hear(self) -> None:
-        data = os.read(self._control, 4096)
-        self._commands += data
+        data = os.read(self._control, _CHUNK)
         # The end of this pipe alone proves nothing: the program may have closed the descriptor.
         self._listening = bool(data)
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            command, _, content = line.partition(b" ")
+            if command == b"secret":
+                self._redactor.add(json.loads(content))
+            elif command == b"failed":
+                self._failure = json.loads(content)
+            else:
+                self._commands.add(command)
 
     def _harness_alive(self) -> bool:
         # Our parent as long as it lives; afterwards the system gives us another one.
@@ -230,8 +245,8 @@ class Watcher:
             kill(pid)
 
     def _await_done(self) -> bool:
-        while b"done\n" not in self._commands:
-            if not self._harness_alive():
+        while b"done" not in self._commands:
+            if self._failure or not self._harness_alive():
                 return False
             if not self._listening:
                 time.sleep(_TICK_S)
@@ -269,15 +284,16 @@ class Watcher:
                 f"stopped after {ticket.timeout_s:g} s (timeout_s); native code did not let go of the "
                 "interpreter, so its process was killed"
             )
-        elif b"cancel\n" in self._commands:
+        elif self._failure:
+            report = Report.failed(protocol.PROCESS_DIED, self._failure)
+        elif b"cancel" in self._commands:
             report = Report.cancelled(
                 "the platform cancelled the run (SIGTERM), and killed it before it had ended"
             )
         else:
             report = Report.died(streams["stderr"].head + streams["stderr"].tail)
         report = replace(report, usage=spend.read(self._volumes, ticket.output_dir))
-        redactor = Redactor(self._orders["secrets"])
-        result = report.result(ticket, streams=streams, finished=time.time(), redactor=redactor)
+        result = report.result(ticket, streams=streams, finished=time.time(), redactor=self._redactor)
         self._volumes.put(ticket.result_path, encode(result))
 
 

@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from datetime import date, datetime, time
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -20,6 +19,7 @@ from executor_harness import protocol
 from executor_harness.protocol import ProducedArtifact, ProducedTable, Request
 from executor_harness.redaction import Redactor
 from executor_harness.report import shortened
+from executor_harness.rlm import plain
 from executor_harness.rlm.chat import BudgetExhausted, CallError, CallFailed
 from executor_harness.rlm.inputs import Inputs
 from executor_harness.rlm.variables import Variables
@@ -56,15 +56,31 @@ class Rlm:
         self._unlogged = 0
         self._model_calls: ModelCalls | None = None
         self._spawned: dict[str, protocol.ChildTask] = {}
-        self.inputs = Inputs(request.inputs, volumes, session)
-        self.parameters = MappingProxyType(request.parameters)
-        self.vars = Variables(request, volumes, session)
+        self._inputs = Inputs(request.inputs, volumes, session)
+        self._parameters = MappingProxyType(request.parameters)
+        self._vars = Variables(request, volumes, session, redactor)
 
     def __getattr__(self, name: str) -> Any:
-        known = ", ".join(
-            sorted(entry for entry in {*dir(type(self)), *vars(self)} if not entry.startswith("_"))
-        )
+        known = ", ".join(sorted(entry for entry in dir(type(self)) if not entry.startswith("_")))
         raise AttributeError(f"rlm has no {name!r}; it has: {known}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"rlm.{name} cannot be deleted: the run needs it")
+
+    @property
+    def inputs(self) -> Inputs:
+        """The inputs of the run, by name."""
+        return self._inputs
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The parameters of the run."""
+        return self._parameters
+
+    @property
+    def vars(self) -> Variables:
+        """The variables that later programs of the run find."""
+        return self._vars
 
     @property
     def spark(self) -> Any:
@@ -88,7 +104,7 @@ class Rlm:
             raise ValueError(f"rlm.metric: {name} is {value}, which JSON cannot hold")
         if name not in self._metrics and len(self._metrics) >= protocol.METRICS:
             raise ValueError(f"rlm.metric: more than {protocol.METRICS} metrics")
-        self._metrics[shortened(name, 200)] = number
+        self._metrics[shortened(self._redactor.text(name), 200)] = number
 
     def table(self, name: str) -> str:
         """Report a table that the program made, and return its full name `catalog.schema.table`."""
@@ -122,16 +138,17 @@ class Rlm:
     def log(self, message: object) -> None:
         """Add a line to the run's log, which the planner reads."""
         if len(self._log) < protocol.LOG_LINES:
-            self._log.append(shortened(str(message), protocol.LOG_LINE_CHARS))
+            self._log.append(shortened(self._redactor.text(str(message)), protocol.LOG_LINE_CHARS))
         else:
             self._unlogged += 1
 
     def finish(self, value: Any) -> None:
         """Report the run's value, as JSON of at most 64 KB; the last call counts. The program goes on."""
         try:
-            text = json.dumps(value, allow_nan=False, default=_plain)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise type(error)(
+            text = json.dumps(plain.as_json(value), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
                 f"rlm.finish: the value is not JSON: {error}; for data use rlm.table or rlm.artifact"
             ) from None
         if len(text) > protocol.VALUE_BYTES:
@@ -217,18 +234,6 @@ def int_or_none(value: Any) -> int | None:
     if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
         return int(value)
     return None
-
-
-def _plain(value: Any) -> Any:
-    """JSON for the values that engines and array libraries hand out."""
-    if isinstance(value, (datetime, date, time)):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        whole = int_or_none(value)
-        return float(value) if whole is None else whole
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is not JSON serialisable")
 
 
 def _described(path: str, source: Path) -> ProducedArtifact:

@@ -171,7 +171,7 @@ def read(volumes: Volumes, folder: str) -> tuple[dict[str, Record], list[str]]:
     if not names:
         return {}, []
     with ThreadPoolExecutor(_READERS, thread_name_prefix="rlm-journal") as readers:
-        texts = list(readers.map(lambda name: (local / name).read_bytes(), names))
+        texts = list(readers.map(lambda name: volumes.read(f"{folder}/{name}"), names))
     found: dict[str, Record] = {}
     for text in texts:
         found.update(_records(text))

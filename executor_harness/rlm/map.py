@@ -8,13 +8,11 @@ loses what was in flight and no more.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from executor_harness import redaction
 from executor_harness.rlm import amounts, answers, journal, map_sql, workers
 from executor_harness.rlm.amounts import Amount, Part, calls_each, spread_of, waves
 from executor_harness.rlm.chat import BudgetExhausted, Options, Tokens
@@ -236,7 +234,7 @@ class _Mapper:
             "volumes_root": service.volumes.root,
             "folder": service.folder,
             "stem": stem,
-            "secrets": list(redaction.secrets_of(os.environ)),
+            "secrets": list(service.redactor.secrets),
         }
 
     def _keep(self, rows: list[Row]) -> None:

@@ -18,7 +18,7 @@ from executor_harness.rlm.amounts import NOTHING, amount_of
 from executor_harness.rlm.answers import Answers
 from executor_harness.rlm.asker import Asker, CallResult, RateLimit
 from executor_harness.rlm.chat import NoModel, Options, Question
-from executor_harness.rlm.client import Connection, Credentials
+from executor_harness.rlm.client import Connection, Credentials, Endpoint
 from executor_harness.rlm.journal import AttemptId, Journal, record_of
 from executor_harness.rlm.meter import Meter
 from executor_harness.rlm.pool import Pool
@@ -73,7 +73,7 @@ class ModelService:
         self._credentials: Credentials | None = None
         self._stop = threading.Event()
         self._asker = Asker(
-            endpoint=lambda model: self.credentials().endpoint(model, access.timeout_s),
+            endpoint=self._endpoint,
             meter=self.meter,
             rate=self.rate,
             prices=access.prices,
@@ -147,6 +147,11 @@ class ModelService:
         self.meter.record_spent()
         spend.remove_twin(self.volumes, self._home)
         self.answers.close(_TABLE_S)
+
+    def _endpoint(self, model: str) -> Endpoint:
+        endpoint = self.credentials().endpoint(model, self.access.timeout_s)
+        self.redactor.add(endpoint.headers.get("Authorization", "").rpartition(" ")[2])
+        return endpoint
 
     def _connect(self) -> Connection:
         return Connection(self.credentials().host, self.access.timeout_s)

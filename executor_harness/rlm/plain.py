@@ -43,6 +43,54 @@ def loads(text: str | bytes) -> Any:
     return json.loads(text, object_hook=_decoded)
 
 
+def as_json(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """A value as JSON, for readers that need no way back; nothing of it is changed unseen.
+
+    A Decimal is a number where a double gives it back exactly, else its text; so is a wide float of NumPy.
+    Dates and times are ISO texts, nulls of pandas are null. Raises NotPlainError for what has no such form or
+    is nested too deeply, ValueError for NaN, infinities, and two keys with one text.
+    """
+    if not isinstance(value, (dict, list, tuple)):
+        return _scalar(value)
+    if depth <= 0:
+        raise NotPlainError(value, f"nested more than {MAX_DEPTH} deep, or within itself")
+    if isinstance(value, (list, tuple)):
+        return [as_json(item, depth - 1) for item in value]
+    found = {_key(key): as_json(item, depth - 1) for key, item in value.items()}
+    if len(found) < len(value):
+        raise ValueError("two keys of a dict have the same text")
+    return found
+
+
+def _key(key: Any) -> str:
+    found = _scalar(key)
+    return found if isinstance(found, str) else json.dumps(found)
+
+
+def _scalar(value: Any) -> Any:
+    array = getattr(value, "dtype", None) if getattr(value, "ndim", None) == 0 else None
+    if type(value).__name__ in {"NaTType", "NAType"}:
+        return None
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if array is not None and array.kind in "mM":
+        return str(value)  # as an item it could be a number of nanoseconds
+    if array is not None:
+        value = Decimal(str(value)) if array.kind == "f" and array.itemsize > 8 else value.item()
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if not isinstance(value, (float, Decimal)):
+        raise NotPlainError(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no number in JSON; None is null")
+    if isinstance(value, float):
+        return value
+    if value == value.to_integral_value():
+        return int(value)
+    near = float(value)
+    return near if Decimal(repr(near)) == value else format(value, "f")
+
+
 def is_text(value: str) -> bool:
     """Return whether a text can be written as UTF-8: lone surrogates cannot."""
     return value.isascii() or not _SURROGATE.search(value)

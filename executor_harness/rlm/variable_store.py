@@ -5,10 +5,8 @@ Files are written whole, and every one is checked by its SHA-256. Spark DataFram
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -17,10 +15,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from executor_harness import protocol
-from executor_harness.redaction import SecretCheck
+from executor_harness.redaction import Redactor
 from executor_harness.rlm import plain
 from executor_harness.rlm.values import KINDS, SHORT, TABLE, kind_of, shape_in_words
 from executor_harness.sql import opened, quoted
@@ -79,7 +77,7 @@ def read_index(volumes: Volumes, ref: protocol.VariablesRef) -> VariableIndex:
     what = f"the index of the variables of iteration {ref.iter_n}, {ref.path},"
     help_ = "nothing of it was used; rlm.vars.clear() starts without those variables"
     try:
-        data = volumes.local(ref.path).read_bytes()
+        data = volumes.read(ref.path)
     except OSError as error:
         raise VariablesError(f"{what} cannot be read: {error}; {help_}") from error
     found = hashlib.sha256(data).hexdigest()
@@ -102,14 +100,14 @@ class ValueFiles:
 
     volumes: Volumes
     folder: str
-    secrets: SecretCheck
+    redactor: Redactor
 
     def save(self, name: str, value: Any, known: Entry | None) -> Entry:
         """Keep a value that holds no secret. Where its content is that of `known`, nothing is written.
 
         Raises TypeError and ValueError for what cannot be kept, OSError.
         """
-        self.secrets.check(value)
+        self.redactor.refuse(value)
         kind = kind_of(value)
         type_, size = kind.note(value)
         text = plain.dumps(value) if kind.name == "plain" else ""
@@ -122,12 +120,14 @@ class ValueFiles:
             else:
                 kind.write(value, source)
             check_size(source.stat().st_size)
-            self.secrets.check_file(source)
-            sha256 = _sha256(source)
+            self.redactor.refuse_file(source)
+            with source.open("rb") as file:
+                sha256 = _sha256(file)
             if known and (known.kind, known.sha256) == (kind.name, sha256):
                 return known
             path = f"{self.folder}/{name}-{sha256[:12]}{kind.suffix}"
-            _copy(source, self.volumes.local(path))
+            with source.open("rb") as file, self.volumes.create(path) as copy:
+                shutil.copyfileobj(file, copy, _COPY_BYTES)
             written = source.stat().st_size
         return Entry(kind=kind.name, type=type_, size=size, path=path, sha256=sha256, bytes=written)
 
@@ -137,7 +137,8 @@ class ValueFiles:
             return plain.loads(entry.text)
         path, kind = self.volumes.local(str(entry.path)), KINDS[entry.kind]
         try:
-            found = _sha256(path)
+            with self.volumes.open(str(entry.path)) as file:
+                found = _sha256(file)
         except OSError as error:
             raise VariablesError(f"rlm.vars[{name!r}]: its file cannot be read: {error}") from error
         if found != entry.sha256:
@@ -157,22 +158,11 @@ def check_size(number: int) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
+def _sha256(file: BinaryIO) -> str:
     whole = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while data := file.read(_COPY_BYTES):
-            whole.update(data)
+    while data := file.read(_COPY_BYTES):
+        whole.update(data)
     return whole.hexdigest()
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A whole file, in order from its start: Volumes take nothing else (see `Volumes.put`)."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as file, target.open("wb") as copy:
-        shutil.copyfileobj(file, copy, _COPY_BYTES)
-        copy.flush()
-        with contextlib.suppress(OSError):
-            os.fsync(copy.fileno())
 
 
 class ScratchTables:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
-from executor_harness import protocol, redaction
+from executor_harness import protocol
+from executor_harness.redaction import Redactor
 from executor_harness.rlm.plain import NotPlainError
 from executor_harness.rlm.values import KINDS, TABLE, is_spark, kind_of
 from executor_harness.rlm.variable_store import (
@@ -44,20 +44,17 @@ class Variables(MutableMapping[str, Any]):
         request: protocol.Request,
         volumes: Volumes,
         session: Callable[[], Any],
-        secrets: Sequence[str] | None = None,
+        redactor: Redactor,
     ) -> None:
         self._request = request
         self._volumes = volumes
         self._ref = request.variables
         self._path = f"{request.output_dir}/{protocol.VARIABLES_FILE}"
-        # Those of the job, as its streams and results have them masked.
-        self._secrets = redaction.SecretCheck(
-            redaction.secrets_of(os.environ) if secrets is None else secrets
-        )
+        self._redactor = redactor
         self._files = ValueFiles(
             volumes=volumes,
             folder=f"{request.output_dir}/{protocol.VARIABLES_FOLDER}",
-            secrets=self._secrets,
+            redactor=redactor,
         )
         self._tables = ScratchTables(request, session)
         self._lock = threading.RLock()
@@ -92,7 +89,7 @@ class Variables(MutableMapping[str, Any]):
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"rlm.vars: {name!r} is no name: ASCII letters, digits and _, at most 64")
         with _named("…"):
-            self._secrets.check(name)
+            self._redactor.refuse(name)
         with self._lock:
             self._load()
             self._check_number(name)
@@ -101,10 +98,10 @@ class Variables(MutableMapping[str, Any]):
         if is_spark(value):
             entry = self._entries[name] if same else self._tables.keep(name, value)
             with _named(name):
-                self._secrets.check(entry and entry.size)  # the names of columns; the table is the program's
+                self._redactor.refuse(value.columns)  # the rows are in the table, which is the program's
         else:
             with _named(name):
-                self._secrets.check(value)
+                self._redactor.refuse(value)
                 check_size(kind_of(value).size(value))
         with self._lock:
             self._entries.pop(name, None)  # the newest come last

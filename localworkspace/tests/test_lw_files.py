@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import socket
 import threading
 from pathlib import Path
 
@@ -152,6 +155,36 @@ def test_malformed_paths_are_refused(
     prepared = request.prepare()
     prepared.url = f"{info.host}/api/2.0/fs/files{path}"  # requests would tidy it up
     assert http.send(prepared).status_code == status
+
+
+@pytest.mark.fault("A13")
+@pytest.mark.parametrize("kind", ["fifo", "socket", "link", "device"])
+def test_only_regular_files_are_read_and_nobody_waits(
+    http: requests.Session, info: WorkspaceInfo, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "elsewhere").write_text("untouched")
+    place = Path(info.root) / VOLUME.lstrip("/") / f"not_regular_{kind}"
+    with contextlib.ExitStack() as stack:
+        if kind == "fifo":
+            os.mkfifo(place)
+        elif kind == "socket":
+            server = stack.enter_context(socket.socket(socket.AF_UNIX))
+            server.bind(os.path.relpath(place))  # a socket's path has a limit
+        else:
+            # A link to the inside: one that leads out is refused before it is looked at.
+            target = place.with_name("target")
+            target.write_text("inside")
+            place.symlink_to(target if kind == "link" else "/dev/zero")
+        url = f"{info.host}/api/2.0/fs/files{VOLUME}/{place.name}"
+        answers = [http.get(url, timeout=60) for _ in range(40)]  # more than the server has threads
+        assert {answer.status_code for answer in answers} == {403 if kind == "device" else 400}
+        if kind != "device":
+            assert "not a regular file" in answers[0].json()["message"]
+        assert http.head(url, timeout=60).status_code in {400, 403}
+        put = http.put(f"{url}?overwrite=true", data=b"new", timeout=60)
+        if kind in {"fifo", "socket"}:
+            assert put.status_code == 204
+            assert http.get(url, timeout=60).content == b"new"
 
 
 def test_a_link_out_of_the_volume_is_refused(

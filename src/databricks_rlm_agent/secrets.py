@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from databricks_rlm_agent.errors import NotFound, RlmError, SecretsMissing
 from databricks_rlm_agent.models import VARIABLES, required_secrets
+from executor_harness.redaction import HANDED_OUT, Redactor
 
 
 class Secret:
@@ -43,11 +45,15 @@ class Secret:
 
 
 def redact(text: str, secrets: list[Secret]) -> str:
-    """``text`` with every secret's value replaced by ``***``. Values under 4 characters are left alone."""
-    for value in sorted((secret.reveal() for secret in secrets), key=len, reverse=True):
-        if len(value) >= 4:  # shorter ones would tear ordinary words apart, and no key is that short
-            text = text.replace(value, "***")
-    return text
+    """``text`` with every secret replaced by ``***``, also where it is in JSON, a URL, base64 or hexadecimal.
+
+    Values under 4 characters are left alone: they would tear ordinary words apart, and no key is that short.
+    """
+    values = (secret.reveal() for secret in secrets)
+    return _redactor(tuple(value for value in values if len(value) >= HANDED_OUT)).text(text)
+
+
+_redactor = lru_cache(maxsize=8)(Redactor)
 
 
 __all__ = ["LoadedSecrets", "Secret", "find_secrets", "load_secrets"]

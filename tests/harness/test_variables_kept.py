@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executor_harness import protocol
+from executor_harness.redaction import Redactor
 from executor_harness.rlm import values, variable_store
 from executor_harness.rlm.variable_store import VariablesError
 from executor_harness.rlm.variables import Variables
@@ -47,7 +48,7 @@ class Run:
 
     def begin(self) -> Variables:
         self.iter_n += 1
-        return Variables(self.request(), self.volumes, no_engine)
+        return Variables(self.request(), self.volumes, no_engine, Redactor())
 
     def do(self, work: Callable[[Variables], Any]) -> Any:
         variables = self.begin()

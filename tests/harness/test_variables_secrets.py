@@ -14,7 +14,7 @@ from harness_support import request_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor_harness.redaction import SecretCheck
+from executor_harness.redaction import Redactor, secrets_of
 from executor_harness.rlm.variables import Variables
 from executor_harness.volumes import Volumes
 
@@ -51,7 +51,7 @@ def no_engine() -> Any:
 
 
 def variables(root: Path) -> Variables:
-    return Variables(REQUEST, Volumes(root=str(root)), no_engine, [CANARY])
+    return Variables(REQUEST, Volumes(root=str(root)), no_engine, Redactor([CANARY]))
 
 
 def files_with_canary(root: Path) -> list[Path]:
@@ -97,9 +97,9 @@ def test_a_refused_value_leaves_the_others(tmp_path: Path) -> None:
     assert kept["a"] == 1
 
 
-def test_the_secrets_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi0123456789")
-    kept = Variables(REQUEST, Volumes(root=str(tmp_path)), no_engine)
+def test_the_secrets_are_those_of_the_environment(tmp_path: Path) -> None:
+    redactor = Redactor(secrets_of({"DATABRICKS_TOKEN": "dapi0123456789"}))
+    kept = Variables(REQUEST, Volumes(root=str(tmp_path)), no_engine, redactor)
     with pytest.raises(ValueError, match="holds one of the job's secrets"):
         kept["x"] = {"headers": {"Authorization": "Bearer dapi0123456789"}}
     with pytest.raises(ValueError, match="holds one of the job's secrets"):
@@ -115,6 +115,6 @@ def test_a_secret_over_the_border_of_what_is_read_at_once(before: int, after: in
         file.write(b"x" * before + CANARY.encode() + b"x" * after)
         file.flush()
         with pytest.raises(ValueError, match="holds one"):
-            SecretCheck([CANARY]).check_file(Path(file.name))
-        SecretCheck([CANARY + "!"]).check_file(Path(file.name))
-        SecretCheck([]).check_file(Path(file.name))
+            Redactor([CANARY]).refuse_file(Path(file.name))
+        Redactor([CANARY + "!"]).refuse_file(Path(file.name))
+        Redactor().refuse_file(Path(file.name))

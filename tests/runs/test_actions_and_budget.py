@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from databricks_rlm_agent.runs.actions import (
 from databricks_rlm_agent.runs.budget import PLAN_CALLS, Budget, Usage
 from databricks_rlm_agent.runs.fsm import TERMINAL, Event, State
 from databricks_rlm_agent.runs.run import RunOutcome, new_run
+from executor_harness.protocol import compiled
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -28,11 +31,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
     [
         ("", "empty"),
         (" \n\t", "empty"),
-        ("x = (", "does not parse: line 1"),
-        ("def f(:\n  pass", "does not parse: line 1"),
-        ("a\0b", "does not parse"),
-        ("x = '\ud800'", "does not parse"),
-        ("(" * 5_000 + ")" * 5_000, "does not parse"),
+        ("x = (", "does not compile: line 1"),
+        ("def f(:\n  pass", "does not compile: line 1"),
+        ("a\0b", "does not compile"),
+        ("x = '\ud800'", "does not compile"),
+        ("(" * 5_000 + ")" * 5_000, "does not compile"),
         ("#" * (MAX_CODE_BYTES + 1), f"the limit is {MAX_CODE_BYTES:,}"),
         ("#" + "ü" * (MAX_CODE_BYTES // 2), "bytes; the limit"),
     ],
@@ -41,6 +44,41 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def test_a_program_that_cannot_be_published(code: str, reason: str) -> None:
     with pytest.raises(InvalidData, match=reason):
         check_python(code)
+
+
+@pytest.mark.fault("A11")
+@pytest.mark.parametrize(
+    ("code", "reason", "fix"),
+    [
+        ("import asyncio\nawait asyncio.sleep(0)", r"line 2: 'await' outside function", r"call asyncio\.run"),
+        ("async with a: pass", r"line 1: 'async with' outside async function", r"call asyncio\.run"),
+        ("x = [y async for y in z]", "line 1: asynchronous comprehension outside", r"call asyncio\.run"),
+        ("if 1:\n  return 3", "line 2: 'return' outside function", r"rlm\.finish"),
+        ("x = 1\nbreak", "line 2: 'break' outside loop", "Correct it"),
+        ("def f():\n  global x\n  nonlocal y", "line 3: no binding for nonlocal 'y'", "Correct it"),
+        ("x = 1\nfrom __future__ import annotations", "line 2: from __future__ imports", "Correct it"),
+        ("# coding: nonsense\n1", "unknown encoding: nonsense", "Correct it"),
+        ("# coding: ascii\nx = '\u00fc'", "ordinal not in range", "Correct it"),
+        ("x = 1\0", "null byte", "Correct it"),
+        ("x = '\udce9'", "surrogates not allowed", "Correct it"),
+    ],
+)
+def test_what_the_harness_could_not_compile_costs_no_job(code: str, reason: str, fix: str) -> None:
+    with pytest.raises(InvalidData, match=reason) as refused:
+        check_python(code)
+    assert refused.value.fix is not None
+    assert re.search(fix, refused.value.fix)
+    with pytest.raises((SyntaxError, ValueError)):
+        compiled(code.encode("utf-8"), "entrypoint.py")
+
+
+@pytest.mark.fault("A11")
+def test_the_caller_s_future_imports_do_not_reach_the_program() -> None:
+    namespace: dict[str, Any] = {}
+    code = check_python("# coding: latin-1\ndef f(x: int) -> str: ...\nnot_ascii = '\u00fc'")
+    exec(compiled(code.encode(), "m"), namespace)
+    assert namespace["f"].__annotations__ == {"x": int, "return": str}
+    assert namespace["not_ascii"] == "\u00c3\u00bc", "as Python reads a file with that first line"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from databricks_rlm_agent.attempts.result import Result, Spend, Status
 from databricks_rlm_agent.attempts.verdict import GONE, JobVerdict, Retry, retry, status_without_result
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.journal import Journal
-from databricks_rlm_agent.errors import InvalidData, NotFound
+from databricks_rlm_agent.errors import InvalidData, NotFound, Rejected
 from databricks_rlm_agent.layout import RESULT
 from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume, planning_context
 from databricks_rlm_agent.runs.budget import Usage
@@ -147,12 +147,13 @@ class Ingester:
         for name in (protocol.SPEND_FILE, protocol.SPEND_TWIN):
             path = _output(run, name)
             try:
-                spend = parse(Spend, self.volume.get(path), what="What was spent", where=path)
+                content = self.volume.get(path, length=MAX_RESULT_BYTES)
+                spend = parse(Spend, content, what="What was spent", where=path)
                 return _counted(spend.usage)
             except NotFound:
                 if name == protocol.SPEND_FILE:
                     return Usage()  # nothing is asked before that file is there
-            except InvalidData as error:
+            except (InvalidData, Rejected) as error:
                 log.warning("%s", error)
         log.warning("All that the program was allowed counts as spent.")
         return _allowed(run)
@@ -167,7 +168,7 @@ class Ingester:
             result = Result.parse(content, where=path)
         except NotFound:
             return None, False
-        except InvalidData as error:
+        except (InvalidData, Rejected) as error:  # the workspace refuses what is no regular file
             journal.event("rejected_result", path=path, reason=str(error))
             return None, True
         expected = run.last_request.request_sha256 if run.last_request else None

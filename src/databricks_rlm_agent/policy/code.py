@@ -18,11 +18,11 @@ from databricks_rlm_agent.policy.effects import (
     EffectKind,
     ProgramEffect,
     known,
-    names_a_secret,
 )
 from databricks_rlm_agent.policy.literals import PossibleTexts
 from databricks_rlm_agent.policy.sql import effects_of_sql, is_statement
 from databricks_rlm_agent.sqltext.names import UNKNOWN
+from executor_harness.redaction import names_a_secret
 
 _DELTA_CHANGES = {"delete", "update", "merge", "restoreToVersion", "restoreToTimestamp", "vacuum", "optimize"}
 _CALL_CHARS = 5_000
@@ -190,7 +190,7 @@ class Program:
             case ast.Attribute(attr="items" | "values") | ast.Call() | ast.FormattedValue():
                 yield ProgramEffect(kind=EffectKind.SECRET, what=f"all of {name}", line=node.lineno)
         for text in self._texts.of(key) if key is not None else ():
-            if names_a_secret(text):
+            if text != UNKNOWN and names_a_secret(text):
                 yield ProgramEffect(
                     kind=EffectKind.SECRET, what=f"{name} {known(text)[:80]!r}", line=node.lineno
                 )

@@ -97,11 +97,6 @@ MESSAGE_FUNCTIONS = {
 }
 ENVIRONMENT = {f"os.{name}" for name in ("environ", "environb", "getenv")}
 SECRET_FILES = re.compile(r"/proc/\w+/environ|\.databrickscfg|\.netrc|\.aws/credentials|\.ssh/")
-_SECRET = re.compile(
-    r"token(?!iz)|secret|passw|passphrase|(?:^|_)pwd|credential|api_?key|(?:private|access|account|storage)_?key"
-    r"|(?:^|_)auth|connection_?string|(?:^|_)sas(?:_|$)",
-    re.IGNORECASE,
-)
 # What no command may do: destroy what the run has not made, run what comes from the network, reveal secrets.
 DESTRUCTIVE = re.compile(
     r"\brm\s+(?:-[-\w=]+\s+)*-(?:-recursive|-force|\w*[rRf])|\bmkfs\b|\bdd\b[^|;]*\bof=/|\bshred\b|>\s*/dev/sd"
@@ -109,8 +104,3 @@ DESTRUCTIVE = re.compile(
     r"|\bkill(?:all)?\s+-9\s+-?1\b|\bchmod\s+(?:-\w+\s+)*777\s+/|\bfind\b.*\s-delete\b"
 )
 REVEALING = re.compile(r"\bprintenv\b|(?:^|[;&|(]\s*)(?:env|set|export)\s*(?:$|[;&|>])|/proc/\w+/environ")
-
-
-def names_a_secret(variable: str) -> bool:
-    """Return whether an environment variable of that name probably holds a secret; False if unknown."""
-    return variable != UNKNOWN and bool(_SECRET.search(variable))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import ast
+import re
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.values import storable
-from executor_harness.protocol import ChildTask
+from executor_harness.protocol import ENTRYPOINT_FILE, ChildTask, compiled
 
 MAX_CODE_BYTES = 256 * 1024
 MAX_TIMEOUT_S = 24 * 3600
 MAX_TEXT_CHARS = 20_000
+_COMPILE_FIXES = {
+    "return": "A program is a script, which ends with its last line: report with rlm.finish(…)",
+    "a": "Await is not supported at the top level: put it into `async def main()`, call asyncio.run(main())",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +89,16 @@ def check_python(code: str) -> str:
             fix="Keep data out of the program: read it from a table or a file.",
         )
     try:
-        code.encode("utf-8")
         with warnings.catch_warnings():  # an odd escape such as "\d" is the program's affair, not our log's
             warnings.simplefilter("ignore")
-            ast.parse(code)
+            compiled(code.encode("utf-8"), ENTRYPOINT_FILE)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
         line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "it is nested too deeply"
+        match = re.match(r"'?(return|a)\w*\b.* outside ", reason)  # 'await', 'async for', asynchronous …
+        fix = _COMPILE_FIXES[match[1]] if match else "Correct it"
         raise InvalidData(
-            f"The program does not parse: {line}{reason}.", fix="Correct it and call again."
+            f"The program does not compile: {line}{reason}.", fix=f"{fix} and call again."
         ) from None
     return code
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from email.utils import formatdate
@@ -63,17 +65,17 @@ class Files:
 
     async def get(self, request: Request) -> Response:
         """A file or a range of it; for HEAD its headers."""
-        file, stat = await run_in_threadpool(self._open, request.path_params["path"])
-        start, stop = _span(request.headers.get("range"), stat.st_size)
-        status = 206 if (start, stop) != (0, stat.st_size) or "range" in request.headers else 200
+        file, found = await run_in_threadpool(self._open, request.path_params["path"])
+        start, stop = _span(request.headers.get("range"), found.st_size)
+        status = 206 if (start, stop) != (0, found.st_size) or "range" in request.headers else 200
         headers = {
             "content-type": "application/octet-stream",
             "content-length": str(stop - start),
-            "last-modified": formatdate(stat.st_mtime, usegmt=True),
+            "last-modified": formatdate(found.st_mtime, usegmt=True),
             "accept-ranges": "bytes",
         }
         if status == 206:
-            headers["content-range"] = f"bytes {start}-{stop - 1}/{stat.st_size}"
+            headers["content-range"] = f"bytes {start}-{stop - 1}/{found.st_size}"
         if request.method == "HEAD":
             file.close()
             return Response(status_code=status, headers=headers)
@@ -164,9 +166,24 @@ class Files:
         local = self._local(path)
         if local.is_dir():
             raise invalid(f"The path is a directory, not a file: {path}")
+        refused = invalid(f"The path is not a regular file (it is a link, pipe or device): {path}")
         with _not_found(path):
-            file = local.open("rb")
-        return file, os.fstat(file.fileno())
+            try:
+                # Opening a pipe would wait for its writer, and keep one of the server's threads.
+                descriptor = os.open(local, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno in {
+                    errno.ELOOP,
+                    errno.ENXIO,
+                }:  # of a link; of a socket, or a device without a driver
+                    raise refused from None
+                raise
+        file = os.fdopen(descriptor, "rb")
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            file.close()
+            raise refused
+        return file, found
 
 
 async def _receive(request: Request, file: BinaryIO) -> bytes:
@@ -223,13 +240,13 @@ async def _pieces(file: BinaryIO, start: int, stop: int) -> AsyncIterator[bytes]
 
 
 def _entry(path: str, entry: os.DirEntry[str]) -> shapes.DirectoryEntry:
-    stat, folder = entry.stat(), entry.is_dir()
+    found, folder = entry.stat(), entry.is_dir()
     return shapes.DirectoryEntry(
         path=f"{path}/{entry.name}",
         name=entry.name,
         is_directory=folder,
-        last_modified=int(stat.st_mtime * 1000),
-        file_size=None if folder else stat.st_size,
+        last_modified=int(found.st_mtime * 1000),
+        file_size=None if folder else found.st_size,
     )
 
 
