@@ -97,9 +97,8 @@ def test_a_kill_in_between(chain: Chain, attempt_keeps: bool) -> None:
     stop = (
         "open(rlm.path('ready'), 'w').close()\nimport time\ntime.sleep(60)\n"
         if attempt_keeps
-        else "import executor_harness.rlm.variables as v\n"
-        "def stuck(*_):\n    open(rlm.path('ready'), 'w').close()\n    import time\n    time.sleep(60)\n"
-        "v.encode = stuck\n"
+        else "def stuck(*_):\n    open(rlm.path('ready'), 'w').close()\n    import time\n    time.sleep(60)\n"
+        "rlm.vars._tables.drop = stuck\n"
     )
     bench.publish(f"rlm.vars['x'][0] = 'bad'\nrlm.vars['y'] = 'y' * 5000\n{stop}", variables=chain.ref)
     process = bench.start()
