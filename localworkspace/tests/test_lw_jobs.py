@@ -231,7 +231,9 @@ def test_the_environment_of_a_job_is_clean(
     assert env["PLAIN"] == "p"
     assert env["DATABRICKS_HOST"] == info.host
     assert env["DATABRICKS_TOKEN"] == info.token
-    assert env["SPARK_REMOTE"].startswith(f"{info.spark_connect};")
+    address, _, token = info.spark_connect.partition("authorization=")
+    assert env["SPARK_REMOTE"].startswith(address)
+    assert token not in env["SPARK_REMOTE"]  # a job has one of its own
     assert env["RLM_VOLUMES_ROOT"] == f"{info.root}/Volumes"
     assert "DATABRICKS_RUNTIME_VERSION" not in env
     assert not {name for name in env if name.startswith(("PYTEST", "GOOGLE", "OPENAI"))}

@@ -7,13 +7,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
+import grpc
 import pyspark.sql.connect.proto as pb
 import pytest
 from local_workspace.engine import Engine, EngineOptions, create_engine
 from local_workspace.engine.errors import EngineError
 from local_workspace.engine.servers import EngineServer, Servers
-from local_workspace.engine.wire import JOB_HEADER, connect_stub
+from local_workspace.engine.wire import connect_stub
 
 
 def until(good: Callable[[], bool]) -> None:
@@ -79,7 +81,6 @@ def test_a_server_that_cannot_be_replaced_goes_on(capsys: pytest.CaptureFixture[
     assert servers.enter() is server
     assert "could not be renewed" in capsys.readouterr().err
     launches.refuse = False
-    until(lambda: servers._next is None)
     servers.count(server)
     servers.count(server)
     until(lambda: launches.renewed == 1)
@@ -160,11 +161,9 @@ class Client:
     """A job's Spark Connect session, without pyspark's global state."""
 
     def __init__(self, engine: Engine, job: str) -> None:
-        import grpc
-
         address, _, parameters = engine.connect_url_of(job).removeprefix("sc://").partition("/;")
-        self._header = tuple(part.split("=") for part in parameters.split(";"))[1:]
-        assert self._header == ([JOB_HEADER, job],)
+        name, _, value = parameters.partition(";")[2].partition("=")
+        self._header = ((name, unquote(value)),)
         self._channel = grpc.insecure_channel(address)
         self._stub = connect_stub(self._channel)
         self._who = {"session_id": str(uuid.uuid4()), "user_context": pb.UserContext(user_id="u")}
@@ -172,12 +171,11 @@ class Client:
     def count(self) -> int:
         plan = pb.Plan(root=pb.Relation(range=pb.Range(start=0, end=3, step=1)))
         request = pb.ExecutePlanRequest(plan=plan, **self._who)
-        metadata = [tuple(pair) for pair in self._header]
-        answers = self._stub.ExecutePlan(request, metadata=metadata)
+        answers = self._stub.ExecutePlan(request, metadata=self._header)
         return sum(answer.arrow_batch.row_count for answer in answers)
 
     def close(self) -> None:
-        self._stub.ReleaseSession(pb.ReleaseSessionRequest(**self._who))
+        self._stub.ReleaseSession(pb.ReleaseSessionRequest(**self._who), metadata=self._header)
         self._channel.close()
 
 
@@ -197,6 +195,7 @@ def test_a_jobs_sessions_end_with_it(engine: Engine) -> None:
     assert sessions() == before
     for job in ("8", "7", "none"):  # nothing is left to end
         engine.end_job(job)
-    for client in ours:
-        client.close()
+    for client in ours:  # their token has ended, too
+        with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+            client.count()
     assert sessions() == before

@@ -6,11 +6,17 @@ import argparse
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 
+from local_workspace import threads
 from local_workspace.errors import WorkspaceError
-from local_workspace.options import WorkspaceInfo, add_arguments, options_from
+from local_workspace.options import (
+    WorkspaceInfo,
+    add_arguments,
+    clean_environment,
+    is_clean,
+    options_from,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,11 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(namespace: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT, then return 0. `namespace`: the options of `add_arguments`, and `json`.
 
+    The program is started anew without the keys of its environment: /proc would show them to every job.
+
     Raises ValueError for a malformed option, WorkspaceError when the workspace cannot start.
     """
     from local_workspace.server import serve
 
     options = options_from(namespace)
+    if not is_clean(os.environ):
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(command[0], command, clean_environment(os.environ))  # noqa: S606 - this very program
     if namespace.exit_with_parent:
         _follow_parent()
     serve(options, _print_json if namespace.json else _print_text)
@@ -65,7 +76,7 @@ def _follow_parent() -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=wait, name="follow-parent", daemon=True).start()
+    threads.begin("follow-parent", wait)
 
 
 if __name__ == "__main__":

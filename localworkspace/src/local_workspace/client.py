@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from local_workspace.errors import WorkspaceError
 from local_workspace.layout import Layout
-from local_workspace.options import WorkspaceInfo, WorkspaceOptions
+from local_workspace.options import WorkspaceInfo, WorkspaceOptions, clean_environment
 
 if TYPE_CHECKING:
     import subprocess
@@ -85,6 +85,7 @@ def spawn(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
+        env=clean_environment(os.environ),
         text=True,
         start_new_session=True,  # Ctrl+C in the terminal is for the parent, which then stops the child
     )

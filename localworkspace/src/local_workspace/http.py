@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import email
 import email.policy
+import errno
 import json
 import signal
 import socket
-import sys
+import sqlite3
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from local_workspace import threads
 from local_workspace.errors import ApiError, invalid
 
 # A client that pauses in its work must not find its connection closed under the next request.
@@ -33,6 +35,8 @@ _KEEP_ALIVE_S = 600
 _SHUTDOWN_S = 1
 # Long statements occupy a thread each; short requests must still find one.
 _THREADS = 200
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 Json = dict[str, Any]
 
@@ -110,7 +114,7 @@ async def parse(request: Request) -> Call:
     if raw.strip():
         try:
             body = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ApiError(
                 400, "MALFORMED_REQUEST", f"Could not parse the request as JSON: {error}"
             ) from None
@@ -160,12 +164,29 @@ def async_route(method: str, path: str, handler: Callable[[Request], Awaitable[R
             return error_reply(error)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody listens
-        except Exception as error:  # noqa: BLE001 - the boundary: reported as 500 and on standard error
-            traceback.print_exception(error, file=sys.stderr)
-            text = f"{type(error).__name__}: {error}"
-            return error_reply(ApiError(500, "INTERNAL_ERROR", text))
+        except Exception as error:  # noqa: BLE001 - the boundary: reported, and on standard error
+            return error_reply(api_error(error))
 
     return Route(path, guarded, methods=[method])
+
+
+def api_error(error: Exception) -> ApiError:
+    """Return what a client is told of an exception: request, disk or workspace is at fault."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, RecursionError | UnicodeError | OverflowError):
+        return invalid(f"A value in the request is nested too deep, no text, or too large ({text[:200]})")
+    if isinstance(error, OSError) and error.errno in {errno.ENAMETOOLONG, errno.EINVAL}:
+        return invalid(f"A name in the request is too long, or none for a file ({error.strerror})")
+    if isinstance(error, sqlite3.OperationalError) or getattr(error, "errno", 0) in _DISK:
+        threads.say(f"A request failed: {text}")
+        return ApiError(
+            503, "TEMPORARILY_UNAVAILABLE", f"The workspace's disk does not take it: {text}", retry_after=1
+        )
+    if isinstance(error, sqlite3.DatabaseError):
+        threads.say(f"A request failed: {error}")
+        return ApiError(500, "INTERNAL_ERROR", str(error))
+    threads.say("".join(traceback.format_exception(error)).rstrip())
+    return ApiError(500, "INTERNAL_ERROR", text)
 
 
 class Services:
@@ -209,7 +230,7 @@ def _application(routes: list[Route]) -> ASGIApp:
     return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
 
 
-_open: dict[tuple[str, int], asyncio.Transport] = {}
+_connections: dict[tuple[str, int], asyncio.Transport] = {}
 
 
 class WorkspaceProtocol(H11Protocol):
@@ -219,19 +240,19 @@ class WorkspaceProtocol(H11Protocol):
         """Register the connection."""
         super().connection_made(transport)
         if self.client:
-            _open[self.client] = transport
+            _connections[self.client] = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         if self.client:
-            _open.pop(self.client, None)
+            _connections.pop(self.client, None)
         super().connection_lost(exc)
 
 
 def abort_connection(scope: Any) -> None:
     """Close the connection of a request at once; not one byte of a response is sent."""
     client = scope.get("client")
-    transport = _open.get(tuple(client)) if client else None
+    transport = _connections.get(tuple(client)) if client else None
     if transport is not None:
         transport.abort()
 
@@ -239,10 +260,10 @@ def abort_connection(scope: Any) -> None:
 class WorkspaceServer(uvicorn.Server):
     """uvicorn's server, ended by signals with exit code 0 (its own raises them again at the end).
 
-    `on_ready` is called on the event loop once requests are answered.
+    `on_ready` is called on the event loop once requests are answered, `on_end` when the end begins.
     """
 
-    def __init__(self, app: ASGIApp, on_ready: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, on_ready: Callable[[], None], on_end: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -256,7 +277,7 @@ class WorkspaceServer(uvicorn.Server):
                 timeout_graceful_shutdown=_SHUTDOWN_S,
             )
         )
-        self._on_ready = on_ready
+        self._on_ready, self._on_end = on_ready, on_end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, and call `on_ready`."""
@@ -273,4 +294,5 @@ class WorkspaceServer(uvicorn.Server):
         yield
 
     def _end(self) -> None:
+        self._on_end()
         self.should_exit = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -78,13 +79,23 @@ class Layout:
             ) from error
 
     def token(self) -> str:
-        """The personal access token: made once, then the same over restarts."""
+        """The personal access token: made once, then the same over restarts.
+
+        Raises WorkspaceError when the file holds none: a new one would lock out whoever has the old one.
+        """
         import secrets
 
         path = self.private / "token"
-        if not path.exists() or not path.read_text().strip():
+        if not path.exists():
             _write_private(path, "dapi" + secrets.token_hex(16))
-        return path.read_text().strip()
+        token = path.read_bytes().strip().decode("ascii", "replace")
+        if not re.fullmatch(r"[!-~]{8,200}", token):
+            found = "is empty" if not token else "holds no token (8 to 200 printable ASCII characters)"
+            raise WorkspaceError(
+                f"{path} {found}: put the token there that your clients use, or delete the file, and a new "
+                "token is made at the next start"
+            )
+        return token
 
     def clear_uploads(self) -> None:
         """Forget bodies that a killed server left half written."""
@@ -139,6 +150,8 @@ def _write_private(path: Path, text: str) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave an empty file under the name
     temporary.replace(path)
 
 

@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,12 @@ DEFAULT_MAX_PROCESSES = 4
 WAREHOUSE_ID = "local"
 WORKSPACE_ID = "1"
 CLUSTER_ID = "local"
+# All of the environment that the server, and what it starts, has: no key of whoever starts it is among these.
+_KEPT = re.compile(
+    "PATH|HOME|LANG|LC_.*|TZ|TMPDIR|USER|LOGNAME|SHELL|TERM|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON.*|"
+    "SSL_CERT_FILE|JAVA_HOME|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|RUST_LOG|COVERAGE_.*"
+)
+_CLEAN = "RLM_LOCAL_CLEAN"
 # The one user, of REST and SQL alike.
 USER = "local@workspace.localhost"
 HTTP_PATH = f"/sql/1.0/warehouses/{WAREHOUSE_ID}"
@@ -27,6 +33,16 @@ def installed_engine() -> EngineKind:
     """The engine that this environment has (it cannot have both): Spark where there is no pysail."""
     spark = importlib.util.find_spec("pysail") is None and importlib.util.find_spec("pyspark") is not None
     return "spark" if spark else "sail"
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of an environment that a server is started with, marked as such."""
+    return {name: value for name, value in environ.items() if _KEPT.fullmatch(name)} | {_CLEAN: "1"}
+
+
+def is_clean(environ: Mapping[str, str]) -> bool:
+    """Tell whether a process was started with a clean environment."""
+    return _CLEAN in environ
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,17 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import signal
 import socket
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from local_workspace import keeper, threads
 from local_workspace.errors import WorkspaceError
 from local_workspace.layout import Layout
 from local_workspace.options import HTTP_PATH, WorkspaceInfo, WorkspaceOptions
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from local_workspace.engine import Engine
     from local_workspace.workspace import Workspace
 
+# A stop takes no longer; after the first seconds it says what it waits for.
+END_S = 12.0
+_PATIENCE_S = 3.0
 # The services by the first part of their paths, each a module with `routes(workspace)`.
 SERVICES = {
     "sql": "warehouse.service",
@@ -49,30 +55,62 @@ def serve(options: WorkspaceOptions, on_ready: Callable[[WorkspaceInfo], None]) 
     """Serve the workspace in the foreground until SIGTERM or SIGINT; main thread only.
 
     `on_ready` is called once, when requests are being answered. On the way out all job processes are ended.
-    Raises WorkspaceError when the workspace cannot start.
+    Raises WorkspaceError when the workspace cannot start, or cannot go on.
     """
+    keeper.hide()
     layout = Layout(root=options.root.resolve())
     layout.create()
+    end = _End()
+    threads.on_fatal(end.fatal)
     with contextlib.closing(layout.lock()):
         layout.clear_uploads()
-        starting = _EngineStart(options)
+        starting = _EngineStart(options, layout.token())
         try:
             with contextlib.closing(_listen(options.port)) as listener:
-                _run(options, layout, listener, starting, on_ready)
+                _run(options, layout, listener, starting, on_ready, end)
         finally:
             layout.server_file.unlink(missing_ok=True)
+            end.begin()
             starting.stop()
+    if end.reason is not None:
+        raise WorkspaceError(f"the local workspace has ended: {end.reason}")
+
+
+class _End:
+    """The server's end: why, where it is not asked for; and no later than `END_S` seconds after it began."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._begun = False
+
+    def fatal(self, reason: str) -> None:
+        """End the server as a signal would."""
+        self.reason = reason
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def begin(self) -> None:
+        """Note that the server is about to end."""
+        if not self._begun:
+            self._begun = True
+            threads.begin("end", self._watch)
+
+    def _watch(self) -> None:
+        for wait_s in (_PATIENCE_S, END_S - _PATIENCE_S):
+            time.sleep(wait_s)
+            names = {thread.name for thread in threading.enumerate()} - {"MainThread", "end"}
+            threads.say(f"Stopping the local workspace; it waits for: {', '.join(sorted(names))[:500]}")
+        threads.say(f"It has not stopped within {END_S} s, and is ended. Tables stay as they were committed.")
+        os._exit(1)
 
 
 class _EngineStart:
     """Starts the engine in a thread, while the rest of the server is being imported and set up."""
 
-    def __init__(self, options: WorkspaceOptions) -> None:
-        self._options = options
+    def __init__(self, options: WorkspaceOptions, token: str) -> None:
+        self._options, self._token = options, token
         self._engine: Engine | None = None
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._start, name="engine-start", daemon=True)
-        self._thread.start()
+        self._thread = threads.begin("engine-start", self._start)
 
     def _start(self) -> None:
         options = self._options
@@ -80,7 +118,9 @@ class _EngineStart:
             from local_workspace.engine import EngineOptions, create_engine
 
             self._engine = create_engine(
-                EngineOptions(root=options.root, catalogs=options.catalogs, kind=options.engine)
+                EngineOptions(
+                    root=options.root, catalogs=options.catalogs, kind=options.engine, token=self._token
+                )
             )
             self._engine.start()
         except Exception as error:  # noqa: BLE001 - raised again, with its reason, by engine()
@@ -132,6 +172,7 @@ def _run(
     listener: socket.socket,
     starting: _EngineStart,
     on_ready: Callable[[WorkspaceInfo], None],
+    end: _End,
 ) -> None:
     defer_sdk_package()
     from local_workspace.http import WorkspaceServer
@@ -158,7 +199,7 @@ def _run(
 
         workspace.scheduler.start()
         try:
-            asyncio.run(WorkspaceServer(build(workspace), announce).serve([listener]))
+            asyncio.run(WorkspaceServer(build(workspace), announce, end.begin).serve([listener]))
         finally:
             workspace.scheduler.close()
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from local_workspace.errors import WorkspaceError
+
 # Ids are larger than 32 bits, as on Databricks, so that a client that truncates them fails here too.
 FIRST_ID = 562_949_953_421_312
 
@@ -37,40 +39,86 @@ CREATE TABLE IF NOT EXISTS volumes (full_name TEXT PRIMARY KEY, doc TEXT NOT NUL
 Row = tuple[Any, ...]
 
 
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    path.chmod(0o600)
+    # WAL with NORMAL keeps every commit over a kill of the process (not over a power cut).
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
 def now_ms() -> int:
     """Unix time in milliseconds."""
     return int(time.time() * 1000)
 
 
 class Database:
-    """One connection, one lock: every statement of the workspace is short."""
+    """One connection, one lock: every statement of the workspace is short.
+
+    Raises WorkspaceError for a file that holds no records.
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        path.chmod(0o600)
-        # WAL with NORMAL keeps every commit over a kill of the process (not over a power cut).
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        self._connection.executescript(_SCHEMA)
-        if not self.rows("SELECT last FROM ids"):
-            self.run("INSERT INTO ids VALUES (?)", FIRST_ID)
+        self._path = path
+        if not path.exists():
+            self._create()
+        try:
+            if path.stat().st_size == 0:  # SQLite would take it for a new one, and everything would be gone
+                raise sqlite3.DatabaseError("the file is empty")
+            self._connection = _open(path)
+            # Later versions have further tables.
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.OperationalError as error:
+            text = f"{path} cannot be written ({error}): see to the disk, then start again"
+            raise WorkspaceError(text) from error
+        except sqlite3.DatabaseError as error:
+            raise WorkspaceError(f"{self._damaged(error)}; then start again") from error
+
+    def _create(self) -> None:
+        """Make the file whole or not at all."""
+        draft = self._path.with_suffix(".new")
+        for leftover in self._path.parent.glob(f"{draft.name}*"):
+            leftover.unlink()
+        connection = _open(draft)
+        connection.executescript(_SCHEMA)
+        connection.execute("INSERT INTO ids VALUES (?)", (FIRST_ID,))
+        connection.close()
+        draft.rename(self._path)
+
+    def _damaged(self, error: sqlite3.Error) -> str:
+        return (
+            f"{self._path} is damaged ({error}): it holds jobs, runs and secrets. Put a copy of it back, or "
+            f"move it and {self._path.name}-wal away to begin with none of them (tables and Volumes stay)"
+        )
+
+    @contextmanager
+    def _reported(self) -> Iterator[sqlite3.Connection]:
+        """Hold the connection; a failure of SQLite's is raised as what it means, besides its own class."""
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                raise sqlite3.DatabaseError(self._damaged(error)) from error
 
     def rows(self, sql: str, *values: object) -> list[Row]:
         """All rows of a query."""
-        with self._lock:
-            return self._connection.execute(sql, values).fetchall()
+        with self._reported() as connection:
+            return connection.execute(sql, values).fetchall()
 
     def row(self, sql: str, *values: object) -> Row | None:
         """The first row of a query, or None."""
-        with self._lock:
-            found: Row | None = self._connection.execute(sql, values).fetchone()
+        with self._reported() as connection:
+            found: Row | None = connection.execute(sql, values).fetchone()
             return found
 
     def run(self, sql: str, *values: object) -> int:
         """Execute a command; returns the number of rows that it changed."""
-        with self._lock:
-            return self._connection.execute(sql, values).rowcount
+        with self._reported() as connection:
+            return connection.execute(sql, values).rowcount
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -79,10 +127,11 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk has ended it already
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def new_ids(self, count: int) -> Sequence[int]:
         """`count` fresh ids, ascending, never given out before. Not to be called within a transaction."""

@@ -48,6 +48,7 @@ class Workspace:
         )
         runs, limits = RunStore(database), Limits(processes=options.max_processes)
         scheduler = Scheduler(runs, layout.runs, launcher.prepare, limits, engine.end_job)
+        engine.on_job_lost = scheduler.lose
         return Workspace(
             options=options,
             info=info,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError
 from .names import TableName
 from .sail import RENEW_AFTER, SailBackend
-from .servers import Servers
+from .servers import EngineServer, Servers
 from .session import Backend, EngineSession, StatementResult, new_session_id
-from .wire import JOB_HEADER, ConnectClient
+from .wire import ConnectClient
 
 __all__ = [
     "CatalogTree",
@@ -35,15 +37,16 @@ __all__ = [
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """The settings of an engine: the workspace's root folder, the catalogs (the first is the default), the
-    kind (default: the installed one). `jars` is the folder where Spark's engine keeps what it downloads
-    (default: in its environment), `renew_after` the number of statements after which Sail's server is
-    replaced (default: its own).
+    kind (default: the installed one). `token` admits to the Spark Connect endpoint. `jars` is the folder
+    where Spark's engine keeps what it downloads (default: in its environment), `renew_after` the number of
+    statements after which Sail's server is replaced (default: its own).
     """
 
     root: Path
     catalogs: tuple[str, ...] = ("main",)
     kind: EngineKind = field(default_factory=installed_engine)
     user: str = USER
+    token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     jars: Path | None = None
     renew_after: int = RENEW_AFTER
 
@@ -55,24 +58,27 @@ class Engine:
         self._options = options
         self.catalog = catalog
         self._backend = backend
-        self.servers = Servers(backend.launch, backend.renew_after, self._renewed)
+        self.servers = Servers(backend.launch, backend.renew_after, self._renewed, self._server_lost)
         self._sessions: weakref.WeakSet[EngineSession] = weakref.WeakSet()
         self._guard = threading.Lock()
         self._proxy: Any = None
-        self.connect_url = ""
+        self._address = self.connect_url = ""
+        # Called with each job that had a session on a server that was lost.
+        self.on_job_lost: Callable[[str], None] = lambda _job: None
 
     def start(self) -> None:
         """Start the engine, and the Spark Connect endpoint for job processes (`connect_url`)."""
         from .proxy import ConnectProxy
 
         self.servers.start()
-        self._proxy = ConnectProxy(self._backend, self.servers)
+        self._proxy = ConnectProxy(self._backend, self.servers, self._options.token)
         try:
             port = self._proxy.start()
         except BaseException:
             self.servers.stop()
             raise
-        self.connect_url = f"sc://127.0.0.1:{port}/;user_id={self._options.user}"
+        self._address = f"sc://127.0.0.1:{port}/;user_id={self._options.user}"
+        self.connect_url = f"{self._address};authorization=Bearer%20{self._options.token}"
 
     def stop(self) -> None:
         """Stop the engine. Statements that run are lost; what they committed stays."""
@@ -82,8 +88,8 @@ class Engine:
         self._proxy = None
 
     def connect_url_of(self, job: str) -> str:
-        """Return the Spark Connect URL for one job; `end_job` ends whatever sessions it begins with it."""
-        return f"{self.connect_url};{JOB_HEADER}={job}" if self.connect_url else ""
+        """Return the Spark Connect URL for one job; it and its sessions are good until `end_job`."""
+        return f"{self._address};authorization=Bearer%20{self._proxy.admit(job)}"
 
     def end_job(self, job: str) -> None:
         """End the sessions of a job and what still runs in them. Harmless when the engine is gone already."""
@@ -102,6 +108,11 @@ class Engine:
         with self._guard:
             self._sessions.add(session)
         return session
+
+    def _server_lost(self, server: EngineServer) -> None:
+        """Tell whose jobs have lost their session: as when a cluster's driver dies, they end."""
+        for job in self._proxy.jobs_on(server) if self._proxy is not None else ():
+            self.on_job_lost(job)
 
     def _renewed(self) -> None:
         """Take idle sessions along to the new server; one whose client died may never be used again."""

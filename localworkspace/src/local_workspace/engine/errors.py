@@ -205,6 +205,15 @@ def operation_canceled() -> EngineError:
     return EngineError.of("OPERATION_CANCELED", "The operation was cancelled.", "HY008")
 
 
+def session_lost() -> EngineError:
+    """Return the error of a session that has gone with its engine; clients know by it to begin another."""
+    text = (
+        "Invalid SessionHandle: the engine of this session has ended, and its temporary views and settings "
+        "with it. Open a new session."
+    )
+    return EngineError.of("INVALID_HANDLE.SESSION_CHANGED", text, "HY000")
+
+
 def unsupported(construct: str) -> EngineError:
     """Return the error for a construct that the quick engine lacks or would answer wrongly."""
     text = f"{construct} is not supported by the local workspace's quick engine. Use `--engine spark`."

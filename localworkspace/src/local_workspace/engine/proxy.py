@@ -1,26 +1,29 @@
 """The Spark Connect endpoint of job processes: a gRPC server in front of the engine.
 
 Every request passes through as bytes, except plans: those first bring their session up to date with the
-catalog tree, and SQL commands that the engine lacks are carried out here.
+catalog tree, and SQL commands that the engine lacks are carried out here. Every request carries a bearer
+token: the workspace's, or one that a job was given.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
+import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from .errors import EngineError
+from local_workspace import threads
+
+from .errors import EngineError, session_lost
 from .jobs import JobRequest
-from .servers import Servers
-from .session import Backend, CatalogSession, StatementResult
-from .wire import CHANNEL_OPTIONS, JOB_HEADER, ConnectClient, arrow_stream, error_of
+from .servers import EngineServer, Servers
+from .session import Backend, CatalogSession
+from .wire import CHANNEL_OPTIONS, ConnectClient, abort, error_of, relay, responses
 
 _SERVICE = "spark.connect.SparkConnectService"
 _UNARY = {
@@ -36,16 +39,18 @@ _UNARY = {
 _IDLE_S = 8 * 3600.0
 # A job's long query holds a thread, and so does each of its reattached streams.
 _THREADS = 128
-_MAX_MESSAGE = 2048  # gRPC carries an error's message in a header, whose size is limited
+_STOP_SECONDS = 5.0
 
 
 class ConnectProxy:
     """Serves Spark Connect on loopback for one engine."""
 
     def __init__(
-        self, backend: Backend, servers: Servers, *, clock: Callable[[], float] = time.monotonic
+        self, backend: Backend, servers: Servers, token: str, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._backend, self._servers, self._clock = backend, servers, clock
+        # The header of each caller that is let in, and the job that it is (None: no job of ours).
+        self._callers: dict[str, str | None] = {f"Bearer {token}": None}
         self._sessions: dict[tuple[str, str], _Entry] = {}
         self._guard = threading.Lock()
         self._server: Any = None
@@ -54,8 +59,8 @@ class ConnectProxy:
         """Start serving; the port."""
         import grpc
 
-        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="connect")
-        server = grpc.server(threads, options=CHANNEL_OPTIONS)
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="connect")
+        server = grpc.server(pool, options=CHANNEL_OPTIONS, interceptors=[_guard(self._callers)])
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, self._handlers()),))
         port: int = server.add_insecure_port("127.0.0.1:0")
         server.start()
@@ -64,11 +69,25 @@ class ConnectProxy:
 
     def stop(self) -> None:
         """Stop serving; streams that run are cut."""
-        self._server.stop(grace=0).wait()
+        self._server.stop(grace=0).wait(_STOP_SECONDS)
+
+    def admit(self, job: str) -> str:
+        """Return a token for one job, good until `end_job`."""
+        token = secrets.token_hex(24)
+        self._callers[f"Bearer {token}"] = job
+        return token
 
     def end_job(self, job: str) -> None:
-        """End the sessions of a job, and what still runs in them."""
+        """End the sessions of a job, what still runs in them, and its access."""
+        for header in [header for header, known in self._callers.items() if known == job]:
+            self._callers.pop(header, None)
         self._end(lambda entry: entry.job == job)
+
+    def jobs_on(self, server: EngineServer) -> set[str]:
+        """Return the jobs that have a session on a server."""
+        with self._guard:
+            on = [entry for entry in self._sessions.values() if entry.session.client.server is server]
+        return {entry.job for entry in on if entry.job is not None}
 
     def _end(self, chosen: Callable[[_Entry], bool]) -> None:
         with self._guard:
@@ -106,18 +125,17 @@ class ConnectProxy:
             result = job.prepare()
             if result is not None:
                 self._entry(request, context).answered.add(request.operation_id)
-                yield from _responses(request, result, client.server_session_id)
+                yield from responses(request, result.table, client.server_session_id)
                 return
-            client.counted()
-            with job.writing():
+            with client.counted(), job.writing():
                 call = _stream(client, "ExecutePlan")(request.SerializeToString())
                 # A job that is killed leaves its statement running, unless somebody stops it.
-                context.add_callback(lambda: _stop(client.server.stub, request, call))
+                context.add_callback(lambda: _stop(client.server, request, call))
                 yield from call
         except EngineError as error:
-            _abort(context, error)
+            abort(context, error)
         except grpc.RpcError as error:
-            _abort(context, error_of(error))
+            abort(context, error_of(error))
 
     def _analyze(self, body: bytes, context: Any) -> Any:
         import grpc
@@ -127,12 +145,12 @@ class ConnectProxy:
         try:
             session = self._session(request, context)
             JobRequest(session, request).prepare()
-            session.client.counted()
-            return _call(session.client, "AnalyzePlan")(request.SerializeToString())
+            with session.client.counted():
+                return _call(session.client, "AnalyzePlan")(request.SerializeToString())
         except EngineError as error:
-            return _abort(context, error)
+            return abort(context, error)
         except grpc.RpcError as error:
-            return _abort(context, error_of(error))
+            return abort(context, error_of(error))
 
     def _session(self, request: Any, context: Any) -> CatalogSession:
         return self._entry(request, context).session
@@ -143,16 +161,19 @@ class ConnectProxy:
         now = self._clock()
         with self._guard:
             entry = self._sessions.get(key)
-            if entry is None:
-                client = ConnectClient(self._servers, session_id=key[1], user_id=key[0])
-                job = dict(context.invocation_metadata()).get(JOB_HEADER)
-                entry = self._sessions[key] = _Entry(self._backend.session(client), job)
-                fresh = True
-            else:
-                fresh = False
-            entry.used = now
-        if fresh:
-            self._end(lambda each: each.job is None and each.used < now - _IDLE_S)
+        job = self._callers.get(_authorization(context.invocation_metadata()))
+        if entry is None:
+            # Not with the guard held: there may be no engine for some seconds, and others are not to wait.
+            client = ConnectClient(self._servers, session_id=key[1], user_id=key[0])
+            made = _Entry(self._backend.session(client), job)
+            with self._guard:
+                entry = self._sessions.setdefault(key, made)
+            if entry is not made:
+                client.leave()
+            self._end(lambda each: each.job is None and 0 < each.used < now - _IDLE_S)
+        entry.used = now
+        if entry.session.client.lost or entry.job not in {job, None}:  # another job's session is none of its
+            raise session_lost()
         return entry
 
     # --- the rest, as bytes
@@ -169,9 +190,9 @@ class ConnectProxy:
                 client = self._session(message.FromString(body), context).client
                 return _call(client, method)(body)
             except EngineError as error:
-                return _abort(context, error)
+                return abort(context, error)
             except grpc.RpcError as error:
-                return _relay(context, error)
+                return relay(context, error)
 
         return forward
 
@@ -201,9 +222,9 @@ class ConnectProxy:
             context.add_callback(call.cancel)
             yield from call
         except EngineError as error:
-            _abort(context, error)
+            abort(context, error)
         except grpc.RpcError as error:
-            _relay(context, error)
+            relay(context, error)
 
     def _add_artifacts(self, bodies: Iterator[bytes], context: Any) -> Any:
         import grpc
@@ -215,9 +236,9 @@ class ConnectProxy:
             channel = client.server.channel
             return channel.stream_unary(f"/{_SERVICE}/AddArtifacts")(itertools.chain([first], bodies))
         except EngineError as error:
-            return _abort(context, error)
+            return abort(context, error)
         except grpc.RpcError as error:
-            return _relay(context, error)
+            return relay(context, error)
 
     def _release_execute(self, body: bytes, context: Any) -> Any:
         """Release an operation; one that was answered here, the engine has never heard of."""
@@ -227,7 +248,7 @@ class ConnectProxy:
         try:
             entry = self._entry(request, context)
         except EngineError as error:
-            return _abort(context, error)
+            return abort(context, error)
         ours = request.operation_id in entry.answered
         if request.HasField("release_all"):
             entry.answered.discard(request.operation_id)
@@ -251,10 +272,34 @@ class ConnectProxy:
         client = entry.session.client
         try:
             return _call(client, "ReleaseSession")(body)
+        except EngineError:  # it has gone with its engine
+            return pb.ReleaseSessionResponse(session_id=request.session_id).SerializeToString()
         except grpc.RpcError as error:
-            return _relay(context, error)
+            return relay(context, error)
         finally:
             client.leave()
+
+
+def _authorization(metadata: Any) -> str:
+    return str(dict(metadata or ()).get("authorization", ""))
+
+
+def _guard(callers: Mapping[str, str | None]) -> Any:
+    """Return the interceptor that lets in who has a token."""
+    import grpc
+
+    def refuse(_request: Any, context: Any) -> None:
+        text = "Spark Connect here needs a token: use the whole URL, as in SPARK_REMOTE or `spark_connect`."
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
+
+    refusal = grpc.unary_unary_rpc_method_handler(refuse)
+
+    class Guard(grpc.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
+        def intercept_service(self, continuation: Any, call: Any) -> Any:
+            known = _authorization(call.invocation_metadata) in callers
+            return continuation(call) if known else refusal
+
+    return Guard()
 
 
 class _Entry:
@@ -273,20 +318,25 @@ def _key(request: Any) -> tuple[str, str]:
 
 def _call(client: ConnectClient, method: str) -> Any:
     """A call with one answer, as bytes."""
+    if client.lost:
+        raise session_lost()
     return client.server.channel.unary_unary(f"/{_SERVICE}/{method}")
 
 
 def _stream(client: ConnectClient, method: str) -> Any:
     """A call with a stream of answers, as bytes."""
+    if client.lost:
+        raise session_lost()
     return client.server.channel.unary_stream(f"/{_SERVICE}/{method}")
 
 
-def _stop(stub: Any, request: Any, call: Any) -> None:
+def _stop(server: EngineServer, request: Any, call: Any) -> None:
     """Stop a statement whose client has gone."""
     import pyspark.sql.connect.proto as pb
 
     if call.done() or not call.is_active():
         return
+    server.cancelled = True
     interrupt = pb.InterruptRequest(
         session_id=request.session_id,
         user_context=request.user_context,
@@ -294,7 +344,7 @@ def _stop(stub: Any, request: Any, call: Any) -> None:
         operation_id=request.operation_id,
     )
     # In a thread: the callback runs on the one that serves every job.
-    threading.Thread(target=_quietly, args=(stub.Interrupt, interrupt), daemon=True).start()
+    threads.begin("interrupt", _quietly, server.stub.Interrupt, interrupt)
     call.cancel()
 
 
@@ -303,64 +353,4 @@ def _quietly(method: Any, request: Any) -> None:
 
     # An engine that has stopped in the meantime runs nothing any more, and nobody waits for an answer.
     with suppress(grpc.RpcError, ValueError):
-        method(request)
-
-
-def _responses(request: Any, result: StatementResult, server_session: str) -> Iterator[bytes]:
-    """The answer to a SQL command carried out here: its rows as a local relation, then the end."""
-    import pyarrow as pa
-    import pyspark.sql.connect.proto as pb
-
-    # The engine refuses a relation without columns, so what has no result gets an empty one.
-    table = result.table if result.table.column_names else pa.table({"result": pa.array([], pa.string())})
-    relation = pb.Relation(local_relation=pb.LocalRelation(data=arrow_stream(table)))
-    envelope = {
-        "session_id": request.session_id,
-        "server_side_session_id": server_session,
-        "operation_id": request.operation_id,
-    }
-    answer = pb.ExecutePlanResponse(response_id=str(uuid.uuid4()), **envelope)
-    answer.sql_command_result.relation.CopyFrom(relation)
-    yield answer.SerializeToString()
-    end = pb.ExecutePlanResponse(response_id=str(uuid.uuid4()), **envelope)
-    end.result_complete.SetInParent()
-    yield end.SerializeToString()
-
-
-def _relay(context: Any, error: Any) -> None:
-    """Hand an error on as it came."""
-    context.set_trailing_metadata(
-        tuple(pair for pair in error.trailing_metadata() or () if pair[0] == "grpc-status-details-bin")
-    )
-    context.abort(error.code(), error.details())
-
-
-def _abort(context: Any, error: EngineError) -> None:
-    """End the call with an error that pyspark turns into its own exception, condition and SQLSTATE
-    included.
-    """
-    import grpc
-
-    message = error.message[:_MAX_MESSAGE]
-    metadata = {
-        "classes": json.dumps(error.classes),
-        "errorClass": error.condition,
-        "sqlState": error.sqlstate,
-    }
-    entries = b"".join(_field(3, _field(1, key) + _field(2, value)) for key, value in metadata.items())
-    info = _field(1, error.java_class) + _field(2, "org.apache.spark") + entries
-    detail = _field(1, "type.googleapis.com/google.rpc.ErrorInfo") + _field(2, info)
-    # google.rpc.Status: code 13 (INTERNAL), message, details.
-    status = b"\x08\x0d" + _field(2, message) + _field(3, detail)
-    context.set_trailing_metadata((("grpc-status-details-bin", status),))
-    context.abort(grpc.StatusCode.INTERNAL, message)
-
-
-def _field(number: int, value: str | bytes) -> bytes:
-    """One length-delimited protobuf field."""
-    data = value.encode() if isinstance(value, str) else value
-    size, length = len(data), b""
-    while size > 127:
-        length += bytes([size & 127 | 128])
-        size >>= 7
-    return bytes([number << 3 | 2]) + length + bytes([size]) + data
+        method(request, timeout=_STOP_SECONDS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +31,11 @@ from .wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
 
 # A job may compute for hours in pandas between two statements; its session must still be there.
 _SESSION_SECONDS = 30 * 24 * 3600
-_STOP_SECONDS = 10
+_START_SECONDS = 60
+_STOP_SECONDS = 3
+# A query computes on two threads a core and does not pause: with no further ones the server would answer
+# nobody meanwhile, not even a cancel (measured: pysail 0.7.2, a cross join).
+_WORKERS = max(16, 4 * (os.cpu_count() or 1))
 # Up to 450 MB of what Sail does not give back, and a new server takes a third of a second.
 RENEW_AFTER = 3_000
 
@@ -66,8 +71,10 @@ class SailBackend:
             stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         assert process.stdout is not None
-        line = process.stdout.readline()
+        ready = select.select([process.stdout], [], [], _START_SECONDS)[0]
+        line = process.stdout.readline() if ready else b""
         if not line:
+            process.kill()
             _end(process)
             raise EngineError.of("ENGINE_UNAVAILABLE", "Sail did not start; see standard error.", "08006")
         host, port = json.loads(line)
@@ -77,7 +84,7 @@ class SailBackend:
             channel.close()
             _end(process)
 
-        return EngineServer(channel=channel, stub=connect_stub(channel), stop=stop)
+        return EngineServer(channel=channel, stub=connect_stub(channel), stop=stop, popen=process)
 
     def session(self, client: ConnectClient) -> CatalogSession:
         """Return the session of a client."""
@@ -92,6 +99,7 @@ class SailBackend:
             "SAIL_CATALOG__LIST": f"[{listed}]",
             "SAIL_CATALOG__DEFAULT_CATALOG": f'"{catalogs[0]}"' if not catalogs[0].isalpha() else catalogs[0],
             "SAIL_SPARK__SESSION_TIMEOUT_SECS": str(_SESSION_SECONDS),
+            "TOKIO_WORKER_THREADS": str(_WORKERS),
             "RUST_LOG": os.environ.get("RUST_LOG", "error"),
         }
 

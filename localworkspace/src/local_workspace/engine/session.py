@@ -18,6 +18,7 @@ from .errors import (
     catalog_not_found,
     operation_canceled,
     schema_not_found,
+    session_lost,
     table_not_found,
 )
 from .literals import bind, string_literal
@@ -280,6 +281,8 @@ class EngineSession:
                 "PARSE_EMPTY_STATEMENT", "Syntax error, unexpected empty statement.", "42617"
             )
         self.follow()
+        if self._session.client.lost:
+            raise session_lost()
         with self._guard:
             self._running += 1
             # What lives in the engine's session only, such as a temporary view, keeps it where it is.

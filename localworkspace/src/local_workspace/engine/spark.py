@@ -7,6 +7,7 @@ its own (`make setup-spark`), which also brings Java.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -15,7 +16,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from local_workspace.options import USER
 
@@ -28,7 +28,7 @@ from .sparksql import SparkCatalogSession
 from .wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
 
 _START_SECONDS = 180
-_STOP_SECONDS = 15
+_STOP_SECONDS = 6
 _LISTENING = re.compile(r"Spark Connect server started at: 127\.0\.0\.1:(\d+)")
 # Quiet, but for the line that names the port.
 _LOGGING = """\
@@ -46,87 +46,81 @@ _DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 
 
 class SparkBackend:
-    """Starts and stops the Spark server of one workspace. Raises `EngineError` where Spark cannot be had."""
+    """Starts the Spark servers of one workspace. Raises `EngineError` where Spark cannot be had."""
 
     def __init__(self, tree: CatalogTree, jars: Path | None, *, options: Sequence[str] = ()) -> None:
         self._tree = tree
         self._options = options  # further ones for Java
         self._home = SparkHome.find(jars)
-        self._folder = tree.root / ".workspace" / "spark"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: Any = None
+        self._launches = itertools.count(1)
         self.renew_after: int | None = None  # the JVM collects its garbage
 
     def launch(self) -> EngineServer:
-        """Start the server. The first start downloads Delta, compiles the catalog. Raises `EngineError`."""
+        """Start a server. The first start downloads Delta, compiles the catalog. Raises `EngineError`."""
         import grpc
 
         self._home.prepare()
-        self._prepare_folder()
-        try:
-            port = self._launch()
-        except BaseException:
-            self._stop()
-            raise
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS)
-        return EngineServer(channel=self._channel, stub=connect_stub(self._channel), stop=self._stop)
+        folder = self._prepare_folder()
+        process, port = self._launch(folder)
+        channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS)
+
+        def stop() -> None:
+            channel.close()
+            _end(process)
+
+        return EngineServer(channel=channel, stub=connect_stub(channel), stop=stop, popen=process, obeys=True)
 
     def session(self, client: ConnectClient) -> CatalogSession:
         """The session of a client."""
         return SparkCatalogSession(self._tree, client)
 
-    def _stop(self) -> None:
-        """Stop the server; sessions end."""
-        if self._channel is not None:
-            self._channel.close()
-        process, self._channel, self._process = self._process, None, None
-        if process is None or process.stdin is None:
-            return
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()  # it ends when its standard input does
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    def _prepare_folder(self) -> Path:
+        """Make a folder for a server; the first one clears what earlier ones left."""
+        folders, number = self._tree.root / ".workspace" / "spark", next(self._launches)
+        if number == 1:
+            shutil.rmtree(folders, ignore_errors=True)
+        folder = folders / str(number)
+        (folder / "conf").mkdir(parents=True)
+        (folder / "tmp").mkdir()
+        (folder / "conf" / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+        return folder
 
-    def _prepare_folder(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        (self._folder / "conf").mkdir(parents=True)
-        (self._folder / "tmp").mkdir()
-        (self._folder / "conf" / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
-
-    def _launch(self) -> int:
-        """Start the process and wait until it listens; the port."""
+    def _launch(self, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+        """Start a process and wait until it listens; with its port."""
         environment = self._home.environment() | {
-            "SPARK_CONF_DIR": str(self._folder / "conf"),  # nobody else's settings
+            "SPARK_CONF_DIR": str(folder / "conf"),  # nobody else's settings
             "PYSPARK_PYTHON": sys.executable,  # for Python functions in queries
             "SPARK_USER": USER,  # what current_user() says
         }
-        settings = [f"-D{key}={value}" for key, value in self._settings().items()]
+        settings = [f"-D{key}={value}" for key, value in self._settings(folder).items()]
         command = self._home.command(
-            "org.apache.spark.sql.rlm.Server", options=[*self._java_options(), *settings, *self._options]
+            "org.apache.spark.sql.rlm.Server",
+            options=[*self._java_options(folder), *settings, *self._options],
         )
-        log = self._folder / "server.log"
+        log = folder / "server.log"
         with log.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command line
+            process = subprocess.Popen(  # noqa: S603 - our own command line
                 command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment,
-                start_new_session=True, cwd=self._folder,
+                start_new_session=True, cwd=folder,
             )  # fmt: skip
-        return _port(self._process, log)
+        try:
+            return process, _port(process, log)
+        except BaseException:
+            _end(process)
+            raise
 
-    def _java_options(self) -> list[str]:
-        logging = (self._folder / "conf" / "log4j2.properties").as_uri()
+    def _java_options(self, folder: Path) -> list[str]:
+        logging = (folder / "conf" / "log4j2.properties").as_uri()
         options = [
             "-Xmx2g",
-            f"-Djava.io.tmpdir={self._folder / 'tmp'}",
+            f"-Djava.io.tmpdir={folder / 'tmp'}",
             f"-Dlog4j2.configurationFile={logging}",
         ]
         if self._home.archive.exists():
             options.append(f"-XX:SharedArchiveFile={self._home.archive}")
         return options
 
-    def _settings(self) -> dict[str, str]:
+    def _settings(self, folder: Path) -> dict[str, str]:
         catalogs = self._tree.catalogs()
         settings = {
             "spark.app.name": "local workspace",
@@ -137,8 +131,8 @@ class SparkBackend:
             "spark.sql.sources.default": "delta",
             "spark.sql.catalogImplementation": "in-memory",
             "spark.sql.session.timeZone": "UTC",  # as on Databricks
-            "spark.sql.warehouse.dir": str(self._folder / "warehouse"),
-            "spark.local.dir": str(self._folder / "tmp"),
+            "spark.sql.warehouse.dir": str(folder / "warehouse"),
+            "spark.local.dir": str(folder / "tmp"),
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.ui.enabled": "false",
@@ -160,6 +154,18 @@ class SparkBackend:
             settings[f"spark.sql.catalog.{name}"] = "org.apache.spark.sql.rlm.FolderCatalog"
             settings[f"spark.sql.catalog.{name}.root"] = str(self._tree.root / "tables")
         return settings
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a server process, whose sessions end with it, and wait for it."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()  # it ends when its standard input does
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _port(process: subprocess.Popen[bytes], log: Path) -> int:

@@ -10,7 +10,7 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .errors import EngineError, from_engine, from_spark, operation_canceled
@@ -20,9 +20,9 @@ from .servers import Servers
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
-# Names the job in every request of its process: Spark Connect sends parameters of the URL that it does not
-# know as headers.
-JOB_HEADER = "x-local-job"
+# An engine that does not answer such a request is none to wait for: the watch over it takes its measures.
+_END_SECONDS = 5.0
+_MAX_MESSAGE = 2048  # gRPC carries an error's message in a header, whose size is limited
 
 
 class _Statement:
@@ -64,13 +64,21 @@ class ConnectClient:
         """Whose session it is."""
         return self._user_id
 
+    @property
+    def lost(self) -> bool:
+        """Tell whether the session has gone with its server."""
+        return self.server.lost
+
     def successor(self) -> ConnectClient:
         """Return a session of the same name on the server for new sessions."""
         return ConnectClient(self._servers, session_id=self._session_id, user_id=self._user_id)
 
-    def counted(self) -> None:
-        """Note that a statement goes to the server."""
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Note that a statement goes to the server, and is waited for while the context lasts."""
         self._servers.count(self.server)
+        with self._servers.running(self.server):
+            yield
 
     @contextmanager
     def statement(self) -> Iterator[None]:
@@ -110,8 +118,7 @@ class ConnectClient:
             operation_id=str(uuid.uuid4()),
             plan=plan,
         )
-        self.counted()
-        with self.statement():
+        with self.counted(), self.statement():
             statement = self._current.statement
             try:
                 call = self._begin(statement, request)
@@ -207,13 +214,15 @@ class ConnectClient:
         for statement in running:
             if statement.call is None:
                 continue
+            self.server.cancelled = True
             request = pb.InterruptRequest(
                 session_id=self._session_id,
                 user_context=self._user(),
                 interrupt_type=pb.InterruptRequest.INTERRUPT_TYPE_OPERATION_ID,
                 operation_id=statement.operation,
             )
-            self._call("Interrupt", request)
+            with suppress(EngineError):  # its own thread sees that it was cancelled, whatever the engine does
+                self._call("Interrupt", request, _END_SECONDS)
             statement.call.cancel()
 
     def release(self) -> None:
@@ -223,8 +232,10 @@ class ConnectClient:
         who = {"session_id": self._session_id, "user_context": self._user()}
         try:
             everything = pb.InterruptRequest.INTERRUPT_TYPE_ALL
-            self._call("Interrupt", pb.InterruptRequest(interrupt_type=everything, **who))
-            self._call("ReleaseSession", pb.ReleaseSessionRequest(**who))
+            if not self.lost:
+                self.server.cancelled = self.server.cancelled or bool(self._statements)
+                self._call("Interrupt", pb.InterruptRequest(interrupt_type=everything, **who), _END_SECONDS)
+                self._call("ReleaseSession", pb.ReleaseSessionRequest(**who), _END_SECONDS)
         finally:
             self.leave()
 
@@ -235,11 +246,11 @@ class ConnectClient:
         if not left:
             self._servers.leave(self.server)
 
-    def _call(self, method: str, request: Any) -> Any:
+    def _call(self, method: str, request: Any, seconds: float | None = None) -> Any:
         import grpc
 
         try:
-            return getattr(self._stub, method)(request)
+            return getattr(self._stub, method)(request, timeout=seconds)
         except grpc.RpcError as error:
             raise error_of(error) from error
         except ValueError as error:  # the channel is closed: the engine was stopped
@@ -304,3 +315,63 @@ def _table(buffers: list[bytes]) -> Any:
     if not tables:
         return pa.table({})
     return pa.concat_tables(tables) if len(tables) > 1 else tables[0]
+
+
+def responses(request: Any, table: Any, server_session: str) -> Iterator[bytes]:
+    """The answer to a SQL command carried out here: its rows as a local relation, then the end."""
+    import pyarrow as pa
+    import pyspark.sql.connect.proto as pb
+
+    # The engine refuses a relation without columns, so what has no result gets an empty one.
+    table = table if table.column_names else pa.table({"result": pa.array([], pa.string())})
+    relation = pb.Relation(local_relation=pb.LocalRelation(data=arrow_stream(table)))
+    envelope = {
+        "session_id": request.session_id,
+        "server_side_session_id": server_session,
+        "operation_id": request.operation_id,
+    }
+    answer = pb.ExecutePlanResponse(response_id=str(uuid.uuid4()), **envelope)
+    answer.sql_command_result.relation.CopyFrom(relation)
+    yield answer.SerializeToString()
+    end = pb.ExecutePlanResponse(response_id=str(uuid.uuid4()), **envelope)
+    end.result_complete.SetInParent()
+    yield end.SerializeToString()
+
+
+def relay(context: Any, error: Any) -> None:
+    """Hand an error on as it came."""
+    context.set_trailing_metadata(
+        tuple(pair for pair in error.trailing_metadata() or () if pair[0] == "grpc-status-details-bin")
+    )
+    context.abort(error.code(), error.details())
+
+
+def abort(context: Any, error: EngineError) -> None:
+    """End the call with an error that pyspark turns into its own exception, condition and SQLSTATE
+    included.
+    """
+    import grpc
+
+    message = error.message[:_MAX_MESSAGE]
+    metadata = {
+        "classes": json.dumps(error.classes),
+        "errorClass": error.condition,
+        "sqlState": error.sqlstate,
+    }
+    entries = b"".join(_field(3, _field(1, key) + _field(2, value)) for key, value in metadata.items())
+    info = _field(1, error.java_class) + _field(2, "org.apache.spark") + entries
+    detail = _field(1, "type.googleapis.com/google.rpc.ErrorInfo") + _field(2, info)
+    # google.rpc.Status: code 13 (INTERNAL), message, details.
+    status = b"\x08\x0d" + _field(2, message) + _field(3, detail)
+    context.set_trailing_metadata((("grpc-status-details-bin", status),))
+    context.abort(grpc.StatusCode.INTERNAL, message)
+
+
+def _field(number: int, value: str | bytes) -> bytes:
+    """One length-delimited protobuf field."""
+    data = value.encode() if isinstance(value, str) else value
+    size, length = len(data), b""
+    while size > 127:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + data

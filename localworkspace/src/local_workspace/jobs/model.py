@@ -160,6 +160,9 @@ LOST = Ending(
     kind="CLOUD_FAILURE",
     message="The workspace stopped while the run was active; its processes were ended.",
 )
+ENGINE_LOST = replace(
+    LOST, message="The engine has ended, and the run's session with it; so has the run, as with its driver."
+)
 UPSTREAM_FAILED = Ending(
     life="SKIPPED",
     result="UPSTREAM_FAILED",

@@ -1,7 +1,8 @@
 """One job process: its start, its log, its time limit, its end with all that it started, its error.
 
-Processes that left its process group (daemons) are found by a mark in their environment. Where there is no
-/proc none are found: there a run's end covers its process group only.
+Its parent is a keeper (see `keeper`), which ends what the job leaves behind. Should a job kill its keeper,
+what carries the run's mark in its environment is ended. Without /proc a run's end covers its process group
+only.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ import re
 import selectors
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from local_workspace import keeper, threads
+
 MARK = "RLM_LOCAL_RUN"
 # "stdout+stderr, last 5 MB" (databricks-sdk 0.156, jobs.RunOutput.logs)
 KEEP = 5 * 1024 * 1024
-Reason = Literal["cancel", "timeout", "shutdown"]
+Reason = Literal["cancel", "timeout", "shutdown", "lost"]
+# The platform under the job goes away, as the server or the engine: there is no grace.
+_AT_ONCE = frozenset({"shutdown", "lost"})
+_KEEPER = Path(keeper.__file__)
 _CHUNK = 1 << 20
 _HEADER = "Traceback (most recent call last):"
 _CHAINED = (
@@ -91,16 +98,22 @@ class LogWriter:
         self._size = 0
 
     def write(self, data: bytes) -> None:
-        """Append bytes; they are readable at once."""
+        """Append bytes; they are readable at once. What the disk does not take is left out, and said."""
+        try:
+            self._write(data)
+        except OSError as error:
+            threads.say(f"Output of a job was left out: {error}")
+
+    def _write(self, data: bytes) -> None:
         while data:
             if self._size >= self._keep:
                 self._file.close()
                 self._newer.replace(self._older)
-                self._file = self._newer.open("wb", buffering=0)
                 self._size = 0
-            part, data = data[: self._keep - self._size], data[self._keep - self._size :]
-            self._file.write(part)
-            self._size += len(part)
+            if self._file.closed:
+                self._file = self._newer.open("wb", buffering=0)
+            written = self._file.write(data[: self._keep - self._size]) or 0
+            self._size, data = self._size + written, data[written:]
 
     def close(self) -> None:
         """No more output comes."""
@@ -132,13 +145,16 @@ def _content(path: Path) -> bytes:
         return b""
 
 
-def start(launch: Launch) -> subprocess.Popen[bytes]:
-    """Start the process in a session of its own. Raises OSError when the system refuses."""
+def start(launch: Launch, grace_s: float) -> subprocess.Popen[bytes]:
+    """Start a job's keeper, and with it the job. Raises OSError when the system refuses.
+
+    What the job leaves has `grace_s` seconds to obey SIGTERM.
+    """
     return subprocess.Popen(  # noqa: S603 - running what was submitted is the purpose
-        list(launch.argv),
+        [sys.executable, "-I", "-S", str(_KEEPER), str(grace_s), *launch.argv],
         env={**launch.env, MARK: launch.mark},
         cwd=launch.cwd,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         bufsize=0,
@@ -149,9 +165,10 @@ def start(launch: Launch) -> subprocess.Popen[bytes]:
 def supervise(
     process: subprocess.Popen[bytes], log: LogWriter, switch: StopSwitch, *, timeout_s: float, grace_s: float
 ) -> Finished:
-    """Drain a process's output until it is over; then end what it left behind in its group.
+    """Drain the output of a keeper's job until it is over.
 
-    `timeout_s` 0 is none. A stop is SIGTERM to the group, `grace_s` later SIGKILL.
+    `timeout_s` 0 is none. A stop is SIGTERM to the job's group, `grace_s` later SIGKILL; a job that is lost
+    gets no grace.
     """
     return _Supervisor(process, log, switch, timeout_s, grace_s).run()
 
@@ -173,6 +190,15 @@ class _Supervisor:
         self._kill_at: float | None = None
 
     def run(self) -> Finished:
+        try:
+            return self._run()
+        finally:  # if it failed, the end of its control makes the keeper end everything
+            for pipe in (self._process.stdin, self._process.stdout):
+                assert pipe is not None
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _run(self) -> Finished:
         os.set_blocking(self._output, False)
         pidfd = _pidfd(self._process.pid)
         with selectors.DefaultSelector() as selector:
@@ -182,12 +208,8 @@ class _Supervisor:
                 self._wait_once(selector, polling=pidfd is None)
         if pidfd is not None:
             os.close(pidfd)
-        # Not reaped yet, so its number cannot have become another process's group.
-        signal_group(self._process.pid, signal.SIGKILL)
         exit_code = self._process.wait()
         self._drain()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
         return Finished(exit_code=exit_code, stopped=self._stopped)
 
     def _wait_once(self, selector: selectors.BaseSelector, *, polling: bool) -> None:
@@ -201,10 +223,18 @@ class _Supervisor:
         reason = self._switch.reason or ("timeout" if timed_out else None)
         if reason is not None and self._stopped is None:
             self._stopped, self._kill_at = reason, now + self._grace_s
-            signal_group(self._process.pid, signal.SIGTERM)
+            self._tell(b"X" if reason in _AT_ONCE else b"T")
         elif self._kill_at is not None and now >= self._kill_at:
             self._kill_at = now + self._grace_s
-            signal_group(self._process.pid, signal.SIGKILL)
+            self._tell(b"K")
+            if reason in _AT_ONCE:  # the keeper itself does not react
+                self._process.kill()
+
+    def _tell(self, order: bytes) -> None:
+        """Write to the keeper's control."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(order)
 
     def _wait_limit(self, polling: bool) -> float | None:
         """Seconds until something is due by the clock."""

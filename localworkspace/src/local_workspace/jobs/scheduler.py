@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from local_workspace import threads
 from local_workspace.jobs import model
 from local_workspace.jobs.libraries import failure
 from local_workspace.jobs.model import FINAL, WAITING, Ending, Run, TaskRun
@@ -54,7 +57,11 @@ class Limits:
 
 
 class Scheduler:
-    """Owns all active runs. A decision is saved before it is carried out or shown."""
+    """Owns all active runs. A decision is saved before it is carried out or shown.
+
+    Where the disk does not take it, the decision waits in memory and is saved again and again, and nothing
+    new is begun for that run meanwhile; no thread ends by it.
+    """
 
     def __init__(
         self,
@@ -70,8 +77,8 @@ class Scheduler:
         self._runs: dict[int, Run] = {}
         self._switches: dict[int, StopSwitch] = {}
         self._workers: set[threading.Thread] = set()
+        self._unsaved: dict[int, Run] = {}
         self._closing = False
-        self._thread = threading.Thread(target=self._loop, name="job-scheduler", daemon=True)
 
     def start(self) -> None:
         """Settle the runs that a stopped server left active, then begin."""
@@ -79,7 +86,7 @@ class Scheduler:
             for task in run.tasks:
                 self._end_leftover(task)
             self._store.save(_lost(run))
-        self._thread.start()
+        threads.begin("job-scheduler", self._loop, essential=True)
 
     def _end_leftover(self, task: TaskRun) -> None:
         """Kill what outlived its server of a task: the group only if its leader is still that process."""
@@ -103,32 +110,43 @@ class Scheduler:
                 self._put(replace(run, stop="cancel"))
                 self._changed.notify()
 
+    def lose(self, task_run_id: str) -> None:
+        """End a task run whose engine has gone, as lost. Harmless when it is over."""
+        with self._changed:
+            switch = self._switches.get(int(task_run_id)) if task_run_id.isdigit() else None
+            if switch is not None:
+                switch.throw("lost")
+
     def active_runs(self, job_id: int) -> int:
         """The number of runs of a job that have not ended."""
         with self._changed:
             return sum(run.job_id == job_id for run in self._runs.values())
 
     def close(self) -> None:
-        """End all processes and settle their runs."""
+        """End all processes and settle their runs. The platform goes away: there is no grace."""
         with self._changed:
             self._closing = True
             for switch in self._switches.values():
                 switch.throw("shutdown")
             self._changed.notify()
             workers = list(self._workers)
+        deadline = time.monotonic() + self._limits.grace_s + 1  # keepers end what is left when we are gone
         for worker in workers:
-            worker.join(2 * self._limits.grace_s + 1)
+            worker.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
-            for run in self._runs.values():
-                self._store.save(_lost(run))
+            for run in [*self._unsaved.values(), *map(_lost, self._runs.values())]:
+                with _said(f"The end of run {run.run_id}"):
+                    self._store.save(run)
             self._runs.clear()
 
     def _loop(self) -> None:
         with self._changed:
             while not self._closing:
+                for run in list(self._unsaved.values()):
+                    self._put(run)
                 for run in list(self._runs.values()):
                     self._advance_safely(run)
-                self._changed.wait(_TICK_S if self._timed() else None)
+                self._changed.wait(_TICK_S if self._timed() or self._unsaved else None)
 
     def _advance_safely(self, run: Run) -> None:
         """One run's defect must not stop all others."""
@@ -144,8 +162,14 @@ class Scheduler:
         )
 
     def _put(self, run: Run) -> None:
-        """Keep and save a new version of a run."""
-        self._store.save(run)
+        """Keep and save a new version of a run; what cannot be saved now is saved later."""
+        again = run.run_id in self._unsaved
+        self._unsaved[run.run_id] = run
+        with _said(
+            "" if again else f"The state of run {run.run_id}, kept in memory until the disk takes it,"
+        ):
+            self._store.save(run)
+            del self._unsaved[run.run_id]
         if run.active:
             self._runs[run.run_id] = run
         else:
@@ -211,12 +235,10 @@ class Scheduler:
                 self._set(run_id, replace(task, life="QUEUED"))
             return
         self._set(run_id, replace(task, life="PENDING", start_time=now_ms()))
+        if run_id in self._unsaved:  # a server that dies now must know of the process
+            return
         switch = self._switches[task.run_id] = StopSwitch()
-        worker = threading.Thread(
-            target=self._work, args=(run_id, task.run_id, switch), name=f"run-{task.run_id}", daemon=True
-        )
-        self._workers.add(worker)
-        worker.start()
+        self._workers.add(threads.begin(f"run-{task.run_id}", self._work, run_id, task.run_id, switch))
 
     def _set(self, run_id: int, task: TaskRun) -> None:
         """Replace one task of a run."""
@@ -280,7 +302,7 @@ class Scheduler:
         """One process of a task run, from its start to its end."""
         if switch.reason is not None:
             return Finished(exit_code=-signal.SIGTERM, stopped=switch.reason)
-        process = start(launch)
+        process = start(launch, self._limits.grace_s)
         self._update(
             run_id,
             task.run_id,
@@ -309,6 +331,7 @@ def _ending_of(finished: Finished, folder: Path) -> Ending:
         "cancel": model.CANCELED,
         "timeout": model.TIMED_OUT,
         "shutdown": model.LOST,
+        "lost": model.ENGINE_LOST,
     }
     if finished.stopped is not None:
         return by_reason[finished.stopped]
@@ -328,6 +351,16 @@ def _lost(run: Run) -> Run:
         for task in run.tasks
     )
     return replace(run, tasks=tasks, ending=ending, end_time=now, held=False)
+
+
+@contextlib.contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Pass over that something cannot be written, and say so; an empty `what` has been said already."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        if what:
+            threads.say(f"{what} could not be written: {type(error).__name__}: {error}")
 
 
 def _defect(error: Exception) -> Ending:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import uuid
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from typing import Any
 from databricks.sdk.service import sql as shapes
 from starlette.routing import Route
 
+from local_workspace import threads
 from local_workspace.engine import Engine, EngineSession
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, Json, route
@@ -106,8 +106,7 @@ class Statements:
             self._known[statement.id] = statement
             while len(self._known) > _KEPT and next(iter(self._known.values())).done.is_set():
                 self._known.popitem(last=False)
-        worker = threading.Thread(target=self._run, args=(statement,), name="statement", daemon=True)
-        worker.start()
+        threads.begin("statement", self._run, statement)
         if not statement.done.wait(wait_s) and call.body.get("on_wait_timeout") == "CANCEL":
             self._cancel(statement)
         return statement.response()
@@ -157,7 +156,7 @@ class Statements:
             try:
                 session.close()
             except Exception as error:  # noqa: BLE001 - the statement's outcome is decided already
-                print(f"A session could not be closed: {error}", file=sys.stderr)  # noqa: T201 - server log
+                threads.say(f"A session could not be closed: {error}")
 
     def _evaluate(self, statement: _Statement, session: EngineSession) -> None:
         with self._lock:

@@ -1,0 +1,383 @@
+"""What must not get stuck or leak: full disks, daemons, keys of the starter, damaged files, a lost engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.service import jobs
+from local_workspace import WorkspaceError, WorkspaceInfo, WorkspaceOptions, spawn
+from local_workspace.jobs.model import Run, TaskRun
+from local_workspace.jobs.process import Launch, LogWriter
+from local_workspace.jobs.scheduler import Limits, Scheduler
+from local_workspace.jobs.store import RunStore
+from local_workspace.state import Database
+from lw_support import Programs, eventually, sdk
+
+LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def printed(client: WorkspaceClient, run_id: int, good: Callable[[str], bool] = bool) -> str:
+    task = (client.jobs.get_run(run_id).tasks or [])[0].run_id or 0
+    return str(eventually(lambda: client.jobs.get_run_output(task).logs or "", good))
+
+
+# --- a disk that is full for a while
+
+
+class FullDisk(Database):
+    """Records on a disk that takes nothing while `full` is set."""
+
+    full = False
+
+    def run(self, sql: str, *values: object) -> int:
+        if self.full:
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().run(sql, *values)
+
+
+class Rig:
+    """A scheduler of one slot, whose jobs end when a file appears."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.database = FullDisk(root / "state.db")
+        self.store = RunStore(self.database)
+        limits = Limits(processes=1, grace_s=0.2)
+        self.scheduler = Scheduler(self.store, root, self.prepare, limits, lambda _job: None)
+        self.scheduler.start()
+
+    def prepare(self, run: Run, _task: TaskRun, cwd: Path) -> Launch:
+        wait = f"import os, time\nwhile not os.path.exists({self.go(run.run_id)!r}): time.sleep(0.01)"
+        return Launch(argv=[sys.executable, "-c", wait], env={}, cwd=cwd, mark=str(cwd.parent))
+
+    def go(self, run_id: int) -> str:
+        return str(self.root / f"go-{run_id}")
+
+    def submit(self) -> int:
+        run_id, task_id = self.database.new_ids(2)
+        task = TaskRun(run_id=task_id, task_key="t", spec={})
+        run = Run(
+            run_id=run_id,
+            job_id=run_id,
+            name="r",
+            run_type="SUBMIT_RUN",
+            settings={},
+            tasks=(task,),
+            start_time=1,
+        )
+        self.scheduler.add(self.store.insert(None, 0, lambda: run)[0])
+        return run_id
+
+    def slots_taken(self) -> int:
+        return len(self.scheduler._switches)
+
+    def until(self, run_id: int, life: str) -> Run:
+        return eventually(lambda: self.store.get(run_id), lambda run: run.tasks[0].life == life)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Any:
+    made = Rig(tmp_path)
+    yield made
+    made.database.full = False
+    made.scheduler.close()
+    made.database.close()
+
+
+@pytest.mark.fault("A2")
+def test_a_run_that_ends_while_the_disk_is_full_ends(rig: Rig) -> None:
+    first, second = rig.submit(), rig.submit()
+    rig.until(first, "RUNNING")
+    rig.database.full = True
+    Path(rig.go(first)).touch()
+    eventually(rig.slots_taken, lambda count: count == 0)
+    assert rig.store.get(first).tasks[0].life == "RUNNING"  # what is shown is what is on record
+    rig.database.full = False
+    assert (rig.until(first, "TERMINATED").ending or pytest.fail("no ending")).result == "SUCCESS"
+    rig.until(second, "RUNNING")
+    Path(rig.go(second)).touch()
+    rig.until(second, "TERMINATED")
+
+
+@pytest.mark.fault("A2")
+def test_a_cancel_while_the_disk_is_full_ends_the_run(rig: Rig) -> None:
+    run_id = rig.submit()
+    rig.until(run_id, "RUNNING")
+    rig.database.full = True
+    rig.scheduler.cancel(run_id)
+    eventually(rig.slots_taken, lambda count: count == 0)
+    rig.database.full = False
+    eventually(lambda: rig.store.get(run_id).ending, lambda end: end is not None and end.result == "CANCELED")
+
+
+@pytest.mark.fault("A2")
+def test_nothing_begins_that_is_not_on_record(rig: Rig) -> None:
+    run_id = rig.submit()
+    rig.until(run_id, "RUNNING")
+    waiting = rig.submit()
+    rig.database.full = True
+    Path(rig.go(run_id)).touch()
+    eventually(rig.slots_taken, lambda count: count == 0)
+    assert not (rig.root / str(rig.store.get(waiting).tasks[0].run_id)).exists()
+    rig.database.full = False
+    rig.until(waiting, "RUNNING")
+    Path(rig.go(waiting)).touch()
+    rig.until(waiting, "TERMINATED")
+
+
+@pytest.mark.fault("A2")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_the_disk_does_not_take_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = LogWriter(tmp_path)
+    real = log._file
+    with Path("/dev/full").open("wb", buffering=0) as log._file:
+        log.write(b"lost")
+    assert "No space left" in capsys.readouterr().err
+    log._file = real
+    log.write(b"kept")
+    log.close()
+    assert (tmp_path / "log.1").read_bytes() == b"kept"
+
+
+@pytest.mark.fault("A2")
+def test_a_request_while_the_disk_is_full_is_told_to_come_again() -> None:
+    from local_workspace.http import api_error, error_reply
+
+    reply = error_reply(api_error(sqlite3.OperationalError("database or disk is full")))
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+
+
+# --- daemons
+
+_CLEARED = """
+import os, sys, time
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        program = "import os, time; os.write({}, str(os.getpid()).encode()); time.sleep(300)".format(writer)
+        os.set_inheritable(writer, True)
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", program], {})
+    os._exit(0)
+print(os.read(reader, 20).decode(), flush=True)
+"""
+
+
+@LINUX
+@pytest.mark.fault("A19")
+@pytest.mark.parametrize("how", ["cancel", "success", "killed"])
+def test_a_daemon_with_a_cleared_environment_ends_with_its_job(
+    client: WorkspaceClient, programs: Programs, how: str
+) -> None:
+    rest = {"cancel": "time.sleep(300)", "success": "", "killed": "os.kill(os.getpid(), 9)"}
+    run_id = programs.submit(_CLEARED + rest[how])
+    daemon = int(printed(client, run_id, lambda logs: logs.endswith("\n")))
+    if how == "cancel":
+        assert alive(daemon)
+        client.jobs.cancel_run(run_id)
+    run = programs.finish(run_id)
+    assert not alive(daemon)
+    assert run.state
+    results = jobs.RunResultState
+    expected = {"cancel": results.CANCELED, "success": results.SUCCESS, "killed": results.FAILED}
+    assert run.state.result_state == expected[how]
+    if how == "killed":
+        assert "SIGKILL" in (programs.output(run).error or "")
+
+
+@LINUX
+@pytest.mark.fault("A19")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_daemons_end_with_the_server(tmp_path: Path, how: signal.Signals) -> None:
+    with spawn(WorkspaceOptions(root=tmp_path / "w")) as server:
+        client = sdk(server.info)
+        program = tmp_path / "w" / "Workspace" / "p.py"
+        program.write_text(_CLEARED + "time.sleep(300)")
+        python = jobs.SparkPythonTask(python_file="/Workspace/p.py")
+        task = jobs.SubmitTask(task_key="t", spark_python_task=python)
+        run_id = client.jobs.submit(tasks=[task]).run_id or 0
+        daemon = int(printed(client, run_id, lambda logs: logs.endswith("\n")))
+        assert alive(daemon)
+        server.process.send_signal(how)
+        server.process.wait(60)
+        eventually(lambda: alive(daemon), lambda there: not there)
+
+
+# --- the keys of whoever started the server
+
+_STARTER = """
+import subprocess, sys
+command = [sys.executable, "-m", "local_workspace", *sys.argv[1:], "--json"]
+server = subprocess.Popen(command, stdin=subprocess.PIPE)
+sys.stdin.read()
+server.terminate()
+server.wait()
+"""
+# What a hostile job would try, on every process of the machine that it can name.
+_LOOK = """
+import glob, sys
+found = []
+for path in glob.glob("/proc/[0-9]*/environ"):
+    try:
+        if b"canary" + b"-5f3a" in open(path, "rb").read():
+            found.append(path)
+    except OSError:
+        pass
+print("looked", found)
+"""
+
+
+@LINUX
+@pytest.mark.fault("B2")
+def test_a_job_cannot_read_the_keys_of_who_started_the_server(tmp_path: Path) -> None:
+    root = tmp_path / "w"
+    starter = subprocess.Popen(
+        [sys.executable, "-c", _STARTER, "--root", str(root)],
+        env={**os.environ, "OPENAI_API_KEY": "canary" + "-5f3a"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert starter.stdout is not None
+        info = WorkspaceInfo.from_json(starter.stdout.readline())
+        assert b"canary" not in Path(f"/proc/{info.pid}/environ").read_bytes()
+        client = sdk(info)
+        (root / "Workspace" / "look.py").write_text(_LOOK)
+        python = jobs.SparkPythonTask(python_file="/Workspace/look.py")
+        task = jobs.SubmitTask(task_key="t", spark_python_task=python)
+        run_id = client.jobs.submit(tasks=[task]).run_id or 0
+        assert printed(client, run_id, lambda logs: logs.endswith("\n")) == "looked []\n"
+    finally:
+        starter.communicate(timeout=60)
+
+
+# --- damaged files
+
+
+@pytest.mark.fault("A17")
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("token", b"", "is empty"),
+        ("token", b"\xff\xfe\x00", "holds no token"),
+        ("token", b"two words", "holds no token"),
+        ("state.db", b"", "is damaged"),
+        ("state.db", b"\0" * 8192, "is damaged"),
+        ("state.db", b"no database " * 400, "is damaged"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    private = tmp_path / "w" / ".workspace"
+    private.mkdir(parents=True)
+    (private / name).write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "local_workspace", "--root", str(tmp_path / "w")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert f"{private / name} {said}" in done.stderr
+    assert "delete the file" in done.stderr or "move it" in done.stderr
+    assert (private / name).read_bytes() == content  # nothing is thrown away
+
+
+@pytest.mark.fault("A17")
+def test_records_that_are_damaged_later_are_named(tmp_path: Path) -> None:
+    from local_workspace.http import api_error
+
+    database = Database(tmp_path / "state.db")
+    database.close()
+    file = tmp_path / "state.db"
+    file.write_bytes(file.read_bytes()[:4096] + b"\xff" * (file.stat().st_size - 4096))
+    with pytest.raises((WorkspaceError, sqlite3.DatabaseError), match=r"state\.db is damaged"):
+        Database(file).rows("SELECT last FROM ids")
+    told = api_error(sqlite3.DatabaseError(f"{file} is damaged"))
+    assert (told.status, told.message) == (500, f"{file} is damaged")
+
+
+# --- the engine of a running workspace
+
+
+@LINUX
+@pytest.mark.fault("A1")
+def test_the_engine_of_a_running_workspace_is_killed(tmp_path: Path) -> None:
+    with spawn(WorkspaceOptions(root=tmp_path / "w")) as server:
+        client = sdk(server.info)
+        execute = client.statement_execution.execute_statement
+        execute("CREATE TABLE main.default.t AS SELECT 7 AS n", "local")
+        program = tmp_path / "w" / "Workspace" / "p.py"
+        program.write_text(
+            "from pyspark.sql import SparkSession\nimport time\nspark = SparkSession.builder.getOrCreate()\n"
+            "print(spark.range(3).count(), flush=True)\ntime.sleep(300)\n"
+        )
+        python = jobs.SparkPythonTask(python_file="/Workspace/p.py")
+        task = jobs.SubmitTask(task_key="t", spark_python_task=python)
+        run_id = client.jobs.submit(tasks=[task]).run_id or 0
+        printed(client, run_id)
+        os.kill(engine_of(server.info.pid), signal.SIGKILL)
+        run = eventually(lambda: client.jobs.get_run(run_id), lambda run: bool(run.end_time))
+        assert run.status.termination_details.type == jobs.TerminationTypeType.CLOUD_FAILURE
+        assert run.state.life_cycle_state == jobs.RunLifeCycleState.INTERNAL_ERROR
+        answer = execute("SELECT n FROM main.default.t", "local")
+        assert answer.result
+        assert answer.result.data_array == [["7"]]
+
+
+def engine_of(server: int) -> int:
+    """The engine is the server's only child that runs the whole time."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        command = (path.parent / "cmdline").read_bytes() if int(fields[1]) == server else b""
+        if command and b"keeper.py" not in command:
+            found.append(int(path.parent.name))
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.fault("A20")
+def test_a_stop_is_bounded_and_says_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from local_workspace import server
+
+    codes: list[int] = []
+    monkeypatch.setattr(server, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(server, "END_S", 0.0)
+    monkeypatch.setattr(server.os, "_exit", codes.append)
+    server._End().begin()
+    eventually(lambda: codes, bool)
+    said = capsys.readouterr().err
+    assert "it waits for: " in said
+    assert "has not stopped within" in said
+    assert codes == [1]
