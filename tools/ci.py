@@ -92,6 +92,7 @@ PARTS = (
         quick=(PYTHON, "-m", "tools.fuzz", "--inputs", "3000"),
         quick_minutes=1.5,
     ),
+    Part(name="test-llm", command=("make", "test-llm"), minutes=2),
     Part(name="sql-agent", command=("make", "sql-agent"), minutes=1),
     Part(name="house", command=(PYTHON, "tools/house.py", "--run"), minutes=1),
 )
