@@ -45,3 +45,50 @@ def test_current_user_is_the_user_of_scim(engine: Engine) -> None:
     session = engine.session()
     assert session.execute("SELECT current_user() AS me").table.to_pylist() == [{"me": USER}]
     session.close()
+
+
+@pytest.mark.fault("C5")
+def test_session_configuration_has_effect(connect: Callable[..., Any]) -> None:
+    for enabled in (True, False):
+        given = {"ansi_mode": enabled, "TIMEZONE": "Asia/Tokyo", "query_tags": "test:x"}
+        cursor = connect(session_configuration=given).cursor()
+        assert tuple(cursor.execute("SET ansi_mode").fetchone()) == ("ansi_mode", str(enabled))
+        assert cursor.execute("SELECT current_timezone()").fetchone()[0] == "Asia/Tokyo"
+        if enabled:
+            with pytest.raises(Exception, match="CAST_INVALID_INPUT"):
+                cursor.execute("SELECT CAST('x' AS INT)")
+        else:
+            assert cursor.execute("SELECT CAST('x' AS INT)").fetchone()[0] is None
+    with pytest.raises(Exception, match="Configuration no_such_thing is not available"):
+        connect(session_configuration={"no_such_thing": "1"})
+
+
+# Sixteen thousand million rows: no machine answers within a second.
+_ENDLESS = "SELECT count(*) FROM range(4000000000) a CROSS JOIN range(4) b WHERE a.id % 7 = b.id % 5"
+
+
+@pytest.mark.fault("C5")
+def test_statement_timeout_ends_a_statement(engine: Engine) -> None:
+    session = engine.session()
+    with pytest.raises(EngineError, match="ended after 1 seconds"):
+        session.execute(_ENDLESS, timeout=1)
+    session.execute("SET STATEMENT_TIMEOUT = 1")
+    with pytest.raises(EngineError) as caught:
+        session.execute(_ENDLESS)
+    assert (caught.value.condition, caught.value.sqlstate) == ("STATEMENT_TIMEOUT", "57014")
+    assert session.execute("SET statement_timeout").table.to_pylist()[0]["value"] == "1"
+    assert session.execute("SELECT 1 AS one").table.to_pylist() == [{"one": 1}]
+    with pytest.raises(EngineError, match="number of seconds"):
+        session.execute("SET STATEMENT_TIMEOUT = soon")
+    session.close()
+
+
+@pytest.mark.fault("D8")
+def test_complex_types_as_text(connect: Callable[..., Any]) -> None:
+    query = """SELECT array('a', NULL) AS a, map('k', array(1, 2)) AS m, 7 AS n,
+        named_struct('f', 'x', 'd', DATE'2026-01-02', 'p', CAST(1.50 AS DECIMAL(5, 2))) AS s"""
+    native = connect().cursor().execute(query).fetchone()
+    assert native["s"]["f"] == "x"
+    texts = connect(_use_arrow_native_complex_types=False).cursor().execute(query).fetchone()
+    assert (texts["a"], texts["m"], texts["n"]) == ('["a",null]', '{"k":[1,2]}', 7)
+    assert texts["s"] == '{"f":"x","d":"2026-01-02","p":1.50}'

@@ -5,7 +5,7 @@ Maintenance is done by delta-rs on the table's folder. What neither we nor Sail 
 
 from __future__ import annotations
 
-from . import alter, ddl, dml, inserts, show
+from . import alter, configuration, ddl, dml, inserts, show
 from .alter import with_delta
 from .errors import only_on_databricks, unsupported
 from .session import CatalogSession, Handlers, StatementResult
@@ -78,6 +78,7 @@ def _named(statement: Statement) -> str:
 
 HANDLERS: Handlers = (
     *ddl.HANDLERS,
+    *configuration.HANDLERS,
     *dml.HANDLERS,
     *inserts.HANDLERS,
     *show.HANDLERS,

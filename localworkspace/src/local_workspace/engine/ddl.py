@@ -1,4 +1,4 @@
-"""Schemas, views, USE, SET and DROP. The folder tree is the truth; the engine is told."""
+"""Schemas, views, USE and DROP. The folder tree is the truth; the engine is told."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from time import time
 
 from .catalog import ColumnInfo, ViewDefinition
 from .deltalog import arrow_sql_type
-from .errors import EngineError, catalog_not_found, only_on_databricks, table_not_found, unsupported
+from .errors import EngineError, catalog_not_found, only_on_databricks, table_not_found
 from .names import quote
-from .session import DYNAMIC_OVERWRITE, CatalogSession, Handlers, StatementResult
+from .session import CatalogSession, Handlers, StatementResult
 from .statements import Reader, Statement
 from .tables import already_exists, create_table, done
 
@@ -21,32 +21,6 @@ def use(session: CatalogSession, statement: Statement) -> StatementResult:
         return done()
     _ = reader.accept("SCHEMA") or reader.accept("DATABASE") or reader.accept("NAMESPACE")
     session.use(*session.namespace.schema_of(reader.name()))
-    return done()
-
-
-# Databricks SQL's own parameters (docs.databricks.com, "Configuration parameters"), and what they are here.
-_PARAMETERS = {"ANSI_MODE": "spark.sql.ansi.enabled", "TIMEZONE": "spark.sql.session.timeZone"}
-_WITHOUT_EFFECT = {"USE_CACHED_RESULT", "ENABLE_PHOTON", "STATEMENT_TIMEOUT", "MAX_FILE_PARTITION_BYTES"}
-# The leading words of a SET that sets one of them.
-PARAMETERS = rf"SET ({'|'.join([*_PARAMETERS, *sorted(_WITHOUT_EFFECT)])})( |$)"
-
-
-def set_configuration(session: CatalogSession, statement: Statement) -> str | StatementResult:
-    """SET key = value, for keys that the engine's own SET does not take; other forms are the engine's."""
-    if statement.starts("SET", "TIME", "ZONE"):
-        session.client.configure({"spark.sql.session.timeZone": statement.source(3).strip("'\"")})
-        return done()
-    if statement.starts("SET", "VAR") or statement.starts("SET", "VARIABLE"):
-        raise unsupported("SET VARIABLE")
-    key, equals, value = statement.text.strip()[3:].partition("=")
-    if key.strip().upper() in _WITHOUT_EFFECT and equals:
-        return done()
-    key = _PARAMETERS.get(key.strip().upper(), key)
-    if not equals or "." not in key:
-        return statement.text
-    if key.strip().lower() == DYNAMIC_OVERWRITE and "dynamic" in value.lower():
-        raise unsupported("Dynamic partition overwrite")
-    session.client.configure({key.strip(): value.strip().strip("'\"")})
     return done()
 
 
@@ -193,7 +167,6 @@ def _qualified(query: str, session: CatalogSession) -> str:
 HANDLERS: Handlers = (
     (r"USE ", use),
     (r"SET CATALOG ", use),
-    (r"SET [A-Z_]+(\W|$)", set_configuration),
     (r"CREATE (SCHEMA|DATABASE) ", create_schema),
     (r"DROP (SCHEMA|DATABASE) ", drop_schema),
     (r"CREATE CATALOG ", create_catalog),

@@ -214,6 +214,12 @@ def session_lost() -> EngineError:
     return EngineError.of("INVALID_HANDLE.SESSION_CHANGED", text, "HY000")
 
 
+def statement_timed_out(seconds: int) -> EngineError:
+    """Return the error of a statement that ran longer than it may."""
+    text = f"The statement was ended after {seconds} seconds (STATEMENT_TIMEOUT)."
+    return EngineError.of("STATEMENT_TIMEOUT", text, "57014")
+
+
 def unsupported(construct: str) -> EngineError:
     """Return the error for a construct that the quick engine lacks or would answer wrongly."""
     text = f"{construct} is not supported by the local workspace's quick engine. Use `--engine spark`."

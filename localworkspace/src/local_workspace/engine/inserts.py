@@ -15,7 +15,6 @@ from .dml import run_marked, write
 from .errors import EngineError, only_on_databricks, table_not_found, unsupported
 from .literals import string_literal
 from .names import TableName, quote
-from .rewrite import rewritten_query
 from .selects import sql_of
 from .session import CatalogSession, Handlers, StatementResult
 from .statements import Reader, Statement
@@ -61,6 +60,8 @@ def insert(session: CatalogSession, statement: Statement) -> str | StatementResu
         raise table_not_found(name.sql)
     if statement.starts("INSERT", "OVERWRITE"):
         session.check_overwrite(name, {})
+    if statement.starts("PARTITION", at=reader.at):
+        raise unsupported("INSERT … PARTITION")
     parts = read(statement, reader)
     if parts.on:
         return replace_on(session, name, info, parts)
@@ -81,7 +82,7 @@ def read(statement: Statement, reader: Reader) -> Insert:
     """Return the parts of an INSERT after the name of its table. Raises `EngineError` for what is not had."""
     head, alias, columns = statement.source(0, reader.at), "", None
     if statement.starts("PARTITION", at=reader.at):
-        raise unsupported("INSERT … PARTITION")
+        reader.at = statement.closing(reader.at + 1) + 1
     if reader.accept("AS") or statement.starts("REPLACE", at=reader.at + 1):
         alias = reader.name()[-1]
     if statement.starts("(", at=reader.at) and not _is_query(statement, reader.at + 1):
@@ -184,14 +185,22 @@ def replace_where(
     names = ", ".join(quote(column.name) for column in info.columns)
     rows = f"({_values(parts, given, info)}) AS {quote(name.name)} ({names})"
     query = f"SELECT * FROM {rows} WHERE {only_rows(parts.replace)}"  # noqa: S608 - as it was
-    query = rewritten_query(query, lambda text: session.client.sql(text).column_names)
+    query = session.rewritten(Statement.parse(query)).text
     text = f"{parts.head} REPLACE WHERE {only_true(parts.replace)} AND '{mark}' IS NOT NULL {query}"
     write(session, name, text)
     session.wrote(name)
+    return replaced(session, name, parts, before, mark)
+
+
+def replaced(
+    session: CatalogSession, name: TableName, parts: Insert, before: int, mark: str
+) -> StatementResult:
+    """Return how many rows a REPLACE WHERE has inserted, in the commit after `before` that holds `mark`."""
     for version, commit in session.tree.logs.commits_after(session.tree.location(name), before):
         if mark in commit:
-            replaced = f"SELECT count(*) AS n FROM {name.sql} VERSION AS OF {version} WHERE {parts.replace}"  # noqa: S608 - as it was
-            return inserted(session.client.sql(replaced).column("n")[0].as_py())
+            rows = f"{name.sql} VERSION AS OF {version} WHERE {parts.replace}"
+            counted = session.client.sql(f"SELECT count(*) AS n FROM {rows}")  # noqa: S608 - as it was
+            return inserted(counted.column("n")[0].as_py())
     return inserted(0)
 
 
@@ -210,15 +219,13 @@ def only_rows(predicate: str) -> str:
 def replace_on(session: CatalogSession, name: TableName, info: TableInfo, parts: Insert) -> StatementResult:
     """INSERT INTO name AS t REPLACE ON (t.k <=> s.k AND …) (query) AS s."""
     mark = uuid.uuid4().hex
-    given = _given(session, parts, [column.name.lower() for column in info.columns])
-    metrics = run_marked(session, name, as_merge(session, name, info, parts, given, mark), mark)
+    metrics = run_marked(session, name, as_merge(session, info, parts, mark), mark)
     return inserted(int(metrics.get("numTargetRowsInserted", 0)))
 
 
-def as_merge(
-    session: CatalogSession, name: TableName, info: TableInfo, parts: Insert, given: list[str], mark: str
-) -> str:
+def as_merge(session: CatalogSession, info: TableInfo, parts: Insert, mark: str) -> str:
     """Return the MERGE; its commit records `mark`."""
+    given = _given(session, parts, [column.name.lower() for column in info.columns])
     pairs = _equalities(parts)
     columns = range(len(info.columns))
     keys = [f"_k{index}" for index in range(len(pairs))]
@@ -232,13 +239,14 @@ def as_merge(
     to_delete = f"SELECT true, _o.*, {', '.join('NULL' for _ in columns)} FROM ({deleted}) AS _o"  # noqa: S608 - as it was
     heads = ", ".join(["_d", *keys, *rows])
     source = f"SELECT * FROM ({to_insert} UNION ALL {to_delete}) AS _u ({heads})"  # noqa: S608 - as it was
-    source = rewritten_query(source, lambda query: session.client.sql(query).column_names)
+    source = session.rewritten(Statement.parse(source)).text
     on = " AND ".join(f"_t.{quote(t)} {sign} _s.{key}" for (t, sign, _), key in zip(pairs, keys, strict=True))
     written = ", ".join(quote(column.name) for column in info.columns)
     values = ", ".join(f"_s.{row}" for row in rows)
-    merge = f"MERGE INTO {name.sql} AS _t USING ({source}) AS _s ON _s._d AND {on} AND '{mark}' IS NOT NULL"
+    merge = f"MERGE INTO {info.name.sql} AS _t USING ({source}) AS _s"
+    matching = f"ON _s._d AND {on} AND '{mark}' IS NOT NULL"
     insert_new = f"WHEN NOT MATCHED AND NOT _s._d THEN INSERT ({written}) VALUES ({values})"  # noqa: S608 - quoted
-    return f"{merge} WHEN MATCHED THEN DELETE {insert_new}"
+    return f"{merge} {matching} WHEN MATCHED THEN DELETE {insert_new}"
 
 
 def _equalities(parts: Insert) -> list[tuple[str, str, str]]:

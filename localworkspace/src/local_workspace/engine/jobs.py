@@ -14,7 +14,8 @@ from . import information_schema
 from .catalog import CatalogTree
 from .errors import EngineError, table_not_found
 from .names import TableName, quote
-from .session import CatalogSession, StatementResult, map_paths
+from .paths import map_paths
+from .session import CatalogSession, StatementResult
 from .statements import Statement, chains, split_name, tokenize
 from .tables import drop_left_out
 

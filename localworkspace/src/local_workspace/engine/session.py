@@ -19,22 +19,26 @@ from .errors import (
     operation_canceled,
     schema_not_found,
     session_lost,
+    statement_timed_out,
     table_not_found,
 )
-from .literals import bind, string_literal
+from .literals import bind
 from .names import Namespace, TableName, folded, quote
+from .paths import map_paths
 from .servers import EngineServer
-from .statements import Statement, Token, unquote_string
+from .statements import Statement
 from .wire import ConnectClient
 
 # Statements whose effects are all in the folder tree, and in the session's namespace.
 _LEAVES_NOTHING = re.compile(
     r"\s*(SELECT|WITH|VALUES|SHOW|DESCRIBE|DESC|EXPLAIN|INSERT|UPDATE|DELETE|MERGE|TRUNCATE|DROP|ALTER|"
-    r"OPTIMIZE|VACUUM|RESTORE|COMMENT|USE|CREATE\s+(OR\s+REPLACE\s+)?(TABLE|VIEW|SCHEMA|DATABASE))\b",
+    r"OPTIMIZE|VACUUM|RESTORE|COMMENT|USE|SET|CREATE\s+(OR\s+REPLACE\s+)?(TABLE|VIEW|SCHEMA|DATABASE))\b",
     re.IGNORECASE,
 )
 # The setting under which an overwrite keeps the partitions that it does not write to, in lower case.
 DYNAMIC_OVERWRITE = "spark.sql.sources.partitionoverwritemode"
+# The parameter of Databricks SQL that limits a statement, in seconds; 0 is no limit.
+STATEMENT_TIMEOUT = "STATEMENT_TIMEOUT"
 Parameters = Mapping[str, Any] | Sequence[Any] | None
 
 
@@ -82,12 +86,24 @@ class CatalogSession:
         self.lock = threading.RLock()
         self._ready = False
         self._awaits_schema = False
+        # Databricks SQL's parameters that were set, and the engine's settings, to be told to a new server.
+        self.parameters: dict[str, str] = {}
+        self._settings: dict[str, str] = {}
+
+    def set_configuration(self, settings: Mapping[str, str]) -> None:
+        """Change settings of the engine for this session."""
+        with self.lock:
+            self.begin()
+            self._settings.update(settings)
+            self.client.configure(dict(settings))
 
     def begin(self) -> None:
         """Prepare the engine's side of the session; later calls do nothing."""
         with self.lock:
             if not self._ready:
                 self.configure()
+                if self._settings:
+                    self.client.configure(self._settings)
                 self._ready = True
                 self.learn_schema(self.namespace.catalog, self.namespace.schema)
 
@@ -270,11 +286,17 @@ class EngineSession:
         return self._session.namespace
 
     def execute(
-        self, sql: str, parameters: Parameters = None, *, cancelled: Callable[[], bool] = lambda: False
+        self,
+        sql: str,
+        parameters: Parameters = None,
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        timeout: int | None = None,
     ) -> StatementResult:
         """Run one statement with `parameters` (`:name` or `?`) bound. Raises `EngineError`.
 
-        `cancelled` tells whether the caller has cancelled it already; later, `cancel` interrupts it.
+        `cancelled` tells whether the caller has cancelled it already; later, `cancel` interrupts it, and so
+        does the end of `timeout` seconds or of the session's STATEMENT_TIMEOUT.
         """
         if not sql.strip().rstrip(";").strip():
             raise EngineError.of(
@@ -288,7 +310,7 @@ class EngineSession:
             # What lives in the engine's session only, such as a temporary view, keeps it where it is.
             self._movable = self._movable and _LEAVES_NOTHING.match(sql) is not None
         try:
-            with self._session.client.statement():
+            with self._limited(timeout), self._session.client.statement():
                 if cancelled():  # asked after `cancel` can find the statement, so that no cancel gets lost
                     raise operation_canceled()
                 return self._session.run(sql, parameters)
@@ -296,6 +318,31 @@ class EngineSession:
             with self._guard:
                 self._running -= 1
             self.follow()  # it may be the last statement for a long time
+
+    @contextmanager
+    def _limited(self, timeout: int | None) -> Iterator[None]:
+        """Interrupt what runs within when its time is over."""
+        limits = [timeout or 0, int(self._session.parameters.get(STATEMENT_TIMEOUT, 0))]
+        seconds = min((limit for limit in limits if limit > 0), default=0)
+        over = threading.Event()
+
+        def end() -> None:
+            over.set()
+            with suppress(EngineError):  # the engine is gone, and the statement with it
+                self.cancel()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        try:
+            if seconds:
+                timer.start()
+            yield
+        except EngineError as error:
+            if over.is_set() and error.condition == "OPERATION_CANCELED":
+                raise statement_timed_out(seconds) from error
+            raise
+        finally:
+            timer.cancel()
 
     def follow(self) -> None:
         """Move to the server where sessions begin now, unless something runs or would be left behind."""
@@ -322,40 +369,3 @@ class EngineSession:
 def new_session_id() -> str:
     """Return an id for a Spark Connect session: the protocol wants a UUID."""
     return str(uuid.uuid4())
-
-
-_PATH_FORMATS = {"delta", "parquet", "csv", "json", "text", "avro", "binaryfile", "orc"}
-_PATH_CALLS = {"READ_FILES", "PATH"}
-
-
-def map_paths(statement: Statement, tree: CatalogTree) -> str:
-    """Return the statement's text with `/Volumes/…` paths mapped to the folder under the root.
-
-    Only where a path must stand: a text that happens to be a path is somebody's data.
-    """
-    text = statement.text
-    if "/Volumes/" not in text:
-        return text
-    pieces: list[str] = []
-    last = 0
-    for index, token in enumerate(statement.tokens):
-        mapped = _mapped(statement.tokens, index, tree)
-        if mapped is not None:
-            pieces += [text[last : token.start], mapped]
-            last = token.end
-    return "".join([*pieces, text[last:]])
-
-
-def _mapped(tokens: list[Token], index: int, tree: CatalogTree) -> str | None:
-    token = tokens[index]
-    before = tokens[index - 1] if index else None
-    further = tokens[index - 2] if index > 1 else None
-    if before is None or "/Volumes/" not in token.text:
-        return None
-    if token.kind == "quoted" and before.text == "." and further and further.name.lower() in _PATH_FORMATS:
-        return quote(tree.local_path(token.name))
-    if token.kind == "string" and (
-        before.upper == "LOCATION" or (before.text == "(" and further and further.upper in _PATH_CALLS)
-    ):
-        return string_literal(tree.local_path(unquote_string(token.text)))
-    return None

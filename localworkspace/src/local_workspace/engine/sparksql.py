@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from . import alter, commands, ddl, dml, inserts
+from . import alter, commands, configuration, dml, inserts
 from .errors import EngineError
 from .names import TableName, quote
 from .session import CatalogSession, Handlers, Parameters, StatementResult
@@ -118,18 +118,23 @@ def _marked(session: CatalogSession, text: str, mark: str) -> None:
 
 
 def insert(session: CatalogSession, statement: Statement) -> str | StatementResult:
-    """INSERT …: Delta's own returns no count."""
+    """INSERT …: Delta's own returns no count, and has no REPLACE ON."""
     reader = Reader(statement, 1)
     name = inserts.target(session, reader)
     if name is None:
         return statement.text
-    shape = session.tree.shape(name)
-    if shape is None:
+    info, shape = session.tree.info(name), session.tree.shape(name)
+    if info is None or shape is None:
         return statement.text  # Spark says what is wrong
-    mark = uuid.uuid4().hex
-    _marked(session, statement.text, mark)
+    mark, text, metric = uuid.uuid4().hex, statement.text, "numOutputRows"
+    parts = inserts.read(statement, reader)
+    if parts.on:
+        text, metric = inserts.as_merge(session, info, parts, mark), "numTargetRowsInserted"
+    _marked(session, text, mark)
+    if parts.replace:
+        return inserts.replaced(session, name, parts, shape.version, mark)
     metrics = dml.metrics_after(session, name, shape.version, mark)
-    return inserted(int(metrics.get("numOutputRows", 0)))
+    return inserted(int(metrics.get(metric, 0)))
 
 
 def truncate(session: CatalogSession, statement: Statement) -> StatementResult:
@@ -182,7 +187,7 @@ HANDLERS: Handlers = (
     (r"ALTER TABLE ", alter_table),
     (r"(OPTIMIZE|VACUUM|RESTORE|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", as_it_is),
     (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", as_it_is),
-    (ddl.PARAMETERS, ddl.set_configuration),
+    (configuration.PARAMETERS, configuration.set_configuration),
     (r"SET (?!CATALOG )", as_it_is),
     (r"(DECLARE|EXECUTE|BEGIN|RESET)( |$)", as_it_is),
     (r"(CREATE (OR REPLACE )?((TEMPORARY|TEMP) )?|DROP (TEMPORARY )?)FUNCTION ", as_it_is),

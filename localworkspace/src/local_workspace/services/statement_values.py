@@ -100,13 +100,13 @@ def _type(kind: Any) -> tuple[str, str]:
 def rows_of(table: Any) -> list[list[str | None]]:
     """All values of an Arrow table as strings, NULL as None."""
     columns = [
-        [_text(value, field.type) for value in column.to_pylist()]
+        [text_of(value, field.type) for value in column.to_pylist()]
         for column, field in zip(readable(table).itercolumns(), table.schema, strict=True)
     ]
     return [list(row) for row in zip(*columns, strict=True)] if columns else []
 
 
-def _text(value: Any, kind: Any) -> str | None:
+def text_of(value: Any, kind: Any) -> str | None:
     """A value's text; of arrays, maps and structs their JSON."""
     import pyarrow.types as is_a
 
@@ -136,14 +136,16 @@ def _json(value: Any, kind: Any) -> str:
     if value is None:
         return "null"
     if is_a.is_map(kind):
-        pairs = (f"{_quoted(_text(key, kind.key_type))}:{_json(item, kind.item_type)}" for key, item in value)
+        pairs = (
+            f"{_quoted(text_of(key, kind.key_type))}:{_json(item, kind.item_type)}" for key, item in value
+        )
         return "{" + ",".join(pairs) + "}"
     if is_a.is_struct(kind):
         pairs = (f"{_quoted(item.name)}:{_json(value[item.name], item.type)}" for item in kind)
         return "{" + ",".join(pairs) + "}"
     if is_a.is_nested(kind):
         return "[" + ",".join(_json(item, kind.value_type) for item in value) + "]"
-    text = _text(value, kind)
+    text = text_of(value, kind)
     if is_interval(kind):
         return _quoted(text)
     number = isinstance(value, int | decimal.Decimal) or (isinstance(value, float) and math.isfinite(value))

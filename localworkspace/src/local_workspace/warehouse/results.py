@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lz4.frame  # type: ignore[import-untyped] # ships no types
@@ -11,9 +12,10 @@ import pyarrow as pa
 import pyarrow.types as is_a
 from databricks.sql.thrift_api.TCLIService import ttypes
 
-from local_workspace.engine import CatalogTree, EngineError, TableInfo
+from local_workspace.engine import CatalogTree, EngineError, StatementResult, TableInfo
 from local_workspace.engine.intervals import interval_text, is_interval, readable
 from local_workspace.engine.literals import RawLiteral, string_literal
+from local_workspace.services.statement_values import text_of
 
 _TYPE = re.compile(r"[A-Za-z_ ]+(\(\s*\d+\s*(,\s*\d+\s*)?\))?")
 _INTEGER = re.compile(r"[+-]?\d+")
@@ -88,6 +90,17 @@ def presentable(table: Any) -> Any:
         for column, was, field in zip(readable(table).itercolumns(), table.schema, fields, strict=True)
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def complex_as_text(result: StatementResult) -> StatementResult:
+    """Return a result with arrays, maps and structs as JSON texts, for clients that do not want Arrow's."""
+    table = result.table
+    for index, field in enumerate(table.schema):
+        if is_a.is_nested(field.type):
+            values = readable(table.select([index])).column(0).to_pylist()
+            texts = pa.array([text_of(value, field.type) for value in values], pa.string())
+            table = table.set_column(index, pa.field(field.name, pa.string()), texts)
+    return replace(result, table=table)
 
 
 def _cast(column: Any, was: Any, kind: Any) -> Any:

@@ -82,11 +82,13 @@ class ThriftService:
     # --- sessions
 
     def OpenSession(self, req: Any) -> Any:  # noqa: N802 - Thrift's name
-        """Open a session in the initial catalog and schema, if given."""
+        """Open a session with the configuration, and in the initial catalog and schema, that are given."""
         namespace = req.initialNamespace
         try:
             session = self._sessions.open(
-                namespace.catalogName if namespace else None, namespace.schemaName if namespace else None
+                namespace.catalogName if namespace else None,
+                namespace.schemaName if namespace else None,
+                req.configuration or {},
             )
         except EngineError as error:
             return t.TOpenSessionResp(status=_failed(error), serverProtocolVersion=_VERSION)
@@ -126,12 +128,15 @@ class ThriftService:
         """Run a statement; small results come with the answer."""
         session = self._sessions.get(req.sessionHandle)
         literals = results.literals_of(req.parameters)
-        operation = self._sessions.start(
-            session,
-            lambda cancelled: _limited(
-                session.engine.execute(req.statement, literals, cancelled=cancelled), req.resultRowLimit
-            ),
-        )
+
+        def run(cancelled: Callable[[], bool]) -> StatementResult:
+            timeout = int(req.queryTimeout or 0)
+            result = session.engine.execute(req.statement, literals, cancelled=cancelled, timeout=timeout)
+            result = _limited(result, req.resultRowLimit)
+            types = req.useArrowNativeTypes
+            return result if types is None or types.complexTypesAsArrow else results.complex_as_text(result)
+
+        operation = self._sessions.start(session, run)
         operation.lz4 = bool(req.canDecompressLZ4Result)
         return self._started(req, operation, t.TExecuteStatementResp)
 

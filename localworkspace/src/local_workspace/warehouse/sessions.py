@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -13,6 +13,8 @@ from local_workspace.engine import Engine, EngineError, EngineSession, Statement
 # A Databricks SQL warehouse ends a session that nobody used for so long; nothing here is billed by the hour.
 IDLE_SECONDS = 8 * 3600.0
 
+# Settings of the protocol, which the connector sends with every session.
+_OF_THE_PROTOCOL = "spark.thriftserver."
 
 # What an operation does; its argument tells whether the operation has been cancelled meanwhile.
 Run = Callable[[Callable[[], bool]], StatementResult]
@@ -82,10 +84,20 @@ class Sessions:
         self._sessions: dict[bytes, WarehouseSession] = {}
         self._guard = threading.Lock()
 
-    def open(self, catalog: str | None, schema: str | None) -> WarehouseSession:
-        """A new session; raises `EngineError` when the initial catalog or schema does not exist."""
+    def open(
+        self, catalog: str | None, schema: str | None, configuration: Mapping[str, str]
+    ) -> WarehouseSession:
+        """A new session; raises `EngineError` when the catalog or a parameter does not exist."""
         self._expire()
-        session = WarehouseSession(self._engine.session(catalog=catalog, schema=schema), self._clock())
+        engine = self._engine.session(catalog=catalog, schema=schema)
+        try:
+            for key, value in configuration.items():
+                if not key.startswith(_OF_THE_PROTOCOL):
+                    engine.execute(f"SET {key} = {value}")
+        except BaseException:
+            engine.close()
+            raise
+        session = WarehouseSession(engine, self._clock())
         with self._guard:
             self._sessions[session.id] = session
         return session
