@@ -85,13 +85,13 @@ class Sessions:
         self._guard = threading.Lock()
 
     def open(
-        self, catalog: str | None, schema: str | None, configuration: Mapping[str, str]
+        self, catalog: str | None, schema: str | None, configuration: Mapping[str, str] | None = None
     ) -> WarehouseSession:
         """A new session; raises `EngineError` when the catalog or a parameter does not exist."""
         self._expire()
         engine = self._engine.session(catalog=catalog, schema=schema)
         try:
-            for key, value in configuration.items():
+            for key, value in (configuration or {}).items():
                 if not key.startswith(_OF_THE_PROTOCOL):
                     engine.execute(f"SET {key} = {value}")
         except BaseException:
