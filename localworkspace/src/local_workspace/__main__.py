@@ -62,6 +62,7 @@ def _print_text(info: WorkspaceInfo) -> None:
         f"Local workspace at {info.root}",
         f"  DATABRICKS_HOST={info.host}",
         f"  DATABRICKS_TOKEN={info.token}",
+        *([f"  REQUESTS_CA_BUNDLE={info.ca_file}"] if info.ca_file else []),
         f"  RLM_WAREHOUSE_HTTP_PATH={info.http_path}",
         "Ctrl+C stops it.",
     ]

@@ -36,9 +36,17 @@ def running(root: Path) -> WorkspaceInfo | None:
 
 def _answers(info: WorkspaceInfo) -> bool:
     import http.client
+    import ssl
     from urllib.parse import urlsplit
 
-    connection = http.client.HTTPConnection(urlsplit(info.host).netloc, timeout=5)
+    address = urlsplit(info.host).netloc
+    if info.ca_file:
+        trust = ssl.create_default_context(cafile=info.ca_file)
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            address, timeout=5, context=trust
+        )
+    else:
+        connection = http.client.HTTPConnection(address, timeout=5)
     try:
         headers = {"Authorization": f"Bearer {info.token}"}
         connection.request("GET", "/api/2.0/preview/scim/v2/Me", headers=headers)

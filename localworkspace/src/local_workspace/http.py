@@ -29,6 +29,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from local_workspace import threads
 from local_workspace.errors import ApiError, invalid
+from local_workspace.tls import Certificate
 
 # A client that pauses in its work must not find its connection closed under the next request.
 _KEEP_ALIVE_S = 600
@@ -263,7 +264,13 @@ class WorkspaceServer(uvicorn.Server):
     `on_ready` is called on the event loop once requests are answered, `on_end` when the end begins.
     """
 
-    def __init__(self, app: ASGIApp, on_ready: Callable[[], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        on_ready: Callable[[], None],
+        on_end: Callable[[], None],
+        trusted: Certificate | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -275,6 +282,8 @@ class WorkspaceServer(uvicorn.Server):
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_SHUTDOWN_S,
+                ssl_certfile=trusted.file if trusted else None,
+                ssl_keyfile=trusted.key if trusted else None,
             )
         )
         self._on_ready, self._on_end = on_ready, on_end

@@ -87,7 +87,7 @@ class Layout:
 
         path = self.private / "token"
         if not path.exists():
-            _write_private(path, "dapi" + secrets.token_hex(16))
+            write_private(path, "dapi" + secrets.token_hex(16))
         token = path.read_bytes().strip().decode("ascii", "replace")
         if not re.fullmatch(r"[!-~]{8,200}", token):
             found = "is empty" if not token else "holds no token (8 to 200 printable ASCII characters)"
@@ -104,7 +104,7 @@ class Layout:
 
     def write_server_file(self, text: str) -> None:
         """Publish the running server's description."""
-        _write_private(self.server_file, text)
+        write_private(self.server_file, text)
 
     def lock(self) -> TextIO:
         """Hold the workspace until the returned file is closed. Raises WorkspaceError when another does."""
@@ -144,7 +144,7 @@ class Layout:
         return inside(self.volumes, "/".join([*(part.lower() for part in parts[:3]), *parts[3:]]))
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Write a file whole or not at all; mode 0600."""
     temporary = path.with_suffix(".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -17,10 +17,11 @@ DEFAULT_MAX_PROCESSES = 4
 WAREHOUSE_ID = "local"
 WORKSPACE_ID = "1"
 CLUSTER_ID = "local"
-# All of the environment that the server, and what it starts, has: no key of whoever starts it is among these.
+# All of the environment that the server, and what it starts, has: no key of whoever starts it is in these.
 _KEPT = re.compile(
     "PATH|HOME|LANG|LC_.*|TZ|TMPDIR|USER|LOGNAME|SHELL|TERM|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON.*|"
-    "SSL_CERT_FILE|JAVA_HOME|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|RUST_LOG|COVERAGE_.*"
+    "SSL_CERT_FILE|REQUESTS_CA_BUNDLE|PIP_.*|(?i:(HTTPS?|ALL|NO)_PROXY)|"
+    "JAVA_HOME|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|RUST_LOG|COVERAGE_.*"
 )
 _CLEAN = "RLM_LOCAL_CLEAN"
 # The one user, of REST and SQL alike.
@@ -62,6 +63,7 @@ class WorkspaceOptions:
     catalogs: tuple[str, ...] = ("main",)
     model: str | None = None
     max_processes: int = DEFAULT_MAX_PROCESSES
+    tls: bool = False
 
     def __post_init__(self) -> None:
         for name in self.catalogs:
@@ -78,6 +80,7 @@ class WorkspaceOptions:
         arguments += ["--max-processes", str(self.max_processes)]
         arguments += [part for name in self.catalogs for part in ("--catalog", name)]
         arguments += ["--allow-faults"] if self.allow_faults else []
+        arguments += ["--tls"] if self.tls else []
         return arguments + (["--model", self.model] if self.model else [])
 
 
@@ -86,7 +89,8 @@ class WorkspaceInfo:
     """Address and identity of one running server.
 
     `host` is a URL (`http://127.0.0.1:PORT`), `http_path` the warehouse's path for the SQL connector,
-    `spark_connect` the engine's Spark Connect URL, `pid` the server's process.
+    `spark_connect` the engine's Spark Connect URL, `pid` the server's process. `ca_file` is the certificate
+    of a server with TLS, whose `host` begins with https.
     """
 
     host: str
@@ -96,6 +100,7 @@ class WorkspaceInfo:
     pid: int
     warehouse_id: str = WAREHOUSE_ID
     spark_connect: str = ""
+    ca_file: str = ""
 
     def __repr__(self) -> str:
         return f"WorkspaceInfo(host={self.host!r}, token='***', root={self.root!r}, pid={self.pid})"
@@ -120,6 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--root", type=Path, required=True, metavar="DIR", help="folder that holds everything"
     )
     parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1 (default: any free one)")
+    parser.add_argument("--tls", action="store_true", help="https, by a certificate that is printed")
     parser.add_argument("--allow-faults", action="store_true", help="serve the fault control at /_local/")
     parser.add_argument(
         "--engine",
@@ -152,4 +158,5 @@ def options_from(namespace: argparse.Namespace) -> WorkspaceOptions:
         catalogs=tuple(dict.fromkeys(catalogs)),
         model=namespace.model,
         max_processes=namespace.max_processes,
+        tls=namespace.tls,
     )

@@ -178,20 +178,23 @@ def _run(
     from local_workspace.http import WorkspaceServer
     from local_workspace.scripted_model import read_model
     from local_workspace.state import Database
+    from local_workspace.tls import certificate
     from local_workspace.workspace import Workspace
 
     model = read_model(options.model)
+    trusted = certificate(layout.private) if options.tls else None
     with contextlib.closing(Database(layout.private / "state.db")) as database:
         engine = starting.engine()
         info = WorkspaceInfo(
-            host=f"http://127.0.0.1:{listener.getsockname()[1]}",
+            host=f"{'https' if trusted else 'http'}://127.0.0.1:{listener.getsockname()[1]}",
             token=layout.token(),
             http_path=HTTP_PATH,
             root=str(layout.root),
             pid=os.getpid(),
             spark_connect=engine.connect_url,
+            ca_file=str(trusted.file) if trusted else "",
         )
-        workspace = Workspace.assemble(options, info, layout, database, engine, model)
+        workspace = Workspace.assemble(options, info, layout, database, engine, model, trusted)
 
         def announce() -> None:
             layout.write_server_file(info.to_json())
@@ -199,7 +202,8 @@ def _run(
 
         workspace.scheduler.start()
         try:
-            asyncio.run(WorkspaceServer(build(workspace), announce, end.begin).serve([listener]))
+            server = WorkspaceServer(build(workspace), announce, end.begin, trusted)
+            asyncio.run(server.serve([listener]))
         finally:
             workspace.scheduler.close()
 

@@ -13,6 +13,7 @@ from local_workspace.layout import Layout
 from local_workspace.options import WorkspaceInfo, WorkspaceOptions
 from local_workspace.scripted_model import ScriptedModel
 from local_workspace.state import Database
+from local_workspace.tls import Certificate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Workspace:
         database: Database,
         engine: Engine,
         model: ScriptedModel | None,
+        trusted: Certificate | None = None,
     ) -> Workspace:
         """A workspace with its job scheduler, which is not started yet."""
         launcher = Launcher(
@@ -44,6 +46,10 @@ class Workspace:
             secret=database.secret,
             host=info.host,
             token=info.token,
+            # Both names: one is requests', the other OpenSSL's.
+            trust=dict.fromkeys(("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), str(trusted.bundle))
+            if trusted
+            else {},
             spark_remote=engine.connect_url_of,
         )
         runs, limits = RunStore(database), Limits(processes=options.max_processes)

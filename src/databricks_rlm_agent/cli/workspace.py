@@ -39,6 +39,8 @@ def app_at(options: argparse.Namespace) -> Iterator[App]:
                 )
             )
             host, token = info.host, info.token
+            if info.ca_file:  # of a workspace with TLS: for requests, and for OpenSSL's users
+                os.environ |= dict.fromkeys(("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), info.ca_file)
             environ["RLM_WAREHOUSE_HTTP_PATH"] = info.http_path
         settings = from_environment(
             environ, model=getattr(options, "model", None), profile=getattr(options, "profile", None)

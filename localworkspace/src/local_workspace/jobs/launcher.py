@@ -5,18 +5,17 @@ from __future__ import annotations
 import functools
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from local_workspace.errors import ApiError
 from local_workspace.jobs import libraries, model, mounts
 from local_workspace.jobs.model import Run, TaskRun
-from local_workspace.jobs.process import Launch
+from local_workspace.jobs.process import Launch, start
 from local_workspace.jobs.references import NotSetError, References, value_file
 from local_workspace.jobs.scheduler import TaskRefusedError
 from local_workspace.layout import Layout
@@ -58,6 +57,7 @@ class Launcher:
     host: str
     token: str
     spark_remote: Callable[[str], str]
+    trust: Mapping[str, str] = field(default_factory=dict)
 
     def prepare(self, run: Run, task: TaskRun, cwd: Path) -> Launch:
         """The process for a task. Raises TaskRefusedError when there is nothing that could run."""
@@ -98,11 +98,12 @@ class Launcher:
     @functools.cached_property
     def mounts(self) -> bool:
         """Whether this system lets a job see the workspace's folders as `/Volumes` and `/Workspace`."""
+        if sys.platform != "linux":
+            return False
         with tempfile.TemporaryDirectory() as scratch:
             command = [*self._mounting(Path(scratch)), sys.executable, "-I", "-S", "-c", ""]
-            if sys.platform != "linux":
-                return False
-            return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603 - our own
+            with start(Launch(argv=command, env={}, cwd=Path(scratch), mark=""), grace_s=0) as process:
+                return process.wait() == 0
 
     def _mounting(self, scratch: Path) -> list[str]:
         folders = (scratch, self.layout.volumes, self.layout.workspace, self.layout.dbfs)
@@ -186,6 +187,7 @@ class Launcher:
             "SPARK_REMOTE": self.spark_remote(str(task.run_id)),
             "DATABRICKS_HOST": self.host,
             "DATABRICKS_TOKEN": self.token,
+            **self.trust,
             "RLM_VOLUMES_ROOT": str(self.layout.volumes),
             "RLM_WORKSPACE_ROOT": str(self.layout.workspace),
             "RLM_DBFS_ROOT": str(self.layout.dbfs),

@@ -7,6 +7,7 @@ import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from databricks.sdk.service import sql as shapes
 from starlette.routing import Route
@@ -216,7 +217,7 @@ def require_warehouse(warehouse_id: str) -> None:
 
 
 def _warehouse(host: str) -> shapes.EndpointInfo:
-    address, _, port = host.removeprefix("http://").partition(":")
+    address = urlsplit(host)
     return shapes.EndpointInfo(
         id=WAREHOUSE_ID,
         name="Local warehouse",
@@ -231,7 +232,7 @@ def _warehouse(host: str) -> shapes.EndpointInfo:
         creator_name=USER,
         health=shapes.EndpointHealth(status=shapes.Status.HEALTHY),
         odbc_params=shapes.OdbcParams(
-            hostname=address, port=int(port or 80), path=HTTP_PATH, protocol="http"
+            hostname=address.hostname, port=address.port, path=HTTP_PATH, protocol=address.scheme
         ),
     )
 
