@@ -79,6 +79,9 @@ def test_the_deployed_jobs_do_their_work(
     assert _code(finished) == "SUCCESS", _logs(client, finished)
     done = app.store.get("r1")
     assert done.fsm_state is State.SUCCEEDED
+    looked = _run_now(client, control, python_params=["doctor"])
+    assert _code(looked) == "SUCCESS", _logs(client, looked)
+    assert "✓ volume" in _logs(client, looked)
     assert done.outcome.answer == "Two."
     (request,) = app.ledger.requests("r1")
 
@@ -119,7 +122,10 @@ def test_a_control_plane_without_tables_fails_its_job(
     del control["tasks"][0]["libraries"]
     finished = _run_now(client, control, python_params=["--until-idle"])
     assert _code(finished) == "RUN_EXECUTION_ERROR"
-    assert "does not exist" in _logs(client, finished)
+    assert "rlm-agent init" in _logs(client, finished)
+    looked = _run_now(client, control, python_params=["doctor"])
+    assert _code(looked) == "RUN_EXECUTION_ERROR"
+    assert "✗ tables" in _logs(client, looked)
 
 
 def _environment(bundle: Bundle) -> dict[str, str]:
