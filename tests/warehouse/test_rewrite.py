@@ -261,7 +261,7 @@ def test_qualify_keeps_the_names_of_columns(session: EngineSession) -> None:
     text = (
         "SELECT upper('x'), id + 1, conv(id, 10, 16) AS c FROM range(3) QUALIFY rank() OVER (ORDER BY id) = 2"
     )
-    assert run(session, text) == [{"upper('x')": "X", "(id + 1)": 2, "c": "1"}]
+    assert run(session, text) == [{"upper(x)": "X", "(id + 1)": 2, "c": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -315,3 +315,38 @@ def test_functions_that_sail_lacks_in_dml(session: EngineSession) -> None:
         "id": [2, 3],
         "w": ["B", "c!"],
     }
+
+
+@pytest.mark.fault("C9")
+def test_qualify_keeps_names_and_functions(session: EngineSession) -> None:
+    session.execute("CREATE TABLE t AS SELECT 1 AS id, 'x' AS v, 200L AS n")
+    items = "upper(v), conv(n, 10, 16), id + 1, v || 'y', count(*)"
+    plain = session.execute(f"SELECT {items} FROM t GROUP BY id, v, n").table
+    qualified = session.execute(
+        f"SELECT {items} FROM t GROUP BY id, v, n QUALIFY row_number() OVER (ORDER BY id) = 1"
+    ).table
+    assert qualified.to_pylist() == plain.to_pylist()
+    assert qualified.column_names[:2] == ["upper(v)", "conv(n, 10, 16)"]
+    assert list(qualified.to_pylist()[0].values()) == ["X", "C8", 2, "xy", 1]
+
+
+@pytest.mark.fault("C1")
+@pytest.mark.reference_engine
+@pytest.mark.parametrize(
+    "expression",
+    ["2147483647 + 1", "-2147483648 - 1", "9223372036854775807 + id", "9223372036854775807 * 2", "sum(n)"],
+)
+def test_an_overflow_of_integers_is_an_error(session: EngineSession, expression: str) -> None:
+    session.execute("CREATE TABLE t AS SELECT 1L AS id, 9223372036854775807 AS n UNION ALL SELECT 2L, 1L")
+    with pytest.raises(EngineError, match="OVERFLOW"):
+        session.execute(f"SELECT {expression} AS x FROM t")
+
+
+@pytest.mark.fault("C1")
+@pytest.mark.parametrize("value", ["3000000000", "CAST(3000000000 AS BIGINT)", "1e10"])
+def test_a_value_out_of_range_is_not_cast(session: EngineSession, value: str) -> None:
+    session.execute("CREATE TABLE t (id INT)")
+    for statement in (f"SELECT CAST({value} AS INT)", f"INSERT INTO t SELECT {value}"):
+        with pytest.raises(EngineError, match="OVERFLOW"):
+            session.execute(statement)
+    assert session.execute("SELECT * FROM t").table.num_rows == 0

@@ -20,8 +20,6 @@ _DEFAULTS = {
     "USE_CACHED_RESULT": "true",
 }
 _OF_THE_ENGINE = {"ANSI_MODE": "spark.sql.ansi.enabled", "TIMEZONE": "spark.sql.session.timeZone"}
-# The leading words of a SET of one of them.
-PARAMETERS = rf"SET ({'|'.join(_DEFAULTS)})( |$)"
 
 
 def set_configuration(session: CatalogSession, statement: Statement) -> str | StatementResult:

@@ -53,7 +53,7 @@ def plain_selects(tree: Any, columns: Columns) -> Any:
         if joined:
             _expand_using(select, columns)
         _expand_all(select)
-        plain = _without_qualify(select)
+        plain = _without_qualify(select, columns)
         if select is tree:
             tree = plain
         elif plain is not select:
@@ -107,14 +107,22 @@ def _source(select: Any, name: str) -> Any:
     return next((each.this for each in (_from(select), *joins) if each.this.alias_or_name == name), None)
 
 
-def _probe(select: Any, table: Any, source: Any = None) -> str:
-    """Return a query without rows that has the columns of a star of a SELECT, or of one of its sources."""
+_SOURCES = ("from_", "from", "joins", "laterals")
+
+
+def _probe(select: Any, table: Any, source: Any = None, items: Sequence[Any] = ()) -> str:
+    """Return a query without rows that has the columns of a star of a SELECT, or of one of its sources, or
+    those of `items` in its place.
+    """
     from sqlglot import exp
 
-    probe = exp.Select(expressions=[exp.Column(this=exp.Star(), table=table.copy()) if table else exp.Star()])
+    star = exp.Column(this=exp.Star(), table=table.copy()) if table else exp.Star()
+    probe = exp.Select(expressions=[item.copy() for item in items] or [star])
     if source is not None:
         probe = probe.from_(source.copy())
-    for key in ("from_", "from", "joins", "laterals") if source is None else ():
+    for key in (*_SOURCES, *(("where", "group", "having", "windows") if items else ())):
+        if source is not None:
+            break
         if part := select.args.get(key):
             probe.set(key, [each.copy() for each in part] if isinstance(part, list) else part.copy())
     above = [select, *ancestors(select)]
@@ -219,18 +227,20 @@ def _aggregates(item: Any) -> bool:
     return any(call.name.lower() in _AGGREGATES for call in item.find_all(exp.Anonymous))
 
 
-def _without_qualify(select: Any) -> Any:
-    """Write QUALIFY as a filter around the query; its ORDER BY and LIMIT come after that."""
+def _without_qualify(select: Any, columns: Columns) -> Any:
+    """Write QUALIFY as a filter around the query; its ORDER BY and LIMIT come after that.
+
+    Columns keep the names that they have without it.
+    """
     from sqlglot import exp
     from sqlglot.transforms import eliminate_qualify
 
     if not select.args.get("qualify"):
         return select
-    for item in select.expressions:
-        if not isinstance(item, (exp.Alias, exp.Column)):  # named as Databricks names it
-            text = sql_of(item)
-            name = f"({text})" if isinstance(item, exp.Binary) else text
-            item.replace(exp.alias_(item.copy(), name, quoted=True))
+    unnamed = [item for item in select.expressions if not isinstance(item, (exp.Alias, exp.Column))]
+    names = columns(_probe(select, None, items=unnamed)) if unnamed else ()
+    for item, name in zip(unnamed, names, strict=True):
+        item.replace(exp.alias_(item.copy(), name, quoted=True))
     last = {key: select.args.get(key) for key in ("order", "limit", "offset") if select.args.get(key)}
     for key in last:
         select.set(key, None)

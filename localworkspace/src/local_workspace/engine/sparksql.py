@@ -187,7 +187,7 @@ HANDLERS: Handlers = (
     (r"ALTER TABLE ", alter_table),
     (r"(OPTIMIZE|VACUUM|RESTORE|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", as_it_is),
     (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", as_it_is),
-    (configuration.PARAMETERS, configuration.set_configuration),
+    (r"SET [A-Z_]+( =|$)", configuration.set_configuration),
     (r"SET (?!CATALOG )", as_it_is),
     (r"(DECLARE|EXECUTE|BEGIN|RESET)( |$)", as_it_is),
     (r"(CREATE (OR REPLACE )?((TEMPORARY|TEMP) )?|DROP (TEMPORARY )?)FUNCTION ", as_it_is),
