@@ -59,7 +59,7 @@ _NO = {"request": RetryAction.NO, "statement": RetryAction.NO}
 TABLE = (
     RetryRule(
         error=Unreachable,
-        seen="connection refused or dropped, no answer within 60 s, 500, 502, 503, 504",
+        seen="connection refused or dropped, no answer within 60 s, 500, 502, 503, 504, SQLSTATE 08",
         **_AGAIN,
         afterwards=_LATER,
     ),

@@ -33,9 +33,9 @@ def test_the_provider_does_the_next_step_and_answers_after_the_last() -> None:
     with serve(random.Random(1)) as provider:
         name, first = asked(provider, "Do all steps of storm-7-of-2.")
         assert (name, first["purpose"]) == ("run_python", "step 1")
-        name, second = asked(provider, 'Do all steps of storm-7-of-2. Last result: {"step": 1}')
+        name, second = asked(provider, 'Do all steps of storm-7-of-2. Last result: {"finished": 1}')
         assert (name, second["purpose"]) == ("run_python", "step 2")
-        name, answer = asked(provider, 'storm-7-of-2 {"step": 1} {"step": 2}')
+        name, answer = asked(provider, 'storm-7-of-2 {"finished": 1} {"finished": 2}')
         assert (name, answer["answer"]) == ("finish", "storm-7-of-2 is done.")
         assert (provider.asked, provider.refused) == (3, 0)
 

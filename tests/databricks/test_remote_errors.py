@@ -109,6 +109,9 @@ def test_a_fault_of_our_own_is_not_dressed_up() -> None:
     [
         ("[DELTA_CONCURRENT_APPEND.ROW_LEVEL_CHANGES] x", Conflict),
         ("[TABLE_OR_VIEW_NOT_FOUND] x", NotFound),
+        ("[ENGINE_UNAVAILABLE] The engine does not answer: refused SQLSTATE: 08006", Unreachable),
+        ("[SOME_CONDITION] The connection broke. SQLSTATE: 08S01", Unreachable),
+        ("[PARSE_SYNTAX_ERROR] near 'x_UNAVAILABLE]' SQLSTATE: 42601", Rejected),
         ("[INSUFFICIENT_PERMISSIONS] Insufficient privileges: SELECT", Forbidden),
         ("PERMISSION_DENIED: User does not have SELECT", Forbidden),
         ("Invalid access token", Unauthorized),

@@ -18,13 +18,13 @@ from typing import Any
 
 OUTAGES = ("429", "500", "page", "closed")
 _TAG = re.compile(r"storm-(\d+)-of-(\d+)")
-_DONE = re.compile(r'step\\*"?:? *(\d+)')
+_DONE = re.compile(r'finished\\*"?: *(\d+)')
 # The program of a step. Its effects are its own attempt's, so that one which is lost can be run again.
 _PROGRAM = """import pathlib, time, uuid
 pathlib.Path(rlm.path("ran-" + uuid.uuid4().hex)).touch()
 rows = spark.sql("SELECT {step} AS step").collect()
 time.sleep({seconds})
-rlm.finish({{"step": rows[0]["step"]}})
+rlm.finish({{"finished": rows[0]["step"]}})
 """
 
 

@@ -206,7 +206,7 @@ def problems_of(rig: Rig, runs: Sequence[str]) -> Iterator[str]:
 
 def _step_of(rig: Rig, row: Mapping[str, Any]) -> int:
     folder = rig.app.settings.namespace.attempt_dir(row["run_id"], row["iter_n"], row["attempt"])
-    return int(json.loads(rig.app.volume.get(f"{folder}/{RESULT}"))["value"]["step"])
+    return int(json.loads(rig.app.volume.get(f"{folder}/{RESULT}"))["value"]["finished"])
 
 
 def left_behind(root: Path) -> Iterator[str]:

@@ -31,6 +31,8 @@ _CONFLICT = re.compile(r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_
 _MISSING = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|CATALOG_NOT_FOUND|NO_SUCH_CATALOG")
 # A statement's own words, quoted in its error, must not pass for a refusal: conditions only.
 _DENIED = re.compile(r"PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS|INSUFFICIENT_PRIVILEGES")
+# Class 08 of the SQL standard: the connection, between the server and its engine too.
+_CONNECTION = re.compile(r"^\[\w+_UNAVAILABLE\]|SQLSTATE: 08\w{3}")
 _TOKEN = re.compile(r"invalid access token|UNAUTHENTICATED", re.IGNORECASE)
 
 
@@ -41,6 +43,8 @@ def classify_sql(text: str, *, where: str) -> RemoteError:
         return Conflict(line, where=where)
     if _MISSING.search(text):
         return NotFound(line, where=where)
+    if _CONNECTION.search(line):
+        return Unreachable(line, where=where, fix="The outcome is unknown.")
     if _DENIED.search(line):
         return Forbidden(line, where=where, fix=FIX_DENIED)
     if _TOKEN.search(line):
