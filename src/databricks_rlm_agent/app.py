@@ -23,7 +23,7 @@ from databricks_rlm_agent.controller.loop import ControlLoop
 from databricks_rlm_agent.controller.publish import Publisher, SubModels
 from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import Tick
-from databricks_rlm_agent.controller.worker_pool import Backoff, WorkerPool
+from databricks_rlm_agent.controller.worker_pool import WorkerPool
 from databricks_rlm_agent.controller.workflows import Workflows
 from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
@@ -162,7 +162,6 @@ class App:
             job_poller=JobPoller(jobs=self.jobs, clock=self.clock),
             worker_pool=WorkerPool(size=settings.planners),
             leases=Leases(store=leases, owner=self.controller, lease_s=settings.lease_s),
-            backoff=Backoff(clock=self.clock),
             clock=self.clock,
             new_id=self.new_id,
             batch=settings.batch,
@@ -187,6 +186,7 @@ class App:
             children=self._children,
             profiler=InputProfiler(volume=self.volume, catalog=self.catalog, sql=self._query_session),
             evidence=Evidence(volume=self.volume, catalog=self.catalog, sql=self._query_session),
+            namespace=self.settings.namespace,
             clock=self.clock,
         )
 

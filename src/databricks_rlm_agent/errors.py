@@ -20,6 +20,7 @@
         ├── AlreadyExists          1   a file or object is there already
         ├── Conflict               1   a concurrent writer won; read again and decide again
         ├── Throttled              1   asked to slow down (carries ``retry_after`` seconds)
+        │   └── ModelOutage        1   no model of the chain can answer now
         └── Rejected               1   the request itself was refused; sending it again is no use
 """
 
@@ -124,6 +125,10 @@ class Throttled(RemoteError):
     ) -> None:
         super().__init__(what, where=where, fix=fix)
         self.retry_after = retry_after
+
+
+class ModelOutage(Throttled):
+    """No model of the chain can answer now: throttled, overloaded, out of reach, or too slow."""
 
 
 class Rejected(RemoteError):

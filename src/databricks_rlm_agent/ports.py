@@ -49,7 +49,7 @@ class RunStore(Protocol):
         """One run; raise RunNotFound."""
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> Sequence[Run]:
-        """Take the leases that are still free and write the budgets, in one statement; return those won."""
+        """Take the leases that are still free, in one statement; return those won."""
 
     def request_cancel(self, run_id: str, *, reason: str) -> bool:
         """Put the intent to cancel a run on record, whoever holds it; False if it has ended already."""
@@ -128,6 +128,18 @@ class Catalog(Protocol):
         """The columns of a table: name and type; raise NotFound."""
 
 
+class CallRecorder:
+    """Keeps on record what a planner asks of models; this one keeps nothing. Safe to use from several
+    threads.
+    """
+
+    def asking(self, usage: Usage) -> None:
+        """Record a call before it is made, with what it will use at least; raise Conflict if none may be."""
+
+    def not_charged(self) -> None:
+        """Take back a call that no model has answered."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanningContext:
     """All that the planner is given for one iteration; ``model`` None means the controller's own.
@@ -135,7 +147,8 @@ class PlanningContext:
     ``last_value`` is what the last program gave to ``rlm.finish``: answers may quote it. ``budget`` is what
     this plan may still spend: ``calls_left``, ``tokens_left``, ``cost_left_usd``. ``sub_model`` is what
     programs may ask, ``children_left`` how many child runs may be spawned. ``lease_held`` tells whether
-    the run is still ours: if not, the planner must stop. ``review`` says why an action cannot be taken, or
+    the run is still ours: if not, the planner must stop. Every model call is given to ``record`` first: its
+    Conflict stops the planner too. ``review`` says why an action cannot be taken, or
     None; it may ask the workspace, so it is called from a thread that may wait.
     """
 
@@ -149,6 +162,7 @@ class PlanningContext:
     sub_model: str | None = None
     children_left: int = 0
     lease_held: Callable[[], bool] = lambda: True
+    record: CallRecorder = field(default_factory=CallRecorder)
     review: Callable[[Action], str | None] = lambda _action: None
 
 
@@ -215,6 +229,7 @@ def planning_context(
     run: Run,
     *,
     used_calls: int,
+    record: CallRecorder,
     sub_model: str | None = None,
     lease_held: Callable[[], bool] = lambda: True,
     review: Callable[[Action], str | None] = lambda _action: None,
@@ -225,11 +240,12 @@ def planning_context(
         iter_n=run.iter_n,
         mode=run.current_mode,
         capsule=run.capsule,
-        budget=run.budget.lent(run.lease_epoch, used=used_calls),
+        budget=run.budget.for_plan(used=used_calls),
         model=run.model,
         last_value=run.last_value,
         sub_model=sub_model,
         children_left=run.children_left,
         lease_held=lease_held,
+        record=record,
         review=review,
     )

@@ -190,6 +190,22 @@ WORKFLOWS = RetryPolicy(
     max_wait_s=20.0,
 )
 
+# A run that met a transient error is tried again by a later tick, after a pause that doubles with the time
+# that it has been waiting; one whose controllers die, after a pause that doubles with each death.
+FIRST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_CRASH_PAUSE_S = 0.2, 60.0, 300.0
+
+
+def pause_s(waited_s: float, *, retry_after_s: float | None, jitter: float) -> float:
+    """Return for how long a run is left alone that has waited so long already; ``jitter`` is 0 to 1."""
+    wait = min(max(FIRST_PAUSE_S, waited_s), LONGEST_PAUSE_S)
+    return max(retry_after_s or 0.0, wait * (0.5 + jitter / 2))
+
+
+def crash_pause_s(lapses: int) -> float:
+    """Return for how long a run is left alone when a further lease on it lapses after so many."""
+    return min(2.0 ** min(lapses - 1, 10), LONGEST_CRASH_PAUSE_S) if lapses else 0.0
+
+
 T = TypeVar("T")
 
 

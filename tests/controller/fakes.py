@@ -25,11 +25,12 @@ from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.publish import Publisher, SubModels
 from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import Tick, TickReport
-from databricks_rlm_agent.controller.worker_pool import Backoff, WorkerPool
+from databricks_rlm_agent.controller.worker_pool import WorkerPool
 from databricks_rlm_agent.controller.workflows import Workflows
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.layout import MANIFEST, RESULT, Namespace
 from databricks_rlm_agent.ports import FileEntry, ModelCall, PlanningContext, PlanResult, Row, Summary
+from databricks_rlm_agent.retry import crash_pause_s
 from databricks_rlm_agent.runs.actions import Action, RunPython
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
@@ -157,6 +158,16 @@ class World:
         self.cancels.append(job.key)
         job.cancelled = True
 
+    def on_record(self, run: Run) -> int:
+        """The calls that count for a run: those of its budget, and of the claims that have not reported."""
+        folder, last = f"{NAMESPACE.run_dir(run.run_id)}/planning", run.budget.recorded
+        while f"{folder}/{last + 1}.json" in self.files:
+            last += 1
+        if last == run.budget.recorded:
+            return run.budget.usage.calls
+        used = json.loads(self.files[f"{folder}/{last}.json"])["used"]
+        return run.budget.usage.calls + sum(each["calls"] for each in used.values())
+
     def table(self, kind: type[T]) -> list[T]:
         return [row for row in self.rows.values() if isinstance(row, kind)]
 
@@ -245,15 +256,17 @@ class FakeStore:
         now = self.world.now()
         for run in list(self.world.runs.values()):
             if run.lease_owner in owners and run.lease_expiry and run.lease_expiry >= now:
-                self._lease(run, now + timedelta(seconds=lease_s))
+                expiry = now + timedelta(seconds=lease_s)
+                self._lease(run, expiry, run.due_at and expiry + (run.due_at - run.lease_expiry))
 
     def release(self, *, owners: Sequence[str]) -> None:
         for run in list(self.world.runs.values()):
             if run.lease_owner in owners:
-                self._lease(run, self.world.now() - timedelta(microseconds=1))
+                self._lease(run, self.world.now() - timedelta(microseconds=1), None)
 
-    def _lease(self, run: Run, expiry: datetime) -> None:
-        self.world.runs[run.run_id] = replace(run, lease_expiry=expiry)  # no change of the run: same version
+    def _lease(self, run: Run, expiry: datetime, due_at: datetime | None) -> None:
+        # No change of the run: same version.
+        self.world.runs[run.run_id] = replace(run, lease_expiry=expiry, due_at=due_at)
 
     def request_cancel(self, run_id: str, *, reason: str) -> bool:
         return self.gate("request_cancel", lambda: self.world.request_cancel(run_id, reason=reason))
@@ -289,7 +302,7 @@ class FakeStore:
         found = [
             self._read(run, reported=astuple(run.key) in reported)
             for run in self.world.runs.values()
-            if self._free(run) and (not only or run.run_id in only)
+            if self._free(run) and self._is_due(run) and (not only or run.run_id in only)
         ]
         wanted = [due for due in found if self._wanted(due, gap_s, asked)]
         return sorted(wanted, key=lambda due: due.order)[:limit]
@@ -317,6 +330,9 @@ class FakeStore:
         cancelled = run.cancel_reason is not None and not run.fsm_state.terminal
         return (run.fsm_state in CLAIMABLE or cancelled) and lapsed
 
+    def _is_due(self, run: Run) -> bool:
+        return run.due_at is None or run.due_at <= self.world.now() or run.cancel_reason is not None
+
     def _claim(self, runs: Sequence[Run], owner: str, lease_s: float, write_id: str) -> list[Run]:
         self.world.commits += 1
         expiry = self.world.now() + timedelta(seconds=lease_s)
@@ -325,8 +341,8 @@ class FakeStore:
             row = self.world.runs[seen.run_id]
             if row.version == seen.version and self._free(row):
                 lease = {"lease_owner": owner, "lease_expiry": expiry, "lease_epoch": row.lease_epoch + 1}
-                self.world.change(row, write_id=write_id, budget=seen.budget, **lease)
-                self.world.torn.get(row.run_id, {}).pop("budget", None)  # a claim writes it
+                due_at = expiry + timedelta(seconds=crash_pause_s(seen.lapses))
+                self.world.change(row, write_id=write_id, due_at=due_at, **lease)
                 claimed = self.world.runs[seen.run_id]
                 # As the store does it: the rest is as it was seen, so a later cancellation is not known yet.
                 lease = {name: getattr(claimed, name) for name in ("lease_owner", "lease_epoch", "version")}
@@ -340,7 +356,9 @@ class FakeStore:
             row = self.world.runs[run.run_id]
             seen = (run.version, run.lease_epoch, run.lease_owner)
             if (row.version, row.lease_epoch, row.lease_owner) == seen:
+                pause = None if run.pause_s is None else timedelta(seconds=run.pause_s)
                 free: dict[str, Any] = {"lease_owner": None, "lease_expiry": None}
+                free["due_at"] = pause and self.world.now() + pause
                 kept = {name: getattr(row, name) for name in ("cancel_reason", "item_revision", "created_at")}
                 stored = from_row(asdict(to_row(run)))  # what cannot be read again must not be written
                 self.world.torn.pop(run.run_id, None)
@@ -481,6 +499,7 @@ class ScriptedPlanner:
     model: str = "scripted"
 
     def plan(self, context: PlanningContext) -> PlanResult:
+        context.record.asking(Usage(calls=1))
         return self.gate("plan", lambda: self._plan(context))
 
     def summarize(self, context: PlanningContext, result: Result) -> Summary:
@@ -489,6 +508,7 @@ class ScriptedPlanner:
             call = ModelCall(model=self.model, purpose="summarizer", usage=Usage(calls=1), seconds=0.0)
             return Summary(delta=CapsuleDelta(digest="short"), calls=(call,))
 
+        context.record.asking(Usage(calls=1))
         return self.gate("summarize", act)
 
     def _call(self, context: PlanningContext, calls: int) -> None:
@@ -581,12 +601,13 @@ class Controller:
                 children=children,
                 profiler=InputProfiler(volume=volume, catalog=catalog, sql=NoSql()),
                 evidence=Evidence(volume=volume, catalog=catalog, sql=NoSql()),
+                namespace=NAMESPACE,
+                jitter=lambda: 1.0,
                 clock=self.now,
             ),
             job_poller=JobPoller(jobs=jobs, clock=self.now, at_once=1),
             worker_pool=worker_pool,
             leases=ManualLeases(store=store, owner=self.name, lease_s=LEASE_S),
-            backoff=Backoff(clock=self.now, jitter=lambda: 1.0),
             clock=self.now,
             new_id=world.new_id,
             batch=200,

@@ -105,9 +105,8 @@ class Families(FaultyFleet):
         self.check_progress(run)
 
     def check_spending(self, run: Run) -> None:
-        budget = run.budget
-        counted = budget.usage.calls + sum(budget.reserved.values()) + budget.on_loan.usage.calls
-        assert self.asked_below(run) <= counted <= budget.max_model_calls, (self.world.calls, run)
+        counted = self.world.on_record(run) + run.budget.on_loan.usage.calls
+        assert self.asked_below(run) <= counted <= run.budget.max_model_calls, (self.world.calls, run)
 
     def asked_below(self, run: Run) -> int:
         """The calls that a run and all below it have really made."""

@@ -229,9 +229,8 @@ class Fleet(RuleBasedStateMachine):
         self.check_ledgers()
 
     def check_run(self, run: Run) -> None:
-        budget = run.budget
-        counted = budget.usage.calls + sum(budget.reserved.values())
-        assert self.world.calls[run.run_id] <= counted <= budget.max_model_calls, (self.world.calls, run)
+        counted = self.world.on_record(run)
+        assert self.world.calls[run.run_id] <= counted <= run.budget.max_model_calls, (self.world.calls, run)
         self.check_progress(run)
 
     def check_progress(self, run: Run) -> None:

@@ -83,7 +83,7 @@ def test_what_children_spend_is_their_parents() -> None:
 
 def test_a_budget_that_is_too_small_for_children_is_a_refusal() -> None:
     world = World()
-    world.add("r1", budget=Budget(max_model_calls=17))
+    world.add("r1", budget=Budget(max_model_calls=1))
     settle(world, controller(world))
     assert world.runs["r1"].fsm_state is State.FAILED
     assert "there may be 0" in str(world.runs["r1"].outcome.reason)
@@ -239,8 +239,8 @@ def test_whenever_a_controller_dies_no_child_is_lost_or_made_twice(
         assert {run.run_id for run in roots} in (set(IDS), set() if cancel_at is not None else set(IDS)), at
         if cancel_at is None:
             assert world.runs["r1"].outcome.answer == "3", at
-        spent = world.runs["r1"].budget.usage.calls + sum(world.runs["r1"].budget.reserved.values())
-        assert spent >= sum(world.calls.values()), at  # what a dead controller asked counts in full
+        spent = world.runs["r1"].budget.usage.calls
+        assert spent >= sum(world.calls.values()), at  # what a dead controller asked counts
 
 
 def _manifest(world: World, run_id: str, iter_n: int) -> bytes:

@@ -80,8 +80,8 @@ def test_a_parent_that_waits_for_children_that_nobody_made_makes_them(after: boo
     assert world.runs["r1"].budget.usage.calls == sum(world.calls.values())
 
 
-def test_a_lost_controller_leaves_no_children_to_a_parent_that_may_not_have_them_any_more() -> None:
-    """What the lost one had reserved is missing to the next, which refuses what the first had granted."""
+@pytest.mark.fault("A3")
+def test_what_a_lost_controller_did_not_ask_is_not_missing_to_the_next() -> None:
     world = World(endings={(1, 1): Ending(spawned=TASKS)})
     world.add("r1", budget=Budget(max_model_calls=40))
     first = controller(world, BY_PROGRAM, failing("save", Killed()))
@@ -91,9 +91,8 @@ def test_a_lost_controller_leaves_no_children_to_a_parent_that_may_not_have_them
         first()
     world.now_s += 60
     settle(world, controller(world, BY_PROGRAM))
-    assert list(world.runs) == ["r1"]
-    refused = [row for row in world.table(EventRow) if row.kind == "refusal"]
-    assert len(refused) == 1
+    assert set(IDS) <= set(world.runs)
+    assert "refusal" not in kinds(world)
     assert world.violations == []
 
 

@@ -26,6 +26,8 @@ from fakes import (
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.errors import Conflict, RemoteError, Unreachable
 from databricks_rlm_agent.runs.actions import Finish
+from databricks_rlm_agent.runs.budget import Budget
+from databricks_rlm_agent.runs.fsm import State
 
 # Every way in which an attempt can end, a repair, a retry and a summary.
 SCRIPT = [
@@ -185,10 +187,10 @@ def test_a_controller_that_dies_again_and_again_gets_there_in_the_end() -> None:
 
     def mortal() -> Gate:
         calls: list[str] = []
-        life = 3 + 5 * (deaths % 5)
+        life = 3 + 7 * (deaths % 5)
 
         def fault(name: str, after: bool) -> None:
-            if not after:
+            if not after and name != "due":  # to wait costs no life
                 calls.append(name)
             if len(calls) == life:
                 raise Killed
@@ -205,11 +207,86 @@ def test_a_controller_that_dies_again_and_again_gets_there_in_the_end() -> None:
             world.now_s += LEASE_S
 
     controller = Controller(world=world, script=SCRIPT, gate=mortal())
-    settle(world, context, steps=400)
+    settle(world, context, steps=3_000)
     check_invariants(world)
     run = world.runs["r1"]
     assert deaths > 3
     assert {"r1": (run.fsm_state, run.outcome, run.iter_n, run.attempt, run.capsule)} == expected["runs"]
+
+
+@pytest.mark.fault("A3")
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_of_calls_that_nobody_made_none_is_counted_but_one_for_a_death_right_before_it(after: bool) -> None:
+    _, calls = baseline()
+    for at, name in enumerate(calls):
+        story = Story(at=at, after=after, happen=kill)
+        story.play()
+        run, made = story.world.runs["r1"], story.world.calls["r1"]
+        recorded = name.removeprefix("put ").removesuffix(".json").isdigit() and after
+        before_it = name in {"plan", "summarize"} and not after
+        assert run.budget.usage.calls == made + (recorded or before_it), f"killed at call {at}, {name}"
+
+
+@pytest.mark.fault("A3")
+@pytest.mark.parametrize("call", ["plan", "put entrypoint.py", "save"])
+def test_a_crash_loop_waits_and_does_not_spend(call: str) -> None:
+    """32 controllers die one after the other at the same point, the first 12 of them within five minutes."""
+    world = World()
+    world.add(budget=Budget(max_model_calls=40))
+    deaths: list[float] = []
+
+    while len(deaths) < 32:
+        try:
+            Controller(world=world, script=SCRIPT, name=world.new_id("c"), gate=Gate(fault=_at(call)))()
+        except Killed:
+            deaths.append(world.now_s)
+        world.now_s += 1
+    assert len([moment for moment in deaths if moment <= 300]) <= 12
+    settle(world, Controller(world=world, script=[Finish(answer="42")] * 2, name="last"), steps=400)
+    run = world.runs["r1"]
+    assert (run.fsm_state, run.outcome.answer) == (State.SUCCEEDED, "42")
+    # A call that is on record counts, though its controller has died before it could make it.
+    assert run.budget.usage.calls == world.calls["r1"] + (32 if call == "plan" else 0)
+
+
+@pytest.mark.fault("A3")
+def test_a_controller_that_was_held_up_asks_nothing_more() -> None:
+    world = World()
+    world.add()
+    heir = Controller(world=world, script=SCRIPT, name="heir")
+    asked: list[int] = []
+
+    def overtaken(name: str, after: bool) -> None:
+        if name == "put 1.json" and not after and not asked:
+            asked.append(world.calls["r1"])
+            world.now_s += LEASE_S + 1
+            heir()
+
+    Controller(world=world, script=SCRIPT, name="late", gate=Gate(fault=overtaken))()
+    assert (asked, world.calls["r1"]) == ([0], 1)
+    settle(world, heir)
+    assert world.runs["r1"].budget.usage.calls == world.calls["r1"]
+
+
+@pytest.mark.fault("A3")
+def test_a_controller_that_was_stopped_in_peace_keeps_nobody_waiting() -> None:
+    world = World()
+    world.add()
+    for _ in range(5):
+        stopped = Controller(world=world, script=SCRIPT, name=world.new_id("c"), gate=Gate(fault=_at("plan")))
+        with pytest.raises(Killed):
+            stopped()
+        stopped.tick.leases.release()
+    Controller(world=world, script=SCRIPT)()
+    assert world.runs["r1"].fsm_state is State.EXECUTING
+
+
+def _at(call: str) -> Callable[[str, bool], None]:
+    def die(name: str, after: bool) -> None:
+        if name == call and not after:
+            raise Killed
+
+    return die
 
 
 def test_events_of_two_epochs_never_share_a_key() -> None:

@@ -28,8 +28,15 @@ from databricks_rlm_agent.controller.job_poller import OVERLAP_S, JobPoller
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.lease import RENEWALS_PER_LEASE, Leases, controller_of
 from databricks_rlm_agent.controller.tick import SingleRunTick
-from databricks_rlm_agent.controller.worker_pool import FIRST_S, LONGEST_S, AdvancedRun, Backoff, WorkerPool
+from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
 from databricks_rlm_agent.errors import NotFound, RemoteError, Throttled, Unreachable
+from databricks_rlm_agent.retry import (
+    FIRST_PAUSE_S,
+    LONGEST_CRASH_PAUSE_S,
+    LONGEST_PAUSE_S,
+    crash_pause_s,
+    pause_s,
+)
 from databricks_rlm_agent.runs.actions import Finish
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Due, Run, new_run
@@ -53,56 +60,45 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-# Backoff
+# Pauses
 
 
 def test_a_run_that_is_held_up_again_and_again_is_left_alone_for_longer_and_longer() -> None:
     clock = Clock()
-    backoff = Backoff(clock=clock, jitter=lambda: 1.0)
-    pauses = []
+    run, pauses = new_run("count", run_id="r1", clock=clock), []
     for _ in range(12):
-        assert backoff.over("r1")
-        backoff.failed("r1", retry_after_s=None)
-        begin = clock.now_s
-        while not backoff.over("r1"):
-            clock.now_s += 0.1
-        pauses.append(clock.now_s - begin)
-    assert pauses[0] == pytest.approx(FIRST_S, abs=0.11)
-    assert all(long >= short - 0.001 for short, long in pairwise(pauses))
-    assert pauses[-1] == pytest.approx(LONGEST_S, abs=0.11)
-    backoff.succeeded("r1")
-    backoff.failed("r1", retry_after_s=None)
-    clock.now_s += FIRST_S
-    assert backoff.over("r1")  # it begins anew
-    assert backoff.over("another")
+        run = run.waiting(
+            run.outcome,
+            waits_for="workspace",
+            reason="x",
+            now=clock(),
+            pause=lambda waited_s: pause_s(waited_s, retry_after_s=None, jitter=1.0),
+        )
+        assert run.pause_s is not None
+        pauses.append(run.pause_s)
+        clock.now_s += run.pause_s
+    assert pauses[0] == FIRST_PAUSE_S
+    assert all(long >= short for short, long in pairwise(pauses))
+    assert pauses[-1] == LONGEST_PAUSE_S
+    assert run.outcome.since == START.isoformat()
+    again = run.waiting(
+        run.outcome, waits_for="model", reason="y", now=clock(), pause=lambda waited_s: waited_s
+    )
+    assert (again.outcome.since, again.pause_s) == (clock().isoformat(), 0.0)  # it begins anew
 
 
 @given(st.floats(0, 1), st.none() | st.floats(0, 600), st.floats(-(10**6), 10**6))
-def test_a_pause_has_bounds_and_ends_whatever_the_clock_does(
-    jitter: float, retry_after_s: float | None, jump_s: float
+def test_a_pause_has_bounds_whatever_the_clock_does(
+    jitter: float, retry_after_s: float | None, waited_s: float
 ) -> None:
-    clock = Clock()
-    backoff = Backoff(clock=clock, jitter=lambda: jitter)
-    backoff.failed("r1", retry_after_s=retry_after_s)
-    assert not backoff.over("r1")
-    clock.now_s = max(retry_after_s or 0, FIRST_S) + 0.001
-    assert backoff.over("r1")
-    clock.now_s = jump_s
-    if jump_s < -1e-3:  # set back: a pause of a second must not become one of an hour
-        assert backoff.over("r1")
+    pause = pause_s(waited_s, retry_after_s=retry_after_s, jitter=jitter)
+    assert max(retry_after_s or 0.0, FIRST_PAUSE_S / 2) <= pause <= max(retry_after_s or 0.0, LONGEST_PAUSE_S)
 
 
-def test_what_is_long_past_is_forgotten() -> None:
-    clock = Clock()
-    backoff = Backoff(clock=clock, jitter=lambda: 1.0)
-    for number in range(100):
-        backoff.failed(f"r{number}", retry_after_s=None)
-    backoff.failed("r1", retry_after_s=None)  # for longer
-    clock.now_s += 2 * LONGEST_S
-    backoff.prune()
-    backoff.failed("r1", retry_after_s=None)
-    clock.now_s += FIRST_S + 0.001  # as at first
-    assert backoff.over("r1")
+@pytest.mark.fault("A3")
+def test_deaths_in_succession_are_waited_for_ever_longer() -> None:
+    pauses = [crash_pause_s(lapses) for lapses in (0, 1, 2, 3, 10_000)]
+    assert pauses == [0, 1, 2, 4, LONGEST_CRASH_PAUSE_S]
 
 
 # JobPoller

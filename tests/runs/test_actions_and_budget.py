@@ -137,19 +137,26 @@ def test_the_budget_names_what_is_used_up() -> None:
     assert budget.spend(Usage(calls=4, input_tokens=999)).exhausted(1, age_s=98) is None
 
 
-def test_calls_are_reserved_before_they_are_made() -> None:
-    budget = Budget(max_model_calls=30).reserve(7)
-    assert (budget.reserved, budget.calls_left) == ({7: PLAN_CALLS}, 30 - PLAN_CALLS)
-    assert budget.lent(7, used=3).calls_left == PLAN_CALLS - 3
-    assert budget.lent(8, used=0).calls_left == 0
-    assert budget.spend(Usage(calls=2)).settle(7).calls_left == 28
-    # The controller of epoch 7 is gone: the next one gets what is left, until the plan of 7 is found.
-    heir = budget.reserve(8)
-    assert heir.reserved == {7: PLAN_CALLS, 8: 30 - PLAN_CALLS}
-    assert "controllers that never reported" in str(heir.exhausted(1, age_s=0))
-    found = heir.adopt(7, Usage(calls=2))
-    assert (found.usage.calls, found.reserved) == (2, {8: 30 - PLAN_CALLS})
-    assert found.adopt(7, Usage(calls=2)) == found  # once
+def test_a_claim_may_make_a_bounded_number_of_calls() -> None:
+    budget = Budget(max_model_calls=30)
+    assert budget.for_plan(used=0).calls_left == PLAN_CALLS
+    spent = budget.spend(Usage(calls=3))
+    assert spent.for_plan(used=3).calls_left == PLAN_CALLS - 3
+    assert spent.spend(Usage(calls=26)).for_plan(used=0).calls_left == 1
+
+
+def test_the_claims_since_the_last_save_have_not_reported() -> None:
+    assert list(Budget().unreported(5)) == []  # a row of an earlier version does not tell
+    budget = Budget().reported(3)
+    assert list(budget.unreported(4)) == []
+    assert list(budget.unreported(7)) == [4, 5, 6]
+
+
+def test_a_plan_that_is_found_replaces_what_was_known_by_the_record() -> None:
+    known = Usage(calls=2, input_tokens=10, cost_usd=0.25)
+    budget = Budget().spend(Usage(calls=1)).spend(known)
+    plan = Usage(calls=2, input_tokens=12, output_tokens=5, cost_usd=0.5)
+    assert budget.adopt(plan, known=known).usage == Usage(calls=1) + plan
 
 
 def test_a_programs_time_is_reserved_and_bounded_by_what_is_left() -> None:

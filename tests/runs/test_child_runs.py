@@ -110,15 +110,14 @@ class Tree:
     def turn(self, node: Node, calls: int, *, lost: bool) -> None:
         """A controller's turn: it asks models, and may die before it can say so."""
         node.epoch += 1
-        node.budget = node.budget.reserve(node.epoch)
-        used = Usage(calls=min(calls, node.budget.lent(node.epoch, used=0).calls_left), input_tokens=1)
-        if used.calls:
-            node.planner += used
-            if not lost:
-                node.budget = node.budget.spend(used).settle(node.epoch)
-                return
-        if not lost:
-            node.budget = node.budget.settle(node.epoch)
+        used = Usage(calls=min(calls, node.budget.for_plan(used=0).calls_left), input_tokens=1)
+        node.planner += used
+        if lost:  # the next one counts what the record says, and then finds the plan
+            known = Usage(calls=used.calls)
+            node.budget = node.budget.spend(known).adopt(used, known=known)
+        else:
+            node.budget = node.budget.spend(used)
+        node.budget = node.budget.reported(node.epoch)
 
     def program(self, node: Node, part: float, seconds: float, *, killed: bool) -> None:
         """A program that uses a part of its allowance, or, where nobody knows, all of it."""

@@ -141,7 +141,7 @@ def test_a_run_comes_back_the_same(given_run: Any) -> None:
         ("last_request", json.dumps(REQUEST | {"submitted_at": "2026-01-01T00:00:00"})),
         ("last_result", "[1]"),
         ("budget", '{"executor_s": Infinity}'),
-        ("budget", '{"reserved": {"1": -9}}'),
+        ("budget", '{"reported_epoch": -9}'),
         ("outcome", '{"answer": 42}'),
         ("outcome", '{"mood": "good"}'),
         ("outcome", "[1]"),
@@ -195,7 +195,7 @@ def test_every_value_is_a_bound_parameter(name: str) -> None:
     assert set(re.findall(r":(\w+)", outside)) == parameters
     literals = set(re.findall(r"'([^']*)'", text))
     types = {json_shape(table) for table in ALL_TABLES} | {
-        "array<struct<run_id:string,version:bigint,budget:string>>"
+        "array<struct<run_id:string,version:bigint,pause_us:bigint>>"
     }
     assert literals <= types | {str(state) for state in State} | {"", ","}
     assert "?" not in text
@@ -222,7 +222,7 @@ def test_claims_compare_the_lease_with_the_clock_of_the_warehouse_and_fence_by_v
 def test_saves_are_fenced_and_release_the_lease() -> None:
     text = sql.save(NAMESPACE)
     assert "t.version = s.version AND t.lease_epoch = s.lease_epoch" in text
-    assert "lease_owner = NULL, lease_expiry = NULL, version = t.version + 1" in text
+    assert "lease_owner = NULL, lease_expiry = NULL, due_at = " in text
     assert "NOT MATCHED" not in text  # rows are created by insert alone
     sets = text.partition("UPDATE SET ")[2]
     assigned = re.findall(r"(\w+) = ", sets)

@@ -93,7 +93,7 @@ class Ingester:
 
     def _fold(self, run: Run, result: Result, journal: Journal) -> Run:
         delta = digest(result, purpose=run.last_request.purpose if run.last_request else "")
-        context = planning_context(run, used_calls=journal.usage.calls)
+        context = planning_context(run, used_calls=journal.usage.calls, record=journal.record)
         if is_long(result) and context.budget.calls_left and run.cancel_reason is None:
             summary = self.planner.summarize(context, result)
             journal.model_calls(summary.calls, iter_n=run.iter_n)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from databricks_rlm_agent.attempts.records import EVENTS_PER_EPOCH, EventRow, RequestRow, ResultRow
-from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.ports import Clock, ModelCall, PlannerNote
+from databricks_rlm_agent.errors import ModelOutage, RlmError
+from databricks_rlm_agent.ports import CallRecorder, Clock, ModelCall, PlannerNote
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.run import Run
 from databricks_rlm_agent.values import clip
@@ -21,9 +21,8 @@ log = logging.getLogger(__name__)
 class Journal:
     """Collects events, requests, results and child runs of one run in one epoch; a tick writes them.
 
-    ``usage`` is what models have used in this epoch; ``transient_error`` says that one kept the run where it
-    is, and ``retry_after_s`` how long the workspace asked us to wait. ``events`` are for people: nothing is
-    decided by them.
+    ``usage`` is what models have used in this epoch, ``record`` their calls' record; ``retry_after_s`` is how
+    long the workspace asked us to wait. ``events`` are for people: nothing is decided by them.
     """
 
     run_id: str
@@ -35,7 +34,7 @@ class Journal:
     results: list[ResultRow] = field(default_factory=list)
     children: list[Run] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    transient_error: bool = False
+    record: CallRecorder = field(default_factory=CallRecorder)
     retry_after_s: float | None = None
 
     def event(self, kind: str, **payload: Any) -> None:
@@ -87,5 +86,6 @@ class Journal:
 
     def transient(self, error: RlmError) -> None:
         """Record an error that may be gone the next time."""
-        self.transient_error, self.retry_after_s = True, getattr(error, "retry_after", None)
+        if not isinstance(error, ModelOutage):  # other runs may have another model
+            self.retry_after_s = getattr(error, "retry_after", None)
         self.event("passing_error", error=type(error).__name__, message=str(error))

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from databricks_rlm_agent.attempts.manifest import Closing, ClosingEvent, Manifest, PlanRecord
+from databricks_rlm_agent.controller.call_record import CallRecord
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.evidence import Evidence, refusal
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.publish import Publisher
-from databricks_rlm_agent.errors import InvalidData, RlmError
-from databricks_rlm_agent.layout import MANIFEST
+from databricks_rlm_agent.errors import InvalidData, ModelOutage, RlmError
+from databricks_rlm_agent.layout import MANIFEST, Namespace
 from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Planner, planning_context
-from databricks_rlm_agent.retry import is_transient
+from databricks_rlm_agent.retry import is_transient, pause_s
 from databricks_rlm_agent.runs.actions import Action, Ask, Finish, RunPython, RunSqlWorkflow, Spawn
+from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.fsm import Event, State
 from databricks_rlm_agent.runs.run import Run, RunOutcome
 from executor_harness.protocol import ChildTask
@@ -36,7 +39,9 @@ class RunAdvancer:
     children: Children
     profiler: InputProfiler
     evidence: Evidence
+    namespace: Namespace
     clock: Clock
+    jitter: Callable[[], float] = random.random
 
     def advance(
         self,
@@ -53,28 +58,48 @@ class RunAdvancer:
         about to. A transient error leaves the run at its last consistent state, to be claimed again; any
         other ends this run, and never the others of the tick.
         """
+        goes_on = replace(run, outcome=run.outcome.without_wait)
+        record = CallRecord(volume=self.publisher.volume, namespace=self.namespace, run=run)
+        journal.record = record
         claimed = _ClaimedRun(
-            advancer=self, run=run, journal=journal, may_race=lease_lapsed, lease_held=lease_held
+            advancer=self, run=goes_on, journal=journal, may_race=lease_lapsed, lease_held=lease_held
         )
         try:
+            claimed.account_for_the_lost(record)
             claimed.advance(reported=reported)
         except RlmError as error:
             if is_transient(error):  # anything else of ours ends the run with its reason
                 log.warning("%s The run stays as it is and is tried again.", error)
                 journal.transient(error)
+                claimed.run = self._waiting(claimed.run, run, error)
             else:
                 claimed.give_up(error)
         except Exception as error:  # a fault of our own: the run ends with it as its reason
             log.error("%r", error, exc_info=log.isEnabledFor(logging.INFO))
             claimed.give_up(RlmError(f"Internal error: {type(error).__name__}: {error}"))
-        return replace(claimed.run, budget=claimed.run.budget.settle(run.lease_epoch))
+        if not claimed.accounted:  # the next claim has to
+            return claimed.run
+        budget = claimed.run.budget.reported(run.lease_epoch, recorded=record.last)
+        return replace(claimed.run, budget=budget)
+
+    def _waiting(self, after: Run, before: Run, error: RlmError) -> Run:
+        """Return the run when it waits for what the error was about, since it first did."""
+        retry_after_s, jitter = getattr(error, "retry_after", None), self.jitter()
+        return after.waiting(
+            before.outcome,
+            waits_for="model" if isinstance(error, ModelOutage) else "workspace",
+            reason=str(error),
+            now=self.clock(),
+            pause=lambda waited_s: pause_s(waited_s, retry_after_s=retry_after_s, jitter=jitter),
+        )
 
 
 @dataclass(kw_only=True)
 class _ClaimedRun:
     """One claimed run while it is advanced. ``run`` is always at the last state that may be saved.
 
-    ``may_race``: another controller may have decided about the current attempt, or be about to.
+    ``may_race``: another controller may have decided about the current attempt, or be about to. ``lost`` is
+    what earlier claims have asked that never reported, by epoch.
     """
 
     advancer: RunAdvancer
@@ -82,6 +107,15 @@ class _ClaimedRun:
     journal: Journal
     may_race: bool
     lease_held: Callable[[], bool]
+    lost: dict[int, Usage] = field(default_factory=dict)
+    accounted: bool = False
+
+    def account_for_the_lost(self, record: CallRecord) -> None:
+        """Count what claims have asked that never reported, as far as their record tells."""
+        if self.run.budget.unreported(self.run.lease_epoch):
+            self.lost = record.take_over()
+            self.run = self.run.spent(sum(self.lost.values(), Usage()))
+        self.accounted = True
 
     def advance(self, *, reported: bool) -> None:
         # One that left the run in PLANNING after an error may have published a manifest before.
@@ -149,14 +183,11 @@ class _ClaimedRun:
         found = publisher.intent(run.key) if self.may_race else None
         if found is not None:
             self.journal.event("adopted_manifest", iter_n=run.iter_n, attempt=run.attempt)
-            if found.plan is not None:
-                self.run = replace(run, budget=run.budget.adopt(found.plan.epoch, found.plan.usage))
+            self._adopt(found.plan)
             return found
         if run.cancel_reason is not None:
             return self._closing(Event.CANCEL, RunOutcome(reason=run.cancel_reason))
-        used_up = run.budget.settle(run.lease_epoch).exhausted(
-            run.iter_n, age_s=run.age_s(self.advancer.clock())
-        )
+        used_up = run.budget.exhausted(run.iter_n, age_s=run.age_s(self.advancer.clock()))
         if used_up:
             return self._closing(Event.GIVE_UP, RunOutcome(reason=used_up))
         return publisher.publish_again(run) if run.attempt > 1 else self._planned()
@@ -167,6 +198,7 @@ class _ClaimedRun:
         context = planning_context(
             self.run,
             used_calls=self.journal.usage.calls,
+            record=self.journal.record,
             sub_model=self.advancer.publisher.models.of(self.run),
             lease_held=self.lease_held,
             review=self._review,
@@ -233,10 +265,13 @@ class _ClaimedRun:
 
     def _effective(self, intent: Manifest | Closing) -> Manifest | Closing:
         """Return the decision that is on record; if it is another's, count what that plan has cost."""
-        if intent.plan is not None and intent.plan.epoch != self.run.lease_epoch:
-            budget = self.run.budget.adopt(intent.plan.epoch, intent.plan.usage)
-            self.run = replace(self.run, budget=budget)
+        self._adopt(intent.plan)
         return intent
+
+    def _adopt(self, plan: PlanRecord | None) -> None:
+        """Count what the plan of a lost claim says that it used, in place of what its record says."""
+        if plan is not None and (known := self.lost.pop(plan.epoch, None)) is not None:
+            self.run = replace(self.run, budget=self.run.budget.adopt(plan.usage, known=known))
 
     def _submit(self, manifest: Manifest) -> None:
         row, last_request = self.advancer.publisher.submit(manifest)

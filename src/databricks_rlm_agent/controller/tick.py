@@ -11,7 +11,7 @@ from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.lease import Leases, controller_of
 from databricks_rlm_agent.controller.step import RunAdvancer
-from databricks_rlm_agent.controller.worker_pool import AdvancedRun, Backoff, WorkerPool
+from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
 from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
 from databricks_rlm_agent.runs.run import Due, Run
@@ -47,7 +47,6 @@ class Tick:
     job_poller: JobPoller
     worker_pool: WorkerPool
     leases: Leases
-    backoff: Backoff
     clock: Clock
     new_id: NewId
     batch: int
@@ -72,8 +71,6 @@ class Tick:
             self.leases.keep(self.worker_pool.holders())
             raise
         self.leases.keep(self.worker_pool.holders())
-        for done in advanced:
-            self._back_off(done)
         if fenced := len(advanced) - len(saved):
             log.warning(
                 "%d runs were taken over by another controller; their changes here were dropped", fenced
@@ -90,17 +87,11 @@ class Tick:
         due = self.store.due(
             limit=limit, gap_s=self.job_poller.gap_s(), asked=sorted(self.job_poller.asked), only=only
         )
-        self.backoff.prune()
-        candidates = [candidate for candidate in due if self._may_claim(candidate)]
+        # Not one that we advance already: its lease may have lapsed, and we would race with ourselves.
+        candidates = [
+            candidate for candidate in due if not self.worker_pool.is_advancing(candidate.run.run_id)
+        ]
         return self.job_poller.ready(candidates, complete=len(due) < limit)
-
-    def _may_claim(self, due: Due) -> bool:
-        """Not a run that we advance already: its lease may have lapsed, and we would race with ourselves.
-
-        Nor one that we back off from; but job runs that are only asked about come up seldom enough.
-        """
-        run_id = due.run.run_id
-        return not self.worker_pool.is_advancing(run_id) and (due.silent or self.backoff.over(run_id))
 
     def _claim(self, due: Sequence[Due]) -> None:
         for found in due:
@@ -110,7 +101,7 @@ class Tick:
         holder = self.leases.take()
         try:
             claimed = self.store.claim(
-                [_reserved(found.run) for found in due],
+                [found.run for found in due],
                 owner=holder,
                 lease_s=self.leases.lease_s,
                 write_id=self.new_id("w"),
@@ -167,12 +158,6 @@ class Tick:
             self.store.insert(children)
         return saved
 
-    def _back_off(self, done: AdvancedRun) -> None:
-        if done.journal.transient_error:
-            self.backoff.failed(done.after.run_id, retry_after_s=done.journal.retry_after_s)
-        else:
-            self.backoff.succeeded(done.after.run_id)
-
 
 @dataclass(kw_only=True)
 class SingleRunTick:
@@ -193,8 +178,3 @@ class SingleRunTick:
     def collect(self, *, wait_s: float | None = None) -> TickReport:
         """Record what is done, and begin nothing new."""
         return self.tick.collect(wait_s=wait_s)
-
-
-def _reserved(run: Run) -> Run:
-    """A run with the model calls of the coming epoch reserved."""
-    return replace(run, budget=run.budget.reserve(run.lease_epoch + 1))

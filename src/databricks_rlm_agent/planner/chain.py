@@ -20,7 +20,7 @@ from pydantic import PrivateAttr
 from databricks_rlm_agent.errors import ModelUnavailable, PlannerError, RlmError
 from databricks_rlm_agent.planner.script import Reply, Script
 from databricks_rlm_agent.planner.spending import Allowance, Prices, tokens_of
-from databricks_rlm_agent.ports import ModelCall
+from databricks_rlm_agent.ports import CallRecorder, ModelCall
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.values import clip
 
@@ -36,7 +36,8 @@ class Meter:
     """The bounds of one conversation with models, and the calls it made.
 
     ``max_calls`` bounds questions; ``allowance`` bounds tokens, cost and calls, of which a chain may make
-    several for a question. ``redact`` hides keys in errors.
+    several for a question. Each call is given to ``recorder`` before it is made. ``redact`` hides keys in
+    errors.
     """
 
     purpose: str
@@ -46,6 +47,7 @@ class Meter:
     redact: Callable[[str], str]
     allowance: Allowance
     prices: Prices
+    recorder: CallRecorder = field(default_factory=CallRecorder)
     asked: int = 0
     calls: list[ModelCall] = field(default_factory=list)
 
@@ -62,6 +64,12 @@ class Meter:
             left = left.less(call.usage)
         limit = left.reply_tokens(prompt_tokens, model=model, price=self.prices.of(model))
         return limit if limit < self.prices.reply_tokens(model) else None
+
+    def at_least(self, model: str, prompt_tokens: int) -> Usage:
+        """Return what a call uses if it is answered with nothing."""
+        price = self.prices.of(model)
+        cost = price.cost(input_tokens=prompt_tokens, output_tokens=0) if price else 0.0
+        return Usage(calls=1, input_tokens=prompt_tokens, cost_usd=cost)
 
     def record(
         self, model: str, started: float, usage: Usage, error: str | None = None, *, cost: float | None = None
@@ -119,6 +127,7 @@ class ChainModel(BaseLlm):
     ) -> LlmResponse | None:
         """One model's response, recorded; None with a further reason where it failed."""
         limit = self.meter.admit(link.model, prompt_tokens)
+        await asyncio.to_thread(self.meter.recorder.asking, self.meter.at_least(link.model, prompt_tokens))
         started = self.meter.clock()
         try:
             async with asyncio.timeout(self.meter.timeout_s):

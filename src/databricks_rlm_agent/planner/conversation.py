@@ -75,6 +75,8 @@ async def converse(
     """Talk until a decision, a failure or a fault is pending. Raise nothing."""
     try:
         await _talk(conversation, model, pending, redact)
+    except RemoteError as error:
+        pending.stop(error)
     except RlmError as error:
         pending.fail(clip(redact(str(error)), _REASON_CHARS))
     except Exception as error:  # noqa: BLE001 - recorded: a model's fault, of whatever class, ends no controller

@@ -186,6 +186,7 @@ class AdkPlanner:
             redact=self.models.redact,
             allowance=allowance,
             prices=self.models.prices,
+            recorder=context.record,
         )
 
 

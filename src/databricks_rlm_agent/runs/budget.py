@@ -1,7 +1,7 @@
 """The limits of a run and what it has spent. Pure: stored as JSON in ``run_state.budget``.
 
-Model calls are reserved by the claim, before anything is spent: what a controller used that died before it
-could report is thus never more than what it had reserved, and counts as spent until its plan is found.
+A claim may make ``PLAN_CALLS`` model calls at most. What a controller asked that died before it could report
+is known by the record that it leaves before every call (``controller.call_record``), or by its plan.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from databricks_rlm_agent.errors import InvalidData
 from executor_harness import protocol
@@ -42,6 +42,14 @@ class Usage(BaseModel):
             cost_usd=self.cost_usd + other.cost_usd,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=max(0, self.calls - other.calls),
+            input_tokens=max(0, self.input_tokens - other.input_tokens),
+            output_tokens=max(0, self.output_tokens - other.output_tokens),
+            cost_usd=max(0.0, self.cost_usd - other.cost_usd),
+        )
+
 
 class Share(BaseModel):
     """An amount of everything that a budget counts: what is lent to child runs, or what one has spent."""
@@ -67,10 +75,11 @@ class Budget(BaseModel):
     ``max_cost_usd`` None is no limit.
 
     ``usage`` is the planners', ``sub_usage`` that of the programs' own model calls; tokens and cost of both
-    count together. ``reserved`` holds, by lease epoch, the model calls of claims that have not reported yet.
-    ``reserved_s`` is the time-out of the job run that is on its way, ``on_loan`` what child runs at work
-    may spend. ``children`` counts the child runs that were made, and those below them once these have ended.
-    ``sub_concurrency`` is a child's part of the calls that a whole run may make at once.
+    count together. ``reported_epoch`` is the lease epoch that was saved last: the claims since then have not
+    reported; None where an earlier version wrote the row. The record of model calls is accounted for up to
+    its entry ``recorded``. ``reserved_s`` is the time-out of the job run that is on its way, ``on_loan`` what
+    child runs at work may spend. ``children`` counts the child runs that were made, and those below them once
+    these have ended. ``sub_concurrency`` is a child's part of the calls that a whole run may make at once.
     """
 
     # JSON knows no infinity: what is stored must be readable again.
@@ -92,14 +101,14 @@ class Budget(BaseModel):
     on_loan: Share = Share()
     sub_concurrency: int | None = Field(default=None, ge=1)
     executor_s: float = Field(default=0.0, ge=0)
-    reserved: dict[int, NonNegativeInt] = Field(default_factory=dict)
+    reported_epoch: int | None = Field(default=None, ge=0)
+    recorded: int = Field(default=0, ge=0)
     reserved_s: float = Field(default=0.0, ge=0)
 
     @property
     def calls_left(self) -> int:
-        """The planners' model calls that are neither used nor reserved."""
-        used = self.usage.calls + self.on_loan.usage.calls + sum(self.reserved.values())
-        return max(0, self.max_model_calls - used)
+        """The planners' model calls that are neither used nor on loan."""
+        return max(0, self.max_model_calls - self.usage.calls - self.on_loan.usage.calls)
 
     @property
     def sub_calls_left(self) -> int:
@@ -140,9 +149,9 @@ class Budget(BaseModel):
         )
 
     def spent(self) -> Share:
-        """All that is gone, or may be: what is reserved and never reported counts in full."""
+        """All that is gone, or may be."""
         own = Share(
-            usage=self.usage + Usage(calls=sum(self.reserved.values())),
+            usage=self.usage,
             sub_usage=self.sub_usage,
             executor_s=self.executor_s + self.reserved_s,
             children=self.children,
@@ -228,26 +237,27 @@ class Budget(BaseModel):
         lent = (part.usage.calls, part.sub_usage.calls, part.usage.input_tokens)
         return (child.max_model_calls, child.max_sub_calls, child.max_tokens) == lent
 
-    def reserve(self, epoch: int) -> Self:
-        """This budget with the model calls of one claim reserved, by the lease's epoch."""
-        calls = min(PLAN_CALLS, self.calls_left)
-        return self._reserving({**self.reserved, epoch: calls}) if calls else self
+    def reported(self, epoch: int, *, recorded: int = 0) -> Self:
+        """This budget when the claim of that epoch, and all before it, are accounted for."""
+        return self.model_copy(update={"reported_epoch": epoch, "recorded": recorded})
 
-    def settle(self, epoch: int) -> Self:
-        """This budget when a claim has reported: its reservation is over, what it used is in ``usage``."""
-        return self._reserving({key: calls for key, calls in self.reserved.items() if key != epoch})
+    def unreported(self, epoch: int) -> range:
+        """The epochs before ``epoch`` whose claims have not reported."""
+        return range(epoch if self.reported_epoch is None else self.reported_epoch + 1, epoch)
 
-    def adopt(self, epoch: int, usage: Usage) -> Self:
-        """This budget when the plan of a claim that never reported is found: what it used replaces its
-        reservation. Unchanged if that claim has reported.
+    def adopt(self, usage: Usage, *, known: Usage) -> Self:
+        """This budget when the plan of a claim that never reported is found: what the plan says that it used
+        replaces what was ``known`` of it by its record.
         """
-        return self.settle(epoch).spend(usage) if epoch in self.reserved else self
+        return self.model_copy(update={"usage": self.usage - known + usage})
 
-    def lent(self, epoch: int, *, used: int) -> Self:
-        """Return the rest of a plan's budget after ``used`` model calls, at most what its claim reserved."""
-        left = max(0, self.reserved.get(epoch, 0) - used)
+    def for_plan(self, *, used: int) -> Self:
+        """Return what a claim may still spend that has made ``used`` model calls, which are counted
+        already.
+        """
+        left = max(0, min(PLAN_CALLS - used, self.calls_left))
         calls = self.usage.calls + self.on_loan.usage.calls + left
-        return self.model_copy(update={"max_model_calls": calls, "reserved": {}})
+        return self.model_copy(update={"max_model_calls": calls})
 
     def starting(self, timeout_s: float) -> Self:
         """This budget when a job run has been submitted that may take so many seconds."""
@@ -265,7 +275,7 @@ class Budget(BaseModel):
         """Why a run of that age may not go on with iteration ``iter_n``, or None."""
         checks = (
             (iter_n > self.max_iterations, f"{self.max_iterations} iterations"),
-            (self.calls_left <= 0, f"{self.max_model_calls} model calls{self._lost()}"),
+            (self.calls_left <= 0, f"{self.max_model_calls} model calls"),
             (self.tokens_left <= 0, f"{self.max_tokens:,} tokens"),
             (self.cost_left_usd == 0, f"{self.max_cost_usd} US dollars"),
             (self.executor_left_s < 1, f"{self.max_executor_s:,.0f} seconds of job runs"),
@@ -276,13 +286,6 @@ class Budget(BaseModel):
 
     def _all_usage(self) -> Usage:
         return self.usage + self.sub_usage + self.on_loan.usage + self.on_loan.sub_usage
-
-    def _lost(self) -> str:
-        lost = sum(self.reserved.values())
-        return f" ({lost} of them reserved by controllers that never reported)" if lost else ""
-
-    def _reserving(self, reserved: dict[int, int]) -> Self:
-        return self.model_copy(update={"reserved": reserved})
 
 
 def _part(loan: Share, count: int) -> Share:

@@ -24,12 +24,23 @@ OVERRUN_S = 900
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcome:
-    """How a run ended, or what it waits for: an answer with its evidence, a reason, or a question."""
+    """How a run ended, or what it waits for: an answer with its evidence, a reason, or a question.
+
+    A run that met a transient error waits for ``waits_for`` (model, workspace) since ``since`` (ISO 8601)
+    because of ``reason``.
+    """
 
     answer: str | None = None
     evidence: str | None = None
     reason: str | None = None
     question: str | None = None
+    waits_for: str | None = None
+    since: str | None = None
+
+    @property
+    def without_wait(self) -> RunOutcome:
+        """This outcome when the run goes on."""
+        return self if self.waits_for is None else replace(self, reason=None, waits_for=None, since=None)
 
 
 class LastRequest(BaseModel):
@@ -66,7 +77,8 @@ class Run:
     """A run as the store holds it. ``version`` and ``lease_epoch`` are what compare-and-set compares.
 
     ``cancel_reason`` is somebody's intent to end the run; ``item_revision`` is the revision of the work item
-    that it carries out.
+    that it carries out. No controller takes a run before ``due_at``, which a save sets ``pause_s`` seconds
+    ahead by the warehouse's clock.
     """
 
     run_id: str
@@ -90,6 +102,8 @@ class Run:
     model: str | None
     cancel_reason: str | None = None
     item_revision: str | None = None
+    due_at: datetime | None = None
+    pause_s: float | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -132,6 +146,31 @@ class Run:
             iter_n=self.iter_n + 1,
             attempt=1,
         )
+
+    @property
+    def lapses(self) -> int:
+        """How many claims in succession have ended without a save: their controllers died, or could not
+        save.
+        """
+        return len(self.budget.unreported(self.lease_epoch + 1))
+
+    def waiting(
+        self,
+        before: RunOutcome,
+        *,
+        waits_for: str,
+        reason: str,
+        now: datetime,
+        pause: Callable[[float], float],
+    ) -> Run:
+        """This run when a transient error keeps it where it is, where it was due with the outcome ``before``.
+
+        ``pause`` gives the next pause after a time of waiting, both in seconds.
+        """
+        since = before.since if before.waits_for == waits_for else None
+        waited_s = (now - datetime.fromisoformat(since)).total_seconds() if since else 0.0
+        outcome = replace(self.outcome, reason=reason, waits_for=waits_for, since=since or now.isoformat())
+        return replace(self, outcome=outcome, pause_s=pause(waited_s))
 
     @property
     def children_left(self) -> int:
@@ -226,7 +265,7 @@ def new_run(
         version=0,
         write_id=None,
         capsule=Capsule.begin(task.strip(), inputs=inputs).model_copy(update={"checks": list(checks)}),
-        budget=budget or Budget(),
+        budget=(budget or Budget()).reported(0),
         last_request=None,
         last_result=None,
         outcome=RunOutcome(),

@@ -47,12 +47,18 @@ def _create_tables(session: SqlSession, namespace: Namespace) -> None:
 
 
 def _add_cancellation(session: SqlSession, namespace: Namespace) -> None:
-    table = namespace.table("run_state")
+    _add(session, namespace.table("run_state"), {"cancel_reason": "STRING", "item_revision": "STRING"})
+
+
+def _add_due_times(session: SqlSession, namespace: Namespace) -> None:
+    _add(session, namespace.table("run_state"), {"due_at": "TIMESTAMP"})
+
+
+def _add(session: SqlSession, table: str, wanted: dict[str, str]) -> None:
+    """Add the columns that a table lacks, by name and type."""
     present = {row["col_name"] for row in session.fetch(f"DESCRIBE TABLE {table}")}
-    if missing := [name for name in ("cancel_reason", "item_revision") if name not in present]:
-        session.execute(
-            f"ALTER TABLE {table} ADD COLUMNS ({', '.join(f'{name} STRING' for name in missing)})"
-        )
+    if missing := [f"{name} {kind}" for name, kind in wanted.items() if name not in present]:
+        session.execute(f"ALTER TABLE {table} ADD COLUMNS ({', '.join(missing)})")
 
 
 def _compact(session: SqlSession, namespace: Namespace) -> None:
@@ -68,6 +74,7 @@ MIGRATIONS = (
     Migration(number=2, summary="cancellation and item revisions", apply=_add_cancellation),
     Migration(number=3, summary="compaction of small files", apply=_compact),
     Migration(number=4, summary="model calls of programs", apply=_create_tables),
+    Migration(number=5, summary="due times", apply=_add_due_times),
 )
 
 

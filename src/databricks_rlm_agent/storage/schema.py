@@ -14,7 +14,7 @@ from typing import Any, ClassVar, get_type_hints
 
 from databricks_rlm_agent.attempts.records import EventRow, ModelCallRow, RequestRow, ResultRow
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SQL_TYPES = {str: "STRING", int: "BIGINT", float: "DOUBLE", datetime: "TIMESTAMP"}
 
 
@@ -63,6 +63,7 @@ class RunStateRow:
     model: str | None
     cancel_reason: str | None
     item_revision: str | None
+    due_at: datetime | None
     created_at: datetime
     updated_at: datetime
 
@@ -139,7 +140,7 @@ def _as_json(value: Any) -> Any:
         return value
     if value.tzinfo is None:
         raise ValueError("a timestamp without a time zone")
-    return (value - _EPOCH) // timedelta(microseconds=1)  # timestamp() would lose some to floating point
+    return (value - EPOCH) // timedelta(microseconds=1)  # timestamp() would lose some to floating point
 
 
 def _plain(hint: Any) -> type:

@@ -10,6 +10,8 @@ from databricks_rlm_agent.storage.schema import RowType, RunStateRow, columns, j
 
 _NOW_US = "unix_micros(current_timestamp())"
 _LEASE_FREE = "(lease_expiry IS NULL OR lease_expiry < current_timestamp())"
+# An intent to cancel is not kept waiting.
+_IS_DUE = "(due_at IS NULL OR due_at <= current_timestamp() OR cancel_reason IS NOT NULL)"
 _AGE_S = f"(({_NOW_US} - unix_micros(updated_at)) / 1000000.0)"
 # The poll schedule. A job run that nothing was heard of is asked about at ages of first_s seconds, twice
 # that, … 2**DOUBLINGS times that, then every EVERY * first_s. A factor of 1 to 1 + SPREAD on its age keeps
@@ -48,6 +50,7 @@ _NOT_SAVED = frozenset(
         "updated_at",
         "cancel_reason",  # somebody else's intent: a controller that knows nothing of it must not undo it
         "item_revision",
+        "due_at",
     }
 )
 
@@ -70,7 +73,7 @@ def due(namespace: Namespace) -> str:
     return (
         f"SELECT {names}, x.status AS reported_status FROM (SELECT *, {_AGE_S} * {SPREAD_FACTOR} AS age_s, "
         f"{SPREAD_FACTOR} AS spread FROM {namespace.table('run_state')} "
-        f"WHERE {_claimable()} AND {_LEASE_FREE} "
+        f"WHERE {_claimable()} AND {_LEASE_FREE} AND {_IS_DUE} "
         f"AND (:only = '' OR array_contains(split(:only, ','), run_id))) r "
         f"LEFT JOIN {_alive_children(namespace)} k ON r.run_id = k.parent_run_id "
         # Not grouped by its key: that would read the whole ledger. Who reads takes two rows for one.
@@ -110,17 +113,18 @@ def polls(age_s: str) -> str:
 def claim(namespace: Namespace) -> str:
     """Take the lease of the runs in ``:rows``, if their version is still the one seen and nobody holds them.
 
-    Expiry is compared with the warehouse's clock, never the controller's. The budget is written with the
-    claim: model calls are reserved before they are made.
+    Expiry is compared with the warehouse's clock, never the controller's. ``pause_us`` says for how long the
+    run is left alone should this lease lapse too.
     """
     return (
         f"MERGE INTO {namespace.table('run_state')} t USING "
-        f"{_rows('array<struct<run_id:string,version:bigint,budget:string>>')} s "
+        f"{_rows('array<struct<run_id:string,version:bigint,pause_us:bigint>>')} s "
         # A damaged row may have no version and no epoch: it is read as 0, and can be ended for its damage.
         f"ON t.run_id = s.run_id AND coalesce(t.version, 0) = s.version AND {_claimable('t.')} "
         f"AND (t.lease_expiry IS NULL OR t.lease_expiry < current_timestamp()) "
         f"WHEN MATCHED THEN UPDATE SET lease_owner = :owner, lease_epoch = coalesce(t.lease_epoch, 0) + 1, "
-        f"lease_expiry = timestamp_micros({_NOW_US} + :lease_us), budget = s.budget, "
+        f"lease_expiry = timestamp_micros({_NOW_US} + :lease_us), "
+        f"due_at = timestamp_micros({_NOW_US} + :lease_us + s.pause_us), "
         f"version = coalesce(t.version, 0) + 1, write_id = :write_id"
     )
 
@@ -150,7 +154,8 @@ def renew(namespace: Namespace) -> str:
     Not those that have lapsed: a renewal that was on its way must not undo a release.
     """
     return (
-        f"UPDATE {namespace.table('run_state')} SET lease_expiry = timestamp_micros({_NOW_US} + :lease_us) "
+        f"UPDATE {namespace.table('run_state')} SET lease_expiry = timestamp_micros({_NOW_US} + :lease_us), "
+        f"due_at = timestamp_micros({_NOW_US} + :lease_us + unix_micros(due_at) - unix_micros(lease_expiry)) "
         f"WHERE {_HELD} AND lease_expiry >= current_timestamp()"
     )
 
@@ -159,7 +164,7 @@ def release(namespace: Namespace) -> str:
     """End the leases of ``:owners``. The owner stays in the row: the next one must look for a manifest."""
     return (
         f"UPDATE {namespace.table('run_state')} "
-        f"SET lease_expiry = timestamp_micros({_NOW_US} - 1) WHERE {_HELD}"
+        f"SET lease_expiry = timestamp_micros({_NOW_US} - 1), due_at = NULL WHERE {_HELD}"
     )
 
 
@@ -167,6 +172,7 @@ def save(namespace: Namespace) -> str:
     """Compare-and-set the runs in ``:rows`` and release their leases in the same statement.
 
     The owner is compared too: who wrongly thinks that a claim was won has the winner's version and epoch.
+    ``due_at`` comes as a pause after the epoch of 1970: the time to which it is added is the warehouse's.
     """
     sets = ", ".join(
         f"{name} = {_landed(name, kind)}"
@@ -178,6 +184,7 @@ def save(namespace: Namespace) -> str:
         f"ON t.run_id = s.run_id AND t.version = s.version AND t.lease_epoch = s.lease_epoch "
         f"AND t.lease_owner <=> s.lease_owner "
         f"WHEN MATCHED THEN UPDATE SET {sets}, lease_owner = NULL, lease_expiry = NULL, "
+        f"due_at = timestamp_micros({_NOW_US} + s.due_at), "
         f"version = t.version + 1, write_id = :write_id, updated_at = current_timestamp()"
     )
 

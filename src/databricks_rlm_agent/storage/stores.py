@@ -7,21 +7,21 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Throttled, Unreachable
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import Row
-from databricks_rlm_agent.retry import RetryingSession
+from databricks_rlm_agent.retry import RetryingSession, crash_pause_s
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.parsing import M, parse
 from databricks_rlm_agent.runs.run import DamagedRun, Due, LastRequest, LastResult, Run, RunOutcome
 from databricks_rlm_agent.storage import sql
-from databricks_rlm_agent.storage.schema import RunStateRow, columns, distinct, one_per_key, to_json
+from databricks_rlm_agent.storage.schema import EPOCH, RunStateRow, columns, distinct, one_per_key, to_json
 from databricks_rlm_agent.values import clip
 
 # The executor's result counts more than what the controller had to conclude without one.
@@ -100,14 +100,14 @@ class DeltaRunStore:
         return [due_of(row) for row in one_per_key(rows, RunStateRow)]
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> list[Run]:
-        """Take the leases that are still free and write the budgets, in one statement; return those won."""
+        """Take the leases that are still free, in one statement; return those won."""
         seen = json.dumps(
             [
-                {"run_id": run.run_id, "version": run.version, "budget": run.budget.model_dump_json()}
+                {"run_id": run.run_id, "version": run.version, "pause_us": _micros(crash_pause_s(run.lapses))}
                 for run in runs
             ]
         )
-        values = {"rows": seen, "owner": owner, "lease_us": int(lease_s * 1_000_000), "write_id": write_id}
+        values = {"rows": seen, "owner": owner, "lease_us": _micros(lease_s), "write_id": write_id}
         # Lost or unknown: the read below settles which, and what was lost is due again later.
         with contextlib.suppress(Conflict, Unreachable, Throttled):
             changed = self._session.execute_once(sql.claim(self._namespace), values)
@@ -143,7 +143,7 @@ class DeltaRunStore:
 
     def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
         """Prolong all leases of these holders, in one statement."""
-        values = {"owners": ",".join(owners), "lease_us": int(lease_s * 1_000_000)}
+        values = {"owners": ",".join(owners), "lease_us": _micros(lease_s)}
         self._session.execute(sql.renew(self._namespace), values)
 
     def release(self, *, owners: Sequence[str]) -> None:
@@ -189,8 +189,12 @@ class DeltaRunStore:
         return {row["run_id"] for row in rows}
 
 
+def _micros(seconds: float) -> int:
+    return int(seconds * 1_000_000)
+
+
 def to_row(run: Run) -> RunStateRow:
-    """The row of a run."""
+    """The row of a run, with ``due_at`` as ``sql.save`` wants it."""
     return RunStateRow(
         run_id=run.run_id,
         item_id=run.item_id,
@@ -213,6 +217,7 @@ def to_row(run: Run) -> RunStateRow:
         model=run.model,
         cancel_reason=run.cancel_reason,
         item_revision=run.item_revision,
+        due_at=None if run.pause_s is None else EPOCH + timedelta(seconds=run.pause_s),
         created_at=run.created_at,
         updated_at=run.updated_at,
     )
