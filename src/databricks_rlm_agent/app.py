@@ -66,6 +66,7 @@ class App:
     environ: Mapping[str, str] = field(repr=False)
     host: str | None = None
     token: str | None = field(default=None, repr=False)
+    _writing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @cached_property
     def workspace(self) -> Workspace:
@@ -110,7 +111,10 @@ class App:
     def store(self) -> DeltaRunStore:
         """The runs."""
         return DeltaRunStore(
-            self.warehouse, self.settings.namespace, look_after_s=self.settings.suspect_after_s
+            self.warehouse,
+            self.settings.namespace,
+            look_after_s=self.settings.suspect_after_s,
+            writing=self._writing,
         )
 
     @cached_property
@@ -154,7 +158,7 @@ class App:
     def tick(self) -> Tick:
         """One pass of the control plane; see ``publish_harness``."""
         settings = self.settings
-        leases = DeltaRunStore(self._lease_session, settings.namespace)
+        leases = DeltaRunStore(self._lease_session, settings.namespace, writing=self._writing)
         return Tick(
             store=self.store,
             ledger=self.ledger,

@@ -10,7 +10,7 @@
     ├── InvalidData                1   a manifest, result, capsule or row that does not parse
     ├── PlannerError               1   the planner could not produce an action
     │   ├── ScriptExhausted        1   a scripted model was asked for more than its script holds
-    │   └── ModelUnavailable       1   every model of the chain failed
+    │   └── ModelUnavailable       1   every model of the chain has refused
     └── RemoteError                1   a workspace answered with an error
         ├── Unreachable            3   no answer: host, network or time-out
         │   └── NeverReached       3   not one answer since we started: a wrong address, not a transient error
@@ -76,7 +76,7 @@ class ScriptExhausted(PlannerError):
 
 
 class ModelUnavailable(PlannerError):
-    """Every model of the chain failed."""
+    """Every model of the chain has refused: asking again is no use."""
 
 
 class RemoteError(RlmError):

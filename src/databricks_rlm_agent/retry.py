@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from tenacity import (
+    AsyncRetrying,
     RetryCallState,
     Retrying,
     retry_if_exception,
@@ -22,6 +23,7 @@ from databricks_rlm_agent.errors import (
     AlreadyExists,
     Conflict,
     Forbidden,
+    ModelOutage,
     NeverReached,
     NotFound,
     Rejected,
@@ -70,6 +72,13 @@ TABLE = (
         request=RetryAction.AGAIN_AFTER,
         statement=RetryAction.AGAIN_AFTER,
         afterwards=f"{_LATER}, not before `Retry-After` is over",
+    ),
+    RetryRule(
+        error=ModelOutage,
+        seen="no model of the chain answers: 429, 5xx, refused, no answer in time, a page that is no JSON",
+        request=RetryAction.AGAIN_AFTER,
+        statement=RetryAction.NO,
+        afterwards="the run waits for the model, as `status` shows, and asks again at a later tick",
     ),
     RetryRule(
         error=Conflict,
@@ -131,6 +140,17 @@ class RetryPolicy:
         ``on_retry`` is called with the error before every wait. It stops before a wait that would go past
         ``max_elapsed_s``: a long ``Retry-After`` is for the loop.
         """
+        return Retrying(sleep=sleep, **self._options(repeats, on_retry))
+
+    def retrying_async(self, sleep: Callable[[float], Awaitable[None]]) -> AsyncRetrying:
+        """The same for a coroutine."""
+        return AsyncRetrying(sleep=sleep, **self._options())
+
+    def _options(
+        self,
+        repeats: Callable[[BaseException], bool] | None = None,
+        on_retry: Callable[[BaseException], None] | None = None,
+    ) -> dict[str, Any]:
         backoff = wait_random_exponential(multiplier=self.first_wait_s, max=self.max_wait_s)
 
         def wait(state: RetryCallState) -> float:
@@ -141,14 +161,13 @@ class RetryPolicy:
             if on_retry is not None and error is not None:
                 on_retry(error)
 
-        return Retrying(
-            retry=retry_if_exception(repeats or self.repeats),
-            stop=stop_after_attempt(self.attempts) | stop_before_delay(self.max_elapsed_s),
-            wait=wait,
-            sleep=sleep,
-            before_sleep=before_sleep,
-            reraise=True,
-        )
+        return {
+            "retry": retry_if_exception(repeats or self.repeats),
+            "stop": stop_after_attempt(self.attempts) | stop_before_delay(self.max_elapsed_s),
+            "wait": wait,
+            "before_sleep": before_sleep,
+            "reraise": True,
+        }
 
     def repeats(self, error: BaseException) -> bool:
         """Return whether a call that failed with this error is sent again as it was."""
@@ -178,6 +197,19 @@ STATEMENTS = RetryPolicy(
     max_elapsed_s=20.0,
     first_wait_s=0.05,
     max_wait_s=2.0,
+)
+# To give a save up is to do all again that led to it. Where the row's fence does not hold any more, the
+# statement changes nothing and meets no conflict either.
+SAVES = replace(STATEMENTS, name="save of runs", attempts=60, max_elapsed_s=120.0)
+# A round asks every model of the chain. What was read for the decision so far is lost with the conversation,
+# so a short outage is waited for within it; a longer one costs a run no more than its time.
+MODELS = RetryPolicy(
+    name="round of a chain of models",
+    answer=lambda rule: rule.request,
+    attempts=3,
+    max_elapsed_s=20.0,
+    first_wait_s=1.0,
+    max_wait_s=8.0,
 )
 # The statements of a workflow's files, where repeating them is safe; which errors are transient is told by
 # ``sqltext.errors.classify``. A person waits for the workflow, so even a long Retry-After is waited for.
@@ -240,9 +272,11 @@ class RetryingSession:
         """Run a statement and leave it to the caller to repeat it."""
         return self._sent(lambda session: session.execute(sql, parameters))
 
-    def repeated(self, call: Callable[[], T]) -> T:
-        """Repeat ``call``, which uses this session, as its own statements are repeated."""
-        answer: T = STATEMENTS.retrying(self._wait)(call)
+    def repeated(self, call: Callable[[], T], policy: RetryPolicy = STATEMENTS) -> T:
+        """Repeat ``call``, which uses this session, as its own statements are repeated, or as ``policy``
+        says.
+        """
+        answer: T = policy.retrying(self._wait)(call)
         return answer
 
     def cancel(self) -> None:

@@ -24,12 +24,13 @@ from fakes import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from databricks_rlm_agent import threads
 from databricks_rlm_agent.controller.job_poller import OVERLAP_S, JobPoller
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.lease import RENEWALS_PER_LEASE, Leases, controller_of
 from databricks_rlm_agent.controller.tick import SingleRunTick
 from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
-from databricks_rlm_agent.errors import NotFound, RemoteError, Throttled, Unreachable
+from databricks_rlm_agent.errors import NotFound, RemoteError, RlmError, Throttled, Unreachable
 from databricks_rlm_agent.retry import (
     FIRST_PAUSE_S,
     LONGEST_CRASH_PAUSE_S,
@@ -296,6 +297,47 @@ def test_what_a_step_raises_is_raised_where_it_is_collected() -> None:
     assert worker_pool.busy == 0
 
 
+@pytest.mark.fault("A23")
+def test_a_step_that_raises_costs_no_sibling_its_result() -> None:
+    worker_pool = WorkerPool(size=3)
+
+    def defect() -> AdvancedRun:
+        raise KeyError("a fault of ours")
+
+    worker_pool.start("c/1", {"bad": defect, "r1": lambda: step("r1"), "r2": lambda: step("r2")})
+    assert names(worker_pool.finished(wait_s=None)) == {"r1", "r2"}
+    assert worker_pool.busy == 0
+
+    def interrupted() -> AdvancedRun:
+        raise KeyboardInterrupt
+
+    worker_pool.start("c/1", {"bad": interrupted, "r1": lambda: step("r1")})
+    with pytest.raises(KeyboardInterrupt):
+        worker_pool.finished(wait_s=None)
+    assert names(worker_pool.finished(wait_s=None)) == {"r1"}
+
+
+@pytest.mark.fault("A23")
+def test_the_keeper_of_leases_survives_any_error() -> None:
+    store = Renewals(errors=[Unreachable("x"), ValueError("a fault of ours")])
+    leases = leases_of(store)
+    holder = leases.take()
+    eventually(lambda: store.renewed.count([holder]) > 3)
+    leases.keep(set())
+    eventually(lambda: not keepers())
+
+
+@pytest.mark.fault("A23")
+def test_a_thread_that_dies_is_heard_of_where_the_process_goes_on() -> None:
+    def defect() -> None:
+        raise ValueError("a fault of ours")
+
+    threads.start("some-thread", defect).join()
+    with pytest.raises(RlmError, match="some-thread has died: ValueError: a fault of ours"):
+        threads.check()
+    threads.check()  # once
+
+
 # Leases
 
 
@@ -305,7 +347,7 @@ class Renewals:
 
     renewed: list[list[str]] = field(default_factory=list)
     released: list[list[str]] = field(default_factory=list)
-    errors: list[RemoteError] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
 
     def renew(self, *, owners: Any, lease_s: float) -> None:
         self.renewed.append(list(owners))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -25,7 +26,15 @@ from fakes import (
 
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.attempts.result import Status
-from databricks_rlm_agent.errors import ConfigError, Conflict, NotFound, Rejected, Throttled, Unreachable
+from databricks_rlm_agent.errors import (
+    ConfigError,
+    Conflict,
+    ModelOutage,
+    NotFound,
+    Rejected,
+    Throttled,
+    Unreachable,
+)
 from databricks_rlm_agent.runs.actions import Ask, Finish
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.fsm import Event, State
@@ -262,6 +271,68 @@ def test_a_manifest_is_adopted_after_a_lapsed_lease() -> None:
     assert (request.submitted_by_worker, request.databricks_run_id) == ("c2", 100)
     settle(world, heir)
     check_invariants(world)
+
+
+@pytest.mark.fault("A4")
+def test_an_outage_of_the_model_is_waited_for_on_the_runs_row() -> None:
+    world, down = World(), [True]
+    world.add("r1")
+    world.add("r2", task="other")
+
+    def fault(name: str, after: bool) -> None:
+        if name == "plan" and not after and down[0]:
+            raise ModelOutage("No model answered.", retry_after=30)
+
+    first = Controller(world=world, script=[DONE], gate=Gate(fault=fault))
+    report = first()
+    assert report.retry_after_s is None  # another run may have another model
+    run, began = world.runs["r1"], world.now()
+    assert (run.fsm_state, run.outcome.waits_for, run.outcome.reason) == (
+        State.PENDING if run.fsm_state is State.PENDING else State.PLANNING,
+        "model",
+        "No model answered.",
+    )
+    assert (run.lease_expiry, run.due_at) == (None, began + timedelta(seconds=30))
+    world.now_s += 29
+    assert Controller(world=world, script=[DONE], name="c2", gate=Gate(fault=fault))().due == 0
+    world.now_s += 2  # the next one that looks asks again, whoever it is
+    Controller(world=world, script=[DONE], name="c3", gate=Gate(fault=fault))()
+    assert world.runs["r1"].outcome.since == began.isoformat()
+    down[0] = False
+    world.now_s += 60
+    Controller(world=world, script=[DONE], name="c4")()
+    run = world.runs["r1"]
+    assert (run.fsm_state, run.outcome.answer, run.outcome.waits_for) == (State.SUCCEEDED, "42", None)
+    assert [event["error"] for event in events(world, "passing_error") if event] == ["ModelOutage"] * 4
+
+
+@pytest.mark.fault("A4")
+def test_a_run_that_waits_for_its_model_can_be_cancelled() -> None:
+    world = World()
+    world.add()
+    outage = ModelOutage("No model answered.", retry_after=600)
+    controller = Controller(world=world, script=[DONE], gate=once(outage, "plan", after=False))
+    controller()
+    world.request_cancel("r1")
+    controller()
+    run = world.runs["r1"]
+    assert (run.fsm_state, run.outcome.reason, run.outcome.waits_for) == (State.CANCELLED, "enough", None)
+
+
+@pytest.mark.fault("A23")
+@pytest.mark.parametrize("name", ["append run_events", "save"])
+def test_what_could_not_be_saved_is_saved_by_a_later_tick_and_not_done_again(name: str) -> None:
+    world = World()
+    world.add("r1")
+    world.add("r2")
+    gate = once(Unreachable("x"), name, after=False)
+    controller = Controller(world=world, script=[program(), DONE], gate=gate)
+    with pytest.raises(Unreachable):
+        controller()
+    controller()
+    assert {run.fsm_state for run in world.runs.values()} == {State.EXECUTING}
+    assert {run.lease_epoch for run in world.runs.values()} == {1}
+    assert sorted(world.plans) == [("r1", 1), ("r2", 1)]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -11,7 +11,16 @@ import pytest
 from databricks_rlm_agent import errors
 from databricks_rlm_agent.attempts import verdict
 from databricks_rlm_agent.errors import Conflict, Forbidden, NeverReached, RemoteError, Throttled, Unreachable
-from databricks_rlm_agent.retry import REQUESTS, STATEMENTS, TABLE, WORKFLOWS, RetryAction, rule_of
+from databricks_rlm_agent.retry import (
+    MODELS,
+    REQUESTS,
+    SAVES,
+    STATEMENTS,
+    TABLE,
+    WORKFLOWS,
+    RetryAction,
+    rule_of,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "retries.md"
 
@@ -35,7 +44,7 @@ def table() -> list[str]:
 
 def limits() -> list[str]:
     lines = ["", "| | sent at most | in | waits |", "|---|---|---|---|"]
-    for policy in (REQUESTS, STATEMENTS, WORKFLOWS):
+    for policy in (REQUESTS, STATEMENTS, SAVES, MODELS, WORKFLOWS):
         elapsed = "any time" if policy.max_elapsed_s == math.inf else f"{policy.max_elapsed_s:g} s"
         waits = f"up to {policy.first_wait_s:g} s, doubling, at most {policy.max_wait_s:g} s"
         lines.append(f"| {policy.name} | {policy.attempts} times | {elapsed} | {waits} |")

@@ -42,7 +42,11 @@ class FakeModels(Models):
 
     def open(self, *, role: str, iter_n: int, meter: Meter, objective: str) -> ChainModel:
         configure_adk_logging()
-        return ChainModel(model=self.name, links=list(self.links), meter=meter)
+        return ChainModel(model=self.name, links=list(self.links), meter=meter, wait=_at_once)
+
+
+async def _at_once(_seconds: float) -> None:
+    pass
 
 
 class _Anything(dict[str, Any]):

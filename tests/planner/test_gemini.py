@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from databricks_rlm_agent.errors import SecretsMissing
+from databricks_rlm_agent.errors import ModelOutage, SecretsMissing
 from databricks_rlm_agent.planner.models import Models
 from databricks_rlm_agent.planner.planner import AdkPlanner, create_planner
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.ports import PlanningContext
+from databricks_rlm_agent.retry import MODELS
 from databricks_rlm_agent.runs.actions import Ask
-from databricks_rlm_agent.runs.budget import Budget
+from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.secrets import Secret
 
 CANARY = "AIza-canary-0123456789abcdef"
@@ -31,6 +32,7 @@ class GeminiServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[Any] = []
         self.requests: list[dict[str, Any]] = []
+        self.usage = {"promptTokenCount": 70, "candidatesTokenCount": 7, "thoughtsTokenCount": 3}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -48,8 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         document: dict[str, Any] = {"error": {"code": 500, "message": f"no, {key}", "status": "INTERNAL"}}
         if parts is not None:
             candidate = {"content": {"role": "model", "parts": parts}, "finishReason": "STOP", "index": 0}
-            usage = {"promptTokenCount": 70, "candidatesTokenCount": 7, "thoughtsTokenCount": 3}
-            document = {"candidates": [candidate], "usageMetadata": usage}
+            document = {"candidates": [candidate], "usageMetadata": self.server.usage}
         content = json.dumps(document).encode()
         self.send_response(500 if parts is None else 200)
         self.send_header("content-type", "application/json")
@@ -72,7 +73,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GeminiServer]:
 
 @pytest.fixture
 def planner(world: dict[str, Any]) -> AdkPlanner:
-    models = Models("gemini-3.5-flash", secrets={"google-api-key": Secret(CANARY)}, retries=0)
+    models = Models("gemini-3.5-flash", secrets={"google-api-key": Secret(CANARY)})
     return AdkPlanner(models=models, toolbox=Toolbox(**world))
 
 
@@ -108,14 +109,37 @@ def test_an_empty_reply_is_no_action(
     assert "MODEL_RETURNED_NO_CONTENT" in (planned.failure or "")
 
 
-def test_a_failing_model(
-    server: GeminiServer, planner: AdkPlanner, context: PlanningContext, caplog: pytest.LogCaptureFixture
+@pytest.mark.fault("A4")
+def test_a_failing_model_is_waited_for(
+    server: GeminiServer,
+    planner: AdkPlanner,
+    context: PlanningContext,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("databricks_rlm_agent.planner.chain.MODELS", replace(MODELS, first_wait_s=0.01))
     with caplog.at_level(logging.DEBUG):
         planned = planner.plan(context)
-    assert "No model answered. gemini-3.5-flash: ServerError" in (planned.failure or "")
-    assert CANARY not in f"{planned!r} {caplog.text}"
-    assert "no, ***" in (planned.failure or "")
+    assert isinstance(planned.fault, ModelOutage)
+    assert "No model answered. gemini-3.5-flash: ServerError" in str(planned.fault)
+    assert CANARY not in f"{planned!r} {planned.fault} {caplog.text}"
+    assert "no, ***" in str(planned.fault)
+    assert (len(server.requests), planned.usage) == (MODELS.attempts, Usage())
+
+
+@pytest.mark.fault("A10")
+def test_reasoning_is_counted_beside_the_answer(
+    server: GeminiServer, planner: AdkPlanner, context: PlanningContext
+) -> None:
+    server.usage = {
+        "promptTokenCount": 1_000,
+        "candidatesTokenCount": 20,
+        "thoughtsTokenCount": 30,
+        "totalTokenCount": 1_050,
+    }
+    server.answers = [[{"functionCall": {"name": "ask", "args": {"question": "Which year?"}}}]]
+    planned = planner.plan(context)
+    assert (planned.usage.input_tokens, planned.usage.output_tokens) == (1_000, 50)
 
 
 def test_a_missing_key_is_reported_at_once(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +155,7 @@ def test_a_key_of_the_environment_is_hidden_too(
     server: GeminiServer, world: dict[str, Any], context: PlanningContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOOGLE_API_KEY", CANARY)
-    models = Models("gemini-3.5-flash", secrets={}, retries=0)
+    models = Models("gemini-3.5-flash", secrets={})
     planned = AdkPlanner(models=models, toolbox=Toolbox(**world)).plan(context)
     assert server.requests[0]["key"] == CANARY
-    assert "no, ***" in (planned.failure or "")
+    assert "no, ***" in str(planned.fault)

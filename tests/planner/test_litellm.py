@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from databricks_rlm_agent.errors import ConfigError
+from databricks_rlm_agent.errors import ConfigError, ModelOutage
 from databricks_rlm_agent.logs import masked
 from databricks_rlm_agent.models import Price
 from databricks_rlm_agent.planner.models import Models
 from databricks_rlm_agent.planner.planner import AdkPlanner, create_planner
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.ports import PlanningContext
+from databricks_rlm_agent.retry import MODELS
 from databricks_rlm_agent.runs.actions import Finish, RunPython
-from databricks_rlm_agent.runs.budget import Budget
+from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.secrets import Secret
 
 CANARY = "sk-canary-0123456789abcdef"
@@ -38,6 +39,11 @@ class ModelServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[Any] = []
         self.requests: list[dict[str, Any]] = []
+        self.usage: dict[str, Any] | None = {
+            "prompt_tokens": 100,
+            "completion_tokens": 20,
+            "total_tokens": 120,
+        }
 
     @property
     def url(self) -> str:
@@ -67,6 +73,10 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(
                 answer, {"error": {"message": f"no, {self.headers.get('authorization')}", "code": "x"}}
             )
+        if isinstance(answer, bytes):
+            return self._send(200, answer)
+        if isinstance(answer, tuple):
+            return self._send(answer[0], {"error": {"message": "wait"}}, {"retry-after": str(answer[1])})
         message: dict[str, Any] = {
             "role": "assistant",
             "content": answer if isinstance(answer, str) else None,
@@ -78,15 +88,20 @@ class Handler(BaseHTTPRequestHandler):
             "message": message,
             "finish_reason": "tool_calls" if isinstance(answer, dict) else "stop",
         }
-        usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
         document = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
-        return self._send(200, {**document, "choices": [choice], "usage": usage})
+        if self.server.usage is not None:
+            document["usage"] = self.server.usage
+        return self._send(200, {**document, "choices": [choice]})
 
-    def _send(self, status: int, document: dict[str, Any]) -> None:
-        content = json.dumps(document).encode()
+    def _send(
+        self, status: int, document: dict[str, Any] | bytes, headers: dict[str, str] | None = None
+    ) -> None:
+        content = document if isinstance(document, bytes) else json.dumps(document).encode()
         with contextlib.suppress(ConnectionError):  # a client that has given up is one of the tests
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            kind = "text/html" if isinstance(document, bytes) else "application/json"
+            for name, value in {"content-type": kind, **(headers or {})}.items():
+                self.send_header(name, value)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -98,6 +113,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_BASE", server.url)
+        monkeypatch.setattr("databricks_rlm_agent.planner.chain.MODELS", replace(MODELS, first_wait_s=0.01))
         yield server
         server.shutdown()
         thread.join()
@@ -106,11 +123,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
 def planner_for(setting: str, world: dict[str, Any], server: ModelServer, **options: Any) -> AdkPlanner:
     secrets = {
         "openai-api-key": Secret(CANARY),
+        "anthropic-api-key": Secret(CANARY),
         "databricks-host": Secret(server.url),
         "databricks-token": Secret(CANARY),
     }
     return AdkPlanner(
-        models=Models(setting, secrets=secrets, retries=0),
+        models=Models(setting, secrets=secrets),
         toolbox=Toolbox(**world),
         **options,
     )
@@ -156,18 +174,166 @@ def test_the_next_model_is_asked_when_one_fails(
     assert [call.model for call in planned.calls] == ["openai/first", "databricks/second"]
     assert planned.calls[0].error
     assert planned.calls[1].error is None
-    assert planned.usage.calls == 2
+    assert planned.usage.calls == 1  # what was refused costs nothing
 
 
-def test_a_provider_may_be_retried(
+PROVIDERS = ["openai/a", "databricks/b", "anthropic/c"]
+PAGE = b"<html><title>Sign in</title></html>"
+
+
+@pytest.mark.fault("A4")
+@pytest.mark.parametrize("setting", PROVIDERS)
+@pytest.mark.parametrize("answer", [429, 500, 503, PAGE], ids=["429", "500", "503", "page"])
+def test_a_short_outage_of_a_provider_is_waited_for(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext, setting: str, answer: Any
+) -> None:
+    server.answers = [answer, message(setting)]
+    planned = planner_for(setting, world, server).plan(context)
+    assert isinstance(planned.action, Finish)
+    assert len(server.requests) == 2
+    assert planned.usage.calls == 1
+
+
+@pytest.mark.fault("A4")
+@pytest.mark.parametrize("setting", PROVIDERS)
+@pytest.mark.parametrize(
+    ("answer", "retry_after"),
+    [((429, 60), 60), ((503, 60), 60), (500, None), (502, None), (PAGE, None)],
+    ids=["429", "503", "500", "502", "page"],
+)
+def test_a_long_outage_of_a_provider_is_no_failure(
+    server: ModelServer,
+    world: dict[str, Any],
+    context: PlanningContext,
+    setting: str,
+    answer: Any,
+    retry_after: int | None,
+) -> None:
+    server.answers = [answer] * 20
+    planned = planner_for(setting, world, server).plan(context)
+    assert isinstance(planned.fault, ModelOutage)
+    assert (planned.action, planned.failure) == (None, None)
+    assert planned.fault.retry_after == retry_after
+    assert "name and key" not in str(planned.fault)
+    assert setting in str(planned.fault)
+    assert len(server.requests) == (1 if retry_after else MODELS.attempts)
+    assert planned.usage == Usage()
+
+
+@pytest.mark.fault("A4")
+@pytest.mark.parametrize("setting", PROVIDERS)
+def test_a_closed_port_is_no_failure(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext, setting: str
+) -> None:
+    server.server_close()
+    planned = planner_for(setting, world, server).plan(context)
+    assert isinstance(planned.fault, ModelOutage)
+    assert planned.usage == Usage()
+
+
+@pytest.mark.fault("A4")
+def test_a_chain_is_tried_before_anything_is_waited_for(
     server: ModelServer, world: dict[str, Any], context: PlanningContext
 ) -> None:
-    server.answers = [429, FINISH]
-    secrets = {"openai-api-key": Secret(CANARY)}
-    models = Models("openai/first", secrets=secrets, retries=1)
-    planner = AdkPlanner(models=models, toolbox=Toolbox(**world))
-    assert isinstance(planner.plan(context).action, Finish)
-    assert len(server.requests) == 2
+    server.answers = [(429, 60), 401, FINISH]
+    planned = planner_for("openai/a,databricks/b,openai/c", world, server).plan(context)
+    assert isinstance(planned.action, Finish)
+    server.answers = [401, (429, 60)]
+    planned = planner_for("openai/a,databricks/b", world, server).plan(context)
+    assert isinstance(planned.fault, ModelOutage)  # the second one may answer later
+
+
+@pytest.mark.fault("A4")
+@pytest.mark.fault("A5")
+@pytest.mark.parametrize("setting", PROVIDERS)
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(401, "Check the key"), (403, "Ask for access"), (404, "Check the model's name"), (400, "refuses")],
+)
+def test_a_refusal_ends_the_run_at_once_with_its_reason_and_what_to_do(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext, setting: str, status: int, hint: str
+) -> None:
+    server.answers = [status] * 9
+    planned = planner_for(setting, world, server).plan(context)
+    assert planned.fault is None
+    assert hint in (planned.failure or "")
+    assert setting in (planned.failure or "")
+    assert len(server.requests) == 1
+    assert planned.usage == Usage()
+
+
+def message(setting: str) -> Any:
+    """The answer of a provider that finishes."""
+    if not setting.startswith("anthropic/"):
+        return FINISH
+    use = {"type": "tool_use", "id": "t1", "name": "finish", "input": {"answer": "JFK"}}
+    head = {"id": "m", "type": "message", "role": "assistant", "model": "c", "stop_reason": "tool_use"}
+    return {**head, "content": [use], "usage": {"input_tokens": 9, "output_tokens": 2}}
+
+
+@pytest.mark.fault("A10")
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        (  # reasoning within the answer
+            {
+                "prompt_tokens": 1_000,
+                "completion_tokens": 50,
+                "total_tokens": 1_050,
+                "completion_tokens_details": {"reasoning_tokens": 30},
+            },
+            (1_000, 50),
+        ),
+        (  # reasoning beside it
+            {
+                "prompt_tokens": 1_000,
+                "completion_tokens": 20,
+                "total_tokens": 1_050,
+                "completion_tokens_details": {"reasoning_tokens": 30},
+            },
+            (1_000, 50),
+        ),
+        (  # cached tokens within the prompt
+            {
+                "prompt_tokens": 1_000,
+                "completion_tokens": 50,
+                "total_tokens": 1_050,
+                "prompt_tokens_details": {"cached_tokens": 900},
+            },
+            (1_000, 50),
+        ),
+        (  # and beside it
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 50,
+                "total_tokens": 1_050,
+                "prompt_tokens_details": {"cached_tokens": 900},
+            },
+            (1_000, 50),
+        ),
+    ],
+    ids=["reasoning within", "reasoning beside", "cached within", "cached beside"],
+)
+def test_tokens_are_counted_once_whatever_a_provider_includes(
+    server: ModelServer,
+    world: dict[str, Any],
+    context: PlanningContext,
+    usage: dict[str, Any],
+    counted: tuple[int, int],
+) -> None:
+    server.answers, server.usage = [FINISH], usage
+    planned = planner_for("openai/gpt-x", world, server).plan(context)
+    assert (planned.usage.input_tokens, planned.usage.output_tokens) == counted
+
+
+@pytest.mark.fault("A10")
+def test_tokens_that_a_provider_does_not_report_are_estimated(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext
+) -> None:
+    server.answers, server.usage = [FINISH], None
+    planned = planner_for("openai/gpt-x", world, server).plan(context)
+    assert planned.usage.input_tokens > 1_000
+    assert planned.usage.output_tokens > 5
 
 
 @pytest.mark.parametrize("arguments", ['{"answer": ', "[1, 2]", "not json at all"])
@@ -183,6 +349,7 @@ def test_malformed_arguments_go_back_to_the_model(
     assert "refused 3 times" in (planned.failure or "")
 
 
+@pytest.mark.fault("A4")
 def test_a_slow_model_is_given_up(
     server: ModelServer, world: dict[str, Any], context: PlanningContext
 ) -> None:
@@ -196,8 +363,11 @@ def test_a_slow_model_is_given_up(
     server.answers = Slow([1])
     planned = planner_for("openai/slow", world, server, timeout_s=0.2).plan(context)
     released.set()
-    assert "no answer within 0.2 s" in (planned.failure or "")
-    assert "openai/slow" in (planned.failure or "")
+    assert isinstance(planned.fault, ModelOutage)
+    assert "openai/slow: no answer within 0.2 s" in str(planned.fault)
+    # A question that was cut off has been read.
+    assert planned.usage.calls == len(planned.calls) == MODELS.attempts
+    assert planned.usage.input_tokens > 1_000 * MODELS.attempts
 
 
 def test_no_key_shows_anywhere(
@@ -211,10 +381,10 @@ def test_no_key_shows_anywhere(
         # The server repeats the authorization header in its error, as careless gateways do.
         planned = planner_for("openai/a,databricks/b", world, server).plan(context)
     assert planned.action is None
-    assert "No model answered" in (planned.failure or "")
-    assert "openai/a" in (planned.failure or "")
+    assert "No model answered" in str(planned.fault)
+    assert "openai/a" in str(planned.fault)
     out, err = capfd.readouterr()
-    shown = f"{planned!r} {planned.failure} {caplog.text} {out} {err}"
+    shown = f"{planned!r} {planned.fault} {caplog.text} {out} {err}"
     assert CANARY not in shown
     assert out == ""
 
@@ -224,7 +394,7 @@ def test_the_reply_is_held_within_the_budget(
 ) -> None:
     server.answers = [FINISH]
     prices = {"openai/gpt-x": Price(input_usd=1, output_usd=10)}
-    models = Models("openai/gpt-x", secrets={"openai-api-key": Secret(CANARY)}, retries=0, prices=prices)
+    models = Models("openai/gpt-x", secrets={"openai-api-key": Secret(CANARY)}, prices=prices)
     planner = AdkPlanner(models=models, toolbox=Toolbox(**world))
     limited = replace(context, budget=Budget(max_cost_usd=0.02))
     planned = planner.plan(limited)
@@ -265,20 +435,9 @@ def test_a_missing_package_says_what_to_install(
         create_planner("openai/gpt-x", **world)
 
 
-def test_an_anthropic_model(
-    server: ModelServer, world: dict[str, Any], context: PlanningContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_BASE", server.url)
-    use = {"type": "tool_use", "id": "t1", "name": "finish", "input": {"answer": "JFK"}}
-    message = {
-        "id": "m",
-        "type": "message",
-        "role": "assistant",
-        "model": "claude-x",
-        "stop_reason": "tool_use",
-    }
-    server.answers = [{**message, "content": [use], "usage": {"input_tokens": 9, "output_tokens": 2}}]
-    models = Models("anthropic/claude-x", secrets={"anthropic-api-key": Secret(CANARY)}, retries=0)
+def test_an_anthropic_model(server: ModelServer, world: dict[str, Any], context: PlanningContext) -> None:
+    server.answers = [message("anthropic/claude-x")]
+    models = Models("anthropic/claude-x", secrets={"anthropic-api-key": Secret(CANARY)})
     planned = AdkPlanner(models=models, toolbox=Toolbox(**world)).plan(context)
     assert planned.action == Finish(answer="JFK")
     assert (planned.usage.input_tokens, planned.usage.output_tokens) == (9, 2)

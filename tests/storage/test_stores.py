@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -126,6 +128,38 @@ def test_a_save_is_sent_again_only_if_nothing_landed(fault: tuple[RemoteError, b
     assert statements == [sql.save(NAMESPACE), sql.written(NAMESPACE), *again]
     assert len(sleeper.slept) == len(again) // 2
     assert backend.rows["r1"]["version"] == 1  # changed once, however often it was sent
+
+
+def test_a_save_outlasts_the_conflicts_of_a_busy_table() -> None:
+    faults = {number: (Conflict("x"), False) for number in range(1, 2 * 20, 2)}
+    store, backend, sleeper = store_of("r1", faults=faults)
+    assert store.save([run()], write_id="w1") == {"r1"}
+    assert len(sleeper.slept) == 20
+    assert backend.rows["r1"]["version"] == 1
+
+
+def test_writes_of_one_process_never_meet() -> None:
+    """Where renewals are as slow as a save, they would else conflict with it for ever."""
+    backend, writing, inside, most = FakeBackend(), threading.Lock(), [0], [0]
+    backend.rows = {"r1": asdict(to_row(run("r1")))}
+    act = backend.execute
+
+    def slow(text: str, parameters: Mapping[str, Any] | None = None) -> int:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.001)
+        inside[0] -= 1
+        return 0 if text == sql.renew(NAMESPACE) else act(text, parameters)
+
+    backend.execute = slow  # type: ignore[method-assign]
+    stores = [DeltaRunStore(repeating(backend, Sleeper()), NAMESPACE, writing=writing) for _ in range(2)]
+    keeper = threading.Thread(target=lambda: [stores[1].renew(owners=["c"], lease_s=1) for _ in range(50)])
+    keeper.start()
+    for number in range(20):
+        stores[0].save([replace(run(), version=number)], write_id=f"w{number}")
+    keeper.join()
+    assert most == [1]
+    assert backend.rows["r1"]["version"] == 20
 
 
 def test_a_save_by_a_stale_epoch_changes_nothing() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from databricks_rlm_agent.cli.output import emit, outcome, outcome_text, run_details, run_summary
+from databricks_rlm_agent.cli.output import emit, outcome, outcome_text, run_details, run_summary, waiting
 from databricks_rlm_agent.cli.workspace import app_at
 from databricks_rlm_agent.errors import NotFound, UsageError
 from databricks_rlm_agent.layout import STDERR, STDOUT
@@ -25,6 +25,7 @@ def status(options: argparse.Namespace) -> int:
         lines = [
             f"{run['run_id']!s:<24} {run['state']:<20} {run['iteration'] or 0:>3}  "
             f"{(run['reason'] if run['state'] == 'DAMAGED' else run['task'])[:60]}"
+            + (f"  ({wait}: {clip(run['reason'] or '', 200)})" if (wait := waiting(run)) else "")
             for run in runs
         ]
         emit({"runs": runs}, as_json=options.json, text="\n".join(lines) or "There are no runs yet.")

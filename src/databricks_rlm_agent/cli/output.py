@@ -30,6 +30,9 @@ def run_summary(run: Run | DamagedRun) -> dict[str, Any]:
         "answer": run.outcome.answer,
         "reason": run.outcome.reason,
         "question": run.outcome.question,
+        "waits_for": run.outcome.waits_for,
+        "since": run.outcome.since,
+        "due_at": run.due_at and run.due_at.isoformat(),
         "created_at": run.created_at.isoformat(),
         "updated_at": run.updated_at.isoformat(),
     }
@@ -83,6 +86,8 @@ def outcome_text(document: Mapping[str, Any], options: argparse.Namespace) -> st
     """An outcome for people; ``options`` say on which workspace its hints work."""
     lines = [f"Run {document['run_id']}: {document['state']}"]
     lines[0] += f" after {document['iterations']} iterations ({document['failed_iterations']} failed)"
+    if wait := waiting(document):
+        lines[0] += f", {wait}"
     parts = {name: document[name] for name in ("answer", "evidence", "reason", "question")}
     parts |= {name: ", ".join(document[name]) for name in ("tables", "artifacts")}
     lines += [f"{name.capitalize()}: {value}" for name, value in parts.items() if value]
@@ -98,6 +103,14 @@ def outcome_text(document: Mapping[str, Any], options: argparse.Namespace) -> st
     if document["question"]:
         lines.append(f"Answer it with: {command_line(options, 'answer', document['run_id'], 'YOUR ANSWER')}")
     return "\n".join(lines)
+
+
+def waiting(run: Mapping[str, Any]) -> str:
+    """What a run waits for, after a transient error; empty if for nothing."""
+    if not run["waits_for"]:
+        return ""
+    due = f", tries again at {run['due_at']:.19}" if run["due_at"] else ""
+    return f"waiting for the {run['waits_for']} since {run['since']:.19}{due}"
 
 
 def _used(usage: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from databricks_rlm_agent import threads
 from databricks_rlm_agent.errors import RemoteError
 from databricks_rlm_agent.ports import RunStore
 
@@ -52,10 +53,7 @@ class Leases:
             self._held[holder] = self.monotonic() + self.lease_s
             if self._keeper is None:
                 self._changed = threading.Event()
-                self._keeper = threading.Thread(
-                    target=self._keep, args=(self._changed,), name="lease-keeper", daemon=True
-                )
-                self._keeper.start()
+                self._keeper = threads.start("lease-keeper", self._keep, self._changed)
         return holder
 
     def keep(self, holders: set[str]) -> None:
@@ -91,6 +89,9 @@ class Leases:
                     self._renewed(owners, until=asked + self.lease_s)
             except RemoteError as error:  # the next renewal may succeed, and a lapsed lease costs only time
                 log.warning("the leases could not be renewed: %s", error)
+            except Exception:
+                # A fault of ours. Leases that nobody renews are not held, so no planner goes on asking.
+                log.exception("the leases could not be renewed")
 
     def _renewed(self, holders: Sequence[str], *, until: float) -> None:
         """A lease that had lapsed is not renewed by the store, and cannot be told from one that was."""

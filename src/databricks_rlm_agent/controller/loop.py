@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from databricks_rlm_agent import threads
 from databricks_rlm_agent.controller.tick import TickReport
 from databricks_rlm_agent.errors import (
     Conflict,
@@ -74,6 +75,7 @@ class ControlLoop:
         while not self.stopped() and (max_ticks is None or ticks < max_ticks):
             report, pause = TickReport(), 0.0
             ticks += 1
+            threads.check()
             try:
                 if self.intake is not None:
                     self.intake()

@@ -14,6 +14,7 @@ from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
 from databricks_rlm_agent.logs import bound
 from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
+from databricks_rlm_agent.retry import is_transient
 from databricks_rlm_agent.runs.run import Due, Run
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,13 @@ class Tick:
 
     def collect(self, *, wait_s: float | None = None) -> TickReport:
         """Record what is done, and begin nothing new."""
+        advanced: list[AdvancedRun] = []
         try:
             advanced = self.worker_pool.finished(wait_s=wait_s)
             saved = self._record(advanced)
-        except Exception:  # not an interruption: whoever is interrupted gives up all that is held
+        except Exception as error:  # not an interruption: whoever is interrupted gives up all that is held
+            if is_transient(error):  # the same rows are recorded by a later tick: each at most once
+                self.worker_pool.put_back(advanced)
             self.leases.keep(self.worker_pool.holders())
             raise
         self.leases.keep(self.worker_pool.holders())

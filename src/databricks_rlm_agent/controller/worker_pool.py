@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures as futures
+import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from databricks_rlm_agent import threads
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.runs.run import Run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +59,36 @@ class WorkerPool:
         for run_id, advance in tasks.items():
             future: futures.Future[AdvancedRun] = futures.Future()
             self._tasks[future] = holder, run_id
-            # A daemon: a process that is told to end does not wait for the answer of a model.
-            threading.Thread(target=self._do, args=(future, advance), name="advance", daemon=True).start()
+            threads.start("advance", self._do, future, advance)
 
     def finished(self, *, wait_s: float | None) -> list[AdvancedRun]:
-        """Collect the runs that are done, when all are or ``wait_s`` seconds have passed (None: no limit)."""
+        """Collect the runs that are done, when all are or ``wait_s`` seconds have passed (None: no limit).
+
+        One that ended in an error of its own is left to its lease, and does not cost the others their
+        results. What is no error but an end of the process is raised when there is nothing else to collect.
+        """
         done, _ = futures.wait(self._tasks, timeout=wait_s)
+        results, ends = [], []
         for future in done:
-            del self._tasks[future]
-        return [future.result() for future in done]
+            _, run_id = self._tasks.pop(future)
+            error = future.exception()
+            if error is None:
+                results.append(future.result())
+            elif isinstance(error, Exception):
+                log.error("run %s is left to its lease: %r", run_id, error, exc_info=error)
+            else:
+                ends.append(error)
+        if ends:
+            self.put_back(results)
+            raise ends[0]
+        return results
+
+    def put_back(self, advanced: Sequence[AdvancedRun]) -> None:
+        """Have runs collected again that could not be recorded."""
+        for run in advanced:
+            future: futures.Future[AdvancedRun] = futures.Future()
+            future.set_result(run)
+            self._tasks[future] = run.holder, run.after.run_id
 
     def _do(self, future: futures.Future[AdvancedRun], advance: Callable[[], AdvancedRun]) -> None:
         with self._slots:

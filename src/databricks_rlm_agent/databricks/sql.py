@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from databricks_rlm_agent import threads
 from databricks_rlm_agent.databricks.errors import connector_options, sql_errors
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import ConfigError, Rejected, Unreachable
@@ -158,9 +159,7 @@ class WarehouseSession:
                 wait_s = _CANCEL_AGAIN_S
                 self.cancel()
 
-        threading.Thread(
-            target=cancel_when_expired, args=(self._limit_s,), name="statement-limit", daemon=True
-        ).start()
+        threads.start("statement-limit", cancel_when_expired, self._limit_s)
         try:
             yield
         except Exception:

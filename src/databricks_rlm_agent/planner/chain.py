@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from google.adk.models import BaseLlm, LlmCapabilities
@@ -17,10 +17,12 @@ from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 from pydantic import PrivateAttr
 
-from databricks_rlm_agent.errors import ModelUnavailable, PlannerError, RlmError
+from databricks_rlm_agent.errors import ModelOutage, ModelUnavailable, PlannerError, RemoteError, RlmError
+from databricks_rlm_agent.planner.outages import charges, is_final, model_error
 from databricks_rlm_agent.planner.script import Reply, Script
 from databricks_rlm_agent.planner.spending import Allowance, Prices, tokens_of
 from databricks_rlm_agent.ports import CallRecorder, ModelCall
+from databricks_rlm_agent.retry import MODELS
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.values import clip
 
@@ -89,13 +91,15 @@ class Meter:
 
 
 class ChainModel(BaseLlm):
-    """Asks its models in order until one answers; raises ModelUnavailable with each one's reason.
+    """Asks its models in order until one answers. The one that answered is asked first from then on.
 
-    The one that answered is asked first from then on: a dead one does not use up the iteration's calls.
+    Raises ModelOutage if none does, also after a short wait, and one of them may later; ModelUnavailable if
+    none ever will; both with each one's reason.
     """
 
     links: list[BaseLlm]
     meter: Meter
+    wait: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     @property
     def capabilities(self) -> LlmCapabilities:
@@ -108,24 +112,29 @@ class ChainModel(BaseLlm):
         stream: bool = False,  # noqa: ARG002 - the base class has it; a planner has no use for fragments
     ) -> AsyncGenerator[LlmResponse, None]:
         """Yield one whole response."""
-        prompt_tokens = _prompt_tokens(llm_request)
-        reasons: list[str] = []
+        yield await MODELS.retrying_async(self.wait)(self._round, llm_request, _prompt_tokens(llm_request))
+
+    async def _round(self, request: LlmRequest, prompt_tokens: int) -> LlmResponse:
+        """Ask every model once, until one answers."""
+        errors: list[RemoteError] = []
         for link in self.links:
-            response = await self._asked(link, llm_request, prompt_tokens, reasons)
-            if response is not None:
+            answer = await self._asked(link, request, prompt_tokens)
+            if isinstance(answer, LlmResponse):
                 first = self.links.index(link)
                 self.links = self.links[first:] + self.links[:first]
-                yield response
-                return
-        raise ModelUnavailable(
-            f"No model answered. {' | '.join(reasons)}",
-            fix="Check its name and key (rlm-agent secrets check), or name a fallback in RLM_MODEL.",
-        )
+                return answer
+            errors.append(answer)
+        what = f"No model answered. {' | '.join(error.what for error in errors)}"
+        if all(is_final(error) for error in errors):
+            raise ModelUnavailable(what, fix=errors[0].fix)
+        pauses = [getattr(error, "retry_after", None) for error in errors if not is_final(error)]
+        # The one that may be asked first decides; one that does not say when may be asked at once.
+        raise ModelOutage(what, retry_after=min(pause or 0.0 for pause in pauses) or None)
 
     async def _asked(
-        self, link: BaseLlm, request: LlmRequest, prompt_tokens: int, reasons: list[str]
-    ) -> LlmResponse | None:
-        """One model's response, recorded; None with a further reason where it failed."""
+        self, link: BaseLlm, request: LlmRequest, prompt_tokens: int
+    ) -> LlmResponse | RemoteError:
+        """One model's response, or why there is none; recorded."""
         limit = self.meter.admit(link.model, prompt_tokens)
         await asyncio.to_thread(self.meter.recorder.asking, self.meter.at_least(link.model, prompt_tokens))
         started = self.meter.clock()
@@ -136,13 +145,14 @@ class ChainModel(BaseLlm):
             self.meter.record(link.model, started, Usage(calls=1), str(error))
             raise
         except Exception as error:  # noqa: BLE001 - each provider has its own classes; all are recorded
-            # A question that was cut off has been read, and will be charged for; a refused one has not.
-            read = prompt_tokens if isinstance(error, TimeoutError) else 0
-            reason = self._reason(error)
-            self.meter.record(link.model, started, Usage(calls=1, input_tokens=read), reason)
-            reasons.append(f"{link.model}: {reason}")
-            log.warning("model %s; the next one of the chain is asked, if there is one", reasons[-1])
-            return None
+            usage, reason = Usage(), self._reason(error)
+            if charges(error):
+                usage = Usage(calls=1, input_tokens=prompt_tokens)
+            else:
+                self.meter.recorder.not_charged()
+            self.meter.record(link.model, started, usage, reason)
+            log.warning("model %s: %s; the next one of the chain is asked", link.model, reason)
+            return model_error(error, f"{link.model}: {reason}")
         cost = (response.custom_metadata or {}).get(COST)
         self.meter.record(
             link.model, started, _usage(response, prompt_tokens), response.error_message, cost=cost
@@ -152,7 +162,8 @@ class ChainModel(BaseLlm):
     def _reason(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {self.meter.timeout_s:g} s"
-        # The first line has the reason; LiteLLM adds pages of links and of the request.
+        # google-adk puts its advice before some; after the first line LiteLLM adds links and the request.
+        error = error.__cause__ if isinstance(error.__cause__, Exception) else error
         line = str(error).strip().partition("\n")[0]
         return clip(self.meter.redact(f"{type(error).__name__}: {line}"), _REASON_CHARS)
 
@@ -180,16 +191,23 @@ def _prompt_tokens(request: LlmRequest) -> int:
 
 
 def _usage(response: LlmResponse, prompt_tokens: int) -> Usage:
-    """Return the reported usage; without a report an upper estimate, so that budgets hold."""
-    usage = response.usage_metadata
-    if usage is None:
+    """Return the reported usage; an upper estimate of what is not reported, so that budgets hold.
+
+    Gemini counts reasoning beside the answer, and prompts of its tools beside the prompt; providers behind
+    LiteLLM count reasoning within the answer, and some leave cached tokens out of the prompt. Their total
+    tells.
+    """
+    found = response.usage_metadata or types.GenerateContentResponseUsageMetadata()
+    read = max(0, found.prompt_token_count or 0) + max(0, found.tool_use_prompt_token_count or 0)
+    written, thought = max(0, found.candidates_token_count or 0), max(0, found.thoughts_token_count or 0)
+    total = found.total_token_count or 0
+    if not written + thought:
         reply = response.content.model_dump(exclude_none=True) if response.content else ""
-        return Usage(calls=1, input_tokens=prompt_tokens, output_tokens=tokens_of(reply))
-    return Usage(
-        calls=1,
-        input_tokens=max(0, usage.prompt_token_count or 0),
-        output_tokens=max(0, usage.candidates_token_count or 0) + max(0, usage.thoughts_token_count or 0),
-    )
+        written = max(total - read, 0) if read and total > read else tokens_of(reply)
+    read = read or prompt_tokens
+    beside = min(max(total - read - written, 0), thought) if total else thought
+    cached = max(total - read - written - beside, 0)
+    return Usage(calls=1, input_tokens=read + cached, output_tokens=written + beside)
 
 
 class ScriptedModel(BaseLlm):

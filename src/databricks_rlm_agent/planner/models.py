@@ -50,10 +50,6 @@ def import_litellm() -> None:
         keep_off_root(name)
 
 
-_RETRIES = 2
-"""Retries of a provider's own client after 429, 5xx or a dropped connection."""
-
-
 class Models:
     """The models of one setting. Opened for each conversation, so that a script knows where it is.
 
@@ -68,14 +64,12 @@ class Models:
         setting: str,
         *,
         secrets: Mapping[str, Secret],
-        retries: int = _RETRIES,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
         self.name = setting.strip()
         self.prices = Prices(prices)
         self._specs = parse_models(setting)
         self._secrets = secrets
-        self._retries = retries
         self._gemini: dict[str, BaseLlm] = {}
         self._script = Script.read(self._specs[0].name) if self._specs[0].provider == "scripted" else None
         if any(spec.needs_litellm for spec in self._specs):
@@ -128,7 +122,7 @@ class Models:
             self._gemini[spec.name] = Gemini(
                 model=spec.name,
                 client_kwargs={"api_key": key} if key else None,
-                retry_options=types.HttpRetryOptions(attempts=self._retries + 1),
+                retry_options=types.HttpRetryOptions(attempts=1),  # retry.py decides alone
             )
         return self._gemini[spec.name]
 
@@ -138,7 +132,7 @@ class Models:
 
         arguments: dict[str, object] = {
             "drop_params": True,
-            "max_retries": self._retries,
+            "max_retries": 0,  # retry.py decides alone
             # Without this LiteLLM 1.106 imports its MCP gateway for every request that has tools, and fails
             # where the package mcp is not installed (litellm/main.py, completion).
             "_skip_mcp_handler": True,

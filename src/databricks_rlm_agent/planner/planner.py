@@ -6,13 +6,13 @@ google.adk is imported inside the functions that need it: it takes about a secon
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from databricks_rlm_agent import threads
 from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.models import Price
@@ -50,7 +50,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="rlm-models", daemon=True).start()
+        threads.start("rlm-models", self._loop.run_forever)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end and return what it returns. Interrupting the caller cancels it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRo
 from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Throttled, Unreachable
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import Row
-from databricks_rlm_agent.retry import RetryingSession, crash_pause_s
+from databricks_rlm_agent.retry import SAVES, RetryingSession, crash_pause_s
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule
 from databricks_rlm_agent.runs.fsm import State
@@ -66,16 +67,27 @@ REASON_CHARS = 1_000
 
 
 class DeltaRunStore:
-    """Reads and changes runs. Every change names the version and the epoch that it was decided on."""
+    """Reads and changes runs. Every change names the version and the epoch that it was decided on.
 
-    def __init__(self, session: RetryingSession, namespace: Namespace, *, look_after_s: float = 10.0) -> None:
+    The stores of one process share ``writing``: where renewals and saves are slow they would else conflict
+    with each other again and again, and no save would get through.
+    """
+
+    def __init__(
+        self,
+        session: RetryingSession,
+        namespace: Namespace,
+        *,
+        look_after_s: float = 10.0,
+        writing: threading.Lock | None = None,
+    ) -> None:
         self._session, self._namespace = session, namespace
-        self._look_after_s = look_after_s
+        self._look_after_s, self._writing = look_after_s, writing or threading.Lock()
 
     def insert(self, runs: Iterable[Run]) -> None:
         """Add new runs; one that exists already is left as it is."""
         rows = to_json(distinct([to_row(run) for run in runs]))
-        self._session.execute(sql.append(self._namespace, RunStateRow), {"rows": rows})
+        self._changed(sql.append(self._namespace, RunStateRow), {"rows": rows})
 
     def get(self, run_id: str) -> Run:
         """One run; raise RunNotFound."""
@@ -110,7 +122,7 @@ class DeltaRunStore:
         values = {"rows": seen, "owner": owner, "lease_us": _micros(lease_s), "write_id": write_id}
         # Lost or unknown: the read below settles which, and what was lost is due again later.
         with contextlib.suppress(Conflict, Unreachable, Throttled):
-            changed = self._session.execute_once(sql.claim(self._namespace), values)
+            changed = self._change(sql.claim(self._namespace), values)
             if changed == len(runs):  # all of them as they were seen: nothing is left to read
                 return [_claimed(run, owner, write_id) for run in runs]
         won = self._written(write_id)
@@ -119,7 +131,7 @@ class DeltaRunStore:
     def request_cancel(self, run_id: str, *, reason: str) -> bool:
         """Put the intent to cancel a run on record, whoever holds it; False if it has ended already."""
         values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
-        self._session.execute(sql.request_cancel(self._namespace), values)
+        self._changed(sql.request_cancel(self._namespace), values)
         return self._row(run_id)["cancel_reason"] is not None  # whatever else of the row can be read
 
     def children(self, run_id: str) -> list[Run]:
@@ -139,16 +151,16 @@ class DeltaRunStore:
     def cancel_children(self, run_id: str, *, reason: str) -> None:
         """Put the intent to cancel the child runs of a run on record, in one statement."""
         values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
-        self._session.execute(sql.request_cancel(self._namespace, key="parent_run_id"), values)
+        self._changed(sql.request_cancel(self._namespace, key="parent_run_id"), values)
 
     def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
         """Prolong all leases of these holders, in one statement."""
         values = {"owners": ",".join(owners), "lease_us": _micros(lease_s)}
-        self._session.execute(sql.renew(self._namespace), values)
+        self._changed(sql.renew(self._namespace), values)
 
     def release(self, *, owners: Sequence[str]) -> None:
         """End all leases of these holders; the runs stay marked as interrupted."""
-        self._session.execute(sql.release(self._namespace), {"owners": ",".join(owners)})
+        self._changed(sql.release(self._namespace), {"owners": ",".join(owners)})
 
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         """Compare-and-set runs and release their leases; return the ids of those that were changed.
@@ -159,7 +171,7 @@ class DeltaRunStore:
 
         def once() -> set[str]:
             try:
-                changed = self._session.execute_once(sql.save(self._namespace), values)
+                changed = self._change(sql.save(self._namespace), values)
             except (Conflict, Unreachable, Throttled):
                 if landed := self._written(write_id):
                     return landed
@@ -167,8 +179,15 @@ class DeltaRunStore:
             # The count spares a read, and a run that was claimed again before the read is not missed.
             return {run.run_id for run in runs} if changed == len(runs) else self._written(write_id)
 
-        saved: set[str] = self._session.repeated(once)
-        return saved
+        return self._session.repeated(once, SAVES)
+
+    def _change(self, statement: str, values: Mapping[str, Any]) -> int | None:
+        """Send a statement that changes rows, once. Not while waiting for the next try, others may go on."""
+        with self._writing:
+            return self._session.execute_once(statement, values)
+
+    def _changed(self, statement: str, values: Mapping[str, Any]) -> int | None:
+        return self._session.repeated(lambda: self._change(statement, values))
 
     def _row(self, run_id: str) -> Row:
         rows = self._session.fetch(sql.by_key(self._namespace, RunStateRow), {"value": run_id})
