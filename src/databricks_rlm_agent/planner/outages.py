@@ -22,7 +22,7 @@ from databricks_rlm_agent.retry import is_transient
 # Request time-out, conflict (a model that is being loaded), too early, too many requests.
 _LATER = frozenset({408, 409, 425, 429})
 # What HTTP libraries raise where there was no answer, or one that is not what was asked for.
-_LIBRARIES = ("httpx", "httpcore", "aiohttp", "openai", "json", "urllib3", "requests")
+_LIBRARIES = ("google", "httpx", "httpcore", "aiohttp", "openai", "json", "urllib3", "requests")
 
 
 def model_error(error: Exception, reason: str) -> RemoteError:
@@ -38,7 +38,7 @@ def model_error(error: Exception, reason: str) -> RemoteError:
         return NotFound(reason, fix="Check the model's name (RLM_MODEL).")
     if status is not None and 400 <= status < 500:
         return Rejected(reason, fix="The provider refuses the request; name another model in RLM_MODEL.")
-    if status is not None or isinstance(error, OSError | ValueError) or _of_a_library(error):
+    if status is not None or isinstance(error, OSError) or _of_a_library(error):
         return Unreachable(reason)
     return Rejected(reason, fix="This is no error of a provider's; name another model in RLM_MODEL.")
 

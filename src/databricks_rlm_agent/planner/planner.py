@@ -27,6 +27,7 @@ from databricks_rlm_agent.planner.summarizer import Summarizer
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.policy.rules import GATED, gated_in
 from databricks_rlm_agent.ports import (
+    CallRecorder,
     Catalog,
     Ledger,
     Planner,
@@ -111,7 +112,7 @@ class AdkPlanner:
         """Summarize a long result; ``delta`` is None for a short one, and if the model or budget failed."""
         if self._unpriced(context):
             return Summary(delta=None)
-        meter = self.meter("summarizer", Allowance.left(context.budget))
+        meter = self.meter("summarizer", Allowance.left(context.budget), context.record)
         summarizer = Summarizer(
             models=self.models, context=context, result=result, meter=meter, volume=self.toolbox.volume
         )
@@ -123,7 +124,7 @@ class AdkPlanner:
         pending: PendingDecision[Action] = PendingDecision(
             max_refusals=self.max_refusals, redact=self.models.redact
         )
-        meter = self.meter("planner", Allowance.left(context.budget))
+        meter = self.meter("planner", Allowance.left(context.budget), context.record)
         review = Review(
             context=context,
             pending=pending,
@@ -174,8 +175,8 @@ class AdkPlanner:
         unknown = self.models.unpriced()
         return unpriced(unknown) if unknown else None
 
-    def meter(self, purpose: str, allowance: Allowance) -> Meter:
-        """Return the bounds of one conversation."""
+    def meter(self, purpose: str, allowance: Allowance, recorder: CallRecorder) -> Meter:
+        """Return the bounds of one conversation, each of whose calls is given to ``recorder``."""
         from databricks_rlm_agent.planner.chain import Meter
 
         return Meter(
@@ -186,7 +187,7 @@ class AdkPlanner:
             redact=self.models.redact,
             allowance=allowance,
             prices=self.models.prices,
-            recorder=context.record,
+            recorder=recorder,
         )
 
 
@@ -196,14 +197,15 @@ _PROBE_CALLS, _PROBE_TOKENS = 100, 100_000  # a chain asks each of its models on
 def probe(planner: Planner) -> float | None:
     """Ask the planner's models for one word; return the seconds that took, None for a script.
 
-    Raise ModelUnavailable where none answers. It costs a few tokens, which no run is charged for.
+    Raise ModelUnavailable where none answers, ModelOutage where one may later. It costs a few tokens, which
+    no run is charged for.
     """
     from google.adk.models.llm_request import LlmRequest
     from google.genai import types
 
     if not isinstance(planner, AdkPlanner) or planner.models.scripted:
         return None
-    meter = planner.meter("probe", Allowance(calls=_PROBE_CALLS, tokens=_PROBE_TOKENS))
+    meter = planner.meter("probe", Allowance(calls=_PROBE_CALLS, tokens=_PROBE_TOKENS), CallRecorder())
     model = planner.models.open(role="planner", iter_n=1, meter=meter, objective="")
     content = types.Content(role="user", parts=[types.Part(text="Reply with the word OK.")])
     request = LlmRequest(model=model.model, contents=[content])
