@@ -78,33 +78,36 @@ class Storm:
 
     def _disturb(self) -> None:
         what = self.rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
-        self.counts[what] += 1
-        getattr(self, f"_{what}")()
+        if getattr(self, f"_{what}")():
+            self.counts[what] += 1
 
-    def _controller(self) -> None:
+    def _controller(self) -> bool:
         self.fleet.disturb()
+        return True
 
-    def _job(self) -> None:
+    def _job(self) -> bool:
         pids = [pid for pid in descendants(self.rig.spawned.process.pid) if "main.py" in command_of(pid)]
-        self._kill(pids, "job process")
+        return self._kill(pids, "job process")
 
-    def _engine(self) -> None:
+    def _engine(self) -> bool:
         below = descendants(self.rig.spawned.process.pid)
         pids = [pid for pid in below if any(word in command_of(pid) for word in _ENGINES)]
-        self._kill(pids, "engine")
+        return self._kill(pids, "engine")
 
-    def _kill(self, pids: Sequence[int], what: str) -> None:
+    def _kill(self, pids: Sequence[int], what: str) -> bool:
         if pids:
             pid = self.rng.choice(pids)
             say(f"{what} {pid}: SIGKILL")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        return bool(pids)
 
-    def _server(self) -> None:
+    def _server(self) -> bool:
         say("server: SIGKILL")
         self.rig.kill_workspace()
+        return True
 
-    def _disk(self) -> None:
+    def _disk(self) -> bool:
         seconds = self.rng.uniform(*FULL_DISK_S)
         say(f"disk: full for {seconds:.1f} s")
         server = self.rig.spawned.process.pid
@@ -112,12 +115,14 @@ class Storm:
         time.sleep(seconds)
         # Those that it started meanwhile, too.
         _limit_files([server, *descendants(server)], resource.RLIM_INFINITY)
+        return True
 
-    def _provider(self) -> None:
+    def _provider(self) -> bool:
         seconds = self.rng.uniform(*OUTAGE_S)
         self.provider.outage = self.rng.choice(OUTAGES)
         self._outage_ends = time.monotonic() + seconds
         say(f"provider: {self.provider.outage} for {seconds:.1f} s")
+        return True
 
     def _submit(self) -> None:
         steps = self.rng.randint(2, 4)
