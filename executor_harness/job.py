@@ -96,25 +96,25 @@ class Job:
         """Report an attempt that was started before, with its row and exit code: no program runs twice."""
         path = self._ticket.result_path
         if earlier and not belongs(earlier, self._ticket):
-            _log(f"{protocol.RESULT_CONFLICT}: {path} is the result of another request; nothing was run")
+            self._log(f"{protocol.RESULT_CONFLICT}: {path} is the result of another request; nothing was run")
             return protocol.EXIT_FAILED
         request: Request | None = None
         try:
             request = read_request(self._arguments, self._volumes)
         except Refused as refused:
-            _log(str(refused))
+            self._log(str(refused))
         if not is_final(earlier, self._ticket):
             message = f"an earlier start of this attempt left an unreadable {path}; nothing was run again"
             return self._refuse(protocol.PROCESS_DIED, message, request)
-        _log(f"{path} is there already: the program is not run again")
+        self._log(f"{path} is there already: the program is not run again")
         self._append(earlier, request)
         return self._leave(int(earlier["exit_code"]))
 
     def _refuse(self, error_type: str, message: str, request: Request | None) -> int:
-        _log(f"{error_type}: {message}")
+        self._log(f"{error_type}: {message}")
         folder = self._arguments.output_dir
         if not self._volumes.local(folder).is_dir():
-            _log(f"{folder} does not exist, so no result is written")
+            self._log(f"{folder} does not exist, so no result is written")
             return self._leave(protocol.EXIT_FAILED)
         streams = {"stdout": Stream(), "stderr": Stream()}
         return self._leave(self._conclude(Report.failed(error_type, message), streams, request))
@@ -221,12 +221,12 @@ class Job:
         try:
             self._volumes.put(self._ticket.result_path, encode(result))
         except OSError as error:
-            _log(f"{self._ticket.result_path} could not be written: {error}")
+            self._log(f"{self._ticket.result_path} could not be written: {error}")
             code = code or protocol.EXIT_FAILED
             why = f"the program ended ({report.status}), but result.json could not be written: {error}"
             self._recorder.failed(why)
         if result["error_summary"]:
-            _log(f"{report.status}: {result['error_summary']}")
+            self._log(f"{report.status}: {result['error_summary']}")
         self._recorder.done()
         self._append(result, request)
         return code
@@ -235,7 +235,7 @@ class Job:
         """Add the row. A failure is logged and no more: the controller adds it from result.json."""
         note = "the row was not added ({}); the controller adds it from result.json"
         if request is None:
-            _log(note.format("the manifest cannot be trusted to name the table"))
+            self._log(note.format("the manifest cannot be trusted to name the table"))
             return
         table, failures, seconds = request.results_table, [], _append_s(result["status"])
 
@@ -248,7 +248,11 @@ class Job:
         if not within(seconds, work):
             failures.append(f"{table}: no answer from the engine within {seconds:g} s")
         if failures:
-            _log(note.format(failures[0]))
+            self._log(note.format(failures[0]))
+
+    def _log(self, message: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the program closed it
+            sys.stderr.write(f"rlm: {self._redactor.text(message)}\n")
 
     def _leave(self, code: int) -> int:
         """End what the program left running. Returns only where a plain return really ends the job."""
@@ -274,11 +278,6 @@ def _lost_variables(rlm: Rlm, request: Request) -> list[str]:
     kept = f"those of iteration {base.iter_n}" if base else "none"
     changed = ", ".join(rlm.vars.changed())
     return [f"the variables are still {kept}; changes to {changed} were not kept"] if changed else []
-
-
-def _log(message: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # the program closed it
-        sys.stderr.write(f"rlm: {message}\n")
 
 
 def _flushed() -> bool:

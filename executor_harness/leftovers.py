@@ -53,7 +53,7 @@ class Leftovers:
                     tables[at] = replace(table, columns=list(frame.columns))
                     tables[at] = replace(tables[at], rows=int(frame.count()))
                 except Exception as error:  # noqa: BLE001 -- a note in the log; the program's result stands
-                    notes.append(f"table {table.name} could not be measured: {str(error)[:300]}")
+                    notes.append(f"table {table.name} could not be measured: {error}")
 
         if not within(_MEASURE_S, measure):
             notes.append(f"the tables could not all be measured within {_MEASURE_S:g} s")

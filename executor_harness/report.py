@@ -154,6 +154,7 @@ class Report:
             document["error_summary"] = shortened(document["error_summary"], protocol.SUMMARY_CHARS)
         if document["traceback"]:
             document["traceback"] = _tail(document["traceback"], protocol.TRACEBACK_CHARS)
+        document["log"] = [shortened(line, protocol.LOG_LINE_CHARS) for line in document["log"]]
         storable: dict[str, Any] = _storable(document)
         return storable
 

@@ -121,7 +121,7 @@ class Answers:
             try:
                 self.store()
             except Exception as error:  # noqa: BLE001 -- noted in the log; engines raise anything
-                failures.append(f"{type(error).__name__}: {str(error)[:300]}")
+                failures.append(f"{type(error).__name__}: {error}")
 
         with self._lock:
             if not self._pending:
@@ -157,7 +157,7 @@ class Answers:
             self._table_works = False
             self._note(
                 f"answers of earlier runs could not be looked up in {self._table} "
-                f"({type(error).__name__}: {str(error)[:300]}): everything new to this run is asked"
+                f"({type(error).__name__}: {error}): everything new to this run is asked"
             )
         return found
 

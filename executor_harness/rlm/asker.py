@@ -20,6 +20,7 @@ from executor_harness.rlm.meter import Meter
 
 _TRIES = 7  # with their pauses about half a minute, more where the endpoint says when to come back
 _TIMEOUT_TRIES = 2  # of those that ended in a time-out: each may have been billed
+_MESSAGE_CHARS = 700
 _STOPPED = "the program was at its end"
 _MINUTE_S = 60.0
 
@@ -183,7 +184,8 @@ class Asker:
                 renewed = retry = True  # the token may have been renewed since it was asked for
             if not retry or tries == _TRIES - 1:
                 tried = f" (tried {tries + 1} times)" if tries else ""
-                raise _NoAnswer(outcome.kind or "reply", outcome.message + tried)
+                message = self._redactor.text(outcome.message)[:_MESSAGE_CHARS]  # cut only when it is masked
+                raise _NoAnswer(outcome.kind or "reply", message + tried)
             self._pause(client.pause_before(tries, outcome, random.random()), outcome)  # noqa: S311 -- jitter
         raise AssertionError
 

@@ -154,16 +154,16 @@ def parse_reply(data: bytes) -> Reply | None:
 
 
 def error_text(data: bytes) -> str:
-    """A server's own words on what is wrong, in at most 500 characters (Databricks' and OpenAI's shapes)."""
+    """A server's own words on what is wrong, cut at 4,000 characters (Databricks' and OpenAI's shapes)."""
     text = data[:4_000].decode("utf-8", "replace").strip()
     try:
         found = json.loads(data)
     except ValueError:
-        return text[:500]
+        return text
     inner = found.get("error", found) if isinstance(found, dict) else found
     if isinstance(inner, dict) and isinstance(inner.get("message"), str):
-        text = inner["message"]
-    return text[:500]
+        text = inner["message"][:4_000]
+    return text
 
 
 def _text(content: Any) -> str | None:

@@ -212,7 +212,7 @@ class _Mapper:
             return map_sql.ai_query_plan(chosen, self._options)
         except Exception as error:  # noqa: BLE001 -- noted in the log; the workers ask then
             self._service.note(
-                f"llm_map: ai_query does not take the call ({type(error).__name__}: {str(error)[:300]}); "
+                f"llm_map: ai_query does not take the call ({type(error).__name__}: {error}); "
                 "Spark's workers ask instead"
             )
             return None

@@ -34,13 +34,13 @@ class Meter:
         cost = allowance.cost_usd
         self._max_cost = None if cost is None else int(cost * PICO)
         self._declare = declare
+        self._writer = threading.Lock()  # of the record; it is taken before the other one
         self._changed = threading.Condition()
         self._admitted: dict[int, Amount] = {}
         self._numbers = itertools.count()
         self._spent = self._total = self._declared = before or NOTHING  # the total: with what is admitted
         self._expected = self._block = NOTHING
         self._recorded: Usage | None = None
-        self._writing = False
         self._cached = 0
         self._stopped = False
 
@@ -49,19 +49,25 @@ class Meter:
 
         Waits while it may yet fit. Raises BudgetExhausted when it never will.
         """
-        with self._changed:
-            while not self._stopped:
+        while True:
+            with self._changed:
+                if self._stopped:
+                    return None
                 after = self._total + bound
                 lack = self._lack(after, bound)
                 if lack and not self._admitted:
                     raise BudgetExhausted(_message(lack))
-                if lack or (self._writing and not after.within(self._declared)):
+                if lack:
                     self._changed.wait(1.0)
-                elif after.within(self._declared):
-                    return self._admit(bound)
-                else:
-                    self._record(after + self._margin(after, bound))
-            return None
+                    continue
+                if after.within(self._declared):
+                    number = self._admit(bound)
+                    low = self._declared.calls - self._total.calls < self._block.calls // 2
+                    break
+            self._record(lambda: self._ahead(bound))
+        if low and not self._writer.locked():
+            self._record(lambda: self._ahead(NOTHING))  # in time, so that nobody has to wait for it
+        return number
 
     def lack(self, bound: Amount) -> str:
         """Why it would not be admitted now, or nothing."""
@@ -76,11 +82,9 @@ class Meter:
             self._spent += amount
             self._total = self._total - bound + amount
             self._changed.notify_all()
-            while not self._total.within(self._declared):  # a server used more than it was asked to
-                if self._writing:
-                    self._changed.wait(1.0)
-                else:
-                    self._record(self._total)
+            more = not self._total.within(self._declared)  # a server used more than it was asked to
+        if more:
+            self._record(lambda: None if self._total.within(self._declared) else self._total)
 
     def part(self, number: int, freed: Amount, amount: Amount) -> None:
         """A part of what was set aside is over: it used `amount`, and `freed` was its bound."""
@@ -90,26 +94,24 @@ class Meter:
             self._spent += amount
             self._total = self._total - freed + amount
             enough = 4 * self._total.tokens < 3 * self._declared.tokens
-            if not self._writing and (enough or not self._total.within(self._declared)):
-                self._record(self._total)
+            wanted = enough or not self._total.within(self._declared)
+        if wanted and not self._writer.locked():
+            self._record(lambda: self._total)
 
     def announce(self, amount: Amount, block: Amount | None = None) -> None:
         """Expect to be asked for so much; put `block` of it on record at a time (None: all)."""
         with self._changed:
             self._expected += amount
             self._block = block or amount
-            self._await_writer()
-            wanted = self._total + self._margin(self._total, NOTHING)
-            if not wanted.within(self._declared):
-                self._record(wanted)
+        self._record(lambda: self._ahead(NOTHING))
 
     def record_spent(self) -> None:
         """Put on record what was really spent, if anything is on record. The announcement is over."""
         with self._changed:
             self._expected = NOTHING
-            self._await_writer()
-            if self._recorded not in (None, self._total.usage(self._cached)):
-                self._record(self._total)
+        self._record(
+            lambda: None if self._recorded in (None, self._total.usage(self._cached)) else self._total
+        )
 
     def count_cached(self, answers: int) -> None:
         """So many answers were there already."""
@@ -132,11 +134,13 @@ class Meter:
         self._admitted[number] = bound
         self._total += bound
         self._expected -= bound
-        if not self._writing and self._declared.calls - self._total.calls < self._block.calls // 2:
-            wanted = self._total + self._margin(self._total, NOTHING)
-            if not wanted.within(self._declared):
-                self._record(wanted)  # in time, so that nobody has to wait for it
         return number
+
+    def _ahead(self, bound: Amount) -> Amount | None:
+        """Return the amount to record before a call like this is admitted; None if there is no need."""
+        after = self._total + bound
+        wanted = after + self._margin(after, bound)
+        return None if wanted.within(self._declared) or self._lack(after, bound) else wanted
 
     def _lack(self, after: Amount, bound: Amount) -> list[str]:
         """Name the limit that is too small for it."""
@@ -173,26 +177,21 @@ class Meter:
             cost=min(margin.cost, cost),
         )
 
-    def _await_writer(self) -> None:
-        """Wait until nobody writes the record."""
-        while self._writing:
-            self._changed.wait(1.0)
-
-    def _record(self, amount: Amount) -> None:
-        """Write the record. The lock is given up meanwhile: what others admit then is within both records,
-        for a kill leaves the one or the other.
+    def _record(self, wanted: Callable[[], Amount | None]) -> None:
+        """Write the record, if `wanted`, asked under the lock, gives one. The others go on meanwhile: what
+        they admit is within both records, for a kill leaves the one or the other.
         """
-        self._declared = amount.least(self._declared)
-        self._recorded = usage = amount.usage(self._cached)
-        self._writing = True
-        self._changed.release()
-        try:
+        with self._writer:
+            with self._changed:
+                amount = wanted()
+                if amount is None:
+                    return
+                self._declared = amount.least(self._declared)
+                self._recorded = usage = amount.usage(self._cached)
             self._declare(usage)
-        finally:
-            self._changed.acquire()
-            self._writing = False
-            self._changed.notify_all()
-        self._declared = amount
+            with self._changed:
+                self._declared = amount
+                self._changed.notify_all()
 
 
 def _message(lack: list[str]) -> str:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from executor_harness.protocol import Request, Usage
+from executor_harness.protocol import LOG_LINE_CHARS, Request, Usage
 from executor_harness.redaction import Redactor
+from executor_harness.report import shortened
 from executor_harness.rlm.asker import CallResult
 from executor_harness.rlm.chat import BudgetExhausted, CallError, CallFailed, ModelError, NoModel, Question
 from executor_harness.rlm.model_service import ModelService, value_of
@@ -81,7 +82,7 @@ class ModelCalls:
     def note(self, line: str) -> None:
         """Take a line for the log; the same one once."""
         if len(self._notes) < _NOTES:
-            self._notes.setdefault(self._redactor.text(line))
+            self._notes.setdefault(shortened(self._redactor.text(line), LOG_LINE_CHARS))
 
     def close(self) -> list[str]:
         """End all threads and store the answers. Lines for the log; raises nothing."""

@@ -59,7 +59,7 @@ class Pool:
         self._threads: list[threading.Thread] = []
         self._connections: set[Connection] = set()
         self._busy = self._lent = 0
-        self._lending = threading.Lock()
+        self._lending: object = None
         self._closed = False
 
     def ask(self, questions: Iterable[Question]) -> dict[str, CallResult]:
@@ -86,15 +86,14 @@ class Pool:
         Half of all while questions are being asked here; else all, or all but one where there are many: a
         single question should not wait for thousands.
         """
-        while not self._lending.acquire(timeout=_POLL_S):
-            pass
+        turn = object()
         try:
-            yield self._lend()
+            yield self._lend(turn)
         finally:
             with self._changed:
-                self._lent = 0
+                if self._lending is turn:
+                    self._lent, self._lending = 0, None
                 self._changed.notify_all()
-            self._lending.release()
 
     def close(self) -> None:
         """Drop what was not asked, cut what is being asked, and end the threads."""
@@ -134,8 +133,11 @@ class Pool:
             thread.start()
             self._threads.append(thread)
 
-    def _lend(self) -> int:
+    def _lend(self, turn: object) -> int:
         with self._changed:
+            while self._lending and not self._closed:
+                self._changed.wait(_POLL_S)
+            self._lending = turn
             all_ = self._size if self._size < _MANY else self._size - 1
             lent = max(1, self._size // 2) if self._tasks else all_
             while lent == self._size and self._tasks and not self._closed:

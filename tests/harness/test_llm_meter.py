@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +17,10 @@ from hypothesis import strategies as st
 from executor_harness.protocol import Allowance, Price, Usage
 from executor_harness.rlm import amounts, spend
 from executor_harness.rlm.amounts import NOTHING, Amount
-from executor_harness.rlm.asker import RateLimit
+from executor_harness.rlm.asker import CallResult, RateLimit
 from executor_harness.rlm.chat import BudgetExhausted, Options, Tokens
 from executor_harness.rlm.meter import Meter
+from executor_harness.rlm.pool import Pool
 from executor_harness.volumes import Volumes
 
 PRICE = Price(input_usd=0.15, output_usd=0.6)
@@ -139,6 +142,73 @@ def test_a_call_waits_while_others_may_leave_it_room() -> None:
     thread.join(60)
     assert len(got) == 1
     assert account.usage().input_tokens == 100
+
+
+class Interrupted(BaseException):
+    """What the guard raises in the program, at any line."""
+
+
+@pytest.mark.fault("A23")
+def test_an_interruption_at_any_line_leaves_the_locks_free_and_the_record_ahead() -> None:
+    """A trace function raises at the n-th line of the meter, for every n until all of it has run. Not on the
+    way out of a `with`: the interpreter delivers nothing between its body and its end.
+    """
+    module = Meter.admit.__code__.co_filename
+    text = Path(module).read_text().splitlines()
+    ended = False
+    for at in itertools.count(1):
+        records: list[Usage] = []
+        meter = Meter(Allowance(calls=50, tokens=50_000, cost_usd=None), records.append)
+        bound = Amount(calls=1, read=100, written=100, cost=0)
+        lines = itertools.count(1)
+        entered: set[tuple[int, int]] = set()
+
+        def leaves(frame: Any) -> bool:
+            place = (id(frame), frame.f_lineno)
+            if not text[frame.f_lineno - 1].strip().startswith("with "):
+                return False
+            entered.symmetric_difference_update({place})  # noqa: B023 -- called within this turn of the loop
+            return place not in entered  # noqa: B023 -- as above
+
+        def trace(frame: Any, event: str, _argument: Any) -> Any:
+            if frame.f_code.co_filename != module:
+                return None
+            if event == "line" and not leaves(frame) and next(lines) == at:  # noqa: B023 -- as above
+                raise Interrupted
+            return trace
+
+        sys.settrace(trace)
+        try:
+            meter.announce(bound * 3, bound)
+            for _ in range(4):
+                number = meter.admit(bound)
+                assert number is not None
+                meter.part(number, bound, bound * 2)
+                meter.settle(number, bound)
+            meter.record_spent()
+            ended = True
+        except Interrupted:
+            pass
+        finally:
+            sys.settrace(None)
+        other = threading.Thread(target=lambda: meter.settle(meter.admit(bound) or 0, bound))  # noqa: B023
+        other.start()
+        other.join(60)
+        assert not other.is_alive(), f"line {at} of the meter left a lock taken"
+        assert records[-1].calls >= meter.usage().calls, f"line {at}"
+        if ended:
+            assert at > 50
+            return
+
+
+@pytest.mark.fault("A23")
+def test_a_pool_that_was_interrupted_while_it_lends_lends_again() -> None:
+    pool = Pool(4, lambda: None, lambda *_: CallResult())  # type: ignore[arg-type,return-value]
+    with pytest.raises(Interrupted), pool.lend():
+        raise Interrupted
+    with pool.lend() as lent:
+        assert lent == 4
+    pool.close()
 
 
 def test_a_stopped_meter_admits_nothing() -> None:
