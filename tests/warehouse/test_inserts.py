@@ -57,7 +57,8 @@ def test_replace_on_as_dbt_writes_it(table: EngineSession) -> None:
 def test_replace_where_by_name(table: EngineSession) -> None:
     table.execute("CREATE TABLE rows_of_2 AS SELECT 5 AS d, 'by name' AS NAME, 2 AS k")
     assert table.execute("INSERT INTO t BY NAME REPLACE WHERE k = 2 TABLE rows_of_2").affected_rows == 1
-    table.execute("INSERT INTO t BY NAME REPLACE WHERE k = 1 and d = 1 SELECT 1 AS d, 1 AS k")
+    table.execute("CREATE VIEW some AS SELECT * FROM t WHERE k = 1 AND d = 1 LIMIT 1")
+    table.execute("INSERT INTO t BY NAME REPLACE WHERE k = 1 and d = 1 SELECT d, k FROM some WHERE d = 1")
     expected = [(None, "n", 3), (1, None, 1), (2, "by name", 5)]
     assert content(table) == expected
     for outside in ("SELECT 3, 'x', 1", "SELECT NULL, 'x', 1"):

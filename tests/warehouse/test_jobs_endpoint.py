@@ -228,3 +228,17 @@ def test_writers_leave_deletion_vectors_out(spark: Any, root: Path, schema: str)
         spark.sql(f"DELETE FROM {table} WHERE a = 1").collect()
         delta = DeltaTable(str(root / "tables" / Path(*schema.split(".")) / table))
         assert delta.to_pyarrow_table().to_pylist() == [{"a": 2, "b": "y"}]
+
+
+@pytest.mark.fault("D5")
+def test_names_of_volumes_and_schemas_in_any_case(spark: Any, root: Path, schema: str) -> None:
+    name = schema.removeprefix("main.")
+    (root / "Volumes" / "main" / name / "files").mkdir(parents=True)
+    (root / "Volumes" / "main" / name / "files" / "Rows.csv").write_text("a\n1\n")
+    frame = spark.read.option("header", True).csv(f"/Volumes/MAIN/{name.upper()}/Files/Rows.csv")
+    assert [row.a for row in frame.collect()] == ["1"]
+    text = f"SELECT count(*) AS n FROM csv.`/Volumes/Main/{name.upper()}/FILES/Rows.csv`"
+    assert spark.sql(text).collect()[0].n > 0
+    spark.sql(f"CREATE SCHEMA IF NOT EXISTS MAIN.{name.upper()}").collect()
+    spark.sql(f"CREATE TABLE Main.{name.upper()}.T AS SELECT 1 AS a").collect()
+    assert spark.table(f"main.{name}.t").count() == 1

@@ -9,7 +9,7 @@ from typing import Any
 from .catalog import CatalogTree, TableInfo
 from .dml import refuse_write
 from .errors import EngineError, unsupported
-from .inserts import only_rows, only_true
+from .inserts import checked_value, only_true
 from .names import TableName, quote
 
 
@@ -29,7 +29,7 @@ def adapt(
     write = command.write_operation
     predicate = _option(write, "replaceWhere")
     if predicate and name is not None and write.mode == write.SAVE_MODE_OVERWRITE:
-        _overwrite_where(command, name, predicate)
+        _overwrite_where(command, name, predicate, columns(write.input)[0])
     elif predicate and write.mode == write.SAVE_MODE_OVERWRITE:
         raise unsupported("replaceWhere of a path")
     elif info is not None and write.mode == write.SAVE_MODE_APPEND:
@@ -66,18 +66,21 @@ def _keep_nulls(write: Any) -> None:
         write.overwrite_condition.CopyFrom(condition)
 
 
-def _overwrite_where(command: Any, name: TableName, predicate: str) -> None:
-    """Write the option replaceWhere, which Sail does not mind, as the condition of the newer operation."""
+def _overwrite_where(command: Any, name: TableName, predicate: str, first: str) -> None:
+    """Write the option replaceWhere, which Sail does not mind, as the condition of the newer operation.
+
+    `first` is the first column of the rows.
+    """
     import pyspark.sql.connect.proto as pb
 
-    write = command.write_operation
-    checked = pb.Expression(expression_string=pb.Expression.ExpressionString(expression=only_rows(predicate)))
-    rows = pb.Relation(filter=pb.Filter(input=write.input, condition=checked))
-    replaced = pb.Expression(
-        expression_string=pb.Expression.ExpressionString(expression=only_true(predicate))
-    )
+    checked = _expression(checked_value(predicate, quote(first)))
+    aliases = [pb.Expression.Alias(expr=checked, name=[first])]
+    rows = pb.WithColumns(input=command.write_operation.input, aliases=aliases)
     v2 = pb.WriteOperationV2(
-        input=rows, table_name=name.sql, mode=pb.WriteOperationV2.MODE_OVERWRITE, overwrite_condition=replaced
+        input=pb.Relation(with_columns=rows),
+        table_name=name.sql,
+        mode=pb.WriteOperationV2.MODE_OVERWRITE,
+        overwrite_condition=_expression(only_true(predicate)),
     )
     command.CopyFrom(pb.Command(write_operation_v2=v2))
 

@@ -182,9 +182,10 @@ def replace_where(
     """INSERT INTO name REPLACE WHERE predicate query. Afterwards, the predicate's rows are the query's."""
     mark, before = uuid.uuid4().hex, session.tree.require(name).version
     given = _given(session, parts, [column.name.lower() for column in info.columns])
-    names = ", ".join(quote(column.name) for column in info.columns)
-    rows = f"({_values(parts, given, info)}) AS {quote(name.name)} ({names})"
-    query = f"SELECT * FROM {rows} WHERE {only_rows(parts.replace)}"  # noqa: S608 - as it was
+    names = [quote(column.name) for column in info.columns]
+    rows = f"({_values(parts, given, info)}) AS {quote(name.name)} ({', '.join(names)})"
+    checked = f"{checked_value(parts.replace, names[0])} AS {names[0]}"
+    query = f"SELECT {', '.join([checked, *names[1:]])} FROM {rows}"  # noqa: S608 - as it was
     query = session.rewritten(Statement.parse(query)).text
     text = f"{parts.head} REPLACE WHERE {only_true(parts.replace)} AND '{mark}' IS NOT NULL {query}"
     write(session, name, text)
@@ -209,11 +210,14 @@ def only_true(predicate: str) -> str:
     return f"(({predicate}) <=> true)"
 
 
-def only_rows(predicate: str) -> str:
-    """Return a condition that fails on a row for which `predicate` is not true."""
+def checked_value(predicate: str, column: str) -> str:
+    """Return the value of a column, and an error in a row for which `predicate` is not true.
+
+    As a filter it might be asked of rows that another filter leaves out.
+    """
     text = f"[DELTA_REPLACE_WHERE_MISMATCH] Written data does not conform to replaceWhere `{predicate}`."
     error = f"raise_error({string_literal(f'{text} SQLSTATE: 44000')})"
-    return f"CASE WHEN {predicate} THEN true ELSE CAST({error} AS BOOLEAN) END"
+    return f"CASE WHEN {predicate} THEN {column} WHEN {error} IS NULL THEN {column} END"
 
 
 def replace_on(session: CatalogSession, name: TableName, info: TableInfo, parts: Insert) -> StatementResult:
