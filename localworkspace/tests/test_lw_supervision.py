@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -381,3 +382,56 @@ def test_a_stop_is_bounded_and_says_what_it_waits_for(
     assert "it waits for: " in said
     assert "has not stopped within" in said
     assert codes == [1]
+
+
+# --- clients that go away
+
+_HEAVY = "SELECT count(*) AS n FROM range(1000000) a, range(1000000) b WHERE a.id * b.id % 7 = 3"
+_CLIENT = f"""
+import sys
+from databricks import sql
+host, path, token = sys.argv[1:]
+connection = sql.connect(server_hostname="127.0.0.1", http_path=path, access_token=token,
+                         _connection_uri=host + path, enable_telemetry=False)
+cursor = connection.cursor()
+print("up", flush=True)
+cursor.execute({_HEAVY!r})
+"""
+_REST_CLIENT = f"""
+import sys, requests
+host, path, token = sys.argv[1:]
+print("up", flush=True)
+requests.post(host + "/api/2.0/sql/statements", headers={{"Authorization": "Bearer " + token}},
+              json={{"warehouse_id": "local", "statement": {_HEAVY!r}, "wait_timeout": "50s"}})
+"""
+
+
+@LINUX
+@pytest.mark.fault("A20")
+@pytest.mark.parametrize("program", [_CLIENT, _REST_CLIENT], ids=["thrift", "rest"])
+def test_a_statement_ends_with_its_client(tmp_path: Path, program: str) -> None:
+    with spawn(WorkspaceOptions(root=tmp_path / "w")) as server:
+        info = server.info
+        engine = engine_of(info.pid)
+        arguments = [sys.executable, "-c", program, info.host, info.http_path, info.token]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as dying:
+            assert dying.stdout
+            dying.stdout.readline()
+            eventually(lambda: busy(engine), bool)
+            dying.kill()
+        # Others are answered, meanwhile and then; nothing computes for who has gone.
+        execute = sdk(info).statement_execution.execute_statement
+        assert execute("SELECT 1", "local").result
+        eventually(lambda: alive(engine) and busy(engine), lambda there: not there)
+        assert execute("SELECT 1", "local").result
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+
+
+def busy(pid: int) -> bool:
+    """Whether a process computes, judged by a second of it."""
+    from local_workspace.engine.watch import processor_seconds
+
+    before = processor_seconds(pid) or 0.0
+    time.sleep(1)
+    return (processor_seconds(pid) or before) - before > 0.1

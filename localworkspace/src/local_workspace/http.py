@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import threading
 import traceback
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ from local_workspace.tls import Certificate
 # A client that pauses in its work must not find its connection closed under the next request.
 _KEEP_ALIVE_S = 600
 _SHUTDOWN_S = 1
+# So many seconds after a client's connection was closed, what it waited for is given up.
+GONE_S = 5.0
 # Long statements occupy a thread each; short requests must still find one.
 _THREADS = 200
 
@@ -54,11 +57,12 @@ Reply = Shape | Json | Response | None
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One request, parsed: query parameters, JSON body, parameters of the path."""
+    """One request, parsed: query parameters, JSON body, parameters of the path; and how it came."""
 
     query: Mapping[str, str] = field(default_factory=dict)
     body: Json = field(default_factory=dict)
     path: Mapping[str, Any] = field(default_factory=dict)
+    connection: Connection | None = None
 
     def value(self, name: str) -> Any:
         """A required value of the path, the body or the query. Raises ApiError (400)."""
@@ -121,7 +125,12 @@ async def parse(request: Request) -> Call:
             ) from None
         if not isinstance(body, dict):
             raise ApiError(400, "MALFORMED_REQUEST", "The request must be a JSON object")
-    return Call(query=dict(request.query_params), body=body, path=request.path_params)
+    return Call(
+        query=dict(request.query_params),
+        body=body,
+        path=request.path_params,
+        connection=connection_of(request.scope),
+    )
 
 
 def form(request: Request, raw: bytes) -> tuple[Call, dict[str, bytes]]:
@@ -231,7 +240,42 @@ def _application(routes: list[Route]) -> ASGIApp:
     return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
 
 
-_connections: dict[tuple[str, int], asyncio.Transport] = {}
+# Mark of a request's scope: its effect must not depend on whether the client is still there.
+DETACHED = "local_workspace.detached"
+
+
+class Work(Protocol):
+    """Something that is done for one client."""
+
+    def orphaned(self, connection: Connection) -> None:
+        """Note, in a thread, that a connection by which it was asked for or about was closed a while ago."""
+
+
+class Connection:
+    """One client's connection, and what is being done for it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.work: weakref.WeakSet[Work] = weakref.WeakSet()
+
+    def lost(self) -> None:
+        """Tell the work, a while after the connection was closed: its client may have another one by then."""
+        if self.work:
+            loop = asyncio.get_running_loop()
+            loop.call_later(GONE_S, threads.begin, "client-gone", self._tell)
+
+    def _tell(self) -> None:
+        for work in list(self.work):
+            work.orphaned(self)
+
+
+def connection_of(scope: Any) -> Connection | None:
+    """Return the connection of a request; None where nothing shall depend on it."""
+    client = scope.get("client")
+    return _connections.get(tuple(client)) if client and DETACHED not in scope else None
+
+
+_connections: dict[tuple[str, int], Connection] = {}
 
 
 class WorkspaceProtocol(H11Protocol):
@@ -241,21 +285,21 @@ class WorkspaceProtocol(H11Protocol):
         """Register the connection."""
         super().connection_made(transport)
         if self.client:
-            _connections[self.client] = transport
+            _connections[self.client] = Connection(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        if self.client:
-            _connections.pop(self.client, None)
+        if self.client and (known := _connections.pop(self.client, None)):
+            known.lost()
         super().connection_lost(exc)
 
 
 def abort_connection(scope: Any) -> None:
     """Close the connection of a request at once; not one byte of a response is sent."""
     client = scope.get("client")
-    transport = _connections.get(tuple(client)) if client else None
-    if transport is not None:
-        transport.abort()
+    known = _connections.get(tuple(client)) if client else None
+    if known is not None:
+        known.transport.abort()
 
 
 class WorkspaceServer(uvicorn.Server):

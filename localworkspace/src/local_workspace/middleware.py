@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local_workspace.errors import ApiError, injected
 from local_workspace.faults import PROMPT_DIGEST, FaultControl, FaultRule, LogEntry
-from local_workspace.http import abort_connection, error_reply
+from local_workspace.http import DETACHED, abort_connection, error_reply
 
 _THRIFT = "/sql/1.0/warehouses/"
 _STATEMENTS = "/api/2.0/sql/statements"
@@ -107,6 +107,7 @@ class FaultInjection:
             await self.app(scope, exchange.receive, exchange.observe)
             return
         exchange.fault = rule.action
+        scope[DETACHED] = True
         await _drain(exchange)  # the effect must not depend on whether the client still lives
         if rule.after_effect:
             messages: list[Message] = []
@@ -189,7 +190,7 @@ def carries_sql(method: str, path: str) -> bool:
 def statement_of(path: str, body: bytes) -> str | None:
     """The SQL text in a request's body, or None (another call of the protocol, or not readable)."""
     if path.startswith(_THRIFT):
-        from local_workspace.warehouse.service import sql_of
+        from local_workspace.warehouse.calls import sql_of
 
         return sql_of(body)
     try:

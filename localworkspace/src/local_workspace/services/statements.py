@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +17,7 @@ from starlette.routing import Route
 from local_workspace import threads
 from local_workspace.engine import Engine, EngineSession
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.http import Call, Json, route
+from local_workspace.http import Call, Connection, Json, route
 from local_workspace.options import HTTP_PATH, USER, WAREHOUSE_ID
 from local_workspace.services.statement_values import columns_of, parameters_of, rows_of
 from local_workspace.workspace import Workspace
@@ -25,7 +27,7 @@ _CHUNK_ROWS = 10_000
 _FINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "CLOSED"})
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class _Statement:
     id: str
     request: Json
@@ -37,6 +39,12 @@ class _Statement:
     truncated: bool = False
     session: EngineSession | None = None
     done: threading.Event = field(default_factory=threading.Event)
+    give_up: Callable[[], None] | None = None
+
+    def orphaned(self, _connection: Connection) -> None:
+        """Give up what nobody can ask for: the client has gone before it was told the id."""
+        if self.give_up is not None:
+            self.give_up()
 
     def response(self) -> shapes.StatementResponse:
         """The reply; result data is in it once the statement has succeeded."""
@@ -107,9 +115,13 @@ class Statements:
             self._known[statement.id] = statement
             while len(self._known) > _KEPT and next(iter(self._known.values())).done.is_set():
                 self._known.popitem(last=False)
+        statement.give_up = partial(self._cancel, statement)
+        if call.connection is not None:
+            call.connection.work.add(statement)
         threads.begin("statement", self._run, statement)
         if not statement.done.wait(wait_s) and call.body.get("on_wait_timeout") == "CANCEL":
             self._cancel(statement)
+        statement.give_up = None
         return statement.response()
 
     def get(self, call: Call) -> shapes.StatementResponse:

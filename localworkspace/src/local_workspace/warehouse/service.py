@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import struct
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-from databricks.sql.thrift_api.TCLIService import TCLIService
 from databricks.sql.thrift_api.TCLIService import ttypes as t
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from thrift.protocol.TBinaryProtocol import TBinaryProtocol
-from thrift.protocol.TProtocol import TProtocolException
-from thrift.Thrift import TApplicationException
-from thrift.transport.TTransport import TMemoryBuffer
 
 from local_workspace.engine import Engine, EngineError, StatementResult
+from local_workspace.http import api_error, connection_of
 from local_workspace.options import WAREHOUSE_ID
 from local_workspace.workspace import Workspace
 
 from . import results
+from .calls import NoCallError, answer
 from .sessions import Operation, Sessions, UnknownHandleError
 
 # A statement shorter than this comes back in the first answer; a longer one is polled for. The connector
@@ -39,9 +36,6 @@ POLL_WAIT_SECONDS = 0.2
 _STATEMENT_THREADS = 64
 # Requests wait here for their statement (a second at most), so a cancel always finds a free thread.
 _REQUEST_THREADS = 64
-# Of the strict binary protocol: version 1, message type call (Thrift binary protocol specification).
-_CALL = 0x80010001
-_EXECUTE = b"ExecuteStatement"
 _VERSION = t.TProtocolVersion.SPARK_CLI_SERVICE_PROTOCOL_V7
 _SUCCESS = t.TStatus(statusCode=t.TStatusCode.SUCCESS_STATUS)
 
@@ -77,6 +71,8 @@ class ThriftService:
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
         statements = ThreadPoolExecutor(_STATEMENT_THREADS, thread_name_prefix="warehouse-statement")
         self._tree = engine.catalog
+        # Of the thread that answers: the `connection` of its request.
+        self.caller = threading.local()
         self._sessions = Sessions(engine, statements, clock)
 
     # --- sessions
@@ -144,6 +140,7 @@ class ThriftService:
     def GetOperationStatus(self, req: Any) -> Any:  # noqa: N802
         """The state of a statement."""
         operation = self._sessions.operation(req.operationHandle)
+        operation.asked_by(self.caller.connection)
         operation.wait(POLL_WAIT_SECONDS)
         return _status(operation)
 
@@ -170,6 +167,7 @@ class ThriftService:
     def FetchResults(self, req: Any) -> Any:  # noqa: N802
         """The next rows of a result."""
         operation = self._sessions.operation(req.operationHandle)
+        operation.asked_by(self.caller.connection)
         operation.wait(FIRST_WAIT_SECONDS)
         if operation.result is None:
             raise operation.error or EngineError.of(
@@ -213,6 +211,7 @@ class ThriftService:
 
     def _started(self, req: Any, operation: Operation, response: Any) -> Any:
         """Answer with as much of the operation's result as is asked for and there already."""
+        operation.asked_by(self.caller.connection)
         handle = t.TOperationHandle(
             operationId=t.THandleIdentifier(guid=operation.id, secret=operation.id),
             operationType=t.TOperationType.EXECUTE_STATEMENT,
@@ -303,47 +302,18 @@ def warehouse_route(engine: Engine, warehouse_id: str) -> Route:
     async def post(request: Request) -> Response:
         body = await request.body()
         try:
-            reply = await asyncio.get_running_loop().run_in_executor(threads, answer, service, body)
+            connection = connection_of(request.scope)
+            loop = asyncio.get_running_loop()
+            reply = await loop.run_in_executor(threads, answer, service, body, connection)
         except GoneError as gone:
             # The connector takes a 404 on a close as "closed already".
             return Response(status_code=404, headers={"x-thriftserver-error-message": str(gone)})
-        except (EOFError, ValueError) as error:
+        except NoCallError as error:
             return Response(f"Not a Thrift call: {error}", status_code=400)
+        except Exception as error:  # noqa: BLE001 - the boundary: reported, and on standard error
+            problem = api_error(error)
+            said = {"x-thriftserver-error-message": " ".join(problem.message.split())[:500]}
+            return Response(problem.message, status_code=problem.status, headers=said)
         return Response(reply, media_type="application/x-thrift")
 
     return Route(f"/sql/1.0/warehouses/{warehouse_id}", post, methods=["POST"])
-
-
-def answer(service: Any, body: bytes) -> bytes:
-    """Let `service` answer the Thrift call in `body`; raises `EOFError` or `ValueError` when it is none."""
-
-    outgoing = TMemoryBuffer()
-    try:
-        TCLIService.Processor(service).process(_protocol(TMemoryBuffer(body)), _protocol(outgoing))
-    except (TProtocolException, TApplicationException, UnicodeDecodeError) as error:
-        raise ValueError(str(error)) from error
-    return bytes(outgoing.getvalue())
-
-
-def sql_of(body: bytes) -> str | None:
-    """The SQL text in the body of an ExecuteStatement call; None for anything else."""
-    if len(body) < 8 or not body.startswith(struct.pack("!I", _CALL)):
-        return None
-    if body[4:8] != struct.pack("!I", len(_EXECUTE)) or not body.startswith(_EXECUTE, 8):
-        return None
-
-    protocol = _protocol(TMemoryBuffer(body))
-    arguments = TCLIService.ExecuteStatement_args()
-    try:
-        protocol.readMessageBegin()
-        arguments.read(protocol)
-    except (TProtocolException, EOFError, UnicodeDecodeError):
-        return None
-    statement: str | None = arguments.req.statement if arguments.req else None
-    return statement
-
-
-def _protocol(transport: Any) -> Any:
-
-    # thrift 0.25 caps strings at 16 MB; a statement or a result batch may be larger, and we are on loopback.
-    return TBinaryProtocol(transport, string_length_limit=None, container_length_limit=None)

@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from local_workspace.engine import Engine, EngineError, EngineSession, StatementResult
+from local_workspace.http import Connection
 
 # A Databricks SQL warehouse ends a session that nobody used for so long; nothing here is billed by the hour.
 IDLE_SECONDS = 8 * 3600.0
@@ -33,7 +34,19 @@ class Operation:
         self.offset = 0
         self.lz4 = False
         self.cancelled = False
+        self._connection: Connection | None = None
         self._future: Future[StatementResult] = executor.submit(run, lambda: self.cancelled)
+
+    def asked_by(self, connection: Connection | None) -> None:
+        """Note by which connection the client has asked last."""
+        self._connection = connection
+        if connection is not None:
+            connection.work.add(self)
+
+    def orphaned(self, connection: Connection) -> None:
+        """Stop what nobody waits for any more, unless the client has asked by another connection since."""
+        if connection is self._connection:
+            self.cancel()
 
     def wait(self, seconds: float) -> bool:
         """Wait up to `seconds` for the end; return whether it has come."""
