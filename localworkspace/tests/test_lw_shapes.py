@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
-from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
 from databricks.sdk.service import catalog, compute, files, iam, jobs, serving, sql, workspace
-from local_workspace import WorkspaceInfo, WorkspaceOptions
-from local_workspace.http import service_of
-from local_workspace.layout import Layout
-from local_workspace.server import SERVICES, load_routes
-from local_workspace.state import Database
-from local_workspace.workspace import Workspace
+from local_workspace import WorkspaceInfo
+from lw_routes import ROUTES
 from lw_support import VOLUME, Programs, eventually
 
 JOBS = "/api/2.{minor:int}/jobs"
@@ -75,22 +69,6 @@ def ask(http: requests.Session, info: WorkspaceInfo) -> Contract:
     return Contract(http, info.host)
 
 
-def routes(folder: Path) -> set[tuple[str, str]]:
-    """Every route that a workspace serves, but for the fault control's."""
-    layout = Layout(root=folder)
-    layout.create()
-    info = WorkspaceInfo(host="http://127.0.0.1:1", token="t", http_path="/p", root=str(folder), pid=1)
-    engine: Any = SimpleNamespace(catalog=None, connect_url_of=None, end_job=None)
-    with closing(Database(layout.private / "state.db")) as database:
-        workspace = Workspace.assemble(WorkspaceOptions(root=folder), info, layout, database, engine, None)
-        found = [route for module in set(SERVICES.values()) for route in load_routes(module, workspace)]
-    assert {service_of(route.path.replace("{minor:int}", "1")) for route in found} == set(SERVICES)
-    # Starlette adds HEAD to every GET.
-    return {(method, route.path) for route in found for method in (route.methods or set()) - {"HEAD"}} | {
-        ("HEAD", route.path) for route in found if route.methods == {"HEAD"}
-    }
-
-
 def test_every_answer_is_a_shape_of_the_sdk(ask: Contract, programs: Programs, tmp_path: Path) -> None:
     runs(ask, programs)
     definitions(ask)
@@ -102,7 +80,7 @@ def test_every_answer_is_a_shape_of_the_sdk(ask: Contract, programs: Programs, t
     clusters(ask)
     scim(ask)
     the_rest(ask)
-    assert ask.asked | NO_SHAPE == routes(tmp_path)
+    assert ask.asked | NO_SHAPE == set(ROUTES)
     assert not ask.asked & NO_SHAPE
 
 

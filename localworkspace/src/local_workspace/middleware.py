@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local_workspace.errors import ApiError, injected
 from local_workspace.faults import PROMPT_DIGEST, FaultControl, FaultRule, LogEntry
-from local_workspace.http import DETACHED, abort_connection, error_reply
+from local_workspace.http import DETACHED, abort_connection, api_error, error_reply
 
 _THRIFT = "/sql/1.0/warehouses/"
 _STATEMENTS = "/api/2.0/sql/statements"
@@ -30,10 +30,22 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         error = self._check(scope) if scope["type"] == "http" else None
-        if error is None:
-            await self.app(scope, receive, send)
-        else:
+        if error is not None:
             await error_reply(error)(scope, receive, send)
+            return
+        started = False
+
+        async def observed(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, observed)
+        except Exception as problem:  # noqa: BLE001 - the outermost boundary: reported, and on standard error
+            reply = error_reply(api_error(problem))
+            if not started:
+                await reply(scope, receive, send)
 
     def _check(self, scope: Scope) -> ApiError | None:
         if scope["path"].startswith("/.well-known/"):
@@ -195,7 +207,7 @@ def statement_of(path: str, body: bytes) -> str | None:
         return sql_of(body)
     try:
         document: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     statement = document.get("statement") if isinstance(document, dict) else None
     return statement if isinstance(statement, str) else None
