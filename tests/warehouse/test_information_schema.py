@@ -82,6 +82,49 @@ def test_details_of_columns_views_and_volumes(engine: Engine, session: EngineSes
     assert (volume["volume_name"], volume["volume_type"]) == ("files", "MANAGED")
 
 
+def test_keys_as_dbt_and_sqlalchemy_read_them(session: EngineSession, schema: str) -> None:
+    name = schema.removeprefix("main.")
+    session.execute(
+        "CREATE TABLE p (id BIGINT NOT NULL, part STRING, CONSTRAINT p_key PRIMARY KEY (id, part))"
+    )
+    session.execute(
+        "CREATE TABLE c (id BIGINT NOT NULL PRIMARY KEY, p_id BIGINT, part STRING) COMMENT 'child'"
+    )
+    add = "ALTER TABLE c ADD CONSTRAINT to_p FOREIGN KEY (p_id, part) REFERENCES p"
+    session.execute(add)
+    with pytest.raises(EngineError, match="CONSTRAINT_ALREADY_EXISTS"):
+        session.execute(add)
+    found = rows(
+        session,
+        f"""SELECT kcu.constraint_name, kcu.column_name AS from_column, ukcu.table_name AS to_table,
+          ukcu.column_name AS to_column
+        FROM `main`.information_schema.key_column_usage kcu
+        JOIN `main`.information_schema.referential_constraints rc ON kcu.constraint_name = rc.constraint_name
+        JOIN `main`.information_schema.key_column_usage ukcu
+          ON rc.unique_constraint_name = ukcu.constraint_name AND kcu.ordinal_position = ukcu.ordinal_position
+        WHERE kcu.table_schema = '{name}' AND kcu.table_name = 'c' AND ukcu.table_schema = '{name}'
+          AND kcu.constraint_name IN (SELECT constraint_name FROM `main`.information_schema.table_constraints
+            WHERE table_schema = '{name}' AND table_name = 'c' AND constraint_type = 'FOREIGN KEY')
+        ORDER BY kcu.ordinal_position""",
+    )
+    assert [tuple(row.values()) for row in found] == [
+        ("to_p", "p_id", "p", "id"),
+        ("to_p", "part", "p", "part"),
+    ]
+    described = {row["col_name"]: row["data_type"] for row in rows(session, "DESCRIBE TABLE EXTENDED c")}
+    assert described["c_pk"] == "PRIMARY KEY (`id`)"
+    assert described["to_p"].endswith(f"REFERENCES `main`.`{name}`.`p` (`id`, `part`)")
+    assert described["Comment"] == "child"
+    assert "local_workspace.keys" not in {row["key"] for row in rows(session, "SHOW TBLPROPERTIES c")}
+    session.execute("ALTER TABLE c DROP CONSTRAINT to_p")
+    session.execute("ALTER TABLE c DROP PRIMARY KEY IF EXISTS CASCADE")
+    left = f"SELECT * FROM information_schema.table_constraints WHERE table_schema = '{name}'"
+    left += " AND table_name = "
+    assert rows(session, f"{left}'c'") == []
+    session.execute("CREATE OR REPLACE TABLE p AS SELECT 1 AS id")
+    assert rows(session, f"{left}'p'") == []
+
+
 @pytest.mark.parametrize("view", ["row_filters", "column_masks", "table_tags", "column_tags", "routines"])
 def test_what_nobody_has_made_is_empty(session: EngineSession, view: str) -> None:
     assert rows(session, f"SELECT * FROM system.information_schema.{view}") == []

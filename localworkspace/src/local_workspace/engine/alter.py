@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from . import ddl
+from . import ddl, keys
 from .catalog import DRAFT
 from .deltalog import commit_not_null
 from .errors import EngineError, from_engine, only_on_databricks, table_not_found, unsupported
+from .keys import Key
 from .names import TableName, quote
 from .session import CatalogSession, Handlers, StatementResult
 from .statements import Reader, Statement
-from .tables import create_table, done, drop_left_out, pairs_of
+from .tables import Create, create_table, done, drop_left_out, pairs_of
 
 
 def with_delta(session: CatalogSession, name: TableName, change: Callable[[Any], Any]) -> Any:
@@ -46,10 +47,11 @@ def alter_table(session: CatalogSession, statement: Statement) -> StatementResul
     elif statement.starts("ADD", "CONSTRAINT", at=reader.at) and statement.starts("CHECK", at=reader.at + 3):
         with session.tree.lock(name):  # Sail checks the rows that are there
             session.client.sql(f"ALTER TABLE {name.sql} {reader.rest()}")
-    elif reader.accept("DROP", "CONSTRAINT"):
-        lenient = reader.accept("IF", "EXISTS")
-        constraint = reader.name()[-1]
-        with_delta(session, name, lambda d: d.alter.drop_constraint(constraint, not lenient))
+    elif statement.starts("ADD", at=reader.at) and keys.starts_at(statement, reader.at + 1):
+        reader.at += 1
+        _add_key(session, name, Create.complete(session, keys.read(reader, name, session.namespace)))
+    elif reader.accept("DROP", "CONSTRAINT") or statement.starts("DROP", "PRIMARY", "KEY", at=reader.at):
+        _drop_constraint(session, name, reader)
     elif not reader.accept("CLUSTER", "BY"):
         raise unsupported(f"ALTER TABLE … {' '.join(reader.rest().split()[:2])}")
     return done()
@@ -90,6 +92,35 @@ def _set_properties(session: CatalogSession, name: TableName, properties: dict[s
         with_delta(
             session, name, lambda d: d.alter.set_table_properties(properties, raise_if_not_exists=False)
         )
+
+
+def _add_key(session: CatalogSession, name: TableName, key: Key) -> None:
+    for column in key.columns:
+        _column(session, name, column)
+    with session.tree.lock(name):
+        there = keys.keys_in(session.tree.require(name).properties)
+        clash = [each.name for each in there if each.name == key.name or each.parent is key.parent is None]
+        if clash:
+            text = f"The table {name.sql} has the constraint {quote(clash[0])} already."
+            raise EngineError.of("CONSTRAINT_ALREADY_EXISTS", text, "42710")
+        _set_properties(session, name, keys.stored([*there, key]))
+
+
+def _drop_constraint(session: CatalogSession, name: TableName, reader: Reader) -> None:
+    """DROP {CONSTRAINT [IF EXISTS] name | PRIMARY KEY [IF EXISTS]} [RESTRICT | CASCADE]."""
+    primary = reader.accept("DROP", "PRIMARY", "KEY")
+    lenient = reader.accept("IF", "EXISTS")
+    constraint = "" if primary else reader.name()[-1]
+    with session.tree.lock(name):
+        there = keys.keys_in(session.tree.require(name).properties)
+        left = [key for key in there if (key.parent is not None if primary else key.name != constraint)]
+        if len(left) < len(there):
+            _set_properties(session, name, keys.stored(left))
+        elif not primary:
+            with_delta(session, name, lambda d: d.alter.drop_constraint(constraint, not lenient))
+        elif not lenient:
+            text = f"The table {name.sql} has no primary key."
+            raise EngineError.of("CONSTRAINT_DOES_NOT_EXIST", text, "42704")
 
 
 def _alter_column(session: CatalogSession, name: TableName, reader: Reader) -> None:

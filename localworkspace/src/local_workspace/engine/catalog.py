@@ -15,6 +15,7 @@ from typing import Any
 
 from .deltalog import DeltaLogs, TableShape, sql_type
 from .errors import EngineError, catalog_not_found, schema_not_found, table_not_found
+from .keys import PROPERTY, Key, keys_in
 from .names import TableName, folded, folder_of, is_name, name_of
 
 # The comment of the schema or catalog in whose folder it is.
@@ -50,6 +51,7 @@ class TableInfo:
     partition_columns: tuple[str, ...] = ()
     view_definition: str | None = None
     external: bool = False
+    keys: tuple[Key, ...] = ()
 
     @property
     def table_type(self) -> str:
@@ -347,6 +349,7 @@ def _table_info(name: TableName, shape: TableShape, location: str, external: boo
     )
     return TableInfo(
         name=name, kind="TABLE", columns=columns, location=location, created_at_ms=shape.created_at_ms,
-        comment=shape.description, properties=shape.properties, partition_columns=shape.partition_columns,
-        external=external,
+        comment=shape.description, partition_columns=shape.partition_columns, external=external,
+        properties={key: value for key, value in shape.properties.items() if key != PROPERTY},
+        keys=keys_in(shape.properties),
     )  # fmt: skip

@@ -13,7 +13,8 @@ from typing import Any
 
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError, only_on_databricks, table_not_found
-from .names import quote
+from .keys import Key
+from .names import TableName, quote
 from .statements import Statement
 from .wire import ConnectClient
 
@@ -243,6 +244,60 @@ def _volumes(tree: CatalogTree, catalog: str, user: str) -> Iterator[Row]:
             }  # fmt: skip
 
 
+def _keys(tree: CatalogTree, catalog: str) -> Iterator[tuple[Key, Row]]:
+    for info in _infos(tree, catalog):
+        for key in info.keys:
+            yield key, {**_named(info), **_constraint(info.name, key.name)}
+
+
+def _constraint(table: TableName, name: str, prefix: str = "") -> Row:
+    return {
+        f"{prefix}constraint_catalog": table.catalog, f"{prefix}constraint_schema": table.schema,
+        f"{prefix}constraint_name": name,
+    }  # fmt: skip
+
+
+def _table_constraints(tree: CatalogTree, catalog: str, _user: str) -> Iterator[Row]:
+    said = {"is_deferrable": "YES", "initially_deferred": "YES", "enforced": "NO"}
+    for key, row in _keys(tree, catalog):
+        yield {**row, "constraint_type": key.kind, **said}
+
+
+def _key_columns(tree: CatalogTree, catalog: str, _user: str) -> Iterator[Row]:
+    for key, row in _keys(tree, catalog):
+        for position, column in enumerate(key.columns, start=1):
+            place = position if key.parent else None
+            yield {
+                **row, "column_name": column, "ordinal_position": position,
+                "position_in_unique_constraint": place,
+            }  # fmt: skip
+
+
+def _references(tree: CatalogTree, catalog: str, _user: str) -> Iterator[Row]:
+    for key, row in _keys(tree, catalog):
+        parent = tree.info(key.parent) if key.parent else None
+        primary = next((each for each in (parent.keys if parent else ()) if each.parent is None), None)
+        if parent is not None and primary is not None:
+            yield {
+                **row, **_constraint(parent.name, primary.name, "unique_"), "match_option": "FULL",
+                "update_rule": "NO ACTION", "delete_rule": "NO ACTION",
+            }  # fmt: skip
+
+
+def _used(tree: CatalogTree, catalog: str, _user: str) -> Iterator[Row]:
+    """Yield the table and each column that a constraint stands on; of a foreign key, its parent's."""
+    for key, row in _keys(tree, catalog):
+        table = key.parent
+        of = {} if table is None else dict(zip(_TABLE.split(), vars(table).values(), strict=True))
+        for column in key.parent_columns if table else key.columns:
+            yield {**row, **of, "column_name": column}
+
+
+def _used_tables(tree: CatalogTree, catalog: str, user: str) -> Iterator[Row]:
+    rows = ({k: v for k, v in row.items() if k != "column_name"} for row in _used(tree, catalog, user))
+    yield from {tuple(row.values()): row for row in rows}.values()
+
+
 _ROWS: Mapping[str, Callable[[CatalogTree, str, str], Iterator[Row]]] = {
     "catalogs": _catalogs,
     "schemata": _schemata,
@@ -250,4 +305,9 @@ _ROWS: Mapping[str, Callable[[CatalogTree, str, str], Iterator[Row]]] = {
     "columns": _columns,
     "views": _view_texts,
     "volumes": _volumes,
+    "table_constraints": _table_constraints,
+    "key_column_usage": _key_columns,
+    "referential_constraints": _references,
+    "constraint_column_usage": _used,
+    "constraint_table_usage": _used_tables,
 }

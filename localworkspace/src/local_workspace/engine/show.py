@@ -186,7 +186,10 @@ def describe(session: CatalogSession, statement: Statement) -> str | StatementRe
 
 
 def _extended(info: TableInfo, owner: str) -> list[tuple[Any, ...]]:
-    return [("", "", ""), ("# Detailed Table Information", "", ""), *_facts(info, owner)]
+    constraints = [(key.name, key.text, "") for key in info.keys]
+    head: list[tuple[Any, ...]] = [("", "", ""), ("# Detailed Table Information", "", "")]
+    return [*head, *_facts(info, owner), *([("", "", ""), ("# Constraints", "", "")] if constraints else []),
+            *constraints]  # fmt: skip
 
 
 def _facts(info: TableInfo, owner: str) -> list[tuple[Any, ...]]:
@@ -233,6 +236,8 @@ def _document(info: TableInfo, owner: str) -> dict[str, Any]:
         "location": info.location,
         "provider": None if info.kind == "VIEW" else "delta",
         "table_properties": dict(info.properties),
+        "table_constraints": "[" + ", ".join(f"({key.name},{key.text})" for key in info.keys) + "]"
+            if info.keys else None,
         "type": info.table_type,
         "owner": owner,
         "created_time": created.strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from . import alter, commands, configuration, dml, inserts
+from . import alter, commands, configuration, dml, inserts, keys
 from .errors import EngineError
 from .names import TableName, quote
 from .session import CatalogSession, Handlers, Parameters, StatementResult
@@ -13,8 +13,6 @@ from .statements import Reader, Statement
 from .tables import LEFT_OUT, Create, already_exists, done, inserted, made, readable_by_all
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .catalog import CatalogTree
     from .wire import ConnectClient
 
@@ -80,7 +78,7 @@ class CreateByPath(Create):
             if tree.shape(name) is not None:
                 return done()
         try:
-            return self._make("CREATE TABLE", tree.location(name))
+            return self._make("CREATE TABLE", name)
         except BaseException:
             if location is not None:
                 tree.drop_table(name)
@@ -91,11 +89,12 @@ class CreateByPath(Create):
         """Replace the table in one commit, so that its history stays."""
         tree = self.session.tree
         tree.require(self.name)
-        return self._make("REPLACE TABLE", tree.location(self.name))
+        return self._make("REPLACE TABLE", self.name)
 
-    def _make(self, verb: str, folder: Path) -> StatementResult:
-        target = f"delta.{quote(str(folder))}"
+    def _make(self, verb: str, name: TableName) -> StatementResult:
+        target = f"delta.{quote(str(self.session.tree.location(name)))}"
         self.session.client.sql(f"{verb} {target} {self._columns()} {self._using()} {self._rest()}")
+        self._describe(name, keys.stored(self.keys) if self.keys else {})
         return done() if self.body is None else made()
 
     def _rest(self) -> str:
@@ -148,12 +147,15 @@ def alter_table(session: CatalogSession, statement: Statement) -> str | Statemen
     """ALTER TABLE: Spark's own, but for names and for what would keep readers out."""
     reader = Reader(statement, 2)
     session.namespace.table(reader.name())
-    if statement.starts("RENAME", at=reader.at) or statement.starts("CLUSTER", at=reader.at):
-        return alter.alter_table(session, statement)
-    if statement.find("NOT", start=reader.at) is not None and statement.starts(
-        "NULL", at=len(statement.tokens) - 1
+    not_null = statement.find("NOT", start=reader.at) is not None and statement.tokens[-1].upper == "NULL"
+    if (
+        not_null  # Delta's own takes it back only
+        or any(statement.starts(word, at=reader.at) for word in ("RENAME", "CLUSTER"))
+        or (statement.starts("ADD", at=reader.at) and keys.starts_at(statement, reader.at + 1))
+        or statement.starts("DROP", "CONSTRAINT", at=reader.at)
+        or statement.starts("DROP", "PRIMARY", at=reader.at)
     ):
-        return alter.alter_table(session, statement)  # Delta's own takes it back only
+        return alter.alter_table(session, statement)
     if statement.starts("SET", "TBLPROPERTIES", at=reader.at):
         kept = readable_by_all(statement, start=reader.at)
         return kept.text if kept.find("TBLPROPERTIES", start=reader.at) is not None else done()

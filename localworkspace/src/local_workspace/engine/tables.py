@@ -17,10 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from . import keys
 from .catalog import DRAFT
 from .errors import EngineError, only_on_databricks, table_not_found, unsupported
+from .keys import Key
 from .literals import string_literal
-from .names import TableName, quote
+from .names import Namespace, TableName, quote
 from .session import CatalogSession, Creation, StatementResult
 from .statements import Reader, Statement, chain_at, unquote_string
 
@@ -122,7 +124,8 @@ class Create:
         body = statement.find(*_BODY, start=after_name)
         if body is not None:
             statement, self.comment = _without_comment(statement, after_name, body)
-        statement = _without_keys(statement, after_name)
+        statement, found = _without_keys(statement, after_name, name, session.namespace)
+        self.keys = tuple(self.complete(session, key) for key in found)
         body = statement.find(*_BODY, start=after_name)
         self.statement = readable_by_all(statement, start=after_name, end=body, left_out=session.left_out)
         self.session = session
@@ -145,7 +148,7 @@ class Create:
                 if location is not None:
                     self.session.tree.drop_table(name)
                 raise
-        self._describe(name, {})
+        self._describe(name, keys.stored(self.keys) if self.keys else {})
         return done() if self.body is None else made()
 
     def replace(self) -> StatementResult:
@@ -153,13 +156,16 @@ class Create:
         if self.body is None:
             self._replace_empty()
             return done()
+        shape = self.session.tree.require(self.name)
         partitions = self._words_in_parentheses("PARTITIONED")
         query = self.statement.source(self.body + (self.statement.tokens[self.body].upper == "AS"))
         self.session.client.write_table(
             query, table=self.name.sql, options={"overwriteSchema": "true"}, partitions=partitions
         )
         at = self._clause("TBLPROPERTIES")
-        self._describe(self.name, pairs_of(self.statement, at + 1) if at else {})
+        properties = pairs_of(self.statement, at + 1) if at else {}
+        had_keys = keys.PROPERTY in shape.properties
+        self._describe(self.name, properties | (keys.stored(self.keys) if had_keys or self.keys else {}))
         self.session.forget(self.name)
         self.session.learn(self.name)
         return made()
@@ -194,6 +200,13 @@ class Create:
             table.alter.set_table_description(self.comment)
         if properties:
             table.alter.set_table_properties(dict(properties), raise_if_not_exists=False)
+
+    @staticmethod
+    def complete(session: CatalogSession, key: Key) -> Key:
+        """Return a key with the columns of its parent's primary key if it names none."""
+        info = session.tree.info(key.parent) if key.parent and not key.parent_columns else None
+        primary = next((each.columns for each in (info.keys if info else ()) if each.parent is None), ())
+        return replace(key, parent_columns=key.parent_columns or primary)
 
     def _refuse_columns(self) -> None:
         """Refuse columns that Sail would take and not keep to."""
@@ -263,28 +276,34 @@ def _without_comment(statement: Statement, start: int, end: int) -> tuple[Statem
     return statement.without(at, at + 2), comment
 
 
-def _without_keys(statement: Statement, at: int) -> Statement:
-    """Return CREATE TABLE without the keys among its columns, which begin at token `at`.
+def _without_keys(
+    statement: Statement, at: int, table: TableName, namespace: Namespace
+) -> tuple[Statement, list[Key]]:
+    """Return CREATE TABLE without the keys among its columns, which begin at token `at`, and the keys.
 
-    On Databricks, PRIMARY KEY and FOREIGN KEY tell people of keys and are not enforced. What else a
-    constraint may be (CHECK) stays, for the engine to refuse.
+    What else a constraint may be (CHECK) stays, for the engine to refuse.
     """
     if not statement.starts("(", at=at) or statement.starts("SELECT", at=at + 1):
-        return statement
+        return statement, []
     items = [(first, _key(statement, first, end), end) for first, end in statement.items(at)]
     kept = [(first, key) for first, key, _ in items if key > first]
     if not kept or all(key == end for _, key, end in items):
-        return statement
+        return statement, []
     tokens = statement.tokens
+    found = [
+        keys.read(Reader(statement, key), table, namespace, tokens[first].name if key > first else "")
+        for first, key, end in items
+        if key < end
+    ]
     columns = ", ".join(statement.text[tokens[first].start : tokens[key - 1].end] for first, key in kept)
-    return statement.without(at, statement.closing(at) + 1, f"({columns})")
+    return statement.without(at, statement.closing(at) + 1, f"({columns})"), found
 
 
 def _key(statement: Statement, first: int, end: int) -> int:
     """Return where the key of a column or constraint begins; `end` if it has none."""
     for index in range(first, end):
         at = index + 2 if statement.tokens[index].upper == "CONSTRAINT" else index
-        if statement.starts("PRIMARY", "KEY", at=at) or statement.starts("FOREIGN", "KEY", at=at):
+        if keys.starts_at(statement, index):
             return index
         if statement.starts("REFERENCES", at=at) and index > first + 1:
             return index
