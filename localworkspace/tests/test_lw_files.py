@@ -14,6 +14,7 @@ import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import AlreadyExists, BadRequest, NotFound
 from local_workspace import WorkspaceInfo
+from local_workspace.layout import Layout
 from lw_support import VOLUME
 
 
@@ -185,6 +186,25 @@ def test_only_regular_files_are_read_and_nobody_waits(
         if kind in {"fifo", "socket"}:
             assert put.status_code == 204
             assert http.get(url, timeout=60).content == b"new"
+
+
+@pytest.mark.fault("A13")
+def test_a_pipe_in_dbfs_or_among_workspace_files_blocks_nobody(
+    http: requests.Session, info: WorkspaceInfo
+) -> None:
+    http.post(f"{info.host}/api/2.0/dbfs/mkdirs", json={"path": "/pipes"}).raise_for_status()
+    os.mkfifo(Layout(root=Path(info.root)).dbfs / "pipes" / "pipe")
+    url = f"{info.host}/api/2.0/dbfs/read"
+    answer = http.get(url, params={"path": "dbfs:/pipes/pipe"}, timeout=60)
+    assert (answer.status_code, "not a regular file" in answer.json()["message"]) == (400, True)
+    folder = Path(info.root) / "Workspace" / "Shared" / "pipes"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "pipe")
+    url = f"{info.host}/api/2.0/workspace"
+    listed = http.get(f"{url}/list", params={"path": "/Shared/pipes"}, timeout=60).json()["objects"]
+    assert [item["object_type"] for item in listed] == ["FILE"]
+    exported = http.get(f"{url}/export", params={"path": "/Shared/pipes/pipe"}, timeout=60)
+    assert exported.status_code == 400
 
 
 def test_a_link_out_of_the_volume_is_refused(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from local_workspace.errors import ApiError, WorkspaceError, invalid
 
@@ -153,6 +155,23 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())  # else a power cut may leave an empty file under the name
     temporary.replace(path)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading. Raises OSError where there is none, ApiError (400) for anything else:
+    to open a pipe that a job left would wait for its writer, and keep one of the server's threads.
+    """
+    refused = invalid(f"{path.name} is not a regular file: it is a link, a pipe or a device")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # of a link, of a socket
+            raise refused from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise refused
+    return os.fdopen(descriptor, "rb")
 
 
 def inside(folder: Path, relative: str) -> Path:

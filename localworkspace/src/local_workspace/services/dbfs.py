@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, async_route, form, parse, route
-from local_workspace.layout import Layout, inside
+from local_workspace.layout import Layout, inside, open_regular
 from local_workspace.workspace import Workspace
 
 _BLOCK = 1 << 20  # the most that one call carries
@@ -106,7 +106,7 @@ class Dbfs:
         local = self._existing(path)
         if local.is_dir():
             raise invalid(f"{path} is a directory")
-        with local.open("rb") as file:
+        with open_regular(local) as file:
             file.seek(max(0, call.number("offset", 0)))
             data = file.read(length)
         return shapes.ReadResponse(bytes_read=len(data), data=base64.b64encode(data).decode())

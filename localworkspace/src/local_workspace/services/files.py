@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
-import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from email.utils import formatdate
@@ -21,7 +19,7 @@ from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid
 from local_workspace.http import Call, Json, async_route, route
-from local_workspace.layout import Layout
+from local_workspace.layout import Layout, open_regular
 from local_workspace.workspace import Workspace
 
 _BUFFER = 1 << 20
@@ -166,24 +164,9 @@ class Files:
         local = self._local(path)
         if local.is_dir():
             raise invalid(f"The path is a directory, not a file: {path}")
-        refused = invalid(f"The path is not a regular file (it is a link, pipe or device): {path}")
         with _not_found(path):
-            try:
-                # Opening a pipe would wait for its writer, and keep one of the server's threads.
-                descriptor = os.open(local, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            except OSError as error:
-                if error.errno in {
-                    errno.ELOOP,
-                    errno.ENXIO,
-                }:  # of a link; of a socket, or a device without a driver
-                    raise refused from None
-                raise
-        file = os.fdopen(descriptor, "rb")
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            file.close()
-            raise refused
-        return file, found
+            file = open_regular(local)
+        return file, os.fstat(file.fileno())
 
 
 async def _receive(request: Request, file: BinaryIO) -> bytes:

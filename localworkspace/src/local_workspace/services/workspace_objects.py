@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, async_route, form, parse, route
-from local_workspace.layout import Layout, inside
+from local_workspace.layout import Layout, inside, open_regular
 from local_workspace.services.notebooks import MARKERS, from_jupyter, to_jupyter
 from local_workspace.workspace import Workspace
 
@@ -81,7 +82,8 @@ class WorkspaceObjects:
         local = self._existing(path)
         if local.is_dir():
             raise invalid(f"{path} is a folder: only notebooks and files can be exported here")
-        content, kind = local.read_bytes(), local.suffix.lstrip(".") or "py"
+        with open_regular(local) as file:
+            content, kind = file.read(), local.suffix.lstrip(".") or "py"
         language = _info(path, local).language
         if wanted == "JUPYTER" and language is not None:
             content, kind = to_jupyter(content.decode("utf-8", "replace"), language.value), "ipynb"
@@ -150,7 +152,11 @@ def _info(path: str, local: Path) -> shapes.ObjectInfo:
     )
     if local.is_dir():
         return info
-    with local.open("rb") as file:
+    head = ""
+    with (
+        contextlib.suppress(ApiError),
+        open_regular(local) as file,
+    ):  # a link or a pipe is a file with no more
         head = file.read(64).decode("utf-8", "replace")
     language = next((name for name, marker in MARKERS.items() if head.startswith(marker)), None)
     if language == "PYTHON" and local.suffix in {".r", ".R"}:
