@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
 from databricks.sdk.errors.parser import _Parser
+from databricks.sql import exc
 
 from databricks_rlm_agent.databricks.errors import (
     NoRetries,
@@ -16,6 +18,7 @@ from databricks_rlm_agent.databricks.errors import (
     sdk_errors,
     sql_errors,
 )
+from databricks_rlm_agent.databricks.sql import WarehouseSession
 from databricks_rlm_agent.errors import (
     AlreadyExists,
     Conflict,
@@ -150,3 +153,33 @@ def test_requests_to_the_warehouse(error: Exception, pause: float | None, kind: 
         raise error
     assert type(raised.value) is kind
     assert getattr(raised.value, "retry_after", pause) == pause
+
+
+class LostCursor:
+    """A cursor whose server was replaced while its statement ran."""
+
+    rowcount = -1
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __enter__(self) -> LostCursor:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def execute(self, *_arguments: object) -> None:
+        raise exc.DatabaseError(self.text)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("handle", ["SessionHandle", "OperationHandle"])
+def test_a_handle_that_the_server_has_forgotten_is_a_lost_session(handle: str) -> None:
+    connection = SimpleNamespace(cursor=lambda **_: LostCursor(f"Invalid {handle}: {handle} [1]"))
+    session = WarehouseSession(connection, where="here")
+    with pytest.raises(Unreachable, match="session is gone"):
+        session.fetch("SELECT 1")
+    assert not session.alive

@@ -202,8 +202,9 @@ def problems_of(rig: Rig, runs: Sequence[str]) -> Iterator[str]:
         if run.lease_owner is not None:
             yield f"{run_id}: a lease is left"
         steps = [_step_of(rig, row) for row in rig.app.ledger.results(run_id) if row["status"] == "SUCCESS"]
+        # A step is done again where the planner no longer sees that it was done; none is left out.
         wanted = list(range(1, int(run_id.rpartition("-")[2]) + 1))
-        if steps != wanted:
+        if sorted(set(steps)) != wanted or steps[-1] != wanted[-1]:
             yield f"{run_id}: steps {steps}, not {wanted}"
         folders = Counter(mark.parent for mark in (rig.volume / f"scratchpad/run_{run_id}").rglob("ran-*"))
         yield from (f"{folder}: the program ran {n} times" for folder, n in folders.items() if n > 1)

@@ -16,7 +16,7 @@ from databricks_rlm_agent.values import Row
 
 T = TypeVar("T")
 _CANCEL_AGAIN_S = 1.0
-_GONE = ("SessionAlreadyClosed", "Invalid SessionHandle", "SESSION_NOT_FOUND")
+_GONE = ("SessionAlreadyClosed", "Invalid SessionHandle", "Invalid OperationHandle", "SESSION_NOT_FOUND")
 
 
 class WarehouseEngine:

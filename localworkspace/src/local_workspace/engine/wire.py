@@ -134,7 +134,10 @@ class ConnectClient:
         with self._guard:  # an interrupt comes either before, and is seen here, or finds the call
             statement.raise_if_cancelled()
             statement.operation = request.operation_id
-            statement.call = self._stub.ExecutePlan(request)
+            try:
+                statement.call = self._stub.ExecutePlan(request)
+            except ValueError as error:
+                raise _gone(error) from error
             return statement.call
 
     def write_table(self, query: str, *, table: str, options: dict[str, str], partitions: list[str]) -> None:
@@ -253,13 +256,18 @@ class ConnectClient:
             return getattr(self._stub, method)(request, timeout=seconds)
         except grpc.RpcError as error:
             raise error_of(error) from error
-        except ValueError as error:  # the channel is closed: the engine was stopped
-            raise EngineError.of("ENGINE_UNAVAILABLE", f"The engine is gone: {error}", "08006") from error
+        except ValueError as error:
+            raise _gone(error) from error
 
     def _user(self) -> Any:
         import pyspark.sql.connect.proto as pb
 
         return pb.UserContext(user_id=self._user_id)
+
+
+def _gone(error: ValueError) -> EngineError:
+    """Return the error for a channel that is closed: the engine was stopped."""
+    return EngineError.of("ENGINE_UNAVAILABLE", f"The engine is gone: {error}", "08006")
 
 
 def arrow_stream(table: Any) -> bytes:
