@@ -51,7 +51,8 @@ class ApiError(Exception):
 
     def document(self) -> dict[str, Any]:
         """The JSON body of the reply."""
-        body: dict[str, Any] = {"error_code": self.code, "message": self.message}
+        line = self.message.replace("\r", "\\r").replace("\n", "\\n")  # a request's own text may be in it
+        body: dict[str, Any] = {"error_code": self.code, "message": line}
         if self.details:
             body["details"] = [dict(item) for item in self.details]
         return body

@@ -64,6 +64,7 @@ class WorkspaceOptions:
     model: str | None = None
     max_processes: int = DEFAULT_MAX_PROCESSES
     tls: bool = False
+    allow_paths: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.catalogs:
@@ -81,6 +82,7 @@ class WorkspaceOptions:
         arguments += [part for name in self.catalogs for part in ("--catalog", name)]
         arguments += ["--allow-faults"] if self.allow_faults else []
         arguments += ["--tls"] if self.tls else []
+        arguments += [part for folder in self.allow_paths for part in ("--allow-path", str(folder))]
         return arguments + (["--model", self.model] if self.model else [])
 
 
@@ -125,6 +127,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--root", type=Path, required=True, metavar="DIR", help="folder that holds everything"
     )
     parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1 (default: any free one)")
+    parser.add_argument(
+        "--allow-path", type=Path, action="append", metavar="DIR", help="a folder that SQL may read and write"
+    )
     parser.add_argument("--tls", action="store_true", help="https, by a certificate that is printed")
     parser.add_argument("--allow-faults", action="store_true", help="serve the fault control at /_local/")
     parser.add_argument(
@@ -159,4 +164,5 @@ def options_from(namespace: argparse.Namespace) -> WorkspaceOptions:
         model=namespace.model,
         max_processes=namespace.max_processes,
         tls=namespace.tls,
+        allow_paths=tuple(folder.resolve() for folder in namespace.allow_path or ()),
     )

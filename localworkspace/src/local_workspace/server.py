@@ -119,7 +119,11 @@ class _EngineStart:
 
             self._engine = create_engine(
                 EngineOptions(
-                    root=options.root, catalogs=options.catalogs, kind=options.engine, token=self._token
+                    root=options.root,
+                    catalogs=options.catalogs,
+                    kind=options.engine,
+                    token=self._token,
+                    allow_paths=options.allow_paths,
                 )
             )
             self._engine.start()

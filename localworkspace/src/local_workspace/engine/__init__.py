@@ -37,7 +37,8 @@ __all__ = [
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """The settings of an engine: the workspace's root folder, the catalogs (the first is the default), the
-    kind (default: the installed one). `token` admits to the Spark Connect endpoint. `jars` is the folder
+    kind (default: the installed one). `token` admits to the Spark Connect endpoint. Files may be named in
+    the root, and in the folders `allow_paths`. `jars` is the folder
     where Spark's engine keeps what it downloads (default: in its environment), `renew_after` the number of
     statements after which Sail's server is replaced (default: its own).
     """
@@ -47,6 +48,7 @@ class EngineOptions:
     kind: EngineKind = field(default_factory=installed_engine)
     user: str = USER
     token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    allow_paths: tuple[Path, ...] = ()
     jars: Path | None = None
     renew_after: int = RENEW_AFTER
 
@@ -124,7 +126,9 @@ class Engine:
 
 def create_engine(options: EngineOptions) -> Engine:
     """Return the engine for `options`, not started. Raises `EngineError` where it cannot run."""
-    tree = CatalogTree(options.root, options.catalogs, ascii_folders=options.kind == "sail")
+    tree = CatalogTree(
+        options.root, options.catalogs, ascii_folders=options.kind == "sail", allowed=options.allow_paths
+    )
     if options.kind == "spark":
         from .spark import SparkBackend
 

@@ -7,12 +7,13 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .bounds import PathPolicy, local
 from .deltalog import DeltaLogs, TableShape, sql_type
 from .errors import EngineError, catalog_not_found, schema_not_found, table_not_found
 from .keys import PROPERTY, Key, keys_in
@@ -73,8 +74,16 @@ class ViewDefinition:
 class CatalogTree:
     """Catalogs, schemas, tables and views under one root; safe for threads; names are case-insensitive."""
 
-    def __init__(self, root: Path, catalogs: tuple[str, ...], *, ascii_folders: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        catalogs: tuple[str, ...],
+        *,
+        ascii_folders: bool = True,
+        allowed: Sequence[Path] = (),
+    ) -> None:
         self.root = root.resolve()
+        self.paths = PathPolicy(root=self.root, allowed=tuple(folder.resolve() for folder in allowed))
         self._folder_of = folder_of if ascii_folders else str
         self._tables = self.root / "tables"
         self.logs = DeltaLogs()
@@ -307,15 +316,8 @@ class CatalogTree:
             yield
 
     def local_path(self, path: str) -> str:
-        """Return the folder of a `/Volumes/…` or `dbfs:/Volumes/…` path; any other path as it is.
-
-        Names of catalogs, schemas and Volumes are the same in any case of letters; those of files are not.
-        """
-        bare = path.removeprefix("dbfs:").removeprefix("file:")
-        if not bare.startswith("/Volumes/"):
-            return path
-        _, _, *names = bare.split("/", 5)
-        return str(self.root.joinpath("Volumes", *[name.lower() for name in names[:3]], *names[3:]))
+        """Return the folder of a `/Volumes/…` or `dbfs:/Volumes/…` path; any other path as it is."""
+        return local(path, self.root)
 
     def _sidecar(self, name: TableName, kind: str) -> Path:
         return self.schema_path(name.catalog, name.schema) / f"{self._folder_of(name.name)}.{kind}.json"

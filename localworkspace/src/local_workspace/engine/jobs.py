@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import information_schema
+from .bounds import require_plan
 from .catalog import CatalogTree
 from .errors import EngineError, table_not_found
 from .names import TableName, quote
@@ -37,6 +38,7 @@ class JobRequest:
         session, request = self._session, self.request
         session.prepare(names(request))
         map_volume_paths(request, session.tree)
+        require_plan(list(messages(request)), session.tree.paths)
         self._fold_names()
         if not self._executes:
             return None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from .bounds import is_path
 from .catalog import CatalogTree
 from .literals import string_literal
 from .names import quote
 from .statements import Statement, Token, unquote_string
-
-_PATH_FORMATS = {"delta", "parquet", "csv", "json", "text", "avro", "binaryfile", "orc"}
-_PATH_CALLS = {"READ_FILES", "PATH"}
 
 
 def map_paths(statement: Statement, tree: CatalogTree) -> str:
@@ -31,14 +29,8 @@ def map_paths(statement: Statement, tree: CatalogTree) -> str:
 
 def _mapped(tokens: list[Token], index: int, tree: CatalogTree) -> str | None:
     token = tokens[index]
-    before = tokens[index - 1] if index else None
-    further = tokens[index - 2] if index > 1 else None
-    if before is None or "/Volumes/" not in token.text:
+    if "/Volumes/" not in token.text or not is_path(tokens, index):
         return None
-    if token.kind == "quoted" and before.text == "." and further and further.name.lower() in _PATH_FORMATS:
+    if token.kind == "quoted":
         return quote(tree.local_path(token.name))
-    if token.kind == "string" and (
-        before.upper == "LOCATION" or (before.text == "(" and further and further.upper in _PATH_CALLS)
-    ):
-        return string_literal(tree.local_path(unquote_string(token.text)))
-    return None
+    return string_literal(tree.local_path(unquote_string(token.text)))

@@ -162,6 +162,7 @@ class CatalogSession:
 
     def carry_out(self, statement: Statement) -> StatementResult | str:
         """Do what `translate` does, for a statement whose parameters are bound."""
+        self.tree.paths.require_all(statement)
         self.prepare([] if statement.starts("DROP") else statement.names())  # of a broken table, too
         statement = information_schema.served(statement, self.tree, self.client, self.namespace.catalog)
         rewritten = self.rewritten(statement)
