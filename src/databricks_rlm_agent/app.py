@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 # For a query of an acceptance check, or a count of an input's rows.
 QUERY_LIMIT_S = 300.0
+# For what a planner reads by its tools, while a model waits.
+TOOL_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,13 @@ class App:
     def _query_session(self) -> RetryingSession:
         """A session of its own for queries that others wrote, or on tables of any size."""
         return self._session(limit_s=QUERY_LIMIT_S)
+
+    @cached_property
+    def _tool_session(self) -> RetryingSession:
+        """A session of its own for planners' tools: a slow view must hold up no acceptance check, nor the
+        tick.
+        """
+        return self._session(limit_s=TOOL_LIMIT_S)
 
     def _session(self, *, limit_s: float | None = None) -> RetryingSession:
         engine = WarehouseEngine(self.workspace, http_path=self.settings.warehouse_http_path, limit_s=limit_s)
@@ -283,7 +292,7 @@ class App:
             model,
             volume=self.volume,
             catalog=self.catalog,
-            sql=self._query_session,
+            sql=self._tool_session,
             namespace=self.settings.namespace,
             secrets=self._model_keys(model),
             prices=self.settings.prices,
@@ -324,7 +333,7 @@ class App:
 
     def close(self) -> None:
         """End the warehouse sessions."""
-        for session in ("warehouse", "_lease_session", "_query_session"):
+        for session in ("warehouse", "_lease_session", "_query_session", "_tool_session"):
             if session in self.__dict__:
                 getattr(self, session).close()
 

@@ -106,7 +106,9 @@ class Jobs(Protocol):
     """The Jobs API."""
 
     def submit(self, payload: Mapping[str, Any]) -> int:
-        """Send ``runs/submit`` and return the run's id; the same idempotency token gives the same id."""
+        """Send ``runs/submit`` and return the run's id; the same idempotency token gives the same id, or
+        ``runs.run.DELETED`` if that run has been deleted.
+        """
 
     def verdict(self, databricks_run_id: int) -> JobVerdict:
         """How a run stands; raise NotFound if the workspace knows no such run."""

@@ -35,7 +35,7 @@ from databricks_rlm_agent.runs.actions import Action, RunPython
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.fsm import CLAIMABLE, State
-from databricks_rlm_agent.runs.run import AttemptKey, Due, Run, new_run
+from databricks_rlm_agent.runs.run import DELETED, AttemptKey, Due, Run, new_run
 from databricks_rlm_agent.storage.stores import due_of, from_row, to_row
 from executor_harness import protocol
 from executor_harness.protocol import ChildTask, ProducedTable, Stream
@@ -86,6 +86,7 @@ class Job:
     manifest_path: str
     verdict: JobVerdict
     cancelled: bool = False
+    deleted: bool = False
 
 
 @dataclass(kw_only=True)
@@ -180,6 +181,8 @@ class World:
     def run_jobs(self, *, cancels: bool = True) -> None:
         """Let every job run come to its end; ``cancels`` False: completion wins all races."""
         for job in self.jobs.values():
+            if job.deleted:
+                continue
             if cancels and job.cancelled and not job.verdict.over:
                 self._end(job, CANCELLED)
             elif not job.verdict.over:
@@ -458,11 +461,13 @@ class FakeJobs:
                 manifest_path=given["--manifest"],
                 verdict=JobVerdict(run_id=number, state="RUNNING", code=None, type=None, message=""),
             )
+        if self.world.jobs[payload["idempotency_token"]].deleted:
+            return DELETED
         return self.world.jobs[payload["idempotency_token"]].run_id
 
     def _job(self, number: int) -> Job:
         for job in self.world.jobs.values():
-            if job.run_id == number:
+            if job.run_id == number and not job.deleted:
                 return job
         raise NotFound(f"Run {number} does not exist.")
 

@@ -273,6 +273,46 @@ def test_a_manifest_is_adopted_after_a_lapsed_lease() -> None:
     check_invariants(world)
 
 
+@pytest.mark.fault("A14")
+@pytest.mark.parametrize("left", [False, True], ids=["nothing left", "result left"])
+def test_a_job_run_that_was_deleted_before_it_was_recorded_is_lost(left: bool) -> None:
+    world = World()
+    world.add()
+    with pytest.raises(Killed):
+        Controller(world=world, script=[program()], gate=once(Killed(), "submit", after=True))()
+    if left:
+        world.run_jobs()
+    for job in world.jobs.values():
+        job.deleted = True
+    world.now_s += LEASE_S + 1
+    script = [program(), DONE] if left else [program(), program("again()"), DONE]
+    settle(world, Controller(world=world, script=script, name="c2"))
+    assert statuses(world) == ({(1, 1): "SUCCESS"} if left else {(1, 1): "LOST", (2, 1): "SUCCESS"})
+    assert world.runs["r1"].outcome.answer == "42"  # the planner was told, and went on
+    assert sum(world.launches.values()) == (1 if left else 2)  # the deleted one, and the planner's next
+
+
+@pytest.mark.fault("A18")
+@pytest.mark.parametrize("file", [False, True], ids=["killed at once", "had time for a result"])
+def test_a_platform_that_goes_away_loses_the_attempt_however_it_ends_the_program(file: bool) -> None:
+    status = Status.CANCELLED if file else Status.SUCCESS
+    gone = Ending(status=status, file=file, row=False, code="DRIVER_ERROR", type="CLOUD_FAILURE")
+    world = World(endings={(1, 1): gone})
+    world.add()
+    settle(world, Controller(world=world, script=[program(), DONE]))
+    assert statuses(world) == {(1, 1): "LOST", (1, 2): "SUCCESS"}
+    assert world.runs["r1"].outcome.answer == "42"
+
+
+@pytest.mark.fault("A18")
+def test_a_program_that_a_person_cancelled_on_the_platform_is_not_tried_again() -> None:
+    ended = Ending(status=Status.CANCELLED, code="USER_CANCELED", type="CLIENT_ERROR")
+    world = World(endings={(1, 1): ended})
+    world.add()
+    settle(world, Controller(world=world, script=[program(), DONE]))
+    assert statuses(world) == {(1, 1): "CANCELLED"}
+
+
 @pytest.mark.fault("A4")
 def test_an_outage_of_the_model_is_waited_for_on_the_runs_row() -> None:
     world, down = World(), [True]

@@ -12,8 +12,9 @@ import pytest
 from remote_rig import VOLUME, Clients, Server
 
 from databricks_rlm_agent.databricks.errors import CONNECTIONS
-from databricks_rlm_agent.errors import AlreadyExists, Rejected, Throttled, Unreachable
+from databricks_rlm_agent.errors import AlreadyExists, NotFound, Rejected, Throttled, Unreachable
 from databricks_rlm_agent.retry import REQUESTS, STATEMENTS
+from databricks_rlm_agent.runs.run import DELETED
 
 _PASSING = {
     "500": {"action": "status", "status": 500},
@@ -52,6 +53,17 @@ _REQUESTS: dict[str, tuple[str, Callable[[Clients], Any]]] = {
     "list": ("fs/directories", lambda clients: clients.volume.list(VOLUME)),
     "sql": ("sql/1.0/warehouses", sql),
 }
+
+
+@pytest.mark.fault("A14")
+def test_a_token_whose_job_run_was_deleted_tells_so(clients: Clients) -> None:
+    job_run_id = submit(clients, token="used")
+    while not clients.jobs.verdict(job_run_id).over:
+        time.sleep(0.1)
+    clients.workspace.call("delete", lambda client: client.jobs.delete_run(job_run_id))
+    assert submit(clients, token="used") == DELETED
+    with pytest.raises(NotFound):
+        clients.jobs.verdict(DELETED)
 
 
 @pytest.mark.parametrize("fault", _PASSING)

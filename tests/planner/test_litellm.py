@@ -262,6 +262,43 @@ def test_a_refusal_ends_the_run_at_once_with_its_reason_and_what_to_do(
     assert planned.usage == Usage()
 
 
+@pytest.mark.fault("A7")
+@pytest.mark.parametrize("setting", ["openai/a", "databricks/b"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"name": "finish", "arguments": '{"answer": "caf\\ud83d"}'},
+        {"name": "run_python", "arguments": '{"code": "x = 1", "purpose": "\\ud83d"}'},
+        {"name": "read_file", "arguments": '{"path": "/Volumes/main/rlm/files/\\udce9"}'},
+        {"name": "no_such_\ud83d", "arguments": "{}"},
+        "only text, \ud83d",
+    ],
+    ids=["finish", "run_python", "read_file", "name", "text"],
+)
+def test_half_a_character_from_a_model_goes_back_to_it(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext, setting: str, bad: Any
+) -> None:
+    server.answers = [bad, FINISH]
+    planned = planner_for(setting, world, server).plan(context)
+    assert planned.action == Finish(answer="JFK")
+    assert len(server.requests) == 2
+    if isinstance(bad, dict) and "no_such" not in bad["name"]:
+        reasons = [str(note.payload.get("reason")) for note in planned.notes if note.kind == "refusal"]
+        assert "lone surrogate" in reasons[0]
+    json.dumps([note.payload for note in planned.notes], ensure_ascii=False).encode()
+
+
+@pytest.mark.fault("A7")
+def test_half_a_character_in_what_a_tool_reads_does_not_end_the_conversation(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext
+) -> None:
+    world["catalog"].tables["main.rlm.odd"] = [("caf\udce9", "string")]
+    describe = {"name": "describe_table", "arguments": '{"table": "main.rlm.odd"}'}
+    server.answers = [describe, FINISH]
+    assert planner_for("openai/a", world, server).plan(context).action == Finish(answer="JFK")
+    assert "caf?" in json.dumps(server.requests[1]["body"]["messages"])
+
+
 def message(setting: str) -> Any:
     """The answer of a provider that finishes."""
     if not setting.startswith("anthropic/"):

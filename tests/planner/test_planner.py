@@ -229,6 +229,18 @@ def test_a_finish_may_quote_the_last_result(
     assert "worst" in refusals(planned)[0]
 
 
+@pytest.mark.fault("A9")
+@pytest.mark.parametrize("quoted", ["answer", "evidence"])
+def test_a_value_that_no_program_gave_cannot_be_quoted(
+    scripted: Make, context: PlanningContext, quoted: str
+) -> None:
+    wrong = {"call": "finish", "args": {"answer": "42", quoted: "total {{value}}"}}
+    right = {"call": "finish", "args": {"answer": "42"}}
+    planned = scripted(wrong, right).plan(context)
+    assert planned.action == Finish(answer="42")
+    assert "the last program gave no value" in refusals(planned)[0]
+
+
 def test_the_runs_own_budget_of_model_calls_is_kept(scripted: Make, context: PlanningContext) -> None:
     budget = Budget(max_model_calls=10, usage=Usage(calls=8))
     planned = scripted(*[{"call": "search_catalog"}] * 5).plan(replace(context, budget=budget))

@@ -78,11 +78,16 @@ class Ingester:
         result, rejected = self._result(run, journal)
         if result is None and reported:
             result = self._from_ledger(run, journal)
-        if result is not None:
+        # A platform that goes away ends its programs as a person does, with SIGTERM. Its verdict tells them
+        # apart.
+        unasked = result is not None and result.status is Status.CANCELLED and run.cancel_reason is None
+        if result is not None and not unasked:
             return result, None
         verdict = self._verdict(run)
         if not verdict.over:
             return None, None
+        if result is not None:
+            return (None, verdict) if retry(verdict) is not Retry.NO else (result, None)
         # The harness's watcher writes for a process that was killed: half a second later, or more under load.
         for _ in range(0 if rejected else GRACE_READS):  # a file that is not valid will not get better
             self.sleep(GRACE_S / GRACE_READS)

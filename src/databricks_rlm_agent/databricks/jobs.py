@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from databricks_rlm_agent.attempts.verdict import JobVerdict
 from databricks_rlm_agent.databricks.workspace import Workspace
-from databricks_rlm_agent.errors import Unreachable
+from databricks_rlm_agent.errors import NotFound, Rejected, Unreachable
+from databricks_rlm_agent.runs.run import DELETED
 
 if TYPE_CHECKING:
     from databricks.sdk.service.jobs import Run
+
+
+# The Jobs API has no error code of its own for it ("If a run with the provided token already exists but is
+# deleted, an error is returned", databricks-sdk 0.156, jobs.submit).
+_DELETED = re.compile(r"idempotency.token.*\bdeleted\b|\bdeleted\b.*idempotency.token", re.IGNORECASE)
 
 
 class WorkspaceJobs:
@@ -21,11 +28,19 @@ class WorkspaceJobs:
         self._workspace = workspace
 
     def submit(self, payload: Mapping[str, Any]) -> int:
-        """Send ``runs/submit``. The payload is sent as it was frozen in the manifest, not rebuilt."""
+        """Send ``runs/submit``. The payload is sent as it was frozen in the manifest, not rebuilt.
+
+        Returns DELETED where the token's job run has been deleted.
+        """
         path = "/api/2.2/jobs/runs/submit"
-        reply: Any = self._workspace.call(
-            f"POST {path}", lambda client: client.api_client.do("POST", path, body=dict(payload))
-        )
+        try:
+            reply: Any = self._workspace.call(
+                f"POST {path}", lambda client: client.api_client.do("POST", path, body=dict(payload))
+            )
+        except Rejected as error:
+            if not _DELETED.search(error.what):
+                raise
+            return DELETED
         try:
             return int(reply["run_id"])
         except (KeyError, TypeError, ValueError):
@@ -72,6 +87,8 @@ class WorkspaceJobs:
         return "runs can be listed; whether they may be submitted shows at the first one"
 
     def _get(self, databricks_run_id: int) -> Run:
+        if databricks_run_id == DELETED:
+            raise NotFound("The job run was deleted before it was recorded.", where=self._workspace.host)
         return self._workspace.call(
             f"job run {databricks_run_id}", lambda client: client.jobs.get_run(databricks_run_id)
         )

@@ -38,6 +38,11 @@ def resolve(text: str, value: Any) -> str:
 
 
 def _part(value: Any, path: str) -> Any:
+    if value is None:
+        raise InvalidData(
+            f"{{{{value{path}}}}} names nothing: the last program gave no value.",
+            fix="Run a program that passes one to rlm.finish(…), or write the answer without it.",
+        )
     for step in path.split(".")[1:]:
         try:
             value = value[int(step)] if isinstance(value, list) else value[step]

@@ -35,7 +35,7 @@ from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.tools import MAX_CHARS
 from databricks_rlm_agent.policy.rules import gate
 from databricks_rlm_agent.ports import PlannerNote
-from databricks_rlm_agent.values import clip
+from databricks_rlm_agent.values import clip, storable
 
 MAX_CALLS = 16
 """Most tool calls of one reply that are looked at: their answers all go into the next prompt."""
@@ -148,6 +148,7 @@ class _Plugin(BasePlugin):
         self._conversation, self._model = conversation, model
         self._pending, self._redact = pending, redact
         self._names = [tool.name for tool in conversation.tools]
+        self._unencodable: set[str] = set()
 
     async def before_model_callback(
         self, *, callback_context: CallbackContext, llm_request: LlmRequest
@@ -168,14 +169,20 @@ class _Plugin(BasePlugin):
     async def after_model_callback(
         self, *, callback_context: CallbackContext, llm_response: LlmResponse
     ) -> LlmResponse | None:
-        """Leave out tool calls beyond the bound, and those without a name; note how many they were."""
+        """Leave out tool calls beyond the bound, and those without a name; note how many they were.
+
+        What no request could hold is taken out of the history: a lone surrogate would end every later call.
+        """
         del callback_context
         content = llm_response.content
-        parts = (content.parts if content else None) or []
+        parts = [self._encodable(part) for part in (content.parts if content else None) or []]
+        if content is not None and parts != content.parts:
+            content = content.model_copy(update={"parts": parts})
+            llm_response = llm_response.model_copy(update={"content": content})
         calls = [part for part in parts if part.function_call]
         kept = [part for part in calls if part.function_call and part.function_call.name][:MAX_CALLS]
         if content is None or len(kept) == len(calls):
-            return None
+            return llm_response
         self._pending.notes.append(
             PlannerNote(kind="tool_calls_left_out", payload={"count": len(calls) - len(kept)})
         )
@@ -186,8 +193,13 @@ class _Plugin(BasePlugin):
     async def before_tool_callback(
         self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext
     ) -> dict[str, Any] | None:
-        """Answer in the tool's place where it is gated."""
-        del tool_args
+        """Answer in the tool's place where it is gated, or was called with what cannot be encoded."""
+        if (key := _key(tool.name, tool_args)) in self._unencodable:
+            self._unencodable.discard(key)
+            reason = (
+                "The arguments hold half of a character (a lone surrogate). Write the call again without."
+            )
+            return self._refuse(reason, tool.name, tool_context)
         mode = self._conversation.mode
         finding = gate(tool.name, mode, self._conversation.gated)
         if finding is None:
@@ -215,6 +227,24 @@ class _Plugin(BasePlugin):
         self._note(tool, tool_args, reason)
         return self._refuse(reason, clip(tool.name, _NAME_CHARS), tool_context)
 
+    def _encodable(self, part: types.Part) -> types.Part:
+        """A part of a reply as it can be sent again; a call that was changed for it is refused later."""
+        if part.text is not None:
+            return (
+                part
+                if storable(part.text) == part.text
+                else part.model_copy(update={"text": storable(part.text)})
+            )
+        if part.function_call is None:
+            return part
+        call = part.function_call
+        name, arguments = storable(call.name or ""), _as_json(call.args or {})
+        if name == (call.name or "") and storable(arguments) == arguments:
+            return part
+        clean = call.model_copy(update={"name": name, "args": json.loads(storable(arguments))})
+        self._unencodable.add(_key(name, clean.args or {}))
+        return part.model_copy(update={"function_call": clean})
+
     def _refuse(self, reason: str, tool: str, tool_context: ToolContext) -> dict[str, Any]:
         self._pending.refuse(reason, tool=tool)
         if self._pending.closed:
@@ -227,6 +257,17 @@ class _Plugin(BasePlugin):
         if error is not None:
             payload["error"] = self._redact(clip(error, _ERROR_CHARS))
         self._pending.notes.append(PlannerNote(kind="tool_call", payload=payload))
+
+
+def _as_json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:  # refused by the tool
+        return "{}"
+
+
+def _key(tool: str, arguments: Mapping[str, Any]) -> str:
+    return f"{tool} {_as_json(arguments)}"
 
 
 def last_response() -> LlmResponse:
@@ -248,7 +289,8 @@ class ReadTool(FunctionTool):
         """The tool's answer, or ``{"error": …}``."""
         del tool_context
         try:
-            return await asyncio.to_thread(self.func, **_checked(self.func, args))
+            answer = await asyncio.to_thread(self.func, **_checked(self.func, args))
+            return json.loads(storable(_as_json(answer)))  # what was read may hold anything
         except RlmError as error:
             return {"error": _reason(error)}
 

@@ -20,6 +20,8 @@ from databricks_rlm_agent.values import check_id, storable
 # The executor ends a program at its time-out, and the platform ends the executor some minutes later: only
 # what has outlived both is ours to end.
 OVERRUN_S = 900
+# In place of the id of a job run that was deleted before anybody could record it.
+DELETED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
