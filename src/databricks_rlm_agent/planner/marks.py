@@ -1,5 +1,4 @@
-"""Marks around the parts of a prompt that come from data, which nobody can forge who has not seen the prompt.
-Pure.
+"""Marks around what a prompt takes from data. Nobody can forge them who has not seen the prompt.
 
 Every prompt has a key of its own, drawn at random and part of each mark. What merely looks like a mark is
 blunted as well, in every spelling that a lenient reader might take for one.
