@@ -142,6 +142,37 @@ def test_check_constraints(session: EngineSession) -> None:
     assert rows(session, "SELECT count(*) AS n FROM t") == [{"n": 2}]
 
 
+@pytest.mark.fault("D7")
+def test_a_replaced_table_has_none_of_the_old_constraints(session: EngineSession) -> None:
+    session.execute("CREATE TABLE t AS SELECT 1 AS id")
+    for _ in range(2):
+        session.execute("ALTER TABLE t ADD CONSTRAINT positive CHECK (id > 0)")
+        with pytest.raises(EngineError):
+            session.execute("CREATE OR REPLACE TABLE t AS SELECT id / 0 AS id FROM t")
+        with pytest.raises(EngineError, match="DELTA_VIOLATE_CONSTRAINT"):
+            session.execute("INSERT INTO t (id) VALUES (-1)")
+        session.execute("CREATE OR REPLACE TABLE t AS SELECT id, -1 AS other FROM t")
+    session.execute("INSERT INTO t VALUES (-1, 1)")
+
+
+@pytest.mark.fault("C8")
+@pytest.mark.fault("D7")
+def test_changes_of_a_table_with_defaults(session: EngineSession) -> None:
+    session.execute(
+        "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, v INT DEFAULT 7) "
+        "TBLPROPERTIES ('delta.feature.allowColumnDefaults' = 'enabled')"
+    )
+    session.execute("COMMENT ON TABLE t IS 'about'")
+    session.execute("COMMENT ON COLUMN t.v IS 'seven'")
+    session.execute("ALTER TABLE t ALTER COLUMN v SET NOT NULL")
+    session.execute("ALTER TABLE t SET TBLPROPERTIES ('a' = 'b')")
+    session.execute("INSERT INTO t (id) VALUES (1)")
+    assert rows(session, "SELECT * FROM t") == [{"id": 1, "v": 7}]
+    described = {row["col_name"]: row for row in rows(session, "DESCRIBE TABLE EXTENDED t")}
+    assert (described["v"]["comment"], described["Comment"]["data_type"]) == ("seven", "about")
+    assert described["t_pk"]["data_type"] == "PRIMARY KEY (`id`)"
+
+
 @pytest.mark.fault("D9")
 @pytest.mark.parametrize("feature", ["catalogManaged", "catalogOwned-preview"])
 def test_a_catalog_managed_table_is_refused_whole(

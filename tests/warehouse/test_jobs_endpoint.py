@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from local_workspace.engine import Engine, EngineSession
+from local_workspace.options import installed_engine
 from pyspark.sql import functions
 
 
@@ -136,6 +138,17 @@ def test_queries_of_jobs_are_rewritten_too(spark: Any) -> None:
 
 
 @pytest.mark.fault("C2")
+def test_a_dynamic_partition_overwrite_keeps_the_other_partitions(spark: Any) -> None:
+    spark.sql("CREATE TABLE p (v INT, k STRING) PARTITIONED BY (k)").collect()
+    spark.sql("INSERT INTO p VALUES (1, 'a'), (2, 'b')").collect()
+    write = spark.createDataFrame([(3, "a")], "v INT, k STRING").write.mode("overwrite")
+    with suppress(Exception):  # refused, or right
+        write.option("partitionOverwriteMode", "dynamic").saveAsTable("p")
+    assert {tuple(row) for row in spark.table("p").collect()} in ({(1, "a"), (2, "b")}, {(3, "a"), (2, "b")})
+
+
+@pytest.mark.fault("C2")
+@pytest.mark.skipif(installed_engine() == "spark", reason="Spark has it")
 def test_dynamic_partition_overwrite_is_refused(spark: Any, root: Path, schema: str) -> None:
     spark.sql(
         "CREATE TABLE p PARTITIONED BY (k) AS SELECT 1 AS v, 'a' AS k UNION ALL SELECT 2, 'b'"

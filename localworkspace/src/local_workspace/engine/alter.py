@@ -9,7 +9,7 @@ from typing import Any
 
 from . import ddl, keys
 from .catalog import DRAFT
-from .deltalog import commit_not_null
+from .deltalog import Metadata, change_metadata
 from .errors import EngineError, from_engine, only_on_databricks, table_not_found, unsupported
 from .keys import Key
 from .names import TableName, quote
@@ -29,6 +29,14 @@ def with_delta(session: CatalogSession, name: TableName, change: Callable[[Any],
             return change(DeltaTable(str(session.tree.location(name))))
         except DeltaError as error:
             raise from_engine(str(error)) from error
+
+
+def _change(
+    session: CatalogSession, name: TableName, operation: str, change: Callable[[Metadata], None]
+) -> None:
+    with session.tree.lock(name):
+        session.tree.require(name)
+        change_metadata(session.tree.location(name), operation, change)
 
 
 def alter_table(session: CatalogSession, statement: Statement) -> StatementResult:
@@ -89,9 +97,7 @@ def _add_columns(session: CatalogSession, name: TableName, reader: Reader) -> No
 def _set_properties(session: CatalogSession, name: TableName, properties: dict[str, str]) -> None:
     drop_left_out(properties, session.left_out)
     if properties:
-        with_delta(
-            session, name, lambda d: d.alter.set_table_properties(properties, raise_if_not_exists=False)
-        )
+        _change(session, name, "SET TBLPROPERTIES", lambda new: new.properties.update(properties))
 
 
 def _add_key(session: CatalogSession, name: TableName, key: Key) -> None:
@@ -131,7 +137,7 @@ def _alter_column(session: CatalogSession, name: TableName, reader: Reader) -> N
     elif reader.accept("SET", "NOT", "NULL"):
         _forbid_null(session, name, column)
     elif reader.accept("DROP", "NOT", "NULL"):
-        with_delta(session, name, lambda d: d.alter.drop_column_not_null(column))
+        _change(session, name, "CHANGE COLUMN", lambda new: new.column(column).update(nullable=True))
     else:
         raise unsupported(f"ALTER TABLE … ALTER COLUMN … {' '.join(reader.rest().split()[:2])}")
 
@@ -155,7 +161,9 @@ def _column(session: CatalogSession, name: TableName, text: str) -> str:
 def _comment_column(session: CatalogSession, name: TableName, column: str, text: str) -> None:
     info = session.tree.view(name)
     if info is None:
-        with_delta(session, name, lambda d: d.alter.set_column_metadata(column, {"comment": text}))
+        _change(
+            session, name, "CHANGE COLUMN", lambda new: new.column(column)["metadata"].update(comment=text)
+        )
         return
     columns = tuple(replace(c, comment=text or None) if c.name == column else c for c in info.columns)
     session.tree.save_view(name, replace(info, columns=columns))
@@ -172,7 +180,10 @@ def _forbid_null(session: CatalogSession, name: TableName, column: str) -> None:
                 "DELTA_NOT_NULL_CONSTRAINT_VIOLATED", f"NOT NULL constraint violated for column: {column}. "
                 "It has NULLs already.", "23502",
             )  # fmt: skip
-        commit_not_null(session.tree.location(name), version, column)
+        folder, not_null = session.tree.location(name), {"nullable": False}
+        change_metadata(
+            folder, "CHANGE COLUMN", lambda new: new.column(column).update(not_null), version=version
+        )
 
 
 def comment_on(session: CatalogSession, statement: Statement) -> StatementResult:
@@ -192,7 +203,7 @@ def comment_on(session: CatalogSession, statement: Statement) -> StatementResult
         name = session.namespace.table(parts)
         view = session.tree.view(name)
         if view is None:
-            with_delta(session, name, lambda d: d.alter.set_table_description(text))
+            _change(session, name, "SET TBLPROPERTIES", lambda new: setattr(new, "description", text))
         else:
             session.tree.save_view(name, replace(view, comment=text or None))
     else:

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,39 +115,69 @@ def _load(table: Path, identity: tuple[int, int]) -> TableShape:
     )
 
 
-def commit_not_null(table: Path, version: int, column: str) -> None:
-    """Commit, right after `version`, that a column is NOT NULL. Raises `EngineError` where others were first.
+_TRIES = 10
 
-    delta-rs can only take it back. Delta protocol, "Change Metadata".
+
+@dataclass(kw_only=True)
+class Metadata:
+    """What a change of metadata may alter: the schema as Delta writes it, properties and description."""
+
+    schema: dict[str, Any]
+    properties: dict[str, str]
+    description: str | None
+
+    def column(self, name: str) -> dict[str, Any]:
+        """Return a column of the schema."""
+        found: dict[str, Any] = next(field for field in self.schema["fields"] if field["name"] == name)
+        return found
+
+
+def change_metadata(
+    table: Path, operation: str, change: Callable[[Metadata], None], *, version: int | None = None
+) -> None:
+    """Commit a change of a table's metadata (Delta protocol, "Change Metadata").
+
+    delta-rs refuses tables with features that it does not write, and has no NOT NULL. With `version` the
+    commit must be the next one. Raises `EngineError` where others were first.
     """
     from deltalake import DeltaTable
 
-    delta = DeltaTable(str(table), version=version)
-    meta, schema = delta.metadata(), json.loads(delta.schema().to_json())
-    for field in schema["fields"]:
-        field["nullable"] = field["nullable"] and field["name"] != column
-    action = {
-        "id": meta.id, "name": meta.name, "description": meta.description,
-        "format": {"provider": "parquet", "options": {}}, "schemaString": json.dumps(schema),
-        "partitionColumns": list(meta.partition_columns), "configuration": dict(meta.configuration),
-        "createdTime": meta.created_time,
-    }  # fmt: skip
-    info = {
-        "timestamp": int(time.time() * 1000), "operation": "CHANGE COLUMN",
-        "operationParameters": {"column": json.dumps({"name": column, "nullable": False})},
-    }  # fmt: skip
-    log = table / "_delta_log"
-    draft = log / f".{uuid.uuid4().hex}.json"
-    draft.write_text(
-        f"{json.dumps({'commitInfo': info})}\n{json.dumps({'metaData': action})}\n", encoding="utf-8"
-    )
+    for _ in range(1 if version is not None else _TRIES):
+        delta = DeltaTable(str(table), version=version)
+        meta = delta.metadata()
+        new = Metadata(
+            schema=json.loads(delta.schema().to_json()),
+            properties=dict(meta.configuration),
+            description=meta.description,
+        )
+        change(new)
+        action = {
+            "id": meta.id, "name": meta.name, "description": new.description,
+            "format": {"provider": "parquet", "options": {}}, "schemaString": json.dumps(new.schema),
+            "partitionColumns": list(meta.partition_columns), "configuration": new.properties,
+            "createdTime": meta.created_time,
+        }  # fmt: skip
+        now = int(time.time() * 1000)
+        info = {"timestamp": now, "operation": operation, "operationParameters": {}}
+        if new.properties.get("delta.enableInCommitTimestamps") == "true":
+            info = {"inCommitTimestamp": now, **info}
+        if _put(table, delta.version() + 1, {"commitInfo": info}, {"metaData": action}):
+            return
+    text = "Transaction conflict detected: another transaction changed the table. Read again, then retry."
+    raise EngineError.of("DELTA_CONCURRENT_APPEND", text, "2D521")
+
+
+def _put(table: Path, version: int, *actions: dict[str, Any]) -> bool:
+    """Put a commit, whole, if there is none of this version; return whether it is ours."""
+    draft = table / "_delta_log" / f".{uuid.uuid4().hex}.json"
+    draft.write_text("".join(f"{json.dumps(action)}\n" for action in actions), encoding="utf-8")
     try:
-        os.link(draft, _commit(log, version + 1))  # fails where there is such a commit
+        os.link(draft, _commit(draft.parent, version))
     except FileExistsError:
-        text = "Transaction conflict detected: another transaction changed the table. Read again, then retry."
-        raise EngineError.of("DELTA_CONCURRENT_APPEND", text, "2D521") from None
+        return False
     finally:
         draft.unlink()
+    return True
 
 
 # An UPDATE or DELETE with a subquery becomes a MERGE on Sail, with such a mark in its predicate.

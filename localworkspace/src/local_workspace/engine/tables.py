@@ -19,6 +19,7 @@ from typing import Any
 
 from . import keys
 from .catalog import DRAFT
+from .deltalog import Metadata, change_metadata
 from .errors import EngineError, only_on_databricks, table_not_found, unsupported
 from .keys import Key
 from .literals import string_literal
@@ -157,15 +158,26 @@ class Create:
             self._replace_empty()
             return done()
         shape = self.session.tree.require(self.name)
+        folder = self.session.tree.location(self.name)
         partitions = self._words_in_parentheses("PARTITIONED")
         query = self.statement.source(self.body + (self.statement.tokens[self.body].upper == "AS"))
-        self.session.client.write_table(
-            query, table=self.name.sql, options={"overwriteSchema": "true"}, partitions=partitions
-        )
+        constraints = [key for key in shape.properties if key.startswith("delta.constraints.")]
+        if constraints:  # they are of the old table, and its rows only
+            change_metadata(folder, "DROP CONSTRAINT", lambda new: _drop(new.properties, constraints))
+        try:
+            self.session.client.write_table(
+                query, table=self.name.sql, options={"overwriteSchema": "true"}, partitions=partitions
+            )
+        except BaseException:
+            if constraints:
+                kept = {key: shape.properties[key] for key in constraints}
+                change_metadata(folder, "ADD CONSTRAINT", lambda old: old.properties.update(kept))
+            raise
         at = self._clause("TBLPROPERTIES")
         properties = pairs_of(self.statement, at + 1) if at else {}
-        had_keys = keys.PROPERTY in shape.properties
-        self._describe(self.name, properties | (keys.stored(self.keys) if had_keys or self.keys else {}))
+        if self.keys or keys.PROPERTY in shape.properties:
+            properties |= keys.stored(self.keys)
+        self._describe(self.name, properties)
         self.session.forget(self.name)
         self.session.learn(self.name)
         return made()
@@ -190,16 +202,15 @@ class Create:
         self.session.forget(draft)
 
     def _describe(self, name: TableName, properties: Mapping[str, str]) -> None:
-        """Give the table of a query its comment and properties: Sail takes them for an empty table only."""
-        from deltalake import DeltaTable
-
+        """Give a table its comment and properties: Sail takes those of a query for an empty table only."""
         if not self.comment and not properties:
             return
-        table = DeltaTable(str(self.session.tree.location(name)))
-        if self.comment:
-            table.alter.set_table_description(self.comment)
-        if properties:
-            table.alter.set_table_properties(dict(properties), raise_if_not_exists=False)
+
+        def change(metadata: Metadata) -> None:
+            metadata.description = self.comment or metadata.description
+            metadata.properties |= properties
+
+        change_metadata(self.session.tree.location(name), "SET TBLPROPERTIES", change)
 
     @staticmethod
     def complete(session: CatalogSession, key: Key) -> Key:
@@ -265,6 +276,11 @@ class Create:
             return []
         end = self.statement.closing(at + 2)
         return [token.name for token in self.statement.tokens[at + 2 : end] if token.is_name]
+
+
+def _drop(properties: dict[str, str], names: list[str]) -> None:
+    for name in names:
+        properties.pop(name, None)
 
 
 def _without_comment(statement: Statement, start: int, end: int) -> tuple[Statement, str | None]:
