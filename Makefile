@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 .DEFAULT_GOAL := help
 .PHONY: help setup demo examples example-identity check test test-long test-all lint docs-commands house faults fuzz release
 .PHONY: release-check crash-matrix workflow-matrix chaos storm sql-agent setup-bench-rlm bench bench-quick bench-control bench-sql bench-rlm
-.PHONY: setup-llm test-llm setup-spark test-spark pins clean
+.PHONY: setup-llm test-llm setup-spark test-spark test-spark-quick pins clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -144,14 +144,20 @@ $(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spar
 
 setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark, with a Java of its own
 
-SPARK_TESTS := tests/warehouse/test_spark_engine.py tests/acceptance/test_demo.py tests/storage tests/intake/test_intake_feed.py \
-	tests/examples/test_identity_unification.py::test_the_workflow_finds_every_person \
-	$(addprefix tests/sqlflow/test_sqlflow_,on_workspace.py spark.py command.py agent.py checking.py owner.py) \
+SPARK_QUICK := $(addprefix tests/warehouse/test_,spark_statements.py spark_engine.py) tests/acceptance/test_demo.py \
+	tests/storage/test_stores_on_delta.py tests/intake/test_intake_feed.py tests/sqlflow/test_sqlflow_spark.py
+SPARK_REST := tests/examples/test_identity_unification.py::test_the_workflow_finds_every_person \
+	$(addprefix tests/sqlflow/test_sqlflow_,on_workspace.py command.py agent.py checking.py owner.py) \
 	$(addprefix tests/harness/test_,harness_spark.py harness_workflow.py handles_inputs.py llm_table.py map_spark.py \
 	map_workspace.py variables_processes.py variables_workspace.py)
+# In one process, with one Spark for nearly all of it: starting it and its first statements take most of the time.
+SPARK_PYTEST := RLM_TEST_SAIL_PYTHON=$(CURDIR)/$(BIN)/python $(SPARK_VENV)/bin/python -m pytest -n0
 
 test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Contract tests on --engine spark: stores, intake, workflows, harness
-	@RLM_TEST_SAIL_PYTHON=$(CURDIR)/$(BIN)/python $(SPARK_VENV)/bin/python -m pytest --timeout 600 $(SPARK_TESTS)
+	@$(SPARK_PYTEST) $(SPARK_QUICK) $(SPARK_REST)
+
+test-spark-quick: $(STAMP) $(SPARK_VENV)/.installed ## Of these, statements of every kind, stores, intake and the demo
+	@$(SPARK_PYTEST) $(SPARK_QUICK)
 
 UV ?= uv
 PINS := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header --upgrade --cache-dir .cache/uv

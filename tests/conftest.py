@@ -28,9 +28,11 @@ def shared_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Works
     fault rules that it has set.
     """
     from local_workspace import WorkspaceOptions, spawn
+    from local_workspace.options import installed_engine
 
     root = tmp_path_factory.mktemp("shared") / "workspace"
-    with spawn(WorkspaceOptions(root=root, allow_faults=True)) as spawned:
+    catalogs = ("main", "lake") if installed_engine() == "spark" else ("main",)
+    with spawn(WorkspaceOptions(root=root, allow_faults=True, catalogs=catalogs)) as spawned:
         yield spawned.info
 
 

@@ -45,11 +45,18 @@ PARTS = (
     Part(name="test", command=("make", "test"), minutes=6),
     Part(name="test-long", command=("make", "test-long"), minutes=5),
     Part(name="demo", command=("make", "demo"), minutes=1),
+    Part(
+        name="test-spark",  # with its environment, which takes five minutes
+        command=("make", "test-spark"),
+        minutes=17,
+        quick=("make", "test-spark-quick"),
+        quick_minutes=10,
+    ),
+    Part(name="faults", command=("make", "faults"), minutes=6),
     Part(name="release-check", command=("make", "release-check"), minutes=5),
     Part(name="docs-commands", command=("make", "docs-commands"), minutes=3),
     Part(name="examples", command=("make", "examples"), minutes=4),
     Part(name="bench-quick", command=("make", "bench-quick"), minutes=6),
-    Part(name="test-spark", command=("make", "test-spark"), minutes=12),
     Part(
         name="crash-matrix",
         command=(*_CRASH, "matrix"),

@@ -144,7 +144,7 @@ def read_report(report: str) -> dict[str, Line]:
     return lines
 
 
-def _run_tests(python: Path, expression: str, faults: Sequence[str]) -> dict[str, Line]:
+def _run_tests(python: Path, expression: str, faults: Sequence[str], *more: str) -> dict[str, Line]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         only = [f"--fault={fault}" for fault in faults]
@@ -159,7 +159,7 @@ def _run_tests(python: Path, expression: str, faults: Sequence[str]) -> dict[str
             expression,
             f"--junitxml={report}",
         ]
-        subprocess.run([*command, *only], cwd=ROOT, check=False)
+        subprocess.run([*command, *only, *more], cwd=ROOT, check=False)
         return read_report(report.read_text()) if report.exists() else {}
 
 
@@ -173,7 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"there is no line {', '.join(unknown)}")
     lines = _run_tests(Path(sys.executable), "fault and not reference_engine", options.faults)
     if SPARK_PYTHON.exists():
-        for fault, line in _run_tests(SPARK_PYTHON, "fault and reference_engine", options.faults).items():
+        # In one process: each would start a Spark of its own.
+        found = _run_tests(SPARK_PYTHON, "fault and reference_engine", options.faults, "-n0")
+        for fault, line in found.items():
             other = lines.get(fault, Line())
             lines[fault] = Line(passed=other.passed + line.passed, failed=(*other.failed, *line.failed))
     else:

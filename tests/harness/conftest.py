@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from harness_support import Bench
-from local_workspace import WorkspaceOptions, spawn
+from local_workspace import WorkspaceInfo
 from local_workspace.options import installed_engine
 
 from databricks_rlm_agent.controller import bundle
@@ -37,11 +37,11 @@ def bench(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="session")
-def sail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def sail(request: pytest.FixtureRequest) -> Iterator[str]:
     """A Spark Connect server of the installed engine, Sail as a rule; yields `host:port`."""
     if installed_engine() == "spark":  # it knows catalogs by way of a local workspace only
-        with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("spark"))) as workspace:
-            yield urlsplit(workspace.info.spark_connect.replace("sc:", "http:")).netloc
+        info: WorkspaceInfo = request.getfixturevalue("shared_workspace")
+        yield urlsplit(info.spark_connect.replace("sc:", "http:")).netloc
         return
     server = subprocess.Popen(
         [

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from intake_support import JIRA, JIRA_COLUMNS, Rig, at
-from local_workspace import WorkspaceOptions, spawn
-from local_workspace.options import installed_engine
+from local_workspace import WorkspaceInfo
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.workspace import Workspace
@@ -18,22 +17,19 @@ from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.storage.migrations import migrate
 
-pytestmark = pytest.mark.skipif(
-    installed_engine() != "spark", reason="the quick engine has no change data feed"
-)
+pytestmark = pytest.mark.reference_engine
 BY_VERSION = {name: column for name, column in JIRA_COLUMNS.items() if name != "updated_at"}
 
 
 @pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetryingSession]:
-    with spawn(WorkspaceOptions(root=tmp_path_factory.mktemp("spark-intake"))) as spawned:
-        info = spawned.info
-        workspace = Workspace(profile=None, host=info.host, token=info.token)
-        warehouse = RetryingSession(WarehouseEngine(workspace, http_path=info.http_path).session, time.sleep)
-        warehouse.execute("CREATE SCHEMA main.feed")
-        migrate(warehouse, Namespace(catalog="main", schema="feed", volume="artifacts"))
-        yield warehouse
-        warehouse.close()
+def spark(shared_workspace: WorkspaceInfo) -> Iterator[RetryingSession]:
+    info = shared_workspace
+    workspace = Workspace(profile=None, host=info.host, token=info.token)
+    warehouse = RetryingSession(WarehouseEngine(workspace, http_path=info.http_path).session, time.sleep)
+    warehouse.execute("CREATE SCHEMA main.feed")
+    migrate(warehouse, Namespace(catalog="main", schema="feed", volume="artifacts"))
+    yield warehouse
+    warehouse.close()
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_create_table_as_returns_columns_without_rows(session: EngineSession) ->
         ("SET VAR n = 1", "SET VARIABLE"),
         ("CREATE OR REPLACE FUNCTION f() RETURNS INT LANGUAGE PYTHON AS $$ a; b $$", "CREATE FUNCTION"),
         ("EXECUTE IMMEDIATE 'SELECT 1'", "EXECUTE IMMEDIATE"),
-        ("COPY INTO t FROM '/x'", "COPY INTO"),
+        ("COPY INTO t FROM '/Volumes/x'", "COPY INTO"),
         (
             "MERGE INTO t USING t AS s ON exists(array(t.a), x -> x = 1) WHEN MATCHED THEN DELETE",
             "A lambda in MERGE … ON",

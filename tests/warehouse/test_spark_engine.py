@@ -19,21 +19,21 @@ from typing import Any
 
 import pytest
 from databricks.sql import exc
-from local_workspace.options import installed_engine
+from local_workspace import WorkspaceInfo
+from warehouse_support import connected, rows
 
 SAIL_PYTHON = os.environ.get("RLM_TEST_SAIL_PYTHON", "")
 
-pytestmark = pytest.mark.skipif(installed_engine() != "spark", reason="needs Spark: `make test-spark`")
+pytestmark = pytest.mark.reference_engine
 
 
-def start(root: Path) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+def start(root: Path) -> tuple[subprocess.Popen[str], WorkspaceInfo]:
     command = [sys.executable, "-m", "local_workspace", "--root", str(root), "--json"]
-    command += ["--catalog", "main", "--catalog", "lake"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     line = server.stdout.readline()
     assert line, "the server ended without a word"
-    return server, json.loads(line)
+    return server, WorkspaceInfo(**json.loads(line))
 
 
 def stop(server: subprocess.Popen[str]) -> None:
@@ -43,58 +43,33 @@ def stop(server: subprocess.Popen[str]) -> None:
     server.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    server, info = start(tmp_path_factory.mktemp("spark-ws"))
-    yield info
-    stop(server)
-
-
-@contextlib.contextmanager
-def connected(info: dict[str, Any], **options: Any) -> Iterator[Any]:
-    from databricks import sql
-
-    with (
-        sql.connect(
-            server_hostname="127.0.0.1",
-            http_path=info["http_path"],
-            access_token=info["token"],
-            _connection_uri=info["host"] + info["http_path"],
-            enable_telemetry=False,
-            **options,
-        ) as connection,
-        connection.cursor() as cursor,
-    ):
-        yield cursor
+@pytest.fixture
+def workspace(shared_workspace: WorkspaceInfo) -> WorkspaceInfo:
+    return shared_workspace
 
 
 @pytest.fixture
-def schema(workspace: dict[str, Any], request: pytest.FixtureRequest) -> str:
-    name = request.node.originalname[5:40]
+def schema(workspace: WorkspaceInfo, request: pytest.FixtureRequest) -> str:
+    name = f"engine_{request.node.originalname[5:40]}"
     with connected(workspace) as cursor:
         cursor.execute(f"CREATE SCHEMA main.{name}")
     return name
 
 
 @pytest.fixture
-def cursor(workspace: dict[str, Any], schema: str) -> Iterator[Any]:
+def cursor(workspace: WorkspaceInfo, schema: str) -> Iterator[Any]:
     with connected(workspace, catalog="main", schema=schema) as cursor:
         yield cursor
 
 
-def rows(cursor: Any, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
-    cursor.execute(sql, parameters)
-    return [row.asDict() for row in cursor.fetchall()]
-
-
-def read(workspace: dict[str, Any], schema: str, table: str) -> list[dict[str, Any]]:
+def read(workspace: WorkspaceInfo, schema: str, table: str) -> list[dict[str, Any]]:
     from deltalake import DeltaTable
 
-    found = DeltaTable(str(Path(workspace["root"], "tables/main", schema, table))).to_pyarrow_table()
+    found = DeltaTable(str(Path(workspace.root, "tables/main", schema, table))).to_pyarrow_table()
     return sorted(found.to_pylist(), key=str)
 
 
-def test_changes_and_their_counts(cursor: Any, schema: str, workspace: dict[str, Any]) -> None:
+def test_changes_and_their_counts(cursor: Any, schema: str, workspace: WorkspaceInfo) -> None:
     cursor.execute(
         "CREATE TABLE t (id BIGINT NOT NULL COMMENT 'key', v INT) CLUSTER BY (id) "
         "TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')"
@@ -123,7 +98,7 @@ def test_changes_and_their_counts(cursor: Any, schema: str, workspace: dict[str,
     assert rows(cursor, f"SELECT count(main.{schema}.t.id) AS n FROM main.{schema}.t") == [{"n": 0}]
 
 
-def test_tables_made_and_replaced(cursor: Any, schema: str, workspace: dict[str, Any]) -> None:
+def test_tables_made_and_replaced(cursor: Any, schema: str, workspace: WorkspaceInfo) -> None:
     made = rows(cursor, "CREATE TABLE t AS SELECT id, 'é' AS s FROM range(5)")
     assert made == []
     assert [column[0] for column in cursor.description] == ["num_affected_rows", "num_inserted_rows"]
@@ -143,7 +118,7 @@ def test_tables_made_and_replaced(cursor: Any, schema: str, workspace: dict[str,
         cursor.execute("CREATE TABLE bad AS SELECT cast('x' AS INT) AS a")
     assert {row["tableName"] for row in rows(cursor, "SHOW TABLES")} == {"t"}
     cursor.execute("DROP TABLE t")
-    assert not Path(workspace["root"], "tables/main", schema, "t").exists()
+    assert not Path(workspace.root, "tables/main", schema, "t").exists()
     cursor.execute("CREATE TABLE t AS SELECT 'new' AS s")
     assert rows(cursor, "SELECT * FROM t") == [{"s": "new"}]
     with pytest.raises(exc.ServerOperationError, match="CREATE TABLE USING CSV"):
@@ -178,7 +153,7 @@ def test_what_the_other_engine_lacks(cursor: Any, schema: str) -> None:
     assert rows(cursor, "SELECT v FROM t VERSION AS OF 1 WHERE id = 2") == [{"v": 2}]
 
 
-def test_subqueries_in_what_changes_a_table(cursor: Any, schema: str, workspace: dict[str, Any]) -> None:
+def test_subqueries_in_what_changes_a_table(cursor: Any, schema: str, workspace: WorkspaceInfo) -> None:
     cursor.execute("CREATE TABLE t AS SELECT id, 'a' AS v FROM range(6)")
     cursor.execute("CREATE TABLE gone AS SELECT 1 AS id UNION ALL SELECT NULL")
     assert rows(cursor, "DELETE FROM t WHERE id IN (SELECT id FROM gone)") == [{"num_affected_rows": 1}]
@@ -229,7 +204,7 @@ def test_maintenance(cursor: Any, schema: str) -> None:
     assert rows(cursor, "VACUUM t2")[0]["path"]
 
 
-def test_views_and_namespaces(cursor: Any, schema: str, workspace: dict[str, Any]) -> None:
+def test_views_and_namespaces(cursor: Any, schema: str, workspace: WorkspaceInfo) -> None:
     cursor.execute("CREATE TABLE t AS SELECT 1 AS id, 'a' AS name")
     cursor.execute("CREATE VIEW v (k, label) AS WITH q AS (SELECT id, name FROM t) SELECT id, name FROM q")
     cursor.execute("CREATE VIEW w AS SELECT v.k + 1 AS k FROM v")
@@ -262,11 +237,11 @@ def test_views_and_namespaces(cursor: Any, schema: str, workspace: dict[str, Any
         ("CREATE TABLE main.no_such.t (a INT)", "[SCHEMA_NOT_FOUND]", "42704"),
         ("CREATE CATALOG other", "--catalog other", "42704"),
         ("GRANT SELECT ON t TO x", "not supported by the local workspace", "0A000"),
-        ("CREATE FUNCTION f(x INT) RETURNS INT RETURN x", "does not support CREATE FUNCTION", "0A000"),
+        ("CREATE FUNCTION f() RETURNS INT LANGUAGE PYTHON AS $$ return 1 $$", "CREATE FUNCTION", "0A000"),
         ("SELECT * FROM main.`../x`.t", "NOT_FOUND", "42"),
     ],
 )
-def test_errors(workspace: dict[str, Any], sql: str, text: str, state: str) -> None:
+def test_errors(workspace: WorkspaceInfo, sql: str, text: str, state: str) -> None:
     with connected(workspace) as cursor:
         with pytest.raises(exc.ServerOperationError) as caught:
             cursor.execute(sql)
@@ -274,7 +249,7 @@ def test_errors(workspace: dict[str, Any], sql: str, text: str, state: str) -> N
         assert f"SQLSTATE: {state}" in str(caught.value)
 
 
-def test_one_winner_per_version(cursor: Any, schema: str, workspace: dict[str, Any]) -> None:
+def test_one_winner_per_version(cursor: Any, schema: str, workspace: WorkspaceInfo) -> None:
     cursor.execute("CREATE TABLE t AS SELECT 1 AS id, 0 AS version UNION ALL SELECT 2, 0")
     wins: list[int] = []
     strange: list[str] = []
@@ -349,11 +324,11 @@ print("answer", spark.table("c").agg({"a": "sum"}).collect()[0][0])
 """
 
 
-def test_jobs(workspace: dict[str, Any], schema: str) -> None:
+def test_jobs(workspace: WorkspaceInfo, schema: str) -> None:
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.service import catalog, compute, jobs
 
-    client = WorkspaceClient(host=workspace["host"], token=workspace["token"], auth_type="pat")
+    client = WorkspaceClient(host=workspace.host, token=workspace.token, auth_type="pat")
     client.volumes.create("main", schema, "files", catalog.VolumeType.MANAGED)
     path = f"/Volumes/main/{schema}/files/program.py"
     client.files.upload(path, io.BytesIO(PROGRAM.encode()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import time
 
+from . import functions
 from .catalog import ColumnInfo, ViewDefinition
 from .deltalog import arrow_sql_type
 from .errors import EngineError, catalog_not_found, only_on_databricks, table_not_found
@@ -100,7 +101,7 @@ def create_view(session: CatalogSession, statement: Statement) -> StatementResul
         if lenient and session.tree.view(name) is not None:
             return done()
         text = statement.source(body + 1)
-        query = _named_columns(_qualified(text, session), statement, reader.at, body)
+        query = _named_columns(functions.with_full_names(text, session), statement, reader.at, body)
         view = ViewDefinition(
             query=query, text=text, columns=_view_columns(session, query), created_at_ms=int(time() * 1000)
         )
@@ -134,34 +135,6 @@ def drop_view(session: CatalogSession, statement: Statement) -> str | StatementR
         session.tree.drop_view(name)
         session.forget(name)
     return done()
-
-
-def _qualified(query: str, session: CatalogSession) -> str:
-    """Return a query with the full name of each catalog table: an engine resolves a view where it is read."""
-    from sqlglot import exp, parse_one
-    from sqlglot.errors import SqlglotError
-
-    try:
-        tree = parse_one(query, dialect="databricks")
-    except SqlglotError as error:
-        raise only_on_databricks(f"A view with a query in this form ({str(error).splitlines()[0]})") from None
-    local = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
-    places = []
-    for table in tree.find_all(exp.Table):
-        names = [part for part in table.parts if isinstance(part, exp.Identifier)]
-        parts = tuple(part.name for part in names)
-        if (
-            len(parts) != len(table.parts)
-            or len(parts) > 2
-            or (len(parts) == 1 and parts[0].lower() in local)
-        ):
-            continue
-        name = session.namespace.table(parts)
-        if session.tree.signature(name) is not None:
-            places.append((names[0].meta["start"], names[-1].meta["end"] + 1, name.sql))
-    for start, end, text in sorted(places, reverse=True):
-        query = f"{query[:start]}{text}{query[end:]}"
-    return query
 
 
 HANDLERS: Handlers = (

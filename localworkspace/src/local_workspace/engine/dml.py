@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -140,6 +140,23 @@ def run_marked(session: CatalogSession, name: TableName, text: str, mark: str) -
     if metrics:
         session.wrote(name)
     return metrics
+
+
+def run_with_metadata(
+    session: CatalogSession, text: str, metadata: str, settings: Mapping[str, str] | None = None
+) -> None:
+    """Run a statement on Spark whose commit has `metadata`, a text without quotes, as userMetadata.
+
+    One at a time in a session, which has these and other `settings` meanwhile.
+    """
+    settings = {"spark.databricks.delta.commitInfo.userMetadata": metadata, **(settings or {})}
+    with session.lock:
+        session.client.configure(settings)
+        try:
+            session.client.sql(text)
+        finally:
+            for key in settings:
+                session.client.unset(key)
 
 
 def metrics_after(session: CatalogSession, name: TableName, version: int, mark: str) -> dict[str, Any]:

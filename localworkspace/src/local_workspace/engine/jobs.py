@@ -74,8 +74,7 @@ class JobRequest:
         statement = information_schema.served(
             Statement.parse(text), session.tree, session.client, session.namespace.catalog
         )
-        inline = self._session.inlines and (holder.named_arguments or holder.pos_arguments)
-        if self._session.handler_of(statement) is None and not inline:
+        if self._session.handler_of(statement) is None:
             setattr(holder, field, self._session.rewritten(statement, filtered=True).text)
             return None
         outcome = self._session.translate(statement.text, _arguments(holder))

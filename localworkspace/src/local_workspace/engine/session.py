@@ -70,8 +70,6 @@ class CatalogSession:
 
     # Whether the engine keeps tables in memory when asked.
     caches = False
-    # Whether the values of parameters must be written into queries, too.
-    inlines = False
     # Whether the engine lets a schema be the current one that is not in the tree yet.
     knows_absent = False
     # Table properties (in lower case) that are left out of what makes or changes a table.

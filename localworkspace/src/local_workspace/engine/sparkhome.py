@@ -9,6 +9,8 @@ import importlib.util
 import os
 import re
 import shutil
+import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,7 @@ from .errors import EngineError
 # Delta releases by Spark release: https://docs.delta.io/releases. One pair, because only one was tried.
 DELTA = {"4.2": "io.delta:delta-spark_2.13:4.4.0"}
 _MINIMUM_JAVA = 17
-_SOURCE = Path(__file__).with_name("FolderCatalog.scala")
+_SOURCES = sorted(Path(__file__).parent.glob("*.scala"))
 # Delta names these as dependencies, and Spark brings them along; 50 MB less to download.
 _BUNDLED = "org.apache.hadoop:hadoop-client-api,org.apache.hadoop:hadoop-client-runtime"
 _INHERITED = (
@@ -103,7 +105,11 @@ class SparkHome:
 
     @property
     def _catalog(self) -> Path:
-        parts = _SOURCE.read_bytes() + self.version.encode() + self._delta.encode()
+        parts = (
+            b"".join(source.read_bytes() for source in _SOURCES)
+            + self.version.encode()
+            + self._delta.encode()
+        )
         return self.cache / f"catalog-{hashlib.sha256(parts).hexdigest()[:16]}.jar"
 
     @property
@@ -130,23 +136,48 @@ class SparkHome:
         )  # fmt: skip
         with tempfile.TemporaryDirectory(dir=self.cache) as folder:
             draft = Path(folder) / "catalog.jar"
+            options = _trusting_as_python(Path(folder) / "trusted.jks")
             arguments = [
                 "--master", "local[1]", "--packages", self._delta,
                 "--exclude-packages", _BUNDLED, "--conf", f"spark.jars.ivy={ivy}",
                 "--class", "scala.tools.nsc.Main", "spark-internal", "-nowarn", "-d", str(draft),
-                "-cp", os.pathsep.join([f"{self.folder}/jars/*", f"{ivy}/jars/*"]), str(_SOURCE),
+                "-cp", os.pathsep.join([f"{self.folder}/jars/*", f"{ivy}/jars/*"]), *map(str, _SOURCES),
             ]  # fmt: skip
             try:
                 done = subprocess.run(  # noqa: S603 - our own command line
-                    self.command("org.apache.spark.deploy.SparkSubmit", arguments), env=self.environment(),
-                    cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                    timeout=_RESOLVE_SECONDS, check=False,
+                    self.command("org.apache.spark.deploy.SparkSubmit", arguments, options=options),
+                    env=self.environment(), cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
+                    text=True, errors="replace", timeout=_RESOLVE_SECONDS, check=False,
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
                 raise _unfetched(self._delta, ivy, f"no end after {_RESOLVE_SECONDS} s") from None
             if done.returncode or not draft.exists():
                 raise _unfetched(self._delta, ivy, (done.stdout + done.stderr)[-1500:])
             draft.replace(self._catalog)
+
+
+def _trusting_as_python(store: Path) -> list[str]:
+    """Return options by which Java trusts the authorities that this Python trusts; written to `store`.
+
+    A Java from a package brings a list of its own, without the authority of a company's proxy.
+    """
+    authorities = ssl.create_default_context().get_ca_certs(binary_form=True)
+    if not authorities:
+        return []
+    password = "changeit"  # noqa: S105 - Java's usual one: it guards against damage, nothing here is secret
+    store.write_bytes(trust_store(authorities, password))
+    return [f"-Djavax.net.ssl.trustStore={store}", f"-Djavax.net.ssl.trustStorePassword={password}"]
+
+
+def trust_store(authorities: Sequence[bytes], password: str) -> bytes:
+    """Return certificates (DER) as a Java key store (JKS, version 2)."""
+    body = struct.pack(">III", 0xFEEDFEED, 2, len(authorities))
+    for number, certificate in enumerate(authorities):
+        alias = str(number).encode()
+        body += struct.pack(">IH", 2, len(alias)) + alias + struct.pack(">QH", 0, 5) + b"X.509"
+        body += struct.pack(">I", len(certificate)) + certificate
+    salted = password.encode("utf-16-be") + b"Mighty Aphrodite" + body
+    return body + hashlib.sha1(salted).digest()  # noqa: S324 - the format's own
 
 
 def find_java() -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from . import alter, commands, configuration, dml, inserts, keys
+from . import alter, commands, configuration, dml, functions, inserts, keys
+from .copyinto import copy_into
 from .errors import EngineError
 from .names import TableName, quote
 from .session import CatalogSession, Handlers, Parameters, StatementResult
@@ -16,15 +17,11 @@ if TYPE_CHECKING:
     from .catalog import CatalogTree
     from .wire import ConnectClient
 
-# Delta writes this setting into a commit's commitInfo, where it tells our commit from others'.
-_MARK = "spark.databricks.delta.commitInfo.userMetadata"
-
 
 class SparkCatalogSession(CatalogSession):
     """One Spark session. Its catalogs read the folder tree, so it is never taught a table."""
 
     caches = True
-    inlines = True  # Delta 4.4's parser forgets the parameters of Spark 4.2 (UNBOUND_SQL_PARAMETER)
     left_out = LEFT_OUT
 
     def __init__(self, tree: CatalogTree, client: ConnectClient) -> None:
@@ -106,16 +103,6 @@ class CreateByPath(Create):
         return f"{rest.text[: rest.tokens[at].start]} {rest.source(at + 2)}"
 
 
-def _marked(session: CatalogSession, text: str, mark: str) -> None:
-    """Run a statement whose commit shall carry `mark`. One at a time, for the setting is the session's."""
-    with session.lock:
-        session.client.configure({_MARK: mark})
-        try:
-            session.client.sql(text)
-        finally:
-            session.client.unset(_MARK)
-
-
 def insert(session: CatalogSession, statement: Statement) -> str | StatementResult:
     """INSERT …: Delta's own returns no count, and has no REPLACE ON."""
     reader = Reader(statement, 1)
@@ -129,7 +116,7 @@ def insert(session: CatalogSession, statement: Statement) -> str | StatementResu
     parts = inserts.read(statement, reader)
     if parts.on:
         text, metric = inserts.as_merge(session, info, parts, mark), "numTargetRowsInserted"
-    _marked(session, text, mark)
+    dml.run_with_metadata(session, text, mark)
     if parts.replace:
         return inserts.replaced(session, name, parts, shape.version, mark)
     metrics = dml.metrics_after(session, name, shape.version, mark)
@@ -189,9 +176,14 @@ HANDLERS: Handlers = (
     (r"ALTER TABLE ", alter_table),
     (r"(OPTIMIZE|VACUUM|RESTORE|CONVERT|REORG|CACHE|UNCACHE|CLEAR) ", as_it_is),
     (r"(DESCRIBE|DESC) (HISTORY|DETAIL) ", as_it_is),
+    (r"(DESCRIBE|DESC) FUNCTION ", functions.describe),
     (r"SET [A-Z_]+( =|$)", configuration.set_configuration),
     (r"SET (?!CATALOG )", as_it_is),
     (r"(DECLARE|EXECUTE|BEGIN|RESET)( |$)", as_it_is),
-    (r"(CREATE (OR REPLACE )?((TEMPORARY|TEMP) )?|DROP (TEMPORARY )?)FUNCTION ", as_it_is),
+    (r"(CREATE (OR REPLACE )?(TEMPORARY|TEMP)|DROP (TEMPORARY|TEMP)) FUNCTION ", as_it_is),
+    (r"CREATE (OR REPLACE )?FUNCTION ", functions.create),
+    (r"DROP FUNCTION ", functions.drop),
+    (r"SHOW USER FUNCTIONS( |$)", functions.show),
+    (r"COPY INTO ", copy_into),
     *commands.HANDLERS,
 )
