@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from harness_support import Bench
@@ -38,10 +37,10 @@ def bench(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="session")
 def sail(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A Spark Connect server of the installed engine, Sail as a rule; yields `host:port`."""
+    """A Spark Connect server of the installed engine, Sail as a rule; yields its URL, user included."""
     if installed_engine() == "spark":  # it knows catalogs by way of a local workspace only
         info: WorkspaceInfo = request.getfixturevalue("shared_workspace")
-        yield urlsplit(info.spark_connect.replace("sc:", "http:")).netloc
+        yield info.spark_connect
         return
     server = subprocess.Popen(
         [
@@ -59,6 +58,6 @@ def sail(request: pytest.FixtureRequest) -> Iterator[str]:
         },
     )
     assert server.stdout is not None
-    yield f"127.0.0.1:{int(server.stdout.readline())}"
+    yield f"sc://127.0.0.1:{int(server.stdout.readline())}/;user_id=t"
     server.send_signal(signal.SIGKILL)
     server.communicate()

@@ -117,7 +117,7 @@ def test_an_answer(inputs: Callable[..., Inputs], tmp_path: Path) -> None:
 def spark(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from pyspark.sql.connect.session import SparkSession
 
-    session = SparkSession.builder.remote(f"sc://{sail}/;session_id={uuid.uuid4()}").create()
+    session = SparkSession.builder.remote(f"{sail};session_id={uuid.uuid4()}").create()
     create_schema(session, "main.nyc", tmp_path_factory.mktemp("nyc"))
     session.sql("CREATE TABLE main.nyc.flights USING delta AS SELECT 1 AS id, 'a' AS `name`").collect()
     yield session

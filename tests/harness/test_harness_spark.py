@@ -30,7 +30,7 @@ def shared(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
     """
     from pyspark.sql.connect.session import SparkSession
 
-    remote = f"sc://{sail}/;user_id=t;session_id={uuid.uuid4()}"
+    remote = f"{sail};session_id={uuid.uuid4()}"
     spark = SparkSession.builder.remote(remote).create()
     create_schema(spark, "main.rlm", tmp_path_factory.mktemp("warehouse"))
     spark.sql(CREATE).collect()
@@ -136,7 +136,7 @@ def test_no_thread_of_the_client_is_called_a_leftover(spark_bench: Bench) -> Non
 
 
 def test_a_released_session_ends_well(bench: Bench, sail: str) -> None:
-    bench.env = {"SPARK_REMOTE": f"sc://{sail}"}
+    bench.env = {"SPARK_REMOTE": sail}
     ended = bench.run("spark.sql('SELECT 1').collect()\n")
     assert ended.code == 0, ended.err
 

@@ -62,7 +62,7 @@ def test_an_old_python_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_published_runner_answers(bench: Bench, sail: str) -> None:
-    bench.env = {"SPARK_REMOTE": f"sc://{sail}"}
+    bench.env = {"SPARK_REMOTE": sail}
     ended = bench.run(PROGRAM, task_type="sql_workflow")
     assert (ended.code, ended.report["error_type"]) == (1, "WorkflowFailed"), ended.err
     assert "The files were changed after publishing; nothing was run." in ended.report["error_summary"]

@@ -21,7 +21,7 @@ from executor_harness.rlm.journal import Record
 def spark(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from pyspark.sql.connect.session import SparkSession
 
-    session = SparkSession.builder.remote(f"sc://{sail}/;user_id=t;session_id={uuid.uuid4()}").create()
+    session = SparkSession.builder.remote(f"{sail};session_id={uuid.uuid4()}").create()
     create_schema(session, "main.rlm", tmp_path_factory.mktemp("warehouse"))
     session.sql(CREATE).collect()
     yield session

@@ -29,7 +29,7 @@ def shared(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
     """A session by its id: memory catalogs belong to a session, and a harness is to see the table, too."""
     from pyspark.sql.connect.session import SparkSession
 
-    remote = f"sc://{sail}/;user_id=t;session_id={uuid.uuid4()}"
+    remote = f"{sail};session_id={uuid.uuid4()}"
     spark = SparkSession.builder.remote(remote).create()
     create_schema(spark, "main.rlm", tmp_path_factory.mktemp("warehouse"))
     spark.sql(CREATE).collect()

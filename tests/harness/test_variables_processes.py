@@ -136,7 +136,7 @@ def shared(sail: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
     """A session that programs share, for its catalog is in memory."""
     from pyspark.sql.connect.session import SparkSession
 
-    remote = f"sc://{sail}/;user_id=t;session_id={uuid.uuid4()}"
+    remote = f"{sail};session_id={uuid.uuid4()}"
     spark = SparkSession.builder.remote(remote).create()
     create_schema(spark, SCRATCH, tmp_path_factory.mktemp("scratch"))
     yield spark, remote
