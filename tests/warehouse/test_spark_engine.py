@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -346,6 +347,29 @@ def test_jobs(workspace: WorkspaceInfo, schema: str) -> None:
     assert "AnalysisException TABLE_OR_VIEW_NOT_FOUND" in str(output.logs)
     assert "answer 3" in str(output.logs)
     assert [row["a"] for row in read(workspace, schema, "c")] == [0, 1, 2]
+
+
+@pytest.mark.fault("B1")
+def test_the_port_of_spark_answers_its_workspace_only(shared_workspace: WorkspaceInfo) -> None:
+    from pyspark.errors import PySparkException
+    from pyspark.sql.connect.session import SparkSession
+
+    log = max(Path(shared_workspace.root, ".workspace/spark").glob("*/server.log"))
+    port = log.read_text().split("server started at: 127.0.0.1:")[1].split()[0]
+    stranger = SparkSession.builder.remote(f"sc://127.0.0.1:{port}/;user_id=x").create()
+    with pytest.raises(PySparkException, match=r"UNAUTHENTICATED|[Tt]oken"):
+        stranger.sql("SELECT 1").collect()
+
+
+def test_java_trusts_the_authorities_that_python_trusts(tmp_path: Path) -> None:
+    from local_workspace.engine.sparkhome import find_java, trust_store
+
+    authorities = ssl.create_default_context().get_ca_certs(binary_form=True)
+    store = tmp_path / "trusted.jks"
+    store.write_bytes(trust_store(authorities, "changeit"))
+    command = [find_java().with_name("keytool"), "-list", "-keystore", store, "-storepass", "changeit"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"contains {len(authorities)} entr" in listed
 
 
 @pytest.mark.skipif(not SAIL_PYTHON, reason="RLM_TEST_SAIL_PYTHON names no environment with the other engine")

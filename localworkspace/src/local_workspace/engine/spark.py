@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -61,9 +62,12 @@ class SparkBackend:
         import grpc
 
         self._home.prepare()
-        folder = self._prepare_folder()
-        process, port = self._launch(folder)
-        channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS)
+        folder, token = self._prepare_folder(), secrets.token_hex(16)
+        process, port = self._launch(folder, token)
+        credentials = grpc.composite_channel_credentials(
+            grpc.local_channel_credentials(), grpc.access_token_call_credentials(token)
+        )
+        channel = grpc.secure_channel(f"127.0.0.1:{port}", credentials, options=CHANNEL_OPTIONS)
 
         def stop() -> None:
             channel.close()
@@ -86,11 +90,12 @@ class SparkBackend:
         (folder / "conf" / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
         return folder
 
-    def _launch(self, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-        """Start a process and wait until it listens; with its port."""
+    def _launch(self, folder: Path, token: str) -> tuple[subprocess.Popen[bytes], int]:
+        """Start a process, which answers those with the token only, and wait until it listens."""
         environment = self._home.environment() | {
             "SPARK_CONF_DIR": str(folder / "conf"),  # nobody else's settings
             "PYSPARK_PYTHON": sys.executable,  # for Python functions in queries
+            "SPARK_CONNECT_AUTHENTICATE_TOKEN": token,
             "SPARK_USER": USER,  # what current_user() says
         }
         settings = [f"-D{key}={value}" for key, value in self._settings(folder).items()]
