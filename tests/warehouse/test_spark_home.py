@@ -51,8 +51,8 @@ class Call:
     def __init__(self) -> None:
         self.message = ""
 
-    def invocation_metadata(self) -> tuple[()]:
-        return ()
+    def invocation_metadata(self) -> tuple[tuple[str, str]]:
+        return (("authorization", "Bearer t"),)
 
     def set_trailing_metadata(self, _metadata: Any) -> None:
         pass
@@ -67,7 +67,7 @@ def test_every_call_says_that_there_is_no_engine() -> None:
     def never() -> Any:
         raise AssertionError("nobody starts it")
 
-    proxy = ConnectProxy(SimpleNamespace(), Servers(never, None, lambda: None))  # type: ignore[arg-type]
+    proxy = ConnectProxy(SimpleNamespace(), Servers(never, None, lambda: None), "t")  # type: ignore[arg-type]
     call = Call()
     proxy._release_execute(proto.ReleaseExecuteRequest(session_id="s").SerializeToString(), call)
     assert "ENGINE_UNAVAILABLE" in call.message
