@@ -7,7 +7,7 @@ import java.nio.file.{Files, Path, Paths}
 import org.apache.spark.sql.{SparkSession, SparkSessionExtensions}
 import org.apache.spark.sql.catalyst.{FunctionIdentifier, TableIdentifier}
 import org.apache.spark.sql.catalyst.analysis.{AnalysisContext, FunctionRegistry, UnresolvedFunction, UnresolvedTableValuedFunction}
-import org.apache.spark.sql.catalyst.expressions.{CreateArray, Expression, ExpressionInfo, NamedArgumentExpression}
+import org.apache.spark.sql.catalyst.expressions.{Expression, ExpressionInfo, Literal, NamedArgumentExpression}
 import org.apache.spark.sql.catalyst.parser.{ParameterContext, ParameterHandler, ParserInterface}
 import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
 import org.apache.spark.sql.catalyst.rules.Rule
@@ -90,15 +90,15 @@ class FolderFunctions(session: Session) extends Rule[LogicalPlan] {
 object ReadFiles extends (Seq[Expression] => LogicalPlan) {
   override def apply(arguments: Seq[Expression]): LogicalPlan = {
     val named = arguments.collect { case NamedArgumentExpression(key, value) => key.toLowerCase -> text(value) }.toMap
-    val paths = arguments.collectFirst { case value if !value.isInstanceOf[NamedArgumentExpression] => texts(value) }
-      .orElse(named.get("path").map(Seq(_)))
+    val path = arguments.collectFirst { case value if !value.isInstanceOf[NamedArgumentExpression] => text(value) }
+      .orElse(named.get("path"))
       .getOrElse(throw new IllegalArgumentException("read_files needs a path."))
-    val format = named.getOrElse("format", guess(paths.head)).toLowerCase
+    val format = named.getOrElse("format", guess(path)).toLowerCase
     val defaults = if (named.contains("schema")) Map.empty[String, String]
       else Map("inferSchema" -> "true", "mode" -> "FAILFAST")
     val reader = SparkSession.active.read.format(if (format == "binaryfile") "binaryFile" else format)
-      .options(defaults ++ (named -- ours).map { case (key, value) => key -> value })
-    val rows = named.get("schema").fold(reader)(reader.schema).load(paths: _*)
+      .options(defaults ++ (named -- ours))
+    val rows = named.get("schema").fold(reader)(reader.schema).load(path)
     val rescues = !named.contains("schema") && !named.contains("rescues") && !Set("text", "binaryfile").contains(format)
     val found = if (rescues) rows.withColumn("_rescued_data", lit(null).cast("string")) else rows
     found.queryExecution.logical
@@ -107,15 +107,10 @@ object ReadFiles extends (Seq[Expression] => LogicalPlan) {
   // `rescues => false` is COPY INTO's, which has no such column.
   private val ours = Seq("format", "schema", "path", "rescues")
 
-  private def texts(value: Expression): Seq[String] = value match {
-    case UnresolvedFunction(Seq("array"), each, _, _, _, _, _) => each.flatMap(texts)
-    case CreateArray(each, _) => each.flatMap(texts)
-    case other => Seq(text(other))
-  }
-
-  private def text(value: Expression): String = value.eval() match {
-    case null => throw new IllegalArgumentException("read_files takes no NULL.")
-    case other => other.toString
+  // No expression: what a statement reads can be seen in its text.
+  private def text(value: Expression): String = value match {
+    case Literal(constant, _) if constant != null => constant.toString
+    case other => throw new IllegalArgumentException(s"read_files takes constants, and not ${other.sql}.")
   }
 
   private def guess(path: String): String = {

@@ -75,7 +75,10 @@ class PathPolicy:
             raise _refused(path, "it is relative; name it from /Volumes on")
         for each in glob.iglob(plain, recursive=True) if glob.has_magic(plain) else [plain]:  # noqa: PTH207 - patterns
             self._require_within(path, each)
-        self._require_within(path, re.split(r"[*?\[{]", plain)[0])
+        start = re.split(r"[*?\[{]", plain)[0]
+        if ".." in plain[len(start) :].replace("}", "/").replace("{", "/").replace(",", "/").split("/"):
+            raise _refused(path, "its pattern leads upwards")
+        self._require_within(path, start if start == plain else os.path.dirname(start))  # noqa: PTH120 - text
 
     def _require_within(self, path: str, each: str) -> None:
         for found in (each, *_links(each)):
@@ -125,6 +128,12 @@ def named_paths(tokens: Sequence[Token]) -> Iterator[str]:
     """Yield the texts of a statement that an engine would take for paths."""
     for index, token in enumerate(tokens):
         if is_path(tokens, index):
+            if (
+                token.kind == "string"
+                and tokens[index + 1 : index + 2]
+                and tokens[index + 1].kind == "string"
+            ):
+                raise _refused(token.text, "it is written in several pieces")
             yield token.name if token.kind == "quoted" else unquote_string(token.text)
         elif token.kind == "string" and index:
             call = tokens[index - 2].upper if index > 1 and tokens[index - 1].text == "(" else ""

@@ -5,6 +5,9 @@ The commit that loads files names them in its `userMetadata`, so a load that fai
 
 from __future__ import annotations
 
+import glob
+import os
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -129,6 +132,7 @@ def _files(session: CatalogSession, copy: _Copy) -> Iterator[Path]:
     for path in found:
         if not path.exists():
             raise EngineError.of("PATH_NOT_FOUND", f"Path does not exist: {path}.", "42K03")
+        session.tree.paths.require(glob.escape(str(path)))
         if path.is_file() and not path.name.startswith((".", "_")):
             yield path
 
@@ -149,8 +153,15 @@ def _loaded(session: CatalogSession, name: TableName) -> set[str]:
 def _source(copy: _Copy, files: list[Path]) -> str:
     options = {"inferSchema": "false"} | copy.options
     given = "".join(f", {quote(key)} => {string_literal(value)}" for key, value in options.items())
-    paths = ", ".join(string_literal(str(path)) for path in files)
-    return f"read_files(array({paths}), format => {string_literal(copy.format)}, rescues => false{given})"
+    # A pattern that matches these files and no others.
+    folder = os.path.commonpath([path.parent for path in files])
+    names = ",".join(_escaped(str(path.relative_to(folder))) for path in files)
+    place = string_literal(f"{_escaped(folder)}/{{{names}}}")
+    return f"read_files({place}, format => {string_literal(copy.format)}, rescues => false{given})"
+
+
+def _escaped(path: str) -> str:
+    return re.sub(r"[\\{}\[\]*?,]", r"\\\g<0>", path)
 
 
 def _counted(count: int) -> StatementResult:
