@@ -1,8 +1,8 @@
 """The parts of ``make test-all``: ``python -m tools.ci [PART …] [--minutes M] [--list]``.
 
-Runs the parts in the order given (all: as they stand here) and prints what each took. With ``--minutes`` (CI) long parts take
-their quick form, and a part is left out, and named, if the time that is left does not allow it. The exit code
-is 1 if a part failed.
+Runs the parts in the order given (all: as they stand here) and prints what each took. With ``--minutes`` (CI)
+long parts take their quick form, and a part is left out, and named, if the time that is left does not allow
+it. The exit code is 1 if a part failed.
 """
 
 from __future__ import annotations
