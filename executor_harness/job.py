@@ -138,7 +138,11 @@ class Job:
         )
         self._leftovers.remember(self._recorder.pid)
         self._handed_out.install()
-        return self._report(self._guarded(program, rlm, request, timeout, grace), rlm, request)
+        try:
+            report = self._guarded(program, rlm, request, timeout, grace)
+        except Exception as error:  # noqa: BLE001 -- the result says so: an exception may be of any class
+            return self._fail(f"how the program ended cannot be said: {type(error).__name__}: {error}")
+        return self._report(report, rlm, request)
 
     def _guarded(self, program: Program, rlm: Rlm, request: Request, timeout: float, grace: float) -> Report:
         """Run the program under its guard, which reports and ends the process where the program does not."""
@@ -192,8 +196,13 @@ class Job:
         except Exception as error:  # noqa: BLE001 -- the result says so: the program has damaged its process
             ended = f"{report.status}{': ' + report.error_summary if report.error_summary else ''}"
             what = f"the program ended ({ended}), but its result could not be made"
-            self._recorder.failed(f"{what}: {type(error).__name__}: {error}")
-            return protocol.EXIT_FAILED
+            return self._fail(f"{what}: {type(error).__name__}: {error}")
+
+    def _fail(self, reason: str) -> int:
+        """Have the watcher write a result with this reason: here none can be made."""
+        self._log(reason)
+        self._recorder.failed(reason)
+        return protocol.EXIT_FAILED
 
     def _write_report(self, report: Report, rlm: Rlm, request: Request, *, stuck: bool) -> int:
         """Close the streams, look at what the program left, and write the result. Returns the exit code."""

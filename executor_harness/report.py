@@ -118,13 +118,15 @@ class Report:
         lines = [line.strip() for line in stderr.splitlines() if line.strip()]
         # What `faulthandler` says of a crash, most recent call first; else the last lines.
         crash = next((at for at, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
-        kept = lines[-8:] if crash is None else lines[crash : crash + 8]
-        witness = " From stderr: " + " | ".join(kept) if kept else ""
-        return cls.failed(
-            protocol.PROCESS_DIED,
-            "the process that ran the program ended without a result: killed, out of memory, "
-            f"or a crash in native code.{witness}",
-        )
+        if crash is not None:
+            why = f"crashed in native code: {' | '.join(lines[crash : crash + 8])}"
+        else:
+            witness = f" From stderr: {' | '.join(lines[-8:])}" if lines else ""
+            why = (
+                "ended without a result: killed, out of memory, or ended past Python (a crash or an exit in "
+                f"native code, exec).{witness}"
+            )
+        return cls.failed(protocol.PROCESS_DIED, f"the process that ran the program {why}")
 
     def result(
         self, ticket: Ticket, *, streams: Mapping[str, Stream], finished: float, redactor: Redactor

@@ -41,15 +41,8 @@ def read(volumes: Volumes, output_dir: str) -> Usage:
     for name in (protocol.SPEND_FILE, protocol.SPEND_TWIN):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             found = json.loads(volumes.read(f"{output_dir}/{name}"))["usage"]
-            counts = [int(found[field]) for field in ("calls", "input_tokens", "output_tokens", "cached")]
-            cost = float(found["cost_usd"])
-            return Usage(
-                calls=counts[0],
-                input_tokens=counts[1],
-                output_tokens=counts[2],
-                cached=counts[3],
-                cost_usd=cost,
-            )
+            counts = {name: int(found[name]) for name in Usage.__dataclass_fields__ if name != "cost_usd"}
+            return Usage(cost_usd=float(found["cost_usd"]), **counts)
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         manifest = json.loads(volumes.read(f"{output_dir}/{protocol.MANIFEST_FILE}"))
         allowed = manifest["request"]["models"]["allowance"]

@@ -74,11 +74,6 @@ def _plain_note(value: Any) -> tuple[str, str]:
     return type(value).__name__, counted(len(value), thing) if thing else ""
 
 
-def _write_text(value: str, path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(value)
-
-
 # NumPy
 
 
@@ -192,14 +187,6 @@ def _check_columns(frame: Any, table: Any, kind: str) -> None:
             )
 
 
-def _pandas_size(value: Any) -> int:
-    return int(to_arrow(value).nbytes)
-
-
-def _write_pandas(value: Any, path: Path) -> None:
-    write_table(to_arrow(value), path)
-
-
 def _table_note(value: Any) -> tuple[str, str]:
     return "Arrow table", shape_in_words(value.num_rows, value.column_names)
 
@@ -212,28 +199,12 @@ def _series_note(value: Any) -> tuple[str, str]:
     return "pandas Series", f"{counted(len(value), 'value')}, {value.dtype}"[:_SHOWN_CHARS]
 
 
-def _plain_size(value: Any) -> int:
-    return len(plain.dumps(value))
+def _size_as_arrow(value: Any) -> int:
+    return int(to_arrow(value).nbytes)
 
 
-def _text_size(value: str) -> int:
-    return len(value) if value.isascii() else len(value.encode("utf-8"))
-
-
-def _write_plain(value: Any, path: Path) -> None:
-    path.write_text(plain.dumps(value), "ascii")
-
-
-def _read_plain(path: Path) -> Any:
-    return plain.loads(path.read_bytes())
-
-
-def _read_text(path: Path) -> str:
-    return path.read_bytes().decode("utf-8")
-
-
-def _arrow_size(value: Any) -> int:
-    return int(value.nbytes)
+def _write_as_arrow(value: Any, path: Path) -> None:
+    write_table(to_arrow(value), path)
 
 
 _LIBRARIES = {
@@ -243,14 +214,30 @@ _LIBRARIES = {
     ("pandas", "Series"): "series",
 }
 _ALL = (
-    Kind("plain", ".json", False, _plain_size, _write_plain, _read_plain, _plain_note),
-    Kind("text", ".txt", True, _text_size, _write_text, _read_text, _plain_note),
+    Kind(
+        "plain",
+        ".json",
+        False,
+        lambda value: len(plain.dumps(value)),
+        lambda value, path: path.write_text(plain.dumps(value), "ascii"),
+        lambda path: plain.loads(path.read_bytes()),
+        _plain_note,
+    ),
+    Kind(
+        "text",
+        ".txt",
+        True,
+        lambda value: len(value.encode("utf-8")),
+        lambda value, path: path.write_bytes(value.encode("utf-8")),
+        lambda path: path.read_bytes().decode("utf-8"),
+        _plain_note,
+    ),
     Kind(
         "bytes", ".bin", True, len, lambda value, path: path.write_bytes(value), Path.read_bytes, _plain_note
     ),
     Kind("numpy", ".npy", False, array_bytes, write_array, read_array, array_note),
-    Kind("arrow", ".arrow", True, _arrow_size, write_table, read_table, _table_note),
-    Kind("pandas", ".arrow", False, _pandas_size, _write_pandas, read_frame, _frame_note),
-    Kind("series", ".arrow", False, _pandas_size, _write_pandas, read_series, _series_note),
+    Kind("arrow", ".arrow", True, lambda value: int(value.nbytes), write_table, read_table, _table_note),
+    Kind("pandas", ".arrow", False, _size_as_arrow, _write_as_arrow, read_frame, _frame_note),
+    Kind("series", ".arrow", False, _size_as_arrow, _write_as_arrow, read_series, _series_note),
 )
 KINDS = {kind.name: kind for kind in _ALL}

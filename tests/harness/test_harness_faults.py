@@ -203,6 +203,13 @@ def test_a_damaged_process_still_reports(bench: Bench, damage: str) -> None:
             "result.json could not be written",
         ),
         ("import json; json.dumps = None; raise ValueError('mine')", "ValueError", "mine"),
+        ("import sys; sys._getframe = sys.exc_info = None; raise ValueError('mine')", "ValueError", "mine"),
+        ("import os; os.abort()", "ProcessDied", "crashed in native code: Fatal Python error: Aborted"),
+        (
+            "class E(Exception):\n def __getattribute__(self, name):\n  raise OSError('mine')\nraise E()",
+            "ProcessDied",
+            "how the program ended cannot be said: OSError: mine",
+        ),
     ],
 )
 def test_the_true_reason_is_reported(bench: Bench, program: str, kind: str, reason: str) -> None:
