@@ -270,7 +270,8 @@ def test_a_result_that_was_complete_before_the_kill_is_kept(bench: Bench, first:
         bench.env = {"SPARK_REMOTE": f"sc://127.0.0.1:{deaf.getsockname()[1]}"}
         bench.publish("rlm.finish('made it')\n")
         process = bench.start()
-        eventually((bench.folder / "result.json").exists)
+        path = bench.folder / "result.json"
+        eventually(lambda: path.exists() and path.read_bytes().endswith(b"}\n"))
         os.killpg(process.pid, first)
         os.killpg(process.pid, signal.SIGKILL)
         ended = bench.wait(process)
