@@ -251,7 +251,7 @@ def test_no_thread_dies_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
 def test_threads_begin_in_one_place_only() -> None:
     source = Path(threads.__file__).parent
     found = [path.name for path in source.rglob("*.py") if "Thread(" in path.read_text()]
-    assert found == ["threads.py"]
+    assert sorted(found) == ["sailprocess.py", "threads.py"]  # the former is a process of its own
 
 
 def test_a_session_of_a_renewed_engine_goes_on(mortal: Engine) -> None:
@@ -262,3 +262,64 @@ def test_a_session_of_a_renewed_engine_goes_on(mortal: Engine) -> None:
     first = session._session.client.server
     until(lambda: session._session.client.server is not first)
     assert session.execute("SELECT 1 AS n").table.num_rows == 1
+
+
+@pytest.mark.fault("B1")
+def test_the_spark_connect_endpoint_wants_a_token(mortal: Engine) -> None:
+    from local_workspace.engine.wire import connect_stub
+
+    client = ConnectJob(mortal, "7", connect_stub)
+    assert client.count() == 3
+    for header in (
+        (),
+        (("authorization", "Bearer wrong"),),
+        (("authorization", ""),),
+        (("x-local-job", "7"),),
+    ):
+        client._header = header
+        with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+            client.count()
+
+
+@pytest.mark.fault("B1")
+def test_a_job_does_not_get_at_another_jobs_session(mortal: Engine) -> None:
+    from local_workspace.engine.wire import connect_stub
+
+    one, other = (ConnectJob(mortal, job, connect_stub) for job in ("7", "8"))
+    assert [one.count(), other.count()] == [3, 3]
+    other._who = one._who
+    with pytest.raises(grpc.RpcError, match="SESSION_CHANGED"):
+        other.count()
+
+
+@pytest.mark.fault("B1")
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux")
+def test_the_engines_own_port_lets_nobody_in(mortal: Engine) -> None:
+    """Every port of this machine on which somebody listens is tried, without a credential."""
+    import pyspark.sql.connect.proto as pb
+    from local_workspace.engine.wire import connect_stub
+
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    rows += [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
+    mine = listening(
+        newest(mortal).process, {row[9]: int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
+    )
+    if not newest(mortal).obeys:  # Sail asks for no credential, so there must be no port
+        assert mine == []
+    for port in mine:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            request = pb.ConfigRequest(session_id="00000000-0000-0000-0000-000000000000")
+            with pytest.raises(grpc.RpcError, match=r"UNAUTHENTICATED|UNAVAILABLE"):
+                connect_stub(channel).Config(request, timeout=60)
+
+
+def listening(pid: int | None, ports: dict[str, int]) -> list[int]:
+    """The ports on which a process listens in the machine's network; `ports` by the socket's inode."""
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            links.append(str(link.readlink()))
+        except OSError:  # closed meanwhile
+            continue
+    found = [link[len("socket:[") : -1] for link in links if link.startswith("socket:[")]
+    return [ports[inode] for inode in found if inode in ports]

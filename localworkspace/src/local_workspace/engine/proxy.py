@@ -19,11 +19,12 @@ from typing import Any
 
 from local_workspace import threads
 
+from .answers import abort, relay, responses
 from .errors import EngineError, session_lost
 from .jobs import JobRequest
 from .servers import EngineServer, Servers
 from .session import Backend, CatalogSession
-from .wire import CHANNEL_OPTIONS, ConnectClient, abort, error_of, relay, responses
+from .wire import CHANNEL_OPTIONS, ConnectClient, error_of
 
 _SERVICE = "spark.connect.SparkConnectService"
 _UNARY = {

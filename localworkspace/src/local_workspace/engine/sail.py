@@ -8,6 +8,7 @@ learns a table the first time a statement names it, and again when the table's s
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -17,7 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from . import commands, dataframes, rewrite
+from local_workspace import threads
+
+from . import commands, dataframes, rewrite, sailprocess
 from .catalog import CatalogTree
 from .compaction import AutoCompaction
 from .errors import EngineError, unsupported
@@ -27,7 +30,7 @@ from .servers import EngineServer
 from .session import CatalogSession, Parameters, StatementResult
 from .statements import Statement, chains, tokenize
 from .tables import LEFT_OUT_ON_SAIL, Create
-from .wire import CHANNEL_OPTIONS, ConnectClient, connect_stub
+from .wire import ConnectClient, connect_stub, open_channel
 
 # A job may compute for hours in pandas between two statements; its session must still be there.
 _SESSION_SECONDS = 30 * 24 * 3600
@@ -42,17 +45,6 @@ RENEW_AFTER = 3_000
 # Sail makes parquet tables unless told otherwise; Databricks makes Delta ones and runs in UTC.
 _SESSION_CONF = {"spark.sql.sources.default": "delta", "spark.sql.session.timeZone": "UTC"}
 
-# Ends with its standard input, that is with its parent, however that one ended.
-_PROGRAM = """
-import json, os, sys
-from pysail.spark import SparkConnectServer
-server = SparkConnectServer(ip="127.0.0.1", port=0)
-server.start(background=True)
-print(json.dumps(server.listening_address), flush=True)
-sys.stdin.buffer.read()
-os._exit(0)
-"""
-
 
 class SailBackend:
     """Starts Sail servers for one workspace."""
@@ -61,14 +53,17 @@ class SailBackend:
         self._tree = tree
         self._compaction = AutoCompaction(tree)
         self.renew_after: int | None = renew_after
+        self._launches, self._said = itertools.count(1), False
 
     def launch(self) -> EngineServer:
         """Start a server. Raises `EngineError` when it does not start."""
-        import grpc
-
+        folder = self._tree.root / ".workspace"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        name = f"sail-{os.getpid()}-{next(self._launches)}.sock"
         process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-c", _PROGRAM], env=os.environ | self._settings(), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, start_new_session=True,
+            [sys.executable, "-P", sailprocess.__file__, str(folder / name)],
+            env=os.environ | self._settings(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            start_new_session=True,
         )  # fmt: skip
         assert process.stdout is not None
         ready = select.select([process.stdout], [], [], _START_SECONDS)[0]
@@ -77,12 +72,22 @@ class SailBackend:
             process.kill()
             _end(process)
             raise EngineError.of("ENGINE_UNAVAILABLE", "Sail did not start; see standard error.", "08006")
-        host, port = json.loads(line)
-        channel = grpc.insecure_channel(f"{host}:{port}", options=CHANNEL_OPTIONS)
+        address = json.loads(line)
+        held = os.open(folder, os.O_RDONLY)
+        if address is not None and not self._said:
+            self._said = True
+            threads.say(
+                "The engine's own port is open to other users of this machine: docs/workspace-security.md"
+            )
+        target = f"unix:/proc/self/fd/{held}/{name}" if address is None else ":".join(map(str, address))
+        channel = open_channel(target)
 
         def stop() -> None:
             channel.close()
             _end(process)
+            with contextlib.suppress(OSError):  # the second time
+                os.close(held)
+            (folder / name).unlink(missing_ok=True)
 
         return EngineServer(channel=channel, stub=connect_stub(channel), stop=stop, popen=process)
 

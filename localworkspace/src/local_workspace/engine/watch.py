@@ -16,8 +16,9 @@ PROBE_SECONDS = 1.5
 _SILENT = 3
 # Seconds that a server may compute on after a cancel, when no statement runs any more.
 _OBEY_SECONDS = 10.0
-# Shares of one core. Below the first, a server does nothing; above the second, it computes.
-_STILL, _BUSY = 0.05, 0.1
+# Shares of one core. Below the first, a server does nothing; above the second, it computes, however busy the
+# machine is with others.
+_STILL, _BUSY = 0.005, 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
