@@ -83,7 +83,7 @@ def served(statement: Statement, tree: CatalogTree, client: ConnectClient, curre
 
     Raises `EngineError` for one that is not there, that is written to, or that a view is made of.
     """
-    if SCHEMA not in statement.text.lower():
+    if SCHEMA not in statement.text.lower() or statement.tokens[0].upper in {"SHOW", "USE", "SET", "COMMENT"}:
         return statement
     from sqlglot import exp, parse_one
     from sqlglot.errors import SqlglotError
