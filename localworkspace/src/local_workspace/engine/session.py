@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from local_workspace import threads
+
 from . import information_schema
 from .catalog import CatalogTree
 from .errors import (
@@ -323,25 +325,24 @@ class EngineSession:
         """Interrupt what runs within when its time is over."""
         limits = [timeout or 0, int(self._session.parameters.get(STATEMENT_TIMEOUT, 0))]
         seconds = min((limit for limit in limits if limit > 0), default=0)
-        over = threading.Event()
+        done, over = threading.Event(), threading.Event()
 
-        def end() -> None:
-            over.set()
-            with suppress(EngineError):  # the engine is gone, and the statement with it
-                self.cancel()
+        def watch() -> None:
+            if not done.wait(seconds):
+                over.set()
+                with suppress(EngineError):  # the engine is gone, and the statement with it
+                    self.cancel()
 
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
+        if seconds:
+            threads.begin("statement-timeout", watch)
         try:
-            if seconds:
-                timer.start()
             yield
         except EngineError as error:
             if over.is_set() and error.condition == "OPERATION_CANCELED":
                 raise statement_timed_out(seconds) from error
             raise
         finally:
-            timer.cancel()
+            done.set()
 
     def follow(self) -> None:
         """Move to the server where sessions begin now, unless something runs or would be left behind."""
