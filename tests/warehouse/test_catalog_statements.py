@@ -134,6 +134,8 @@ def test_check_constraints(session: EngineSession) -> None:
         session.execute("ALTER TABLE t ADD CONSTRAINT positive CHECK (Price > 1)")
     with pytest.raises(EngineError, match="DELTA_VIOLATE_CONSTRAINT_WITH_VALUES"):
         session.execute("INSERT INTO t VALUES (2, -1)")
+    with pytest.raises(EngineError, match="ADD CONSTRAINT"):
+        session.execute("ALTER TABLE t SET TBLPROPERTIES ('delta.constraints.odd' = 'Price > 100')")
     session.execute("ALTER TABLE t DROP CONSTRAINT positive")
     session.execute("ALTER TABLE t DROP CONSTRAINT IF EXISTS positive")
     with pytest.raises(EngineError):

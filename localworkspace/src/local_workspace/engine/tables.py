@@ -381,3 +381,6 @@ def _property_key(statement: Statement, at: int) -> tuple[str, int]:
 def _refuse_property(key: str) -> None:
     if key.lower() in _CATALOG_MANAGED:
         raise only_on_databricks(f"The table property {key}")
+    if key.lower().startswith("delta.constraints."):  # nobody would have looked at the rows
+        text = "Please use ALTER TABLE ADD CONSTRAINT to add CHECK constraints."
+        raise EngineError.of("DELTA_ADD_CONSTRAINTS", text, "0A000")
