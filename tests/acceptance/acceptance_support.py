@@ -91,7 +91,7 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return kept | dict(extra)
 
 
-def call_process(*arguments: str, env: Mapping[str, str] | None = None, timeout: float = 400) -> Finished:
+def call_process(*arguments: str, env: Mapping[str, str] | None = None, timeout: float = 1_500) -> Finished:
     """Run ``rlm-agent`` in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "databricks_rlm_agent.cli.main", *arguments],

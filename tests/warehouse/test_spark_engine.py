@@ -418,4 +418,6 @@ engine.stop()
 
 
 def other_engine_goes_on(root: Path) -> None:
-    subprocess.run([SAIL_PYTHON, "-c", OTHER_ENGINE, str(root)], check=True, timeout=120)
+    program = root.with_name("other_engine.py")  # a file: without one, pyspark looks for a whole Spark
+    program.write_text(OTHER_ENGINE)
+    subprocess.run([SAIL_PYTHON, program, str(root)], check=True)
