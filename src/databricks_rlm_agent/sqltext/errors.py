@@ -27,29 +27,6 @@ from databricks_rlm_agent.errors import (
 FIX_AUTH = "Check the token or profile (DATABRICKS_TOKEN, --profile)."
 FIX_DENIED = "Ask for the permission, or use an identity that has it."
 _CHARS = 600
-_CONFLICT = re.compile(r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED")
-_MISSING = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|CATALOG_NOT_FOUND|NO_SUCH_CATALOG")
-# A statement's own words, quoted in its error, must not pass for a refusal: conditions only.
-_DENIED = re.compile(r"PERMISSION_DENIED|INSUFFICIENT_PERMISSIONS|INSUFFICIENT_PRIVILEGES")
-# Class 08 of the SQL standard: the connection, between the server and its engine too.
-_CONNECTION = re.compile(r"^\[\w+_UNAVAILABLE\]|SQLSTATE: 08\w{3}")
-_TOKEN = re.compile(r"invalid access token|UNAUTHENTICATED", re.IGNORECASE)
-
-
-def classify_sql(text: str, *, where: str) -> RemoteError:
-    """Return the error of a statement that was refused, by its condition."""
-    line = first_line(text)
-    if _CONFLICT.search(text):
-        return Conflict(line, where=where)
-    if _MISSING.search(text):
-        return NotFound(line, where=where)
-    if _CONNECTION.search(line):
-        return Unreachable(line, where=where, fix="The outcome is unknown.")
-    if _DENIED.search(line):
-        return Forbidden(line, where=where, fix=FIX_DENIED)
-    if _TOKEN.search(line):
-        return Unauthorized(line, where=where, fix=FIX_AUTH)
-    return Rejected(line, where=where)
 
 
 def first_line(error: BaseException | str) -> str:
@@ -116,66 +93,149 @@ class Problem:
 
 
 _MISSING_HINT = "Check the spelling, the catalog and schema in force, and whether an earlier file makes it."
-_CRITICAL, _TRANSIENT, _WARNING = Severity.CRITICAL, Severity.TRANSIENT, Severity.WARNING
-_TRANSIENT_CAUSES = {Cause.CONCURRENCY, Cause.RESOURCE}
-# The first that matches counts. A condition stands in brackets at the start; a name in a message does not.
-_RULES: tuple[tuple[str, Cause, str], ...] = (
-    (
-        r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED|CONCURRENT_\w*(MODIFICATION|APPEND)",
-        Cause.CONCURRENCY,
-        "Another writer changed the table at the same time; it is tried again.",
+_CRITICAL, _WARNING = Severity.CRITICAL, Severity.WARNING
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """Conditions of one kind: our error for them, their subject, and what to do."""
+
+    pattern: str
+    error: type[RemoteError] = Rejected
+    cause: Cause
+    hint: str
+    severity: Severity = Severity.CRITICAL
+
+
+# The first that matches counts.
+_RULES = (
+    _Rule(
+        # Class 08 of the SQL standard: the connection, between the server and its engine too.
+        pattern=r"^\w+_UNAVAILABLE$|^08\w{3}$",
+        error=Unreachable,
+        cause=Cause.CONNECTION,
+        hint="The connection was lost; it is tried again where that is safe.",
+        severity=Severity.TRANSIENT,
     ),
-    (r"PERMISSION_DENIED|INSUFFICIENT_P(ERMISSIONS|RIVILEGES)|UNAUTHENTICATED", Cause.PERMISSION, FIX_DENIED),
-    (
-        r"UNRESOLVED_(COLUMN|FIELD|MAP_KEY|USING_COLUMN\w*)",
-        Cause.MISSING,
-        "Check the column's spelling, and that what it is read from has it (DESCRIBE).",
+    _Rule(
+        pattern=(
+            r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED"
+            r"|CONCURRENT_\w*(MODIFICATION|APPEND)"
+        ),
+        error=Conflict,
+        cause=Cause.CONCURRENCY,
+        hint="Another writer changed the table at the same time; it is tried again.",
+        severity=Severity.TRANSIENT,
     ),
-    (
-        r"UNRESOLVED_ROUTINE",
-        Cause.MISSING,
-        "Check the function's spelling, and whether it has to be made first.",
+    _Rule(
+        pattern=r"PERMISSION_DENIED|INSUFFICIENT_P(ERMISSIONS|RIVILEGES)",
+        error=Forbidden,
+        cause=Cause.PERMISSION,
+        hint=FIX_DENIED,
     ),
-    (
-        (
+    _Rule(
+        pattern=r"(?i:invalid access token)|UNAUTHENTICATED",
+        error=Unauthorized,
+        cause=Cause.PERMISSION,
+        hint=FIX_AUTH,
+    ),
+    _Rule(
+        pattern=r"UNRESOLVED_(COLUMN|FIELD|MAP_KEY|USING_COLUMN\w*)",
+        cause=Cause.MISSING,
+        hint="Check the column's spelling, and that what it is read from has it (DESCRIBE).",
+    ),
+    _Rule(
+        pattern=r"UNRESOLVED_ROUTINE",
+        cause=Cause.MISSING,
+        hint="Check the function's spelling, and whether it has to be made first.",
+    ),
+    _Rule(
+        pattern=(
             r"TABLE_OR_VIEW_NOT_FOUND|(SCHEMA|CATALOG|DATABASE)_NOT_FOUND|NO_SUCH_\w+|UNRESOLVED_\w+"
             r"|DELTA_(TABLE|PATH)_(NOT_FOUND|DOES_NOT_EXIST)|VIEW_NOT_FOUND|PATH_NOT_FOUND"
         ),
-        Cause.MISSING,
-        _MISSING_HINT,
+        error=NotFound,
+        cause=Cause.MISSING,
+        hint=_MISSING_HINT,
     ),
-    (r"ALREADY_EXISTS", Cause.EXISTS, "Write CREATE OR REPLACE, add IF NOT EXISTS, or drop it first."),
-    (
-        r"\w*UNSUPPORTED_FEATURE|FEATURE_NOT_SUPPORTED",
-        Cause.SYNTAX,
-        "Say it in another way, or run it on a warehouse that has this.",
+    _Rule(
+        pattern=r"ALREADY_EXISTS",
+        cause=Cause.EXISTS,
+        hint="Write CREATE OR REPLACE, add IF NOT EXISTS, or drop it first.",
     ),
-    (r"PARSE_\w+|SYNTAX_ERROR", Cause.SYNTAX, "Correct the statement."),
-    (
-        (
+    _Rule(
+        pattern=r"\w*UNSUPPORTED_FEATURE|FEATURE_NOT_SUPPORTED",
+        cause=Cause.SYNTAX,
+        hint="Say it in another way, or run it on a warehouse that has this.",
+    ),
+    _Rule(pattern=r"PARSE_\w+|SYNTAX_ERROR", cause=Cause.SYNTAX, hint="Correct the statement."),
+    _Rule(
+        pattern=(
             r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|OutOfMemory|QUOTA_EXCEEDED|NO_SPACE"
             r"|EXECUTOR_LOST|DRIVER_\w+|TEMPORARILY_UNAVAILABLE|REQUEST_LIMIT_EXCEEDED"
         ),
-        Cause.RESOURCE,
-        "The warehouse had too little of something; try fewer at a time (--max-parallel) or a larger one.",
+        cause=Cause.RESOURCE,
+        hint="The warehouse had too little of something; try fewer at a time (--max-parallel) or a larger one.",
+        severity=Severity.TRANSIENT,
     ),
-    (
-        r"CANCELL?ED|OPERATION_CANCELED|took longer than",
-        Cause.CANCELLED,
-        "It was cancelled; run again with --resume.",
+    _Rule(
+        pattern=r"CANCELL?ED|OPERATION_CANCELED|took longer than",
+        cause=Cause.CANCELLED,
+        hint="It was cancelled; run again with --resume.",
     ),
-    (
-        (
-            r"DIVIDE_BY_ZERO|CAST_\w+|\w*OVERFLOW|DELTA_\w*CONSTRAINT\w*|NOT_NULL\w*|\w*MULTIPLE_SOURCE_ROW\w*"
-            r"|DATATYPE_MISMATCH|USER_RAISED_EXCEPTION|INVALID_ARRAY_INDEX|MALFORMED_\w+"
+    _Rule(
+        pattern=(
+            r"DIVIDE_BY_ZERO|CAST_\w+|\w*OVERFLOW|DELTA_\w*CONSTRAINT\w*|NOT_NULL\w*"
+            r"|\w*MULTIPLE_SOURCE_ROW\w*|DATATYPE_MISMATCH|USER_RAISED_EXCEPTION|INVALID_ARRAY_INDEX"
+            r"|MALFORMED_\w+"
         ),
-        Cause.DATA,
-        "Look at the data that the statement reads.",
+        cause=Cause.DATA,
+        hint="Look at the data that the statement reads.",
     ),
 )
+_OTHER = _Rule(
+    pattern="", cause=Cause.STATEMENT, hint="Read the message; run again with --resume when it is mended."
+)
+# Of errors that no statement's condition has told.
+_BY_ERROR: tuple[_Rule, ...] = (
+    _Rule(pattern="", error=NeverReached, cause=Cause.CONNECTION, hint="Check host, HTTP path and network."),
+    _RULES[0],
+    _Rule(
+        pattern="",
+        error=Throttled,
+        cause=Cause.RESOURCE,
+        hint="The workspace asked to slow down; it is tried again.",
+        severity=Severity.TRANSIENT,
+    ),
+    _RULES[1],
+    _Rule(pattern="", error=Unauthorized, cause=Cause.PERMISSION, hint=FIX_DENIED),
+)
+_STATE = re.compile(r"SQLSTATE: (\w{5})")
+_CONDITION = re.compile(r"\[([A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*)\]")
+
+
+def _rule(text: str) -> _Rule | None:
+    """The rule for what an engine says. A condition in brackets at the start is all that counts, beside the
+    SQLSTATE: the words after it may quote the statement's own.
+    """
+    line = first_line(text)
+    start = re.match(r"\s*\[([^\]]+)\]", text)
+    said = [start[1]] if start else [*_CONDITION.findall(text), line]
+    said += _STATE.findall(line)
+    return next((rule for rule in _RULES if any(re.search(rule.pattern, each) for each in said)), None)
+
+
+def classify_sql(text: str, *, where: str) -> RemoteError:
+    """Return the error of a statement that was refused, by its condition."""
+    rule = _rule(text) or _OTHER
+    fix = {Unreachable: "The outcome is unknown.", Forbidden: FIX_DENIED, Unauthorized: FIX_AUTH}.get(
+        rule.error
+    )
+    return rule.error(first_line(text), where=where, fix=fix)
+
+
 # The place of an error within its statement, as Spark reports it; lines from 1.
 _PLACE = re.compile(r"\(line (\d+), pos \d+\)|; line (\d+) pos \d+")
-_STATEMENT = "Read the message; run again with --resume when it is mended."
 # Statements whose failure leaves all data as it was.
 _UPKEEP = re.compile(r"(OPTIMIZE|ANALYZE|VACUUM|COMMENT|REFRESH|REORG)\b", re.IGNORECASE)
 _DROP = re.compile(r"DROP\s+(TABLE|VIEW|FUNCTION|SCHEMA)\b", re.IGNORECASE)
@@ -214,24 +274,15 @@ def classify(
 
 
 def _of(error: RlmError) -> tuple[Cause, Severity, str]:
-    if isinstance(error, NeverReached):
-        return Cause.CONNECTION, _CRITICAL, error.fix or "Check host, HTTP path and network."
-    if isinstance(error, Unreachable):
-        return Cause.CONNECTION, _TRANSIENT, "The connection was lost; it is tried again where that is safe."
-    if isinstance(error, Throttled):
-        return Cause.RESOURCE, _TRANSIENT, "The workspace asked to slow down; it is tried again."
-    if isinstance(error, Conflict):
-        return Cause.CONCURRENCY, _TRANSIENT, _RULES[0][2]
-    if isinstance(error, Unauthorized):
-        return Cause.PERMISSION, _CRITICAL, error.fix or FIX_DENIED
-    condition = re.match(r"\s*\[([^\]]+)\]", error.what)
-    text = condition[1] if condition else error.what  # a message may quote the statement's own words
-    for pattern, cause, hint in _RULES:
-        if re.search(pattern, text):
-            return cause, _TRANSIENT if cause in _TRANSIENT_CAUSES else _CRITICAL, hint
+    for rule in _BY_ERROR:
+        if isinstance(error, rule.error):
+            own = error.fix if rule.error in {NeverReached, Unauthorized} else None
+            return rule.cause, rule.severity, own or rule.hint
+    if (found := _rule(error.what)) is not None:
+        return found.cause, found.severity, found.hint
     if isinstance(error, NotFound):
         return Cause.MISSING, _CRITICAL, _MISSING_HINT
-    return Cause.STATEMENT, _CRITICAL, error.fix or _STATEMENT
+    return _OTHER.cause, _CRITICAL, error.fix or _OTHER.hint
 
 
 def head(statement: str) -> str:
