@@ -175,7 +175,9 @@ _RULES = (
             r"|EXECUTOR_LOST|DRIVER_\w+|TEMPORARILY_UNAVAILABLE|REQUEST_LIMIT_EXCEEDED"
         ),
         cause=Cause.RESOURCE,
-        hint="The warehouse had too little of something; try fewer at a time (--max-parallel) or a larger one.",
+        hint=(
+            "The warehouse had too little of something; try fewer at a time (--max-parallel) or a larger one."
+        ),
         severity=Severity.TRANSIENT,
     ),
     _Rule(
