@@ -323,3 +323,18 @@ def listening(pid: int | None, ports: dict[str, int]) -> list[int]:
             continue
     found = [link[len("socket:[") : -1] for link in links if link.startswith("socket:[")]
     return [ports[inode] for inode in found if inode in ports]
+
+
+@pytest.mark.fault("A1")
+def test_an_endpoint_of_jobs_that_answers_nobody_ends_the_workspace(
+    mortal: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from local_workspace.engine import proxy
+
+    monkeypatch.setattr(proxy, "_WATCH_SECONDS", 0.01)
+    reasons: list[str] = []
+    threads.on_fatal(reasons.append)
+    mortal._proxy._server.stop(grace=0).wait()
+    until(lambda: bool(reasons))
+    threads.on_fatal(None)
+    assert reasons == ["its Spark Connect endpoint answers nobody any more"]

@@ -100,8 +100,8 @@ class Layout:
         return token
 
     def clear_uploads(self) -> None:
-        """Forget bodies that a killed server left half written."""
-        for leftover in self.uploads.iterdir():
+        """Forget what a killed server left: bodies half written, and its engine's socket."""
+        for leftover in (*self.uploads.iterdir(), *self.private.glob("sail-*.sock")):
             leftover.unlink(missing_ok=True)
 
     def write_server_file(self, text: str) -> None:

@@ -41,6 +41,8 @@ _IDLE_S = 8 * 3600.0
 # A job's long query holds a thread, and so does each of its reattached streams.
 _THREADS = 128
 _STOP_SECONDS = 5.0
+_WATCH_SECONDS = 2.0
+_SILENT = 3  # calls in a row without an answer
 
 
 class ConnectProxy:
@@ -55,6 +57,7 @@ class ConnectProxy:
         self._sessions: dict[tuple[str, str], _Entry] = {}
         self._guard = threading.Lock()
         self._server: Any = None
+        self._token, self._ended = token, threading.Event()
 
     def start(self) -> int:
         """Start serving; the port."""
@@ -66,10 +69,28 @@ class ConnectProxy:
         port: int = server.add_insecure_port("127.0.0.1:0")
         server.start()
         self._server = server
+        threads.begin("connect-watch", self._watch, port, essential=True)
         return port
+
+    def _watch(self, port: int) -> None:
+        """In a thread of its own: end the workspace when jobs get no answer here any more."""
+        import grpc
+
+        metadata, silent = (("authorization", f"Bearer {self._token}"),), 0
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            ask = channel.unary_unary(f"/{_SERVICE}/Alive")  # no such call: it needs no thread of the pool
+            while not self._ended.wait(_WATCH_SECONDS):
+                try:
+                    ask(b"", timeout=_STOP_SECONDS, metadata=metadata)
+                except grpc.RpcError as error:
+                    silent = 0 if error.code() == grpc.StatusCode.UNIMPLEMENTED else silent + 1
+                if silent >= _SILENT and not self._ended.is_set():
+                    threads.fatal("its Spark Connect endpoint answers nobody any more")
+                    return
 
     def stop(self) -> None:
         """Stop serving; streams that run are cut."""
+        self._ended.set()
         self._server.stop(grace=0).wait(_STOP_SECONDS)
 
     def admit(self, job: str) -> str:

@@ -8,6 +8,7 @@ learns a table the first time a statement names it, and again when the table's s
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
@@ -57,6 +58,9 @@ class SailBackend:
 
     def launch(self) -> EngineServer:
         """Start a server. Raises `EngineError` when it does not start."""
+        for package in ("grpc", "pysail"):
+            if importlib.util.find_spec(package) is None:
+                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
         folder = self._tree.root / ".workspace"
         folder.mkdir(mode=0o700, exist_ok=True)
         name = f"sail-{os.getpid()}-{next(self._launches)}.sock"

@@ -238,7 +238,8 @@ class Scheduler:
         if run_id in self._unsaved:  # a server that dies now must know of the process
             return
         switch = self._switches[task.run_id] = StopSwitch()
-        self._workers.add(threads.begin(f"run-{task.run_id}", self._work, run_id, task.run_id, switch))
+        worker = threads.begin(f"run-{task.run_id}", self._work, run_id, task.run_id, switch, essential=True)
+        self._workers.add(worker)
 
     def _set(self, run_id: int, task: TaskRun) -> None:
         """Replace one task of a run."""
