@@ -49,13 +49,17 @@ class HandedOut(importlib.abc.MetaPathFinder):
         for name, watch in self._watch.items():
             if name in sys.modules:
                 watch(sys.modules[name])
+        # A kernel's dbutils is there already, of whatever module it is.
+        kernel = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+        dbutils = getattr(kernel, "user_ns", {}).get("dbutils")
+        self._dbutils_class(type(getattr(dbutils, "secrets", None)))
         sys.meta_path.insert(0, self)
 
     def remove(self) -> None:
         """Give back what was replaced: for a process that lives on."""
         with contextlib.suppress(ValueError):
             sys.meta_path.remove(self)
-        for owner, name, original in self._replaced:
+        for owner, name, original in reversed(self._replaced):
             setattr(owner, name, original)
         self._replaced.clear()
 
@@ -106,7 +110,11 @@ class HandedOut(importlib.abc.MetaPathFinder):
 
     def _dbutils(self, module: ModuleType) -> None:
         """The class is known by its methods: where it stands in the module differs between runtimes."""
+        for owner in _classes(module, set()):
+            if "listScopes" in vars(owner):
+                self._dbutils_class(owner)
 
+    def _dbutils_class(self, class_: type) -> None:
         def make(original: Any) -> Any:
             def get(*arguments: Any, **options: Any) -> Any:
                 value = original(*arguments, **options)
@@ -115,10 +123,9 @@ class HandedOut(importlib.abc.MetaPathFinder):
 
             return get
 
-        for owner in _classes(module, set()):
-            if "get" in vars(owner) and "listScopes" in vars(owner):
-                for name in {"get", "getBytes"} & set(vars(owner)):
-                    self._replace(owner, name, make)
+        for owner in class_.__mro__:
+            for name in {"get", "getBytes"} & set(vars(owner)):
+                self._replace(owner, name, make)
 
     def _authorization(self, header: Any) -> None:
         scheme, _, token = _text(header).partition(" ")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from harness_support import Bench, Ended
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from databricks_rlm_agent import logs
 from databricks_rlm_agent.secrets import Secret
+from executor_harness.handed_out import HandedOut
 from executor_harness.redaction import Redactor, StreamRedactor, secrets_of
 
 CANARY = "Kä\"n\\ar/y+7 '&=%-0123"
@@ -196,6 +199,32 @@ def test_a_secret_that_the_program_fetched_is_masked_everywhere(bench: Bench, va
         assert "holds one of the job's secrets" in (ended.folder / "stdout.txt").read_text()
     assert ended.report["value"] == {"k": ["***", {"***": 1}]}
     assert_nothing_leaked(ended, CANARY + "k")
+
+
+@pytest.mark.fault("B3")
+def test_the_dbutils_of_a_kernel_is_watched_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Base:
+        def get(self, scope: str, key: str) -> str:
+            return f"{CANARY}{scope}{key}"
+
+    class Secrets(Base):
+        def getBytes(self, scope: str, key: str) -> bytes:  # noqa: N802 -- its name there
+            return b"\xff\xfe" + self.get(scope, key).encode()
+
+    before = (Base.get, Secrets.getBytes)
+    dbutils = SimpleNamespace(secrets=Secrets())
+    kernel = SimpleNamespace(user_ns={"dbutils": dbutils})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
+    redactor = Redactor()
+    watch = HandedOut(redactor.add)
+    watch.install()
+    assert redactor.text(dbutils.secrets.get("s", key="k")) == "***"
+    value = dbutils.secrets.getBytes("s", "bytes")
+    assert redactor.text(repr(value)) == "b'***'"
+    assert redactor.text(base64.b64encode(value).decode()).startswith("***")
+    watch.remove()
+    assert (Base.get, Secrets.getBytes) == before
+    assert watch not in sys.meta_path
 
 
 @pytest.mark.fault("B3")
