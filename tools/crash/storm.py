@@ -36,7 +36,7 @@ from tools.crash.rig import Rig, start_rig
 LEASE_S = 3.0
 IDLE_LIMIT_S = 240.0  # without any progress after the last fault: then a run is stuck
 OUTAGE_S, FULL_DISK_S = (2.0, 12.0), (0.3, 2.0)
-_ENGINES = ("SparkConnectServer", "java")
+_ENGINES = ("sailprocess.py", "java")
 _FULL = 4096  # bytes of a file beyond which a write is refused while the disk is "full"
 _WEIGHTS = {"controller": 30, "job": 25, "engine": 10, "server": 10, "disk": 10, "provider": 15}
 
