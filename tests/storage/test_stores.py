@@ -15,12 +15,20 @@ import pytest
 from fake_sql import FakeSession, repeating
 
 from databricks_rlm_agent.attempts.records import EventRow
-from databricks_rlm_agent.errors import Conflict, InvalidData, Rejected, RemoteError, RunNotFound, Unreachable
+from databricks_rlm_agent.errors import (
+    ConfigError,
+    Conflict,
+    InvalidData,
+    Rejected,
+    RemoteError,
+    RunNotFound,
+    Unreachable,
+)
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.runs.run import DamagedRun, Run, new_run
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.migrations import MIGRATIONS, migrate
-from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore, to_row
+from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore, from_row, to_row
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -160,6 +168,17 @@ def test_writes_of_one_process_never_meet() -> None:
     keeper.join()
     assert most == [1]
     assert backend.rows["r1"]["version"] == 20
+
+
+def test_a_table_of_an_earlier_version_is_read_and_says_what_to_do_before_anything_is_claimed() -> None:
+    missing = Rejected("[UNRESOLVED_COLUMN.WITH_SUGGESTION] A column with name `due_at` cannot be resolved.")
+    store, backend, _ = store_of("r1", faults={1: (missing, False), 2: (missing, False)})
+    with pytest.raises(ConfigError, match="rlm-agent init"):
+        store.due(limit=1, gap_s=1)
+    with pytest.raises(ConfigError, match="rlm-agent init"):
+        store.insert([run("r2")])
+    del backend.rows["r1"]["due_at"]
+    assert from_row(backend.rows["r1"]).run_id == "r1"
 
 
 def test_a_save_by_a_stale_epoch_changes_nothing() -> None:

@@ -6,13 +6,21 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
-from databricks_rlm_agent.errors import Conflict, InvalidData, RunNotFound, Throttled, Unreachable
+from databricks_rlm_agent.errors import (
+    ConfigError,
+    Conflict,
+    InvalidData,
+    Rejected,
+    RunNotFound,
+    Throttled,
+    Unreachable,
+)
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import Row
 from databricks_rlm_agent.retry import SAVES, RetryingSession, crash_pause_s
@@ -108,7 +116,8 @@ class DeltaRunStore:
         """Runs that nobody holds and that have something to do; see ``ports.RunStore``."""
         values: dict[str, Any] = {"limit": limit, "gap_s": gap_s, "first_s": self._look_after_s}
         values |= {"asked": ",".join(asked), "only": ",".join(only)}
-        rows = self._session.fetch(sql.due(self._namespace), values)
+        with self._of_this_version():
+            rows = self._session.fetch(sql.due(self._namespace), values)
         return [due_of(row) for row in one_per_key(rows, RunStateRow)]
 
     def claim(self, runs: Sequence[Run], *, owner: str, lease_s: float, write_id: str) -> list[Run]:
@@ -183,8 +192,22 @@ class DeltaRunStore:
 
     def _change(self, statement: str, values: Mapping[str, Any]) -> int | None:
         """Send a statement that changes rows, once. Not while waiting for the next try, others may go on."""
-        with self._writing:
+        with self._writing, self._of_this_version():
             return self._session.execute_once(statement, values)
+
+    @contextlib.contextmanager
+    def _of_this_version(self) -> Iterator[None]:
+        """Say what to do where the table lacks a column of ours."""
+        try:
+            yield
+        except Rejected as error:
+            if "UNRESOLVED_COLUMN" not in error.what:
+                raise
+            raise ConfigError(
+                "The table of runs was made by an earlier version.",
+                where=self._namespace.table("run_state"),
+                fix=f"Run `rlm-agent init`. ({error.what})",
+            ) from None
 
     def _changed(self, statement: str, values: Mapping[str, Any]) -> int | None:
         return self._session.repeated(lambda: self._change(statement, values))
@@ -276,7 +299,9 @@ def from_row(row: Mapping[str, Any]) -> Run:
 
 def _partly_read(row: Mapping[str, Any]) -> tuple[Run, str | None]:
     """The run of a row without the parts that cannot be read, and a description of these."""
-    values = {name: row[name] for name in columns(RunStateRow)}
+    values: dict[str, Any] = {
+        name: row.get(name) for name in columns(RunStateRow)
+    }  # a table of an earlier version has fewer
     values["fsm_state"] = State(values["fsm_state"])
     missing = [name for name in _REQUIRED if values[name] is None]
     values |= {name: _REQUIRED[name] for name in missing}
