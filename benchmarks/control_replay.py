@@ -64,7 +64,7 @@ class Replay:
             "warehouse.fetch": self._sql,
             "warehouse.execute": self._sql,
             "warehouse.execute_once": self._sql,
-            "warehouse.repeated": lambda _statement: None,  # the statements in it are calls of their own
+            "warehouse.repeated": lambda *_: None,  # the statements in it are calls of their own
             "volume.put": self._upload,
             "volume.get": self._download,
             "volume.exists": self._client.files.get_metadata,

@@ -29,7 +29,7 @@ from executor_harness import protocol
 from executor_harness.protocol import ChildTask
 
 log = logging.getLogger(__name__)
-_SAYS_CHARS = 300
+_SHOWN_CHARS = 300
 LOST = "LOST"
 """The state of a child whose row is gone."""
 
@@ -85,7 +85,7 @@ class Children:
             return None
         spent = [_spent(run, found.get(note.run_id), of=len(waited)) for note in waited]
         notes = [self._answered(run, note, found.get(note.run_id)) for note in waited]
-        capsule = run.capsule.with_answers(notes).fold(_told(run.iter_n, notes))
+        capsule = run.capsule.with_answers(notes).fold(_ended_delta(run.iter_n, notes))
         paid = replace(run, budget=run.budget.repaid(spent), capsule=capsule)
         if run.cancel_reason is not None:
             return journal.transition(
@@ -158,8 +158,8 @@ class Children:
         # The same bytes from whoever writes them: a child that has ended never changes again.
         content = json.dumps(asdict(answer), ensure_ascii=False, indent=1, default=str).encode()
         self.volume.put(path, content, overwrite=True)
-        says = answer.answer or answer.reason or ""
-        return note.model_copy(update={"state": answer.state, "path": path, "says": clip(says, _SAYS_CHARS)})
+        shown = clip(answer.answer or answer.reason or "", _SHOWN_CHARS)
+        return note.model_copy(update={"state": answer.state, "path": path, "says": shown})
 
 
 def _passed_on(run: Run) -> str | None:
@@ -188,7 +188,7 @@ def _answer(run_id: str, child: Run | None) -> protocol.ChildAnswer:
     )
 
 
-def _told(iter_n: int, notes: Sequence[AnswerNote]) -> CapsuleDelta:
+def _ended_delta(iter_n: int, notes: Sequence[AnswerNote]) -> CapsuleDelta:
     good = [note.name for note in notes if note.state == State.SUCCEEDED]
     bad = [f"{note.name} ({note.state}: {note.says})" for note in notes if note.state != State.SUCCEEDED]
     lines = [f"{note.name}: {note.state}. {note.says}" for note in notes]

@@ -279,8 +279,9 @@ def _allowed(run: Run) -> Usage:
 def _refused(run: Run, reason: str, journal: Journal) -> Run:
     """The run whose program asked for child runs that it may not have: the planner hears why."""
     journal.event("refusal", tool="rlm.spawn", reason=reason)
-    said = f"rlm.spawn was refused: {reason}"
+    refusal = f"rlm.spawn was refused: {reason}"
     delta = CapsuleDelta(
-        digest=f"{said}\n{run.capsule.last_result}", failed_approaches=[f"Iteration {run.iter_n}: {said}"]
+        digest=f"{refusal}\n{run.capsule.last_result}",
+        failed_approaches=[f"Iteration {run.iter_n}: {refusal}"],
     )
     return replace(run, capsule=run.capsule.fold(delta))
