@@ -125,6 +125,16 @@ def test_keys_as_dbt_and_sqlalchemy_read_them(session: EngineSession, schema: st
     assert rows(session, f"{left}'p'") == []
 
 
+def test_keys_of_a_table_with_column_defaults(session: EngineSession, schema: str) -> None:
+    # As SQLAlchemy's dialect makes every table: delta-rs changes nothing about a table with that feature.
+    session.execute(
+        "CREATE TABLE d (id BIGINT NOT NULL, PRIMARY KEY (id)) USING DELTA "
+        "TBLPROPERTIES ('delta.feature.allowColumnDefaults' = 'enabled')"
+    )
+    described = {row["col_name"]: row["data_type"] for row in rows(session, "DESCRIBE TABLE EXTENDED d")}
+    assert described["d_pk"] == "PRIMARY KEY (`id`)"
+
+
 @pytest.mark.parametrize("view", ["row_filters", "column_masks", "table_tags", "column_tags", "routines"])
 def test_what_nobody_has_made_is_empty(session: EngineSession, view: str) -> None:
     assert rows(session, f"SELECT * FROM system.information_schema.{view}") == []

@@ -86,3 +86,8 @@ def test_the_property_is_left_out_of_the_text(sql: str, expected: str) -> None:
 def test_pairs_of_properties() -> None:
     statement = Statement.parse("x ('a.b' = 'it\\'s', c.d=1.5, 'e' true, `f` = -1, 'g' 'h')")
     assert pairs_of(statement, 1) == {"a.b": "it's", "c.d": "1.5", "e": "true", "f": "-1", "g": "h"}
+
+
+def test_doubled_quotes_are_quotes_within_a_text() -> None:
+    text = """SELECT 'It''s', '''', "a""b", 'c' 'd', r'x' FROM t"""
+    assert Statement.parse(text).text == r"""SELECT 'It\'s', '\'', "a\"b", 'c' 'd', r'x' FROM t"""

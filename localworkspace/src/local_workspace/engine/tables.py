@@ -129,6 +129,8 @@ class Create:
         self.keys = tuple(self.complete(session, key) for key in found)
         body = statement.find(*_BODY, start=after_name)
         self.statement = readable_by_all(statement, start=after_name, end=body, left_out=session.left_out)
+        if self.keys and body is None:  # delta-rs adds no property to a table with features that it lacks
+            self.statement = _with_properties(self.statement, after_name, keys.stored(self.keys))
         self.session = session
         self.name = name
         self.after_name = after_name
@@ -149,7 +151,7 @@ class Create:
                 if location is not None:
                     self.session.tree.drop_table(name)
                 raise
-        self._describe(name, keys.stored(self.keys) if self.keys else {})
+        self._describe(name, keys.stored(self.keys) if self.keys and self.body is not None else {})
         return done() if self.body is None else made()
 
     def replace(self) -> StatementResult:
@@ -290,6 +292,17 @@ def _without_comment(statement: Statement, start: int, end: int) -> tuple[Statem
     if at is None or comment is None:
         return statement, None
     return statement.without(at, at + 2), comment
+
+
+def _with_properties(statement: Statement, start: int, properties: Mapping[str, str]) -> Statement:
+    """Return CREATE TABLE, whose columns begin at token `start`, with more properties."""
+    written = ", ".join(
+        f"{string_literal(key)} = {string_literal(value)}" for key, value in properties.items()
+    )
+    at = statement.find("TBLPROPERTIES", start=start)
+    if at is None:
+        return Statement.parse(f"{statement.text} TBLPROPERTIES ({written})")
+    return statement.without(at + 1, at + 2, f"({written}, ")
 
 
 def _without_keys(
