@@ -79,8 +79,13 @@ def test_comments_and_properties_of_a_schema_are_kept(client: WorkspaceClient) -
     assert (shown.comment, shown.properties, shown.owner) == ("other", {"a": "b"}, "somebody")
     assert shown.created_at == made.created_at
     assert changed.comment == "other"
-    client.schemas.delete("main.commented")
-    assert client.schemas.create("commented", "main").comment is None
+    client.volumes.create("main", "commented", "v", catalog.VolumeType.MANAGED, comment="of a volume")
+    with pytest.raises(DatabricksError, match="not empty"):
+        client.schemas.delete("main.commented")
+    client.schemas.delete("main.commented", force=True)
+    again = client.schemas.create("commented", "main")
+    assert (again.comment, again.properties, again.owner) == (None, None, made.owner)
+    assert list(client.volumes.list("main", "commented")) == []
     client.schemas.delete("main.commented")
 
 

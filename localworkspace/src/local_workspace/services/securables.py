@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from local_workspace.engine import CatalogTree
@@ -41,8 +42,13 @@ class Securables:
     def forget(self, full_name: str) -> None:
         """Drop what is kept of an object and of what is in it."""
         self._database.run(
-            "DELETE FROM volumes WHERE full_name = ? OR full_name LIKE ? || '.%'", full_name, full_name
+            "DELETE FROM volumes WHERE full_name = ?1 OR substr(full_name, 1, length(?1) + 1) = ?1 || '.'",
+            full_name,
         )
+
+    def volumes(self, catalog: str, schema: str) -> Path:
+        """The folder of a schema's volumes, which may be missing."""
+        return self.tree.root / "Volumes" / catalog / schema
 
     def require_catalog(self, catalog: str) -> None:
         """Raise ApiError (404) unless there is such a catalog."""

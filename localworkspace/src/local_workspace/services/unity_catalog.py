@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 from databricks.sdk.service import catalog as shapes
 from starlette.routing import Route
@@ -82,6 +83,7 @@ class UnityCatalog:
         self._securables.require_catalog(catalog)
         if not self._tree.create_schema(catalog, schema):
             raise exists(f"Schema '{catalog}.{schema}' already exists")
+        self._securables.forget(f"{catalog}.{schema}")  # what SQL may have left of a former one
         self._change(catalog, schema, call)
         return self._schema(catalog, schema)
 
@@ -118,9 +120,12 @@ class UnityCatalog:
         """Drop a schema; with everything in it when `force`."""
         catalog, schema = parts(call, 2)
         self._securables.require_schema(catalog, schema)
-        if self._tree.tables(catalog, schema) and not call.flag("force"):
+        volumes = self._securables.volumes(catalog, schema)
+        full = self._tree.tables(catalog, schema) or (volumes.is_dir() and any(volumes.iterdir()))
+        if full and not call.flag("force"):
             raise ApiError(400, "INVALID_STATE", f"Schema '{catalog}.{schema}' is not empty")
         self._tree.drop_schema(catalog, schema, cascade=True)
+        shutil.rmtree(volumes, ignore_errors=True)
         self._securables.forget(f"{catalog}.{schema}")
 
     # --- tables
@@ -247,5 +252,5 @@ def routes(workspace: Workspace) -> list[Route]:
         route("GET", f"{base}/tables/{{full_name}}", service.get_table, refuses="include_delta_metadata"),
         route("DELETE", f"{base}/tables/{{full_name}}", service.delete_table),
         route("GET", f"{base}/tables/{{full_name}}/exists", service.table_exists),
-        *volumes.routes(securables, workspace.layout, base),
+        *volumes.routes(securables, base),
     ]

@@ -10,7 +10,6 @@ from starlette.routing import Route
 
 from local_workspace.errors import exists, invalid
 from local_workspace.http import Call, Json, route
-from local_workspace.layout import Layout
 from local_workspace.options import USER
 from local_workspace.services.securables import (
     METASTORE,
@@ -26,8 +25,8 @@ from local_workspace.services.securables import (
 class Volumes:
     """The service's functions."""
 
-    def __init__(self, securables: Securables, layout: Layout) -> None:
-        self._securables, self._layout = securables, layout
+    def __init__(self, securables: Securables) -> None:
+        self._securables = securables
 
     def create_volume(self, call: Call) -> shapes.VolumeInfo:
         """Make a managed volume."""
@@ -78,7 +77,7 @@ class Volumes:
         self._securables.forget(f"{catalog}.{schema}.{name}")
 
     def _folder(self, catalog: str, schema: str, name: str) -> Path:
-        return self._layout.volumes / catalog / schema / name
+        return self._securables.volumes(catalog, schema) / name
 
     def _volume_of(self, call: Call) -> list[str]:
         """The parts of a volume's name. Raises ApiError (404) when it does not exist."""
@@ -104,9 +103,9 @@ class Volumes:
         )
 
 
-def routes(securables: Securables, layout: Layout, base: str) -> list[Route]:
+def routes(securables: Securables, base: str) -> list[Route]:
     """The routes of volumes below `base`."""
-    service = Volumes(securables, layout)
+    service = Volumes(securables)
     one = f"{base}/volumes/{{full_name}}"
     return [
         route("GET", f"{base}/volumes", service.list_volumes),
