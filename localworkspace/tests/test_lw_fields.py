@@ -216,7 +216,7 @@ def test_what_a_job_is_given_is_kept_and_shown(http: requests.Session, info: Wor
 
 
 @pytest.mark.fault("C14")
-@pytest.mark.parametrize("name", ["init_scripts", "docker_image"])
+@pytest.mark.parametrize("name", ["init_scripts", "docker_image", "cluster_log_conf"])
 def test_what_a_cluster_would_do_is_refused(http: requests.Session, info: WorkspaceInfo, name: str) -> None:
     task = {
         "task_key": "a",

@@ -73,7 +73,7 @@ def _check(task: Any) -> None:
 def _check_cluster(holder: Any) -> None:
     """Raise ApiError for what a cluster would do and this machine will not."""
     cluster = holder.get("new_cluster") if isinstance(holder, dict) else None
-    for name in ("init_scripts", "docker_image"):
+    for name in ("init_scripts", "docker_image", "cluster_log_conf"):
         if isinstance(cluster, dict) and cluster.get(name):
             raise invalid(f"new_cluster.{name} is not supported by the local workspace: leave it out")
 
