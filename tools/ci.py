@@ -57,6 +57,7 @@ PARTS = (
     Part(name="docs-commands", command=("make", "docs-commands"), minutes=3),
     Part(name="examples", command=("make", "examples"), minutes=4),
     Part(name="bench-quick", command=("make", "bench-quick"), minutes=6),
+    Part(name="clients", command=("make", "clients"), minutes=8),
     Part(
         name="crash-matrix",
         command=(*_CRASH, "matrix"),
