@@ -98,10 +98,11 @@ def _checked(name: str, python: Path, workspace: Spawned, folder: Path) -> Resul
     done = subprocess.run(
         command, env=env, cwd=folder, stdout=subprocess.PIPE, text=True, timeout=_LIMIT_S, check=False
     )
-    last = done.stdout.strip().rpartition("\n")[2]
-    try:
-        return Result(problems={item["check"]: item["problem"] for item in json.loads(last)})
-    except ValueError:
+    # Some clients still log when they exit.
+    found = [line for line in done.stdout.splitlines() if line.startswith('[{"check"')]
+    if found:
+        return Result(problems={item["check"]: item["problem"] for item in json.loads(found[-1])})
+    else:
         print(done.stdout[-4000:])
         return Result(problems={"the script": f"ended with exit code {done.returncode} and no result"})
 

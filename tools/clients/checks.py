@@ -1,4 +1,4 @@
-"""Checks of one client, in its own environment: standard library only. The result is the last line."""
+"""Checks of one client, in its own environment: standard library only. The result is one line."""
 
 from __future__ import annotations
 

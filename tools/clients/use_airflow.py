@@ -16,7 +16,8 @@ os.environ["AIRFLOW_HOME"] = os.environ["CLIENT_FOLDER"]
 os.environ["AIRFLOW_CONN_DATABRICKS_DEFAULT"] = json.dumps(
     {
         "conn_type": "databricks", "host": address, "port": int(port), "schema": HOST.partition(":")[0],
-        "password": TOKEN, "extra": {"http_path": HTTP_PATH, "_connection_uri": HOST + HTTP_PATH},
+        "password": TOKEN,
+        "extra": {"http_path": HTTP_PATH, "_connection_uri": HOST + HTTP_PATH, "enable_telemetry": False},
     }
 )  # fmt: skip
 
@@ -56,13 +57,22 @@ def finish(run_id: int) -> str:
     return str(hook.get_run_state(run_id).result_state)
 
 
-class Context(dict):  # type: ignore[type-arg] # what an operator is given to leave its values in
+class TaskInstance:
+    """What an operator knows of the task that it carries out, and where it leaves its values."""
+
+    dag_id, task_id, run_id, try_number, map_index = "dag", "task", "run", 1, -1
+
     def __init__(self) -> None:
-        super().__init__(ti=self, run_id="r", map_index=-1, task_instance=self)
         self.pushed: dict[str, Any] = {}
+        self.stats_tags: dict[str, str] = {}
 
     def xcom_push(self, key: str, value: Any, **_more: Any) -> None:
         self.pushed[key] = value
+
+
+def context(instance: TaskInstance | None = None) -> Any:
+    instance = instance or TaskInstance()
+    return {"ti": instance, "task_instance": instance, "run_id": "run"}
 
 
 GOOD = put("good.py", "import sys; print('args', sys.argv[1:])")
@@ -155,10 +165,10 @@ def sql_hook_makes_a_data_frame() -> None:
 
 @check
 def operator_submits_a_run() -> None:
-    context = Context()
+    instance = TaskInstance()
     operator = DatabricksSubmitRunOperator(task_id="s", tasks=[task(GOOD)], polling_period_seconds=1)
-    operator.execute(context)
-    assert context.pushed["run_id"]
+    operator.execute(context(instance))
+    assert instance.pushed["run_id"]
 
 
 @check
@@ -167,7 +177,7 @@ def operator_says_why_a_run_failed() -> None:
     operator = DatabricksSubmitRunOperator(task_id="f", tasks=[task(path)], polling_period_seconds=1)
     said = ""
     try:
-        operator.execute(Context())
+        operator.execute(context())
     except Exception as error:
         said = str(error)
     assert "the reason" in said, said
@@ -176,27 +186,27 @@ def operator_says_why_a_run_failed() -> None:
 @check
 def operator_runs_a_job() -> None:
     operator = DatabricksRunNowOperator(task_id="n", job_name="airflow job", polling_period_seconds=1)
-    operator.execute(Context())
+    operator.execute(context())
 
 
 @check
 def operator_makes_a_job() -> None:
     operator = DatabricksCreateJobsOperator(task_id="c", json={"name": "made", "tasks": [task(GOOD)]})
-    first = operator.execute(Context())
-    assert operator.execute(Context()) == first
+    first = operator.execute(context())
+    assert operator.execute(context()) == first
 
 
 @check
 def operator_runs_sql() -> None:
     operator = DatabricksSqlOperator(task_id="q", sql="SELECT count(*) AS n FROM main.default.airflow_t")
-    operator.execute(Context())
+    operator.execute(context())
 
 
 @check
 def operator_exports_csv() -> None:
     path = f"{os.environ['CLIENT_FOLDER']}/out.csv"
     sql = "SELECT id FROM range(2)"
-    DatabricksSqlOperator(task_id="e", sql=sql, output_path=path, output_format="csv").execute(Context())
+    DatabricksSqlOperator(task_id="e", sql=sql, output_path=path, output_format="csv").execute(context())
     assert Path(path).read_text().split() == ["id", "0", "1"]
 
 
@@ -205,13 +215,13 @@ def operator_runs_statements() -> None:
     operator = DatabricksSQLStatementsOperator(
         task_id="st", statement="SELECT 1", warehouse_id=WAREHOUSE, polling_period_seconds=1
     )
-    operator.execute(Context())
+    operator.execute(context())
 
 
 @check
 def sensor_sees_rows() -> None:
-    sensor = DatabricksSqlSensor(task_id="w", sql="SELECT 1 FROM main.default.airflow_t")
-    assert sensor.poke(Context())
+    sensor = DatabricksSqlSensor(task_id="w", http_path=HTTP_PATH, sql="SELECT 1 FROM main.default.airflow_t")
+    assert sensor.poke(context())
 
 
 check.finish()

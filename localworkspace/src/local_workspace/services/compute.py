@@ -43,6 +43,7 @@ def _cluster(started: int) -> shapes.ClusterDetails:
         data_security_mode=shapes.DataSecurityMode.SINGLE_USER,
         start_time=started,
         state=shapes.State.RUNNING,
+        state_message="",
     )
 
 
