@@ -1,9 +1,10 @@
 """The parent of a job's process: with the job it ends all that the job started, daemons included.
 
-`python -I -S keeper.py GRACE_SECONDS COMMAND…`, run by the file's path: it starts for every job, so it is one
-file of the standard library. What it starts is in a session of its own. Standard input is its control: `T`
-and `K` send SIGTERM and SIGKILL to the job's group, `X` kills everything at once, and so does its end, which
-comes when the server has died. It ends as the job has ended, by the same signal if need be.
+`python -I -S keeper.py GRACE_SECONDS`, run by the file's path: it starts for every job, so it is one file of
+the standard library. The command is JSON in the environment: who looks for the job's process by its arguments
+shall find that. What it starts is in a session of its own. Standard input is its control: `T` and `K` send
+SIGTERM and SIGKILL to the job's group, `X` kills everything at once, and so does its end, which comes when the
+server has died. It ends as the job has ended, by the same signal if need be.
 
 On Linux the orphans of the job become children of this process, whatever their environment, group or session.
 """
@@ -11,6 +12,7 @@ On Linux the orphans of the job become children of this process, whatever their 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import select
 import signal
@@ -25,6 +27,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 # SYS_PTRACE, SYS_ADMIN and PERFMON: each lets root read the memory and environment of other processes.
 _PRYING = (19, 21, 38)
 _POLL_S = 0.02
+COMMAND = "RLM_LOCAL_COMMAND"
 
 
 def isolate() -> bool:
@@ -163,7 +166,7 @@ def main() -> None:
     """Keep a job; end as it has ended."""
     import resource
 
-    status = keep(float(sys.argv[1]), sys.argv[2:])
+    status = keep(float(sys.argv[1]), json.loads(os.environ.pop(COMMAND)))
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) != signal.SIGKILL else None

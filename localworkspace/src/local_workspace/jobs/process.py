@@ -8,6 +8,7 @@ only.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import selectors
@@ -151,8 +152,8 @@ def start(launch: Launch, grace_s: float) -> subprocess.Popen[bytes]:
     What the job leaves has `grace_s` seconds to obey SIGTERM.
     """
     return subprocess.Popen(  # noqa: S603 - running what was submitted is the purpose
-        [sys.executable, "-I", "-S", str(_KEEPER), str(grace_s), *launch.argv],
-        env={**launch.env, MARK: launch.mark},
+        [sys.executable, "-I", "-S", str(_KEEPER), str(grace_s)],
+        env={**launch.env, MARK: launch.mark, keeper.COMMAND: json.dumps(list(launch.argv))},
         cwd=launch.cwd,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
