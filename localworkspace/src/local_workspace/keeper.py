@@ -3,7 +3,7 @@
 `python -I -S keeper.py GRACE_SECONDS`, run by the file's path: it starts for every job, so it is one file of
 the standard library. The command is JSON in the environment: who looks for the job's process by its arguments
 shall find that. What it starts is in a session of its own. Standard input is its control: `T` and `K` send
-SIGTERM and SIGKILL to the job's group, `X` kills everything at once, and so does its end, which comes when the
+SIGTERM and SIGKILL to the job's group, `X` kills everything at once, and so does its end, when the
 server has died. It ends as the job has ended, by the same signal if need be.
 
 On Linux the orphans of the job become children of this process, whatever their environment, group or session.
