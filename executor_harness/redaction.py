@@ -202,7 +202,9 @@ class StreamRedactor:
         text = self._held + chunk
         position, hold = 0, _undecided(patterns.streamed, text, 0)
         out: list[bytes] = []
-        for match in patterns.stream.finditer(text):
+        # Two to four times as fast as the expression alone, where there is none.
+        some = any(secret in text for secret in patterns.streamed)
+        for match in patterns.stream.finditer(text) if some else ():
             if match.start() >= hold:
                 break
             out += (text[position : match.start()], MASK.encode())
