@@ -149,7 +149,7 @@ def test_files_as_data_frames(spark: Any, tmp_path: Path) -> None:
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    spark.range(3).write.parquet(str(tmp_path / "g.parquet"))
+    spark.range(3).coalesce(1).write.parquet(str(tmp_path / "g.parquet"))
 
     def rows(name: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in File(path=str(tmp_path / name), _session=lambda: spark).df().collect()]
