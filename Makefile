@@ -151,7 +151,7 @@ SPARK_REST := tests/examples/test_identity_unification.py::test_the_workflow_fin
 	$(addprefix tests/harness/test_,harness_spark.py harness_workflow.py handles_inputs.py llm_table.py map_spark.py \
 	map_workspace.py variables_processes.py variables_workspace.py)
 # In one process, with one Spark for nearly all of it: starting it and its first statements take most of the time.
-SPARK_PYTEST := RLM_TEST_SAIL_PYTHON=$(CURDIR)/$(BIN)/python $(SPARK_VENV)/bin/python -m pytest -n0 --timeout 1800
+SPARK_PYTEST := SPARK_CONNECT_MODE_ENABLED=1 RLM_TEST_SAIL_PYTHON=$(CURDIR)/$(BIN)/python $(SPARK_VENV)/bin/python -m pytest -n0 --timeout 1800
 
 test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Contract tests on --engine spark: stores, intake, workflows, harness
 	@$(SPARK_PYTEST) $(SPARK_QUICK) $(SPARK_REST)
