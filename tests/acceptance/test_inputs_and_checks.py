@@ -186,7 +186,7 @@ def test_a_survey(looks: dict[str, Any], volume: WorkspaceVolume) -> None:
         ("sql: SELECT id, who FROM main.seen.trips LIMIT 1", False, "2 columns"),
         ("sql: SELECT nope FROM main.seen.trips", False, "nope"),
         ("sql: SELECT true FROM main.seen.nothing", False, "cannot be found"),
-        ("sql: SELECT interval 1 month", False, "cannot be read"),
+        ("sql: SELECT interval 1 month", False, "which is not true"),
         ("table: main.seen.trips columns=ID,who rows>=1000", True, "1,000 rows"),
         ("table: main.seen.trips rows>=1001", False, "1,000 rows"),
         ("table: main.seen.few columns=id,who", False, "no column who"),

@@ -14,13 +14,17 @@ from databricks_rlm_agent.controller.tick import TickReport
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import DamagedRun, Run
 
+_SUMMARY = (
+    *("run_id", "parent", "state", "iteration", "attempt", "task", "answer", "reason", "question"),
+    *("waits_for", "since", "due_at", "created_at", "updated_at"),
+)
+
 
 def run_summary(run: Run | DamagedRun) -> dict[str, Any]:
     """A run as an entry of a list. One whose row cannot be read is DAMAGED: the reason says why."""
     if isinstance(run, DamagedRun):
-        unknown = ("parent", "iteration", "attempt", "task", "answer", "question", "created_at", "updated_at")
-        return {"run_id": run.run_id, "state": "DAMAGED", "reason": run.problem} | dict.fromkeys(unknown)
-    return {
+        return dict.fromkeys(_SUMMARY) | {"run_id": run.run_id, "state": "DAMAGED", "reason": run.problem}
+    values = {
         "run_id": run.run_id,
         "parent": run.parent_run_id,
         "state": str(run.fsm_state),
@@ -36,6 +40,7 @@ def run_summary(run: Run | DamagedRun) -> dict[str, Any]:
         "created_at": run.created_at.isoformat(),
         "updated_at": run.updated_at.isoformat(),
     }
+    return {name: values[name] for name in _SUMMARY}
 
 
 def outcome(app: App, run: Run) -> dict[str, Any]:
