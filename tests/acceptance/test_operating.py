@@ -135,6 +135,8 @@ def test_an_interrupted_run_names_the_command_that_goes_on(here, serving, tmp_pa
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what is in its background with this signal ignored, and children inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     first = process.stderr.readline()

@@ -24,7 +24,7 @@ PATH = f"{bundle.folder(NAMESPACE)}/main.py"
 # Python's own library and the runner: -I and -S leave out what is installed.
 PLANS = """
 import json, sys
-sys.path.insert(0, sys.argv[1] + "/runner")
+sys.path[:0] = [sys.argv[1] + "/runner", sys.argv[1]]
 from databricks_rlm_agent.databricks import sql, workflow_job, workspace
 from databricks_rlm_agent.sqlflow.handover import source_of
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration

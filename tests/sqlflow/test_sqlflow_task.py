@@ -217,7 +217,7 @@ def test_an_agent_reads_of_no_option(text: str) -> None:
 
 
 def test_hints_name_the_action() -> None:
-    hints = [hint for _, _, hint in sqlerrors._RULES] + [sqlerrors._STATEMENT]
+    hints = [rule.hint for rule in (*sqlerrors._RULES, sqlerrors._OTHER)]
     assert [hint for hint in map(for_agent, hints) if "--" in hint] == []
     assert for_agent("Ended; run again with --resume.") == "Ended; call run_sql_workflow again."
     assert for_agent("Then run with --resume.") == "Then call run_sql_workflow again."

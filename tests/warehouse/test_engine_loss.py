@@ -15,7 +15,7 @@ from local_workspace import threads
 from local_workspace.engine import Engine, EngineOptions, EngineSession, create_engine
 from local_workspace.engine.errors import EngineError
 from local_workspace.engine.servers import EngineServer, Servers
-from local_workspace.engine.watch import Pulse, Signs, judge
+from local_workspace.engine.watch import Pulse, Signs, judge, processor_seconds
 
 # One that takes hours, on either engine.
 HEAVY = "SELECT count(*) AS n FROM range(1000000) a, range(1000000) b WHERE a.id * b.id % 7 = 3"
@@ -100,6 +100,9 @@ def test_others_are_answered_beside_a_heavy_statement_and_a_cancel_is_obeyed(mor
     running, found = in_thread(lambda: session.execute(HEAVY))
     until(lambda: server.running == 1)
     assert other.execute("SELECT 1 AS n").table.num_rows == 1
+    used = processor_seconds(server.process) or 0.0
+    # Cancelled before it has begun at the engine, it would never compute.
+    until(lambda: (processor_seconds(server.process) or 0.0) > used + 0.5)
     session.cancel()
     running.join()
     assert found == ["OPERATION_CANCELED"]

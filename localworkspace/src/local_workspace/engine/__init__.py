@@ -6,6 +6,7 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,8 @@ class Engine:
         with self._guard:
             sessions = list(self._sessions)
         for session in sessions:
-            session.follow()
+            with suppress(EngineError):  # it is stopped meanwhile, or the next server is lost as well
+                session.follow()
 
 
 def create_engine(options: EngineOptions) -> Engine:
