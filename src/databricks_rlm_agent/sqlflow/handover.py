@@ -18,7 +18,7 @@ _REPLACEMENTS = [
     for pattern, text in (
         (r"\brun (?:again|the same command) with --resume|\b(?:run with|use) --resume", _CALL_AGAIN),
         (r"with --max-iterations and --resume", "by max_iterations, at another call"),
-        (r" \(--max-parallel\)", ""),
+        (r" \(--max-parallel\)| or profile \(DATABRICKS_TOKEN, --profile\)", ""),
         (r"--var (\w+)=VALUE", r'variables {"\1": VALUE}'),
         (r"--var (?=\w)", "variable "),
         (r"--var\b", "variables"),
