@@ -11,9 +11,9 @@ from tools.house import House, count
 ROOT = Path(__file__).parents[1]
 # A figure may fall, and then its limit falls with it; it may not rise.
 LIMITS = {
-    "lines": 52_000,
-    "modules": 270,
-    "one_importer": 80,
+    "lines": 49_700,
+    "modules": 253,
+    "one_importer": 63,
     "over_400": 0,
     "classes_twice": 0,
     "import_circles": 0,
