@@ -35,6 +35,16 @@ def warehouse(shared_workspace: WorkspaceInfo) -> Iterator[RetryingSession]:
 
 @pytest.fixture
 def rig(warehouse: RetryingSession) -> Rig:
+    return make_rig(warehouse)
+
+
+@pytest.fixture(scope="module")
+def other_rig(warehouse: RetryingSession) -> Rig:
+    """One for what all tests of a file are compared with."""
+    return make_rig(warehouse)
+
+
+def make_rig(warehouse: RetryingSession) -> Rig:
     schema = f"desk{next(_numbers)}"
     warehouse.execute(f"CREATE SCHEMA main.{schema}")
     namespace = Namespace(catalog="main", schema=schema, volume="artifacts")
