@@ -145,8 +145,9 @@ $(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spar
 setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark, with a Java of its own
 
 SPARK_QUICK := $(addprefix tests/warehouse/test_,spark_statements.py spark_engine.py) tests/acceptance/test_demo.py \
-	tests/storage/test_stores_on_delta.py tests/intake/test_intake_feed.py tests/sqlflow/test_sqlflow_spark.py
-SPARK_REST := tests/examples/test_identity_unification.py::test_the_workflow_finds_every_person \
+	tests/storage/test_stores_on_delta.py tests/sqlflow/test_sqlflow_spark.py
+SPARK_REST := tests/intake/test_intake_feed.py \
+	tests/examples/test_identity_unification.py::test_the_workflow_finds_every_person \
 	$(addprefix tests/sqlflow/test_sqlflow_,on_workspace.py command.py agent.py checking.py owner.py) \
 	$(addprefix tests/harness/test_,harness_spark.py harness_workflow.py handles_inputs.py llm_table.py map_spark.py \
 	map_workspace.py variables_processes.py variables_workspace.py)
@@ -156,7 +157,7 @@ SPARK_PYTEST := SPARK_CONNECT_MODE_ENABLED=1 RLM_TEST_SAIL_PYTHON=$(CURDIR)/$(BI
 test-spark: $(STAMP) $(SPARK_VENV)/.installed ## Contract tests on --engine spark: stores, intake, workflows, harness
 	@$(SPARK_PYTEST) $(SPARK_QUICK) $(SPARK_REST)
 
-test-spark-quick: $(STAMP) $(SPARK_VENV)/.installed ## Of these, statements of every kind, stores, intake and the demo
+test-spark-quick: $(STAMP) $(SPARK_VENV)/.installed ## Of these, statements of every kind, stores and the demo
 	@$(SPARK_PYTEST) $(SPARK_QUICK)
 
 CLIENTS := lsql sqlalchemy dbt airflow dagster

@@ -42,8 +42,8 @@ _CRASH = (PYTHON, "-m", "tools.crash")
 _MACHINE_TESTS = (f"tests/controller/test_machine{kind}.py" for kind in ("", "_families", "_faults"))
 _MACHINES = (PYTHON, "-m", "pytest", "-q", *_MACHINE_TESTS)
 PARTS = (
-    Part(name="test", command=("make", "test"), minutes=6),
-    Part(name="test-long", command=("make", "test-long"), minutes=5),
+    Part(name="test", command=("make", "test"), minutes=12),
+    Part(name="test-long", command=("make", "test-long"), minutes=6),
     Part(name="demo", command=("make", "demo"), minutes=1),
     Part(
         name="test-spark",  # with its environment, which takes five minutes
