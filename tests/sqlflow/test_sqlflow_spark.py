@@ -21,7 +21,7 @@ PLACE = {"catalog": "main", "schema": "s"}
 def spark(info: WorkspaceInfo) -> Iterator[Any]:
     from pyspark.sql import SparkSession as Spark
 
-    made = Spark.builder.remote(info.spark_connect).getOrCreate()
+    made = Spark.builder.remote(info.spark_connect).create()  # not the one of another workspace
     yield made
     made.stop()
 
