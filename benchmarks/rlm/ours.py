@@ -33,6 +33,9 @@ class Ours:
     name: str = "ours"
     dialect: Dialect = field(default=OURS)
 
+    def __post_init__(self) -> None:
+        self._command("init")
+
     def run(
         self, programs: Sequence[str], *, context: int, sub_latency_s: float = 0.0, children: int = 0
     ) -> Done:
