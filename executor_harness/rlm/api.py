@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -54,6 +55,7 @@ class Rlm:
         self._tables: dict[str, ProducedTable] = {}
         self._log: list[str] = []
         self._unlogged = 0
+        self._lazy = threading.Lock()
         self._model_calls: ModelCalls | None = None
         self._spawned: dict[str, protocol.ChildTask] = {}
         self._inputs = Inputs(request.inputs, volumes, session)
@@ -209,12 +211,13 @@ class Rlm:
             self._log += self._model_calls.close()
 
     def _models(self) -> ModelCalls:
-        if self._model_calls is None:
-            # Imported when first used: most programs ask no model, and it is a third of this package.
-            from executor_harness.rlm.model_calls import ModelCalls
+        with self._lazy:  # a second one would have a budget of its own
+            if self._model_calls is None:
+                # Imported when first used: most programs ask no model, and it is a third of this package.
+                from executor_harness.rlm.model_calls import ModelCalls
 
-            self._model_calls = ModelCalls(self._request, self._volumes, self._session, self._redactor)
-        return self._model_calls
+                self._model_calls = ModelCalls(self._request, self._volumes, self._session, self._redactor)
+            return self._model_calls
 
 
 def reported(rlm: Rlm) -> dict[str, Any]:

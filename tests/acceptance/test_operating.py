@@ -97,6 +97,26 @@ def test_a_mistyped_schema_makes_nothing(here, script, serving, words: tuple[str
         assert not [row for row in cursor.fetchall() if "mistyped" in row[0]]
 
 
+def test_init_says_which_catalog_is_missing(here, serving) -> None:
+    done = here("init", env=serving.environment | {"ADK_DELTA_CATALOG": "nowhere"})
+    assert done.code == 2
+    assert "There is no catalog 'nowhere'" in done.err
+    assert "rlm-agent init" not in done.err  # it is what was just tried
+
+
+@pytest.mark.fault("A15")
+def test_a_table_that_was_dropped_holds_no_migration_up(here, serving) -> None:
+    env = serving.environment | {"ADK_DELTA_SCHEMA": "older"}
+    assert here("init", env=env).code == 0
+    with serving.statements() as cursor:
+        cursor.execute("DELETE FROM main.older.schema_migrations WHERE number IN (2, 3, 5)")
+        cursor.execute("DROP TABLE main.older.run_state")
+    done = here("init", "--json", env=env)
+    assert done.code == 0, done.err
+    assert [item["number"] for item in done.document["migrations"]] == [2, 3, 5]
+    assert here("status", env=env).code == 0
+
+
 @pytest.mark.fault("A26")
 @pytest.mark.parametrize("words", [("status",), ("run", "x"), ("doctor",), ("sql", "run", ".")])
 def test_a_mistyped_root_makes_nothing(here, tmp_path: Path, words: tuple[str, ...]) -> None:

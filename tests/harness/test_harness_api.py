@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +16,7 @@ from harness_support import VOLUME, Bench
 from executor_harness import protocol
 from executor_harness.redaction import Redactor
 from executor_harness.rlm.api import Rlm, reported
+from executor_harness.rlm.chat import NoModel
 from executor_harness.volumes import Volumes
 
 
@@ -23,6 +27,35 @@ def rlm(bench: Bench) -> Rlm:
 
     request = protocol.read(protocol.Request, bench.publish(""))
     return Rlm(request, Volumes(root=str(bench.root)), none, Redactor(()))
+
+
+def test_threads_that_begin_at_once_share_one_service_of_models(
+    rlm: Rlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them would have two budgets."""
+    from executor_harness.rlm import model_calls
+
+    made: list[object] = []
+    begun = threading.Barrier(8)
+
+    class Slow(model_calls.ModelCalls):
+        def __init__(self, *arguments: Any) -> None:
+            made.append(self)
+            time.sleep(0.05)  # the others come meanwhile
+            super().__init__(*arguments)
+
+    def use() -> None:
+        begun.wait()
+        with contextlib.suppress(NoModel):
+            rlm.llm_query("?")
+
+    monkeypatch.setattr(model_calls, "ModelCalls", Slow)
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
 
 
 def test_inputs_parameters_and_codebase(bench: Bench) -> None:

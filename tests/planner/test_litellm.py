@@ -181,6 +181,17 @@ PROVIDERS = ["openai/a", "databricks/b", "anthropic/c"]
 PAGE = b"<html><title>Sign in</title></html>"
 
 
+@pytest.mark.parametrize("setting", PROVIDERS)
+def test_a_retry_after_may_be_a_date(
+    server: ModelServer, world: dict[str, Any], context: PlanningContext, setting: str
+) -> None:
+    server.answers = [(429, "Fri, 31 Dec 2100 23:59:59 GMT")]
+    planned = planner_for(setting, world, server).plan(context)
+    assert isinstance(planned.fault, ModelOutage)
+    assert (planned.fault.retry_after or 0) > 1e9
+    assert len(server.requests) == 1
+
+
 @pytest.mark.fault("A4")
 @pytest.mark.parametrize("setting", PROVIDERS)
 @pytest.mark.parametrize("answer", [429, 500, 503, PAGE], ids=["429", "500", "503", "page"])

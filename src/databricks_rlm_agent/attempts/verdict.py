@@ -31,7 +31,7 @@ class JobVerdict:
 
 
 class Retry(StrEnum):
-    """Return whether a failed attempt may have a successor."""
+    """The possible successors of a failed attempt: as many as the budget has, one, or none."""
 
     YES = "yes"
     ONCE = "once"

@@ -16,7 +16,7 @@ from databricks_rlm_agent.cli.output import emit
 from databricks_rlm_agent.cli.workspace import app_at, command_line
 from databricks_rlm_agent.controller import bundle
 from databricks_rlm_agent.errors import ConfigError, InvalidData, NotFound, RlmError
-from databricks_rlm_agent.models import parse_models
+from databricks_rlm_agent.models import parse_models, sub_endpoint
 from databricks_rlm_agent.storage.migrations import faults
 
 MAX_SKEW_S = 60.0
@@ -122,10 +122,9 @@ def _model(app: App) -> str:
 
 def _sub_model(app: App) -> str:
     """The serving endpoint that programs ask: its own setting, or the planner's if that is an endpoint."""
-    endpoint = app.settings.sub_model or next(
-        (spec.name.rpartition("/")[2] for spec in parse_models(app.model) if spec.provider == "databricks"),
-        None,
-    )
+    if not app.settings.sub_model and parse_models(app.model)[0].provider == "scripted":
+        return "a script, wherever the workspace was started with one"
+    endpoint = app.settings.sub_model or sub_endpoint(app.model)
     if endpoint is None:
         return "none is configured: programs cannot ask a model (RLM_SUB_MODEL)"
     try:

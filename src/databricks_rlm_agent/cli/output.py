@@ -14,33 +14,30 @@ from databricks_rlm_agent.controller.tick import TickReport
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import DamagedRun, Run
 
-_SUMMARY = (
-    *("run_id", "parent", "state", "iteration", "attempt", "task", "answer", "reason", "question"),
-    *("waits_for", "since", "due_at", "created_at", "updated_at"),
-)
+# An entry of a list of runs: its keys, and what of a run stands there.
+_SUMMARY: dict[str, Callable[[Run], Any]] = {
+    "run_id": lambda run: run.run_id,
+    "parent": lambda run: run.parent_run_id,
+    "state": lambda run: str(run.fsm_state),
+    "iteration": lambda run: run.iter_n,
+    "attempt": lambda run: run.attempt,
+    "task": lambda run: run.capsule.objective,
+    "answer": lambda run: run.outcome.answer,
+    "reason": lambda run: run.outcome.reason,
+    "question": lambda run: run.outcome.question,
+    "waits_for": lambda run: run.outcome.waits_for,
+    "since": lambda run: run.outcome.since,
+    "due_at": lambda run: run.due_at and run.due_at.isoformat(),
+    "created_at": lambda run: run.created_at.isoformat(),
+    "updated_at": lambda run: run.updated_at.isoformat(),
+}
 
 
 def run_summary(run: Run | DamagedRun) -> dict[str, Any]:
     """A run as an entry of a list. One whose row cannot be read is DAMAGED: the reason says why."""
     if isinstance(run, DamagedRun):
         return dict.fromkeys(_SUMMARY) | {"run_id": run.run_id, "state": "DAMAGED", "reason": run.problem}
-    values = {
-        "run_id": run.run_id,
-        "parent": run.parent_run_id,
-        "state": str(run.fsm_state),
-        "iteration": run.iter_n,
-        "attempt": run.attempt,
-        "task": run.capsule.objective,
-        "answer": run.outcome.answer,
-        "reason": run.outcome.reason,
-        "question": run.outcome.question,
-        "waits_for": run.outcome.waits_for,
-        "since": run.outcome.since,
-        "due_at": run.due_at and run.due_at.isoformat(),
-        "created_at": run.created_at.isoformat(),
-        "updated_at": run.updated_at.isoformat(),
-    }
-    return {name: values[name] for name in _SUMMARY}
+    return {name: of(run) for name, of in _SUMMARY.items()}
 
 
 def outcome(app: App, run: Run) -> dict[str, Any]:

@@ -194,8 +194,9 @@ def cancel(options: argparse.Namespace) -> int:
         wanted = app.store.request_cancel(run_id, reason=options.reason)
         if wanted and not options.no_wait:
             deadline = time.monotonic() + options.wait
-            ended = lambda _: time.monotonic() > deadline or app.store.get(run_id).fsm_state.terminal  # noqa: E731
-            _loop_of(app, run_id).run(done=ended)
+            _loop_of(app, run_id).run(
+                done=lambda _: time.monotonic() > deadline or app.store.get(run_id).fsm_state.terminal
+            )
         document = outcome(app, app.store.get(run_id))
         emit(document, as_json=options.json, text=_cancel_text(document, options, wanted=wanted))
         return DONE

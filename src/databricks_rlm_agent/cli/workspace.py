@@ -50,15 +50,15 @@ def app_at(options: argparse.Namespace) -> Iterator[App]:
         try:
             yield app
         except NotFound:
-            if not app.has_tables():
-                names = settings.namespace
-                raise NotFound(
-                    f"There are no tables of the agent in {names.catalog}.{names.schema}.",
-                    where=app.workspace.host,
-                    fix="Check ADK_DELTA_CATALOG and ADK_DELTA_SCHEMA, or make the tables: "
-                    + command_line(options, "init"),
-                ) from None
-            raise
+            if getattr(options, "creates", False) or app.has_tables():
+                raise  # a command that makes them knows better what is missing
+            names = settings.namespace
+            raise NotFound(
+                f"There are no tables of the agent in {names.catalog}.{names.schema}.",
+                where=app.workspace.host,
+                fix="Check ADK_DELTA_CATALOG and ADK_DELTA_SCHEMA, or make the tables: "
+                + command_line(options, "init"),
+            ) from None
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from databricks_rlm_agent.databricks.errors import connector_options, sql_errors
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import ConfigError, Rejected, Unreachable
 from databricks_rlm_agent.values import Row
+from executor_harness.rlm.client import retry_after
 
 T = TypeVar("T")
 _CANCEL_AGAIN_S = 1.0
@@ -200,7 +202,4 @@ def _retry_after(connection: Any) -> float | None:
     headers = connection
     for name in ("session", "backend", "_transport", "headers"):
         headers = getattr(headers, name, None)
-    try:
-        return float(headers["Retry-After"]) if headers is not None else None
-    except (KeyError, TypeError, ValueError):
-        return None
+    return None if headers is None else retry_after(headers.get("Retry-After"), time.time())

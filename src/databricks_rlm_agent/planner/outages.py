@@ -1,4 +1,4 @@
-"""Errors of model providers, mapped to ours: what is transient, and what to do about the rest. Pure.
+"""Errors of model providers, mapped to ours: what is transient, and what to do about the rest.
 
 Each provider's library has its own classes; all of them keep the HTTP status where there is one, and most the
 response with its headers.
@@ -6,6 +6,7 @@ response with its headers.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from databricks_rlm_agent.errors import (
@@ -18,6 +19,7 @@ from databricks_rlm_agent.errors import (
     Unreachable,
 )
 from databricks_rlm_agent.retry import is_transient
+from executor_harness.rlm.client import retry_after
 
 # Request time-out, conflict (a model that is being loaded), too early, too many requests.
 _LATER = frozenset({408, 409, 425, 429})
@@ -62,14 +64,11 @@ def _status(error: Exception) -> int | None:
 
 
 def _retry_after_s(error: Exception) -> float | None:
-    """Seconds of the header ``Retry-After``; None where there is none, or a date."""
+    """Seconds of the header ``Retry-After``; None where there is none."""
     # LiteLLM makes a response of its own, and keeps the headers beside it.
     headers: Any = getattr(error, "litellm_response_headers", None)
     headers = headers or getattr(getattr(error, "response", None), "headers", None) or {}
-    try:
-        return max(0.0, float(headers.get("retry-after") or headers.get("Retry-After")))
-    except (AttributeError, TypeError, ValueError):
-        return None
+    return retry_after(headers.get("retry-after") or headers.get("Retry-After"), time.time())
 
 
 def _of_a_library(error: Exception) -> bool:

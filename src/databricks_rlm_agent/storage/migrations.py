@@ -8,6 +8,7 @@ it is released.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from databricks_rlm_agent.errors import NotFound
@@ -55,8 +56,11 @@ def _add_due_times(session: SqlSession, namespace: Namespace) -> None:
 
 
 def _add(session: SqlSession, table: str, wanted: dict[str, str]) -> None:
-    """Add the columns that a table lacks, by name and type."""
-    present = {row["col_name"] for row in session.fetch(f"DESCRIBE TABLE {table}")}
+    """Add the columns that a table lacks, by name and type; ``repair`` makes a table that is not there."""
+    try:
+        present = {row["col_name"] for row in session.fetch(f"DESCRIBE TABLE {table}")}
+    except NotFound:
+        return
     if missing := [f"{name} {kind}" for name, kind in wanted.items() if name not in present]:
         session.execute(f"ALTER TABLE {table} ADD COLUMNS ({', '.join(missing)})")
 
@@ -66,7 +70,8 @@ def _compact(session: SqlSession, namespace: Namespace) -> None:
         *("work_items", "run_state", "execution_requests", "execution_results", "run_events"),
         "intake_watermarks",
     ):
-        session.execute(f"ALTER TABLE {namespace.table(table)} SET TBLPROPERTIES ({_COMPACT})")
+        with suppress(NotFound):  # as above
+            session.execute(f"ALTER TABLE {namespace.table(table)} SET TBLPROPERTIES ({_COMPACT})")
 
 
 MIGRATIONS = (

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
@@ -95,7 +95,7 @@ class DeltaRunStore:
     def insert(self, runs: Iterable[Run]) -> None:
         """Add new runs; one that exists already is left as it is."""
         rows = to_json(distinct([to_row(run) for run in runs]))
-        self._changed(sql.append(self._namespace, RunStateRow), {"rows": rows})
+        self._change_surely(sql.append(self._namespace, RunStateRow), {"rows": rows})
 
     def get(self, run_id: str) -> Run:
         """One run; raise RunNotFound."""
@@ -140,7 +140,7 @@ class DeltaRunStore:
     def request_cancel(self, run_id: str, *, reason: str) -> bool:
         """Put the intent to cancel a run on record, whoever holds it; False if it has ended already."""
         values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
-        self._changed(sql.request_cancel(self._namespace), values)
+        self._change_surely(sql.request_cancel(self._namespace), values)
         return self._row(run_id)["cancel_reason"] is not None  # whatever else of the row can be read
 
     def children(self, run_id: str) -> list[Run]:
@@ -160,16 +160,16 @@ class DeltaRunStore:
     def cancel_children(self, run_id: str, *, reason: str) -> None:
         """Put the intent to cancel the child runs of a run on record, in one statement."""
         values = {"run_id": run_id, "reason": clip(reason, REASON_CHARS)}
-        self._changed(sql.request_cancel(self._namespace, key="parent_run_id"), values)
+        self._change_surely(sql.request_cancel(self._namespace, key="parent_run_id"), values)
 
     def renew(self, *, owners: Sequence[str], lease_s: float) -> None:
         """Prolong all leases of these holders, in one statement."""
         values = {"owners": ",".join(owners), "lease_us": _micros(lease_s)}
-        self._changed(sql.renew(self._namespace), values)
+        self._change_surely(sql.renew(self._namespace), values)
 
     def release(self, *, owners: Sequence[str]) -> None:
         """End all leases of these holders; the runs stay marked as interrupted."""
-        self._changed(sql.release(self._namespace), {"owners": ",".join(owners)})
+        self._change_surely(sql.release(self._namespace), {"owners": ",".join(owners)})
 
     def save(self, runs: Sequence[Run], *, write_id: str) -> set[str]:
         """Compare-and-set runs and release their leases; return the ids of those that were changed.
@@ -209,7 +209,8 @@ class DeltaRunStore:
                 fix=f"Run `rlm-agent init`. ({error.what})",
             ) from None
 
-    def _changed(self, statement: str, values: Mapping[str, Any]) -> int | None:
+    def _change_surely(self, statement: str, values: Mapping[str, Any]) -> int | None:
+        """Send a statement that is safe to repeat, until it lands."""
         return self._session.repeated(lambda: self._change(statement, values))
 
     def _row(self, run_id: str) -> Row:
@@ -299,9 +300,8 @@ def from_row(row: Mapping[str, Any]) -> Run:
 
 def _partly_read(row: Mapping[str, Any]) -> tuple[Run, str | None]:
     """The run of a row without the parts that cannot be read, and a description of these."""
-    values: dict[str, Any] = {
-        name: row.get(name) for name in columns(RunStateRow)
-    }  # a table of an earlier version has fewer
+    # A table of an earlier version has fewer columns.
+    values: dict[str, Any] = {name: row.get(name) for name in columns(RunStateRow)}
     values["fsm_state"] = State(values["fsm_state"])
     missing = [name for name in _REQUIRED if values[name] is None]
     values |= {name: _REQUIRED[name] for name in missing}
@@ -318,7 +318,7 @@ def _partly_read(row: Mapping[str, Any]) -> tuple[Run, str | None]:
 # What a row has to have besides its state, and the substitute where it has not.
 _REQUIRED: dict[str, Any] = {
     **dict.fromkeys(("depth", "iter_n", "attempt", "lease_epoch", "version"), 0),
-    **dict.fromkeys(("created_at", "updated_at"), datetime.fromtimestamp(0, UTC)),
+    **dict.fromkeys(("created_at", "updated_at"), EPOCH),
     "current_mode": "DEV",
 }
 
