@@ -89,7 +89,7 @@ def _base64(data: bytes) -> Iterator[str]:
 
 
 class _Patterns:
-    """What is looked for, compiled: in texts, in streams of bytes, and in values that are to be kept."""
+    """Compiled patterns: for texts, for streams of bytes, and for values that are to be kept."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         found = {form for secret in secrets for form in forms(secret)}

@@ -1,4 +1,4 @@
-"""What the Spark Connect endpoint answers on its own: results of commands carried out here, and errors."""
+"""Answer for the Spark Connect endpoint itself: results of commands carried out here, and errors."""
 
 from __future__ import annotations
 

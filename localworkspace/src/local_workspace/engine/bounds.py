@@ -1,4 +1,4 @@
-"""Which files a statement or a plan may name: the workspace's, and those of folders that its owner allows.
+"""Bound the files that a statement or plan may name to the workspace's and the folders its owner allows.
 
 An engine reads and writes with the rights of whoever started the server; what holds the token is a file, too.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .errors import EngineError, unsupported
 from .session import DYNAMIC_OVERWRITE, STATEMENT_TIMEOUT, CatalogSession, Handlers, StatementResult
+from .show import rows_of, strings
 from .statements import Statement
 from .tables import done
 
@@ -34,7 +35,8 @@ def set_configuration(session: CatalogSession, statement: Statement) -> str | St
     if key.upper() in _DEFAULTS:
         if equals:
             return _set(session, key, value)
-        return _shown(key, session.parameters.get(key.upper(), _DEFAULTS[key.upper()]))
+        value = session.parameters.get(key.upper(), _DEFAULTS[key.upper()])
+        return rows_of(strings("key", "value"), [(key, value)])
     return _set(session, key, value) if equals else statement.text
 
 
@@ -53,12 +55,6 @@ def _set(session: CatalogSession, key: str, value: str) -> StatementResult:
     if "." in setting:
         session.set_configuration({setting: value})
     return done()
-
-
-def _shown(key: str, value: str) -> StatementResult:
-    import pyarrow as pa
-
-    return StatementResult(table=pa.table({"key": [key], "value": [value]}))
 
 
 HANDLERS: Handlers = ((r"SET [A-Z_]+(\W|$)", set_configuration),)

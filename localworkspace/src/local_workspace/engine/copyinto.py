@@ -31,7 +31,7 @@ _FORMATS = {"CSV", "JSON", "PARQUET", "AVRO", "ORC", "TEXT", "BINARYFILE", "XML"
 
 @dataclass(kw_only=True)
 class _Copy:
-    """What a COPY INTO asks for; its query is `head`, the files, `tail`."""
+    """A COPY INTO as it was read; its query is `head`, the files, `tail`."""
 
     columns: str = "BY NAME"
     head: str = "SELECT * FROM"

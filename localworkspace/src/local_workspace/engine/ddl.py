@@ -87,9 +87,7 @@ def drop_table(session: CatalogSession, statement: Statement) -> str | Statement
 def create_view(session: CatalogSession, statement: Statement) -> StatementResult:
     """CREATE [OR REPLACE] VIEW: persisted with every table name written out."""
     reader = Reader(statement, 1)
-    replacing = reader.accept("OR", "REPLACE")
-    reader.accept("VIEW")
-    lenient = reader.accept("IF", "NOT", "EXISTS")
+    replacing, lenient = reader.accept_new("VIEW")
     name = session.namespace.table(reader.name())
     session.tree.require_schema(name.catalog, name.schema)
     body = statement.find("AS", start=reader.at)

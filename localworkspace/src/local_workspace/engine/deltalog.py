@@ -120,7 +120,7 @@ _TRIES = 10
 
 @dataclass(kw_only=True)
 class Metadata:
-    """What a change of metadata may alter: the schema as Delta writes it, properties and description."""
+    """The metadata that may be changed: the schema as Delta writes it, properties and description."""
 
     schema: dict[str, Any]
     properties: dict[str, str]

@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from .catalog import CatalogTree
 from .errors import EngineError, only_on_databricks
 from .names import TableName, quote
+from .session import CatalogSession, StatementResult
+from .show import rows_of, strings
 from .statements import Reader, Statement, tokenize
 from .tables import done
-
-if TYPE_CHECKING:
-    from .catalog import CatalogTree
-    from .session import CatalogSession, StatementResult
 
 _HOME = "spark_catalog.default"
 _SUFFIX = ".function.json"
@@ -73,9 +71,7 @@ def with_full_names(query: str, session: CatalogSession) -> str:
 def create(session: CatalogSession, statement: Statement) -> StatementResult:
     """CREATE [OR REPLACE] FUNCTION [IF NOT EXISTS] name (parameters) … RETURN …."""
     reader = Reader(statement, 1)
-    replacing = reader.accept("OR", "REPLACE")
-    reader.accept("FUNCTION")
-    lenient = reader.accept("IF", "NOT", "EXISTS")
+    replacing, lenient = reader.accept_new("FUNCTION")
     name = session.namespace.table(reader.name())
     session.tree.require_schema(name.catalog, name.schema)
     if not statement.starts("(", at=reader.at):
@@ -122,7 +118,8 @@ def describe(session: CatalogSession, statement: Statement) -> str | StatementRe
     if not exists(session.tree, name):
         return statement.text
     definition = json.loads(_file(session.tree, name).read_text(encoding="utf-8"))["definition"]
-    return _column("function_desc", [f"Function: {name}", "Language: SQL", f"Definition: {definition}"])
+    lines = (f"Function: {name}", "Language: SQL", f"Definition: {definition}")
+    return rows_of(strings("function_desc"), [(line,) for line in lines])
 
 
 def show(session: CatalogSession, statement: Statement) -> StatementResult:
@@ -136,15 +133,7 @@ def show(session: CatalogSession, statement: Statement) -> StatementResult:
         raise only_on_databricks("SHOW USER FUNCTIONS … LIKE")
     found = session.tree.schema_path(catalog, schema).glob(f"[!.]*{_SUFFIX}")
     names = sorted(path.name.removesuffix(_SUFFIX) for path in found)
-    return _column("function", [f"{catalog}.{schema}.{name}" for name in names])
-
-
-def _column(name: str, values: list[str]) -> StatementResult:
-    import pyarrow as pa
-
-    from .session import StatementResult
-
-    return StatementResult(table=pa.table({name: pa.array(values, pa.string())}))
+    return rows_of(strings("function"), [(f"{catalog}.{schema}.{name}",) for name in names])
 
 
 def _file(tree: CatalogTree, name: TableName) -> Path:

@@ -253,6 +253,12 @@ class Reader:
         self.at += len(words)
         return True
 
+    def accept_new(self, kind: str) -> tuple[bool, bool]:
+        """Step over [OR REPLACE] `kind` [IF NOT EXISTS]; return which of the two are there."""
+        replacing = self.accept("OR", "REPLACE")
+        self.accept(kind)
+        return replacing, self.accept("IF", "NOT", "EXISTS")
+
     def name(self) -> tuple[str, ...]:
         """Step over an identifier chain; raises `EngineError` when none comes next."""
         tokens = self.statement.tokens

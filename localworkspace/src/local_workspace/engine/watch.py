@@ -1,7 +1,8 @@
-"""Whether an engine's server does its work, judged from outside: it may have ended, hang, or obey nobody."""
+"""Judge from outside if an engine's server does its work: it may have ended, hang, or obey nobody."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ _STILL, _BUSY = 0.005, 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Signs:
-    """What was observed of a server.
+    """Observations of a server.
 
     `silent`: probes in a row that it did not answer. `still`: it has used no processor time since the first
     of them. `running`: statements that clients wait for. `busy_s`: seconds for which it has computed since a
@@ -121,8 +122,6 @@ def _share(before: tuple[float, float | None], now: tuple[float, float | None]) 
 
 def processor_seconds(pid: int | None) -> float | None:
     """Return the processor time that a process has used; None where there is no /proc, or no such process."""
-    import os
-
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

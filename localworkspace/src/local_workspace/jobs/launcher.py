@@ -97,7 +97,7 @@ class Launcher:
 
     @functools.cached_property
     def mounts(self) -> bool:
-        """Whether this system lets a job see the workspace's folders as `/Volumes` and `/Workspace`."""
+        """True where the system lets a job see the workspace's folders as `/Volumes` and `/Workspace`."""
         if sys.platform != "linux":
             return False
         with tempfile.TemporaryDirectory() as scratch:
@@ -153,7 +153,7 @@ class Launcher:
 
     @property
     def references(self) -> References:
-        """What dynamic value references mean here."""
+        """The dynamic value references of this workspace."""
         return References(workspace_id=WORKSPACE_ID, host=self.host, task_value=self._task_value)
 
     def _values(self, run: Run) -> Path:

@@ -90,7 +90,7 @@ def write_requirements(folder: Path, lines: Sequence[str]) -> None:
 
 
 def failure(log: str, lines: Sequence[str]) -> str:
-    """What to say when pip failed: its last errors, and the way out."""
+    """Return the message for a failure of pip: its last errors, and the way out."""
     errors = [line.removeprefix("ERROR: ").strip() for line in log.splitlines() if line.startswith("ERROR: ")]
     reason = "; ".join(errors[-2:]) or log.strip().rpartition("\n")[2] or "pip ended without a word"
     return (

@@ -101,7 +101,7 @@ def _split(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class References:
-    """What references of one run mean; `task` is None where only the job's and the workspace's do.
+    """The values that references stand for.
 
     `task_value` returns the JSON text of a task value by the task's key and the value's, or None.
     """
@@ -111,7 +111,10 @@ class References:
     task_value: Callable[[Run, str, str], str | None]
 
     def fill(self, text: str, run: Run, task: TaskRun | None = None) -> str:
-        """Put the values in. Raises NotSetError for a task value that is not set."""
+        """Put the values in; without a `task`, those of the job and the workspace only.
+
+        Raises NotSetError for a task value that is not set.
+        """
 
         def value(match: re.Match[str]) -> str:
             parts = _split(match[1])

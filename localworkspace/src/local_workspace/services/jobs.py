@@ -31,10 +31,11 @@ class Jobs:
         settings = _checked({**_DEFAULTS, **call.body})
         entries = settings.pop("access_control_list", None)
         job_id = self.database.new_ids(1)[0]
-        self.database.run("INSERT INTO jobs VALUES (?, ?, ?)", job_id, now_ms(), json.dumps(settings))
-        if entries:
-            target = {"type": "jobs", "id": str(job_id)}
-            Permissions(self.database).patch(Call(path=target, body={"access_control_list": entries}))
+        with self.database.transaction():  # a list that is refused leaves no job
+            self.database.run("INSERT INTO jobs VALUES (?, ?, ?)", job_id, now_ms(), json.dumps(settings))
+            if entries:
+                target = {"type": "jobs", "id": str(job_id)}
+                Permissions(self.database).patch(Call(path=target, body={"access_control_list": entries}))
         return shapes.CreateResponse(job_id=job_id)
 
     def get_job(self, call: Call) -> shapes.Job:
@@ -96,8 +97,9 @@ class Jobs:
         """Delete a job. Its runs stay readable."""
         job_id = call.number("job_id")
         saved_settings(self.database, job_id)
-        self.database.run("DELETE FROM jobs WHERE job_id = ?", job_id)
-        self.database.run("DELETE FROM permissions WHERE object = ?", f"jobs/{job_id}")
+        with self.database.transaction():
+            self.database.run("DELETE FROM jobs WHERE job_id = ?", job_id)
+            self.database.run("DELETE FROM permissions WHERE object = ?", f"jobs/{job_id}")
 
     def _save(self, job_id: int, settings: Json) -> None:
         text = json.dumps(_checked(settings))

@@ -89,7 +89,7 @@ def _chosen(item: Json, call: Call) -> Json:
 
 
 def _matches(item: Json, text: str) -> bool:
-    """Whether an object meets a filter: comparisons joined by `and`, which binds closer, and `or`."""
+    """Tell if an object meets a filter: comparisons joined by `and`, which binds closer, and `or`."""
     if not text.strip():
         return True
     either = re.split(r"\s+or\s+", text, flags=re.IGNORECASE)

@@ -34,7 +34,7 @@ class Securables:
         self._database.run("INSERT OR REPLACE INTO volumes VALUES (?, ?)", full_name, json.dumps(kept))
 
     def recorded(self, full_name: str) -> Json:
-        """What is kept of an object."""
+        """Return the record of an object; empty if there is none."""
         row = self._database.row("SELECT doc FROM volumes WHERE full_name = ?", full_name)
         record: Json = json.loads(row[0]) if row else {}
         return record

@@ -89,6 +89,5 @@ def sql_of(body: bytes) -> str | None:
 
 
 def _protocol(transport: Any) -> Any:
-
     # thrift 0.25 caps strings at 16 MB; a statement or a result batch may be larger, and we are on loopback.
     return TBinaryProtocol(transport, string_length_limit=None, container_length_limit=None)

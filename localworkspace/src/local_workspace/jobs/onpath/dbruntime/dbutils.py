@@ -140,10 +140,9 @@ class TaskValues:
     def set(self, key: str, value: Any) -> None:
         """Leave a value that JSON can express, at most 48 KiB of it."""
         text = json.dumps(value)
-        if len(text.encode()) > _LARGEST_VALUE:
-            raise ValueError(
-                f"The task value {key!r} has {len(text)} characters as JSON; the limit is 48 KiB"
-            )
+        size = len(text.encode())
+        if size > _LARGEST_VALUE:
+            raise ValueError(f"The task value {key!r} has {size} bytes as JSON; the limit is 48 KiB")
         path = self._path(self._task_key, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{os.getpid()}.{path.name}")
