@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LIMITS = {
     "lines": 49_700,
     "modules": 253,
-    "one_importer": 63,
+    "one_importer": 62,
     "over_400": 0,
     "classes_twice": 0,
     "import_circles": 0,

@@ -59,7 +59,7 @@ CLIENTS: Mapping[str, Client] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one client could do: the problem of each check, empty where it is right."""
+    """The problem of each check of one client, empty where it is right."""
 
     problems: Mapping[str, str]
 
@@ -102,9 +102,8 @@ def _checked(name: str, python: Path, workspace: Spawned, folder: Path) -> Resul
     found = [line for line in done.stdout.splitlines() if line.startswith('[{"check"')]
     if found:
         return Result(problems={item["check"]: item["problem"] for item in json.loads(found[-1])})
-    else:
-        print(done.stdout[-4000:])
-        return Result(problems={"the script": f"ended with exit code {done.returncode} and no result"})
+    print(done.stdout[-4000:])
+    return Result(problems={"the script": f"ended with exit code {done.returncode} and no result"})
 
 
 def known() -> dict[str, tuple[int, int]]:

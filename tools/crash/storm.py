@@ -2,7 +2,7 @@
 
 While controllers carry out runs, controllers, job processes, the engine and the server are killed at random,
 the disk refuses writes, and the provider of models has outages. Then all of it stops, and every run must have
-ended with its answer, each of its steps done once, and nothing left behind.
+ended with its answer, each of its steps done, no attempt's program run twice, and nothing left behind.
 """
 
 from __future__ import annotations

@@ -10,57 +10,16 @@ from typing import Any
 
 # Values that programs stumble over.
 ODD: tuple[Any, ...] = (
-    *(None, True, 0, -1, 2**31, 2**63, 2**200, 1e308, float("nan"), float("inf"), "", " ", "\x00", "\ud83d"),
-    *(
-        "é",
-        "\u202e",
-        "🙂" * 50,
-        "a" * 5_000,
-        "../../etc/passwd",
-        "'; DROP TABLE x --",
-        "`",
-        "%s{0}{{x}}",
-        "-1",
-    ),
-    *("9" * 400, "0x10", "NaN", "2026-02-30", [], {}, [[]], {"": None}, b"\xff".decode("latin-1")),
-)
+    None, True, 0, -1, 2**31, 2**63, 2**200, 1e308, float("nan"), float("inf"), "", " ", "\x00", "\ud83d",
+    "é", "\u202e", "🙂" * 50, "a" * 5_000, "../../etc/passwd", "'; DROP TABLE x --", "`", "%s{0}{{x}}", "-1",
+    "9" * 400, "0x10", "NaN", "2026-02-30", [], {}, [[]], {"": None}, b"\xff".decode("latin-1"),
+)  # fmt: skip
 _SQL_WORDS = (
-    *(
-        "SELECT",
-        "FROM",
-        "WHERE",
-        "(",
-        ")",
-        ",",
-        ";",
-        "'",
-        '"',
-        "`",
-        "--",
-        "/*",
-        "*/",
-        "${x}",
-        "{{y}}",
-        ":p",
-        "*",
-    ),
-    *("CREATE TABLE", "OR REPLACE", "AS", "INSERT INTO", "MERGE INTO", "USING", "ON", "WITH", "t1", "c.s.t"),
-    *(
-        "UNION ALL",
-        "BEGIN",
-        "END",
-        "$$",
-        "\\",
-        "\n",
-        "NULL",
-        "1e",
-        "0x",
-        "INTERVAL",
-        "LATERAL VIEW",
-        "|>",
-        "->",
-    ),
-)
+    "SELECT", "FROM", "WHERE", "(", ")", ",", ";", "'", '"', "`", "--", "/*", "*/", "${x}", "{{y}}", ":p",
+    "*", "CREATE TABLE", "OR REPLACE", "AS", "INSERT INTO", "MERGE INTO", "USING", "ON", "WITH", "t1",
+    "c.s.t", "UNION ALL", "BEGIN", "END", "$$", "\\", "\n", "NULL", "1e", "0x", "INTERVAL", "LATERAL VIEW",
+    "|>", "->",
+)  # fmt: skip
 
 
 def odd(rng: random.Random) -> Any:

@@ -19,6 +19,7 @@ from tools.fuzz import mutate
 if TYPE_CHECKING:
     import requests
     from local_workspace import WorkspaceInfo
+    from starlette.routing import Route
 
 _FOLDER = "/Volumes/a/b/c/scratchpad/run_r1/iter_2"
 _REQUEST = {
@@ -319,7 +320,8 @@ def place(*, workspace: bool) -> Any:
             found.session = stack.enter_context(requests.Session())
             found.session.trust_env = False
             found.session.headers["Authorization"] = f"Bearer {spawned.info.token}"
-            found.routes = _routes(found.folder / "routes")
+            routes = served_routes(found.folder / "routes")
+            found.routes = sorted((method, each.path) for each in routes for method in each.methods or ())
             with _environment(spawned.info):
                 from databricks_rlm_agent.cli.main import main
 
@@ -328,8 +330,8 @@ def place(*, workspace: bool) -> Any:
         yield found
 
 
-def _routes(folder: Path) -> list[tuple[str, str]]:
-    """Every method and path that the workspace serves."""
+def served_routes(folder: Path) -> list[Route]:
+    """Return every route that a workspace serves, but for its fault control."""
     from types import SimpleNamespace
 
     from local_workspace import WorkspaceInfo, WorkspaceOptions
@@ -344,5 +346,4 @@ def _routes(folder: Path) -> list[tuple[str, str]]:
     info = WorkspaceInfo(host="http://127.0.0.1:1", token="t", http_path="/p", root=str(folder), pid=1)
     with contextlib.closing(Database(layout.private / "state.db")) as database:
         workspace = Workspace.assemble(WorkspaceOptions(root=folder), info, layout, database, engine, None)
-        routes = [route for module in set(SERVICES.values()) for route in load_routes(module, workspace)]
-    return sorted((method, route.path) for route in routes for method in route.methods or ())
+        return [route for module in set(SERVICES.values()) for route in load_routes(module, workspace)]
