@@ -33,7 +33,7 @@ from databricks_rlm_agent.errors import Conflict, InvalidData, PlannerError, Rem
 from databricks_rlm_agent.planner.chain import ChainModel
 from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.tools import MAX_CHARS
-from databricks_rlm_agent.policy.rules import gate
+from databricks_rlm_agent.policy.judge import gate
 from databricks_rlm_agent.ports import PlannerNote
 from databricks_rlm_agent.values import clip, storable
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from databricks_rlm_agent.errors import RemoteError
-from databricks_rlm_agent.policy.rules import PolicyFinding
+from databricks_rlm_agent.policy.judge import PolicyFinding
 from databricks_rlm_agent.ports import PlannerNote
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from databricks_rlm_agent.planner.review import Policy, Review, check_lease
 from databricks_rlm_agent.planner.spending import Allowance, unpriced
 from databricks_rlm_agent.planner.summarizer import Summarizer
 from databricks_rlm_agent.planner.tools import Toolbox
-from databricks_rlm_agent.policy.rules import GATED, gated_in
+from databricks_rlm_agent.policy.judge import GATED, gated_in
 from databricks_rlm_agent.ports import (
     CallRecorder,
     Catalog,

@@ -11,8 +11,7 @@ from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.logs import keep_off_root
 from databricks_rlm_agent.planner.actions import completed
 from databricks_rlm_agent.planner.decision import PendingDecision
-from databricks_rlm_agent.policy.judge import ProgramPolicy
-from databricks_rlm_agent.policy.rules import PolicyFinding
+from databricks_rlm_agent.policy.judge import PolicyFinding, ProgramPolicy
 from databricks_rlm_agent.ports import FileEntry, PlanningContext, Volume
 from databricks_rlm_agent.runs.actions import Action, RunSqlWorkflow
 from databricks_rlm_agent.sqlflow.handover import (

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
-from databricks_rlm_agent.policy.effects import (
-    ENVIRONMENT,
-    EVALUATORS,
-    FILE_CALLS,
-    FRAME_FILES,
-    MESSAGE_FUNCTIONS,
-    PATH_METHODS,
-    SECRET_FILES,
-    SHELLS,
-    TABLE_WRITERS,
-    EffectKind,
-    ProgramEffect,
-    known,
-)
+from databricks_rlm_agent.policy.effects import EffectKind, ProgramEffect, effects_of_sql, is_statement, known
 from databricks_rlm_agent.policy.literals import PossibleTexts
-from databricks_rlm_agent.policy.sql import effects_of_sql, is_statement
 from databricks_rlm_agent.sqltext.names import UNKNOWN
 from executor_harness.redaction import names_a_secret
 
@@ -28,6 +15,60 @@ _DELTA_CHANGES = {"delete", "update", "merge", "restoreToVersion", "restoreToTim
 _CALL_CHARS = 5_000
 _COMMAND_CHARS = 4_000  # that are looked at
 _SQL = {"sql", "execute", "executemany"}
+# Methods that write a table, and the names of the argument that says which.
+TABLE_WRITERS = {
+    "saveAsTable": ("name",),
+    "insertInto": ("tableName",),
+    "writeTo": ("table",),
+    "toTable": ("tableName",),
+    "createTable": ("tableName",),
+    "createExternalTable": ("tableName",),
+}
+_PUT, _REMOVE = EffectKind.PUT_FILE, EffectKind.REMOVE_FILE
+_FILE_CALLS = {
+    "os.remove os.unlink os.rmdir os.removedirs shutil.rmtree dbutils.fs.rm": ((_REMOVE, 0),),
+    "os.rename os.replace os.renames shutil.move dbutils.fs.mv": ((_REMOVE, 0), (_PUT, 1)),
+    "shutil.copy shutil.copy2 shutil.copyfile shutil.copytree dbutils.fs.cp": ((_PUT, 1),),
+    "os.makedirs os.mkdir dbutils.fs.put dbutils.fs.mkdirs numpy.save numpy.savez np.save": ((_PUT, 0),),
+}
+FILE_CALLS: dict[str, tuple[tuple[EffectKind, int], ...]] = {
+    name: effects for names, effects in _FILE_CALLS.items() for name in names.split()
+}
+"""Functions by full name: what each does to its arguments, by their places."""
+PATH_METHODS = {
+    **dict.fromkeys(("write_text", "write_bytes", "mkdir", "touch"), _PUT),
+    **dict.fromkeys(("unlink", "rmdir"), _REMOVE),
+}
+"""Methods of a path; on anything else the effect has no target in a Volume."""
+# Methods of DataFrame writers (after ``.write``) and of pandas (``to_…``).
+FRAME_FILES = {
+    *("parquet", "csv", "json", "orc", "text", "save", "start"),
+    *(
+        "to_csv",
+        "to_parquet",
+        "to_json",
+        "to_pickle",
+        "to_excel",
+        "to_feather",
+        "to_hdf",
+        "to_orc",
+        "to_html",
+    ),
+}
+SHELLS = re.compile(
+    r"os\.(?:system|popen|exec\w+|spawn\w+|posix_spawnp?)|pty\.spawn"
+    r"|subprocess\.(?:run|call|check_call|check_output|Popen|getoutput|getstatusoutput)"
+    r"|asyncio\.create_subprocess_(?:exec|shell)"
+)
+EVALUATORS = {"exec", "eval"}
+# Functions whose arguments are messages or patterns, which are not executed.
+MESSAGE_FUNCTIONS = {
+    *("print", "log", "info", "warning", "error", "debug", "exception", "llm_query", "llm_query_batched"),
+    *("metric", "finish", "ValueError", "RuntimeError", "Exception", "AssertionError"),
+    *("compile", "search", "match", "fullmatch", "findall", "sub", "split", "contains", "startswith"),
+}
+ENVIRONMENT = {f"os.{name}" for name in ("environ", "environb", "getenv")}
+SECRET_FILES = re.compile(r"/proc/\w+/environ|\.databrickscfg|\.netrc|\.aws/credentials|\.ssh/")
 
 
 class Program:

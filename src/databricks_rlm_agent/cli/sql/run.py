@@ -27,7 +27,7 @@ from databricks_rlm_agent.sqlflow.run.events import problem_lines
 from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome
 from databricks_rlm_agent.sqlflow.run.runner import Decide, FailureDecision, Options, Runner, go_on, stop
 from databricks_rlm_agent.sqlflow.run.workflow import new_id, prepared, read_directory, verify_place
-from databricks_rlm_agent.sqltext.variables import parse_variables
+from databricks_rlm_agent.sqltext.split import parse_variables
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.databricks.sql import WarehouseEngine

@@ -10,8 +10,7 @@ from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Iteration, Loop, SqlFile
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
 from databricks_rlm_agent.sqltext.names import Name, is_table
-from databricks_rlm_agent.sqltext.split import tokens_of
-from databricks_rlm_agent.sqltext.variables import check_all_known, substitute
+from databricks_rlm_agent.sqltext.split import check_all_known, substitute, tokens_of
 
 _DIGITS = re.compile(r"\d+")
 # 04_unify_loop_iteration_01.sql, 04_iter_2.sql, loopiter3.sql, 5_iterate_merge_07.sql; not criteria_1.sql.

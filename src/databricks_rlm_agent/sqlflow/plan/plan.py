@@ -25,7 +25,7 @@ from databricks_rlm_agent.sqlflow.plan.loops import (
 )
 from databricks_rlm_agent.sqlflow.plan.order import natural_key, ordered
 from databricks_rlm_agent.sqltext.names import Name, is_table, parts_of, resolved, shown
-from databricks_rlm_agent.sqltext.variables import check_all_known, substitute, used
+from databricks_rlm_agent.sqltext.split import check_all_known, substitute, used
 from databricks_rlm_agent.values import storable
 
 
