@@ -7,11 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from databricks_rlm_agent.sqlflow.checks import TableCheck, percent
-from databricks_rlm_agent.sqlflow.model import Plan
+from databricks_rlm_agent.sqlflow.model import Plan, percent
 from databricks_rlm_agent.sqlflow.report.charts import seconds
 from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent, one_line
-from databricks_rlm_agent.sqlflow.run.outcome import Measure, Report, RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.sqlflow.run.outcome import (
+    Measure,
+    Report,
+    RunStatus,
+    StepOutcome,
+    StepStatus,
+    TableCheck,
+)
 from databricks_rlm_agent.sqltext.errors import Problem
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.sqlflow.checks import CoverageRule, Expectation
-from databricks_rlm_agent.sqlflow.model import Step
+from databricks_rlm_agent.sqlflow.model import CoverageRule, Expectation, Step
 from databricks_rlm_agent.sqltext.names import Name, may_be_same, parts_of, resolved, shown
 
 FILE = "workflow.yml"

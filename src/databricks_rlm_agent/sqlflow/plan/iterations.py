@@ -1,15 +1,15 @@
-"""The iterations of a loop: those that exist as files, and those generated from the last one. Pure."""
+"""A loop: its iterations, from files or generated from the last one, and what it reads and leaves. Pure."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Iteration, Loop, SqlFile
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
-from databricks_rlm_agent.sqltext.names import Name, is_table
+from databricks_rlm_agent.sqltext.names import Name, is_table, shown, unique
 from databricks_rlm_agent.sqltext.split import check_all_known, substitute, tokens_of
 
 _DIGITS = re.compile(r"\d+")
@@ -17,11 +17,12 @@ _DIGITS = re.compile(r"\d+")
 ITERATION = re.compile(r"(?:(?<![a-z])|(?<=loop))iter(?:ation|ate)?s?(?![a-z])\D*(\d+)", re.IGNORECASE)
 
 
-def renumber(text: str, old: int, new: int) -> str | None:
-    """Replace the last ``old`` in ``text`` by ``new``, with as many digits; None if it has none."""
+def renumber(text: str, old: int, new: int | str) -> str | None:
+    """Replace the last ``old`` in ``text`` by a number of as many digits, or a word; None if it has none."""
     for found in reversed(list(_DIGITS.finditer(text))):
         if int(found[0]) == old:
-            return f"{text[: found.start()]}{new:0{len(found[0])}d}{text[found.end() :]}"
+            word = new if isinstance(new, str) else f"{new:0{len(found[0])}d}"
+            return f"{text[: found.start()]}{word}{text[found.end() :]}"
     return None
 
 
@@ -36,16 +37,8 @@ def rename_iteration(file: str, old: int, new: int) -> str | None:
 def predecessors(name: Name, number: int) -> list[Name]:
     """Return the names that a numbered table's predecessor may have: before x_10, x_9 as well as x_09."""
     last = renumber(name[-1], number, number - 1)
-    bare = replace_number(name[-1], number, str(number - 1))
+    bare = renumber(name[-1], number, str(number - 1))
     return [(*name[:-1], part) for part in dict.fromkeys((last, bare)) if part is not None]
-
-
-def replace_number(text: str, number: int, word: str) -> str | None:
-    """Replace the last ``number`` in ``text`` by a word; None if it has none."""
-    for found in reversed(list(_DIGITS.finditer(text))):
-        if int(found[0]) == number:
-            return f"{text[: found.start()]}{word}{text[found.end() :]}"
-    return None
 
 
 def increments(before: str, after: str) -> list[int] | None:
@@ -195,7 +188,7 @@ def _by_difference(files: Sequence[SqlFile], by: int) -> list[str] | None:
 def _by_names(file: SqlFile, at: int, number: int) -> list[str]:
     """Increase the numbers in names of tables and temporary views that are numbered as those it makes."""
     parts = {name[-1] for statement in file.statements for name in statement.writes} | set(file.views)
-    series = {replace_number(part, at, "*") for part in parts} - {None}
+    series = {renumber(part, at, "*") for part in parts} - {None}
     texts = []
     for statement in file.statements:
         text, done = "", 0
@@ -205,10 +198,77 @@ def _by_names(file: SqlFile, at: int, number: int) -> list[str]:
             word = statement.text[token.start : token.end + 1]
             bare = token.text.lower()
             for old in (at, at - 1):
-                if replace_number(bare, old, "*") in series:
+                if renumber(bare, old, "*") in series:
                     word = renumber(word, old, number - at + old) or word
                     break
             text += statement.text[done : token.start] + word
             done = token.end + 1
         texts.append(text + statement.text[done:])
     return texts
+
+
+def alias_of(loop: Loop, wanted: Iterable[Name]) -> Name | None:
+    """Return the table that later files read as a loop's result: a name with ``final`` for the number.
+
+    ``wanted``: names that other files read and no file makes; one of them that fits is preferred. None for a
+    loop without numbered tables.
+    """
+    number = loop.first + len(loop.files) - 1
+    table = table_of(loop.files[-1], number)
+    plain = renumber(table[-1], number, "final") if table else None
+    if table is None or plain is None:
+        return None
+    base = plain.removesuffix("final").rstrip("_")
+    base = re.sub(r"_?(?:iter(?:ation)?|loop)$", "", base)
+    form = re.compile(re.escape(base) + r"(_?loop)?(_?iter(ation)?)?_?final")
+    for last in (plain, *(other[-1] for other in wanted if form.fullmatch(other[-1]))):
+        name = (*table[:-1], last)
+        if any(name[-len(other) :] == other or other[-len(name) :] == name for other in wanted):
+            return name
+    return (*table[:-1], plain)
+
+
+def writes_of(loop: Loop) -> tuple[Name, ...]:
+    """Return what the loop writes: its files, its alias, and as patterns the tables of later iterations."""
+    writes = [name for file in loop.files for name in file.writes]
+    number = loop.first + len(loop.files) - 1
+    patterns = [(name, renumber(name[-1], number, "*")) for name in loop.files[-1].writes]
+    later = [(*name[:-1], pattern) for name, pattern in patterns if pattern]
+    return unique([*writes, *later, *([loop.alias] if loop.alias else [])])
+
+
+def makes_of(loop: Loop) -> tuple[Name, ...]:
+    """Return the tables of the iterations that exist, and the alias."""
+    made = [name for file in loop.files for name in file.makes]
+    return unique([*made, *([loop.alias] if loop.alias else [])])
+
+
+def loop_notices(name: str, loop: Loop) -> Iterator[str]:
+    """Yield what a person should know of a loop."""
+    last = iteration(loop, loop.first + len(loop.files) - 1)
+    if last.table is None and not loop.convergence:
+        yield f"{name}: its iterations write no table that could be compared: declare a convergence query."
+    elif last.table == last.before and not loop.convergence:
+        where = shown(last.table or ())
+        yield (
+            f"{name}: its iterations change {where} in place: it ends when one leaves all rows as they were. "
+            "Declare a convergence query if rows get a time or number with every iteration."
+        )
+    for number in range(loop.first, loop.first + len(loop.files)):
+        yield from _dropped(name, loop, number)
+    if loop.template is None:
+        try:
+            iteration(loop, last.number + 1)
+        except UsageError as error:
+            yield f"{name}: iterations beyond {last.file.name} cannot be made: {error.fix}"
+
+
+def _dropped(name: str, loop: Loop, number: int) -> Iterator[str]:
+    """Yield a notice about an iteration that drops the table which its own is compared with."""
+    now = iteration(loop, number)
+    gone = {each for statement in now.file.statements for each in statement.drops}
+    if now.before in gone - set(now.file.makes) and not loop.convergence:
+        yield (
+            f"{name}: {now.file.name} drops {shown(now.before or ())}, which its own table is compared with: "
+            "remove the DROP, or drop the tables in a later file."
+        )

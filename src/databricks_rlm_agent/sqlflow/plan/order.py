@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -120,6 +120,56 @@ def _without_foreign_functions(steps: Sequence[Step]) -> list[Step]:
         return name == ANYTHING or not name[-1].endswith("()") or name[-1] in made
 
     return [replace(step, reads=tuple(name for name in step.reads if ours(name))) for step in steps]
+
+
+def notices_of(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield notices about steps in their order: what they read that is not there, and what is overwritten."""
+    yield from _hidden_views(steps)
+    yield from _made_later(steps)
+    yield from _made_twice(steps)
+
+
+def _hidden_views(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield notices about files that read a temporary view of another file's session."""
+    made = {name[-1] for step in steps for name in step.makes}
+    views = {view: step.id for step in steps for file in step.files for view in file.views}
+    for step in steps:
+        for name in step.reads:
+            owner = views.get(name[-1])
+            if owner and owner != step.id and name[-1] not in made:
+                yield f"{step.id} reads {name[-1]}, a temporary view of {owner}: no other file can see it."
+
+
+def _made_later(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield notices about steps that read what only a later stage makes."""
+    places = {stage: place for place, stage in enumerate(dict.fromkeys(step.stage for step in steps))}
+    for step in steps:
+        for name in filter(is_table, step.reads):
+            makers = [other for other in steps if name in other.makes]
+            if makers and all(places[other.stage] > places[step.stage] for other in makers):
+                yield (
+                    f"{step.id} reads {shown(name)}, which {makers[0].id} of a later stage makes: it must be "
+                    "there from before."
+                )
+
+
+def _made_twice(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield notices about steps of one stage that make the same table: that of the later one stays."""
+    makers: dict[tuple[int | None, Name], Step] = {}
+    for step in steps:
+        for name in filter(is_table, step.makes):
+            other = makers.setdefault((step.stage, name), step)
+            if other is not step and _always_makes(other, name) and _always_makes(step, name):
+                yield (
+                    f"{other.id} and {step.id} both make {shown(name)}: what is left is that of {step.id}, "
+                    "which runs later."
+                )
+
+
+def _always_makes(step: Step, name: Name) -> bool:
+    """Return whether a step makes a table even if it exists."""
+    statements = [each for file in step.files for each in file.statements if name in each.makes]
+    return any("IF NOT EXISTS" not in each.words for each in statements)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
-from databricks_rlm_agent.sqlflow.checks import percent
+from databricks_rlm_agent.sqlflow.model import percent
 from databricks_rlm_agent.sqlflow.report.charts import Markup, el, joined, loop_chart, seconds, timeline
 from databricks_rlm_agent.sqlflow.report.plans import stage_name
 from databricks_rlm_agent.values import clip

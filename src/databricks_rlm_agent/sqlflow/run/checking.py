@@ -13,11 +13,10 @@ from typing import Any
 
 from databricks_rlm_agent.errors import NotFound, RlmError, Unreachable
 from databricks_rlm_agent.retry import RetryingSession
-from databricks_rlm_agent.sqlflow.checks import Coverage, CoverageRule, Expectation, TableCheck
-from databricks_rlm_agent.sqlflow.model import Plan, Step
+from databricks_rlm_agent.sqlflow.model import CoverageRule, Expectation, Plan, Step
 from databricks_rlm_agent.sqlflow.run.context import RunContext
 from databricks_rlm_agent.sqlflow.run.events import EventKind
-from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome
+from databricks_rlm_agent.sqlflow.run.outcome import Coverage, StepOutcome, TableCheck
 from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqlflow.run.steps import tables_of
 from databricks_rlm_agent.sqltext.errors import classify

@@ -11,7 +11,6 @@ from enum import StrEnum
 
 from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.retry import WORKFLOWS, RetryPolicy
-from databricks_rlm_agent.sqlflow.checks import TableCheck
 from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.report.plans import stage_name
 from databricks_rlm_agent.sqlflow.run.checking import check_tables
@@ -23,6 +22,7 @@ from databricks_rlm_agent.sqlflow.run.outcome import (
     RunStatus,
     StepOutcome,
     StepStatus,
+    TableCheck,
     advice,
     blocked_by,
     critical_path,

@@ -15,11 +15,10 @@ from typing import Any, Protocol
 from databricks_rlm_agent.errors import InvalidData, RlmError
 from databricks_rlm_agent.logs import keep_off_root
 from databricks_rlm_agent.retry import RetryingSession
-from databricks_rlm_agent.sqlflow.checks import TableCheck
 from databricks_rlm_agent.sqlflow.handover import content_hash, for_agent, source_of
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
 from databricks_rlm_agent.sqlflow.run.events import LineObserver
-from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus, StepOutcome, StepStatus, TableCheck
 from databricks_rlm_agent.sqlflow.run.record import run_ids
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner, go_on, stop
 from databricks_rlm_agent.sqlflow.run.workflow import prepared
