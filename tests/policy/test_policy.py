@@ -12,7 +12,7 @@ from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.policy.effects import effects_of_sql, is_statement
 from databricks_rlm_agent.policy.judge import LEDGER, PolicyFinding, ProgramPolicy
 from databricks_rlm_agent.runs.actions import Ask, Finish, RunPython, Spawn
-from databricks_rlm_agent.sqlflow.run.record import RUNS, STEPS
+from databricks_rlm_agent.sqlflow.run.delta_record import RUNS, STEPS
 from databricks_rlm_agent.storage.schema import ALL_TABLES
 from executor_harness.protocol import ChildTask
 

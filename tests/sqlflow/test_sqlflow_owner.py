@@ -12,8 +12,9 @@ from sqlflow_rig import Clock, FakeEngine, FakeSession, MemoryRecord, plan, runn
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.retry import RetryingSession
+from databricks_rlm_agent.sqlflow.run.delta_record import DeltaRecord, _written_by_owner
 from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepStatus
-from databricks_rlm_agent.sqlflow.run.record import DONE, DeltaRecord, StepRow, _written_by_owner
+from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
 from databricks_rlm_agent.sqlflow.run.sessions import TakenOverError
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -72,7 +72,7 @@ class Workflows:
     def _order(
         self, key: AttemptKey, action: RunSqlWorkflow, *, folder: str, sha256: str
     ) -> Mapping[str, Any]:
-        """``sqlflow.task.Order`` as JSON; the id of its run is the same for all iterations of a run."""
+        """``handover.Order`` as JSON; the id of its run is the same for all iterations of a run."""
         kept = ("name", "variables", "max_iterations", "on_error")
         return {
             **{name: value for name, value in asdict(action).items() if name in kept},

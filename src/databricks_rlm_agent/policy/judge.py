@@ -31,6 +31,7 @@ from databricks_rlm_agent.policy.effects import (
 )
 from databricks_rlm_agent.policy.literals import PossibleTexts
 from databricks_rlm_agent.runs.actions import Action, RunPython, RunSqlWorkflow
+from databricks_rlm_agent.sqlflow.run.delta_record import RUNS, STEPS
 from executor_harness.protocol import RESERVED_FILES
 
 DEV = "DEV"
@@ -72,7 +73,7 @@ def gate(tool: str, mode: str, gated: Mapping[str, frozenset[str]] = GATED) -> P
 LEDGER = frozenset(
     {
         *("run_state", "execution_requests", "execution_results", "run_events", "model_calls"),
-        *("intake_watermarks", "schema_migrations", "sql_workflow_runs", "sql_workflow_steps"),
+        *("intake_watermarks", "schema_migrations", RUNS, STEPS),
     }
 )
 """Our own tables, which generated code may read and never write. ``work_items`` belongs to its users."""

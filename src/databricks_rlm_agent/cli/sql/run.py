@@ -18,6 +18,7 @@ from databricks_rlm_agent.cli.sql.lines import report_lines
 from databricks_rlm_agent.cli.sql.screen import Screen, printable, put, screen
 from databricks_rlm_agent.cli.workspace import say, workspace_in
 from databricks_rlm_agent.errors import ConfigError, UsageError
+from databricks_rlm_agent.sqlflow.handover import read_directory
 from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.plan.order import Selection, select
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
@@ -26,7 +27,7 @@ from databricks_rlm_agent.sqlflow.report.plans import as_dot, as_mermaid, as_tab
 from databricks_rlm_agent.sqlflow.run.events import problem_lines
 from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome
 from databricks_rlm_agent.sqlflow.run.runner import Decide, FailureDecision, Options, Runner, go_on, stop
-from databricks_rlm_agent.sqlflow.run.workflow import new_id, prepared, read_directory, verify_place
+from databricks_rlm_agent.sqlflow.run.workflow import new_id, prepared, verify_place
 from databricks_rlm_agent.sqltext.split import parse_variables
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ Document = Mapping[str, Any]
 
 _MESSAGE = 4000  # characters of a message at most
 _GOOD = {"done", "kept"}
-_MARKS = {"done": "✓", "kept": "✓", "failed": "✗", "interrupted": "✗", "skipped": "-", "not run": "-"}
+MARKS = {"done": "✓", "kept": "✓", "failed": "✗", "interrupted": "✗", "skipped": "-", "not run": "-"}
+"""Of steps, by status."""
 # Nothing is loaded, and nothing runs, whatever a name or a statement may hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -147,7 +148,7 @@ def _step(step: Document, longest: float, *, on_path: bool) -> Markup:
     stage = stage_name(step["stage"]).removeprefix("Stage ") if step["stage"] is not None else "-"
     return el(
         "tr",
-        el("td", _MARKS[step["status"]], class_=f"mark {step['status'].replace(' ', '-')}"),
+        el("td", MARKS[step["status"]], class_=f"mark {step['status'].replace(' ', '-')}"),
         el("td", step["id"], class_="name"),
         el("td", stage),
         el("td", seconds(took) if ran else "", class_="number"),

@@ -14,15 +14,17 @@ from typing import Any
 from databricks_rlm_agent.errors import NotFound, RlmError, Unreachable
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import CoverageRule, Expectation, Plan, Step
-from databricks_rlm_agent.sqlflow.run.context import RunContext
+from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow.run.events import EventKind
+from databricks_rlm_agent.sqlflow.run.execution import RunContext
+from databricks_rlm_agent.sqlflow.run.measures import coverage_query, key_query, rows_query
 from databricks_rlm_agent.sqlflow.run.outcome import Coverage, StepOutcome, TableCheck
 from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, Interruption
-from databricks_rlm_agent.sqlflow.run.steps import tables_of
 from databricks_rlm_agent.sqltext.errors import classify
 from databricks_rlm_agent.sqltext.names import Name, quoted, shown
 
 _CANCEL_AGAIN_S = 0.5  # a statement may just be starting when it is cancelled
+_NO_TABLE = set("*(")  # in the names of schemas, and of functions
 _BATCH = 25  # tables that are counted in one statement
 
 
@@ -60,6 +62,21 @@ def planned_checks(plan: Plan, outcomes: Mapping[str, StepOutcome]) -> list[Plan
             key = each.key or known.expectation.key
             checks[each.table] = replace(known, expectation=replace(each, key=key))
     return list(checks.values())
+
+
+def tables_of(step: Step, outcome: StepOutcome) -> tuple[Name, ...]:
+    """Return the tables that a step has left: of a loop the one that later files read."""
+    if step.loop is None:
+        views = {
+            name
+            for statement in (step.file.statements if step.file else ())
+            if statement.words.startswith("CREATE") and "VIEW" in statement.words.split()
+            for name in statement.makes
+        }
+        return tuple(name for name in step.makes if name not in views and not _NO_TABLE & set("".join(name)))
+    last = iteration(step.loop, outcome.iterations[-1].n).table if outcome.iterations else None
+    table = step.loop.alias or last
+    return (table,) if table is not None else ()
 
 
 def _made(step: Step, outcome: StepOutcome) -> Iterator[tuple[Name, PlannedCheck]]:
@@ -186,8 +203,7 @@ def _probe(session: RetryingSession, table: Name, result: TableCheck) -> TableCh
 
 
 def _count_rows(session: RetryingSession, tables: Sequence[Name]) -> dict[Name, int]:
-    counts = ", ".join(f"(SELECT count(*) FROM {quoted(name)}) AS n{i}" for i, name in enumerate(tables))
-    row = session.fetch(f"SELECT {counts}")[0] if tables else {}
+    row = session.fetch(rows_query(tables))[0] if tables else {}
     return {name: int(row[f"n{i}"]) for i, name in enumerate(tables) if f"n{i}" in row}
 
 
@@ -199,9 +215,7 @@ def _count(session: RetryingSession, table: Name, result: TableCheck) -> TableCh
 
 
 def _check_key(session: RetryingSession, table: Name, result: TableCheck) -> TableCheck:
-    key = ", ".join(quoted((column,)) for column in result.key)
-    distinct = f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM {quoted(table)})) AS u"
-    row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n, {distinct}")[0]
+    row = session.fetch(key_query(table, result.key))[0]
     return replace(result, duplicates=int(row["n"]) - int(row["u"]))
 
 
@@ -217,17 +231,3 @@ def _check_coverage(
         wanted=rule.share,
     )
     return replace(result, coverage=(*result.coverage, coverage))
-
-
-def coverage_query(table: Name, rule: CoverageRule) -> str:
-    """A query of the distinct keys of the covered table, and of those that the other table has."""
-    columns = [(quoted((here,)), quoted((there,)), f"k{n}") for n, (here, there) in enumerate(rule.on)]
-    here = ", ".join(f"{name} AS {alias}" for name, _, alias in columns)
-    there = ", ".join(f"{name} AS {alias}" for _, name, alias in columns)
-    known = " AND ".join(f"{name} IS NOT NULL" for _, name, _ in columns)
-    same = " AND ".join(f"c.{alias} = t.{alias}" for _, _, alias in columns)
-    return (
-        f"SELECT count(*) AS all_keys, count(t.found) AS found_keys "
-        f"FROM (SELECT DISTINCT {there} FROM {quoted(rule.table)} WHERE {known}) c "
-        f"LEFT JOIN (SELECT DISTINCT {here}, 1 AS found FROM {quoted(table)}) t ON {same}"
-    )

@@ -14,9 +14,9 @@ from databricks_rlm_agent.retry import WORKFLOWS, RetryPolicy
 from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.report.plans import stage_name
 from databricks_rlm_agent.sqlflow.run.checking import check_tables
-from databricks_rlm_agent.sqlflow.run.context import RunContext
 from databricks_rlm_agent.sqlflow.run.events import EventEmitter, EventKind, Observer
 from databricks_rlm_agent.sqlflow.run.exactly_once import CheckpointLog
+from databricks_rlm_agent.sqlflow.run.execution import RunContext
 from databricks_rlm_agent.sqlflow.run.outcome import (
     Report,
     RunStatus,

@@ -11,16 +11,16 @@ from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import Iteration, Loop, Step
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
-from databricks_rlm_agent.sqlflow.run.change_count import ChangeCounter, MeasureFailedError
-from databricks_rlm_agent.sqlflow.run.context import RunContext, StepFailedError
+from databricks_rlm_agent.sqlflow.run.checking import tables_of
 from databricks_rlm_agent.sqlflow.run.events import EventKind
-from databricks_rlm_agent.sqlflow.run.files import FileResult, FileRunner
+from databricks_rlm_agent.sqlflow.run.execution import FileResult, FileRunner, RunContext, StepFailedError
+from databricks_rlm_agent.sqlflow.run.measures import ChangeCounter, MeasureFailedError
 from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure, StepOutcome, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
 from databricks_rlm_agent.sqlflow.run.resume import step_hash
 from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, TakenOverError
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
-from databricks_rlm_agent.sqltext.names import Name, quoted, shown
+from databricks_rlm_agent.sqltext.names import quoted, shown
 
 _STATUSES = {LoopEnd.CONVERGED: StepStatus.DONE, LoopEnd.INTERRUPTED: StepStatus.INTERRUPTED}
 _HINTS = {
@@ -221,9 +221,6 @@ def _bad_end(end: LoopEnd, history: Sequence[Measure], limit: int) -> Problem | 
     )
 
 
-_NO_TABLE = set("*(")  # in the names of schemas, and of functions
-
-
 @dataclass(kw_only=True)
 class StepRunner:
     """Runs steps. Safe to use from several threads."""
@@ -338,18 +335,3 @@ class StepRunner:
                     seconds = self.context.monotonic() - began
                     self.context.events.emit(EventKind.OPTIMIZED, shown(table), step=step.id, seconds=seconds)
         return warnings
-
-
-def tables_of(step: Step, outcome: StepOutcome) -> tuple[Name, ...]:
-    """Return the tables that a step has left: of a loop the one that later files read."""
-    if step.loop is None:
-        views = {
-            name
-            for statement in (step.file.statements if step.file else ())
-            if statement.words.startswith("CREATE") and "VIEW" in statement.words.split()
-            for name in statement.makes
-        }
-        return tuple(name for name in step.makes if name not in views and not _NO_TABLE & set("".join(name)))
-    last = iteration(step.loop, outcome.iterations[-1].n).table if outcome.iterations else None
-    table = step.loop.alias or last
-    return (table,) if table is not None else ()

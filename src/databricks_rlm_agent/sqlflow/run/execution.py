@@ -1,28 +1,80 @@
-"""Runs the statements of a file in order, in a session of their own; repeats them where that is safe."""
+"""Executes SQL in a run: the context that its parts share, and the statements of a file in order.
+
+Each file has a session of its own. Statements are repeated where that is safe.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.retry import RetryPolicy
+from databricks_rlm_agent.retry import RetryingSession, RetryPolicy
 from databricks_rlm_agent.sqlflow.model import SqlFile
 from databricks_rlm_agent.sqlflow.run.checkpoints import InDoubt, StartPoint, is_session_only
-from databricks_rlm_agent.sqlflow.run.context import ProblemError, RunContext, StepFailedError
-from databricks_rlm_agent.sqlflow.run.events import EventKind
-from databricks_rlm_agent.sqlflow.run.exactly_once import ExactlyOnce, in_doubt_problem
-from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError
+from databricks_rlm_agent.sqlflow.run.events import EventEmitter, EventKind
+from databricks_rlm_agent.sqlflow.run.exactly_once import CheckpointLog, ExactlyOnce, in_doubt_problem
+from databricks_rlm_agent.sqlflow.run.record import Record, StepRow
+from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
-from databricks_rlm_agent.values import SqlSession
+from databricks_rlm_agent.values import Clock, NewId, SqlEngine, SqlSession
 
 T = TypeVar("T")
 RESTARTS = 2  # of a file in a new session
 # When these fail, they may have been carried out in part, whatever the reason.
 _NOT_ATOMIC = {StatementKind.BLOCK, StatementKind.OTHER}
+
+
+class ProblemError(Exception):
+    """Base of the errors that carry a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class StepFailedError(ProblemError):
+    """A step cannot go on; ``problem`` says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """One per run; safe to use from several threads. ``retry``: the policy for statements of files."""
+
+    engine: SqlEngine
+    record: Record
+    checkpoints: CheckpointLog
+    events: EventEmitter
+    interruption: Interruption
+    clock: Clock
+    new_id: NewId
+    monotonic: Callable[[], float]
+    retry: RetryPolicy
+
+    @contextmanager
+    def retrying_session(self) -> Iterator[RetryingSession]:
+        """Provide a session for statements of ours; it is cancelled when the run is interrupted."""
+        session = RetryingSession(self.engine.session, self.interruption.wait)
+        with self.interruption.cancelling(session):
+            yield session
+
+    def append(self, row: StepRow) -> None:
+        """Record what is done; raise StepFailedError, because without a row it would run again."""
+        try:
+            self.record.append([row])
+        except RlmError as error:
+            problem = classify(error, file=row.file)
+            raise StepFailedError(
+                replace(
+                    problem,
+                    severity=Severity.CRITICAL,
+                    message=f"It is done, but could not be recorded: {problem.message}",
+                    hint="Run again with --resume when the cause is removed; it will be repeated.",
+                )
+            ) from None
 
 
 class _LostError(ProblemError):

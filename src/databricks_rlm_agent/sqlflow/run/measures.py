@@ -1,6 +1,7 @@
-"""Counts the rows that an iteration changed. A failure to count is an error, never a zero.
+"""Measures tables by queries: their rows, keys and coverage, and the rows that an iteration changed.
 
-Rows are compared as a multiset, by every column that both tables have.
+Changed rows are counted of a multiset, by every column that both tables have. A failure to count is an error,
+never a zero.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from databricks_rlm_agent.errors import InvalidData, RlmError
 from databricks_rlm_agent.retry import RetryingSession
-from databricks_rlm_agent.sqlflow.model import Iteration
+from databricks_rlm_agent.sqlflow.model import CoverageRule, Iteration
 from databricks_rlm_agent.sqlflow.run.outcome import Measure
 from databricks_rlm_agent.sqltext.errors import classify
 from databricks_rlm_agent.sqltext.names import Name, common, quoted, shown
@@ -143,6 +144,33 @@ def _values(compared: Sequence[Column]) -> str:
 
 
 _DECLARE = "Declare `convergence` or `key_columns` for the loop in workflow.yml."
+
+
+def rows_query(tables: Sequence[Name]) -> str:
+    """A query of one row: the rows of each table, ``n<i>``."""
+    counts = (f"(SELECT count(*) FROM {quoted(name)}) AS n{i}" for i, name in enumerate(tables))
+    return f"SELECT {', '.join(counts)}"
+
+
+def key_query(table: Name, key: Sequence[str]) -> str:
+    """A query of one row: ``n`` rows, and ``u`` distinct values of the key."""
+    names = ", ".join(quoted((column,)) for column in key)
+    distinct = f"(SELECT count(*) FROM (SELECT DISTINCT {names} FROM {quoted(table)})) AS u"
+    return f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n, {distinct}"
+
+
+def coverage_query(table: Name, rule: CoverageRule) -> str:
+    """A query of the distinct keys of the covered table, and of those that the other table has."""
+    columns = [(quoted((here,)), quoted((there,)), f"k{n}") for n, (here, there) in enumerate(rule.on)]
+    here = ", ".join(f"{name} AS {alias}" for name, _, alias in columns)
+    there = ", ".join(f"{name} AS {alias}" for _, name, alias in columns)
+    known = " AND ".join(f"{name} IS NOT NULL" for _, name, _ in columns)
+    same = " AND ".join(f"c.{alias} = t.{alias}" for _, _, alias in columns)
+    return (
+        f"SELECT count(*) AS all_keys, count(t.found) AS found_keys "
+        f"FROM (SELECT DISTINCT {there} FROM {quoted(rule.table)} WHERE {known}) c "
+        f"LEFT JOIN (SELECT DISTINCT {here}, 1 AS found FROM {quoted(table)}) t ON {same}"
+    )
 
 
 class MeasureFailedError(Exception):
