@@ -71,7 +71,7 @@ _CREATE = (
 _ADD_COLUMNS = "ALTER TABLE {table} ADD COLUMNS ({columns})"
 _DESCRIBE = "DESCRIBE TABLE {table}"
 _FIND_RUN = (
-    "SELECT workflow_run_id, started_at, status FROM {table} WHERE {condition} "
+    "SELECT workflow_run_id, started_at, status FROM {table} WHERE {column} = :value "
     "ORDER BY started_at DESC, seq DESC LIMIT 1"
 )
 _FIND_RUN_IDS = (
@@ -145,13 +145,17 @@ class DeltaRecord:
             listed = ", ".join(f"{column} {kind}" for column, kind in columns.items())
             self._session.execute(_CREATE.format(table=self._table(table), columns=listed))
 
-    def newest_run(self, workflow: str) -> RecordedRun | None:
-        """Return the newest run of a workflow."""
-        return self._find_run("workflow = :workflow", {"workflow": workflow})
-
-    def find_run(self, workflow_run_id: str) -> RecordedRun | None:
-        """Return the run with that id."""
-        return self._find_run("workflow_run_id = :run", {"run": workflow_run_id})
+    def find_run(self, workflow: str, workflow_run_id: str | None = None) -> RecordedRun | None:
+        """Return the run with that id, or the newest run of a workflow."""
+        column, value = ("workflow_run_id", workflow_run_id) if workflow_run_id else ("workflow", workflow)
+        try:
+            rows = self._session.fetch(
+                _FIND_RUN.format(table=self._table(RUNS), column=column), {"value": value}
+            )
+        except NotFound:  # the first run here; no other run waits for DDL
+            self.create()
+            return None
+        return RecordedRun(**rows[0]) if rows else None
 
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> Sequence[StepRow]:
         """Begin a run, or take it over; return the rows of its steps so far."""
@@ -239,16 +243,6 @@ class DeltaRecord:
 
     def _rows(self, table: str) -> Sequence[Row]:
         return self._session.fetch(_ROWS.format(table=self._table(table)), {"run": self._run_id})
-
-    def _find_run(self, condition: str, parameters: Mapping[str, Any]) -> RecordedRun | None:
-        try:
-            rows = self._session.fetch(
-                _FIND_RUN.format(table=self._table(RUNS), condition=condition), parameters
-            )
-        except NotFound:  # the first run here; no other run waits for DDL
-            self.create()
-            return None
-        return RecordedRun(**rows[0]) if rows else None
 
     def _add_missing_columns(self) -> None:
         """Add the columns that tables of an earlier version lack."""

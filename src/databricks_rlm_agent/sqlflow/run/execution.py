@@ -5,10 +5,11 @@ Each file has a session of its own. Statements are repeated where that is safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.retry import RetryingSession, RetryPolicy
@@ -21,6 +22,9 @@ from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, Inter
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
 from databricks_rlm_agent.values import Clock, NewId, SqlEngine, SqlSession
+
+if TYPE_CHECKING:
+    from tenacity import Retrying
 
 T = TypeVar("T")
 RESTARTS = 2  # of a file in a new session
@@ -39,6 +43,12 @@ class ProblemError(Exception):
 class StepFailedError(ProblemError):
     """A step cannot go on; ``problem`` says why."""
 
+    @classmethod
+    def of(cls, error: RlmError, file: str, what: str, **changes: Any) -> StepFailedError:
+        """Return it for an error, whose message comes after ``what``."""
+        problem = classify(error, file=file)
+        return cls(replace(problem, message=f"{what}: {problem.message}", **changes))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
@@ -51,7 +61,6 @@ class RunContext:
     interruption: Interruption
     clock: Clock
     new_id: NewId
-    monotonic: Callable[[], float]
     retry: RetryPolicy
 
     @contextmanager
@@ -61,19 +70,32 @@ class RunContext:
         with self.interruption.cancelling(session):
             yield session
 
+    def retrying(
+        self, kind: type[ProblemError], what: str, fields: Mapping[str, Any], *, attempts: int | None = None
+    ) -> Retrying:
+        """Repeat a call while it raises errors of this kind, each time with an event; raise the last one."""
+
+        def emit(error: BaseException) -> None:
+            assert isinstance(error, ProblemError)
+            problem = error.problem
+            self.events.emit(EventKind.RETRY, what, problem=problem, line=problem.line, **fields)
+
+        policy = replace(self.retry, attempts=attempts or self.retry.attempts)
+        return policy.retrying(
+            self.interruption.wait, repeats=lambda error: isinstance(error, kind), on_retry=emit
+        )
+
     def append(self, row: StepRow) -> None:
         """Record what is done; raise StepFailedError, because without a row it would run again."""
         try:
             self.record.append([row])
         except RlmError as error:
-            problem = classify(error, file=row.file)
-            raise StepFailedError(
-                replace(
-                    problem,
-                    severity=Severity.CRITICAL,
-                    message=f"It is done, but could not be recorded: {problem.message}",
-                    hint="Run again with --resume when the cause is removed; it will be repeated.",
-                )
+            raise StepFailedError.of(
+                error,
+                row.file,
+                "It is done, but could not be recorded",
+                severity=Severity.CRITICAL,
+                hint="Run again with --resume when the cause is removed; it will be repeated.",
             ) from None
 
 
@@ -120,14 +142,11 @@ class FileRunner:
             with self._context.interruption.cancelling(self._open(file)) as session:
                 return _FileRun(self._context, session, file, (step, ordinal), fields).run()
 
-        def emit(problem: Problem) -> None:
-            self._context.events.emit(
-                EventKind.RETRY, "in a new session", problem=problem, line=problem.line, **fields
-            )
-
-        restarts = replace(self._context.retry, attempts=1 + RESTARTS)
         try:
-            return _repeated(self._context, restarts, _LostError, once, emit)
+            result: FileResult = self._context.retrying(
+                _LostError, "in a new session", fields, attempts=1 + RESTARTS
+            )(once)
+            return result
         except _LostError as lost:
             problem = replace(
                 lost.problem,
@@ -157,26 +176,6 @@ def _own(context: RunContext, call: Callable[[], T]) -> T:
         return isinstance(error, RlmError) and classify(error).severity is Severity.TRANSIENT
 
     answer: T = context.retry.retrying(context.interruption.wait, repeats=transient)(once)
-    return answer
-
-
-def _repeated(
-    context: RunContext,
-    policy: RetryPolicy,
-    kind: type[ProblemError],
-    call: Callable[[], T],
-    on_retry: Callable[[Problem], None],
-) -> T:
-    """Repeat a call while it raises errors of this kind; raise the last error."""
-
-    def emit(error: BaseException) -> None:
-        assert isinstance(error, ProblemError)
-        on_retry(error.problem)
-
-    retrying = policy.retrying(
-        context.interruption.wait, repeats=lambda error: isinstance(error, kind), on_retry=emit
-    )
-    answer: T = retrying(call)
     return answer
 
 
@@ -239,7 +238,7 @@ class _FileRun:
 
     def _observed(self, index: int, statement: Statement, progress: _Progress) -> None:
         """Run a statement between its events, and count its rows."""
-        started = self._context.monotonic()
+        started = time.monotonic()
         where = {"line": statement.line, "statement": index + 1, "statements": len(self._file.statements)}
         emit, kind = self._context.events.emit, statement.kind.value
         emit(EventKind.STATEMENT_STARTED, kind, **where, **self._fields)
@@ -247,27 +246,17 @@ class _FileRun:
         if changed is not None:
             table = statement.writes[0][-1] if statement.writes else ""
             progress.rows[table] = progress.rows.get(table, 0) + changed
-        seconds = self._context.monotonic() - started
+        seconds = time.monotonic() - started
         emit(EventKind.STATEMENT_DONE, kind, rows=changed, seconds=seconds, **where, **self._fields)
 
     def _execute(self, index: int, statement: Statement, progress: _Progress) -> int | None:
         """Run a statement, repeated while that is safe and helps; return how many rows it affected."""
         emit = self._context.events.emit
-        fields: dict[str, Any] = {"line": statement.line, **self._fields}
-
-        def on_retry(problem: Problem) -> None:
-            emit(EventKind.RETRY, "the statement again", problem=problem, **fields)
-
+        retrying = self._context.retrying(_TransientError, "the statement again", self._fields)
         try:
-            changed = _repeated(
-                self._context,
-                self._context.retry,
-                _TransientError,
-                lambda: self._execute_once(index, statement, progress),
-                on_retry,
-            )
+            changed: int | None = retrying(self._execute_once, index, statement, progress)
         except _WarningError as warning:
-            emit(EventKind.WARNING, problem=warning.problem, **fields)
+            emit(EventKind.WARNING, problem=warning.problem, line=statement.line, **self._fields)
             progress.warnings.append(warning.problem)
             return None
         except _TransientError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -38,10 +38,6 @@ class Measure:
     fingerprint: str | None = None
     seconds: float = 0.0
     file: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the measure for JSON."""
-        return asdict(self)
 
 
 class StepStatus(StrEnum):
@@ -99,8 +95,7 @@ class StepOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the outcome for JSON."""
-        began = self.started_at.isoformat() if self.started_at else None
-        return {**asdict(self), "started_at": began}
+        return {**asdict(self), "started_at": self.started_at.isoformat() if self.started_at else None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,29 +152,25 @@ class TableCheck:
         return None if self.duplicates is None else self.duplicates == 0
 
     @property
-    def faults(self) -> tuple[str, ...]:
-        """The checks that do not hold, in words."""
-        return tuple(self._faults())
-
-    @property
     def good(self) -> bool:
         """Return whether all checks hold."""
         return not self.faults
 
-    def _faults(self) -> Iterator[str]:
-        if not self.exists:
-            yield "it is not there"
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """The checks that do not hold, in words."""
+        found = [] if self.exists else ["it is not there"]
         if self.rows is not None and self.min_rows is not None and self.rows < self.min_rows:
-            yield f"it has {self.rows:,} rows, and {self.min_rows:,} are the least"
+            found.append(f"it has {self.rows:,} rows, and {self.min_rows:,} are the least")
         if self.duplicates:
-            yield f"{self.duplicates:,} rows have the {', '.join(self.key)} of another row"
-        for each in self.coverage:
-            if each.share is not None and not each.good:
-                yield (
-                    f"{each.keys - each.found:,} of {each.keys:,} keys of {each.table} are missing "
-                    f"({percent(each.share)} are there, {percent(each.wanted)} are the least)"
-                )
-        yield from self.errors
+            found.append(f"{self.duplicates:,} rows have the {', '.join(self.key)} of another row")
+        found += [
+            f"{each.keys - each.found:,} of {each.keys:,} keys of {each.table} are missing "
+            f"({percent(each.share)} are there, {percent(each.wanted)} are the least)"
+            for each in self.coverage
+            if each.share is not None and not each.good
+        ]
+        return (*found, *self.errors)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -209,7 +200,7 @@ class Report:
     path_seconds: float = 0.0
     tables: tuple[TableCheck, ...] = ()
     notices: tuple[str, ...] = ()
-    next: tuple[str, ...] = field(default=())
+    next: tuple[str, ...] = ()
     place: str | None = None
     optimized: bool = False
 
@@ -240,23 +231,15 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
         return {
-            "workflow_run_id": self.workflow_run_id,
-            "workflow": self.workflow,
-            "status": self.status.value,
+            **vars(self),
             "exit_code": self.exit_code,
             "started_at": self.started_at.isoformat(),
             "finished_at": self.finished_at.isoformat(),
             "seconds": round(self.seconds, 3),
             "step_seconds": round(self.step_seconds, 3),
-            "path": list(self.path),
-            "path_seconds": self.path_seconds,
             "counts": {status.value: self.count(status) for status in StepStatus if self.count(status)},
             "steps": [step.to_dict() for step in self.steps],
             "tables": [table.to_dict() for table in self.tables],
-            "notices": list(self.notices),
-            "next": list(self.next),
-            "place": self.place,
-            "optimized": self.optimized,
         }
 
 

@@ -58,11 +58,8 @@ class RecordedRun:
 class Record(Protocol):
     """Records runs and their steps. Raises TakenOverError when another process owns the run."""
 
-    def newest_run(self, workflow: str) -> RecordedRun | None:
-        """Return the newest run of a workflow."""
-
-    def find_run(self, workflow_run_id: str) -> RecordedRun | None:
-        """Return the run with that id."""
+    def find_run(self, workflow: str, workflow_run_id: str | None = None) -> RecordedRun | None:
+        """Return the run with that id, or the newest run of a workflow."""
 
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> Sequence[StepRow]:
         """Begin a run, or take it over; return the rows of its steps so far."""
@@ -163,13 +160,9 @@ class WriteBehindRecord:
         self._writing = False
         self._error: BaseException | None = None
 
-    def newest_run(self, workflow: str) -> RecordedRun | None:
-        """Return the newest run of a workflow."""
-        return self._record.newest_run(workflow)
-
-    def find_run(self, workflow_run_id: str) -> RecordedRun | None:
-        """Return the run with that id."""
-        return self._record.find_run(workflow_run_id)
+    def find_run(self, workflow: str, workflow_run_id: str | None = None) -> RecordedRun | None:
+        """Return the run with that id, or the newest run of a workflow."""
+        return self._record.find_run(workflow, workflow_run_id)
 
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> Sequence[StepRow]:
         """Begin a run, or take it over; return the rows of its steps so far."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -92,7 +91,6 @@ class Runner:
     observer: Observer | None = None
     decide: Decide = stop
     retry: RetryPolicy = WORKFLOWS
-    monotonic: Callable[[], float] = time.monotonic
     place: str | None = None
 
     def __post_init__(self) -> None:
@@ -106,7 +104,6 @@ class Runner:
             interruption=self._interruption,
             clock=self.clock,
             new_id=self.new_id,
-            monotonic=self.monotonic,
             retry=self.retry,
         )
         self._steps = StepRunner(
@@ -164,7 +161,7 @@ class Runner:
     def _earlier_run(self) -> RecordedRun | None:
         """Return the run to go on with; None for a new one."""
         chosen = self.options.run_id or self.options.resume_id
-        found = self.record.find_run(chosen) if chosen else self.record.newest_run(self.workflow)
+        found = self.record.find_run(self.workflow, chosen)
         if self.options.run_id is not None:
             return found
         if not self.options.resume:
