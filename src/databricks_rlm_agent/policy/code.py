@@ -15,14 +15,11 @@ _DELTA_CHANGES = {"delete", "update", "merge", "restoreToVersion", "restoreToTim
 _CALL_CHARS = 5_000
 _COMMAND_CHARS = 4_000  # that are looked at
 _SQL = {"sql", "execute", "executemany"}
-# Methods that write a table, and the names of the argument that says which.
+# Methods that write a table, and the name of the argument that says which.
 TABLE_WRITERS = {
-    "saveAsTable": ("name",),
-    "insertInto": ("tableName",),
-    "writeTo": ("table",),
-    "toTable": ("tableName",),
-    "createTable": ("tableName",),
-    "createExternalTable": ("tableName",),
+    **dict.fromkeys(("insertInto", "toTable", "createTable", "createExternalTable"), "tableName"),
+    "saveAsTable": "name",
+    "writeTo": "table",
 }
 _PUT, _REMOVE = EffectKind.PUT_FILE, EffectKind.REMOVE_FILE
 _FILE_CALLS = {
@@ -41,20 +38,9 @@ PATH_METHODS = {
 }
 """Methods of a path; on anything else the effect has no target in a Volume."""
 # Methods of DataFrame writers (after ``.write``) and of pandas (``to_…``).
-FRAME_FILES = {
-    *("parquet", "csv", "json", "orc", "text", "save", "start"),
-    *(
-        "to_csv",
-        "to_parquet",
-        "to_json",
-        "to_pickle",
-        "to_excel",
-        "to_feather",
-        "to_hdf",
-        "to_orc",
-        "to_html",
-    ),
-}
+FRAME_FILES = re.compile(
+    r"parquet|csv|json|orc|text|save|start|to_(?:csv|parquet|json|pickle|excel|feather|hdf|orc|html)"
+)
 SHELLS = re.compile(
     r"os\.(?:system|popen|exec\w+|spawn\w+|posix_spawnp?)|pty\.spawn"
     r"|subprocess\.(?:run|call|check_call|check_output|Popen|getoutput|getstatusoutput)"
@@ -115,9 +101,8 @@ class Program:
                 yield from effects_of_sql(text, line=call.lineno)
             elif call.func.attr == "sql":
                 self._runs_unknown_sql = True
-                yield ProgramEffect(
-                    kind=EffectKind.UNCLEAR, what="SQL that is put together at run time", line=call.lineno
-                )
+                what = "SQL that is put together at run time"
+                yield ProgramEffect(kind=EffectKind.UNCLEAR, what=what, line=call.lineno)
 
     def _other_statements(self) -> Iterator[ProgramEffect]:
         """Effects of all SQL texts in a program: the SQL that could not be followed may be one of them."""
@@ -134,7 +119,7 @@ class Program:
         method = name.rpartition(".")[2]
         if method in TABLE_WRITERS and isinstance(call.func, ast.Attribute):
             kind = EffectKind.CREATE if self._makes_anew(call, method) else EffectKind.WRITE
-            yield from self._each(kind, method, _argument(call, 0, *TABLE_WRITERS[method]), call.lineno)
+            yield from self._each(kind, method, _argument(call, 0, TABLE_WRITERS[method]), call.lineno)
         elif name.endswith("DeltaTable.forName") and self._methods & _DELTA_CHANGES:
             kind, what = EffectKind.WRITE, "DeltaTable"
             if self._empties:
@@ -162,10 +147,8 @@ class Program:
         """One effect for each text that its target may be."""
         for text in self._texts.of(given):
             text = known(text).replace("`", "").strip()
-            parts = (
-                (text,) if kind in {EffectKind.PUT_FILE, EffectKind.REMOVE_FILE} else tuple(text.split("."))
-            )
-            yield ProgramEffect(kind=kind, what=what, target=parts, line=line)
+            parts = [text] if kind in {EffectKind.PUT_FILE, EffectKind.REMOVE_FILE} else text.split(".")
+            yield ProgramEffect(kind=kind, what=what, target=tuple(parts), line=line)
 
     def _files(self, call: ast.Call, name: str) -> Iterator[ProgramEffect]:
         method = name.rpartition(".")[2]
@@ -180,7 +163,9 @@ class Program:
             yield from self._secret_file(base, call.lineno)
         elif isinstance(call.func, ast.Attribute) and method in PATH_METHODS:
             yield from self._each(PATH_METHODS[method], method, call.func.value, call.lineno)
-        elif isinstance(call.func, ast.Attribute) and method in FRAME_FILES and self._writes(call.func):
+        elif (
+            isinstance(call.func, ast.Attribute) and FRAME_FILES.fullmatch(method) and self._writes(call.func)
+        ):
             yield from self._each(EffectKind.PUT_FILE, method, _argument(call, 0, "path"), call.lineno)
 
     def _writes(self, method: ast.Attribute) -> bool:
@@ -200,9 +185,8 @@ class Program:
                 short = known(command)[:_COMMAND_CHARS]
                 yield ProgramEffect(kind=EffectKind.SHELL, what=name, target=(short,), line=call.lineno)
         elif name in EVALUATORS:
-            yield ProgramEffect(
-                kind=EffectKind.UNCLEAR, what=f"{name}() of a program's text", line=call.lineno
-            )
+            what = f"{name}() of a program's text"
+            yield ProgramEffect(kind=EffectKind.UNCLEAR, what=what, line=call.lineno)
 
     def _command(self, given: ast.AST | None) -> list[str]:
         if isinstance(given, ast.List | ast.Tuple):
@@ -232,9 +216,8 @@ class Program:
                 yield ProgramEffect(kind=EffectKind.SECRET, what=f"all of {name}", line=node.lineno)
         for text in self._texts.of(key) if key is not None else ():
             if text != UNKNOWN and names_a_secret(text):
-                yield ProgramEffect(
-                    kind=EffectKind.SECRET, what=f"{name} {known(text)[:80]!r}", line=node.lineno
-                )
+                what = f"{name} {known(text)[:80]!r}"
+                yield ProgramEffect(kind=EffectKind.SECRET, what=what, line=node.lineno)
 
     def _secret_file(self, path: ast.AST | None, line: int) -> Iterator[ProgramEffect]:
         for text in self._texts.of(path):

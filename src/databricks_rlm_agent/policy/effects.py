@@ -152,8 +152,7 @@ def _kind(head: Head, what: str, words: str) -> EffectKind | None:
                 return EffectKind.UNCLEAR
             return EffectKind.DROP_SCHEMA if drops else EffectKind.MAKE_SCHEMA
         case "read":
-            grants = head.form.kind is StatementKind.MAINTAIN
-            return EffectKind.GRANT if grants else None
+            return EffectKind.GRANT if head.form.kind is StatementKind.MAINTAIN else None
         case "drop" if what.endswith("TABLE"):
             return EffectKind.DESTROY
         case "drop" | "function" if drops and len(head.name) == 1:

@@ -63,11 +63,8 @@ def gated_in(mode: str, gated: Mapping[str, frozenset[str]] = GATED) -> Collecti
 
 def gate(tool: str, mode: str, gated: Mapping[str, frozenset[str]] = GATED) -> PolicyFinding | None:
     """The refusal of a tool that the mode goes without; None for any other."""
-    if tool not in gated_in(mode, gated):
-        return None
-    return PolicyFinding(
-        rule="tool", reason=f"{tool} is not to be used in mode {mode[:40]}. Use another tool or action."
-    )
+    reason = f"{tool} is not to be used in mode {mode[:40]}. Use another tool or action."
+    return PolicyFinding(rule="tool", reason=reason) if tool in gated_in(mode, gated) else None
 
 
 LEDGER = frozenset(
@@ -179,8 +176,7 @@ class ProgramPolicy:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = f"The program cannot be read ({type(error).__name__}). Write it more simply."
             return PolicyFinding(rule="unclear", reason=reason)
-        refused = [finding for finding in findings if finding.refused]
-        return next(iter(refused or findings), None)
+        return next((each for each in findings if each.refused), next(iter(findings), None))
 
     def _judge_workflow(self, workflow: WorkflowEffects) -> Iterator[PolicyFinding]:
         """Its record is kept in its schema; every file has a session of its own."""
@@ -237,7 +233,7 @@ class _Rules:
             EffectKind.PUT_FILE: self._put_file,
             EffectKind.REMOVE_FILE: self._remove_file,
             EffectKind.SHELL: self._shell,
-            EffectKind.SECRET: self._secret,
+            EffectKind.SECRET: lambda effect: _refused("secret", effect, f"reads {effect.what}", _NO_KEYS),
             EffectKind.UNCLEAR: lambda effect: self._unclear(effect, effect.what),
         }
 
@@ -293,9 +289,8 @@ class _Rules:
             for each in self._effects
             if each.kind is EffectKind.MAKE_SCHEMA and each.what.startswith("CREATE")
         }
-        place = self._schema_of(effect)
-        own = (self._policy.namespace.catalog.lower(), self._policy.namespace.schema.lower(), "")
-        is_own = may_be_same((*place, ""), own)
+        place, namespace = self._schema_of(effect), self._policy.namespace
+        is_own = may_be_same((*place, ""), (namespace.catalog.lower(), namespace.schema.lower(), ""))
         if self._lenient and place in made and not is_own and "VOLUME" not in effect.what:
             return None
         return _refused("destructive", effect, f"{effect.what} {'.'.join(effect.target)}", _DELETE_ADVICE)
@@ -338,28 +333,16 @@ class _Rules:
             return _refused("shell", effect, f"calls {effect.what}", advice)
         return self._unclear(effect, f"runs {command!r}") if "*" in command else None
 
-    def _secret(self, effect: ProgramEffect) -> PolicyFinding | None:
-        return _refused("secret", effect, f"reads {effect.what}", _NO_KEYS)
-
     def _unclear(self, effect: ProgramEffect, done: str) -> PolicyFinding:
         """The finding for what is known only when the program runs: noted in DEV, refused elsewhere."""
-        return PolicyFinding(
-            rule="unclear",
-            reason=_sentence(
-                effect, done, "That is not known before the program runs: write SQL and full names out."
-            ),
-            refused=not self._lenient,
-        )
+        advice = "That is not known before the program runs: write SQL and full names out."
+        return replace(_refused("unclear", effect, done, advice), refused=not self._lenient)
 
 
 def _refused(rule: str, effect: ProgramEffect, done: str, advice: str) -> PolicyFinding:
-    return PolicyFinding(rule=rule, reason=_sentence(effect, done, advice))
-
-
-def _sentence(effect: ProgramEffect, done: str, advice: str) -> str:
     short = done if len(done) <= _SHOWN else f"{done[:_SHOWN]}…"
     what = "" if effect.what in done else f" ({effect.what[:80]})"
-    return f"Line {effect.line}{what}: {short}. {advice}"
+    return PolicyFinding(rule=rule, reason=f"Line {effect.line}{what}: {short}. {advice}")
 
 
 def _in_volumes(path: str) -> str | None:

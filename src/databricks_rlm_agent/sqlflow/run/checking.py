@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
@@ -130,25 +130,29 @@ class _Checker:
     def count(self, checks: Sequence[PlannedCheck]) -> None:
         """Count the tables, many in a statement. Where that fails, ``check`` counts each and reports why."""
         tables = [each.expectation.table for each in checks if each.counted and not each.view]
-        session = self._free.get()
         try:
-            for batch in (tables[n : n + _BATCH] for n in range(0, len(tables), _BATCH)):
-                self._rows |= _count_rows(session, batch)
+            with self._session() as session:
+                for batch in (tables[n : n + _BATCH] for n in range(0, len(tables), _BATCH)):
+                    row = session.fetch(rows_query(batch))[0]
+                    self._rows |= {name: int(row[f"n{i}"]) for i, name in enumerate(batch) if f"n{i}" in row}
         except Unreachable:
             self._unreachable.set()
         except RlmError:
             pass  # one is missing, most likely
-        finally:
-            self._free.put(session)
 
     def check(self, planned: PlannedCheck) -> TableCheck:
-        session = self._free.get()
-        try:
+        with self._session() as session:
             result = self._checked(session, planned)
-        finally:
-            self._free.put(session)
         self._events.emit(EventKind.CHECKED, result.table, rows=result.rows)
         return result
+
+    @contextmanager
+    def _session(self) -> Iterator[RetryingSession]:
+        session = self._free.get()
+        try:
+            yield session
+        finally:
+            self._free.put(session)
 
     def _checked(self, session: RetryingSession, planned: PlannedCheck) -> TableCheck:
         expects = planned.expectation
@@ -187,9 +191,8 @@ class _Checker:
         except RlmError as error:
             if isinstance(error, Unreachable):
                 self._unreachable.set()
-            if self._interruption.requested:
-                return _failed(result, "the run was interrupted")
-            return _failed(result, classify(error).message)
+            interrupted = self._interruption.requested
+            return _failed(result, "the run was interrupted" if interrupted else classify(error).message)
 
 
 def _failed(result: TableCheck, reason: str) -> TableCheck:
@@ -200,11 +203,6 @@ def _probe(session: RetryingSession, table: Name, result: TableCheck) -> TableCh
     """Raise NotFound if there is no such view; do not compute it."""
     session.fetch(f"SELECT 1 FROM {quoted(table)} LIMIT 0")
     return result
-
-
-def _count_rows(session: RetryingSession, tables: Sequence[Name]) -> dict[Name, int]:
-    row = session.fetch(rows_query(tables))[0] if tables else {}
-    return {name: int(row[f"n{i}"]) for i, name in enumerate(tables) if f"n{i}" in row}
 
 
 def _count(session: RetryingSession, table: Name, result: TableCheck) -> TableCheck:

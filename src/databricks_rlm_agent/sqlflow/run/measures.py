@@ -61,17 +61,6 @@ def columns(described: Iterable[Row]) -> tuple[Column, ...]:
     return tuple(Column(name=row["col_name"], type=row["data_type"]) for row in rows)
 
 
-def common_columns(one: Sequence[Column], other: Sequence[Column]) -> tuple[Column, ...]:
-    """Return the columns that both tables have."""
-    names = {column.name.lower() for column in other}
-    return tuple(column for column in one if column.name.lower() in names)
-
-
-def stamp_columns(compared: Sequence[Column]) -> tuple[Column, ...]:
-    """Return columns that may only record when, or in which iteration, a row was written."""
-    return tuple(column for column in compared if _STAMP.fullmatch(column.name) and column.may_be_key)
-
-
 def range_query(table: Name, some: Sequence[Column]) -> str:
     """A query of one row: ``n`` rows, and every column's least and greatest value, ``lo<i>``, ``hi<i>``."""
     parts = (
@@ -106,7 +95,8 @@ def _distinct(table: Name, key: Sequence[Column]) -> str:
 
 def state_query(table: Name, compared: Sequence[Column]) -> str:
     """A query of one row: ``n`` rows and ``h``, the sum of their hashes, which is the same in any order."""
-    return f"SELECT count(*) AS n, {_HASHES.format(_values(compared))} AS h FROM {quoted(table)}"
+    values = ", ".join(column.comparable for column in compared)
+    return f"SELECT count(*) AS n, {_HASHES.format(values)} AS h FROM {quoted(table)}"
 
 
 def difference_query(table: Name, before: Name, compared: Sequence[Column], key: Sequence[Column]) -> str:
@@ -137,10 +127,6 @@ def difference_query(table: Name, before: Name, compared: Sequence[Column], key:
 
 # DECIMAL: the sum of many BIGINTs overflows, which is an error on Databricks.
 _HASHES = "sum(CAST(xxhash64({}) AS DECIMAL(38,0)))"
-
-
-def _values(compared: Sequence[Column]) -> str:
-    return ", ".join(column.comparable for column in compared)
 
 
 _DECLARE = "Declare `convergence` or `key_columns` for the loop in workflow.yml."
@@ -262,8 +248,9 @@ class ChangeCounter:
             return None
 
     def _compared(self, table: Name, before: Name) -> Row:
-        both = common_columns(self._columns(table), self._columns(before))
-        stamps = self._stamps(table, before, stamp_columns(both))
+        names = {column.name.lower() for column in self._columns(before)}
+        both = [column for column in self._columns(table) if column.name.lower() in names]
+        stamps = self._stamps(table, before, both)
         compared = [column for column in both if column not in stamps]
         if not compared:
             raise InvalidData(
@@ -275,16 +262,18 @@ class ChangeCounter:
         return self._session.fetch(difference_query(table, before, compared, key))[0]
 
     def _columns(self, table: Name) -> tuple[Column, ...]:
-        known = self._described.get(table)
-        if known is None:
-            known = columns(self._session.fetch(f"DESCRIBE TABLE {quoted(table)}"))
-            self._described[table] = known
-        return known
+        if table not in self._described:
+            self._described[table] = columns(self._session.fetch(f"DESCRIBE TABLE {quoted(table)}"))
+        return self._described[table]
 
-    def _stamps(self, table: Name, before: Name, candidates: Sequence[Column]) -> list[Column]:
+    def _stamps(self, table: Name, before: Name, both: Sequence[Column]) -> list[Column]:
         """Return the columns to leave out: stamps by their names, which have one value in all rows."""
         declared = {name.lower() for name in self._declared}
-        candidates = [column for column in candidates if column.name.lower() not in declared]
+        candidates = [
+            column
+            for column in both
+            if _STAMP.fullmatch(column.name) and column.may_be_key and column.name.lower() not in declared
+        ]
         if not candidates:
             return []
         now, then = (self._session.fetch(range_query(name, candidates))[0] for name in (table, before))

@@ -234,12 +234,10 @@ def _written(checkpoint: Checkpoint, now: TableState) -> EffectVerdict:
         return _doubt("the table has no history")
     since = _since(checkpoint, now)
     if since is None:
-        return _doubt(
-            f"the history of the table does not show its version {checkpoint.version} of {checkpoint.at}"
-        )
-    if checkpoint.kind is StatementKind.ALTER:
-        return _altered(since)
-    return _changed(checkpoint.kind, since, checkpoint.version)
+        shown = f"its version {checkpoint.version} of {checkpoint.at}"
+        return _doubt(f"the history of the table does not show {shown}")
+    altered = checkpoint.kind is StatementKind.ALTER
+    return _altered(since) if altered else _changed(checkpoint.kind, since, checkpoint.version)
 
 
 def is_undone(checkpoint: Checkpoint, now: TableState) -> bool:
@@ -282,9 +280,8 @@ def _since(checkpoint: Checkpoint, now: TableState) -> list[Commit] | None:
     """Return the commits after the checkpoint, oldest first; None if its version is not in the history."""
     if checkpoint.version is None or now.time_of(checkpoint.version) != checkpoint.at:
         return None
-    return sorted(
-        (c for c in now.commits if c.version > checkpoint.version), key=lambda commit: commit.version
-    )
+    later = (commit for commit in now.commits if commit.version > checkpoint.version)
+    return sorted(later, key=lambda commit: commit.version)
 
 
 def _changed(kind: StatementKind, since: Sequence[Commit], base: int) -> EffectVerdict:
