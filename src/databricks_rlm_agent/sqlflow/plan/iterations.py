@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -26,40 +25,11 @@ def renumber(text: str, old: int, new: int | str) -> str | None:
     return None
 
 
-def rename_iteration(file: str, old: int, new: int) -> str | None:
-    """Replace the number of the iteration in a file's name; None if it has none."""
-    found = ITERATION.search(file)
-    if found is None or int(found[1]) != old:
-        return renumber(file, old, new)
-    return f"{file[: found.start(1)]}{new:0{len(found[1])}d}{file[found.end(1) :]}"
-
-
 def predecessors(name: Name, number: int) -> list[Name]:
     """Return the names that a numbered table's predecessor may have: before x_10, x_9 as well as x_09."""
     last = renumber(name[-1], number, number - 1)
     bare = renumber(name[-1], number, str(number - 1))
     return [(*name[:-1], part) for part in dict.fromkeys((last, bare)) if part is not None]
-
-
-def increments(before: str, after: str) -> list[int] | None:
-    """Return the positions of numbers that are one more in ``after``; None if anything else differs."""
-    ones, others = _DIGITS.findall(before), _DIGITS.findall(after)
-    if _DIGITS.sub("0", before) != _DIGITS.sub("0", after):
-        return None
-    changed = [at for at, (a, b) in enumerate(zip(ones, others, strict=True)) if a != b]
-    return changed if all(int(others[at]) == int(ones[at]) + 1 for at in changed) else None
-
-
-def increment(text: str, positions: list[int], by: int) -> str:
-    """Add ``by`` to the numbers in ``text`` at these positions, counted from 0."""
-    counter = itertools.count()
-
-    def replacement(found: re.Match[str]) -> str:
-        if next(counter) not in positions:
-            return found[0]
-        return f"{int(found[0]) + by:0{len(found[0])}d}"
-
-    return _DIGITS.sub(replacement, text)
 
 
 _FIX = "Declare the loop in workflow.yml, with a template that has {iteration} and {previous}."
@@ -157,9 +127,17 @@ def _generated(loop: Loop, number: int) -> SqlFile:
     last = loop.files[-1]
     at = loop.first + len(loop.files) - 1
     texts = _by_difference(loop.files, number - at) or _by_names(last, at, number)
-    name = " + ".join(rename_iteration(part, at, number) or f"{number}.{part}" for part in last.names)
+    name = " + ".join(_renamed(part, at, number) or f"{number}.{part}" for part in last.names)
     text = ";\n\n".join(texts) + ";\n"
     return sql_file(name, text, catalog=loop.catalog, schema=loop.schema)
+
+
+def _renamed(file: str, old: int, new: int) -> str | None:
+    """Replace the number of the iteration in a file's name; None if it has none."""
+    found = ITERATION.search(file)
+    if found is None or int(found[1]) != old:
+        return renumber(file, old, new)
+    return f"{file[: found.start(1)]}{new:0{len(found[1])}d}{file[found.end(1) :]}"
 
 
 def _by_difference(files: Sequence[SqlFile], by: int) -> list[str] | None:
@@ -176,13 +154,28 @@ def _by_difference(files: Sequence[SqlFile], by: int) -> list[str] | None:
             if other.start < at:  # a word of several tokens: 10L
                 continue
             word = last.text[other.start : other.end + 1]
-            places = increments(before.text[one.start : one.end + 1], word)
-            if places is None:
+            moved = _moved_on(before.text[one.start : one.end + 1], word, by)
+            if moved is None:
                 return None
-            text += last.text[at : other.start] + increment(word, places, by)
+            text += last.text[at : other.start] + moved
             at = other.end + 1
         texts.append(text + last.text[at:])
     return texts
+
+
+def _moved_on(before: str, word: str, by: int) -> str | None:
+    """Add ``by`` to the numbers that are one more than in ``before``; None if anything else differs."""
+    ones = iter(_DIGITS.findall(before))
+    if _DIGITS.sub("0", before) != _DIGITS.sub("0", word):
+        return None
+    moved = []
+    for number in _DIGITS.findall(word):
+        one = next(ones)
+        if number != one and int(number) != int(one) + 1:
+            return None
+        moved.append(number if number == one else f"{int(number) + by:0{len(number)}d}")
+    numbers = iter(moved)
+    return _DIGITS.sub(lambda _found: next(numbers), word)
 
 
 def _by_names(file: SqlFile, at: int, number: int) -> list[str]:

@@ -26,8 +26,11 @@ def ordered(steps: Iterable[Step]) -> tuple[tuple[Step, ...], list[str]]:
         in_stage, stage_notices = _ordered_stage([step for step in steps if step.stage == stage], made)
         order += in_stage
         notices += stage_notices
-    with_needs = [replace(step, needs=tuple(_needs(step, order[:place]))) for place, step in enumerate(order)]
-    return tuple(with_needs), notices
+    for place, step in enumerate(order):
+        reasons = ((other.id, conflict(other, step)) for other in order[:place])
+        needs = tuple(Need(step=other, reason=reason) for other, reason in reasons if reason)
+        order[place] = replace(step, needs=needs)
+    return tuple(order), notices
 
 
 def conflict(earlier: Step, later: Step) -> str | None:
@@ -60,12 +63,6 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
 
 def _by_stage(step: Step) -> tuple[bool, int, tuple[tuple[int, int | str], ...], str]:
     return step.stage is None, step.stage or 0, natural_key(step.id), step.id
-
-
-def _needs(step: Step, earlier: Sequence[Step]) -> Iterable[Need]:
-    for other in earlier:
-        if reason := conflict(other, step):
-            yield Need(step=other.id, reason=reason)
 
 
 def _ordered_stage(steps: Sequence[Step], made: Sequence[Name]) -> tuple[list[Step], list[str]]:
@@ -102,14 +99,10 @@ def _makes_for(maker: Step, user: Step, made: Sequence[Name]) -> bool:
     schemas = [name for name in makes if "*" in name[-1]]
     if common(makes, required(user)) or common(schemas, user.writes):
         return True
-    inserted = [name for name in _inserted(maker) if name not in user.writes and common([name], made)]
+    statements = (each for file in maker.files for each in file.statements if each.kind in _INSERTING)
+    written = unique(name for each in statements for name in each.writes)
+    inserted = [name for name in written if name not in user.writes and common([name], made)]
     return bool(inserted and common(inserted, user.reads))
-
-
-def _inserted(step: Step) -> tuple[Name, ...]:
-    """Return the tables that a step adds rows to."""
-    statements = (each for file in step.files for each in file.statements)
-    return unique(name for each in statements if each.kind in _INSERTING for name in each.writes)
 
 
 def _without_foreign_functions(steps: Sequence[Step]) -> list[Step]:
@@ -197,7 +190,9 @@ def select(plan: Plan, selection: Selection) -> Plan:
     steps = [step for step in steps if step.id not in skipped]
     if not steps:
         raise UsageError("No step is left.", fix="Choose others with --only, --from and --skip.")
-    return replace(plan, steps=tuple(_without_other_needs(steps)))
+    left = {step.id for step in steps}
+    kept = [replace(step, needs=tuple(need for need in step.needs if need.step in left)) for step in steps]
+    return replace(plan, steps=tuple(kept))
 
 
 def _named(plan: Plan, pattern: str, option: str) -> list[str]:
@@ -210,10 +205,3 @@ def _named(plan: Plan, pattern: str, option: str) -> list[str]:
 
 def _names(step: Step) -> list[str]:
     return [step.id, *(name for file in step.files for name in file.names)]
-
-
-def _without_other_needs(steps: Iterable[Step]) -> list[Step]:
-    """Return the steps without needs of steps that are left out."""
-    steps = list(steps)
-    left = {step.id for step in steps}
-    return [replace(step, needs=tuple(need for need in step.needs if need.step in left)) for step in steps]
