@@ -99,14 +99,6 @@ class LineSeverity(IntEnum):
     ERROR = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class EventLine:
-    """The text that an event is shown as; that of a failed step has several lines."""
-
-    text: str
-    severity: LineSeverity = LineSeverity.INFO
-
-
 class LineObserver:
     """An observer that writes the lines of the events, from a severity on."""
 
@@ -115,9 +107,9 @@ class LineObserver:
 
     def on(self, event: WorkflowEvent) -> None:
         """Write the line of the event, if it has one."""
-        line = render(event)
-        if line is not None and line.severity >= self._least:
-            self._write(line.text)
+        text = _line_of(event)
+        if text is not None and _SEVERITIES.get(event.kind, LineSeverity.INFO) >= self._least:
+            self._write(text)
 
 
 _ITERATION = "  • {event.step} iteration {event.iteration}: "
@@ -144,19 +136,18 @@ _SEVERITIES = {
 }
 
 
-def render(event: WorkflowEvent) -> EventLine | None:
-    """Return the line of an event; None for one that is not shown."""
+def _line_of(event: WorkflowEvent) -> str | None:
+    """Return the text of an event, of a failed step several lines; None for one that is not shown."""
     took = "" if event.seconds is None else f"({event.seconds:.1f} s)"
-    severity = _SEVERITIES.get(event.kind, LineSeverity.INFO)
     if event.problem is not None:
-        return EventLine(text=_problem_text(event, event.problem, took), severity=severity)
+        return _problem_text(event, event.problem, took)
     template = _FORMATS.get(event.kind)
     if event.kind is EventKind.ITERATION_DONE and event.changed is None:
         template = _FIRST_ITERATION if event.rows is not None else _ITERATION + "the first {took}"
     if template is None:
         return None
     rows = "" if event.rows is None else f" {event.rows:,} {'row' if event.rows == 1 else 'rows'}"
-    return EventLine(text=template.format(event=event, rows=rows, took=took).rstrip(), severity=severity)
+    return template.format(event=event, rows=rows, took=took).rstrip()
 
 
 def _problem_text(event: WorkflowEvent, problem: Problem, took: str) -> str:
@@ -182,7 +173,7 @@ def one_line(message: str) -> str:
 
 
 MAX_BYTES = 48 * 1024  # of the report as JSON; rlm.finish takes 64 KB
-_MESSAGE_CHARS = 400
+_VALUE_CHARS = 400  # of a message in it
 NOTICES = 20
 _PROBLEMS = 8
 _CHANGES = 12  # of a loop's first and last iterations
@@ -192,7 +183,7 @@ def problem_line(problem: Problem) -> str:
     """Return what went wrong, where, and what to do, in one line."""
     where = f"{problem.where}: " if problem.where else ""
     hint = for_agent(problem.hint)
-    return f"{where}{problem.message[:_MESSAGE_CHARS]} ({problem.kind.value}) {hint}".strip()
+    return f"{where}{problem.message[:_VALUE_CHARS]} ({problem.kind.value}) {hint}".strip()
 
 
 def summary(report: Report) -> str:
@@ -224,7 +215,7 @@ def report_value(report: Report, *, folder: str) -> dict[str, Any]:
         "warnings": [_problem(problem) for step in report.steps for problem in step.warnings][:_PROBLEMS],
         "seconds": round(report.seconds, 1),
         "run": report.workflow_run_id,
-        "notices": [for_agent(notice)[:_MESSAGE_CHARS] for notice in report.notices[:NOTICES]],
+        "notices": [for_agent(notice)[:_VALUE_CHARS] for notice in report.notices[:NOTICES]],
     }
     return _shortened(value, ("notices", "warnings", "tables", "not_done", "loops"))
 
@@ -234,7 +225,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
         "file": problem.file,
         "line": problem.line,
         "kind": problem.kind.value,
-        "message": problem.message[:_MESSAGE_CHARS],
+        "message": problem.message[:_VALUE_CHARS],
         "hint": for_agent(problem.hint),
         "statement": problem.statement,
     }

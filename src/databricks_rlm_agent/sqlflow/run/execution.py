@@ -77,8 +77,9 @@ class RunContext:
 
         def emit(error: BaseException) -> None:
             assert isinstance(error, ProblemError)
-            problem = error.problem
-            self.events.emit(EventKind.RETRY, what, problem=problem, line=problem.line, **fields)
+            self.events.emit(
+                EventKind.RETRY, what, problem=error.problem, **{"line": error.problem.line, **fields}
+            )
 
         policy = replace(self.retry, attempts=attempts or self.retry.attempts)
         return policy.retrying(
@@ -252,11 +253,12 @@ class _FileRun:
     def _execute(self, index: int, statement: Statement, progress: _Progress) -> int | None:
         """Run a statement, repeated while that is safe and helps; return how many rows it affected."""
         emit = self._context.events.emit
-        retrying = self._context.retrying(_TransientError, "the statement again", self._fields)
+        fields: dict[str, Any] = {"line": statement.line, **self._fields}
+        retrying = self._context.retrying(_TransientError, "the statement again", fields)
         try:
             changed: int | None = retrying(self._execute_once, index, statement, progress)
         except _WarningError as warning:
-            emit(EventKind.WARNING, problem=warning.problem, line=statement.line, **self._fields)
+            emit(EventKind.WARNING, problem=warning.problem, **fields)
             progress.warnings.append(warning.problem)
             return None
         except _TransientError as error:

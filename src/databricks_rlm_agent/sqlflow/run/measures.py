@@ -159,14 +159,6 @@ def coverage_query(table: Name, rule: CoverageRule) -> str:
     )
 
 
-class MeasureFailedError(Exception):
-    """The number of changed rows could not be found; ``error`` says why."""
-
-    def __init__(self, error: RlmError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 class ChangeCounter:
     """Measures the iterations of one loop. The key is found once, from its first two tables."""
 
@@ -184,15 +176,12 @@ class ChangeCounter:
         self._notices: set[str] = set()
 
     def measure(self, iteration: Iteration, *, affected: int | None, last: Measure | None = None) -> Measure:
-        """Compare an iteration's table with the one before; raise MeasureFailedError.
+        """Compare an iteration's table with the one before; raise RlmError.
 
         ``affected`` is how many rows its statements changed, and ``last`` the measure before: both are for a
         loop that changes one table in place.
         """
-        try:
-            changed, state = self._changed(iteration, affected, last)
-        except RlmError as error:
-            raise MeasureFailedError(error) from None
+        changed, state = self._changed(iteration, affected, last)
         return Measure(
             n=iteration.number,
             changed=changed,

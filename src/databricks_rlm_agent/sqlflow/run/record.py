@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.sqlflow.model import Iteration, Loop, Plan, Step
+from databricks_rlm_agent.sqlflow.model import Loop, Plan, Step
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow.run.checkpoints import required_checkpoints
 from databricks_rlm_agent.sqltext.names import Name, common
@@ -86,14 +86,21 @@ class DeferrableRows:
 
 
 def deferrable_rows(plan: Plan) -> DeferrableRows:
-    """Return the rows that may be written in the background: running their steps again does no harm. Pure."""
+    """Return the rows that may be written in the background: running their steps again does no harm. Pure.
+
+    What a step reads must not change until then: of a loop also its tables, from the last of which the alias
+    is made.
+    """
     before = _steps_before(plan)
     return DeferrableRows(
         steps=frozenset(
             step.id
             for step in plan.steps
             if _is_repeatable(step)
-            and not _may_write([each for each in plan.steps if each.id not in before[step.id]], _inputs(step))
+            and not _may_write(
+                [each for each in plan.steps if each.id not in before[step.id]],
+                [*step.reads, *(step.writes if step.loop else ())],
+            )
         ),
         loops=frozenset(step.id for step in plan.steps if step.loop and _iterations_repeatable(step.loop)),
     )
@@ -116,18 +123,13 @@ def _is_repeatable(step: Step) -> bool:
     return step.problem is None and (step.file is None or not required_checkpoints(step.file))
 
 
-def _inputs(step: Step) -> tuple[Name, ...]:
-    """Return what must not change: of a loop also its tables, because the alias is made from the last one."""
-    return (*step.reads, *step.writes) if step.loop else step.reads
-
-
 def _may_write(steps: Iterable[Step], names: Iterable[Name]) -> bool:
     written = [name for step in steps for name in step.writes]
     return any(step.problem for step in steps) or common(written, names) is not None
 
 
 def _iterations_repeatable(loop: Loop) -> bool:
-    """Return whether each iteration may be run again after the next one has run."""
+    """Return whether each iteration may be run again and measured after the next one has run."""
     try:
         iterations = [iteration(loop, loop.first + n) for n in range(len(loop.files) + 2)]
     except UsageError:  # there is no file beyond those, and none can be made
@@ -135,15 +137,9 @@ def _iterations_repeatable(loop: Loop) -> bool:
     return all(
         not required_checkpoints(each.file) and each.file.problem is None for each in iterations
     ) and all(
-        common(following.file.writes, _read_by(each)) is None
+        common(following.file.writes, [*each.file.reads, *filter(None, (each.table, each.before))]) is None
         for each, following in itertools.pairwise(iterations)
     )
-
-
-def _read_by(each: Iteration) -> list[Name]:
-    """Return what running and measuring an iteration reads, apart from what it makes itself."""
-    tables = [name for name in (each.table, each.before) if name is not None]
-    return [*each.file.reads, *tables]
 
 
 class WriteBehindRecord:

@@ -15,7 +15,7 @@ from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow.run.checking import tables_of
 from databricks_rlm_agent.sqlflow.run.events import EventKind
 from databricks_rlm_agent.sqlflow.run.execution import FileResult, FileRunner, RunContext, StepFailedError
-from databricks_rlm_agent.sqlflow.run.measures import ChangeCounter, MeasureFailedError
+from databricks_rlm_agent.sqlflow.run.measures import ChangeCounter
 from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure, StepOutcome, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
 from databricks_rlm_agent.sqlflow.run.resume import step_hash
@@ -276,11 +276,11 @@ class StepRunner:
         affected = result.by_table.get(current.table[-1]) if current.table else None
         try:
             return counter.measure(current, affected=affected, last=last)
-        except MeasureFailedError as failed:
+        except RlmError as error:
             self.context.interruption.check()
-            hint = f"This is not taken for convergence. {classify(failed.error).hint}"
+            hint = f"This is not taken for convergence. {classify(error).hint}"
             raise StepFailedError.of(
-                failed.error,
+                error,
                 current.file.name,
                 f"How many rows iteration {current.number} changed is not known",
                 kind=Cause.MEASURE,
