@@ -124,7 +124,7 @@ class MemoryRecord:
         self.run, self.status = (workflow_run_id, started_at), "running"
         return tuple(self.rows)
 
-    def check_owner(self, *, now: bool = False) -> None:
+    def check_owner(self) -> None:
         if self.taken_over:
             raise TakenOverError("another process")
 

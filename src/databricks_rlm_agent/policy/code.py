@@ -144,7 +144,6 @@ class Program:
         return method == "writeTo" and bool(after & {"create", "replace", "createOrReplace"})
 
     def _each(self, kind: EffectKind, what: str, given: ast.AST | None, line: int) -> Iterator[ProgramEffect]:
-        """One effect for each text that its target may be."""
         for text in self._texts.of(given):
             text = known(text).replace("`", "").strip()
             parts = [text] if kind in {EffectKind.PUT_FILE, EffectKind.REMOVE_FILE} else text.split(".")
@@ -201,7 +200,6 @@ class Program:
             yield from self._environment(node, name)
 
     def _environment(self, node: ast.Attribute | ast.Name, name: str) -> Iterator[ProgramEffect]:
-        """Reads of the environment: of one variable, or of all."""
         around = self._parents.get(id(node))
         key: ast.AST | None = None
         match around:
@@ -256,7 +254,6 @@ def _imports(nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
 
 
 def _argument(call: ast.Call, place: int, *names: str) -> ast.AST | None:
-    """An argument by its place or by one of its names."""
     if place < len(call.args):
         return call.args[place]
     return next((word.value for word in call.keywords if word.arg in names), None)

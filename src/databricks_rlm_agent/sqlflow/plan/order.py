@@ -123,7 +123,6 @@ def notices_of(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _hidden_views(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield notices about files that read a temporary view of another file's session."""
     made = {name[-1] for step in steps for name in step.makes}
     views = {view: step.id for step in steps for file in step.files for view in file.views}
     for step in steps:
@@ -134,7 +133,6 @@ def _hidden_views(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _made_later(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield notices about steps that read what only a later stage makes."""
     places = {stage: place for place, stage in enumerate(dict.fromkeys(step.stage for step in steps))}
     for step in steps:
         for name in filter(is_table, step.reads):
@@ -147,7 +145,6 @@ def _made_later(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _made_twice(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield notices about steps of one stage that make the same table: that of the later one stays."""
     makers: dict[tuple[int | None, Name], Step] = {}
     for step in steps:
         for name in filter(is_table, step.makes):
@@ -160,7 +157,6 @@ def _made_twice(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _always_makes(step: Step, name: Name) -> bool:
-    """Return whether a step makes a table even if it exists."""
     statements = [each for file in step.files for each in file.statements if name in each.makes]
     return any("IF NOT EXISTS" not in each.words for each in statements)
 

@@ -303,7 +303,6 @@ def merge_parts(groups: Sequence[LoopFiles], files: Files) -> tuple[list[LoopFil
 
 
 def _related(groups: Iterable[LoopFiles], files: Files) -> list[list[LoopFiles]]:
-    """Return the loops in groups that share a name or tables."""
     sets: list[list[LoopFiles]] = []
     for group in groups:
         linked = [each for each in sets if any(_linked(group, other, files) for other in each)]

@@ -4,11 +4,10 @@ Rows are only ever appended, and ``seq`` orders those of a run: the last row of 
 row is written when its step, or iteration of a loop, is done, so after a crash between a statement and its
 row the step runs again; what must not happen twice has a checkpoint before it (``exactly_once``).
 
-The first row of a run also names the process that owns it. A process that takes a run over writes its own
-name there in one statement, waits, reads the steps, and appends a row of its own with the next ``seq``. From
-then on rows of other processes do not count, and only the owner writes rows. Every process checks before a
-statement that it still owns the run, if its last check is more than ``OWNER_CHECK_S`` old. The new owner
-waits as long, and so sees all that the old one recorded before the last statement that it still sends.
+The first row of a run also names the process that owns it; whoever takes the run over writes its own name
+there, and a row with the next ``seq``. From then on rows of other processes do not count. Every process
+checks before a statement that it still owns the run, if its last check is more than ``OWNER_CHECK_S`` old. A
+new owner waits as long, and so sees all that the old one recorded before its last statement.
 """
 
 from __future__ import annotations
@@ -245,7 +244,6 @@ class DeltaRecord:
         return self._session.fetch(_ROWS.format(table=self._table(table)), {"run": self._run_id})
 
     def _add_missing_columns(self) -> None:
-        """Add the columns that tables of an earlier version lack."""
         for table, columns in _TABLES:
             if missing := self._missing(table, columns):
                 listed = ", ".join(missing)

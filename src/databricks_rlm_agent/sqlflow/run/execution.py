@@ -238,7 +238,6 @@ class _FileRun:
         return found
 
     def _observed(self, index: int, statement: Statement, progress: _Progress) -> None:
-        """Run a statement between its events, and count its rows."""
         started = time.monotonic()
         where = {"line": statement.line, "statement": index + 1, "statements": len(self._file.statements)}
         emit, kind = self._context.events.emit, statement.kind.value

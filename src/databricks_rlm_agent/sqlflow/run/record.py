@@ -64,8 +64,8 @@ class Record(Protocol):
     def begin(self, workflow: str, workflow_run_id: str, started_at: datetime) -> Sequence[StepRow]:
         """Begin a run, or take it over; return the rows of its steps so far."""
 
-    def check_owner(self, *, now: bool = False) -> None:
-        """Raise TakenOverError if another process owns the run; ``now``: even if that was just checked."""
+    def check_owner(self) -> None:
+        """Raise TakenOverError if another process owns the run."""
 
     def append(self, rows: Sequence[StepRow]) -> None:
         """Append rows; they are durable when it returns."""
@@ -164,12 +164,11 @@ class WriteBehindRecord:
         """Begin a run, or take it over; return the rows of its steps so far."""
         return self._record.begin(workflow, workflow_run_id, started_at)
 
-    def check_owner(self, *, now: bool = False) -> None:
+    def check_owner(self) -> None:
         """Raise TakenOverError if another process owns the run, and the error of an earlier write."""
-        error = self._error
-        if error is not None:
+        if (error := self._error) is not None:
             raise error
-        self._record.check_owner(now=now)
+        self._record.check_owner()
 
     def append(self, rows: Sequence[StepRow]) -> None:
         """Append rows. When it returns, those that may not be deferred are durable."""

@@ -66,7 +66,6 @@ class SparkEngine:
         return session
 
     def _unused(self) -> Any:
-        """Return a session of Spark's that nobody uses yet."""
         with self._shared.lock:
             spare, self._spare = self._spare, None
         if spare is not None:
@@ -204,7 +203,6 @@ def _is_gone(error: Exception) -> bool:
 
 
 def _classified(error: Exception) -> RlmError:
-    """Return our error for one that Spark raises."""
     if isinstance(error, RlmError):
         return error
     text = _text(error)

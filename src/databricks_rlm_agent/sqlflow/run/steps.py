@@ -238,7 +238,6 @@ class StepRunner:
     def _iterate(
         self, step: Step, loop: Loop, current: Iteration, counter: ChangeCounter, history: Sequence[Measure]
     ) -> tuple[FileResult, Measure]:
-        """Run one iteration, measure and record it."""
         started, began = self.context.clock(), time.monotonic()
         fields: dict[str, Any] = {"step": step.id, "iteration": current.number, "file": current.file.name}
         origin = "generated" if current.generated else ""

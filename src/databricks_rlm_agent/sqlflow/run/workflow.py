@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from databricks_rlm_agent.errors import (
     Forbidden,
@@ -42,6 +42,9 @@ from databricks_rlm_agent.sqlflow.run.runner import Decide, Options, Runner, go_
 from databricks_rlm_agent.sqlflow.run.sessions import SessionPool
 from databricks_rlm_agent.sqltext.names import Name, quoted
 from databricks_rlm_agent.values import NewId, SqlEngine, SqlSession
+
+if TYPE_CHECKING:
+    from executor_harness.rlm.api import Rlm
 
 # After a time-out or a cancel the harness waits five seconds for what it runs (protocol.DEFAULT_GRACE_S).
 END_TIMEOUT_S = 3.5
@@ -163,26 +166,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{uuid.uuid4().hex[:16]}"
 
 
-class Reporter(Protocol):
-    """The methods of ``rlm`` that a workflow reports by."""
-
-    def path(self, path: str) -> str:
-        """Return where a Volume path can be opened."""
-
-    def finish(self, value: Any) -> None:
-        """Report a value."""
-
-    def metric(self, name: str, value: object) -> None:
-        """Report a number."""
-
-    def table(self, name: str) -> str:
-        """Report a table."""
-
-    def log(self, message: object) -> None:
-        """Report a line."""
-
-
-def run_task(rlm: Reporter, order: Order, engine: SqlEngine, *, alone: str | None = None) -> str | None:
+def run_task(rlm: Rlm, order: Order, engine: SqlEngine, *, alone: str | None = None) -> str | None:
     """Run the order and report on ``rlm``; return why it did not succeed, None if it did.
 
     ``alone`` says why the engine has only one session: files then run one at a time.
@@ -246,7 +230,7 @@ def _run_id(engine: SqlEngine, order: Order) -> str:
     return next((id_ for id_ in found if ours.fullmatch(id_)), order.run_id)
 
 
-def _run_interruptibly(runner: Runner, rlm: Reporter, order: Order) -> Report:
+def _run_interruptibly(runner: Runner, rlm: Rlm, order: Order) -> Report:
     """Run in another thread: a time-out or a cancel is raised in this one, and interrupts the run.
 
     What is known of the run then is reported before the exception is raised again.
@@ -289,7 +273,7 @@ def _wait(ended: threading.Event, seconds: float) -> None:
             ended.wait(0.1)
 
 
-def _publish(rlm: Reporter, order: Order, report: Report) -> None:
+def _publish(rlm: Rlm, order: Order, report: Report) -> None:
     rlm.finish(report_value(report, folder=order.folder))
     rlm.metric("steps_done", report.count(StepStatus.DONE))
     rlm.metric("steps_kept", report.count(StepStatus.KEPT))
