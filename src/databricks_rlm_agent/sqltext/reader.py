@@ -111,7 +111,8 @@ def parse_query(words: str) -> ParsedQuery:
         return ParsedQuery(problem=tree)
     targets = list(_targets(tree))
     skipped = {id(table) for _, table, _ in targets}
-    tables = [_lower(table) for table in _tables(tree) if id(table) not in skipped]
+    read = (table.parts for table in _tables(tree) if id(table) not in skipped)
+    tables = [tuple(part.name.lower() for part in parts) for parts in read]
     return ParsedQuery(
         tables=tuple(dict.fromkeys(tables)),
         functions=tuple(dict.fromkeys(_functions(tree))),
@@ -187,10 +188,6 @@ def _tables(tree: Any) -> Iterator[Any]:
         named = isinstance(table.this, exp.Identifier) and table.name
         if named and not (len(table.parts) == 1 and _is_cte(table)):
             yield table
-
-
-def _lower(table: Any) -> Parts:
-    return tuple(part.name.lower() for part in table.parts)
 
 
 def _is_cte(table: Any) -> bool:

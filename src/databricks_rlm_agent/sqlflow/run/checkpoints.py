@@ -187,10 +187,7 @@ def find_start(file: SqlFile, recorded: Sequence[Checkpoint], read_state: ReadSt
 
 def _unchanged_before(file: SqlFile, checkpoint: Checkpoint) -> bool:
     """Return whether the texts before the checkpoint are what they were."""
-    return (
-        len(file.statements) >= checkpoint.index
-        and hash_texts(each.text for each in file.statements[: checkpoint.index]) == checkpoint.before
-    )
+    return hash_texts(each.text for each in file.statements[: checkpoint.index]) == checkpoint.before
 
 
 def _continue(file: SqlFile, checkpoint: Checkpoint, verdict: EffectVerdict) -> StartPoint | None:

@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -127,12 +127,11 @@ class DeltaRecord:
         owner: str | None = None,
         owner_check_s: float = OWNER_CHECK_S,
         sleep: Sleep = time.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session, self._place, self._clock = session, place, clock
         self._reader = reader or session
         self._owner, self._owner_check_s = owner or process_name(), owner_check_s
-        self._sleep, self._monotonic = sleep, monotonic
+        self._sleep = sleep
         self._lock = threading.Lock()
         self._seq = 0
         self._run: tuple[str, str, datetime] | None = None
@@ -179,8 +178,8 @@ class DeltaRecord:
 
     def check_owner(self, *, now: bool = False) -> None:
         """Raise TakenOverError if another process owns the run; ``now``: even if that was just checked."""
-        if now or self._monotonic() - self._owned_at > self._owner_check_s:
-            asked_at = self._monotonic()
+        if now or time.monotonic() - self._owned_at > self._owner_check_s:
+            asked_at = time.monotonic()
             rows = self._reader.fetch(_OWNER.format(table=self._table(RUNS)), {"run": self._run_id})
             self._check_owner([row["owner"] for row in rows])
             self._owned_at = asked_at
@@ -230,7 +229,7 @@ class DeltaRecord:
             "report": self._begin_report(),
         }
         self._session.execute(_TAKE_OWNERSHIP.format(table=self._table(RUNS)), parameters)
-        self._owned_at = self._monotonic()
+        self._owned_at = time.monotonic()
 
     def _begin_report(self) -> str:
         """The report of a first row: it tells a run that we began from one that we have taken over."""
@@ -269,7 +268,7 @@ class DeltaRecord:
             runs=self._table(RUNS),
         )
         encoded = json.dumps([{**row} for row in rows], default=_text)
-        asked_at = self._monotonic()
+        asked_at = time.monotonic()
         added = self._session.execute(statement, {"rows": encoded, "run": self._run_id, "owner": self._owner})
         if not added:  # none, or the warehouse does not say
             self.check_owner(now=True)

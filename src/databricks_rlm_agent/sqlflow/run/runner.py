@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -27,8 +27,8 @@ from databricks_rlm_agent.sqlflow.run.outcome import (
     critical_path,
     run_status,
 )
-from databricks_rlm_agent.sqlflow.run.record import Record, RecordedRun, StepRow
-from databricks_rlm_agent.sqlflow.run.resume import ResumeState, resume_state, step_hash
+from databricks_rlm_agent.sqlflow.run.record import Record, RecordedRun
+from databricks_rlm_agent.sqlflow.run.resume import ResumeState, resume_state
 from databricks_rlm_agent.sqlflow.run.sessions import Interruption, TakenOverError
 from databricks_rlm_agent.sqlflow.run.steps import StepRunner
 from databricks_rlm_agent.values import Clock, NewId, SqlEngine
@@ -128,8 +128,7 @@ class Runner:
         try:
             for stage, steps in self.plan.stages:
                 if not (self._stopping or self._interruption.requested):
-                    count = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
-                    self._events.emit(EventKind.STAGE_STARTED, f"{stage_name(stage)}: {count}")
+                    self._events.emit(EventKind.STAGE_STARTED, f"{stage_name(stage)}: {_counted(steps)}")
                 self._run_stage(steps, resumed)
         finally:
             self._interruption.cancel()
@@ -153,7 +152,8 @@ class Runner:
                 f"Run {run_id} has none of these files on record: another directory has the same name. "
                 "Give each a name of its own in workflow.yml."
             )
-        self._record_void(resumed, started)
+        if rows := resumed.void_rows(self.plan, at=started):
+            self.record.append(rows)
         self._context.checkpoints.load(resumed.checkpoints)
         self._events.emit(EventKind.RUN_STARTED, run_id)
         return run_id, started, resumed
@@ -181,23 +181,6 @@ class Runner:
         self._notice("There is no unfinished run to resume: everything runs.")
         return None
 
-    def _record_void(self, resumed: ResumeState, now: datetime) -> None:
-        steps = {step.id: step for step in self.plan.steps}
-        rows = [
-            StepRow(
-                step=name,
-                iteration=n,
-                status=status,
-                file=name,
-                sha256=step_hash(steps[name]),
-                started_at=now,
-                finished_at=now,
-            )
-            for name, n, status in resumed.void
-        ]
-        if rows:
-            self.record.append(rows)
-
     def _run_stage(self, steps: Sequence[Step], resumed: ResumeState) -> None:
         pending = {step.id: step for step in steps}
         running: dict[Future[StepOutcome], Step] = {}
@@ -220,9 +203,8 @@ class Runner:
     ) -> None:
         """Start the steps that can start; keep or skip others. In order, so that a skip reaches all below."""
         for step in list(pending.values()):
-            if self._stopping or self._interruption.requested:
-                return
-            if len(running) >= self.options.max_parallel:
+            full = len(running) >= self.options.max_parallel
+            if full or self._stopping or self._interruption.requested:
                 return
             unfinished = {*pending, *(other.id for other in running.values())}
             if any(need.step in unfinished for need in step.needs):
@@ -257,8 +239,7 @@ class Runner:
                 continue
             if self._interruption.requested:
                 if not announced:
-                    count = "1 step" if len(running) == 1 else f"{len(running)} steps"
-                    self._events.emit(EventKind.INTERRUPTING, f"cancelling {count}")
+                    self._events.emit(EventKind.INTERRUPTING, f"cancelling {_counted(running)}")
                     announced = True
                 self._interruption.cancel()
             if done:
@@ -310,3 +291,7 @@ class Runner:
     def _notice(self, text: str) -> None:
         self._notices.append(text)
         self._events.emit(EventKind.NOTICE, text)
+
+
+def _counted(steps: Sized) -> str:
+    return "1 step" if len(steps) == 1 else f"{len(steps)} steps"

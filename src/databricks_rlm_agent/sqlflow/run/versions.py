@@ -252,28 +252,20 @@ def is_undone(checkpoint: Checkpoint, now: TableState) -> bool:
     since = _since(checkpoint, now)
     if since is None:  # another table of that name, unless its history is too long to tell
         return now.time_of(checkpoint.version) is not None or now.time_of(0) is not None
-    state, states = _State.BEFORE, {checkpoint.version: _State.BEFORE}
+    left: bool | None = None
+    states = {checkpoint.version: left}
     for commit in since:
-        state = _after(commit, state, states, checkpoint.version)
-        states[commit.version] = state
-    return state is not _State.LEFT
+        left = states[commit.version] = _left(commit, left, states, checkpoint.version)
+    return not left
 
 
-class _State(StrEnum):
-    """The state of a table: nothing done yet, something left, or undone since."""
-
-    BEFORE = "before"
-    LEFT = "left"
-    UNDONE = "undone"
-
-
-def _after(commit: Commit, state: _State, states: Mapping[int, _State], base: int) -> _State:
+def _left(commit: Commit, left: bool | None, states: Mapping[int, bool | None], base: int) -> bool | None:
+    """Return whether something is left after a commit: True or False; None if nothing was done yet."""
     if commit.replaces_all:
-        return _State.UNDONE
+        return False
     if commit.restored is not None:
-        left = states.get(commit.restored, _State.BEFORE if commit.restored < base else _State.LEFT)
-        return _State.LEFT if left is _State.LEFT else _State.UNDONE
-    return _State.LEFT if state is _State.BEFORE and commit.changes_rows else state
+        return states.get(commit.restored, None if commit.restored < base else True) or False
+    return True if left is None and commit.changes_rows else left
 
 
 def _since(checkpoint: Checkpoint, now: TableState) -> list[Commit] | None:

@@ -98,8 +98,6 @@ def run_workflow(
     schema: str,
     variables: Mapping[str, str] | None = None,
     options: Options | None = None,
-    observer: Observer | None = None,
-    decide: Decide = stop,
 ) -> Report:
     """Run a directory of SQL in a catalog and schema, which its record is in too; return the report.
 
@@ -108,15 +106,7 @@ def run_workflow(
     """
     plan = plan_of(read_directory(directory, variables=variables, catalog=catalog, schema=schema))
     name = plan.name or directory.resolve().name
-    with prepared(
-        plan,
-        engine,
-        workflow=name,
-        place=(catalog, schema),
-        options=options,
-        observer=observer,
-        decide=decide,
-    ) as runner:
+    with prepared(plan, engine, workflow=name, place=(catalog, schema), options=options) as runner:
         return runner.run()
 
 
