@@ -82,7 +82,7 @@ def tables_of(step: Step, outcome: StepOutcome) -> tuple[Name, ...]:
 def _made(step: Step, outcome: StepOutcome) -> Iterator[tuple[Name, PlannedCheck]]:
     tables = tables_of(step, outcome)
     views = [name for name in (step.file.tables if step.file else ()) if name not in tables]
-    for name in (*tables, *(view for view in views if not set("*(") & set("".join(view)))):
+    for name in (*tables, *(view for view in views if not _NO_TABLE & set("".join(view)))):
         key = step.loop.key_columns if step.loop else ()
         expects = Expectation(table=name, key=key, steps=(step.id,))
         yield name, PlannedCheck(expectation=expects, step=step.id, view=name in views)
@@ -94,7 +94,7 @@ def _applies(expects: Expectation, outcomes: Mapping[str, StepOutcome]) -> bool:
 
 
 def check_tables(
-    plan: Plan, outcomes: Mapping[str, StepOutcome], context: RunContext, *, parallel: int = 1
+    plan: Plan, outcomes: Mapping[str, StepOutcome], context: RunContext, *, parallel: int
 ) -> tuple[TableCheck, ...]:
     """Check the tables, ``parallel`` at once. Checks that cannot be made are in their ``errors``."""
     checks = planned_checks(plan, outcomes)

@@ -237,8 +237,9 @@ class ChangeCounter:
             return None
 
     def _compared(self, table: Name, before: Name) -> Row:
-        names = {column.name.lower() for column in self._columns(before)}
-        both = [column for column in self._columns(table) if column.name.lower() in names]
+        here, there = self._columns(table), self._columns(before)
+        names = {column.name.lower() for column in there}
+        both = [column for column in here if column.name.lower() in names]
         stamps = self._stamps(table, before, both)
         compared = [column for column in both if column not in stamps]
         if not compared:
