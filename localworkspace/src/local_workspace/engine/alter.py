@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
 from . import ddl, keys
 from .catalog import DRAFT
 from .deltalog import Metadata, change_metadata
@@ -20,9 +23,6 @@ from .tables import Create, create_table, done, drop_left_out, pairs_of
 
 def with_delta(session: CatalogSession, name: TableName, change: Callable[[Any], Any]) -> Any:
     """Apply `change` to the Delta table, with delta-rs's errors spelled as the engine's."""
-    from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError
-
     with session.tree.lock(name):
         session.tree.require(name)
         try:
@@ -81,8 +81,6 @@ def _rename(session: CatalogSession, old: TableName, new: TableName) -> None:
 
 def _add_columns(session: CatalogSession, name: TableName, reader: Reader) -> None:
     """Let the engine read the column definitions, by way of a draft table."""
-    from deltalake import DeltaTable
-
     text = reader.rest()
     columns = text if text.startswith("(") else f"({text})"
     draft = replace(name, name=f"{DRAFT}{uuid.uuid4().hex}")

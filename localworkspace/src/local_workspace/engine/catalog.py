@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .bounds import PathPolicy, local
 from .deltalog import DeltaLogs, TableShape, sql_type
 from .errors import EngineError, catalog_not_found, schema_not_found, table_not_found
 from .keys import PROPERTY, Key, keys_in
 from .names import TableName, folded, folder_of, is_name, name_of
+from .paths import PathPolicy
 
 # The comment of the schema or catalog in whose folder it is.
 _COMMENT_FILE = ".comment.json"
@@ -314,10 +314,6 @@ class CatalogTree:
             lock = self._locks.setdefault(key, threading.RLock())
         with lock:
             yield
-
-    def local_path(self, path: str) -> str:
-        """Return the folder of a `/Volumes/…` or `dbfs:/Volumes/…` path; any other path as it is."""
-        return local(path, self.root)
 
     def _sidecar(self, name: TableName, kind: str) -> Path:
         return self.schema_path(name.catalog, name.schema) / f"{self._folder_of(name.name)}.{kind}.json"

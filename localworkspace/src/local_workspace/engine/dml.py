@@ -27,6 +27,10 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+import pyarrow as pa
+from deltalake import DeltaTable
+from sqlglot import exp
+
 from .catalog import ColumnInfo, TableInfo
 from .deltalog import TableShape
 from .errors import EngineError, unsupported
@@ -34,7 +38,7 @@ from .names import TableName, quote
 from .rewrite import rewritten_query
 from .selects import sql_of
 from .session import CatalogSession, Handlers, StatementResult
-from .statements import Reader, Statement
+from .statements import Reader, Statement, parsed
 from .tables import done
 
 _QUERIES = {"SELECT", "WITH", "FROM", "VALUES", "TABLE"}
@@ -102,8 +106,6 @@ def merge(session: CatalogSession, statement: Statement) -> str | StatementResul
 
 def _counted(**counts: int) -> StatementResult:
     """Return the row that Databricks answers DML with."""
-    import pyarrow as pa
-
     table = pa.table({column: [count] for column, count in counts.items()})
     return StatementResult(table=table, affected_rows=counts["num_affected_rows"])
 
@@ -189,14 +191,7 @@ def as_merge(statement: Statement, info: TableInfo, mark: str, rewrite: Callable
 
     `rewrite` brings the query of its source into the SQL that the engine has.
     """
-    from sqlglot import exp, parse_one
-    from sqlglot.errors import SqlglotError
-
-    verb = statement.tokens[0].upper
-    try:
-        tree: Any = parse_one(statement.text, dialect="databricks")
-    except SqlglotError:
-        tree = None
+    verb, tree = statement.tokens[0].upper, parsed(statement.text)
     if not isinstance(tree, (exp.Update, exp.Delete)):
         raise unsupported(f"{verb} with a subquery in this form")
     predicate = tree.args["where"].this if tree.args.get("where") else exp.true()
@@ -242,8 +237,6 @@ def _assigned(column: Any, target: str) -> str:
 
 def _keys(info: TableInfo, named: list[Any], verb: str) -> list[ColumnInfo]:
     """Return the table's columns that the expressions `named` name, or may mean by a star."""
-    from sqlglot import exp
-
     words = {
         part.name.lower() for each in named for column in each.find_all(exp.Column) for part in column.parts
     }
@@ -303,8 +296,6 @@ def write(session: CatalogSession, name: TableName, text: str) -> Any:
     except EngineError as error:
         if error.condition != _VIOLATED or not _made_by_query(session, name):
             raise
-    from deltalake import DeltaTable
-
     with session.tree.lock(name):
         table = DeltaTable(str(session.tree.location(name)))
         for field in table.schema().fields:

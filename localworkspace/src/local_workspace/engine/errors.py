@@ -142,6 +142,11 @@ def _java_class(condition: str, otherwise: str = "") -> str:
     return otherwise or "org.apache.spark.SparkException"
 
 
+def syntax_error(text: str) -> EngineError:
+    """Return the error for text that is no SQL; `text` says what is wrong or missing."""
+    return EngineError.of("PARSE_SYNTAX_ERROR", f"Syntax error: {text}", "42601")
+
+
 def table_not_found(name: str) -> EngineError:
     """Return the error for a table or view that is not in the catalog; `name` is quoted SQL."""
     return EngineError.of(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import Any
+
+from sqlglot import exp
 
 from .catalog import TableInfo
 from .dml import run_marked, write
@@ -17,7 +18,7 @@ from .literals import string_literal
 from .names import TableName, quote
 from .selects import sql_of
 from .session import CatalogSession, Handlers, StatementResult
-from .statements import Reader, Statement
+from .statements import Reader, Statement, parsed
 from .tables import inserted
 
 _QUERIES = ("SELECT", "WITH", "FROM", "VALUES", "TABLE")
@@ -255,14 +256,8 @@ def as_merge(session: CatalogSession, info: TableInfo, parts: Insert, mark: str)
 
 def _equalities(parts: Insert) -> list[tuple[str, str, str]]:
     """Return the (target's column, = or <=>, source's column) of the condition; raises for another one."""
-    from sqlglot import exp, parse_one
-    from sqlglot.errors import SqlglotError
-
-    try:
-        tree: Any = parse_one(parts.on, dialect="databricks").unnest()
-    except SqlglotError:
-        tree = None
-    found = []
+    tree, found = parsed(parts.on), []
+    tree = tree and tree.unnest()
     for each in tree.flatten() if isinstance(tree, exp.And) else [tree]:
         sides = {}
         if isinstance(each, (exp.EQ, exp.NullSafeEQ)) and parts.alias and parts.source:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from local_workspace import threads
 
@@ -29,7 +29,9 @@ from .names import Namespace, TableName, folded, quote
 from .paths import map_paths
 from .servers import EngineServer
 from .statements import Statement
-from .wire import ConnectClient
+
+if TYPE_CHECKING:
+    from .wire import ConnectClient
 
 # Statements whose effects are all in the folder tree, and in the session's namespace.
 _LEAVES_NOTHING = re.compile(
@@ -57,16 +59,6 @@ Handler = Callable[[Any, Statement], str | StatementResult]
 Handlers = Sequence[tuple[str, Handler]]
 
 
-class Creation(Protocol):
-    """The making of one table by CREATE TABLE; the caller holds the table's lock."""
-
-    def fresh(self, name: TableName) -> StatementResult:
-        """Create the table under `name` (not there yet), and put it in the tree."""
-
-    def replace(self) -> StatementResult:
-        """Replace the table's rows and schema in one commit, so that its history stays."""
-
-
 class CatalogSession:
     """One engine session on one catalog tree. Safe for threads. An engine overrides what it needs."""
 
@@ -78,6 +70,8 @@ class CatalogSession:
     left_out: frozenset[str] = frozenset()
     # Patterns of leading words, and who carries out such a statement; the first match counts.
     handlers: Handlers = ()
+    # The class by which CREATE TABLE makes a table (`tables.Create`).
+    creation: Any = None
 
     def __init__(self, tree: CatalogTree, client: ConnectClient) -> None:
         self.tree = tree
@@ -168,7 +162,7 @@ class CatalogSession:
         rewritten = self.rewritten(statement)
         if rewritten is not statement:  # IDENTIFIER('…') may have become a name
             self.prepare(rewritten.names())
-        text = map_paths(rewritten, self.tree)
+        text = map_paths(rewritten, self.tree.root)
         if text != rewritten.text:
             rewritten = Statement.parse(text)
         handler = self.handler_of(rewritten)
@@ -198,10 +192,6 @@ class CatalogSession:
     def rewritten(self, statement: Statement, *, filtered: bool = False) -> Statement:  # noqa: ARG002 - Sail's
         """Return a statement in the SQL that the engine has; `filtered` if its rows will be filtered."""
         return statement
-
-    def create(self, statement: Statement, name: TableName, after_name: int) -> Creation:
-        """Return the making of table `name` by a CREATE TABLE whose name ends before token `after_name`."""
-        raise NotImplementedError
 
     def adapt_write(self, command: Any, name: TableName | None) -> None:
         """Bring a DataFrame's write, to the table `name` or a path, into the form that the engine takes."""

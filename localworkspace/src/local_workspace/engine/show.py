@@ -7,6 +7,10 @@ import fnmatch
 import json
 from typing import Any
 
+import pyarrow as pa
+from deltalake import DeltaTable
+from sqlglot import exp
+
 from .catalog import ColumnInfo, TableInfo
 from .deltalog import history
 from .errors import EngineError, table_not_found, unsupported
@@ -18,8 +22,6 @@ from .statements import Reader, Statement
 
 def rows_of(types: dict[str, Any], rows: list[tuple[Any, ...]]) -> StatementResult:
     """Return a result with these columns (name to pyarrow type or its alias) and rows."""
-    import pyarrow as pa
-
     kinds = [pa.type_for_alias(kind) if isinstance(kind, str) else kind for kind in types.values()]
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(types)
     arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
@@ -252,8 +254,6 @@ def _document(info: TableInfo, owner: str) -> dict[str, Any]:
 
 
 def _column_document(column: ColumnInfo) -> dict[str, Any]:
-    from sqlglot import exp
-
     kind = _type_document(exp.DataType.build(column.type, dialect="databricks"))
     found = {"name": column.name, "type": kind, "comment": column.comment, "nullable": column.nullable}
     found["default"] = column.default
@@ -262,8 +262,6 @@ def _column_document(column: ColumnInfo) -> dict[str, Any]:
 
 def _type_document(kind: Any) -> dict[str, Any]:
     """Return a type as that document writes it."""
-    from sqlglot import exp
-
     inner = kind.expressions
     if kind.is_type(exp.DataType.Type.ARRAY):
         return {"name": "array", "element_type": _type_document(inner[0]), "element_nullable": True}
@@ -281,9 +279,6 @@ def _type_document(kind: Any) -> dict[str, Any]:
 
 
 def _detail(session: CatalogSession, info: TableInfo) -> StatementResult:
-    import pyarrow as pa
-    from deltalake import DeltaTable
-
     delta = DeltaTable(info.location)
     files = pa.table(delta.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
     moment, number, names = pa.timestamp("us", "UTC"), pa.int64(), pa.list_(pa.string())

@@ -17,6 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from deltalake import DeltaTable
+
 from . import keys
 from .catalog import DRAFT
 from .deltalog import Metadata, change_metadata
@@ -24,7 +27,7 @@ from .errors import EngineError, only_on_databricks, table_not_found, unsupporte
 from .keys import Key
 from .literals import string_literal
 from .names import Namespace, TableName, quote
-from .session import CatalogSession, Creation, StatementResult
+from .session import CatalogSession, StatementResult
 from .statements import Reader, Statement, chain_at, unquote_string
 
 LEFT_OUT = frozenset({"delta.enabledeletionvectors", "delta.feature.deletionvectors"})
@@ -41,22 +44,13 @@ _CLAUSES = (
 
 def done() -> StatementResult:
     """Return the result of a statement without one."""
-    import pyarrow as pa
-
     return StatementResult(table=pa.table({}))
 
 
 def inserted(count: int) -> StatementResult:
     """Return what Databricks returns for an insert."""
-    import pyarrow as pa
-
     columns = {"num_affected_rows": [count], "num_inserted_rows": [count]}
     return StatementResult(table=pa.table(columns), affected_rows=count)
-
-
-def made() -> StatementResult:
-    """Return what Databricks returns for CREATE TABLE … AS: the columns of an insert's result, and no row."""
-    return StatementResult(table=inserted(0).table.slice(0, 0))
 
 
 def already_exists(name: TableName) -> EngineError:
@@ -79,7 +73,7 @@ def create_table(session: CatalogSession, statement: Statement) -> str | Stateme
     lenient = reader.accept("IF", "NOT", "EXISTS")
     name = session.namespace.table(reader.name())
     session.tree.require_schema(name.catalog, name.schema)
-    create: Creation = session.create(_copied(session, statement, reader.at), name, reader.at)
+    create: Create = session.creation(session, _copied(session, statement, reader.at), name, reader.at)
     with session.tree.lock(name), session.lock:
         if session.tree.view(name) is not None:
             raise already_exists(name)
@@ -140,19 +134,27 @@ class Create:
 
     def fresh(self, name: TableName) -> StatementResult:
         """Create the table under `name` (not there yet), and put it in the tree."""
-        self._refuse_columns()
         location = self._location()
         with self.session.creating(name):
             if location is not None:
                 self.session.tree.register_external(name, location)
             try:
-                self.session.client.sql(self._text(name))
+                return self._made_there(name)
             except BaseException:
                 if location is not None:
                     self.session.tree.drop_table(name)
                 raise
+
+    def _made_there(self, name: TableName) -> StatementResult:
+        """Create the table where the tree says that it is."""
+        self._refuse_columns()
+        self.session.client.sql(self._text(name))
         self._describe(name, keys.stored(self.keys) if self.keys and self.body is not None else {})
-        return done() if self.body is None else made()
+        return self._result()
+
+    def _result(self) -> StatementResult:
+        """Return what Databricks does; of CREATE TABLE … AS, the columns of an insert's result and no row."""
+        return done() if self.body is None else StatementResult(table=inserted(0).table.slice(0, 0))
 
     def replace(self) -> StatementResult:
         """Replace the table's rows and schema in one commit, so that its history stays."""
@@ -164,8 +166,13 @@ class Create:
         partitions = self._words_in_parentheses("PARTITIONED")
         query = self.statement.source(self.body + (self.statement.tokens[self.body].upper == "AS"))
         constraints = [key for key in shape.properties if key.startswith("delta.constraints.")]
+
+        def drop(new: Metadata) -> None:
+            for key in constraints:
+                new.properties.pop(key, None)
+
         if constraints:  # they are of the old table, and its rows only
-            change_metadata(folder, "DROP CONSTRAINT", lambda new: _drop(new.properties, constraints))
+            change_metadata(folder, "DROP CONSTRAINT", drop)
         try:
             self.session.client.write_table(
                 query, table=self.name.sql, options={"overwriteSchema": "true"}, partitions=partitions
@@ -182,12 +189,10 @@ class Create:
         self._describe(self.name, properties)
         self.session.forget(self.name)
         self.session.learn(self.name)
-        return made()
+        return self._result()
 
     def _replace_empty(self) -> None:
         """Replace by an empty table: let Sail read the definition, then commit that over the old one."""
-        from deltalake import DeltaTable
-
         draft = replace(self.name, name=f"{DRAFT}{uuid.uuid4().hex}")
         self.fresh(draft)
         tree = self.session.tree
@@ -278,11 +283,6 @@ class Create:
             return []
         end = self.statement.closing(at + 2)
         return [token.name for token in self.statement.tokens[at + 2 : end] if token.is_name]
-
-
-def _drop(properties: dict[str, str], names: list[str]) -> None:
-    for name in names:
-        properties.pop(name, None)
 
 
 def _without_comment(statement: Statement, start: int, end: int) -> tuple[Statement, str | None]:

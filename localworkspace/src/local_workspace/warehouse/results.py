@@ -13,9 +13,8 @@ import pyarrow.types as is_a
 from databricks.sql.thrift_api.TCLIService import ttypes
 
 from local_workspace.engine import CatalogTree, EngineError, StatementResult, TableInfo
-from local_workspace.engine.intervals import interval_text, is_interval, readable
 from local_workspace.engine.literals import RawLiteral, string_literal
-from local_workspace.engine.texts import text_of
+from local_workspace.engine.texts import interval_text, is_interval, readable, text_of
 
 _TYPE = re.compile(r"[A-Za-z_ ]+(\(\s*\d+\s*(,\s*\d+\s*)?\))?")
 _INTEGER = re.compile(r"[+-]?\d+")
