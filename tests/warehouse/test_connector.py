@@ -217,7 +217,7 @@ def test_session_unknown_to_the_server_looks_closed(connect: Connect) -> None:
 
 def test_text_of_a_call() -> None:
     from databricks.sql.thrift_api.TCLIService import TCLIService, ttypes
-    from local_workspace.warehouse.calls import sql_of
+    from local_workspace.warehouse.messages import sql_of
     from thrift.protocol.TBinaryProtocol import TBinaryProtocol
     from thrift.transport.TTransport import TMemoryBuffer
 

@@ -8,11 +8,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
+import pyarrow as pa
+from databricks.sql.thrift_api.TCLIService import ttypes as t
+
 from local_workspace.engine import Engine, EngineError, EngineSession, StatementResult
 from local_workspace.http import Connection
 
+from . import messages
+
 # A Databricks SQL warehouse ends a session that nobody used for so long; nothing here is billed by the hour.
 IDLE_SECONDS = 8 * 3600.0
+
+SUCCESS = t.TStatus(statusCode=t.TStatusCode.SUCCESS_STATUS)
 
 # Settings of the protocol, which the connector sends with every session.
 _OF_THE_PROTOCOL = "spark.thriftserver."
@@ -75,6 +82,48 @@ class Operation:
         if not self._future.done():
             self.cancelled = True
             self.session.engine.cancel()
+
+    # --- Thrift's answers about it
+
+    def status(self) -> Any:
+        """Return its state; an error travels here, so that the connector raises ServerOperationError."""
+        states = t.TOperationState
+        status = t.TGetOperationStatusResp(
+            status=SUCCESS, operationState=states.RUNNING_STATE, hasResultSet=True
+        )
+        error, result = self.error, self.result
+        if error is not None:
+            status.operationState = states.CANCELED_STATE if self.cancelled else states.ERROR_STATE
+            status.sqlState = error.sqlstate
+            status.errorMessage = status.displayMessage = status.diagnosticInfo = error.message
+        elif result is not None:
+            status.operationState = states.FINISHED_STATE
+            status.numModifiedRows = result.affected_rows
+        return status
+
+    def metadata(self) -> Any:
+        """Return the columns of its result; none while there is none."""
+        result = self.result
+        schema = messages.presentable(result.table).schema if result is not None else pa.schema([])
+        return t.TGetResultSetMetadataResp(
+            status=SUCCESS,
+            schema=messages.hive_schema(schema),
+            resultFormat=t.TSparkRowSetType.ARROW_BASED_SET,
+            lz4Compressed=self.lz4,
+            arrowSchema=schema.serialize().to_pybytes(),
+            isStagingOperation=False,
+        )
+
+    def page(self, max_rows: int | None, max_bytes: int | None) -> Any:
+        """Return the next rows of the result that it has."""
+        result = self.result
+        assert result is not None  # callers have looked
+        table = messages.presentable(result.table)
+        rows = messages.page_rows(table, self.offset, max_rows, max_bytes)
+        page = messages.row_set(table, self.offset, rows, compress=self.lz4)
+        self.offset += rows
+        more = self.offset < table.num_rows
+        return t.TFetchResultsResp(status=SUCCESS, hasMoreRows=more, results=page)
 
 
 class WarehouseSession:
