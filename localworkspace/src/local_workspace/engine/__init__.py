@@ -13,12 +13,12 @@ from typing import Any
 
 from local_workspace.options import USER, EngineKind, installed_engine
 
-from .backends import RENEW_AFTER, SailBackend, SparkBackend
+from .backends import RENEW_AFTER, Backend, SailBackend, SparkBackend
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError
 from .names import TableName
 from .servers import EngineServer, Servers
-from .session import Backend, EngineSession, StatementResult, new_session_id
+from .session import EngineSession, StatementResult, new_session_id
 
 __all__ = [
     "CatalogTree",

@@ -13,10 +13,10 @@ from deltalake.exceptions import DeltaError
 from . import ddl, keys
 from .catalog import DRAFT
 from .deltalog import Metadata, change_metadata
-from .errors import EngineError, from_engine, only_on_databricks, table_not_found, unsupported
+from .errors import EngineError, from_engine, only_on_databricks, unsupported
 from .keys import Key
 from .names import TableName, quote
-from .session import CatalogSession, Handlers, StatementResult
+from .session import CatalogSession, StatementResult
 from .statements import Reader, Statement
 from .tables import Create, create_table, done, drop_left_out, pairs_of
 
@@ -142,9 +142,7 @@ def _alter_column(session: CatalogSession, name: TableName, reader: Reader) -> N
 
 def _column(session: CatalogSession, name: TableName, text: str) -> str:
     """Return the name of a column as the table has it. Raises `EngineError` when there is none."""
-    info = session.tree.info(name)
-    if info is None:
-        raise table_not_found(name.sql)
+    info = session.tree.require_info(name)
     for column in info.columns:
         if column.name.lower() == text.lower():
             return column.name
@@ -207,9 +205,3 @@ def comment_on(session: CatalogSession, statement: Statement) -> StatementResult
     else:
         raise only_on_databricks(f"COMMENT ON {kind}")
     return done()
-
-
-HANDLERS: Handlers = (
-    (r"ALTER TABLE ", alter_table),
-    (r"COMMENT ON ", comment_on),
-)

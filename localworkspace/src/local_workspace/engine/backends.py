@@ -268,6 +268,9 @@ class SparkBackend:
         return settings
 
 
+Backend = SailBackend | SparkBackend
+
+
 def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
     """End a server process, whose sessions end with it, and wait for it."""
     assert process.stdin is not None

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from . import alter, ddl, dml, inserts, show
+from . import alter, ddl, dml, inserts, show, tables
 from .alter import with_delta
 from .errors import EngineError, only_on_databricks, unsupported
-from .session import DYNAMIC_OVERWRITE, STATEMENT_TIMEOUT, CatalogSession, Handlers, StatementResult
+from .session import OVERWRITE_MODE, STATEMENT_TIMEOUT, CatalogSession, Handlers, StatementResult
 from .show import rows_of, strings
 from .statements import Reader, Statement
 from .tables import done
@@ -97,7 +97,7 @@ def set_configuration(session: CatalogSession, statement: Statement) -> str | St
 
 def _set(session: CatalogSession, key: str, value: str) -> StatementResult:
     name = key.upper()
-    if key.lower() == DYNAMIC_OVERWRITE and "dynamic" in value.lower():
+    if key.lower() == OVERWRITE_MODE.lower() and "dynamic" in value.lower():
         raise unsupported("Dynamic partition overwrite")
     if name == STATEMENT_TIMEOUT and not value.isdecimal():
         text = f"STATEMENT_TIMEOUT is a number of seconds, not {value!r}."
@@ -132,12 +132,31 @@ def _named(statement: Statement) -> str:
 
 
 HANDLERS: Handlers = (
-    *ddl.HANDLERS,
+    (r"(USE|SET CATALOG) ", ddl.use),
+    (r"CREATE (SCHEMA|DATABASE) ", ddl.create_schema),
+    (r"DROP (SCHEMA|DATABASE) ", ddl.drop_schema),
+    (r"CREATE CATALOG ", ddl.create_catalog),
+    (r"(CREATE (OR REPLACE )?(EXTERNAL )?|REPLACE )TABLE ", tables.create_table),
+    (r"DROP TABLE ", ddl.drop_table),
+    (r"CREATE (OR REPLACE )?VIEW ", ddl.create_view),
+    (r"DROP VIEW ", ddl.drop_view),
     (r"SET [A-Z_]+(\W|$)", set_configuration),
-    *dml.HANDLERS,
-    *inserts.HANDLERS,
-    *show.HANDLERS,
-    *alter.HANDLERS,
+    (r"UPDATE ", dml.update),
+    (r"DELETE FROM ", dml.delete),
+    (r"MERGE ", dml.merge),
+    (r"TRUNCATE TABLE ", dml.truncate),
+    (r"INSERT ", inserts.insert),
+    (r"SHOW CATALOGS", show.catalogs),
+    (r"SHOW (SCHEMAS|DATABASES)", show.schemas),
+    (r"SHOW TABLES", show.tables),
+    (r"SHOW TABLE EXTENDED", show.table_extended),
+    (r"SHOW VIEWS", show.views),
+    (r"SHOW COLUMNS (IN|FROM) ", show.columns),
+    (r"SHOW TBLPROPERTIES ", show.properties),
+    (r"SHOW CREATE TABLE ", show.create_text),
+    (r"(DESCRIBE|DESC) ", show.describe),
+    (r"ALTER TABLE ", alter.alter_table),
+    (r"COMMENT ON ", alter.comment_on),
     (r"OPTIMIZE ", optimize),
     (r"VACUUM ", vacuum),
     (r"RESTORE ", restore),

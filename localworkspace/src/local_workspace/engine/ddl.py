@@ -16,14 +16,14 @@ from time import time
 from sqlglot import exp, parse_one
 from sqlglot.errors import SqlglotError
 
-from .catalog import CatalogTree, ColumnInfo, ViewDefinition
+from .catalog import CatalogTree, ColumnInfo, ViewDefinition, write_json
 from .deltalog import arrow_sql_type
 from .errors import EngineError, catalog_not_found, only_on_databricks, syntax_error, table_not_found
 from .names import TableName, quote
-from .session import CatalogSession, Handlers, StatementResult
-from .show import rows_of, strings
+from .session import CatalogSession, StatementResult
+from .show import rows_of, schema_after_in, strings
 from .statements import Reader, Statement, spliced, table_names, tokenize
-from .tables import already_exists, create_table, done
+from .tables import already_exists, done
 
 _HOME = "spark_catalog.default"
 _SUFFIX = ".function.json"
@@ -212,10 +212,7 @@ def create_function(session: CatalogSession, statement: Statement) -> StatementR
             raise EngineError.of("ROUTINE_ALREADY_EXISTS", text, "42723")
         home = f"{name.name}_{uuid.uuid4().hex}"
         session.client.sql(f"CREATE FUNCTION {_HOME}.{quote(home)} {definition}")
-        file = _file(session.tree, name)
-        draft = file.with_name(f".{file.name}.{home}")
-        draft.write_text(json.dumps({"home": home, "definition": definition}), encoding="utf-8")
-        draft.replace(file)
+        write_json(_file(session.tree, name), {"home": home, "definition": definition})
     return done()
 
 
@@ -246,9 +243,7 @@ def describe_function(session: CatalogSession, statement: Statement) -> str | St
 def show_functions(session: CatalogSession, statement: Statement) -> StatementResult:
     """SHOW USER FUNCTIONS [IN schema]."""
     reader = Reader(statement, 3)
-    catalog, schema = session.namespace.catalog, session.namespace.schema
-    if reader.accept("IN") or reader.accept("FROM"):
-        catalog, schema = session.namespace.schema_of(reader.name())
+    catalog, schema = schema_after_in(session, reader)
     session.tree.require_schema(catalog, schema)
     if not reader.done:
         raise only_on_databricks("SHOW USER FUNCTIONS … LIKE")
@@ -259,16 +254,3 @@ def show_functions(session: CatalogSession, statement: Statement) -> StatementRe
 
 def _file(tree: CatalogTree, name: TableName) -> Path:
     return tree.schema_path(name.catalog, name.schema) / f"{name.name}{_SUFFIX}"
-
-
-HANDLERS: Handlers = (
-    (r"USE ", use),
-    (r"SET CATALOG ", use),
-    (r"CREATE (SCHEMA|DATABASE) ", create_schema),
-    (r"DROP (SCHEMA|DATABASE) ", drop_schema),
-    (r"CREATE CATALOG ", create_catalog),
-    (r"(CREATE (OR REPLACE )?(EXTERNAL )?|REPLACE )TABLE ", create_table),
-    (r"DROP TABLE ", drop_table),
-    (r"CREATE (OR REPLACE )?VIEW ", create_view),
-    (r"DROP VIEW ", drop_view),
-)

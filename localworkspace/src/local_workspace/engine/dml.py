@@ -27,7 +27,6 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
-import pyarrow as pa
 from deltalake import DeltaTable
 from sqlglot import exp
 
@@ -37,9 +36,9 @@ from .errors import EngineError, unsupported
 from .names import TableName, quote
 from .rewrite import rewritten_query
 from .selects import sql_of
-from .session import CatalogSession, Handlers, StatementResult
+from .session import OVERWRITE_MODE, CatalogSession, StatementResult
 from .statements import Reader, Statement, parsed
-from .tables import done
+from .tables import counted, done
 
 _QUERIES = {"SELECT", "WITH", "FROM", "VALUES", "TABLE"}
 
@@ -79,7 +78,7 @@ def _predicated(
     else:
         text = _marked(statement, where, len(statement.tokens), mark)
     count = int(run_marked(session, name, text, mark).get(metric, 0))
-    return _counted(num_affected_rows=count)
+    return counted(count)
 
 
 def merge(session: CatalogSession, statement: Statement) -> str | StatementResult:
@@ -101,13 +100,7 @@ def merge(session: CatalogSession, statement: Statement) -> str | StatementResul
         f"num_{kind}_rows": f"numTargetRows{kind.title()}" for kind in ("updated", "deleted", "inserted")
     }
     counts = {column: int(metrics.get(metric, 0)) for column, metric in kinds.items()}
-    return _counted(num_affected_rows=sum(counts.values()), **counts)
-
-
-def _counted(**counts: int) -> StatementResult:
-    """Return the row that Databricks answers DML with."""
-    table = pa.table({column: [count] for column, count in counts.items()})
-    return StatementResult(table=table, affected_rows=counts["num_affected_rows"])
+    return counted(sum(counts.values()), **counts)
 
 
 def _marked(statement: Statement, keyword: int, end: int, mark: str) -> str:
@@ -276,6 +269,15 @@ def refuse_write(shape: TableShape | None, text: str) -> None:
         raise unsupported(f"{verb} of a table with {found}")
 
 
+def refuse_dynamic(session: CatalogSession, shape: TableShape | None, options: Mapping[str, str]) -> None:
+    """Refuse a dynamic overwrite of a partitioned table: Sail deletes the other partitions as well."""
+    if shape is None or not shape.partition_columns:
+        return
+    modes = [value for key, value in options.items() if key.lower() == "partitionoverwritemode"]
+    if "dynamic" in (modes[-1] if modes else session.client.setting(OVERWRITE_MODE)).lower():
+        raise unsupported("Dynamic partition overwrite")
+
+
 # --- NOT NULL that nobody has declared
 
 _VIOLATED = "DELTA_NOT_NULL_CONSTRAINT_VIOLATED"
@@ -316,11 +318,3 @@ def _made_by_query(session: CatalogSession, name: TableName) -> bool:
         if '{"metaData":' in text and _DECLARED.search(text):  # others change a comment or a property
             return False
     return False
-
-
-HANDLERS: Handlers = (
-    (r"UPDATE ", update),
-    (r"DELETE FROM ", delete),
-    (r"MERGE ", merge),
-    (r"TRUNCATE TABLE ", truncate),
-)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from .catalog import TableInfo
-from .dml import run_marked, write
-from .errors import EngineError, only_on_databricks, table_not_found, unsupported
+from .dml import refuse_dynamic, run_marked, write
+from .errors import EngineError, only_on_databricks, unsupported
 from .literals import string_literal
 from .names import TableName, quote
 from .selects import sql_of
-from .session import CatalogSession, Handlers, StatementResult
+from .session import CatalogSession, StatementResult
 from .statements import Reader, Statement, parsed
 from .tables import inserted
 
@@ -56,11 +56,9 @@ def insert(session: CatalogSession, statement: Statement) -> str | StatementResu
     name = target(session, reader)
     if name is None:
         return statement.text
-    info = session.tree.info(name)
-    if info is None:
-        raise table_not_found(name.sql)
+    info = session.tree.require_info(name)
     if statement.starts("INSERT", "OVERWRITE"):
-        session.check_overwrite(name, {})
+        refuse_dynamic(session, session.tree.shape(name), {})
     if statement.starts("PARTITION", at=reader.at):
         raise unsupported("INSERT … PARTITION")
     parts = read(statement, reader)
@@ -270,6 +268,3 @@ def _equalities(parts: Insert) -> list[tuple[str, str, str]]:
         sign = "=" if isinstance(each, exp.EQ) else "<=>"
         found.append((sides[parts.alias.lower()], sign, sides[parts.source.lower()]))
     return found
-
-
-HANDLERS: Handlers = ((r"INSERT ", insert),)

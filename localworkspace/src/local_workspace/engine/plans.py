@@ -7,7 +7,7 @@ something else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pyspark.sql.connect.expressions import LiteralExpression
 
 from . import information_schema
 from .catalog import CatalogTree, TableInfo
-from .dml import refuse_write
+from .dml import refuse_dynamic, refuse_write
 from .errors import EngineError, table_not_found, unsupported
 from .inserts import checked_value, only_true
 from .names import TableName, quote
@@ -267,20 +267,21 @@ def plain_write(command: Any, *, exists: bool, left_out: frozenset[str]) -> Any:
     return pb.Command(write_operation=write)
 
 
-def adapt(
-    command: Any, name: TableName | None, tree: CatalogTree, columns: Callable[[Any], Sequence[str]]
-) -> None:
+def adapt(session: CatalogSession, command: Any, name: TableName | None) -> None:
     """Change a write command in place for Sail; `name` is its table, None if it writes to a path.
 
-    `columns` returns the columns of a relation. Raises `EngineError` for what Sail would write wrongly.
+    Raises `EngineError` for what Sail would write wrongly.
     """
+    tree, write, columns = session.tree, command.write_operation, session.client.columns
+    if write.mode == write.SAVE_MODE_OVERWRITE and (name is not None or write.source == "delta"):
+        shape = tree.logs.shape(Path(write.path)) if name is None else tree.shape(name)
+        refuse_dynamic(session, shape, write.options)
     info = None if name is None else tree.info(name)
     if name is not None:
         refuse_write(tree.shape(name), "INSERT")
     if command.WhichOneof("command_type") == "write_operation_v2":
         _keep_nulls(command.write_operation_v2)
         return
-    write = command.write_operation
     predicate = _option(write, "replaceWhere")
     if predicate and name is not None and write.mode == write.SAVE_MODE_OVERWRITE:
         _overwrite_where(command, name, predicate, columns(write.input)[0])
@@ -290,16 +291,6 @@ def adapt(
         merges = _option(write, "mergeSchema").lower() == "true"
         if not merges and write.table.save_method == _BY_NAME:
             _append_by_name(write, info, columns(write.input))
-
-
-def check_path(write: Any, tree: CatalogTree, mode: str) -> None:
-    """Refuse a dynamic overwrite of a path, for Sail deletes all partitions; `mode` is the session's."""
-    if write.mode != write.SAVE_MODE_OVERWRITE or write.source != "delta":
-        return
-    shape = tree.logs.shape(Path(write.path))
-    asked = _option(write, "partitionOverwriteMode") or mode
-    if shape is not None and shape.partition_columns and asked.lower() == "dynamic":
-        raise unsupported("Dynamic partition overwrite")
 
 
 def _option(write: Any, name: str) -> str:

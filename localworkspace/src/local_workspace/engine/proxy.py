@@ -22,22 +22,20 @@ import pyspark.sql.connect.proto as pb
 
 from local_workspace import threads
 
+from .backends import Backend
 from .errors import EngineError, session_lost
 from .plans import JobRequest
 from .servers import EngineServer, Servers
-from .session import Backend, CatalogSession
+from .session import CatalogSession
 from .wire import CHANNEL_OPTIONS, ConnectClient, abort, error_of, responses
 
 _SERVICE = "spark.connect.SparkConnectService"
 _UNARY = {
-    "Config": "ConfigRequest",
-    "ArtifactStatus": "ArtifactStatusesRequest",
-    "Interrupt": "InterruptRequest",
-    "FetchErrorDetails": "FetchErrorDetailsRequest",
-    "CloneSession": "CloneSessionRequest",
-    "GetStatus": "GetStatusRequest",
-    "ReleaseExecute": "ReleaseExecuteRequest",
-}
+    "Config": pb.ConfigRequest, "ArtifactStatus": pb.ArtifactStatusesRequest,
+    "Interrupt": pb.InterruptRequest, "FetchErrorDetails": pb.FetchErrorDetailsRequest,
+    "CloneSession": pb.CloneSessionRequest, "GetStatus": pb.GetStatusRequest,
+    "ReleaseExecute": pb.ReleaseExecuteRequest,
+}  # fmt: skip
 # A session of no job of ours (a notebook on this machine) ends when nobody used it for so long, in seconds.
 _IDLE_S = 8 * 3600.0
 # A job's long query holds a thread, and so does each of its reattached streams.
@@ -143,7 +141,7 @@ class ConnectProxy:
                 yield from responses(request, result.table, client.server_session_id)
                 return
             with client.counted(), job.writing():
-                call = _stream(client, "ExecutePlan")(request.SerializeToString())
+                call = _call(client, "ExecutePlan", "unary_stream")(request.SerializeToString())
                 # A job that is killed leaves its statement running, unless somebody stops it.
                 context.add_callback(lambda: _stop(client.server, request, call))
                 yield from call
@@ -183,11 +181,9 @@ class ConnectProxy:
     # --- the rest, as bytes
 
     def _unary(self, method: str) -> Any:
-        message = getattr(pb, _UNARY[method])
-
         def forward(body: bytes, context: Any) -> Any:
             with _failing(context):
-                client = self._session(message.FromString(body), context).client
+                client = self._session(_UNARY[method].FromString(body), context).client
                 return _call(client, method)(body)
 
         return forward
@@ -209,7 +205,7 @@ class ConnectProxy:
     def _reattach(self, body: bytes, context: Any) -> Iterator[bytes]:
         with _failing(context):
             client = self._session(pb.ReattachExecuteRequest.FromString(body), context).client
-            call = _stream(client, "ReattachExecute")(body)
+            call = _call(client, "ReattachExecute", "unary_stream")(body)
             context.add_callback(call.cancel)
             yield from call
 
@@ -217,8 +213,7 @@ class ConnectProxy:
         with _failing(context):
             first = next(bodies)  # each part names the session
             client = self._session(pb.AddArtifactsRequest.FromString(first), context).client
-            channel = client.server.channel
-            return channel.stream_unary(f"/{_SERVICE}/AddArtifacts")(itertools.chain([first], bodies))
+            return _call(client, "AddArtifacts", "stream_unary")(itertools.chain([first], bodies))
 
     def _release_execute(self, body: bytes, context: Any) -> Any:
         """Release an operation; one that was answered here, the engine has never heard of."""
@@ -294,9 +289,7 @@ def _guard(callers: Mapping[str, str | None]) -> Any:
 
 
 class _Entry:
-    """A session of the endpoint: whose it is (None: no job's), when it was last used, and which operations
-    were answered here.
-    """
+    """A session of the endpoint: its job, if any, when it was last used, what was answered here."""
 
     def __init__(self, session: CatalogSession, job: str | None) -> None:
         self.session, self.job, self.used = session, job, 0.0
@@ -307,18 +300,11 @@ def _key(request: Any) -> tuple[str, str]:
     return request.user_context.user_id, request.session_id
 
 
-def _call(client: ConnectClient, method: str) -> Any:
-    """A call with one answer, as bytes."""
+def _call(client: ConnectClient, method: str, kind: str = "unary_unary") -> Any:
+    """Return a call of the engine, as bytes; `kind` says whether it takes or answers a stream."""
     if client.lost:
         raise session_lost()
-    return client.server.channel.unary_unary(f"/{_SERVICE}/{method}")
-
-
-def _stream(client: ConnectClient, method: str) -> Any:
-    """A call with a stream of answers, as bytes."""
-    if client.lost:
-        raise session_lost()
-    return client.server.channel.unary_stream(f"/{_SERVICE}/{method}")
+    return getattr(client.server.channel, kind)(f"/{_SERVICE}/{method}")
 
 
 def _stop(server: EngineServer, request: Any, call: Any) -> None:

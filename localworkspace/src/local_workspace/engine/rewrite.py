@@ -121,18 +121,15 @@ def _folded_stars(statement: Statement) -> Statement:
 
 # --- refusals
 
-_REFUSED = {
-    "|>": "The pipe syntax (|>)",
-    "RECURSIVE": "A recursive CTE (WITH RECURSIVE)",
-}
-
 
 def _refuse(statement: Statement, words: set[str]) -> None:
     """Refuse by name what Sail would call a syntax error or a table that is not there."""
-    for word in words & _REFUSED.keys():
-        places = (at for at, token in enumerate(statement.tokens) if token.upper == word)
-        if word != "RECURSIVE" or any(statement.starts("WITH", at=at - 1) for at in places if at):
-            raise unsupported(_REFUSED[word])
+    if "|>" in words:
+        raise unsupported("The pipe syntax (|>)")
+    if "RECURSIVE" in words and any(
+        statement.starts("WITH", "RECURSIVE", at=at) for at in range(len(statement.tokens))
+    ):
+        raise unsupported("A recursive CTE (WITH RECURSIVE)")
 
 
 # --- which part of a statement

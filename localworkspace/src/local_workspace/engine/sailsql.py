@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from deltalake import DeltaTable
 from . import commands, plans, rewrite
 from .catalog import CatalogTree
 from .deltalog import TableShape
-from .errors import unsupported
 from .literals import LARGE_INSERT, bind, rows_in_a_file, string_literal
 from .names import TableName, quote
 from .session import CatalogSession, Parameters, StatementResult
@@ -89,26 +88,9 @@ class SailSession(CatalogSession):
     def _columns(self, query: str) -> list[str]:
         return list(self.client.sql(query).column_names)
 
-    def check_overwrite(self, name: TableName, options: Mapping[str, str]) -> None:
-        """Refuse a dynamic partition overwrite: Sail deletes the other partitions as well."""
-        shape = self.tree.shape(name)
-        if shape is None or not shape.partition_columns:
-            return
-        modes = [value for key, value in options.items() if key.lower() == "partitionoverwritemode"]
-        if "dynamic" in (modes or [self._overwrite_mode()])[-1].lower():
-            raise unsupported("Dynamic partition overwrite")
-
-    def _overwrite_mode(self) -> str:
-        return self.client.setting("spark.sql.sources.partitionOverwriteMode")
-
     def adapt_write(self, command: Any, name: TableName | None) -> None:
         """Bring a DataFrame's write into the form that Sail takes; refuse what it would write wrongly."""
-        write = command.write_operation
-        if name is None:
-            plans.check_path(write, self.tree, self._overwrite_mode())
-        elif write.mode == write.SAVE_MODE_OVERWRITE:
-            self.check_overwrite(name, write.options)
-        plans.adapt(command, name, self.tree, self.client.columns)
+        plans.adapt(self, command, name)
 
     def prepare(self, names: Iterable[tuple[str, ...]]) -> None:
         """Teach Sail every table that `names` may mean. Names that mean none do no harm."""
@@ -215,27 +197,24 @@ class AutoCompaction:
         self._guard = threading.Lock()
 
     def after_write(self, name: TableName) -> None:
-        """Compact the table that a statement has just written, if it is time. Never raises: the statement
-        has done its work, and the next one can compact as well.
-        """
+        """Compact a table that has just been written, if it is time. Never raises: the next write can."""
         try:
-            files = self._files(name)
+            shape = self._tree.shape(name)
+            wanted = shape is not None and _wanted(shape)
+            files = _files_of(self._tree.location(name), shape.version) if shape and wanted else None
             if files is not None and self._begin(name, files):
                 self._attempt(name, files)
         except Exception as error:  # noqa: BLE001 - recorded; most likely a concurrent writer was first
             _log.debug("compaction of %s dropped: %s", name.sql, error)
 
-    def _files(self, name: TableName) -> int | None:
-        """Return how many files a table has that asks for compaction; None where that is not known."""
-        shape = self._tree.shape(name)
-        if shape is None or not _wanted(shape):
-            return None
-        return _files_of(self._tree.location(name), shape.version)
-
     def _attempt(self, name: TableName, files: int) -> None:
         due = files + _AGAIN
         try:
-            due = self._compact(name) + MIN_FILES
+            with self._tree.lock(name):  # nobody may drop or rename the table meanwhile
+                self._tree.require(name)
+                delta = DeltaTable(str(self._tree.location(name)))
+                delta.optimize.compact()
+                due = len(delta.file_uris()) + MIN_FILES
         finally:
             with self._guard:
                 self._due[name] = due
@@ -253,14 +232,6 @@ class AutoCompaction:
                 return False
             self._busy.add(name)
             return True
-
-    def _compact(self, name: TableName) -> int:
-        """Compact the table; return the number of files that are left."""
-        with self._tree.lock(name):  # nobody may drop or rename the table meanwhile
-            self._tree.require(name)
-            delta = DeltaTable(str(self._tree.location(name)))
-            delta.optimize.compact()
-            return len(delta.file_uris())
 
 
 def _wanted(shape: TableShape) -> bool:

@@ -111,15 +111,13 @@ def _probe(select: Any, table: Any, source: Any = None, items: Sequence[Any] = (
     above = [select, *ancestors(select)]
     clauses = [node.args.get("with_") or node.args.get("with") for node in above]
     clauses += [node for node in above if isinstance(node, exp.With)]
-    ctes: dict[int, str] = {}
-    for clause in dict.fromkeys(id(each) for each in reversed(clauses) if each is not None):
-        for cte in next(each for each in clauses if id(each) == clause).expressions:
-            if any(
-                cte is node for node in above
-            ):  # it is the one around the SELECT: later ones it cannot see
+    ctes: list[str] = []
+    for clause in {id(each): each for each in reversed(clauses) if each is not None}.values():
+        for cte in clause.expressions:
+            if any(cte is node for node in above):  # it is around the SELECT, which sees no later ones
                 break
-            ctes.setdefault(id(cte), sql_of(cte))
-    return f"{'WITH ' if ctes else ''}{', '.join(ctes.values())}{' ' if ctes else ''}{sql_of(probe)} LIMIT 0"
+            ctes.append(sql_of(cte))
+    return f"{'WITH ' if ctes else ''}{', '.join(ctes)} {sql_of(probe)} LIMIT 0".lstrip()
 
 
 def _joined_by(select: Any) -> set[str]:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from local_workspace import threads
 
@@ -27,7 +27,6 @@ from .errors import (
 from .literals import bind
 from .names import Namespace, TableName, folded, quote
 from .paths import map_paths
-from .servers import EngineServer
 from .statements import Statement
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ _LEAVES_NOTHING = re.compile(
     r"OPTIMIZE|VACUUM|RESTORE|COMMENT|USE|SET|CREATE\s+(OR\s+REPLACE\s+)?(TABLE|VIEW|SCHEMA|DATABASE))\b",
     re.IGNORECASE,
 )
-# The setting under which an overwrite keeps the partitions that it does not write to, in lower case.
-DYNAMIC_OVERWRITE = "spark.sql.sources.partitionoverwritemode"
+# The setting under which an overwrite keeps the partitions that it does not write to.
+OVERWRITE_MODE = "spark.sql.sources.partitionOverwriteMode"
 # The parameter of Databricks SQL that limits a statement, in seconds; 0 is no limit.
 STATEMENT_TIMEOUT = "STATEMENT_TIMEOUT"
 Parameters = Mapping[str, Any] | Sequence[Any] | None
@@ -196,9 +195,6 @@ class CatalogSession:
     def adapt_write(self, command: Any, name: TableName | None) -> None:
         """Bring a DataFrame's write, to the table `name` or a path, into the form that the engine takes."""
 
-    def check_overwrite(self, name: TableName, options: Mapping[str, str]) -> None:
-        """Raise `EngineError` where the engine would overwrite more of a table than it is asked to."""
-
     def prepare(self, names: Iterable[tuple[str, ...]]) -> None:
         """Teach the engine every table that the names may mean. Names that mean none do no harm."""
         self.begin()
@@ -239,20 +235,6 @@ class CatalogSession:
 
     def forget_schema(self, catalog: str, schema: str) -> None:
         """Make the engine drop a schema and all it knows in it; files stay."""
-
-
-class Backend(Protocol):
-    """One engine of one workspace: Spark Connect servers, and sessions that translate for them."""
-
-    @property
-    def renew_after(self) -> int | None:
-        """After how many statements a server should be replaced; None is never."""
-
-    def launch(self) -> EngineServer:
-        """Start a server. Raises `EngineError`."""
-
-    def session(self, client: ConnectClient) -> CatalogSession:
-        """Return the session of a client, with the translations that this engine needs."""
 
 
 class EngineSession:

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
-import pyarrow as pa
-
 from . import alter, commands, ddl, dml, inserts, keys
 from .errors import EngineError, only_on_databricks, syntax_error
 from .literals import string_literal
@@ -25,7 +23,7 @@ from .names import TableName, quote
 from .paths import local
 from .session import CatalogSession, Handlers, Parameters, StatementResult
 from .statements import Reader, Statement
-from .tables import LEFT_OUT, Create, already_exists, done, inserted, pairs_of, readable_by_all
+from .tables import LEFT_OUT, Create, already_exists, counted, done, inserted, pairs_of, readable_by_all
 
 _COPIED = " copied "
 _FORMATS = {"CSV", "JSON", "PARQUET", "AVRO", "ORC", "TEXT", "BINARYFILE", "XML"}
@@ -157,12 +155,13 @@ def copy_into(session: CatalogSession, statement: Statement) -> StatementResult:
         loaded = set() if copy.flag("force") else _loaded(session, name)
         files = [path for path in _files(session, copy) if _stamp(path) not in loaded]
         if not files:
-            return _counted(0)
+            return counted(0, num_inserted_rows=0, num_skipped_corrupt_files=0)
         mark = f"{uuid.uuid4().hex}{_COPIED}{' '.join(map(_stamp, files))}"
         text = f"INSERT INTO {name.sql} {copy.columns} {copy.head} {_source(copy, files)} {copy.tail}"
         merging = {"spark.databricks.delta.schema.autoMerge.enabled": "true"}
         dml.run_with_metadata(session, text, mark, merging if copy.flag("mergeschema") else {})
-        return _counted(int(dml.metrics_after(session, name, version, mark).get("numOutputRows", 0)))
+        count = int(dml.metrics_after(session, name, version, mark).get("numOutputRows", 0))
+        return counted(count, num_inserted_rows=count, num_skipped_corrupt_files=0)
 
 
 def _parse(statement: Statement, reader: Reader) -> _Copy:
@@ -254,11 +253,6 @@ def _source(copy: _Copy, files: list[Path]) -> str:
 
 def _escaped(path: str) -> str:
     return re.sub(r"[\\{}\[\]*?,]", r"\\\g<0>", path)
-
-
-def _counted(count: int) -> StatementResult:
-    columns = {"num_affected_rows": [count], "num_inserted_rows": [count], "num_skipped_corrupt_files": [0]}
-    return StatementResult(table=pa.table(columns), affected_rows=count)
 
 
 # What is not among the first goes by the table of all engines.

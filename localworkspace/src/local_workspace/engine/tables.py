@@ -23,10 +23,10 @@ from deltalake import DeltaTable
 from . import keys
 from .catalog import DRAFT
 from .deltalog import Metadata, change_metadata
-from .errors import EngineError, only_on_databricks, table_not_found, unsupported
+from .errors import EngineError, only_on_databricks, unsupported
 from .keys import Key
 from .literals import string_literal
-from .names import Namespace, TableName, quote
+from .names import TableName, quote
 from .session import CatalogSession, StatementResult
 from .statements import Reader, Statement, chain_at, unquote_string
 
@@ -47,10 +47,15 @@ def done() -> StatementResult:
     return StatementResult(table=pa.table({}))
 
 
+def counted(affected: int, **counts: int) -> StatementResult:
+    """Return the row that Databricks answers DML with."""
+    columns = {"num_affected_rows": affected, **counts}
+    return StatementResult(table=pa.Table.from_pylist([columns]), affected_rows=affected)
+
+
 def inserted(count: int) -> StatementResult:
     """Return what Databricks returns for an insert."""
-    columns = {"num_affected_rows": [count], "num_inserted_rows": [count]}
-    return StatementResult(table=pa.table(columns), affected_rows=count)
+    return counted(count, num_inserted_rows=count)
 
 
 def already_exists(name: TableName) -> EngineError:
@@ -90,19 +95,12 @@ def _copied(session: CatalogSession, statement: Statement, at: int) -> Statement
     """Return CREATE TABLE … LIKE and CLONE as a query. A clone's history begins anew, as on Databricks."""
     reader = Reader(statement, at)
     like = reader.accept("LIKE")
-    if not (
-        like or any(reader.accept(*kind) for kind in (("CLONE",), ("DEEP", "CLONE"), ("SHALLOW", "CLONE")))
-    ):
+    _ = like or reader.accept("DEEP") or reader.accept("SHALLOW")
+    if not (like or reader.accept("CLONE")):
         return statement
     source = session.namespace.table(reader.name())
-    info = session.tree.info(source)
-    if info is None:
-        raise table_not_found(source.sql)
-    as_of = (
-        reader.rest()
-        if statement.starts("VERSION", at=reader.at) or statement.starts("TIMESTAMP", at=reader.at)
-        else ""
-    )
+    info = session.tree.require_info(source)
+    as_of = reader.rest() if statement.find("VERSION", "TIMESTAMP", start=reader.at) == reader.at else ""
     partitions = ", ".join(quote(column) for column in info.partition_columns)
     clause = f"PARTITIONED BY ({partitions})" if partitions else ""
     query = f"SELECT * FROM {source.sql} {as_of}{' WHERE 1 = 0' if like else ''}"  # noqa: S608 - names are quoted
@@ -119,7 +117,7 @@ class Create:
         body = statement.find(*_BODY, start=after_name)
         if body is not None:
             statement, self.comment = _without_comment(statement, after_name, body)
-        statement, found = _without_keys(statement, after_name, name, session.namespace)
+        statement, found = keys.taken_out(statement, after_name, name, session.namespace)
         self.keys = tuple(self.complete(session, key) for key in found)
         body = statement.find(*_BODY, start=after_name)
         self.statement = readable_by_all(statement, start=after_name, end=body, left_out=session.left_out)
@@ -303,40 +301,6 @@ def _with_properties(statement: Statement, start: int, properties: Mapping[str, 
     if at is None:
         return Statement.parse(f"{statement.text} TBLPROPERTIES ({written})")
     return statement.without(at + 1, at + 2, f"({written}, ")
-
-
-def _without_keys(
-    statement: Statement, at: int, table: TableName, namespace: Namespace
-) -> tuple[Statement, list[Key]]:
-    """Return CREATE TABLE without the keys among its columns, which begin at token `at`, and the keys.
-
-    What else a constraint may be (CHECK) stays, for the engine to refuse.
-    """
-    if not statement.starts("(", at=at) or statement.starts("SELECT", at=at + 1):
-        return statement, []
-    items = [(first, _key(statement, first, end), end) for first, end in statement.items(at)]
-    kept = [(first, key) for first, key, _ in items if key > first]
-    if not kept or all(key == end for _, key, end in items):
-        return statement, []
-    tokens = statement.tokens
-    found = [
-        keys.read(Reader(statement, key), table, namespace, tokens[first].name if key > first else "")
-        for first, key, end in items
-        if key < end
-    ]
-    columns = ", ".join(statement.text[tokens[first].start : tokens[key - 1].end] for first, key in kept)
-    return statement.without(at, statement.closing(at) + 1, f"({columns})"), found
-
-
-def _key(statement: Statement, first: int, end: int) -> int:
-    """Return where the key of a column or constraint begins; `end` if it has none."""
-    for index in range(first, end):
-        at = index + 2 if statement.tokens[index].upper == "CONSTRAINT" else index
-        if keys.starts_at(statement, index):
-            return index
-        if statement.starts("REFERENCES", at=at) and index > first + 1:
-            return index
-    return end
 
 
 # --- table properties

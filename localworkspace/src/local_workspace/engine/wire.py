@@ -54,8 +54,8 @@ class ConnectClient:
         self.server = servers.enter()
         self._stub = self.server.stub
         self._left = False
-        self._session_id = session_id
-        self._user_id = user_id
+        self.user_id = user_id
+        self._who = {"session_id": session_id, "user_context": pb.UserContext(user_id=user_id)}
         self._statements: set[_Statement] = set()
         self._current = threading.local()
         self._guard = threading.Lock()
@@ -68,18 +68,13 @@ class ConnectClient:
         return self._servers.is_newest(self.server)
 
     @property
-    def user_id(self) -> str:
-        """Whose session it is."""
-        return self._user_id
-
-    @property
     def lost(self) -> bool:
         """Tell whether the session has gone with its server."""
         return self.server.lost
 
     def successor(self) -> ConnectClient:
         """Return a session of the same name on the server for new sessions."""
-        return ConnectClient(self._servers, session_id=self._session_id, user_id=self._user_id)
+        return ConnectClient(self._servers, session_id=self._who["session_id"], user_id=self.user_id)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -107,20 +102,11 @@ class ConnectClient:
 
     def sql(self, text: str) -> Any:
         """Run one statement; its result as a pyarrow.Table. Raises `EngineError`."""
-        try:
-            return self.run(pb.Plan(root=pb.Relation(sql=pb.SQL(query=text))))
-        except EngineError as error:
-            error.sent = text
-            raise
+        return self.run(pb.Plan(root=pb.Relation(sql=pb.SQL(query=text))), text)
 
-    def run(self, plan: Any) -> Any:
-        """Run a plan; its result as a pyarrow.Table. Raises `EngineError`."""
-        request = pb.ExecutePlanRequest(
-            session_id=self._session_id,
-            user_context=self._user(),
-            operation_id=str(uuid.uuid4()),
-            plan=plan,
-        )
+    def run(self, plan: Any, text: str = "") -> Any:
+        """Run a plan, of the SQL `text`; return its result as a pyarrow.Table. Raises `EngineError`."""
+        request = pb.ExecutePlanRequest(operation_id=str(uuid.uuid4()), plan=plan, **self._who)
         with self.counted(), self.statement():
             statement = self._current.statement
             try:
@@ -128,7 +114,9 @@ class ConnectClient:
                 buffers = [response.arrow_batch.data for response in call if response.HasField("arrow_batch")]
             except grpc.RpcError as error:
                 statement.raise_if_cancelled()
-                raise error_of(error) from error
+                raised = error_of(error)
+                raised.sent = text
+                raise raised from error
             # An interrupted statement ends its stream early and without an error.
             statement.raise_if_cancelled()
         return _table(buffers)
@@ -153,17 +141,13 @@ class ConnectClient:
             input=pb.Relation(sql=pb.SQL(query=query)), source="delta", mode=write.SAVE_MODE_OVERWRITE,
             table=target, options=options, partitioning_columns=partitions,
         )  # fmt: skip
-        try:
-            self.run(pb.Plan(command=pb.Command(write_operation=operation)))
-        except EngineError as error:
-            error.sent = query
-            raise
+        self.run(pb.Plan(command=pb.Command(write_operation=operation)), query)
 
     def columns(self, relation: Any) -> list[str]:
         """Return the names of the columns of a relation. Raises `EngineError`."""
         asked = pb.AnalyzePlanRequest.Schema(plan=pb.Plan(root=relation))
-        request = pb.AnalyzePlanRequest(session_id=self._session_id, user_context=self._user(), schema=asked)
-        fields = self._call("AnalyzePlan", request).schema.schema.struct.fields
+        answer = self._call("AnalyzePlan", pb.AnalyzePlanRequest(schema=asked, **self._who))
+        fields = answer.schema.schema.struct.fields
         return [field.name for field in fields]
 
     def create_view(self, name: str, table: Any) -> None:
@@ -188,10 +172,7 @@ class ConnectClient:
         return str(answer.pairs[0].value) if answer.pairs else ""
 
     def _config(self, operation: Any) -> Any:
-        request = pb.ConfigRequest(
-            session_id=self._session_id, user_context=self._user(), operation=operation
-        )
-        answer = self._call("Config", request)
+        answer = self._call("Config", pb.ConfigRequest(operation=operation, **self._who))
         self.server_session_id = answer.server_side_session_id or self.server_session_id
         return answer
 
@@ -205,25 +186,21 @@ class ConnectClient:
             if statement.call is None:
                 continue
             self.server.cancelled = True
-            request = pb.InterruptRequest(
-                session_id=self._session_id,
-                user_context=self._user(),
-                interrupt_type=pb.InterruptRequest.INTERRUPT_TYPE_OPERATION_ID,
-                operation_id=statement.operation,
-            )
+            one = pb.InterruptRequest.INTERRUPT_TYPE_OPERATION_ID
+            request = pb.InterruptRequest(interrupt_type=one, operation_id=statement.operation, **self._who)
             with suppress(EngineError):  # its own thread sees that it was cancelled, whatever the engine does
                 self._call("Interrupt", request, _END_SECONDS)
             statement.call.cancel()
 
     def release(self) -> None:
         """End the session and what runs in it; its temporary views go with it. Raises `EngineError`."""
-        who = {"session_id": self._session_id, "user_context": self._user()}
+        everything = pb.InterruptRequest.INTERRUPT_TYPE_ALL
         try:
-            everything = pb.InterruptRequest.INTERRUPT_TYPE_ALL
             if not self.lost:
                 self.server.cancelled = self.server.cancelled or bool(self._statements)
-                self._call("Interrupt", pb.InterruptRequest(interrupt_type=everything, **who), _END_SECONDS)
-                self._call("ReleaseSession", pb.ReleaseSessionRequest(**who), _END_SECONDS)
+                interrupt = pb.InterruptRequest(interrupt_type=everything, **self._who)
+                self._call("Interrupt", interrupt, _END_SECONDS)
+                self._call("ReleaseSession", pb.ReleaseSessionRequest(**self._who), _END_SECONDS)
         finally:
             self.leave()
 
@@ -241,9 +218,6 @@ class ConnectClient:
             raise error_of(error) from error
         except ValueError as error:
             raise _gone(error) from error
-
-    def _user(self) -> Any:
-        return pb.UserContext(user_id=self._user_id)
 
 
 def _gone(error: ValueError) -> EngineError:
@@ -309,17 +283,15 @@ def responses(request: Any, table: Any, server_session: str) -> Iterator[bytes]:
     # The engine refuses a relation without columns, so what has no result gets an empty one.
     table = table if table.column_names else pa.table({"result": pa.array([], pa.string())})
     relation = pb.Relation(local_relation=pb.LocalRelation(data=arrow_stream(table)))
-    envelope = {
-        "session_id": request.session_id,
-        "server_side_session_id": server_session,
-        "operation_id": request.operation_id,
-    }
-    answer = pb.ExecutePlanResponse(response_id=str(uuid.uuid4()), **envelope)
-    answer.sql_command_result.relation.CopyFrom(relation)
-    yield answer.SerializeToString()
-    end = pb.ExecutePlanResponse(response_id=str(uuid.uuid4()), **envelope)
-    end.result_complete.SetInParent()
-    yield end.SerializeToString()
+    rows = pb.ExecutePlanResponse.SqlCommandResult(relation=relation)
+    for part in (
+        {"sql_command_result": rows},
+        {"result_complete": pb.ExecutePlanResponse.ResultComplete()},
+    ):
+        yield pb.ExecutePlanResponse(
+            session_id=request.session_id, server_side_session_id=server_session,
+            operation_id=request.operation_id, response_id=str(uuid.uuid4()), **part,
+        ).SerializeToString()  # fmt: skip
 
 
 def abort(context: Any, error: EngineError) -> None:

@@ -17,6 +17,7 @@ from thrift.Thrift import TApplicationException, TMessageType
 from thrift.transport.TTransport import TMemoryBuffer
 
 from local_workspace.engine import CatalogTree, EngineError, StatementResult, TableInfo
+from local_workspace.engine.deltalog import arrow_sql_type
 from local_workspace.engine.literals import RawLiteral, string_literal
 from local_workspace.engine.show import rows_of
 from local_workspace.engine.texts import interval_text, is_interval, readable, text_of
@@ -41,11 +42,6 @@ _COLUMNS = (
     "TABLE_CAT TABLE_SCHEM TABLE_NAME COLUMN_NAME DATA_TYPE:int32 TYPE_NAME NULLABLE:int32 REMARKS "
     "COLUMN_DEF ORDINAL_POSITION:int32 IS_NULLABLE"
 )
-_HIVE = {
-    "bool": "BOOLEAN_TYPE", "int8": "TINYINT_TYPE", "int16": "SMALLINT_TYPE", "int32": "INT_TYPE",
-    "int64": "BIGINT_TYPE", "float": "FLOAT_TYPE", "double": "DOUBLE_TYPE", "string": "STRING_TYPE",
-    "binary": "BINARY_TYPE", "date32[day]": "DATE_TYPE", "null": "NULL_TYPE",
-}  # fmt: skip
 
 
 class NoCallError(Exception):
@@ -108,14 +104,10 @@ def sql_of(body: bytes) -> str | None:
     if body[4:8] != struct.pack("!I", len(_EXECUTE)) or not body.startswith(_EXECUTE, 8):
         return None
 
-    protocol = _protocol(TMemoryBuffer(body))
-    arguments = TCLIService.ExecuteStatement_args()
     try:
-        protocol.readMessageBegin()
-        arguments.read(protocol)
-    except Exception:  # noqa: BLE001 - it will be refused when it is read as a call
+        statement: str = _read_call(body)[2].req.statement
+    except NoCallError:  # it will be refused when it is answered
         return None
-    statement: str | None = arguments.req.statement if arguments.req else None
     return statement
 
 
@@ -230,17 +222,9 @@ def _type_desc(kind: Any) -> Any:
 
 
 def hive_type(kind: Any) -> str:
-    """The name of the Thrift type id for an Arrow type."""
-    for test, name in (
-        (is_a.is_timestamp, "TIMESTAMP_TYPE"),
-        (is_a.is_decimal, "DECIMAL_TYPE"),
-        (is_a.is_map, "MAP_TYPE"),
-        (is_a.is_struct, "STRUCT_TYPE"),
-        (is_a.is_nested, "ARRAY_TYPE"),
-    ):
-        if test(kind):
-            return name
-    return _HIVE.get(str(kind), "STRING_TYPE")
+    """Return the name of the Thrift type id for an Arrow type that is `presentable`."""
+    name = re.split(r"[(<]", arrow_sql_type(kind))[0].upper()
+    return {"TIMESTAMP_NTZ": "TIMESTAMP_TYPE", "VOID": "NULL_TYPE"}.get(name, f"{name}_TYPE")
 
 
 def page_rows(table: Any, offset: int, max_rows: int | None, max_bytes: int | None) -> int:

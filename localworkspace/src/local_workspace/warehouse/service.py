@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from databricks.sql.thrift_api.TCLIService import ttypes as t
@@ -40,10 +41,6 @@ _VERSION = t.TProtocolVersion.SPARK_CLI_SERVICE_PROTOCOL_V7
 Method = Callable[[Any, Any], Any]
 
 
-class GoneError(Exception):
-    """A session or operation to close that is not there; travels as HTTP 404."""
-
-
 def _reports_errors(response: Any) -> Callable[[Method], Method]:
     """Make a method return `response` with the error's status where it raises one."""
 
@@ -56,7 +53,9 @@ def _reports_errors(response: Any) -> Callable[[Method], Method]:
                 code = t.TStatusCode.INVALID_HANDLE_STATUS
                 return response(status=t.TStatus(statusCode=code, errorMessage=str(error)))
             except EngineError as error:
-                return response(status=_failed(error))
+                code = t.TStatusCode.ERROR_STATUS
+                status = t.TStatus(statusCode=code, sqlState=error.sqlstate, errorMessage=error.message)
+                return response(status=status)
 
         return call
 
@@ -75,17 +74,15 @@ class ThriftService:
 
     # --- sessions
 
+    @_reports_errors(functools.partial(t.TOpenSessionResp, serverProtocolVersion=_VERSION))
     def OpenSession(self, req: Any) -> Any:  # noqa: N802 - Thrift's name
         """Open a session with the configuration, and in the initial catalog and schema, that are given."""
         namespace = req.initialNamespace
-        try:
-            session = self._sessions.open(
-                namespace.catalogName if namespace else None,
-                namespace.schemaName if namespace else None,
-                req.configuration or {},
-            )
-        except EngineError as error:
-            return t.TOpenSessionResp(status=_failed(error), serverProtocolVersion=_VERSION)
+        session = self._sessions.open(
+            namespace.catalogName if namespace else None,
+            namespace.schemaName if namespace else None,
+            req.configuration or {},
+        )
         identifier = t.THandleIdentifier(guid=session.id, secret=session.id)
         return t.TOpenSessionResp(
             status=SUCCESS,
@@ -97,11 +94,8 @@ class ThriftService:
         )
 
     def CloseSession(self, req: Any) -> Any:  # noqa: N802
-        """End a session; raises `GoneError` when there is none."""
-        try:
-            self._sessions.close(req.sessionHandle)
-        except UnknownHandleError as error:
-            raise GoneError(str(error)) from error
+        """End a session; raises `UnknownHandleError` when there is none."""
+        self._sessions.close(req.sessionHandle)
         return t.TCloseSessionResp(status=SUCCESS)
 
     def GetInfo(self, req: Any) -> Any:  # noqa: N802
@@ -126,7 +120,8 @@ class ThriftService:
         def run(cancelled: Callable[[], bool]) -> StatementResult:
             timeout = int(req.queryTimeout or 0)
             result = session.engine.execute(req.statement, literals, cancelled=cancelled, timeout=timeout)
-            result = _limited(result, req.resultRowLimit)
+            if (limit := req.resultRowLimit or 0) > 0:
+                result = replace(result, table=result.table.slice(0, limit))
             types = req.useArrowNativeTypes
             return result if types is None or types.complexTypesAsArrow else messages.complex_as_text(result)
 
@@ -149,11 +144,8 @@ class ThriftService:
         return t.TCancelOperationResp(status=SUCCESS)
 
     def CloseOperation(self, req: Any) -> Any:  # noqa: N802
-        """Forget a statement and its result; raises `GoneError` when there is none."""
-        try:
-            self._sessions.close_operation(self._sessions.operation(req.operationHandle))
-        except UnknownHandleError as error:
-            raise GoneError(str(error)) from error
+        """Forget a statement and its result; raises `UnknownHandleError` when there is none."""
+        self._sessions.close_operation(self._sessions.operation(req.operationHandle))
         return t.TCloseOperationResp(status=SUCCESS)
 
     @_reports_errors(t.TGetResultSetMetadataResp)
@@ -233,17 +225,6 @@ class ThriftService:
         return direct
 
 
-def _failed(error: EngineError) -> Any:
-    code = t.TStatusCode.ERROR_STATUS
-    return t.TStatus(statusCode=code, sqlState=error.sqlstate, errorMessage=error.message)
-
-
-def _limited(result: StatementResult, limit: int | None) -> StatementResult:
-    if not limit or limit <= 0:
-        return result
-    return StatementResult(table=result.table.slice(0, limit), affected_rows=result.affected_rows)
-
-
 def routes(workspace: Workspace) -> list[Route]:
     """The route of the warehouse."""
     return [warehouse_route(workspace.engine, WAREHOUSE_ID)]
@@ -260,7 +241,7 @@ def warehouse_route(engine: Engine, warehouse_id: str) -> Route:
             connection = connection_of(request.scope)
             loop = asyncio.get_running_loop()
             reply = await loop.run_in_executor(threads, answer, service, body, connection)
-        except GoneError as gone:
+        except UnknownHandleError as gone:
             # The connector takes a 404 on a close as "closed already".
             return Response(status_code=404, headers={"x-thriftserver-error-message": str(gone)})
         except NoCallError as error:
