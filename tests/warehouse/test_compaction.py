@@ -195,7 +195,7 @@ def test_one_winner_per_version_while_one_compacts(engine: Engine, session: Engi
     """A compare-and-set and a compaction of its file: either may lose, and no update is ever lost."""
     session.execute("CREATE TABLE t (id INT, version INT)")
     session.execute("INSERT INTO t VALUES (1, 0), (2, 0)")
-    catalog, schema = session.namespace.catalog, session.namespace.schema
+    catalog, schema = session._session.namespace.catalog, session._session.namespace.schema
     location = str(engine.catalog.schema_path(catalog, schema) / "t")
     over = threading.Event()
     wins: list[int] = []

@@ -16,7 +16,6 @@ from local_workspace.options import USER, EngineKind, installed_engine
 from .backends import RENEW_AFTER, Backend, SailBackend, SparkBackend
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError
-from .names import TableName
 from .servers import EngineServer, Servers
 from .session import EngineSession, StatementResult, new_session_id
 
@@ -29,7 +28,6 @@ __all__ = [
     "EngineSession",
     "StatementResult",
     "TableInfo",
-    "TableName",
     "create_engine",
 ]
 

@@ -56,12 +56,12 @@ class DeltaLogs:
             self._shapes[table] = (identity, shape)
         return shape
 
-    def commits_after(self, table: Path, version: int) -> Iterator[tuple[int, str]]:
-        """Return the (version, text) of each commit later than `version`."""
-        log = table / "_delta_log"
-        while (path := _commit(log, version + 1)).exists():
-            version += 1
-            yield version, path.read_text(encoding="utf-8")
+
+def commits_after(table: Path, version: int) -> Iterator[tuple[int, str]]:
+    """Yield the (version, text) of each commit later than `version`."""
+    while (path := _commit(table / "_delta_log", version + 1)).exists():
+        version += 1
+        yield version, path.read_text(encoding="utf-8")
 
 
 def _identity(log: Path) -> tuple[int, int] | None:
@@ -77,15 +77,12 @@ def _identity(log: Path) -> tuple[int, int] | None:
 
 
 def _advance(table: Path, shape: TableShape, identity: tuple[int, int]) -> TableShape:
-    log = table / "_delta_log"
     version = shape.version
-    while (path := _commit(log, version + 1)).exists():
-        version += 1
-        if '"metaData"' in path.read_text(encoding="utf-8"):
+    for later, text in commits_after(table, shape.version):
+        if '"metaData"' in text:
             return _load(table, identity)
-    if version == shape.version:
-        return shape
-    return replace(shape, version=version)
+        version = later
+    return shape if version == shape.version else replace(shape, version=version)
 
 
 def _load(table: Path, identity: tuple[int, int]) -> TableShape:

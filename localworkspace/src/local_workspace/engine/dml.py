@@ -31,7 +31,7 @@ from deltalake import DeltaTable
 from sqlglot import exp
 
 from .catalog import ColumnInfo, TableInfo
-from .deltalog import TableShape
+from .deltalog import TableShape, commits_after
 from .errors import EngineError, unsupported
 from .names import TableName, quote
 from .rewrite import rewritten_query
@@ -156,8 +156,7 @@ def run_with_metadata(
 
 def metrics_after(session: CatalogSession, name: TableName, version: int, mark: str) -> dict[str, Any]:
     """Return the operationMetrics of the commit after `version` whose commitInfo holds `mark`, or none."""
-    tree = session.tree
-    for _, commit in tree.logs.commits_after(tree.location(name), version):
+    for _, commit in commits_after(session.tree.location(name), version):
         if mark not in commit:
             continue
         for line in commit.splitlines():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from .catalog import TableInfo
+from .deltalog import commits_after
 from .dml import refuse_dynamic, run_marked, write
 from .errors import EngineError, only_on_databricks, unsupported
 from .literals import string_literal
@@ -196,7 +197,7 @@ def replaced(
     session: CatalogSession, name: TableName, parts: Insert, before: int, mark: str
 ) -> StatementResult:
     """Return how many rows a REPLACE WHERE has inserted, in the commit after `before` that holds `mark`."""
-    for version, commit in session.tree.logs.commits_after(session.tree.location(name), before):
+    for version, commit in commits_after(session.tree.location(name), before):
         if mark in commit:
             rows = f"{name.sql} VERSION AS OF {version} WHERE {parts.replace}"
             counted = session.client.sql(f"SELECT count(*) AS n FROM {rows}")  # noqa: S608 - as it was

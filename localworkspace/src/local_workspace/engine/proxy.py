@@ -48,10 +48,8 @@ _SILENT = 3  # calls in a row without an answer
 class ConnectProxy:
     """Serves Spark Connect on loopback for one engine."""
 
-    def __init__(
-        self, backend: Backend, servers: Servers, token: str, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._backend, self._servers, self._clock = backend, servers, clock
+    def __init__(self, backend: Backend, servers: Servers, token: str) -> None:
+        self._backend, self._servers = backend, servers
         # The header of each caller that is let in, and the job that it is (None: no job of ours).
         self._callers: dict[str, str | None] = {f"Bearer {token}": None}
         self._sessions: dict[tuple[str, str], _Entry] = {}
@@ -160,7 +158,7 @@ class ConnectProxy:
     def _entry(self, request: Any, context: Any) -> _Entry:
         """The session of a request, new if need be. Raises `EngineError`."""
         key = _key(request)
-        now = self._clock()
+        now = time.monotonic()
         with self._guard:
             entry = self._sessions.get(key)
         job = self._callers.get(_authorization(context.invocation_metadata()))
@@ -197,7 +195,7 @@ class ConnectProxy:
         user_id = request.user_context.user_id
         client = ConnectClient(self._servers, session_id=made.new_session_id, user_id=user_id)
         clone = _Entry(self._backend.session(client), entry.job)
-        clone.session.namespace, clone.used = entry.session.namespace, self._clock()
+        clone.session.namespace, clone.used = entry.session.namespace, time.monotonic()
         with self._guard:
             self._sessions[user_id, made.new_session_id] = clone
         return answer

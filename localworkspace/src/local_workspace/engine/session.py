@@ -253,11 +253,6 @@ class EngineSession:
         if catalog or schema:
             self._session.use(catalog, schema, absent=True)
 
-    @property
-    def namespace(self) -> Namespace:
-        """The current catalog and schema."""
-        return self._session.namespace
-
     def execute(
         self,
         sql: str,

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from . import alter, commands, ddl, dml, inserts, keys
+from .deltalog import commits_after
 from .errors import EngineError, only_on_databricks, syntax_error
 from .literals import string_literal
 from .names import TableName, quote
@@ -234,8 +235,8 @@ def _stamp(path: Path) -> str:
 
 
 def _loaded(session: CatalogSession, name: TableName) -> set[str]:
-    tree, found = session.tree, set()
-    for _, commit in tree.logs.commits_after(tree.location(name), -1):
+    found: set[str] = set()
+    for _, commit in commits_after(session.tree.location(name), -1):
         for part in commit.split(_COPIED)[1:]:
             found.update(part.split('"', 1)[0].split(" "))
     return found

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -65,12 +64,12 @@ def _reports_errors(response: Any) -> Callable[[Method], Method]:
 class ThriftService:
     """The handler object that `TCLIService.Processor` calls. Safe for threads."""
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, engine: Engine) -> None:
         statements = ThreadPoolExecutor(_STATEMENT_THREADS, thread_name_prefix="warehouse-statement")
         self._tree = engine.catalog
         # Of the thread that answers: the `connection` of its request.
         self.caller = threading.local()
-        self._sessions = Sessions(engine, statements, clock)
+        self._sessions = Sessions(engine, statements)
 
     # --- sessions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
@@ -137,12 +138,11 @@ class WarehouseSession:
 
 
 class Sessions:
-    """All open sessions. Safe for threads; `clock` gives seconds."""
+    """All open sessions. Safe for threads."""
 
-    def __init__(self, engine: Engine, statements: Executor, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, statements: Executor) -> None:
         self._engine = engine
         self._statements = statements
-        self._clock = clock
         self._sessions: dict[bytes, WarehouseSession] = {}
         self._guard = threading.Lock()
 
@@ -159,7 +159,7 @@ class Sessions:
         except BaseException:
             engine.close()
             raise
-        session = WarehouseSession(engine, self._clock())
+        session = WarehouseSession(engine, time.monotonic())
         with self._guard:
             self._sessions[session.id] = session
         return session
@@ -170,7 +170,7 @@ class Sessions:
         session = self._sessions.get(guid)
         if session is None:
             raise UnknownHandleError(f"Invalid SessionHandle: SessionHandle [{_text(guid)}]")
-        session.used = self._clock()
+        session.used = time.monotonic()
         return session
 
     def close(self, handle: Any) -> None:
@@ -191,7 +191,7 @@ class Sessions:
         guid = handle.operationId.guid
         for session in list(self._sessions.values()):
             if guid in session.operations:
-                session.used = self._clock()
+                session.used = time.monotonic()
                 return session.operations[guid]
         raise UnknownHandleError(f"Invalid OperationHandle: OperationHandle [{_text(guid)}]")
 
@@ -201,7 +201,7 @@ class Sessions:
         operation.session.operations.pop(operation.id, None)
 
     def _expire(self) -> None:
-        oldest = self._clock() - IDLE_SECONDS
+        oldest = time.monotonic() - IDLE_SECONDS
         with self._guard:
             idle = [session for session in self._sessions.values() if session.used < oldest]
             for session in idle:
