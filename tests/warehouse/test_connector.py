@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import decimal
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -154,7 +153,7 @@ def test_cancel_before_the_statement_has_begun(engine: Engine) -> None:
     from local_workspace.warehouse.sessions import Sessions
 
     with ThreadPoolExecutor(1) as threads:
-        sessions, free = Sessions(engine, threads, time.monotonic), threading.Event()
+        sessions, free = Sessions(engine, threads), threading.Event()
         threads.submit(free.wait)
         session = sessions.open(None, None)
         text = "SELECT count(*) FROM range(0, 100000000000) WHERE hash(id) = 3"
@@ -217,7 +216,7 @@ def test_session_unknown_to_the_server_looks_closed(connect: Connect) -> None:
 
 def test_text_of_a_call() -> None:
     from databricks.sql.thrift_api.TCLIService import TCLIService, ttypes
-    from local_workspace.warehouse.calls import sql_of
+    from local_workspace.warehouse.messages import sql_of
     from thrift.protocol.TBinaryProtocol import TBinaryProtocol
     from thrift.transport.TTransport import TMemoryBuffer
 

@@ -202,7 +202,7 @@ def carries_sql(method: str, path: str) -> bool:
 def statement_of(path: str, body: bytes) -> str | None:
     """The SQL text in a request's body, or None (another call of the protocol, or not readable)."""
     if path.startswith(_THRIFT):
-        from local_workspace.warehouse.calls import sql_of
+        from local_workspace.warehouse.messages import sql_of
 
         return sql_of(body)
     try:

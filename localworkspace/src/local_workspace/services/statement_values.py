@@ -9,8 +9,7 @@ from typing import Any
 
 from databricks.sdk.service import sql as shapes
 
-from local_workspace.engine.intervals import interval_name, is_interval, readable
-from local_workspace.engine.texts import text_of
+from local_workspace.engine.texts import interval_name, is_interval, readable, text_of
 from local_workspace.errors import invalid
 
 _READERS: dict[str, Callable[[str], Any]] = {

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
 from databricks.sql.thrift_api.TCLIService import ttypes as t
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,9 +24,9 @@ from local_workspace.http import api_error, connection_of
 from local_workspace.options import WAREHOUSE_ID
 from local_workspace.workspace import Workspace
 
-from . import results
-from .calls import NoCallError, answer
-from .sessions import Operation, Sessions, UnknownHandleError
+from . import messages
+from .messages import NoCallError, answer
+from .sessions import SUCCESS, Operation, Sessions, UnknownHandleError
 
 # A statement shorter than this comes back in the first answer; a longer one is polled for. The connector
 # polls without a pause and holds its lock meanwhile: the wait at a poll is short enough for a cancel.
@@ -37,13 +36,8 @@ _STATEMENT_THREADS = 64
 # Requests wait here for their statement (a second at most), so a cancel always finds a free thread.
 _REQUEST_THREADS = 64
 _VERSION = t.TProtocolVersion.SPARK_CLI_SERVICE_PROTOCOL_V7
-_SUCCESS = t.TStatus(statusCode=t.TStatusCode.SUCCESS_STATUS)
 
 Method = Callable[[Any, Any], Any]
-
-
-class GoneError(Exception):
-    """A session or operation to close that is not there; travels as HTTP 404."""
 
 
 def _reports_errors(response: Any) -> Callable[[Method], Method]:
@@ -58,7 +52,9 @@ def _reports_errors(response: Any) -> Callable[[Method], Method]:
                 code = t.TStatusCode.INVALID_HANDLE_STATUS
                 return response(status=t.TStatus(statusCode=code, errorMessage=str(error)))
             except EngineError as error:
-                return response(status=_failed(error))
+                code = t.TStatusCode.ERROR_STATUS
+                status = t.TStatus(statusCode=code, sqlState=error.sqlstate, errorMessage=error.message)
+                return response(status=status)
 
         return call
 
@@ -68,29 +64,27 @@ def _reports_errors(response: Any) -> Callable[[Method], Method]:
 class ThriftService:
     """The handler object that `TCLIService.Processor` calls. Safe for threads."""
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, engine: Engine) -> None:
         statements = ThreadPoolExecutor(_STATEMENT_THREADS, thread_name_prefix="warehouse-statement")
         self._tree = engine.catalog
         # Of the thread that answers: the `connection` of its request.
         self.caller = threading.local()
-        self._sessions = Sessions(engine, statements, clock)
+        self._sessions = Sessions(engine, statements)
 
     # --- sessions
 
+    @_reports_errors(functools.partial(t.TOpenSessionResp, serverProtocolVersion=_VERSION))
     def OpenSession(self, req: Any) -> Any:  # noqa: N802 - Thrift's name
         """Open a session with the configuration, and in the initial catalog and schema, that are given."""
         namespace = req.initialNamespace
-        try:
-            session = self._sessions.open(
-                namespace.catalogName if namespace else None,
-                namespace.schemaName if namespace else None,
-                req.configuration or {},
-            )
-        except EngineError as error:
-            return t.TOpenSessionResp(status=_failed(error), serverProtocolVersion=_VERSION)
+        session = self._sessions.open(
+            namespace.catalogName if namespace else None,
+            namespace.schemaName if namespace else None,
+            req.configuration or {},
+        )
         identifier = t.THandleIdentifier(guid=session.id, secret=session.id)
         return t.TOpenSessionResp(
-            status=_SUCCESS,
+            status=SUCCESS,
             serverProtocolVersion=_VERSION,
             sessionHandle=t.TSessionHandle(sessionId=identifier, serverProtocolVersion=_VERSION),
             configuration={},
@@ -99,12 +93,9 @@ class ThriftService:
         )
 
     def CloseSession(self, req: Any) -> Any:  # noqa: N802
-        """End a session; raises `GoneError` when there is none."""
-        try:
-            self._sessions.close(req.sessionHandle)
-        except UnknownHandleError as error:
-            raise GoneError(str(error)) from error
-        return t.TCloseSessionResp(status=_SUCCESS)
+        """End a session; raises `UnknownHandleError` when there is none."""
+        self._sessions.close(req.sessionHandle)
+        return t.TCloseSessionResp(status=SUCCESS)
 
     def GetInfo(self, req: Any) -> Any:  # noqa: N802
         """Name and version of the server."""
@@ -115,7 +106,7 @@ class ThriftService:
             kind.CLI_DBMS_VER: "4.0.0",
         }
         value = t.TGetInfoValue(stringValue=known.get(req.infoType, ""))
-        return t.TGetInfoResp(status=_SUCCESS, infoValue=value)
+        return t.TGetInfoResp(status=SUCCESS, infoValue=value)
 
     # --- statements
 
@@ -123,14 +114,15 @@ class ThriftService:
     def ExecuteStatement(self, req: Any) -> Any:  # noqa: N802
         """Run a statement; small results come with the answer."""
         session = self._sessions.get(req.sessionHandle)
-        literals = results.literals_of(req.parameters)
+        literals = messages.literals_of(req.parameters)
 
         def run(cancelled: Callable[[], bool]) -> StatementResult:
             timeout = int(req.queryTimeout or 0)
             result = session.engine.execute(req.statement, literals, cancelled=cancelled, timeout=timeout)
-            result = _limited(result, req.resultRowLimit)
+            if (limit := req.resultRowLimit or 0) > 0:
+                result = replace(result, table=result.table.slice(0, limit))
             types = req.useArrowNativeTypes
-            return result if types is None or types.complexTypesAsArrow else results.complex_as_text(result)
+            return result if types is None or types.complexTypesAsArrow else messages.complex_as_text(result)
 
         operation = self._sessions.start(session, run)
         operation.lz4 = bool(req.canDecompressLZ4Result)
@@ -142,26 +134,23 @@ class ThriftService:
         operation = self._sessions.operation(req.operationHandle)
         operation.asked_by(self.caller.connection)
         operation.wait(POLL_WAIT_SECONDS)
-        return _status(operation)
+        return operation.status()
 
     @_reports_errors(t.TCancelOperationResp)
     def CancelOperation(self, req: Any) -> Any:  # noqa: N802
         """Interrupt a statement. Of one that has ended, nothing is left to cancel."""
         self._sessions.operation(req.operationHandle).cancel()
-        return t.TCancelOperationResp(status=_SUCCESS)
+        return t.TCancelOperationResp(status=SUCCESS)
 
     def CloseOperation(self, req: Any) -> Any:  # noqa: N802
-        """Forget a statement and its result; raises `GoneError` when there is none."""
-        try:
-            self._sessions.close_operation(self._sessions.operation(req.operationHandle))
-        except UnknownHandleError as error:
-            raise GoneError(str(error)) from error
-        return t.TCloseOperationResp(status=_SUCCESS)
+        """Forget a statement and its result; raises `UnknownHandleError` when there is none."""
+        self._sessions.close_operation(self._sessions.operation(req.operationHandle))
+        return t.TCloseOperationResp(status=SUCCESS)
 
     @_reports_errors(t.TGetResultSetMetadataResp)
     def GetResultSetMetadata(self, req: Any) -> Any:  # noqa: N802
         """The columns of a result."""
-        return _metadata(self._sessions.operation(req.operationHandle))
+        return self._sessions.operation(req.operationHandle).metadata()
 
     @_reports_errors(t.TFetchResultsResp)
     def FetchResults(self, req: Any) -> Any:  # noqa: N802
@@ -173,9 +162,9 @@ class ThriftService:
             raise operation.error or EngineError.of(
                 "OPERATION_NOT_READY", "The statement has no result yet.", "HY010"
             )
-        page = _page(operation, req.maxRows, req.maxBytes)
+        page = operation.page(req.maxRows, req.maxBytes)
         if req.includeResultSetMetadata:
-            page.resultSetMetadata = _metadata(operation)
+            page.resultSetMetadata = operation.metadata()
         return page
 
     # --- metadata
@@ -183,30 +172,28 @@ class ThriftService:
     @_reports_errors(t.TGetCatalogsResp)
     def GetCatalogs(self, req: Any) -> Any:  # noqa: N802
         """List catalogs."""
-        return self._listing(req, t.TGetCatalogsResp, results.list_catalogs)
+        return self._listing(req, t.TGetCatalogsResp, messages.list_catalogs)
 
     @_reports_errors(t.TGetSchemasResp)
     def GetSchemas(self, req: Any) -> Any:  # noqa: N802
         """List schemas."""
-        return self._listing(req, t.TGetSchemasResp, results.list_schemas, req.catalogName, req.schemaName)
+        return self._listing(req, t.TGetSchemasResp, messages.list_schemas, req.catalogName, req.schemaName)
 
     @_reports_errors(t.TGetTablesResp)
     def GetTables(self, req: Any) -> Any:  # noqa: N802
         """List tables and views."""
         patterns = (req.catalogName, req.schemaName, req.tableName)
-        return self._listing(req, t.TGetTablesResp, results.list_tables, *patterns, req.tableTypes)
+        return self._listing(req, t.TGetTablesResp, messages.list_tables, *patterns, req.tableTypes)
 
     @_reports_errors(t.TGetColumnsResp)
     def GetColumns(self, req: Any) -> Any:  # noqa: N802
         """List columns."""
         patterns = (req.catalogName, req.schemaName, req.tableName, req.columnName)
-        return self._listing(req, t.TGetColumnsResp, results.list_columns, *patterns)
+        return self._listing(req, t.TGetColumnsResp, messages.list_columns, *patterns)
 
     def _listing(self, req: Any, response: Any, rows: Callable[..., Any], *patterns: Any) -> Any:
         session = self._sessions.get(req.sessionHandle)
-        operation = self._sessions.start(
-            session, lambda _: StatementResult(table=rows(self._tree, *patterns))
-        )
+        operation = self._sessions.start(session, lambda _: rows(self._tree, *patterns))
         return self._started(req, operation, response)
 
     def _started(self, req: Any, operation: Operation, response: Any) -> Any:
@@ -217,76 +204,24 @@ class ThriftService:
             operationType=t.TOperationType.EXECUTE_STATEMENT,
             hasResultSet=True,
         )
-        answer = response(status=_SUCCESS, operationHandle=handle)
+        answer = response(status=SUCCESS, operationHandle=handle)
         if req.getDirectResults is not None:
             operation.wait(FIRST_WAIT_SECONDS)
             answer.directResults = self._direct(operation, req.getDirectResults)
         return answer
 
     def _direct(self, operation: Operation, wanted: Any) -> Any:
-        direct = t.TSparkDirectResults(operationStatus=_status(operation))
+        direct = t.TSparkDirectResults(operationStatus=operation.status())
         if operation.result is None:
             if operation.error is not None:
                 self._sessions.close_operation(operation)
             return direct
-        direct.resultSetMetadata = _metadata(operation)
-        direct.resultSet = _page(operation, wanted.maxRows, wanted.maxBytes)
+        direct.resultSetMetadata = operation.metadata()
+        direct.resultSet = operation.page(wanted.maxRows, wanted.maxBytes)
         if not direct.resultSet.hasMoreRows:
             self._sessions.close_operation(operation)
-            direct.closeOperation = t.TCloseOperationResp(status=_SUCCESS)
+            direct.closeOperation = t.TCloseOperationResp(status=SUCCESS)
         return direct
-
-
-def _failed(error: EngineError) -> Any:
-    code = t.TStatusCode.ERROR_STATUS
-    return t.TStatus(statusCode=code, sqlState=error.sqlstate, errorMessage=error.message)
-
-
-def _status(operation: Operation) -> Any:
-    """The state of an operation; an error travels here, so that the connector raises ServerOperationError."""
-    states = t.TOperationState
-    status = t.TGetOperationStatusResp(
-        status=_SUCCESS, operationState=states.RUNNING_STATE, hasResultSet=True
-    )
-    error, result = operation.error, operation.result
-    if error is not None:
-        status.operationState = states.CANCELED_STATE if operation.cancelled else states.ERROR_STATE
-        status.sqlState = error.sqlstate
-        status.errorMessage = status.displayMessage = status.diagnosticInfo = error.message
-    elif result is not None:
-        status.operationState = states.FINISHED_STATE
-        status.numModifiedRows = result.affected_rows
-    return status
-
-
-def _metadata(operation: Operation) -> Any:
-    result = operation.result
-    schema = results.presentable(result.table).schema if result is not None else pa.schema([])
-    return t.TGetResultSetMetadataResp(
-        status=_SUCCESS,
-        schema=results.hive_schema(schema),
-        resultFormat=t.TSparkRowSetType.ARROW_BASED_SET,
-        lz4Compressed=operation.lz4,
-        arrowSchema=schema.serialize().to_pybytes(),
-        isStagingOperation=False,
-    )
-
-
-def _page(operation: Operation, max_rows: int | None, max_bytes: int | None) -> Any:
-    result = operation.result
-    assert result is not None  # callers have looked
-    table = results.presentable(result.table)
-    rows = results.page_rows(table, operation.offset, max_rows, max_bytes)
-    page = results.row_set(table, operation.offset, rows, compress=operation.lz4)
-    operation.offset += rows
-    more = operation.offset < table.num_rows
-    return t.TFetchResultsResp(status=_SUCCESS, hasMoreRows=more, results=page)
-
-
-def _limited(result: StatementResult, limit: int | None) -> StatementResult:
-    if not limit or limit <= 0:
-        return result
-    return StatementResult(table=result.table.slice(0, limit), affected_rows=result.affected_rows)
 
 
 def routes(workspace: Workspace) -> list[Route]:
@@ -305,7 +240,7 @@ def warehouse_route(engine: Engine, warehouse_id: str) -> Route:
             connection = connection_of(request.scope)
             loop = asyncio.get_running_loop()
             reply = await loop.run_in_executor(threads, answer, service, body, connection)
-        except GoneError as gone:
+        except UnknownHandleError as gone:
             # The connector takes a 404 on a close as "closed already".
             return Response(status_code=404, headers={"x-thriftserver-error-message": str(gone)})
         except NoCallError as error:

@@ -1,8 +1,9 @@
-"""Values of the Thrift service: parameters as SQL literals, results as Arrow, listings as tables."""
+"""Thrift's calls and values: calls as bytes, parameters as SQL literals, results as Arrow, listings."""
 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,13 +11,21 @@ from typing import Any
 import lz4.frame  # type: ignore[import-untyped] # ships no types
 import pyarrow as pa
 import pyarrow.types as is_a
-from databricks.sql.thrift_api.TCLIService import ttypes
+from databricks.sql.thrift_api.TCLIService import TCLIService, ttypes
+from thrift.protocol.TBinaryProtocol import TBinaryProtocol
+from thrift.Thrift import TApplicationException, TMessageType
+from thrift.transport.TTransport import TMemoryBuffer
 
 from local_workspace.engine import CatalogTree, EngineError, StatementResult, TableInfo
-from local_workspace.engine.intervals import interval_text, is_interval, readable
+from local_workspace.engine.deltalog import arrow_sql_type
 from local_workspace.engine.literals import RawLiteral, string_literal
-from local_workspace.engine.texts import text_of
+from local_workspace.engine.show import rows_of
+from local_workspace.engine.texts import interval_text, is_interval, readable, text_of
+from local_workspace.http import Connection
 
+# Of the strict binary protocol: version 1, message type call (Thrift binary protocol specification).
+_CALL = 0x80010001
+_EXECUTE = b"ExecuteStatement"
 _TYPE = re.compile(r"[A-Za-z_ ]+(\(\s*\d+\s*(,\s*\d+\s*)?\))?")
 _INTEGER = re.compile(r"[+-]?\d+")
 # java.sql.Types, by SQL type name.
@@ -30,14 +39,84 @@ _TABLES = (
     "SELF_REFERENCING_COL_NAME REF_GENERATION"
 )
 _COLUMNS = (
-    "TABLE_CAT TABLE_SCHEM TABLE_NAME COLUMN_NAME DATA_TYPE TYPE_NAME NULLABLE REMARKS COLUMN_DEF "
-    "ORDINAL_POSITION IS_NULLABLE"
+    "TABLE_CAT TABLE_SCHEM TABLE_NAME COLUMN_NAME DATA_TYPE:int32 TYPE_NAME NULLABLE:int32 REMARKS "
+    "COLUMN_DEF ORDINAL_POSITION:int32 IS_NULLABLE"
 )
-_HIVE = {
-    "bool": "BOOLEAN_TYPE", "int8": "TINYINT_TYPE", "int16": "SMALLINT_TYPE", "int32": "INT_TYPE",
-    "int64": "BIGINT_TYPE", "float": "FLOAT_TYPE", "double": "DOUBLE_TYPE", "string": "STRING_TYPE",
-    "binary": "BINARY_TYPE", "date32[day]": "DATE_TYPE", "null": "NULL_TYPE",
-}  # fmt: skip
+
+
+class NoCallError(Exception):
+    """The bytes are no call of the service; the message is one line."""
+
+
+def answer(service: Any, body: bytes, connection: Connection | None = None) -> bytes:
+    """Let `service` answer the Thrift call in `body`. Raises `NoCallError` when it is none.
+
+    A call that the service does not know gets Thrift's own answer to that.
+    """
+    outgoing = TMemoryBuffer()
+    protocol = _protocol(outgoing)
+    name, sequence, arguments = _read_call(body)
+    handler = getattr(service, name, None)
+    if arguments is None or handler is None:
+        kind: int = TMessageType.EXCEPTION
+        result: Any = TApplicationException(TApplicationException.UNKNOWN_METHOD, f"Unknown function {name}")
+    else:
+        kind, result = TMessageType.REPLY, getattr(TCLIService, f"{name}_result")()
+        service.caller.connection = connection
+        result.success = handler(arguments.req)
+    protocol.writeMessageBegin(name, kind, sequence)
+    result.write(protocol)
+    protocol.writeMessageEnd()
+    return bytes(outgoing.getvalue())
+
+
+def _read_call(body: bytes) -> tuple[str, int, Any]:
+    """Return name, sequence number and arguments of a call; no arguments for one that is not known."""
+    protocol = _protocol(TMemoryBuffer(body))
+    try:
+        name, _, sequence = protocol.readMessageBegin()
+        made = getattr(TCLIService, f"{name}_args", None)
+        arguments = made() if name.isalpha() and made is not None else None
+        if arguments is not None:
+            arguments.read(protocol)
+            if arguments.req is None:
+                raise ValueError(f"{name} has no request")
+            _require(arguments.req)
+    except Exception as error:
+        text = " ".join(f"{error}".split()) or "it ends too early"
+        raise NoCallError(f"{type(error).__name__}: {text[:200]}") from error
+    return name, sequence, arguments
+
+
+def _require(value: Any) -> None:
+    """Raise TProtocolException unless all required fields are there, in structs within as well."""
+    value.validate()
+    for field in vars(value).values():
+        for each in field if isinstance(field, list) else [field]:
+            if hasattr(each, "validate"):
+                _require(each)
+
+
+def sql_of(body: bytes) -> str | None:
+    """The SQL text in the body of an ExecuteStatement call; None for anything else."""
+    if len(body) < 8 or not body.startswith(struct.pack("!I", _CALL)):
+        return None
+    if body[4:8] != struct.pack("!I", len(_EXECUTE)) or not body.startswith(_EXECUTE, 8):
+        return None
+
+    try:
+        statement: str = _read_call(body)[2].req.statement
+    except NoCallError:  # it will be refused when it is answered
+        return None
+    return statement
+
+
+def _protocol(transport: Any) -> Any:
+    # thrift 0.25 caps strings at 16 MB; a statement or a result batch may be larger, and we are on loopback.
+    return TBinaryProtocol(transport, string_length_limit=None, container_length_limit=None)
+
+
+# --- parameters and results
 
 
 def literals_of(parameters: Sequence[Any] | None) -> Mapping[str, RawLiteral] | list[RawLiteral] | None:
@@ -143,17 +222,9 @@ def _type_desc(kind: Any) -> Any:
 
 
 def hive_type(kind: Any) -> str:
-    """The name of the Thrift type id for an Arrow type."""
-    for test, name in (
-        (is_a.is_timestamp, "TIMESTAMP_TYPE"),
-        (is_a.is_decimal, "DECIMAL_TYPE"),
-        (is_a.is_map, "MAP_TYPE"),
-        (is_a.is_struct, "STRUCT_TYPE"),
-        (is_a.is_nested, "ARRAY_TYPE"),
-    ):
-        if test(kind):
-            return name
-    return _HIVE.get(str(kind), "STRING_TYPE")
+    """Return the name of the Thrift type id for an Arrow type that is `presentable`."""
+    name = re.split(r"[(<]", arrow_sql_type(kind))[0].upper()
+    return {"TIMESTAMP_NTZ": "TIMESTAMP_TYPE", "VOID": "NULL_TYPE"}.get(name, f"{name}_TYPE")
 
 
 def page_rows(table: Any, offset: int, max_rows: int | None, max_bytes: int | None) -> int:
@@ -177,33 +248,36 @@ def row_set(table: Any, offset: int, rows: int, *, compress: bool) -> Any:
     return ttypes.TRowSet(startRowOffset=offset, rows=[], arrowBatches=batches)
 
 
-def list_catalogs(tree: CatalogTree) -> Any:
-    """One row a catalog."""
-    return _table("TABLE_CAT", [(name,) for name in sorted(tree.catalogs())])
+# --- listings
 
 
-def list_schemas(tree: CatalogTree, catalog: str | None, schema: str | None) -> Any:
-    """One row a schema that matches the patterns."""
+def list_catalogs(tree: CatalogTree) -> StatementResult:
+    """Return a row for each catalog."""
+    return _listing("TABLE_CAT", [(name,) for name in sorted(tree.catalogs())])
+
+
+def list_schemas(tree: CatalogTree, catalog: str | None, schema: str | None) -> StatementResult:
+    """Return a row for each schema that matches the patterns."""
     rows = [(name, each) for each, name in _schemas(tree, catalog, schema)]
-    return _table("TABLE_SCHEM TABLE_CATALOG", rows)
+    return _listing("TABLE_SCHEM TABLE_CATALOG", rows)
 
 
 def list_tables(
     tree: CatalogTree, catalog: str | None, schema: str | None, table: str | None, kinds: list[str] | None
-) -> Any:
-    """One row a table or view."""
+) -> StatementResult:
+    """Return a row for each table or view that matches the patterns."""
     rows = [
         (info.name.catalog, info.name.schema, info.name.name, info.kind, info.comment or "", *[None] * 5)
         for info in _tables(tree, catalog, schema, table)
         if not kinds or info.kind in kinds
     ]
-    return _table(_TABLES, rows)
+    return _listing(_TABLES, rows)
 
 
 def list_columns(
     tree: CatalogTree, catalog: str | None, schema: str | None, table: str | None, column: str | None
-) -> Any:
-    """One row a column."""
+) -> StatementResult:
+    """Return a row for each column that matches the patterns."""
     rows: list[tuple[Any, ...]] = []
     for info in _tables(tree, catalog, schema, table):
         for position, each in enumerate(info.columns):
@@ -214,7 +288,7 @@ def list_columns(
                      int(each.nullable), each.comment or "", each.default, position,
                      "YES" if each.nullable else "NO")
                 )  # fmt: skip
-    return _table(_COLUMNS, rows, integers={"DATA_TYPE", "NULLABLE", "ORDINAL_POSITION"})
+    return _listing(_COLUMNS, rows)
 
 
 def _schemas(tree: CatalogTree, catalog: str | None, schema: str | None) -> Iterator[tuple[str, str]]:
@@ -239,10 +313,7 @@ def _matches(name: str, pattern: str | None) -> bool:
     return re.fullmatch(spelled, name, re.IGNORECASE) is not None
 
 
-def _table(header: str, rows: list[tuple[Any, ...]], integers: set[str] | None = None) -> Any:
-    names = header.split()
-    kinds = [pa.int32() if name in (integers or ()) else pa.string() for name in names]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
-    return pa.Table.from_arrays(
-        [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)], names=names
-    )
+def _listing(header: str, rows: list[tuple[Any, ...]]) -> StatementResult:
+    """Return rows under names that are strings, or `:int32`."""
+    columns = (name.partition(":") for name in header.split())
+    return rows_of({name: kind or "string" for name, _, kind in columns}, rows)
