@@ -1,4 +1,4 @@
-"""Fault control: rules for which requests fail and how, held requests, the request log, and its API."""
+"""Fault control: rules for which requests fail and how, held requests, the request log; and its API."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,15 +14,22 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from local_workspace.errors import invalid, missing
-from local_workspace.http import Json, async_route, parse
+from local_workspace.errors import injected, invalid, missing
+from local_workspace.http import (
+    DETACHED,
+    PROMPT_DIGEST,
+    Json,
+    abort_connection,
+    async_route,
+    error_reply,
+    parse,
+)
 
 Action = Literal["status", "drop", "delay", "hold"]
 ACTIONS: tuple[Action, ...] = ("status", "drop", "delay", "hold")
 LOG_SIZE = 10_000
-# Where the handler of a model call leaves the digest of its prompt in the ASGI scope, for the request log.
-PROMPT_DIGEST = "local_workspace.prompt_sha256"
 LOG_CHARS = 64_000_000  # of SQL text, which may be large: a statement can carry thousands of rows
 
 
@@ -186,6 +194,144 @@ class FaultControl:
         )
         self.held[held.id] = held
         return held
+
+
+SqlReader = Callable[[str, str], Callable[[bytes], str | None] | None]
+
+
+@dataclass
+class _Exchange:
+    """One request on its way through the fault injection, and its outcome."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    sql: str | None = None
+    status: int = 0
+    fault: str | None = None
+
+    async def observe(self, message: Message) -> None:
+        """Pass a response message on, noting the status."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self.send(message)
+
+
+class FaultInjection:
+    """ASGI middleware: logs every request, and makes those fail that a rule applies to, but for `/_local/`.
+
+    `sql_reader` returns, for a method and path, what finds the SQL text in such requests' bodies, if any.
+    """
+
+    def __init__(self, app: ASGIApp, control: FaultControl, sql_reader: SqlReader) -> None:
+        self.app, self._control, self._sql_reader = app, control, sql_reader
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or scope["path"].startswith("/_local/"):
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        started, clock = time.time(), time.perf_counter()
+        try:
+            await self._serve(exchange)
+        finally:
+            self._control.record(
+                LogEntry(
+                    method=scope["method"],
+                    path=scope["path"],
+                    sql=exchange.sql,
+                    status=exchange.status,
+                    time=int(started * 1000),
+                    duration_ms=round((time.perf_counter() - clock) * 1000, 3),
+                    client=dict(scope["headers"]).get(b"user-agent", b"").decode("latin-1"),
+                    fault=exchange.fault,
+                    prompt_sha256=scope.get(PROMPT_DIGEST),
+                )
+            )
+
+    async def _serve(self, exchange: _Exchange) -> None:
+        scope = exchange.scope
+        if read := self._sql_reader(scope["method"], scope["path"]):
+            exchange.sql = read(await _drain(exchange))
+        rule = self._control.next_fault(scope["method"], scope["path"], exchange.sql)
+        if rule is None:
+            await self.app(scope, exchange.receive, exchange.observe)
+            return
+        exchange.fault = rule.action
+        scope[DETACHED] = True
+        await _drain(exchange)  # the effect must not depend on whether the client still lives
+        if rule.after_effect:
+            messages: list[Message] = []
+            await self.app(scope, exchange.receive, _into(messages))
+            await self._apply(rule, exchange, _replay(messages))
+        else:
+            await self._apply(rule, exchange, self.app)
+
+    async def _apply(self, rule: FaultRule, exchange: _Exchange, proceed: ASGIApp) -> None:
+        """Carry out a rule. `proceed` is the application, or the reply that it has already given."""
+        scope = exchange.scope
+        dropped = rule.action == "drop"
+        if rule.action == "status":
+            error = injected(rule.status, "Injected by the fault control", rule.retry_after)
+            await error_reply(error)(scope, exchange.receive, exchange.observe)
+            return
+        if rule.action == "delay":
+            await asyncio.sleep(rule.delay_s)
+        if rule.action == "hold":
+            dropped = await self._hold(rule, exchange)
+        if dropped:
+            abort_connection(scope)
+            while (await exchange.receive())["type"] != "http.disconnect":
+                pass  # uvicorn would answer 500 if this returned while the connection looks open
+        else:
+            await proceed(scope, exchange.receive, exchange.observe)
+
+    async def _hold(self, rule: FaultRule, exchange: _Exchange) -> bool:
+        scope = exchange.scope
+        now = int(time.time() * 1000)
+        held = self._control.hold(rule, scope["method"], scope["path"], exchange.sql, now)
+        try:
+            await held.released.wait()
+        finally:
+            self._control.held.pop(held.id, None)
+        return held.drop
+
+
+async def _drain(exchange: _Exchange) -> bytes:
+    """Read the whole body, and make the next reader receive it again."""
+    chunks: list[bytes] = []
+    original = exchange.receive
+    while True:
+        message = await original()
+        if message["type"] != "http.request":
+            break
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
+    body = b"".join(chunks)
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await original()
+
+    exchange.receive = again
+    return body
+
+
+def _into(messages: list[Message]) -> Callable[[Message], Awaitable[None]]:
+    async def keep(message: Message) -> None:
+        messages.append(message)
+
+    return keep
+
+
+def _replay(messages: list[Message]) -> ASGIApp:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+
+    return app
 
 
 def control_routes(control: FaultControl) -> list[Route]:

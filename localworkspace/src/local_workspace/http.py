@@ -11,7 +11,6 @@ import json
 import signal
 import socket
 import sqlite3
-import threading
 import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -20,12 +19,11 @@ from typing import Any, Protocol
 
 import anyio.to_thread
 import uvicorn
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from local_workspace import threads
@@ -199,49 +197,10 @@ def api_error(error: Exception) -> ApiError:
     return ApiError(500, "INTERNAL_ERROR", text)
 
 
-class Services:
-    """Dispatches requests to services by the first part of their path (see `service_of`).
-
-    A service is loaded when it is first asked for: the SDK's dataclasses take 0.1 to 0.3 s each to import.
-    """
-
-    def __init__(self, loaders: Mapping[str, Callable[[], list[Route]]]) -> None:
-        self._loaders = loaders
-        self._loaded: dict[str, ASGIApp] = {"": _application([])}
-        self._lock = threading.Lock()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        name = service_of(scope["path"])
-        name = name if name in self._loaders else ""
-        app = self._loaded.get(name)
-        if app is None:
-            app = await run_in_threadpool(self._load, name)
-        await app(scope, receive, send)
-
-    def _load(self, name: str) -> ASGIApp:
-        with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = _application(self._loaders[name]())
-            return self._loaded[name]
-
-
-def service_of(path: str) -> str:
-    """`api/jobs` for `/api/2.2/jobs/runs/get`; the first part of any other path."""
-    parts = path.split("/")
-    return f"api/{parts[3]}" if parts[1] == "api" and len(parts) > 3 else parts[1]
-
-
-def _application(routes: list[Route]) -> ASGIApp:
-    async def unknown(request: Request, _error: Exception) -> Response:
-        message = f"No API found for '{request.method} {request.url.path}'"
-        return error_reply(ApiError(404, "ENDPOINT_NOT_FOUND", message))
-
-    return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
-
-
-# Mark of a request's scope: its effect must not depend on whether the client is still there.
+# Marks of a request's scope. Its effect must not depend on whether the client is still there:
 DETACHED = "local_workspace.detached"
+# The digest of a model call's prompt, for the request log:
+PROMPT_DIGEST = "local_workspace.prompt_sha256"
 
 
 class Work(Protocol):

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from local_workspace import keeper
 from local_workspace.errors import ApiError
-from local_workspace.jobs import libraries, model, mounts
+from local_workspace.jobs import libraries, model
 from local_workspace.jobs.model import Run, TaskRun
 from local_workspace.jobs.process import Launch, start
 from local_workspace.jobs.references import NotSetError, References, value_file
@@ -107,7 +108,7 @@ class Launcher:
 
     def _mounting(self, scratch: Path) -> list[str]:
         folders = (scratch, self.layout.volumes, self.layout.workspace, self.layout.dbfs)
-        return [sys.executable, "-I", "-S", str(mounts.__file__), *map(str, folders)]
+        return [sys.executable, "-I", "-S", str(keeper.__file__), "mount", *map(str, folders)]
 
     def _mounted(self, argv: list[str], cwd: Path) -> list[str]:
         if not self.mounts:

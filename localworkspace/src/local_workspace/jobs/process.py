@@ -152,7 +152,7 @@ def start(launch: Launch, grace_s: float) -> subprocess.Popen[bytes]:
     What the job leaves has `grace_s` seconds to obey SIGTERM.
     """
     return subprocess.Popen(  # noqa: S603 - running what was submitted is the purpose
-        [sys.executable, "-I", "-S", str(_KEEPER), str(grace_s)],
+        [sys.executable, "-I", "-S", str(_KEEPER), "keep", str(grace_s)],
         env={**launch.env, MARK: launch.mark, keeper.COMMAND: json.dumps(list(launch.argv))},
         cwd=launch.cwd,
         stdin=subprocess.PIPE,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from databricks.sdk.service import iam as shapes
 from starlette.routing import Route
@@ -10,7 +13,6 @@ from starlette.routing import Route
 from local_workspace.errors import invalid, missing
 from local_workspace.http import Call, Json, route
 from local_workspace.options import USER, WAREHOUSE_ID, WORKSPACE_ID
-from local_workspace.services import scim
 from local_workspace.state import Database
 from local_workspace.workspace import Workspace
 
@@ -19,6 +21,16 @@ _LEVELS = {
     "warehouses": ("CAN_VIEW", "CAN_USE", "CAN_MONITOR", "CAN_MANAGE", "IS_OWNER"),
 }
 _OWNER: Json = {"user_name": USER, "permission_level": "IS_OWNER"}
+_USER_ID = "1"
+_GROUPS = {"101": "admins", "102": "users"}
+_LISTED = "urn:ietf:params:scim:api:messages:2.0:ListResponse"
+_TERM = re.compile(r"""\s*([\w.]+)\s+(eq|ne|co|sw)\s+(?:"([^"]*)"|(\S+))\s*""", re.IGNORECASE)
+_TESTS: dict[str, Callable[[str, str], bool]] = {
+    "eq": lambda value, wanted: value == wanted,
+    "ne": lambda value, wanted: value != wanted,
+    "co": lambda value, wanted: wanted in value,
+    "sw": lambda value, wanted: value.startswith(wanted),
+}
 
 
 class Permissions:
@@ -107,6 +119,133 @@ def _shown(entry: Json) -> shapes.AccessControlResponse:
     return shown
 
 
+# --- SCIM: the one user, the two groups that this user is in, and no service principals
+
+
+def _user() -> shapes.User:
+    return shapes.User(
+        id=_USER_ID,
+        user_name=USER,
+        display_name="Local user",
+        name=shapes.Name(given_name="Local", family_name="user"),
+        active=True,
+        emails=[shapes.ComplexValue(type="work", value=USER, primary=True)],
+        groups=[shapes.ComplexValue(display=name, type="direct", value=key) for key, name in _GROUPS.items()],
+        schemas=[shapes.UserSchema.URN_IETF_PARAMS_SCIM_SCHEMAS_CORE_2_0_USER],
+    )
+
+
+def _group(key: str) -> shapes.Group:
+    return shapes.Group(
+        id=key,
+        display_name=_GROUPS[key],
+        members=[shapes.ComplexValue(display="Local user", value=_USER_ID, ref=f"Users/{_USER_ID}")],
+        meta=shapes.ResourceMeta(resource_type="WorkspaceGroup"),
+        schemas=[shapes.GroupSchema.URN_IETF_PARAMS_SCIM_SCHEMAS_CORE_2_0_GROUP],
+    )
+
+
+def _items(kind: str) -> list[Json]:
+    if kind == "Users":
+        return [_user().as_dict()]
+    return [_group(key).as_dict() for key in _GROUPS] if kind == "Groups" else []
+
+
+def _list(call: Call) -> Json:
+    """A page of a list, from `startIndex` (the first is 1)."""
+    found = [item for item in _items(call.text("kind")) if _matches(item, call.query.get("filter", ""))]
+    if by := call.query.get("sortBy"):
+        down = call.query.get("sortOrder") == "descending"
+        found.sort(key=lambda item: list(_values(item, by)), reverse=down)
+    start, count = max(1, call.number("startIndex", 1)), call.number("count", 100)
+    page = found[start - 1 : start - 1 + count] if count > 0 else []
+    return {
+        "schemas": [_LISTED],
+        "totalResults": len(found),
+        "startIndex": start,
+        "itemsPerPage": len(page),
+        "Resources": [_chosen(item, call) for item in page],
+    }
+
+
+def _get(call: Call) -> Json:
+    for item in _items(call.text("kind")):
+        if item["id"] == call.text("id"):
+            return _chosen(item, call)
+    raise missing(f"{call.text('kind')[:-1]} {call.text('id')} not found.")
+
+
+def _chosen(item: Json, call: Call) -> Json:
+    """The attributes that the request wants."""
+    wanted = [name for name in call.query.get("attributes", "").split(",") if name]
+    excluded = call.query.get("excludedAttributes", "").split(",")
+    always = {"id", "schemas", *wanted}
+    return {
+        name: value for name, value in item.items() if (not wanted or name in always) and name not in excluded
+    }
+
+
+def _matches(item: Json, text: str) -> bool:
+    """Tell if an object meets a filter: comparisons joined by `and`, which binds closer, and `or`."""
+    if not text.strip():
+        return True
+    either = re.split(r"\s+or\s+", text, flags=re.IGNORECASE)
+    return any(
+        all(_meets(item, term) for term in re.split(r"\s+and\s+", part, flags=re.IGNORECASE))
+        for part in either
+    )
+
+
+def _meets(item: Json, term: str) -> bool:
+    match = _TERM.fullmatch(term)
+    if match is None:
+        raise invalid(
+            f'The filter {term!r} is not supported: use ATTRIBUTE eq|ne|co|sw "VALUE", joined by and, or'
+        )
+    test, wanted = _TESTS[match[2].lower()], (match[3] if match[3] is not None else match[4]).lower()
+    values = [value.lower() for value in _values(item, match[1])]
+    return (
+        all(test(value, wanted) for value in values)
+        if match[2].lower() == "ne"
+        else any(test(value, wanted) for value in values)
+    )
+
+
+def _values(item: Json, path: str) -> Sequence[str]:
+    """The values of an attribute, which may be one of a list's; names are the same in capitals."""
+    found: list[Any] = [item]
+    for name in path.split("."):
+        parts = [part for entry in found for part in (entry if isinstance(entry, list) else [entry])]
+        found = [
+            value
+            for part in parts
+            if isinstance(part, dict)
+            for key, value in part.items()
+            if key.lower() == name.lower()
+        ]
+    return [str(value) for value in found]
+
+
+def _scim_routes() -> list[Route]:
+    """The routes of `/api/2.0/preview/scim/v2`."""
+    base = "/api/2.0/preview/scim/v2"
+    return [
+        route("GET", f"{base}/Me", lambda _call: _user()),
+        *(
+            made
+            for kind in ("Users", "Groups", "ServicePrincipals")
+            for made in (
+                route("GET", f"{base}/{kind}", _of(kind, _list)),
+                route("GET", f"{base}/{kind}/{{id}}", _of(kind, _get)),
+            )
+        ),
+    ]
+
+
+def _of(kind: str, function: Callable[[Call], Json]) -> Callable[[Call], Json]:
+    return lambda call: function(Call(query=call.query, path={**call.path, "kind": kind}))
+
+
 def routes(workspace: Workspace) -> list[Route]:
     """Discovery, SCIM Me and permissions."""
     permissions, host = Permissions(workspace.database), workspace.info.host
@@ -114,7 +253,7 @@ def routes(workspace: Workspace) -> list[Route]:
     discovery: Json = {"oidc_endpoint": f"{host}/oidc", "workspace_id": WORKSPACE_ID}
     return [
         route("GET", "/.well-known/databricks-config", lambda _call: discovery),
-        *scim.routes(),
+        *_scim_routes(),
         route("GET", f"{base}/permissionLevels", permissions.levels),
         route("GET", base, permissions.get),
         route("PUT", base, permissions.put),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from databricks.sdk.service import jobs as shapes
 
-from local_workspace.errors import invalid
-from local_workspace.http import Json
+from local_workspace.errors import ApiError, invalid
+from local_workspace.http import Call, Json
 from local_workspace.jobs import references
 from local_workspace.jobs.model import DISABLED, RUN_IF, Ending, Life, Pass, Run, TaskRun, run_life
 from local_workspace.options import CLUSTER_ID, USER
+from local_workspace.state import Database
 
 ShownRun = TypeVar("ShownRun", "shapes.Run", "shapes.BaseRun")
 
@@ -143,6 +145,23 @@ def job_settings(settings: Any) -> shapes.JobSettings:
         return shapes.JobSettings.from_dict({"format": "MULTI_TASK", **settings})
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise invalid(f"The settings of the job are malformed: {error}") from None
+
+
+def saved_settings(database: Database, job_id: int) -> Json:
+    """The settings of a job. Raises ApiError (400: "Job N does not exist.")."""
+    found = database.row("SELECT settings FROM jobs WHERE job_id = ?", job_id)
+    if found is None:
+        raise ApiError(400, "INVALID_PARAMETER_VALUE", f"Job {job_id} does not exist.")
+    settings: Json = json.loads(found[0])
+    return settings
+
+
+def page_limit(call: Call, default: int, most: int) -> int:
+    """The `limit` of a listing. Raises ApiError (400)."""
+    limit = call.number("limit", default) or default
+    if not 1 <= limit <= most:
+        raise invalid(f"limit must be between 1 and {most}, got {limit}")
+    return limit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from databricks.sdk.service import jobs as shapes
+from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid
-from local_workspace.http import Call, Json
+from local_workspace.http import Call, Json, route
 from local_workspace.jobs import model
 from local_workspace.jobs.model import Run
 from local_workspace.jobs.process import read_log
@@ -24,11 +25,14 @@ from local_workspace.services.job_documents import (
     RunView,
     chosen_tasks,
     job_parameters,
+    page_limit,
+    saved_settings,
     submitted_run,
     task_runs,
     tasks_of,
 )
 from local_workspace.state import Database, now_ms
+from local_workspace.workspace import Workspace
 
 _RUNS_PER_PAGE, _MOST_RUNS_PER_PAGE = 20, 25
 
@@ -192,15 +196,6 @@ class Runs:
         return RunView(host=self.host, now=now_ms())
 
 
-def saved_settings(database: Database, job_id: int) -> Json:
-    """The settings of a job. Raises ApiError (400: "Job N does not exist.")."""
-    found = database.row("SELECT settings FROM jobs WHERE job_id = ?", job_id)
-    if found is None:
-        raise ApiError(400, "INVALID_PARAMETER_VALUE", f"Job {job_id} does not exist.")
-    settings: Json = json.loads(found[0])
-    return settings
-
-
 def _rerun_keys(run: Run, call: Call) -> list[str]:
     """The tasks that a repair asks for. Raises ApiError (400) where there is none, or an unknown one."""
     keys, given = [task.task_key for task in run.tasks], call.body.get("rerun_tasks") or []
@@ -220,14 +215,6 @@ def _token(call: Call) -> str | None:
     if token is not None and not isinstance(token, str):
         raise invalid("idempotency_token must be a string")
     return token or None
-
-
-def page_limit(call: Call, default: int, most: int) -> int:
-    """The `limit` of a listing. Raises ApiError (400)."""
-    limit = call.number("limit", default) or default
-    if not 1 <= limit <= most:
-        raise invalid(f"limit must be between 1 and {most}, got {limit}")
-    return limit
 
 
 def _filter(call: Call) -> Filter:
@@ -250,3 +237,29 @@ def _filter(call: Call) -> Filter:
         before=int(bound) if direction == "older" else None,
         after=int(bound) if direction == "newer" else None,
     )
+
+
+def routes(workspace: Workspace) -> list[Route]:
+    """The routes of `/api/2.x/jobs` that are for runs."""
+    runs = Runs(
+        database=workspace.database,
+        store=workspace.runs,
+        scheduler=workspace.scheduler,
+        references=workspace.references,
+        folder=workspace.layout.runs,
+        host=workspace.info.host,
+    )
+    base = "/api/2.{minor:int}/jobs"
+    # Parameters of kinds of tasks that do not run here.
+    other = "dbt_commands duration_target pipeline_params spark_submit_params sql_params"
+    return [
+        route("GET", f"{base}/runs/get", runs.get_run, refuses="include_resolved_values"),
+        route("POST", f"{base}/runs/submit", runs.submit),
+        route("GET", f"{base}/runs/list", runs.list_runs, refuses="offset"),
+        route("GET", f"{base}/runs/get-output", runs.get_run_output),
+        route("POST", f"{base}/runs/cancel", runs.cancel_run),
+        route("POST", f"{base}/runs/cancel-all", runs.cancel_all_runs),
+        route("POST", f"{base}/runs/delete", runs.delete_run),
+        route("POST", f"{base}/runs/repair", runs.repair_run, refuses=other),
+        route("POST", f"{base}/run-now", runs.run_now, refuses=other),
+    ]

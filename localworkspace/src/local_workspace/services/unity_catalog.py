@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
 
 from databricks.sdk.service import catalog as shapes
 from starlette.routing import Route
 
 from local_workspace.engine import ColumnInfo, TableInfo
-from local_workspace.errors import ApiError, exists
-from local_workspace.http import Call, route
+from local_workspace.errors import ApiError, exists, invalid
+from local_workspace.http import Call, Json, route
 from local_workspace.options import USER
-from local_workspace.services import volumes
-from local_workspace.services.securables import (
-    METASTORE,
-    Securables,
-    absent,
-    new_name,
-    object_id,
-    page,
-    parts,
-)
+from local_workspace.state import now_ms
 from local_workspace.workspace import Workspace
 
+Item = TypeVar("Item")
+
+BASE = "/api/2.{minor:int}/unity-catalog"
+METASTORE = "local"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,254}")
+_PAGE = 1000
 _TYPE_NAMES = {
     "bigint": "LONG", "int": "INT", "smallint": "SHORT", "tinyint": "BYTE", "string": "STRING",
     "double": "DOUBLE", "float": "FLOAT", "boolean": "BOOLEAN", "date": "DATE", "timestamp": "TIMESTAMP",
@@ -32,6 +33,90 @@ _TYPE_NAMES = {
     "struct": "STRUCT", "map": "MAP", "char": "CHAR", "varchar": "STRING", "variant": "VARIANT",
     "interval": "INTERVAL", "void": "NULL",
 }  # fmt: skip
+
+
+class Securables:
+    """The folder tree, and a record in the database for what folders cannot say: owner, dates, properties."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.tree, self._database = workspace.engine.catalog, workspace.database
+
+    def record(self, full_name: str, **changes: object) -> None:
+        """Change what is kept of an object; the first time is its making."""
+        now = now_ms()
+        kept = {"created_at": now, **self.recorded(full_name), **changes, "updated_at": now}
+        self._database.run("INSERT OR REPLACE INTO volumes VALUES (?, ?)", full_name, json.dumps(kept))
+
+    def recorded(self, full_name: str) -> Json:
+        """Return the record of an object; empty if there is none."""
+        row = self._database.row("SELECT doc FROM volumes WHERE full_name = ?", full_name)
+        record: Json = json.loads(row[0]) if row else {}
+        return record
+
+    def forget(self, full_name: str) -> None:
+        """Drop what is kept of an object and of what is in it."""
+        self._database.run(
+            "DELETE FROM volumes WHERE full_name = ?1 OR substr(full_name, 1, length(?1) + 1) = ?1 || '.'",
+            full_name,
+        )
+
+    def volumes(self, catalog: str, schema: str) -> Path:
+        """The folder of a schema's volumes, which may be missing."""
+        return self.tree.root / "Volumes" / catalog / schema
+
+    def require_catalog(self, catalog: str) -> None:
+        """Raise ApiError (404) unless there is such a catalog."""
+        if not self.tree.has_catalog(catalog):
+            raise absent("Catalog", catalog)
+
+    def require_schema(self, catalog: str, schema: str) -> None:
+        """Raise ApiError (404) unless there is such a schema."""
+        self.require_catalog(catalog)
+        if not _NAME.fullmatch(schema) or not self.tree.has_schema(catalog, schema):
+            raise absent("Schema", f"{catalog}.{schema}")
+
+    def schema_of(self, call: Call) -> tuple[str, str]:
+        """The `catalog_name` and `schema_name` of a request. Raises ApiError (404) unless they exist."""
+        catalog, schema = call.text("catalog_name").lower(), call.text("schema_name").lower()
+        self.require_schema(catalog, schema)
+        return catalog, schema
+
+
+def page(
+    call: Call, names: Iterable[str], show: Callable[[str], Item | None]
+) -> tuple[list[Item], str | None]:
+    """One page of a listing, and the token of the next: the last name of this one."""
+    limit = min(call.number("max_results", 0) or _PAGE, _PAGE)
+    after = call.query.get("page_token", "")
+    ordered = sorted(name for name in names if name > after)
+    found = [item for name in ordered[:limit] if (item := show(name)) is not None]
+    return found, ordered[limit - 1] if len(ordered) > limit else None
+
+
+def parts(call: Call, count: int) -> list[str]:
+    """The parts of the full name in the path. Raises ApiError (400)."""
+    found = call.text("full_name").lower().split(".")
+    if len(found) != count or not all(_NAME.fullmatch(part) for part in found):
+        raise invalid(f"'{call.text('full_name')}' is not a name with {count} parts")
+    return found
+
+
+def new_name(call: Call, field: str = "name") -> str:
+    """A new object's name, folded as Unity Catalog does. Raises ApiError (400)."""
+    name = call.text(field)
+    if not _NAME.fullmatch(name):
+        raise invalid(f"Invalid name {name!r}: use letters, digits, underscores and dashes")
+    return name.lower()
+
+
+def object_id(full_name: str) -> str:
+    """A stable id for an object."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, full_name))
+
+
+def absent(kind: str, full_name: str) -> ApiError:
+    """404 for an object that does not exist; the code is Unity Catalog's."""
+    return ApiError(404, f"{kind.upper()}_DOES_NOT_EXIST", f"{kind} '{full_name}' does not exist.")
 
 
 class UnityCatalog:
@@ -226,9 +311,7 @@ def _column(position: int, column: ColumnInfo) -> shapes.ColumnInfo:
 
 def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.1/unity-catalog`."""
-    securables = Securables(workspace.engine.catalog, workspace.database)
-    service = UnityCatalog(securables)
-    base = "/api/2.{minor:int}/unity-catalog"
+    service, base = UnityCatalog(Securables(workspace)), BASE
     return [
         route("GET", f"{base}/catalogs", service.list_catalogs),
         route("POST", f"{base}/catalogs", service.create_catalog),
@@ -252,5 +335,4 @@ def routes(workspace: Workspace) -> list[Route]:
         route("GET", f"{base}/tables/{{full_name}}", service.get_table, refuses="include_delta_metadata"),
         route("DELETE", f"{base}/tables/{{full_name}}", service.delete_table),
         route("GET", f"{base}/tables/{{full_name}}/exists", service.table_exists),
-        *volumes.routes(securables, base),
     ]

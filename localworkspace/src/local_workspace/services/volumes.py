@@ -11,7 +11,8 @@ from starlette.routing import Route
 from local_workspace.errors import exists, invalid
 from local_workspace.http import Call, Json, route
 from local_workspace.options import USER
-from local_workspace.services.securables import (
+from local_workspace.services.unity_catalog import (
+    BASE,
     METASTORE,
     Securables,
     absent,
@@ -20,6 +21,7 @@ from local_workspace.services.securables import (
     page,
     parts,
 )
+from local_workspace.workspace import Workspace
 
 
 class Volumes:
@@ -103,13 +105,13 @@ class Volumes:
         )
 
 
-def routes(securables: Securables, base: str) -> list[Route]:
-    """The routes of volumes below `base`."""
-    service = Volumes(securables)
-    one = f"{base}/volumes/{{full_name}}"
+def routes(workspace: Workspace) -> list[Route]:
+    """The routes of `/api/2.1/unity-catalog/volumes`."""
+    service, base = Volumes(Securables(workspace)), f"{BASE}/volumes"
+    one = f"{base}/{{full_name}}"
     return [
-        route("GET", f"{base}/volumes", service.list_volumes),
-        route("POST", f"{base}/volumes", service.create_volume, refuses="storage_location"),
+        route("GET", base, service.list_volumes),
+        route("POST", base, service.create_volume, refuses="storage_location"),
         route("GET", one, service.get_volume),
         route("PATCH", one, service.update_volume),
         route("DELETE", one, service.delete_volume),
