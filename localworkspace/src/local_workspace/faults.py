@@ -20,6 +20,7 @@ from local_workspace.errors import injected, invalid, missing
 from local_workspace.http import (
     DETACHED,
     PROMPT_DIGEST,
+    Call,
     Json,
     abort_connection,
     async_route,
@@ -92,7 +93,6 @@ class _Count:
 class HeldRequest:
     """A request that waits for its release. `drop`: abort its connection instead of going on."""
 
-    id: int
     method: str
     path: str
     sql: str | None
@@ -101,9 +101,9 @@ class HeldRequest:
     released: asyncio.Event = field(default_factory=asyncio.Event)
     drop: bool = False
 
-    def document(self) -> dict[str, Any]:
-        """As listed by the API."""
-        names = ("id", "method", "path", "sql", "after_effect", "since_ms")
+    def document(self) -> Json:
+        """As listed by the API, but for its id."""
+        names = ("method", "path", "sql", "after_effect", "since_ms")
         return {name: getattr(self, name) for name in names}
 
 
@@ -144,11 +144,12 @@ class FaultControl:
             while len(self.log) > LOG_SIZE or self._logged_chars > LOG_CHARS:
                 self._logged_chars -= len(self.log.popleft().sql or "")
 
-    def clear_log(self) -> None:
-        """Empty the log."""
+    def clear_log(self) -> list[Json]:
+        """Empty the log; return what is left of it."""
         with self._lock:
             self.log.clear()
             self._logged_chars = 0
+        return []
 
     def add(self, rules: list[FaultRule]) -> list[dict[str, Any]]:
         """Add rules after those already in force; return all with their ids."""
@@ -165,10 +166,11 @@ class FaultControl:
                 for number, count in self._counts.items()
             ]
 
-    def clear(self) -> None:
-        """Remove all rules. Held requests stay held."""
+    def clear(self) -> list[Json]:
+        """Remove all rules; return what is left. Held requests stay held."""
         with self._lock:
             self._counts.clear()
+        return []
 
     def next_fault(self, method: str, path: str, sql: str | None) -> FaultRule | None:
         """Return the first rule that applies to this request and has hits left, and count it; else None."""
@@ -182,18 +184,15 @@ class FaultControl:
                     return count.rule
         return None
 
-    def hold(self, rule: FaultRule, method: str, path: str, sql: str | None, now_ms: int) -> HeldRequest:
-        """Register a request as held."""
-        held = HeldRequest(
-            id=next(self._ids),
-            method=method,
-            path=path,
-            sql=sql,
-            after_effect=rule.after_effect,
-            since_ms=now_ms,
-        )
-        self.held[held.id] = held
-        return held
+    async def hold(self, request: HeldRequest) -> bool:
+        """Hold a request until it is released; return whether its connection is to be aborted."""
+        number = next(self._ids)
+        self.held[number] = request
+        try:
+            await request.released.wait()
+        finally:
+            self.held.pop(number, None)
+        return request.drop
 
 
 SqlReader = Callable[[str, str], Callable[[bytes], str | None] | None]
@@ -279,23 +278,20 @@ class FaultInjection:
         if rule.action == "delay":
             await asyncio.sleep(rule.delay_s)
         if rule.action == "hold":
-            dropped = await self._hold(rule, exchange)
+            held = HeldRequest(
+                method=scope["method"],
+                path=scope["path"],
+                sql=exchange.sql,
+                after_effect=rule.after_effect,
+                since_ms=int(time.time() * 1000),
+            )
+            dropped = await self._control.hold(held)
         if dropped:
             abort_connection(scope)
             while (await exchange.receive())["type"] != "http.disconnect":
                 pass  # uvicorn would answer 500 if this returned while the connection looks open
         else:
             await proceed(scope, exchange.receive, exchange.observe)
-
-    async def _hold(self, rule: FaultRule, exchange: _Exchange) -> bool:
-        scope = exchange.scope
-        now = int(time.time() * 1000)
-        held = self._control.hold(rule, scope["method"], scope["path"], exchange.sql, now)
-        try:
-            await held.released.wait()
-        finally:
-            self._control.held.pop(held.id, None)
-        return held.drop
 
 
 async def _drain(exchange: _Exchange) -> bytes:
@@ -337,43 +333,34 @@ def _replay(messages: list[Message]) -> ASGIApp:
 def control_routes(control: FaultControl) -> list[Route]:
     """The fault control's own API, below `/_local/`. Its handlers run on the event loop."""
 
-    async def list_rules(_request: Request) -> Json:
-        return {"rules": control.rules()}
+    def served(method: str, path: str, function: Callable[[Call], Json]) -> Route:
+        async def handle(request: Request) -> Json:
+            return function(await parse(request))
 
-    async def add_rules(request: Request) -> Json:
-        body = (await parse(request)).body
-        documents = body["rules"] if isinstance(body.get("rules"), list) else [body]
+        return async_route(method, f"/_local/{path}", handle)
+
+    def add_rules(call: Call) -> Json:
+        documents = call.body["rules"] if isinstance(call.body.get("rules"), list) else [call.body]
         return {"rules": control.add([FaultRule.parse(document) for document in documents])}
 
-    async def clear_rules(_request: Request) -> Json:
-        control.clear()
-        return {"rules": []}
-
-    async def list_held(_request: Request) -> Json:
-        return {"held": [item.document() for item in control.held.values()]}
-
-    async def release(request: Request) -> Json:
-        item = control.held.get(request.path_params["id"])
-        if item is None:
-            raise missing(f"No request is held under the id {request.path_params['id']}")
-        item.drop = (await parse(request)).flag("drop")
-        item.released.set()
+    def release(call: Call) -> Json:
+        held = control.held.get(call.number("id"))
+        if held is None:
+            raise missing(f"No request is held under the id {call.number('id')}")
+        held.drop = call.flag("drop")
+        held.released.set()
         return {}
 
-    async def list_requests(_request: Request) -> Json:
-        return {"requests": [vars(entry) for entry in list(control.log)]}
-
-    async def clear_requests(_request: Request) -> Json:
-        control.clear_log()
-        return {"requests": []}
-
-    table: list[tuple[str, str, Callable[[Request], Awaitable[Json]]]] = [
-        ("GET", "/_local/faults", list_rules),
-        ("POST", "/_local/faults", add_rules),
-        ("DELETE", "/_local/faults", clear_rules),
-        ("GET", "/_local/held", list_held),
-        ("POST", "/_local/held/{id:int}/release", release),
-        ("GET", "/_local/requests", list_requests),
-        ("DELETE", "/_local/requests", clear_requests),
+    return [
+        served("GET", "faults", lambda _call: {"rules": control.rules()}),
+        served("POST", "faults", add_rules),
+        served("DELETE", "faults", lambda _call: {"rules": control.clear()}),
+        served(
+            "GET",
+            "held",
+            lambda _call: {"held": [{"id": n, **held.document()} for n, held in control.held.items()]},
+        ),
+        served("POST", "held/{id:int}/release", release),
+        served("GET", "requests", lambda _call: {"requests": [vars(entry) for entry in list(control.log)]}),
+        served("DELETE", "requests", lambda _call: {"requests": control.clear_log()}),
     ]
-    return [async_route(method, path, handler) for method, path, handler in table]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import email
 import email.policy
@@ -86,6 +87,13 @@ class Call:
         except (TypeError, ValueError):
             raise invalid(f"{name} must be an integer, not {found!r}") from None
 
+    def content(self, name: str) -> bytes:
+        """The bytes of a field of the body that is in base64; none without it. Raises ApiError (400)."""
+        try:
+            return base64.b64decode(self.body.get(name) or "", validate=True)
+        except (TypeError, ValueError):
+            raise invalid(f"{name} must be base64") from None
+
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean of the query or the body."""
         found = self.body.get(name, self.query.get(name))
@@ -131,17 +139,26 @@ async def parse(request: Request) -> Call:
     )
 
 
-def form(request: Request, raw: bytes) -> tuple[Call, dict[str, bytes]]:
-    """A multipart/form-data request, as the SDK's uploads send it: its texts as a call, and all its parts."""
+def is_form(request: Request) -> bool:
+    """Return whether a request is multipart/form-data, as the SDK's uploads send it."""
+    return request.headers.get("content-type", "").startswith("multipart/form-data")
+
+
+async def upload(request: Request, name: str) -> tuple[Call, bytes]:
+    """A request, and the bytes of its field `name`: in base64 in JSON, as they are in a form."""
+    if not is_form(request):
+        call = await parse(request)
+        return call, call.content(name)
     header = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode("latin-1")
-    message = email.message_from_bytes(header + raw, policy=email.policy.HTTP)
+    message = email.message_from_bytes(header + await request.body(), policy=email.policy.HTTP)
     parts: dict[str, bytes] = {}
     for part in message.iter_parts() if message.is_multipart() else ():
-        name = part.get_param("name", header="content-disposition")
+        field_name = part.get_param("name", header="content-disposition")
         payload = part.get_payload(decode=True)
-        if isinstance(name, str) and isinstance(payload, bytes):
-            parts[name] = payload
-    return Call(body={name: value.decode("utf-8", "replace") for name, value in parts.items()}), parts
+        if isinstance(field_name, str) and isinstance(payload, bytes):
+            parts[field_name] = payload
+    call = Call(body={key: value.decode("utf-8", "replace") for key, value in parts.items()})
+    return call, parts.get(name, b"")
 
 
 def route(method: str, path: str, function: Callable[[Call], Reply], refuses: str = "") -> Route:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from local_workspace import keeper, threads
@@ -91,14 +92,15 @@ def serve(options: WorkspaceOptions, on_ready: Callable[[WorkspaceInfo], None]) 
     threads.on_fatal(end.fatal)
     with contextlib.closing(layout.lock()):
         layout.clear_uploads()
-        starting = _EngineStart(options, layout.token())
+        starting = _begin_engine(options, layout.token())
         try:
             with contextlib.closing(_listen(options.port)) as listener:
                 _run(options, layout, listener, starting, on_ready, end)
         finally:
             layout.server_file.unlink(missing_ok=True)
             end.begin()
-            starting.stop()
+            if starting.exception() is None:
+                starting.result().stop()
     if end.reason is not None:
         raise WorkspaceError(f"the local workspace has ended: {end.reason}")
 
@@ -130,55 +132,46 @@ class _End:
         os._exit(1)
 
 
-class _EngineStart:
-    """Starts the engine in a thread, while the rest of the server is being imported and set up."""
+def _begin_engine(options: WorkspaceOptions, token: str) -> Future[Engine]:
+    """Start the engine in a thread, while the rest of the server is being imported and set up."""
+    started: Future[Engine] = Future()
 
-    def __init__(self, options: WorkspaceOptions, token: str) -> None:
-        self._options, self._token = options, token
-        self._engine: Engine | None = None
-        self._error: Exception | None = None
-        self._thread = threads.begin("engine-start", self._start)
-
-    def _start(self) -> None:
-        options = self._options
+    def start() -> None:
         try:
             from local_workspace.engine import EngineOptions, create_engine
 
-            self._engine = create_engine(
+            engine = create_engine(
                 EngineOptions(
                     root=options.root,
                     catalogs=options.catalogs,
                     kind=options.engine,
-                    token=self._token,
+                    token=token,
                     allow_paths=options.allow_paths,
                 )
             )
-            self._engine.start()
-        except Exception as error:  # noqa: BLE001 - raised again, with its reason, by engine()
-            self._error = error
+            engine.start()
+            started.set_result(engine)
+        except BaseException as error:  # noqa: BLE001 - raised again, with its reason, by _started
+            started.set_exception(error)
 
-    def engine(self) -> Engine:
-        """The running engine. Raises WorkspaceError when it did not start."""
-        self._thread.join()
-        if isinstance(self._error, ModuleNotFoundError):
-            kind = self._options.engine
-            raise WorkspaceError(
-                f"the engine {kind!r} needs the package {self._error.name!r}, which is not installed: "
-                f"pip install 'rlm-local-workspace[{kind}]'"
-            ) from self._error
-        from local_workspace.engine import EngineError
+    threads.begin("engine-start", start)
+    return started
 
-        if isinstance(self._error, EngineError):
-            raise WorkspaceError(self._error.message) from self._error
-        if self._error is not None or self._engine is None:
-            raise WorkspaceError(f"the engine did not start: {self._error}") from self._error
-        return self._engine
 
-    def stop(self) -> None:
-        """Stop it, if it runs."""
-        self._thread.join()
-        if self._engine is not None and self._error is None:
-            self._engine.stop()
+def _started(engine: Future[Engine], kind: str) -> Engine:
+    """The running engine. Raises WorkspaceError when it did not start."""
+    error = engine.exception()
+    if error is None:
+        return engine.result()
+    if isinstance(error, ModuleNotFoundError):
+        raise WorkspaceError(
+            f"the engine {kind!r} needs the package {error.name!r}, which is not installed: "
+            f"pip install 'rlm-local-workspace[{kind}]'"
+        ) from error
+    from local_workspace.engine import EngineError
+
+    message = error.message if isinstance(error, EngineError) else f"the engine did not start: {error}"
+    raise WorkspaceError(message) from error
 
 
 def _listen(port: int) -> socket.socket:
@@ -201,7 +194,7 @@ def _run(
     options: WorkspaceOptions,
     layout: Layout,
     listener: socket.socket,
-    starting: _EngineStart,
+    starting: Future[Engine],
     on_ready: Callable[[WorkspaceInfo], None],
     end: _End,
 ) -> None:
@@ -215,7 +208,7 @@ def _run(
     model = read_model(options.model)
     trusted = certificate(layout.private) if options.tls else None
     with contextlib.closing(Database(layout.private / "state.db")) as database:
-        engine = starting.engine()
+        engine = _started(starting, options.engine)
         info = WorkspaceInfo(
             host=f"{'https' if trusted else 'http'}://127.0.0.1:{listener.getsockname()[1]}",
             token=layout.token(),

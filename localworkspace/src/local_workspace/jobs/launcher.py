@@ -177,13 +177,11 @@ class Launcher:
 
     def _environment(self, run: Run, task: TaskRun) -> dict[str, str]:
         env = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        for name, value in {**_cluster_variables(run, task), **_serverless_variables(run, task)}.items():
+        for name, value in _variables(run, task).items():
             env[name] = _REFERENCE.sub(self._secret_text, value)
-        onpath = [
-            str(Path(__file__).with_name(name))
-            for name in ("onpath", *(() if self.mounts else ("unmounted",)))
-        ]
-        env["PYTHONPATH"] = os.pathsep.join([*onpath, *filter(None, [env.get("PYTHONPATH")])])
+        onpath = ["onpath"] if self.mounts else ["onpath", "unmounted"]
+        folders = [str(Path(__file__).with_name(name)) for name in onpath]
+        env["PYTHONPATH"] = os.pathsep.join([*folders, *filter(None, [env.get("PYTHONPATH")])])
         env |= {
             "SPARK_REMOTE": self.spark_remote(str(task.run_id)),
             "DATABRICKS_HOST": self.host,
@@ -227,39 +225,34 @@ def _wheel_arguments(wheel: Mapping[str, Any], run: Run) -> list[str]:
 
 def _requirements(run: Run, task: TaskRun) -> list[str]:
     """The libraries that a task needs besides the server's own."""
-    key = task.spec.get("environment_key")
-    environment: Mapping[str, Any] = {}
-    if key:
-        listed = [
-            item for item in run.settings.get("environments") or [] if item.get("environment_key") == key
-        ]
-        if not listed:
-            raise _refused("INVALID_RUN_CONFIGURATION", f"No environment has the key {key!r}")
-        environment = listed[0].get("spec") or {}
+    environment = _shared(run, task, "environments", "environment_key")
     try:
-        return libraries.requirements(task.spec.get("libraries"), environment)
+        return libraries.requirements(task.spec.get("libraries"), environment.get("spec") or {})
     except libraries.LibraryError as error:
         raise _refused("LIBRARY_INSTALLATION_ERROR", str(error)) from None
 
 
-def _cluster_variables(run: Run, task: TaskRun) -> dict[str, str]:
+def _variables(run: Run, task: TaskRun) -> dict[str, str]:
+    """The variables of a task's cluster, and over them those of its serverless environment."""
     cluster: Any = task.spec.get("new_cluster")
-    key = task.spec.get("job_cluster_key")
-    if not cluster and key:
-        shared = run.settings.get("job_clusters") or []
-        cluster = next(
-            (item.get("new_cluster") for item in shared if item.get("job_cluster_key") == key), None
-        )
-        if cluster is None:
-            raise _refused("INVALID_RUN_CONFIGURATION", f"No job cluster is named {key!r}")
-    variables = (cluster or {}).get("spark_env_vars") or {}
-    return {str(name): str(value) for name, value in variables.items()}
+    if not cluster:
+        cluster = _shared(run, task, "job_clusters", "job_cluster_key").get("new_cluster") or {}
+    serverless = _shared(run, task, "environment_variables", "environment_variables_key", required=False)
+    of_both = {
+        **(cluster.get("spark_env_vars") or {}),
+        **((serverless.get("spec") or {}).get("variables") or {}),
+    }
+    return {str(name): str(value) for name, value in of_both.items()}
 
 
-def _serverless_variables(run: Run, task: TaskRun) -> dict[str, str]:
-    key = task.spec.get("environment_variables_key")
-    for item in run.settings.get("environment_variables") or []:
-        if key and item.get("environment_variables_key") == key:
-            variables = (item.get("spec") or {}).get("variables") or {}
-            return {str(name): str(value) for name, value in variables.items()}
+def _shared(
+    run: Run, task: TaskRun, setting: str, key_name: str, *, required: bool = True
+) -> Mapping[str, Any]:
+    """The item of a setting of the run that a task refers to by `key_name`; empty where it refers to none."""
+    key = task.spec.get(key_name)
+    for item in run.settings.get(setting) or []:
+        if key and item.get(key_name) == key:
+            return dict(item)
+    if key and required:
+        raise _refused("INVALID_RUN_CONFIGURATION", f"No item of {setting} has the {key_name} {key!r}")
     return {}

@@ -163,33 +163,20 @@ LOST = Ending(
 ENGINE_LOST = replace(
     LOST, message="The engine has ended, and the run's session with it; so has the run, as with its driver."
 )
-UPSTREAM_FAILED = Ending(
-    life="SKIPPED",
-    result="UPSTREAM_FAILED",
-    code="SKIPPED",
+
+
+def _skipped(result: str, message: str, *, kind: str, code: str = "SKIPPED") -> Ending:
+    return Ending(life="SKIPPED", result=result, code=code, kind=kind, message=message)
+
+
+UPSTREAM_FAILED = _skipped("UPSTREAM_FAILED", "An upstream task failed.", kind="CLIENT_ERROR")
+EXCLUDED = _skipped("EXCLUDED", "The run_if condition of the task was not met.", kind="SUCCESS")
+DISABLED = _skipped("DISABLED", "The task is disabled.", kind="SUCCESS", code="DISABLED")
+TOO_MANY = _skipped(
+    "MAXIMUM_CONCURRENT_RUNS_REACHED",
+    "The job already has max_concurrent_runs active runs and does not queue.",
     kind="CLIENT_ERROR",
-    message="An upstream task failed.",
-)
-EXCLUDED = Ending(
-    life="SKIPPED",
-    result="EXCLUDED",
-    code="SKIPPED",
-    kind="SUCCESS",
-    message="The run_if condition of the task was not met.",
-)
-DISABLED = Ending(
-    life="SKIPPED",
-    result="DISABLED",
-    code="DISABLED",
-    kind="SUCCESS",
-    message="The task is disabled.",
-)
-TOO_MANY = Ending(
-    life="SKIPPED",
-    result="MAXIMUM_CONCURRENT_RUNS_REACHED",
     code="MAX_CONCURRENT_RUNS_EXCEEDED",
-    kind="CLIENT_ERROR",
-    message="The job already has max_concurrent_runs active runs and does not queue.",
 )
 
 

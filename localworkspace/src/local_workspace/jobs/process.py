@@ -163,23 +163,19 @@ def start(launch: Launch, grace_s: float) -> subprocess.Popen[bytes]:
     )
 
 
-def supervise(
-    process: subprocess.Popen[bytes], log: LogWriter, switch: StopSwitch, *, timeout_s: float, grace_s: float
-) -> Finished:
-    """Drain the output of a keeper's job until it is over.
+class Supervisor:
+    """Watches a keeper's job until it is over.
 
     `timeout_s` 0 is none. A stop is SIGTERM to the job's group, `grace_s` later SIGKILL; a job that is lost
     gets no grace.
     """
-    return _Supervisor(process, log, switch, timeout_s, grace_s).run()
 
-
-class _Supervisor:
     def __init__(
         self,
         process: subprocess.Popen[bytes],
         log: LogWriter,
         switch: StopSwitch,
+        *,
         timeout_s: float,
         grace_s: float,
     ) -> None:
@@ -191,6 +187,7 @@ class _Supervisor:
         self._kill_at: float | None = None
 
     def run(self) -> Finished:
+        """Copy the output until the end, or bring it about."""
         try:
             return self._run()
         finally:  # if it failed, the end of its control makes the keeper end everything

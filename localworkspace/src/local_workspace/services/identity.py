@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from databricks.sdk.service import iam as shapes
@@ -21,6 +22,7 @@ _LEVELS = {
     "warehouses": ("CAN_VIEW", "CAN_USE", "CAN_MONITOR", "CAN_MANAGE", "IS_OWNER"),
 }
 _OWNER: Json = {"user_name": USER, "permission_level": "IS_OWNER"}
+_KINDS = ("Users", "Groups", "ServicePrincipals")
 _USER_ID = "1"
 _GROUPS = {"101": "admins", "102": "users"}
 _LISTED = "urn:ietf:params:scim:api:messages:2.0:ListResponse"
@@ -39,13 +41,14 @@ class Permissions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def _require(self, kind: str, name: str) -> None:
-        """Raise ApiError (404) for a job or warehouse that does not exist."""
+    def _key(self, call: Call) -> str:
+        """The object's name for the database. Raises ApiError (404): no such job or warehouse."""
+        kind, name = call.text("type"), call.text("id")
         job = "SELECT 1 FROM jobs WHERE CAST(job_id AS TEXT) = ?"
-        if (kind == "jobs" and not self._database.row(job, name)) or (
-            kind == "warehouses" and name != WAREHOUSE_ID
-        ):
+        known = self._database.row(job, name) if kind == "jobs" else name == WAREHOUSE_ID
+        if kind in {"jobs", "warehouses"} and not known:
             raise missing(f"{kind.removesuffix('s').capitalize()} {name} does not exist.")
+        return f"{kind}/{name}"
 
     def get(self, call: Call) -> shapes.ObjectPermissions:
         """The access-control list; the owner alone, unless one was set."""
@@ -70,28 +73,22 @@ class Permissions:
 
     def levels(self, call: Call) -> shapes.GetPermissionLevelsResponse:
         """The levels that objects of this type have."""
-        names = _LEVELS.get(call.text("type"), ("CAN_READ", "CAN_MANAGE"))
+        levels = map(shapes.PermissionLevel, _LEVELS.get(call.text("type"), ("CAN_READ", "CAN_MANAGE")))
         return shapes.GetPermissionLevelsResponse(
-            [
-                shapes.PermissionsDescription(permission_level=shapes.PermissionLevel(name), description=name)
-                for name in names
-            ]
+            [shapes.PermissionsDescription(permission_level=each, description=each.value) for each in levels]
         )
 
     def _entries(self, call: Call) -> list[Json] | None:
-        self._require(call.text("type"), call.text("id"))
-        key = f"{call.text('type')}/{call.text('id')}"
-        row = self._database.row("SELECT doc FROM permissions WHERE object = ?", key)
+        row = self._database.row("SELECT doc FROM permissions WHERE object = ?", self._key(call))
         entries: list[Json] | None = json.loads(row[0]) if row else None
         return entries
 
     def _save(self, call: Call, entries: list[Json]) -> shapes.ObjectPermissions:
-        self._require(call.text("type"), call.text("id"))
+        key = self._key(call)
         owners = [entry for entry in _checked(entries) if entry["permission_level"] == "IS_OWNER"]
         if call.text("type") == "jobs" and len(owners) != 1:
             raise invalid("The permissions of a job must have exactly one owner (IS_OWNER)")
-        key, text = f"{call.text('type')}/{call.text('id')}", json.dumps(entries)
-        self._database.run("INSERT OR REPLACE INTO permissions VALUES (?, ?)", key, text)
+        self._database.run("INSERT OR REPLACE INTO permissions VALUES (?, ?)", key, json.dumps(entries))
         return self.get(call)
 
 
@@ -151,9 +148,9 @@ def _items(kind: str) -> list[Json]:
     return [_group(key).as_dict() for key in _GROUPS] if kind == "Groups" else []
 
 
-def _list(call: Call) -> Json:
+def _list(kind: str, call: Call) -> Json:
     """A page of a list, from `startIndex` (the first is 1)."""
-    found = [item for item in _items(call.text("kind")) if _matches(item, call.query.get("filter", ""))]
+    found = [item for item in _items(kind) if _matches(item, call.query.get("filter", ""))]
     if by := call.query.get("sortBy"):
         down = call.query.get("sortOrder") == "descending"
         found.sort(key=lambda item: list(_values(item, by)), reverse=down)
@@ -168,11 +165,11 @@ def _list(call: Call) -> Json:
     }
 
 
-def _get(call: Call) -> Json:
-    for item in _items(call.text("kind")):
+def _get(kind: str, call: Call) -> Json:
+    for item in _items(kind):
         if item["id"] == call.text("id"):
             return _chosen(item, call)
-    raise missing(f"{call.text('kind')[:-1]} {call.text('id')} not found.")
+    raise missing(f"{kind[:-1]} {call.text('id')} not found.")
 
 
 def _chosen(item: Json, call: Call) -> Json:
@@ -204,56 +201,30 @@ def _meets(item: Json, term: str) -> bool:
         )
     test, wanted = _TESTS[match[2].lower()], (match[3] if match[3] is not None else match[4]).lower()
     values = [value.lower() for value in _values(item, match[1])]
-    return (
-        all(test(value, wanted) for value in values)
-        if match[2].lower() == "ne"
-        else any(test(value, wanted) for value in values)
-    )
+    of_values = all if match[2].lower() == "ne" else any
+    return of_values(test(value, wanted) for value in values)
 
 
-def _values(item: Json, path: str) -> Sequence[str]:
+def _values(whole: Json, path: str) -> Sequence[str]:
     """The values of an attribute, which may be one of a list's; names are the same in capitals."""
-    found: list[Any] = [item]
+    found: list[Any] = [whole]
     for name in path.split("."):
         parts = [part for entry in found for part in (entry if isinstance(entry, list) else [entry])]
-        found = [
-            value
-            for part in parts
-            if isinstance(part, dict)
-            for key, value in part.items()
-            if key.lower() == name.lower()
-        ]
+        items = [item for part in parts if isinstance(part, dict) for item in part.items()]
+        found = [value for key, value in items if key.lower() == name.lower()]
     return [str(value) for value in found]
 
 
-def _scim_routes() -> list[Route]:
-    """The routes of `/api/2.0/preview/scim/v2`."""
-    base = "/api/2.0/preview/scim/v2"
-    return [
-        route("GET", f"{base}/Me", lambda _call: _user()),
-        *(
-            made
-            for kind in ("Users", "Groups", "ServicePrincipals")
-            for made in (
-                route("GET", f"{base}/{kind}", _of(kind, _list)),
-                route("GET", f"{base}/{kind}/{{id}}", _of(kind, _get)),
-            )
-        ),
-    ]
-
-
-def _of(kind: str, function: Callable[[Call], Json]) -> Callable[[Call], Json]:
-    return lambda call: function(Call(query=call.query, path={**call.path, "kind": kind}))
-
-
 def routes(workspace: Workspace) -> list[Route]:
-    """Discovery, SCIM Me and permissions."""
+    """Discovery, SCIM and permissions."""
     permissions, host = Permissions(workspace.database), workspace.info.host
-    base = "/api/2.{minor:int}/permissions/{type}/{id}"
+    base, scim = "/api/2.{minor:int}/permissions/{type}/{id}", "/api/2.0/preview/scim/v2"
     discovery: Json = {"oidc_endpoint": f"{host}/oidc", "workspace_id": WORKSPACE_ID}
     return [
         route("GET", "/.well-known/databricks-config", lambda _call: discovery),
-        *_scim_routes(),
+        route("GET", f"{scim}/Me", lambda _call: _user()),
+        *(route("GET", f"{scim}/{kind}", partial(_list, kind)) for kind in _KINDS),
+        *(route("GET", f"{scim}/{kind}/{{id}}", partial(_get, kind)) for kind in _KINDS),
         route("GET", f"{base}/permissionLevels", permissions.levels),
         route("GET", base, permissions.get),
         route("PUT", base, permissions.put),

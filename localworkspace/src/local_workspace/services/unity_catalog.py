@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,22 +64,22 @@ class Securables:
         """The folder of a schema's volumes, which may be missing."""
         return self.tree.root / "Volumes" / catalog / schema
 
-    def require_catalog(self, catalog: str) -> None:
-        """Raise ApiError (404) unless there is such a catalog."""
-        if not self.tree.has_catalog(catalog):
-            raise absent("Catalog", catalog)
+    def catalog(self, name: str) -> str:
+        """A catalog's name in lower case. Raises ApiError (404) unless there is such a catalog."""
+        if not self.tree.has_catalog(name.lower()):
+            raise absent("Catalog", name.lower())
+        return name.lower()
 
-    def require_schema(self, catalog: str, schema: str) -> None:
-        """Raise ApiError (404) unless there is such a schema."""
-        self.require_catalog(catalog)
-        if not _NAME.fullmatch(schema) or not self.tree.has_schema(catalog, schema):
-            raise absent("Schema", f"{catalog}.{schema}")
+    def schema(self, catalog: str, name: str) -> tuple[str, str]:
+        """The names of a catalog and its schema in lower case. Raises ApiError (404) unless both exist."""
+        found, schema = self.catalog(catalog), name.lower()
+        if not _NAME.fullmatch(schema) or not self.tree.has_schema(found, schema):
+            raise absent("Schema", f"{found}.{schema}")
+        return found, schema
 
     def schema_of(self, call: Call) -> tuple[str, str]:
         """The `catalog_name` and `schema_name` of a request. Raises ApiError (404) unless they exist."""
-        catalog, schema = call.text("catalog_name").lower(), call.text("schema_name").lower()
-        self.require_schema(catalog, schema)
-        return catalog, schema
+        return self.schema(call.text("catalog_name"), call.text("schema_name"))
 
 
 def page(
@@ -134,9 +134,7 @@ class UnityCatalog:
 
     def get_catalog(self, call: Call) -> shapes.CatalogInfo:
         """One catalog."""
-        name = call.text("name").lower()
-        self._securables.require_catalog(name)
-        return _catalog(name)
+        return _catalog(self._securables.catalog(call.text("name")))
 
     def create_catalog(self, call: Call) -> None:
         """Catalogs are fixed at the start of the workspace: raise ApiError (400)."""
@@ -151,39 +149,32 @@ class UnityCatalog:
 
     def list_schemas(self, call: Call) -> shapes.ListSchemasResponse:
         """The schemas of a catalog."""
-        catalog = call.text("catalog_name").lower()
-        self._securables.require_catalog(catalog)
+        catalog = self._securables.catalog(call.text("catalog_name"))
         found, token = page(call, self._tree.schemas(catalog), lambda name: self._schema(catalog, name))
         return shapes.ListSchemasResponse(schemas=found, next_page_token=token)
 
     def get_schema(self, call: Call) -> shapes.SchemaInfo:
         """One schema."""
-        catalog, schema = parts(call, 2)
-        self._securables.require_schema(catalog, schema)
-        return self._schema(catalog, schema)
+        return self._schema(*self._securables.schema(*parts(call, 2)))
 
     def create_schema(self, call: Call) -> shapes.SchemaInfo:
         """Make a schema."""
-        catalog, schema = call.text("catalog_name").lower(), new_name(call)
-        self._securables.require_catalog(catalog)
+        schema, catalog = new_name(call), self._securables.catalog(call.text("catalog_name"))
         if not self._tree.create_schema(catalog, schema):
             raise exists(f"Schema '{catalog}.{schema}' already exists")
         self._securables.forget(f"{catalog}.{schema}")  # what SQL may have left of a former one
-        self._change(catalog, schema, call)
-        return self._schema(catalog, schema)
+        return self._change(catalog, schema, call)
 
     def update_schema(self, call: Call) -> shapes.SchemaInfo:
         """Change a schema's comment, owner or properties."""
-        catalog, schema = parts(call, 2)
-        self._securables.require_schema(catalog, schema)
-        self._change(catalog, schema, call)
-        return self._schema(catalog, schema)
+        return self._change(*self._securables.schema(*parts(call, 2)), call)
 
-    def _change(self, catalog: str, schema: str, call: Call) -> None:
+    def _change(self, catalog: str, schema: str, call: Call) -> shapes.SchemaInfo:
         if "comment" in call.body:
             self._tree.set_comment(call.body["comment"], catalog, schema)
         kept = {field: call.body[field] for field in ("owner", "properties") if field in call.body}
         self._securables.record(f"{catalog}.{schema}", **kept)
+        return self._schema(catalog, schema)
 
     def _schema(self, catalog: str, name: str) -> shapes.SchemaInfo:
         full_name = f"{catalog}.{name}"
@@ -203,8 +194,7 @@ class UnityCatalog:
 
     def delete_schema(self, call: Call) -> None:
         """Drop a schema; with everything in it when `force`."""
-        catalog, schema = parts(call, 2)
-        self._securables.require_schema(catalog, schema)
+        catalog, schema = self._securables.schema(*parts(call, 2))
         volumes = self._securables.volumes(catalog, schema)
         full = self._tree.tables(catalog, schema) or (volumes.is_dir() and any(volumes.iterdir()))
         if full and not call.flag("force"):
@@ -222,10 +212,12 @@ class UnityCatalog:
 
         def show(name: str) -> shapes.TableInfo | None:
             found = self._tree.table(catalog, schema, name)
-            shown = _table(catalog, schema, name, found, columns=not omit) if found else None
-            if shown is not None and call.flag("omit_properties"):
+            if found is None:
+                return None
+            shown = _table([catalog, schema, name], found, columns=not omit)
+            if call.flag("omit_properties"):
                 shown.properties = None
-            if shown is not None and call.flag("omit_username"):
+            if call.flag("omit_username"):
                 shown.owner = shown.created_by = None
             return shown
 
@@ -234,27 +226,27 @@ class UnityCatalog:
 
     def get_table(self, call: Call) -> shapes.TableInfo:
         """One table with its columns."""
-        catalog, schema, name = parts(call, 3)
-        found = self._find_table(catalog, schema, name)
-        if found is None:
-            raise absent("Table", f"{catalog}.{schema}.{name}")
-        return _table(catalog, schema, name, found, columns=True)
+        return _table(parts(call, 3), self._existing_table(call), columns=True)
 
     def delete_table(self, call: Call) -> None:
         """Drop a table or view."""
-        catalog, schema, name = parts(call, 3)
-        found = self._find_table(catalog, schema, name)
-        if found is None:
-            raise absent("Table", f"{catalog}.{schema}.{name}")
+        found = self._existing_table(call)
         drop = self._tree.drop_table if found.view_definition is None else self._tree.drop_view
         drop(found.name)
 
     def table_exists(self, call: Call) -> shapes.TableExistsResponse:
         """Tell whether a table exists."""
-        return shapes.TableExistsResponse(table_exists=self._find_table(*parts(call, 3)) is not None)
+        return shapes.TableExistsResponse(table_exists=self._table(call) is not None)
 
-    def _find_table(self, catalog: str, schema: str, name: str) -> TableInfo | None:
+    def _table(self, call: Call) -> TableInfo | None:
+        catalog, schema, name = parts(call, 3)
         return self._tree.table(catalog, schema, name) if self._tree.has_schema(catalog, schema) else None
+
+    def _existing_table(self, call: Call) -> TableInfo:
+        found = self._table(call)
+        if found is None:
+            raise absent("Table", ".".join(parts(call, 3)))
+        return found
 
 
 def _catalog(name: str) -> shapes.CatalogInfo:
@@ -268,13 +260,12 @@ def _catalog(name: str) -> shapes.CatalogInfo:
     )
 
 
-def _table(catalog: str, schema: str, name: str, table: TableInfo, *, columns: bool) -> shapes.TableInfo:
-    full_name = f"{catalog}.{schema}.{name}"
-    view = table.view_definition is not None
+def _table(name: Sequence[str], table: TableInfo, *, columns: bool) -> shapes.TableInfo:
+    full_name, view = ".".join(name), table.view_definition is not None
     return shapes.TableInfo(
-        name=name,
-        catalog_name=catalog,
-        schema_name=schema,
+        name=name[2],
+        catalog_name=name[0],
+        schema_name=name[1],
         full_name=full_name,
         table_type=shapes.TableType.VIEW if view else shapes.TableType.MANAGED,
         owner=USER,

@@ -36,11 +36,12 @@ class Volumes:
         catalog, schema = self._securables.schema_of(call)
         if kind != "MANAGED":
             raise invalid(f"volume_type {kind} is not supported by the local workspace: use MANAGED")
+        full_name = f"{catalog}.{schema}.{name}"
         try:
             self._folder(catalog, schema, name).mkdir(parents=True)
         except FileExistsError:
-            raise exists(f"Volume '{catalog}.{schema}.{name}' already exists") from None
-        self._securables.record(f"{catalog}.{schema}.{name}", comment=call.body.get("comment"))
+            raise exists(f"Volume '{full_name}' already exists") from None
+        self._securables.record(full_name, comment=call.body.get("comment"))
         return self._volume(catalog, schema, name)
 
     def list_volumes(self, call: Call) -> shapes.ListVolumesResponseContent:

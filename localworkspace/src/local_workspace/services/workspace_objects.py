@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
 import json
@@ -19,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.http import Call, async_route, form, parse, route
+from local_workspace.http import Call, async_route, route, upload
 from local_workspace.layout import Layout, inside, open_regular
 from local_workspace.workspace import Workspace
 
@@ -45,16 +44,7 @@ class WorkspaceObjects:
 
     async def import_(self, request: Request) -> None:
         """Write a notebook or file: from JSON with base64 content, or from a form."""
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            call, parts = form(request, await request.body())
-            content = parts.pop("content", b"")
-        else:
-            call = await parse(request)
-            try:
-                content = base64.b64decode(call.body.get("content") or "", validate=True)
-            except (binascii.Error, ValueError):
-                raise invalid("content must be base64") from None
-        await run_in_threadpool(self._write, call, content)
+        await run_in_threadpool(self._write, *await upload(request, "content"))
 
     def _write(self, call: Call, content: bytes) -> None:
         path, kind = call.text("path"), call.body.get("format") or "SOURCE"
