@@ -56,6 +56,10 @@ class TaskRun:
         """Keys of the tasks that must end first."""
         return tuple(item["task_key"] for item in self.spec.get("depends_on") or ())
 
+    def ended(self, ending: Ending, now: int) -> TaskRun:
+        """The task run after its end."""
+        return replace(self, life=ending.life, ending=ending, end_time=now)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
@@ -119,6 +123,16 @@ class Run:
     def timeout_seconds(self) -> int:
         """The whole run's time limit; 0 is none."""
         return int(self.settings.get("timeout_seconds") or 0)
+
+    def ended(self, ending: Ending, now: int) -> Run:
+        """The run after its end, which is also that of the tasks that have not ended yet."""
+        tasks = tuple(task if task.life in FINAL else task.ended(ending, now) for task in self.tasks)
+        return replace(self, tasks=tasks, ending=ending, end_time=now, held=False)
+
+    def with_task(self, task: TaskRun, instead_of: int | None = None) -> Run:
+        """The run with a task run in the place of its former version, or of the task run `instead_of`."""
+        old = task.run_id if instead_of is None else instead_of
+        return replace(self, tasks=tuple(task if item.run_id == old else item for item in self.tasks))
 
     def to_json(self) -> str:
         """For the database."""
@@ -289,8 +303,7 @@ def retried(run: Run, task: TaskRun, run_id: int, now: int) -> Run:
         not_before=now + wait if wait else 0,
         life="WAITING_FOR_RETRY" if wait else "PENDING",
     )
-    tasks = tuple(again if item.run_id == task.run_id else item for item in run.tasks)
-    return replace(run, tasks=tasks, earlier=(*run.earlier, task))
+    return replace(run.with_task(again, task.run_id), earlier=(*run.earlier, task))
 
 
 def failed_keys(run: Run) -> list[str]:

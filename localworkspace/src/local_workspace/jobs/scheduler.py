@@ -193,7 +193,7 @@ class Scheduler:
             run = self._runs[run.run_id]
         for task in run.tasks:
             if run.stop is not None:
-                self._stop(run.run_id, task)
+                self._stop(run.run_id, task, run.stop)
             elif not run.held:
                 self._start_if_ready(run.run_id, task)
         run = self._runs[run.run_id]
@@ -210,22 +210,20 @@ class Scheduler:
         if running < most:
             self._put(replace(run, held=False))
 
-    def _stop(self, run_id: int, task: TaskRun) -> None:
-        run = self._runs[run_id]
+    def _stop(self, run_id: int, task: TaskRun, reason: model.Stop) -> None:
         if task.run_id in self._switches:  # its process runs, or is about to: the worker reports its end
             if task.life != "TERMINATING":
                 self._set(run_id, replace(task, life="TERMINATING"))
-            self._switches[task.run_id].throw("cancel" if run.stop == "cancel" else "timeout")
+            self._switches[task.run_id].throw(reason)
         elif task.life in WAITING:
-            ending = _STOPPED["cancel" if run.stop == "cancel" else "timeout"]
-            self._set(run_id, replace(task, life=ending.life, ending=ending, end_time=now_ms()))
+            self._set(run_id, task.ended(_STOPPED[reason], now_ms()))
 
     def _start_if_ready(self, run_id: int, task: TaskRun) -> None:
         if task.life == "BLOCKED":
             keys = {item.task_key: item for item in self._runs[run_id].tasks}
             next_state = model.unblocked(task, keys)
             if isinstance(next_state, Ending):
-                self._set(run_id, replace(task, life=next_state.life, ending=next_state, end_time=now_ms()))
+                self._set(run_id, task.ended(next_state, now_ms()))
                 self._changed.notify()  # tasks further down may depend on this one
             if next_state != "PENDING":
                 return
@@ -248,10 +246,7 @@ class Scheduler:
         self._workers.add(worker)
 
     def _set(self, run_id: int, task: TaskRun) -> None:
-        """Replace one task of a run."""
-        run = self._runs[run_id]
-        tasks = tuple(task if item.run_id == task.run_id else item for item in run.tasks)
-        self._put(replace(run, tasks=tasks))
+        self._put(self._runs[run_id].with_task(task))
 
     def _update(self, run_id: int, task_run_id: int, **changes: Any) -> TaskRun | None:
         """Change one task of a run, from a worker; None when the run is no longer ours."""
@@ -337,13 +332,7 @@ def _ending_of(finished: Finished, folder: Path) -> Ending:
 
 def _lost(run: Run) -> Run:
     """The run after its server has stopped. One that was being cancelled or timed out has ended that way."""
-    now = now_ms()
-    ending = _STOPPED[run.stop or "shutdown"]
-    tasks = tuple(
-        task if task.life in FINAL else replace(task, life=ending.life, ending=ending, end_time=now)
-        for task in run.tasks
-    )
-    return replace(run, tasks=tasks, ending=ending, end_time=now, held=False)
+    return run.ended(_STOPPED[run.stop or "shutdown"], now_ms())
 
 
 @contextlib.contextmanager

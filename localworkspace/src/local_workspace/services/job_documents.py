@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from databricks.sdk.service import jobs as shapes
 
-from local_workspace.errors import ApiError, invalid
+from local_workspace.errors import invalid
 from local_workspace.http import Call, Json
 from local_workspace.jobs import references
 from local_workspace.jobs.model import DISABLED, RUN_IF, Ending, Life, Pass, Run, TaskRun, run_life
@@ -99,7 +98,7 @@ def task_runs(tasks: Sequence[Json], ids: Sequence[int]) -> tuple[TaskRun, ...]:
     for task, number in zip(tasks, ids, strict=True):
         life: Life = "BLOCKED" if task.get("depends_on") else "PENDING"
         new = TaskRun(run_id=number, task_key=task["task_key"], spec=task, life=life)
-        made.append(replace(new, life=DISABLED.life, ending=DISABLED) if task.get("disabled") else new)
+        made.append(new.ended(DISABLED, 0) if task.get("disabled") else new)
     return tuple(made)
 
 
@@ -151,7 +150,7 @@ def saved_settings(database: Database, job_id: int) -> Json:
     """The settings of a job. Raises ApiError (400: "Job N does not exist.")."""
     found = database.row("SELECT settings FROM jobs WHERE job_id = ?", job_id)
     if found is None:
-        raise ApiError(400, "INVALID_PARAMETER_VALUE", f"Job {job_id} does not exist.")
+        raise invalid(f"Job {job_id} does not exist.")
     settings: Json = json.loads(found[0])
     return settings
 
