@@ -345,5 +345,5 @@ def served_routes(folder: Path) -> list[Route]:
     engine: Any = SimpleNamespace(catalog=None, connect_url_of=None, end_job=None)
     info = WorkspaceInfo(host="http://127.0.0.1:1", token="t", http_path="/p", root=str(folder), pid=1)
     with contextlib.closing(Database(layout.private / "state.db")) as database:
-        workspace = Workspace.assemble(WorkspaceOptions(root=folder), info, layout, database, engine, None)
+        workspace = Workspace(WorkspaceOptions(root=folder), info, layout, database, engine, None)
         return load_routes({module for modules in SERVICES.values() for module in modules}, workspace)

@@ -26,7 +26,6 @@ __all__ = ["Spawned", "WorkspaceError", "WorkspaceInfo", "WorkspaceOptions", "ru
 # Spark's first start in an environment fetches Delta and compiles.
 START_TIMEOUT_S = {"sail": 60.0, "spark": 900.0}
 STOP_TIMEOUT_S = 15.0
-_MODULE = ("-m", "local_workspace")
 
 
 def running(root: Path) -> WorkspaceInfo | None:
@@ -79,9 +78,7 @@ class Spawned:
         self.stop()
 
 
-def spawn(
-    options: WorkspaceOptions, *, program: Sequence[str] = _MODULE, timeout_s: float | None = None
-) -> Spawned:
+def spawn(options: WorkspaceOptions, *, program: Sequence[str] = ("-m", "local_workspace")) -> Spawned:
     """Start a workspace as a child process and wait until it answers; it ends when this process does.
 
     Raises WorkspaceError with the last lines of the child's standard error when it does not come up.
@@ -99,7 +96,7 @@ def spawn(
         text=True,
         start_new_session=True,  # Ctrl+C in the terminal is for the parent, which then stops the child
     )
-    line = _first_line(process, timeout_s or START_TIMEOUT_S[options.engine])
+    line = _first_line(process, START_TIMEOUT_S[options.engine])
     try:
         return Spawned(info=WorkspaceInfo.from_json(line), process=process, errors=errors)
     except ValueError:

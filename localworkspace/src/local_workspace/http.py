@@ -94,10 +94,10 @@ class Call:
         except (TypeError, ValueError):
             raise invalid(f"{name} must be base64") from None
 
-    def flag(self, name: str, default: bool = False) -> bool:
-        """A boolean of the query or the body."""
+    def flag(self, name: str) -> bool:
+        """A boolean of the query or the body; false without it."""
         found = self.body.get(name, self.query.get(name))
-        return default if found is None else found is True or str(found).lower() == "true"
+        return str(found).lower() == "true"
 
 
 def reply(document: Reply, status: int = 200) -> Response:

@@ -218,7 +218,7 @@ def _run(
             spark_connect=engine.connect_url,
             ca_file=str(trusted.file) if trusted else "",
         )
-        workspace = Workspace.assemble(options, info, layout, database, engine, model, trusted)
+        workspace = Workspace(options, info, layout, database, engine, model, trusted)
 
         def announce() -> None:
             layout.write_server_file(info.to_json())

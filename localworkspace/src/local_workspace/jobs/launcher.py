@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from local_workspace.jobs.process import Launch, start
 from local_workspace.jobs.references import NotSetError, References, value_file
 from local_workspace.jobs.scheduler import TaskRefusedError
 from local_workspace.layout import Layout
-from local_workspace.options import WORKSPACE_ID
+from local_workspace.options import WorkspaceInfo
 
 # Nothing of the server's environment reaches a job but this; least of all the keys of whoever started it.
 INHERITED = (
@@ -49,16 +49,15 @@ function()
 
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """Prepares job processes. `host` is known once the server listens; `spark_remote` makes a task run's own
-    Spark Connect URL.
+    """Prepares job processes. `spark_remote` makes a task run's own Spark Connect URL, `trust` has variables
+    that name the authorities to trust.
     """
 
     layout: Layout
     secret: Callable[[str, str], bytes | None]
-    host: str
-    token: str
+    info: WorkspaceInfo
     spark_remote: Callable[[str], str]
-    trust: Mapping[str, str] = field(default_factory=dict)
+    trust: Mapping[str, str]
 
     def prepare(self, run: Run, task: TaskRun, cwd: Path) -> Launch:
         """The process for a task. Raises TaskRefusedError when there is nothing that could run."""
@@ -155,7 +154,7 @@ class Launcher:
     @property
     def references(self) -> References:
         """The dynamic value references of this workspace."""
-        return References(workspace_id=WORKSPACE_ID, host=self.host, task_value=self._task_value)
+        return References(host=self.info.host, task_value=self._task_value)
 
     def _values(self, run: Run) -> Path:
         return self.layout.runs / str(run.run_id) / "values"
@@ -184,8 +183,8 @@ class Launcher:
         env["PYTHONPATH"] = os.pathsep.join([*folders, *filter(None, [env.get("PYTHONPATH")])])
         env |= {
             "SPARK_REMOTE": self.spark_remote(str(task.run_id)),
-            "DATABRICKS_HOST": self.host,
-            "DATABRICKS_TOKEN": self.token,
+            "DATABRICKS_HOST": self.info.host,
+            "DATABRICKS_TOKEN": self.info.token,
             **self.trust,
             "RLM_VOLUMES_ROOT": str(self.layout.volumes),
             "RLM_WORKSPACE_ROOT": str(self.layout.workspace),

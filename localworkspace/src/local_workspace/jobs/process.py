@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -291,7 +291,7 @@ def started_at(pid: int) -> str | None:
     return asked.stdout.strip() or None
 
 
-def end_stragglers(mark: str, grace_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+def end_stragglers(mark: str, grace_s: float) -> None:
     """Send SIGTERM to all processes that carry the mark, wait up to `grace_s` seconds, then send SIGKILL.
 
     The wait matters: the executor harness has a process that writes the result when the program was killed.
@@ -303,7 +303,7 @@ def end_stragglers(mark: str, grace_s: float, *, sleep: Callable[[float], None] 
         for pid in left if expired else left - signalled:
             _signal(pid, mark, signal.SIGKILL if expired else signal.SIGTERM)
         signalled |= left
-        sleep(_STRAGGLERS_POLL_S)
+        time.sleep(_STRAGGLERS_POLL_S)
 
 
 def _marked(mark: str) -> set[int]:

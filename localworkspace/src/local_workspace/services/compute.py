@@ -61,9 +61,8 @@ def _list(call: Call, started: int) -> shapes.ListClustersResponse:
 
 
 def _spark_versions(_call: Call) -> shapes.GetSparkVersionsResponse:
-    return shapes.GetSparkVersionsResponse(
-        versions=[shapes.SparkVersion(key=key, name=name) for key, name in _VERSIONS.items()]
-    )
+    versions = [shapes.SparkVersion(key=key, name=name) for key, name in _VERSIONS.items()]
+    return shapes.GetSparkVersionsResponse(versions=versions)
 
 
 def _node_types(_call: Call) -> shapes.ListNodeTypesResponse:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, async_route, is_form, route, upload
-from local_workspace.layout import Layout, inside, open_regular
+from local_workspace.layout import Layout, inside, make_folders, open_regular, remove
 from local_workspace.workspace import Workspace
 
 _BLOCK = 1 << 20  # the most that one call carries
@@ -73,10 +72,7 @@ class Dbfs:
         target = self._local(path)
         if target.is_dir() or (target.exists() and not call.flag("overwrite")):
             raise _taken(path)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise _taken(path.rpartition("/")[0]) from None
+        make_folders(target.parent, _taken(path.rpartition("/")[0]))
         return _Stream(target=target, temporary=self._layout.uploads / f"dbfs-{next(self._handles)}")
 
     def _open(self, call: Call) -> _Stream:
@@ -115,24 +111,15 @@ class Dbfs:
 
     def mkdirs(self, call: Call) -> None:
         """Make a directory and its parents."""
-        path = call.text("path")
-        try:
-            self._local(path).mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise _taken(path) from None
+        make_folders(self._local(call.text("path")), _taken(call.text("path")))
 
     def delete(self, call: Call) -> None:
         """Remove a file or directory; one that is not there is no error, as on Databricks."""
         local = self._local(call.text("path"))
         if local == self._layout.dbfs:
             raise invalid("The root of DBFS cannot be deleted")
-        if not local.is_dir():
-            local.unlink(missing_ok=True)
-        elif any(local.iterdir()) and not call.flag("recursive"):
-            message = f"The directory {call.text('path')} is not empty: delete it with recursive"
-            raise ApiError(400, "IO_ERROR", message)
-        else:
-            shutil.rmtree(local)
+        message = f"The directory {call.text('path')} is not empty: delete it with recursive"
+        remove(local, recursive=call.flag("recursive"), full=ApiError(400, "IO_ERROR", message))
 
     def move(self, call: Call) -> None:
         """Move a file or directory."""

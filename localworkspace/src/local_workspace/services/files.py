@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid
 from local_workspace.http import Call, Json, async_route, route
-from local_workspace.layout import Layout, open_regular
+from local_workspace.layout import Layout, make_folders, open_regular
 from local_workspace.workspace import Workspace
 
 _BUFFER = 1 << 20
@@ -99,10 +99,8 @@ class Files:
     def create_directory(self, call: Call) -> Response:
         """Make a directory and its parents."""
         path = call.text("path")
-        try:
-            self._local(path).mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise ApiError(409, "ALREADY_EXISTS", f"A file exists at the path {path} or above it") from None
+        taken = ApiError(409, "ALREADY_EXISTS", f"A file exists at the path {path} or above it")
+        make_folders(self._local(path), taken)
         return Response(status_code=204)
 
     def head_directory(self, call: Call) -> Response:

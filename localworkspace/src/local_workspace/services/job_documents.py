@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
 from databricks.sdk.service import jobs as shapes
@@ -17,6 +18,7 @@ from local_workspace.options import CLUSTER_ID, USER
 from local_workspace.state import Database
 
 ShownRun = TypeVar("ShownRun", "shapes.Run", "shapes.BaseRun")
+Document = TypeVar("Document", "shapes.RunTask", "shapes.JobSettings")
 
 _SINGLE_TASK = ("spark_python_task", "python_wheel_task", "notebook_task", "spark_jar_task")
 _CLUSTER = ("new_cluster", "existing_cluster_id", "libraries")
@@ -60,15 +62,20 @@ def _check(task: Any) -> None:
     dependencies = task.get("depends_on") or []
     if not all(isinstance(item, dict) and isinstance(item.get("task_key"), str) for item in dependencies):
         raise invalid(f"Task {key}: depends_on must be a list of {{task_key}}")
-    try:
-        shown = shapes.RunTask.from_dict(task)
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
-        raise invalid(f"Task {key} is malformed: {error}") from None
-    for kind in (shown.spark_python_task, shown.python_wheel_task):
+    shown = _read(shapes.RunTask, task, f"Task {key} is")
+    for name in ("spark_python_task", "python_wheel_task"):
+        kind = getattr(shown, name)
         if kind and not all(isinstance(item, str) for item in kind.parameters or []):
             raise invalid(f"Task {key}: parameters must be strings")
-    for name in ("spark_python_task", "python_wheel_task"):
         references.check(task.get(name))
+
+
+def _read(kind: type[Document], document: Json, what: str) -> Document:
+    """The SDK's reading of a document. Raises ApiError (400) when it is malformed."""
+    try:
+        return kind.from_dict(document)
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise invalid(f"{what} malformed: {error}") from None
 
 
 def _check_cluster(holder: Any) -> None:
@@ -85,11 +92,10 @@ def _check_order(tasks: Sequence[Json]) -> None:
     for key, needed in waits.items():
         if unknown := needed - waits.keys():
             raise invalid(f"Task {key} depends on unknown task {sorted(unknown)[0]!r}")
-    while waits:
-        ready = {key for key, needed in waits.items() if not needed & waits.keys()}
-        if not ready:
-            raise invalid(f"The dependencies of the tasks {sorted(waits)} form a cycle")
-        waits = {key: needed for key, needed in waits.items() if key not in ready}
+    try:
+        TopologicalSorter(waits).prepare()
+    except CycleError as error:
+        raise invalid(f"The dependencies of the tasks {sorted(set(error.args[1]))} form a cycle") from None
 
 
 def task_runs(tasks: Sequence[Json], ids: Sequence[int]) -> tuple[TaskRun, ...]:
@@ -140,10 +146,7 @@ def job_settings(settings: Any) -> shapes.JobSettings:
     """The settings of a job as the API shows them. Raises ApiError (400) when they are malformed."""
     if not isinstance(settings, dict):
         raise invalid("new_settings must be an object")
-    try:
-        return shapes.JobSettings.from_dict({"format": "MULTI_TASK", **settings})
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
-        raise invalid(f"The settings of the job are malformed: {error}") from None
+    return _read(shapes.JobSettings, {"format": "MULTI_TASK", **settings}, "The settings of the job are")
 
 
 def saved_settings(database: Database, job_id: int) -> Json:

@@ -20,7 +20,7 @@ from local_workspace import threads
 from local_workspace.engine import Engine, EngineSession
 from local_workspace.engine.intervals import interval_name, is_interval, readable
 from local_workspace.engine.texts import text_of
-from local_workspace.errors import ApiError, invalid, missing
+from local_workspace.errors import invalid, missing
 from local_workspace.http import Call, Connection, Json, route
 from local_workspace.options import HTTP_PATH, USER, WAREHOUSE_ID
 from local_workspace.workspace import Workspace
@@ -162,17 +162,15 @@ class Statements:
         try:
             session = self._engine.session(catalog=request.get("catalog"), schema=request.get("schema"))
             self._evaluate(statement, session)
-        except ApiError as error:
-            self._fail(statement, error.message, None)
         except Exception as error:  # noqa: BLE001 - whatever the engine reports is the statement's error
             self._fail(statement, getattr(error, "message", str(error)), getattr(error, "sqlstate", None))
         finally:
             statement.done.set()
-        if session is not None:
-            try:
+        try:
+            if session is not None:
                 session.close()
-            except Exception as error:  # noqa: BLE001 - the statement's outcome is decided already
-                threads.say(f"A session could not be closed: {error}")
+        except Exception as error:  # noqa: BLE001 - the statement's outcome is decided already
+            threads.say(f"A session could not be closed: {error}")
 
     def _evaluate(self, statement: _Statement, session: EngineSession) -> None:
         with self._lock:
@@ -186,9 +184,8 @@ class Statements:
             cancelled=lambda: statement.state == "CANCELED",
         ).table
         limit = int(request.get("row_limit") or 0)
-        rows = _within(
-            _rows_of(table.slice(0, limit) if limit else table), int(request.get("byte_limit") or 0)
-        )
+        rows = _rows_of(table.slice(0, limit) if limit else table)
+        rows = _within(rows, int(request.get("byte_limit") or 0))
         columns = _columns_of(table.schema)
         with self._lock:
             if statement.state == "CANCELED":

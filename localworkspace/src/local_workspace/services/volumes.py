@@ -47,7 +47,7 @@ class Volumes:
     def list_volumes(self, call: Call) -> shapes.ListVolumesResponseContent:
         """The volumes of a schema."""
         catalog, schema = self._securables.schema_of(call)
-        parent = self._folder(catalog, schema, "")
+        parent = self._securables.volumes(catalog, schema)
         names = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
         found, token = page(call, names, lambda name: self._volume(catalog, schema, name))
         return shapes.ListVolumesResponseContent(volumes=found, next_page_token=token)

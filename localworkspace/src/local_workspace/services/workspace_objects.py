@@ -6,7 +6,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, async_route, route, upload
-from local_workspace.layout import Layout, inside, open_regular
+from local_workspace.layout import Layout, inside, make_folders, open_regular, remove
 from local_workspace.workspace import Workspace
 
 _LANGUAGES = {".py": "PYTHON", ".sql": "SQL", ".scala": "SCALA", ".r": "R", ".R": "R"}
@@ -37,10 +36,7 @@ class WorkspaceObjects:
 
     def mkdirs(self, call: Call) -> None:
         """Make a folder and its parents."""
-        try:
-            self._local(call.text("path")).mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise self._taken(call.text("path")) from None
+        make_folders(self._local(call.text("path")), _taken(call.text("path")))
 
     async def import_(self, request: Request) -> None:
         """Write a notebook or file: from JSON with base64 content, or from a form."""
@@ -66,7 +62,7 @@ class WorkspaceObjects:
         if not local.parent.is_dir():
             raise missing(f"The parent folder ({path.rpartition('/')[0]}) does not exist.")
         if local.is_dir() or (local.exists() and not call.flag("overwrite")):
-            raise self._taken(path)
+            raise _taken(path)
         temporary = local.with_name(f".{local.name}.importing")
         temporary.write_bytes(content)
         temporary.replace(local)
@@ -111,12 +107,8 @@ class WorkspaceObjects:
         local = self._existing(path)
         if local == self._root:
             raise invalid("The root folder cannot be deleted")
-        if not local.is_dir():
-            local.unlink()
-        elif any(local.iterdir()) and not call.flag("recursive"):
-            raise ApiError(400, "DIRECTORY_NOT_EMPTY", f"Folder ({path}) is not empty")
-        else:
-            shutil.rmtree(local)
+        full = ApiError(400, "DIRECTORY_NOT_EMPTY", f"Folder ({path}) is not empty")
+        remove(local, recursive=call.flag("recursive"), full=full)
 
     def _name(self, path: str) -> str:
         if not path.startswith("/"):
@@ -132,8 +124,9 @@ class WorkspaceObjects:
             raise missing(f"Path ({path}) doesn't exist.")
         return local
 
-    def _taken(self, path: str) -> ApiError:
-        return ApiError(400, "RESOURCE_ALREADY_EXISTS", f"Path ({path}) already exists.")
+
+def _taken(path: str) -> ApiError:
+    return ApiError(400, "RESOURCE_ALREADY_EXISTS", f"Path ({path}) already exists.")
 
 
 def _info(path: str, local: Path) -> shapes.ObjectInfo:
