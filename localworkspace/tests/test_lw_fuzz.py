@@ -32,7 +32,10 @@ FIELDS = sorted(
     {
         name
         for path in _SOURCE.rglob("*.py")
-        for name in re.findall(r"""(?:get|text|number|value|flag)\(["'](\w+)["']""", path.read_text())
+        for name in re.findall(
+            r"""(?:get|text|number|value|flag|content|upload)\((?:request, )?["'](\w+)["']""",
+            path.read_text(),
+        )
     }
 )
 _TEXTS = st.one_of(

@@ -177,7 +177,7 @@ def test_a_session_that_cannot_be_closed_does_not_change_the_outcome(
 def test_the_sdk_is_imported_in_part_and_whole_when_asked_for() -> None:
     program = (
         "import sys\n"
-        "from local_workspace.server import defer_sdk_package\n"
+        "from local_workspace.services import defer_sdk_package\n"
         "defer_sdk_package()\n"
         "from databricks.sdk.service import workspace\n"
         "assert workspace.GetSecretResponse(key='k').as_dict() == {'key': 'k'}\n"

@@ -148,8 +148,8 @@ def say(text: str) -> None:
 def start(arguments: argparse.Namespace) -> int:
     """Serve until interrupted; print how to reach it when ready."""
     with local_workspace_installed():
-        from local_workspace.__main__ import run
-        from local_workspace.errors import WorkspaceError
+        from local_workspace import WorkspaceError
+        from local_workspace.server import run
     try:
         return run(arguments)
     except ValueError as error:

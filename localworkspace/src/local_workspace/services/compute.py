@@ -9,7 +9,7 @@ import platform
 from databricks.sdk.service import compute as shapes
 from starlette.routing import Route
 
-from local_workspace.errors import ApiError
+from local_workspace.errors import invalid
 from local_workspace.http import Call, route
 from local_workspace.options import CLUSTER_ID, USER
 from local_workspace.state import now_ms
@@ -49,8 +49,9 @@ def _cluster(started: int) -> shapes.ClusterDetails:
 
 def _get(call: Call, started: int) -> shapes.ClusterDetails:
     if call.text("cluster_id") != CLUSTER_ID:
-        message = f"Cluster {call.text('cluster_id')} does not exist; the local workspace has {CLUSTER_ID!r}"
-        raise ApiError(400, "INVALID_PARAMETER_VALUE", message)
+        raise invalid(
+            f"Cluster {call.text('cluster_id')} does not exist; the local workspace has {CLUSTER_ID!r}"
+        )
     return _cluster(started)
 
 
@@ -60,9 +61,8 @@ def _list(call: Call, started: int) -> shapes.ListClustersResponse:
 
 
 def _spark_versions(_call: Call) -> shapes.GetSparkVersionsResponse:
-    return shapes.GetSparkVersionsResponse(
-        versions=[shapes.SparkVersion(key=key, name=name) for key, name in _VERSIONS.items()]
-    )
+    versions = [shapes.SparkVersion(key=key, name=name) for key, name in _VERSIONS.items()]
+    return shapes.GetSparkVersionsResponse(versions=versions)
 
 
 def _node_types(_call: Call) -> shapes.ListNodeTypesResponse:

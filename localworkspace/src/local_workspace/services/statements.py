@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import threading
 import uuid
 from collections import OrderedDict
@@ -16,10 +18,10 @@ from starlette.routing import Route
 
 from local_workspace import threads
 from local_workspace.engine import Engine, EngineSession
-from local_workspace.errors import ApiError, invalid, missing
+from local_workspace.engine.texts import interval_name, is_interval, readable, text_of
+from local_workspace.errors import invalid, missing
 from local_workspace.http import Call, Connection, Json, route
 from local_workspace.options import HTTP_PATH, USER, WAREHOUSE_ID
-from local_workspace.services.statement_values import columns_of, parameters_of, rows_of
 from local_workspace.workspace import Workspace
 
 _KEPT = 100
@@ -103,7 +105,7 @@ class Statements:
 
     def execute(self, call: Call) -> shapes.StatementResponse:
         """Run a statement; wait for it for the time of `wait_timeout`."""
-        require_warehouse(call.text("warehouse_id"))
+        _require_warehouse(call.text("warehouse_id"))
         call.text("statement")
         if (call.body.get("format") or "JSON_ARRAY") != "JSON_ARRAY":
             raise invalid("The local workspace returns the format JSON_ARRAY only")
@@ -159,17 +161,15 @@ class Statements:
         try:
             session = self._engine.session(catalog=request.get("catalog"), schema=request.get("schema"))
             self._evaluate(statement, session)
-        except ApiError as error:
-            self._fail(statement, error.message, None)
         except Exception as error:  # noqa: BLE001 - whatever the engine reports is the statement's error
             self._fail(statement, getattr(error, "message", str(error)), getattr(error, "sqlstate", None))
         finally:
             statement.done.set()
-        if session is not None:
-            try:
+        try:
+            if session is not None:
                 session.close()
-            except Exception as error:  # noqa: BLE001 - the statement's outcome is decided already
-                threads.say(f"A session could not be closed: {error}")
+        except Exception as error:  # noqa: BLE001 - the statement's outcome is decided already
+            threads.say(f"A session could not be closed: {error}")
 
     def _evaluate(self, statement: _Statement, session: EngineSession) -> None:
         with self._lock:
@@ -179,14 +179,13 @@ class Statements:
         request = statement.request
         table = session.execute(
             request["statement"],
-            parameters_of(request.get("parameters")),
+            _parameters_of(request.get("parameters")),
             cancelled=lambda: statement.state == "CANCELED",
         ).table
         limit = int(request.get("row_limit") or 0)
-        rows = _within(
-            rows_of(table.slice(0, limit) if limit else table), int(request.get("byte_limit") or 0)
-        )
-        columns = columns_of(table.schema)
+        rows = _rows_of(table.slice(0, limit) if limit else table)
+        rows = _within(rows, int(request.get("byte_limit") or 0))
+        columns = _columns_of(table.schema)
         with self._lock:
             if statement.state == "CANCELED":
                 return
@@ -220,7 +219,99 @@ def _seconds(text: str) -> float:
     return float(number)
 
 
-def require_warehouse(warehouse_id: str) -> None:
+# --- values: parameters from text, columns and rows as JSON_ARRAY has them
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "STRING": str,
+    "BOOLEAN": lambda text: {"true": True, "false": False}[text.lower()],
+    "DOUBLE": float,
+    "FLOAT": float,
+    "DECIMAL": decimal.Decimal,
+    "DATE": datetime.date.fromisoformat,
+    "TIMESTAMP": datetime.datetime.fromisoformat,
+    "TIMESTAMP_NTZ": datetime.datetime.fromisoformat,
+    "VOID": lambda _text: None,
+    **dict.fromkeys(("INT", "BIGINT", "LONG", "SMALLINT", "SHORT", "TINYINT", "BYTE"), int),
+}
+
+
+def _parameters_of(parameters: Any) -> dict[str, Any] | None:
+    """Named parameters as Python values. Raises ApiError (400) for what cannot be read."""
+    if not parameters:
+        return None
+    values: dict[str, Any] = {}
+    for item in parameters:
+        kind = str(item.get("type") or "STRING").upper()
+        reader = _READERS.get(kind.partition("(")[0])
+        if reader is None:
+            raise invalid(f"Parameter {item.get('name')}: unknown type {kind}")
+        text = item.get("value")
+        try:
+            values[str(item["name"])] = None if text is None else reader(str(text))
+        except (KeyError, ValueError, ArithmeticError):
+            raise invalid(f"Parameter {item.get('name')}: {text!r} is not a {kind}") from None
+    return values
+
+
+# By Arrow's name: the type's text in SQL, and the API's name where that is another.
+_TYPES = {
+    "int8": ("TINYINT", "BYTE"), "int16": ("SMALLINT", "SHORT"), "int32": ("INT", "INT"),
+    "int64": ("BIGINT", "LONG"), "float": ("FLOAT", "FLOAT"), "double": ("DOUBLE", "DOUBLE"),
+    "bool": ("BOOLEAN", "BOOLEAN"), "string": ("STRING", "STRING"), "large_string": ("STRING", "STRING"),
+    "string_view": ("STRING", "STRING"), "binary": ("BINARY", "BINARY"), "large_binary": ("BINARY", "BINARY"),
+    "date32[day]": ("DATE", "DATE"), "null": ("VOID", "NULL"),
+}  # fmt: skip
+
+
+def _columns_of(schema: Any) -> list[shapes.ColumnInfo]:
+    """Column descriptions for an Arrow schema."""
+    columns = []
+    for position, column in enumerate(schema):
+        text, name = _type(column.type)
+        exact = name == "DECIMAL"
+        columns.append(
+            shapes.ColumnInfo(
+                name=column.name,
+                position=position,
+                type_text=text,
+                type_name=shapes.ColumnInfoTypeName(name),
+                type_precision=column.type.precision if exact else None,
+                type_scale=column.type.scale if exact else None,
+                type_interval_type=interval_name(column.type) if name == "INTERVAL" else None,
+            )
+        )
+    return columns
+
+
+def _type(kind: Any) -> tuple[str, str]:
+    """The text of an Arrow type in SQL, and its name in the API (databricks-sdk, sql.ColumnInfoTypeName)."""
+    import pyarrow.types as is_a
+
+    if is_a.is_timestamp(kind):
+        return "TIMESTAMP" if kind.tz else "TIMESTAMP_NTZ", "TIMESTAMP"
+    if is_a.is_decimal(kind):
+        return f"DECIMAL({kind.precision},{kind.scale})", "DECIMAL"
+    if is_a.is_map(kind):
+        return f"MAP<{_type(kind.key_type)[0]}, {_type(kind.item_type)[0]}>", "MAP"
+    if is_a.is_struct(kind):
+        return f"STRUCT<{', '.join(f'{item.name}: {_type(item.type)[0]}' for item in kind)}>", "STRUCT"
+    if is_a.is_nested(kind):
+        return f"ARRAY<{_type(kind.value_type)[0]}>", "ARRAY"
+    if is_interval(kind):
+        return f"INTERVAL {interval_name(kind)}", "INTERVAL"
+    return _TYPES.get(str(kind)) or (str(kind).upper(), "USER_DEFINED_TYPE")
+
+
+def _rows_of(table: Any) -> list[list[str | None]]:
+    """All values of an Arrow table as strings, NULL as None."""
+    columns = [
+        [text_of(value, field.type) for value in column.to_pylist()]
+        for column, field in zip(readable(table).itercolumns(), table.schema, strict=True)
+    ]
+    return [list(row) for row in zip(*columns, strict=True)] if columns else []
+
+
+def _require_warehouse(warehouse_id: str) -> None:
     """Raise ApiError (404) unless it is our one warehouse."""
     if warehouse_id != WAREHOUSE_ID:
         raise missing(
@@ -258,11 +349,11 @@ def routes(workspace: Workspace) -> list[Route]:
         return shapes.ListWarehousesResponse(warehouses=[_warehouse(host)])
 
     def get_warehouse(call: Call) -> shapes.EndpointInfo:
-        require_warehouse(call.text("id"))
+        _require_warehouse(call.text("id"))
         return _warehouse(host)
 
     def start_or_stop(call: Call) -> None:
-        require_warehouse(call.text("id"))  # it always runs
+        _require_warehouse(call.text("id"))  # it always runs
 
     return [
         route("POST", f"{base}/statements", statements.execute),
