@@ -17,11 +17,10 @@ from executor_harness.capture import Recorder
 from executor_harness.guard import Guard
 from executor_harness.handed_out import HandedOut
 from executor_harness.leftovers import Leftovers, StandardCode, within
-from executor_harness.outcome import ProcessExit, current, of_end, of_exception, of_interruption
 from executor_harness.protocol import Request, Status, Stream
 from executor_harness.report import Report, Ticket, append, belongs, encode, is_final, read_result
 from executor_harness.rlm.api import Rlm, close, reported
-from executor_harness.run import Program, run
+from executor_harness.run import ProcessExit, Program, current, of_end, of_exception, of_interruption, run
 from executor_harness.session import Session
 from executor_harness.verify import USAGE, Arguments, Refused, UsageError, parse, read_program, read_request
 from executor_harness.volumes import Volumes
@@ -60,15 +59,7 @@ class Job:
         self._recorder = Recorder(root=root, volumes_root=self._volumes.root, redactor=self._redactor)
         self._leftovers = Leftovers()
         self._guard: Guard | None = None
-        self._ticket = Ticket(
-            run_id=arguments.run_id,
-            iter_n=arguments.iter_n,
-            attempt=arguments.attempt,
-            databricks_run_id=arguments.databricks_run_id,
-            request_sha256=arguments.request_sha256,
-            output_dir=arguments.output_dir,
-            started=time.time(),
-        )
+        self._ticket = Ticket(**vars(arguments), started=time.time())
 
     def execute(self) -> int:
         """Verify, run and report. Returns the exit code."""

@@ -31,8 +31,7 @@ from executor_harness import protocol
 from executor_harness.leftovers import descendants, kill
 from executor_harness.protocol import PREVIEW_CHARS, Stream
 from executor_harness.redaction import Redactor, StreamRedactor
-from executor_harness.report import Report, Ticket, encode, is_final, read_result
-from executor_harness.rlm import spend
+from executor_harness.report import Report, Ticket, encode, is_final, read_result, read_spend
 from executor_harness.volumes import Volumes
 
 PASS_HEAD = 1024 * 1024  # bytes of a stream that go on to the job's own log at once, and
@@ -292,7 +291,7 @@ class Watcher:
             )
         else:
             report = Report.died(streams["stderr"].head + streams["stderr"].tail)
-        report = replace(report, usage=spend.read(self._volumes, ticket.output_dir))
+        report = replace(report, usage=read_spend(self._volumes, ticket.output_dir))
         result = report.result(ticket, streams=streams, finished=time.time(), redactor=self._redactor)
         self._volumes.put(ticket.result_path, encode(result))
 

@@ -170,7 +170,9 @@ class Rlm:
 
     def llm_map(self, df: Any, template: str, output_col: str, **options: Any) -> Any:
         """A DataFrame with a column of answers to a template such as "Is this a complaint? {text}"."""
-        return self._models().map(df, template, output_col, **options)
+        from executor_harness.rlm.map import llm_map
+
+        return llm_map(self._models(), df, template, output_col, **options)
 
     def spawn(self, tasks: Iterable[Mapping[str, Any]]) -> None:
         """Ask for child runs: each {"name", "task", "inputs"}. They begin when this program has ended well;

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TypedDict
 
-from executor_harness.rlm.amounts import Amount
+from executor_harness.rlm.meter import Amount
 from executor_harness.volumes import Volumes
 
 _JOINED = 32  # files

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from executor_harness.rlm import amounts, answers, journal, map_sql, workers
-from executor_harness.rlm.amounts import Amount, Part, calls_each, spread_of, waves
+from executor_harness.rlm import answers, journal, map_sql, meter, workers
 from executor_harness.rlm.chat import BudgetExhausted, Options, Tokens
-from executor_harness.rlm.model_service import ModelService
+from executor_harness.rlm.map_sql import Part, calls_each, spread_of, waves
+from executor_harness.rlm.meter import Amount
+from executor_harness.rlm.model_calls import ModelCalls, ModelService
 from executor_harness.rlm.workers import Row, Work
 
 KEY, PROMPT, BUCKET = "__rlm_key", "__rlm_prompt", "__rlm_bucket"
@@ -28,7 +29,7 @@ _RECORD_S = 60.0
 _ERRORS = 100_000  # held in this process; with so many there is something wrong beyond single prompts
 
 
-def llm_map(service: ModelService, df: Any, text: str, output_col: str, **options: Any) -> Any:
+def llm_map(calls: ModelCalls, df: Any, text: str, output_col: str, **options: Any) -> Any:
     """`df` with two columns more: the answer to `text`, filled from each row's columns, and `…_error`.
 
     `text` names columns as `{column}`; options are those of `query_batched`. All rows are kept, in no
@@ -37,6 +38,7 @@ def llm_map(service: ModelService, df: Any, text: str, output_col: str, **option
     shape. Raises ValueError for a template or column name that does not fit, BudgetExhausted when the budget
     is too small for all prompts that have no answer yet (nothing is asked then), and what the engine raises.
     """
+    service = calls.service()
     if not hasattr(df, "withColumn"):
         raise TypeError(
             f"rlm.llm_map: df must be a Spark DataFrame, not {type(df).__name__}: make one with "
@@ -111,7 +113,7 @@ class _Mapper:
     def _afford(self, parts: list[Part]) -> None:
         """Raise BudgetExhausted where the budget surely has no room for everything, or for nothing."""
         whole = waves(parts)[0]
-        least = amounts.used(Tokens(read=0, written=whole.prompts), self._price)
+        least = meter.used(Tokens(read=0, written=whole.prompts), self._price)
         smallest = min(parts, key=lambda part: part.size).bound(self._options, self._price)
         for amount in (replace(least, calls=whole.prompts), smallest):
             if lack := self._service.meter.lack(amount):
@@ -163,7 +165,7 @@ class _Mapper:
         """Estimate the reservation of a prompt that used so much: its size is not known."""
         calls = calls_each(self._options)
         tokens = Tokens(read=used.read, written=calls * self._options.max_tokens)
-        return replace(amounts.used(tokens, self._price), calls=calls)
+        return replace(meter.used(tokens, self._price), calls=calls)
 
     def _rows(self, part: Part, stem: str) -> Iterator[Row]:
         """The outcomes of a part's prompts, as the engine returns them."""

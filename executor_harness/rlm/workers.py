@@ -19,19 +19,17 @@ from executor_harness import protocol
 from executor_harness.protocol import Allowance, Price
 from executor_harness.redaction import Redactor
 from executor_harness.rlm import chat
-from executor_harness.rlm.amounts import NOTHING, Amount, most_of
-from executor_harness.rlm.asker import Asker, RateLimit
+from executor_harness.rlm.asker import Asker
 from executor_harness.rlm.chat import Options, Question
 from executor_harness.rlm.client import Connection, Endpoint
 from executor_harness.rlm.journal import AttemptId, Journal, Record, now, record_of
-from executor_harness.rlm.meter import Meter
+from executor_harness.rlm.meter import NOTHING, Amount, Meter, RateLimit, most_of
 from executor_harness.volumes import Volumes
 
 _PACKAGE = "executor_harness"
 _MODULES = (
     *("protocol", "redaction", "volumes"),
-    *(f"rlm.{name}" for name in ("chat", "schema_check", "client", "amounts", "meter")),
-    *(f"rlm.{name}" for name in ("journal", "asker", "workers")),
+    *(f"rlm.{name}" for name in ("chat", "client", "meter", "journal", "asker", "workers")),
 )
 SCHEMA = (
     "call_key string, answer string, kind string, message string, calls bigint, read bigint, written bigint, "

@@ -14,7 +14,8 @@ from harness_support import eventually
 from llm_support import Said, calls_of, run_folder, serving, spent
 
 from executor_harness.protocol import Usage
-from executor_harness.rlm import client, spend
+from executor_harness.report import read_spend
+from executor_harness.rlm import client
 from executor_harness.rlm.chat import BudgetExhausted, CallError, CallFailed, ModelError, NoModel
 from executor_harness.volumes import Volumes
 
@@ -271,13 +272,14 @@ def test_what_may_be_spent_is_on_record_before_in_blocks(tmp_path: Path) -> None
 
     def rule(prompt: str, before: int) -> Said:
         home = "/Volumes/main/rlm/work/scratchpad/run_r1/iter_1"
-        on_record = spend.read(Volumes(root=str(tmp_path)), home)["calls"]  # it may be being written
+        on_record = read_spend(Volumes(root=str(tmp_path)), home).calls  # it may be being written
         seen.append((len(seen) + 1, on_record))
         return Said()
 
     with serving(rule, latency_s=0.02) as stub:
         calls = calls_of(tmp_path, stub, concurrency=10)
         calls.query_batched([f"p{n}" for n in range(100)])
+        assert len(seen) == 100
         assert all(asked <= on_record for asked, on_record in seen), seen
         assert all(on_record <= asked + 3 * 10 for asked, on_record in seen), seen
         assert spent(tmp_path) == calls.usage(), "and what was spent, after"
