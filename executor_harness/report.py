@@ -13,7 +13,7 @@ from typing import Any
 from executor_harness import protocol
 from executor_harness.protocol import Result, Stream, Usage
 from executor_harness.redaction import Redactor
-from executor_harness.sql import commit, literal, quoted
+from executor_harness.spark import commit, literal, quoted
 from executor_harness.verify import Arguments
 from executor_harness.volumes import Volumes
 
@@ -22,6 +22,10 @@ USING (SELECT {source}) AS s
 ON t.run_id = s.run_id AND t.iter_n = s.iter_n AND t.attempt = s.attempt
 WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"""
 _OF_TICKET = ("run_id", "iter_n", "attempt", "databricks_run_id", "request_sha256", "artifact_sha256")
+_STOPPED: dict[protocol.Status, tuple[str, int]] = {
+    protocol.TIMEOUT: (protocol.TIMEOUT_ERROR, protocol.EXIT_TIMEOUT),
+    protocol.CANCELLED: (protocol.CANCELLED_ERROR, protocol.EXIT_CANCELLED),
+}
 _TYPES = {
     "iter_n": "INT",
     "attempt": "INT",
@@ -88,26 +92,10 @@ class Report:
         return cls(error_type=error_type, error_summary=summary, traceback=trace)
 
     @classmethod
-    def timed_out(cls, summary: str, trace: str | None = None) -> Report:
-        """The program was ended because its time was up."""
-        return cls(
-            status=protocol.TIMEOUT,
-            exit_code=protocol.EXIT_TIMEOUT,
-            error_type=protocol.TIMEOUT_ERROR,
-            error_summary=summary,
-            traceback=trace,
-        )
-
-    @classmethod
-    def cancelled(cls, summary: str, trace: str | None = None) -> Report:
-        """The platform asked for the end."""
-        return cls(
-            status=protocol.CANCELLED,
-            exit_code=protocol.EXIT_CANCELLED,
-            error_type=protocol.CANCELLED_ERROR,
-            error_summary=summary,
-            traceback=trace,
-        )
+    def stopped(cls, reason: protocol.Status, summary: str, trace: str | None = None) -> Report:
+        """The program was ended from outside: its time was up, or the platform cancelled the run."""
+        kind, code = _STOPPED[reason]
+        return cls(status=reason, exit_code=code, error_type=kind, error_summary=summary, traceback=trace)
 
     @classmethod
     def died(cls, stderr: str) -> Report:
@@ -147,17 +135,15 @@ class Report:
         if document["error_summary"]:
             document["error_summary"] = shortened(document["error_summary"], protocol.SUMMARY_CHARS)
         if document["traceback"]:
-            document["traceback"] = _tail(document["traceback"], protocol.TRACEBACK_CHARS)
+            document["traceback"] = _end_of(document["traceback"])
         document["log"] = [shortened(line, protocol.LOG_LINE_CHARS) for line in document["log"]]
         storable: dict[str, Any] = _storable(document)
         return storable
 
 
-def _tail(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    note = "… (start left out)\n"
-    return note + text[-(limit - len(note)) :]
+def _end_of(trace: str) -> str:
+    note, limit = "… (start left out)\n", protocol.TRACEBACK_CHARS
+    return trace if len(trace) <= limit else note + trace[-(limit - len(note)) :]
 
 
 def _storable(value: Any) -> Any:

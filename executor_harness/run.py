@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, NoReturn
 
 from executor_harness import protocol
@@ -24,7 +24,7 @@ from executor_harness.leftovers import StandardCode
 from executor_harness.protocol import Status
 from executor_harness.report import Report
 from executor_harness.rlm.api import Rlm
-from executor_harness.session import Session, Unavailable
+from executor_harness.spark import Session, Unavailable
 
 _OURS = str(Path(__file__).parent)
 _FRAMES = 60
@@ -60,20 +60,6 @@ def run(
 
     `cancel` ends it from a thread that is not its own. Afterwards the standard library is as it was.
     """
-    try:
-        _run(program, rlm, session, standard, cancel)
-    except SystemExit as error:
-        if of_exception(error, program.name).status != protocol.SUCCESS:
-            raise
-
-
-def _run(
-    program: Program,
-    rlm: Rlm,
-    session: Session,
-    standard: StandardCode,
-    cancel: Callable[[ProcessExit], None],
-) -> None:
     home = os.getpid()
     try:
         with _surroundings(program) as module, _soft_exit(cancel):
@@ -89,6 +75,9 @@ def _run(
                 exec(code, module.__dict__)  # noqa: S102 -- what this package is for; the hash is verified
             finally:
                 standard.restore()
+    except SystemExit as error:
+        if of_exception(error, program.name).status != protocol.SUCCESS:
+            raise
     finally:
         if os.getpid() != home:
             _end_fork(sys.exc_info()[1])
@@ -221,10 +210,13 @@ def _of_exit(error: SystemExit, program: str) -> Report:
 
 def of_interruption(reason: Status, timeout_s: float, where: str, trace: str | None) -> Report:
     """The report of a program that was ended from outside. `where` names the line it was at, if known."""
-    at = f" at {where}" if where else ""
-    if reason == protocol.CANCELLED:
-        return Report.cancelled(f"the platform cancelled the run (SIGTERM){at}", trace)
-    return Report.timed_out(f"stopped after {timeout_s:g} s (timeout_s){at}", trace)
+    is_cancelled = reason == protocol.CANCELLED
+    what = (
+        "the platform cancelled the run (SIGTERM)"
+        if is_cancelled
+        else f"stopped after {timeout_s:g} s (timeout_s)"
+    )
+    return Report.stopped(reason, f"{what}{' at ' if where else ''}{where}", trace)
 
 
 def formatted(error: BaseException) -> str:
@@ -244,7 +236,9 @@ def current(thread: int, program: str) -> tuple[str, str | None]:
     stack = traceback.StackSummary.from_list(
         [entry for entry in traceback.extract_stack(frame, limit=-_FRAMES) if not _is_ours(entry.filename)]
     )
-    return _line_in(frame, program), _bounded("Stack when time was up:\n" + "".join(stack.format()))
+    lines = [line for entry, line in traceback.walk_stack(frame) if entry.f_code.co_filename == program]
+    where = f"line {lines[0]} of {protocol.ENTRYPOINT_FILE}" if lines else ""
+    return where, _bounded("Stack when time was up:\n" + "".join(stack.format()))
 
 
 def place(error: BaseException, program: str) -> str:
@@ -252,20 +246,10 @@ def place(error: BaseException, program: str) -> str:
     if isinstance(error, SyntaxError) and error.filename == program and error.lineno:
         return f"line {error.lineno} of {protocol.ENTRYPOINT_FILE}"
     found = 0
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == program:
-            found = trace.tb_lineno
-        trace = trace.tb_next
-    return f"line {found} of {protocol.ENTRYPOINT_FILE}" if found else ""
-
-
-def _line_in(frame: FrameType | None, program: str) -> str:
-    while frame is not None:
+    for frame, line in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_filename == program:
-            return f"line {frame.f_lineno} of {protocol.ENTRYPOINT_FILE}"
-        frame = frame.f_back
-    return ""
+            found = line
+    return f"line {found} of {protocol.ENTRYPOINT_FILE}" if found else ""
 
 
 def _prefix(error: BaseException, program: str) -> str:

@@ -279,16 +279,16 @@ class Watcher:
         if is_final(read_result(self._volumes, ticket.result_path), ticket):
             return
         if timed_out:
-            report = Report.timed_out(
+            report = Report.stopped(
+                protocol.TIMEOUT,
                 f"stopped after {ticket.timeout_s:g} s (timeout_s); native code did not let go of the "
-                "interpreter, so its process was killed"
+                "interpreter, so its process was killed",
             )
         elif self._failure:
             report = Report.failed(protocol.PROCESS_DIED, self._failure)
         elif b"cancel" in self._commands:
-            report = Report.cancelled(
-                "the platform cancelled the run (SIGTERM), and killed it before it had ended"
-            )
+            what = "the platform cancelled the run (SIGTERM), and killed it before it had ended"
+            report = Report.stopped(protocol.CANCELLED, what)
         else:
             report = Report.died(streams["stderr"].head + streams["stderr"].tail)
         report = replace(report, usage=read_spend(self._volumes, ticket.output_dir))

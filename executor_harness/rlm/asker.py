@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from executor_harness.protocol import Price
 from executor_harness.redaction import Redactor
@@ -45,27 +45,17 @@ class _NoAnswer(Exception):  # noqa: N818 -- never leaves this module
         self.kind = kind
 
 
+@dataclass(frozen=True, kw_only=True)
 class Asker:
     """Asks questions, on any thread. `endpoint` gives a serving endpoint with a fresh credential."""
 
-    def __init__(
-        self,
-        *,
-        endpoint: Callable[[str], Endpoint],
-        meter: Meter,
-        rate: RateLimit,
-        prices: Mapping[str, Price],
-        redactor: Redactor,
-        note: Callable[[str], None],
-        stop: threading.Event,
-    ) -> None:
-        self._endpoint = endpoint
-        self._meter = meter
-        self._rate = rate
-        self._prices = prices
-        self._redactor = redactor
-        self._note = note
-        self._stop = stop
+    endpoint: Callable[[str], Endpoint]
+    meter: Meter
+    rate: RateLimit
+    prices: Mapping[str, Price]
+    redactor: Redactor
+    note: Callable[[str], None]
+    stop: threading.Event
 
     def bound(self, question: Question) -> Amount:
         """The most that asking once may use."""
@@ -78,7 +68,7 @@ class Asker:
             text = self._answer(question, connection, used)
             return CallResult(text=text, used=sum(used, NOTHING))
         except _NoAnswer as error:
-            kind, message = error.kind, self._redactor.text(str(error))
+            kind, message = error.kind, self.redactor.text(str(error))
         except BudgetExhausted as error:
             kind, message = "budget", str(error)
         except NoModel as error:
@@ -110,15 +100,15 @@ class Asker:
             outcome = self._once(messages, options, body, connection, used)
             if outcome.text is not None:
                 if outcome.cut:
-                    self._note(f"replies of {options.model} were cut off at max_tokens={options.max_tokens}")
-                return self._redactor.text(outcome.text)
+                    self.note(f"replies of {options.model} were cut off at max_tokens={options.max_tokens}")
+                return self.redactor.text(outcome.text)
             timeouts += outcome.kind == "timeout"
             retry = outcome.retry and timeouts < _TIMEOUT_TRIES
             if outcome.status == 401 and not renewed:
                 renewed = retry = True  # the token may have been renewed since it was asked for
             if not retry or tries == _TRIES - 1:
                 tried = f" (tried {tries + 1} times)" if tries else ""
-                message = self._redactor.text(outcome.message)[:_MESSAGE_CHARS]  # cut only when it is masked
+                message = self.redactor.text(outcome.message)[:_MESSAGE_CHARS]  # cut only when it is masked
                 raise _NoAnswer(outcome.kind or "reply", message + tried)
             self._pause(client.pause_before(tries, outcome, random.random()), outcome)  # noqa: S311 -- jitter
         raise AssertionError
@@ -133,43 +123,43 @@ class Asker:
     ) -> Outcome:
         price = self._price(options)
         bound = meter.most(messages, options, price)
-        number = self._meter.admit(bound)
+        number = self.meter.admit(bound)
         if number is None:
             raise _NoAnswer("stopped", _STOPPED)
         amount = NOTHING
         try:
             self._await_rate()
-            endpoint = self._endpoint(options.model)
+            endpoint = self.endpoint(options.model)
             amount = bound  # whatever happens from here on, it may have been billed
             outcome = connection.ask(endpoint, body)
             amount = self._used(outcome, bound, price)
             return outcome
         finally:
-            self._meter.settle(number, amount)
+            self.meter.settle(number, amount)
             used.append(amount)
 
     def _used(self, outcome: Outcome, bound: Amount, price: Price | None) -> Amount:
         if outcome.tokens is not None:
             return meter.used(outcome.tokens, price)
         if outcome.status == 200:
-            self._note("a serving endpoint reports no usage: its calls count as the most they may use")
+            self.note("a serving endpoint reports no usage: its calls count as the most they may use")
         return bound if outcome.billed else NOTHING
 
     def _await_rate(self) -> None:
-        while wait := self._rate.wait_s():
-            if self._stop.wait(min(wait, 60.0)):
+        while wait := self.rate.wait_s():
+            if self.stop.wait(min(wait, 60.0)):
                 break
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise _NoAnswer("stopped", _STOPPED)
 
     def _pause(self, seconds: float, outcome: Outcome) -> None:
         if outcome.status == 429 and outcome.retry_after:
-            self._rate.pause(outcome.retry_after)  # it is the endpoint that is busy, not this question
-        if self._stop.wait(seconds):
+            self.rate.pause(outcome.retry_after)  # it is the endpoint that is busy, not this question
+        if self.stop.wait(seconds):
             raise _NoAnswer("stopped", _STOPPED)
 
     def _price(self, options: Options) -> Price | None:
-        return self._prices.get(options.model)
+        return self.prices.get(options.model)
 
 
 def _repair(text: str, error: chat.SchemaMismatch) -> list[Message]:
@@ -177,31 +167,14 @@ def _repair(text: str, error: chat.SchemaMismatch) -> list[Message]:
     return [{"role": "assistant", "content": text}, {"role": "user", "content": wish}]
 
 
-class _Batch:
-    """Questions that one caller waits for."""
-
-    def __init__(self, questions: int) -> None:
-        self.left = questions
-        self._over = threading.Event()
-        self.answers: dict[str, CallResult] = {}
-
-    def wait(self) -> None:
-        """Until all are answered, or were given up."""
-        while self.left and not self._over.wait(_POLL_S):
-            pass
-
-    def take(self, key: str, answer: CallResult) -> None:
-        """An answer is there. Called under the pool's lock."""
-        self.answers[key] = answer
-        self.left -= 1
-        if not self.left:
-            self._over.set()
-
-
 @dataclass(eq=False)
 class _Task:
+    """A question, how many callers wait for it, and the answer once it is over."""
+
     question: Question
-    batches: list[_Batch]
+    waiting: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+    answer: CallResult = CallResult()
 
 
 class Pool:
@@ -224,14 +197,15 @@ class Pool:
 
     def ask(self, questions: Iterable[Question]) -> dict[str, CallResult]:
         """The answers by key. A question that another thread is asking already is not asked twice."""
-        todo = {question.key: question for question in questions}
-        batch = _Batch(len(todo))
+        tasks: list[_Task] = []
         try:
-            self._submit(todo.values(), batch)
-            batch.wait()
+            self._submit({question.key: question for question in questions}.values(), tasks)
+            for task in tasks:
+                while not task.over.wait(_POLL_S):
+                    pass
         finally:
-            self._abandon(batch)
-        return batch.answers
+            self._abandon(tasks)
+        return {task.question.key: task.answer for task in tasks}
 
     def prepare(self, questions: int) -> None:
         """So many may come: start threads and open connections for them."""
@@ -271,17 +245,20 @@ class Pool:
             thread.join(deadline)
             deadline = 0.05 if thread.is_alive() else deadline
 
-    def _submit(self, questions: Iterable[Question], batch: _Batch) -> None:
+    def _submit(self, questions: Iterable[Question], tasks: list[_Task]) -> None:
+        """Queue what nobody asks yet; `tasks` gets one for each question."""
         with self._changed:
             for question in questions:
-                known = self._tasks.get(question.key)
-                if self._closed:
-                    batch.take(question.key, CallResult())
-                elif known is not None:
-                    known.batches.append(batch)
-                else:
-                    self._tasks[question.key] = task = _Task(question, [batch])
-                    self._queue.append(task)
+                task = self._tasks.get(question.key)
+                if task is None:
+                    task = _Task(question)
+                    if self._closed:
+                        task.over.set()
+                    else:
+                        self._tasks[question.key] = task
+                        self._queue.append(task)
+                task.waiting += 1
+                tasks.append(task)
             self._start(len(self._queue))
             self._changed.notify_all()
 
@@ -307,16 +284,17 @@ class Pool:
                 self._changed.wait(_POLL_S)
             return lent
 
-    def _abandon(self, batch: _Batch) -> None:
-        """Nobody waits for it any more: what it alone wanted, and was not asked yet, is not asked."""
-        if not batch.left:
+    def _abandon(self, tasks: list[_Task]) -> None:
+        """A caller waits no more: what it alone wanted, and was not asked yet, is not asked."""
+        if all(task.over.is_set() for task in tasks):
             return
         with self._changed:
+            for task in tasks:
+                task.waiting -= 1
             for task in self._queue:
-                task.batches = [other for other in task.batches if other is not batch]
-                if not task.batches:
+                if not task.waiting:
                     del self._tasks[task.question.key]
-            self._queue = deque(task for task in self._queue if task.batches)
+            self._queue = deque(task for task in self._queue if task.waiting)
 
     def _run(self) -> None:
         with closing(self._connect()) as connection:
@@ -346,5 +324,5 @@ class Pool:
 
     def _finish(self, task: _Task, answer: CallResult) -> None:
         self._tasks.pop(task.question.key, None)
-        for batch in task.batches:
-            batch.take(task.question.key, answer)
+        task.answer = answer
+        task.over.set()

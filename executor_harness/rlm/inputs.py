@@ -15,10 +15,9 @@ from typing import IO, Any, SupportsIndex
 
 from executor_harness import protocol
 from executor_harness.rlm.text import CharIndex, Match, Readable, compiled, pieces, search, tail
-from executor_harness.sql import opened
+from executor_harness.spark import opened
 from executor_harness.volumes import Volumes
 
-_SEARCHED_BYTES = 16 * 1024 * 1024  # in which `in` looks at a time
 _SNIFFED_BYTES = 64 * 1024
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", {"header": True, "inferSchema": True}),

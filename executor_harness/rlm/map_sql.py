@@ -25,7 +25,7 @@ from executor_harness.rlm import chat
 from executor_harness.rlm.chat import Options, Tokens
 from executor_harness.rlm.meter import Amount, most_of, used
 from executor_harness.rlm.workers import Row, row_of
-from executor_harness.sql import literal
+from executor_harness.spark import literal
 
 _SENTINEL = "<rlm:prompt:8d1f4c>"  # stands for the prompt where the rest of its key is spelt out
 _PARTITIONS = 8  # they run at once on all but the smallest clusters

@@ -23,6 +23,10 @@ _MESSAGE_TOKENS = 16  # for what a chat template adds to each message, and
 _REQUEST_TOKENS = 64  # to the whole
 _BLOCK = 8  # calls that are declared beforehand where nobody announced how many will come
 _MINUTE_S = 60.0
+_USED_UP = (
+    "the budget for model calls is used up: {}. What was answered is kept and costs nothing again. Finish "
+    "with what there is, or ask fewer or shorter prompts with a lower max_tokens"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +155,7 @@ class Meter:
                 after = self._total + bound
                 lack = self._lack(after, bound)
                 if lack and not self._admitted:
-                    raise BudgetExhausted(_message(lack))
+                    raise BudgetExhausted(lack)
                 if lack:
                     self._changed.wait(1.0)
                     continue
@@ -167,8 +171,7 @@ class Meter:
     def lack(self, bound: Amount) -> str:
         """Why it would not be admitted now, or nothing."""
         with self._changed:
-            lack = self._lack(self._total + bound, bound)
-            return _message(lack) if lack else ""
+            return self._lack(self._total + bound, bound)
 
     def settle(self, number: int, amount: Amount) -> None:
         """The call is over, and this is what it used."""
@@ -237,8 +240,8 @@ class Meter:
         wanted = after + self._margin(after, bound)
         return None if wanted.within(self._declared) or self._lack(after, bound) else wanted
 
-    def _lack(self, after: Amount, bound: Amount) -> list[str]:
-        """Name the limit that is too small for it."""
+    def _lack(self, after: Amount, bound: Amount) -> str:
+        """Say which limit is too small for it, if one is."""
         allowed = self._allowance
         lack = []
         if after.calls > allowed.calls:
@@ -253,7 +256,7 @@ class Meter:
             left = max(0, self._max_cost - self._spent.cost)
             cost, whole = bound.cost / PICO, self._max_cost / PICO
             lack.append(f"it may cost ${cost:.4f}, and ${left / PICO:.4f} of ${whole:.4f} are left")
-        return lack
+        return _USED_UP.format("; ".join(lack)) if lack else ""
 
     def _margin(self, total: Amount, bound: Amount) -> Amount:
         """Return the amount to record beyond the total: a block of what was announced, or some calls more
@@ -287,13 +290,6 @@ class Meter:
             with self._changed:
                 self._declared = amount
                 self._changed.notify_all()
-
-
-def _message(lack: list[str]) -> str:
-    return (
-        f"the budget for model calls is used up: {'; '.join(lack)}. What was answered is kept and costs "
-        "nothing again. Finish with what there is, or ask fewer or shorter prompts with a lower max_tokens"
-    )
 
 
 class RateLimit:

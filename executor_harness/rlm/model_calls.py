@@ -1,5 +1,5 @@
-"""Model calls of one program: `rlm.llm_query`, `rlm.llm_query_batched`, `rlm.llm_map`, and the service behind
-them, which is put together of account, rate, connections and answers.
+"""Model calls of one program: `rlm.llm_query`, `rlm.llm_query_batched`, and the account, rate, connections
+and answers behind them, which `rlm.llm_map` shares.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from executor_harness import protocol
-from executor_harness.protocol import LOG_LINE_CHARS, ModelAccess, Request, Usage
+from executor_harness.protocol import LOG_LINE_CHARS, Request, Usage
 from executor_harness.redaction import Redactor
 from executor_harness.report import read_spend, remove_spend_twin, shortened, write_spend
 from executor_harness.rlm import chat, client
@@ -39,46 +39,48 @@ _RECORD_S = 60.0  # for a batch's answers to be on record before the program goe
 _TABLE_S = 90.0  # for the table to take the answers; the journal keeps what it does not
 
 
-class ModelService:
-    """Asks models for one program. Nothing is started or written before it is used."""
+class ModelCalls:
+    """The models that one program may ask. Nothing is started or written before it is used; NoModel where the
+    run has none.
+    """
 
     def __init__(
         self,
         request: Request,
-        access: ModelAccess,
         volumes: Volumes,
         session: Callable[[], Any],
         redactor: Redactor,
-        note: Callable[[str], None],
-        environ: Mapping[str, str] | None,
+        *,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.attempt: AttemptId = {
-            "run_id": request.run_id,
-            "iter_n": request.iter_n,
-            "attempt": request.attempt,
-        }
-        self.access = access
+        if request.models is None:
+            raise NoModel(
+                "this run has no model that programs may ask: give it one with RLM_SUB_MODEL (the name of a "
+                "serving endpoint), or work without rlm.llm_query"
+            )
+        self.access = access = request.models
+        self.attempt = AttemptId(run_id=request.run_id, iter_n=request.iter_n, attempt=request.attempt)
         self.volumes = volumes
         self.session = session
         self.redactor = redactor
-        self.note = note
         self.folder = f"{protocol.run_folder(request.output_dir)}/{protocol.CALLS_FOLDER}"
         self.answers = Answers(
-            access.calls_table,
-            self.folder,
-            volumes,
-            session,
-            journal := Journal(volumes, self.folder, f"{request.iter_n}_{request.attempt}", note),
-            note,
+            table=access.calls_table,
+            folder=self.folder,
+            volumes=volumes,
+            session=session,
+            journal=Journal(volumes, self.folder, f"{request.iter_n}_{request.attempt}", self.note),
+            note=self.note,
         )
         self.meter = Meter(
             access.allowance, self._declare, amount_of(read_spend(volumes, request.output_dir))
         )
         self.rate = RateLimit(access.per_minute, time.monotonic)
         self.pool = Pool(access.concurrency, self._connect, self._answer)
-        self._journal = journal
+        self._output_dir = request.output_dir
         self._environ = os.environ if environ is None else environ
-        self._home = request.output_dir
+        self._home = os.getpid()
+        self._notes: dict[str, None] = {}
         self._login = threading.Lock()
         self._credentials: Credentials | None = None
         self._stop = threading.Event()
@@ -88,9 +90,63 @@ class ModelService:
             rate=self.rate,
             prices=access.prices,
             redactor=redactor,
-            note=note,
+            note=self.note,
             stop=self._stop,
         )
+
+    def query(self, prompt: str, **options: Any) -> Any:
+        """The model's answer to one prompt; options as in `query_batched`.
+
+        Raises BudgetExhausted, CallFailed with the reason, NoModel, and TypeError or ValueError for misuse.
+        """
+        if not isinstance(prompt, str):
+            raise TypeError(f"rlm.llm_query: the prompt must be a text, not {type(prompt).__name__}")
+        answer = self.query_batched([prompt], **options)[0]
+        if isinstance(answer, CallError):
+            raise CallFailed(answer)
+        return answer
+
+    def query_batched(self, prompts: Iterable[str], **options: Any) -> list[Any]:
+        """The answers to many prompts, in their order; a `CallError`, which is falsy, for each that failed.
+
+        Options: `model` is another serving endpoint; with `schema` (a JSON schema) answers are JSON values of
+        that shape, else texts; `system` is a system prompt; `temperature`; `max_tokens` limits a reply.
+        Prompts that were answered before are not asked again. Raises BudgetExhausted when not one prompt
+        could be answered for want of budget.
+        """
+        self.check_process()
+        chosen = self.options(**options)
+        questions = [Question.of(prompt, chosen) for prompt in _texts(prompts)]
+        found = self._find(questions)
+        missing = list({one.key: one for one in questions if one.key not in found}.values())
+        asked = self._ask(missing) if missing else {}
+        answers = self._in_order(questions, found, asked)
+        answered = sum(not isinstance(answer, CallError) for answer in answers)
+        self.meter.count_cached(answered - sum(answer.text is not None for answer in asked.values()))
+        return answers
+
+    def usage(self) -> Usage:
+        """Return the usage so far; calls in flight count as the most they may use."""
+        return self.meter.usage()
+
+    def note(self, line: str) -> None:
+        """Take a line for the log; the same one once."""
+        if len(self._notes) < _NOTES:
+            self._notes.setdefault(shortened(self.redactor.text(line), LOG_LINE_CHARS))
+
+    def close(self) -> list[str]:
+        """End all threads and leave everything on record. Lines for the log; raises nothing."""
+        if os.getpid() == self._home:
+            try:
+                self._close()
+            except Exception as error:  # noqa: BLE001 -- noted in the log; the program's result must not fail
+                self.note(f"model calls were not closed properly: {type(error).__name__}: {error}")
+        return list(self._notes)
+
+    def check_process(self) -> None:
+        """Raise ModelError in a fork of the program's process."""
+        if os.getpid() != self._home:
+            raise ModelError("models cannot be asked from a child process: ask them in the program itself")
 
     def options(
         self,
@@ -123,7 +179,7 @@ class ModelService:
                 self._credentials = client.find_credentials(self._environ)
             return self._credentials
 
-    def find(self, questions: list[Question]) -> dict[str, Any]:
+    def _find(self, questions: list[Question]) -> dict[str, Any]:
         """The answers that are there, as values, by key."""
         by_key = {question.key: question for question in questions}
         found: dict[str, Any] = {}
@@ -132,7 +188,7 @@ class ModelService:
                 found[key] = chat.value_of(text, by_key[key].options)
         return found
 
-    def ask(self, questions: list[Question]) -> dict[str, CallResult]:
+    def _ask(self, questions: list[Question]) -> dict[str, CallResult]:
         """Ask them all; what was answered is on record when this returns."""
         self.credentials()  # raises before anything is set in motion
         announced = len(questions) >= _ANNOUNCED
@@ -145,17 +201,16 @@ class ModelService:
         answers = self.pool.ask(questions)
         if announced:
             self.meter.record_spent()
-        self.answers.flush(_RECORD_S)
+        self.answers.journal.flush(_RECORD_S)
         return answers
 
-    def close(self) -> None:
-        """End what runs, and leave everything on record."""
+    def _close(self) -> None:
         self._stop.set()
         self.meter.stop()
         self.pool.close()
-        self._journal.close(_RECORD_S)
+        self.answers.journal.close(_RECORD_S)
         self.meter.record_spent()
-        remove_spend_twin(self.volumes, self._home)
+        remove_spend_twin(self.volumes, self._output_dir)
         self.answers.close(_TABLE_S)
 
     def _endpoint(self, model: str) -> Endpoint:
@@ -194,94 +249,12 @@ class ModelService:
 
     def _declare(self, usage: Usage) -> None:
         try:
-            write_spend(self.volumes, self._home, usage)
+            write_spend(self.volumes, self._output_dir, usage)
         except OSError as error:
             self.note(
-                f"{self._home}/{protocol.SPEND_FILE} could not be written ({error}): if the job is killed, "
-                "its model calls may not count"
+                f"{self._output_dir}/{protocol.SPEND_FILE} could not be written ({error}): if the job is "
+                "killed, its model calls may not count"
             )
-
-
-class ModelCalls:
-    """The models that one program may ask. Threads and connections are made when they are first needed."""
-
-    def __init__(
-        self,
-        request: Request,
-        volumes: Volumes,
-        session: Callable[[], Any],
-        redactor: Redactor,
-        *,
-        environ: Mapping[str, str] | None = None,
-    ) -> None:
-        self._redactor = redactor
-        self._home = os.getpid()
-        self._notes: dict[str, None] = {}
-        self._service: ModelService | None = None
-        if request.models:
-            self._service = ModelService(
-                request, request.models, volumes, session, redactor, self.note, environ
-            )
-
-    def query(self, prompt: str, **options: Any) -> Any:
-        """The model's answer to one prompt; options as in `query_batched`.
-
-        Raises BudgetExhausted, CallFailed with the reason, NoModel, and TypeError or ValueError for misuse.
-        """
-        if not isinstance(prompt, str):
-            raise TypeError(f"rlm.llm_query: the prompt must be a text, not {type(prompt).__name__}")
-        answer = self.query_batched([prompt], **options)[0]
-        if isinstance(answer, CallError):
-            raise CallFailed(answer)
-        return answer
-
-    def query_batched(self, prompts: Iterable[str], **options: Any) -> list[Any]:
-        """The answers to many prompts, in their order; a `CallError`, which is falsy, for each that failed.
-
-        Options: `model` is another serving endpoint; with `schema` (a JSON schema) answers are JSON values of
-        that shape, else texts; `system` is a system prompt; `temperature`; `max_tokens` limits a reply.
-        Prompts that were answered before are not asked again. Raises BudgetExhausted when not one prompt
-        could be answered for want of budget.
-        """
-        service = self.service()
-        chosen = service.options(**options)
-        questions = [Question.of(prompt, chosen) for prompt in _texts(prompts)]
-        found = service.find(questions)
-        missing = list({one.key: one for one in questions if one.key not in found}.values())
-        asked = service.ask(missing) if missing else {}
-        answers = self._in_order(questions, found, asked)
-        answered = sum(not isinstance(answer, CallError) for answer in answers)
-        service.meter.count_cached(answered - sum(answer.text is not None for answer in asked.values()))
-        return answers
-
-    def usage(self) -> Usage:
-        """Return the usage so far; calls in flight count as the most they may use."""
-        return self._service.meter.usage() if self._service else Usage()
-
-    def note(self, line: str) -> None:
-        """Take a line for the log; the same one once."""
-        if len(self._notes) < _NOTES:
-            self._notes.setdefault(shortened(self._redactor.text(line), LOG_LINE_CHARS))
-
-    def close(self) -> list[str]:
-        """End all threads and store the answers. Lines for the log; raises nothing."""
-        if self._service is not None and os.getpid() == self._home:
-            try:
-                self._service.close()
-            except Exception as error:  # noqa: BLE001 -- noted in the log; the program's result must not fail
-                self.note(f"model calls were not closed properly: {type(error).__name__}: {error}")
-        return list(self._notes)
-
-    def service(self) -> ModelService:
-        """The service behind the calls. Raises NoModel, and ModelError in a child process."""
-        if self._service is None:
-            raise NoModel(
-                "this run has no model that programs may ask: give it one with RLM_SUB_MODEL (the name of a "
-                "serving endpoint), or work without rlm.llm_query"
-            )
-        if os.getpid() != self._home:
-            raise ModelError("models cannot be asked from a child process: ask them in the program itself")
-        return self._service
 
     def _in_order(
         self, questions: list[Question], found: dict[str, Any], asked: dict[str, CallResult]

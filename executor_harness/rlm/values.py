@@ -215,26 +215,6 @@ def _check_columns(frame: Any, table: Any, kind: str) -> None:
             )
 
 
-def _table_note(value: Any) -> tuple[str, str]:
-    return "Arrow table", shape_in_words(value.num_rows, value.column_names)
-
-
-def _frame_note(value: Any) -> tuple[str, str]:
-    return "pandas DataFrame", shape_in_words(len(value), value.columns)
-
-
-def _series_note(value: Any) -> tuple[str, str]:
-    return "pandas Series", f"{counted(len(value), 'value')}, {value.dtype}"[:_SHOWN_CHARS]
-
-
-def _size_as_arrow(value: Any) -> int:
-    return int(to_arrow(value).nbytes)
-
-
-def _write_as_arrow(value: Any, path: Path) -> None:
-    write_table(to_arrow(value), path)
-
-
 _LIBRARIES = {
     ("numpy", "ndarray"): "numpy",
     ("pyarrow", "Table"): "arrow",
@@ -264,9 +244,33 @@ _ALL = (
         "bytes", ".bin", True, len, lambda value, path: path.write_bytes(value), Path.read_bytes, _plain_note
     ),
     Kind("numpy", ".npy", False, array_bytes, write_array, read_array, array_note),
-    Kind("arrow", ".arrow", True, lambda value: int(value.nbytes), write_table, read_table, _table_note),
-    Kind("pandas", ".arrow", False, _size_as_arrow, _write_as_arrow, read_frame, _frame_note),
-    Kind("series", ".arrow", False, _size_as_arrow, _write_as_arrow, read_series, _series_note),
+    Kind(
+        "arrow",
+        ".arrow",
+        True,
+        lambda value: int(value.nbytes),
+        write_table,
+        read_table,
+        lambda value: ("Arrow table", shape_in_words(value.num_rows, value.column_names)),
+    ),
+    Kind(
+        "pandas",
+        ".arrow",
+        False,
+        lambda value: int(to_arrow(value).nbytes),
+        lambda value, path: write_table(to_arrow(value), path),
+        read_frame,
+        lambda value: ("pandas DataFrame", shape_in_words(len(value), value.columns)),
+    ),
+    Kind(
+        "series",
+        ".arrow",
+        False,
+        lambda value: int(to_arrow(value).nbytes),
+        lambda value, path: write_table(to_arrow(value), path),
+        read_series,
+        lambda value: ("pandas Series", f"{counted(len(value), 'value')}, {value.dtype}"[:_SHOWN_CHARS]),
+    ),
 )
 KINDS = {kind.name: kind for kind in _ALL}
 

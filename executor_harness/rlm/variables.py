@@ -29,7 +29,7 @@ from executor_harness.rlm.values import (
     kind_of,
     shape_in_words,
 )
-from executor_harness.sql import opened, quoted
+from executor_harness.spark import opened, quoted
 from executor_harness.volumes import Volumes
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -75,10 +75,8 @@ def read_index(volumes: Volumes, ref: protocol.VariablesRef) -> VariableIndex:
     if found != ref.sha256:
         raise VariablesError(f"{what} has SHA-256 {found}, published was {ref.sha256}; {help_}")
     document = json.loads(data)
-    if document.get("schema_version") != _VERSION:
-        raise VariablesError(
-            f"{what} has schema_version {document.get('schema_version')!r}; this harness reads {_VERSION}"
-        )
+    if document["schema_version"] != _VERSION:
+        raise VariablesError(f"{what} has another schema_version than this harness reads, {_VERSION}")
     return VariableIndex(
         entries={name: Entry(**entry) for name, entry in document["variables"].items()},
         superseded=(*document["superseded"],),
@@ -259,19 +257,13 @@ class Variables(MutableMapping[str, Any]):
             self._changed[name] = None
 
     def __contains__(self, name: object) -> bool:
-        with self._lock:
-            self._load()
-            return name in self._entries
+        return name in self._names()
 
     def __iter__(self) -> Iterator[str]:
-        with self._lock:
-            self._load()
-            return iter([*self._entries])
+        return iter(self._names())
 
     def __len__(self) -> int:
-        with self._lock:
-            self._load()
-            return len(self._entries)
+        return len(self._names())
 
     def __repr__(self) -> str:
         return f"Variables({', '.join(self)})"
@@ -293,6 +285,13 @@ class Variables(MutableMapping[str, Any]):
     def changed(self) -> list[str]:
         """The names that this program assigned or deleted."""
         return [*self._changed]  # without the lock: who asks may be about to end a program that holds it
+
+    def lost(self) -> list[str]:
+        """A line for the log on what a program has tried to leave behind in vain."""
+        base = self._request.variables
+        kept = f"those of iteration {base.iter_n}" if base else "none"
+        changed = ", ".join(self.changed())
+        return [f"the variables are still {kept}; changes to {changed} were not kept"] if changed else []
 
     def commit(self) -> protocol.KeptVariables | None:
         """Keep everything, once, after the program has succeeded; where it is, for the result.
@@ -348,6 +347,11 @@ class Variables(MutableMapping[str, Any]):
             self._base = read_index(self._volumes, self._ref) if self._ref else VariableIndex()
             self._entries.update(self._base.entries)
 
+    def _names(self) -> list[str]:
+        with self._lock:
+            self._load()
+            return [*self._entries]
+
     def _check_open(self) -> None:
         if self._ended:
             raise RuntimeError("rlm.vars: the program has ended; what comes now is not kept")
@@ -367,9 +371,8 @@ def _named(name: str) -> Iterator[None]:
     where = f"rlm.vars[{name!r}]"
     try:
         yield
-    except NotPlainError as error:
-        raise TypeError(f"{where}: {error} cannot be kept; {_HELP}") from None
     except TypeError as error:
-        raise TypeError(f"{where}: {error}") from None
+        hint = f" cannot be kept; {_HELP}" if isinstance(error, NotPlainError) else ""
+        raise TypeError(f"{where}: {error}{hint}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None

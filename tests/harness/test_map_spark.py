@@ -120,18 +120,14 @@ def test_maps_and_single_calls_share_the_limit(spark: Any, tmp_path: Path, at_on
         assert all(found)
         assert stub.most_busy <= at_once
         assert len(stub.asked) == 3 * 3 * 6 + 2 * 40
-        service = calls._service
-        assert service is not None
-        assert (service.pool._busy, service.pool._lent) == (0, 0)
+        assert (calls.pool._busy, calls.pool._lent) == (0, 0)
         calls.close()
 
 
 def test_a_single_question_need_not_wait_for_a_large_map(spark: Any, tmp_path: Path) -> None:
     with serving() as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark, concurrency=16)
-        service = calls._service
-        assert service is not None
-        with service.pool.lend() as lent:
+        with calls.pool.lend() as lent:
             assert lent == 15
             assert calls.query("q") == "re: q"
         calls.close()
