@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import importlib.abc
 import importlib.machinery
 import io
@@ -70,7 +71,7 @@ class HandedOut(importlib.abc.MetaPathFinder):
         watch = self._watch.get(fullname)
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target) if watch else None
         if spec is not None and spec.loader is not None and watch is not None:
-            _watch_loaded(spec.loader, watch)
+            spec.loader = _watched(spec.loader, watch)
         return spec
 
     def _replace(self, owner: type, name: str, make: Callable[[Any], Any]) -> None:
@@ -147,7 +148,9 @@ class HandedOut(importlib.abc.MetaPathFinder):
             self._register(text)
 
 
-def _watch_loaded(loader: Any, watch: Callable[[ModuleType], object]) -> None:
+def _watched(loader: Any, watch: Callable[[ModuleType], object]) -> Any:
+    """A loader that loads a module as its own does, then has it watched."""
+    loader = copy.copy(loader)  # that of a zip is shared by all modules in it
     load = loader.exec_module
 
     def exec_module(module: ModuleType) -> None:
@@ -155,7 +158,8 @@ def _watch_loaded(loader: Any, watch: Callable[[ModuleType], object]) -> None:
         with contextlib.suppress(AttributeError, KeyError):  # of a version that has no such class
             watch(module)
 
-    loader.exec_module = exec_module  # of this one loader: each module has its own
+    loader.exec_module = exec_module
+    return loader
 
 
 def _hands_out(url: str) -> bool:

@@ -74,6 +74,7 @@ class Job:
             return self._refuse(refused.error_type, str(refused))
         try:
             grace = float(request.limits.get("grace_s", protocol.DEFAULT_GRACE_S))
+            timeout = float(request.timeout_s)
             cap = int(request.limits.get("stdout_bytes", protocol.DEFAULT_STDOUT_BYTES))
             rlm = Rlm(request, self._volumes, self._session.get, self._redactor)
             program = Program(
@@ -85,7 +86,6 @@ class Job:
         except (ValueError, TypeError, KeyError, AttributeError) as error:  # the publisher's mistake
             message = f"{self._arguments.manifest}: the request cannot be used: {error!r}"
             return self._refuse(protocol.MANIFEST_MISMATCH, message)
-        timeout = float(request.timeout_s)
         self._ticket = replace(self._ticket, artifact_sha256=request.artifact.sha256, timeout_s=timeout)
         self._recorder.start(self._ticket, cap=cap, deadline=timeout + 2 * grace + _WATCHER_S)
         return self._leave(self._run(program, rlm, grace))

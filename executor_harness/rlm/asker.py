@@ -9,12 +9,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from executor_harness.protocol import Price
 from executor_harness.redaction import Redactor
 from executor_harness.rlm import chat, client, meter
-from executor_harness.rlm.chat import BudgetExhausted, Kind, Message, NoModel, Options, Question
+from executor_harness.rlm.chat import BudgetExhausted, Kind, Message, NoModel, Question
 from executor_harness.rlm.client import Connection, Endpoint, Outcome
 from executor_harness.rlm.meter import NOTHING, Amount, Meter, RateLimit
 
@@ -59,7 +59,7 @@ class Asker:
 
     def bound(self, question: Question) -> Amount:
         """The most that asking once may use."""
-        return meter.most(question.messages, question.options, self._price(question.options))
+        return meter.most(question.messages, question.options, self._price(question))
 
     def ask(self, question: Question, connection: Connection) -> CallResult:
         """The answer, or why there is none."""
@@ -77,27 +77,23 @@ class Asker:
 
     def _answer(self, question: Question, connection: Connection, used: list[Amount]) -> str:
         schema = question.options.schema
-        text = self._text(question.messages, question.options, connection, used)
+        text = self._text(question, connection, used)
         if schema is None:
             return text
         try:
             return chat.canonical(text, schema)
         except chat.SchemaMismatch as error:
-            messages = [*question.messages, *_repair(text, error)]
-        text = self._text(messages, question.options, connection, used)
+            question = replace(question, messages=[*question.messages, *_repair(text, error)])
         try:
-            return chat.canonical(text, schema)
+            return chat.canonical(self._text(question, connection, used), schema)
         except chat.SchemaMismatch as error:
             raise _NoAnswer("schema", f"the answer is not of the shape asked for, twice: {error}") from None
 
-    def _text(
-        self, messages: list[Message], options: Options, connection: Connection, used: list[Amount]
-    ) -> str:
+    def _text(self, question: Question, connection: Connection, used: list[Amount]) -> str:
         """A reply's text, with secrets masked; retries where that may help."""
-        body = chat.body_of(messages, options)
-        timeouts = renewed = 0
+        options, timeouts, renewed = question.options, 0, False
         for tries in range(_TRIES):
-            outcome = self._once(messages, options, body, connection, used)
+            outcome = self._once(question, connection, used)
             if outcome.text is not None:
                 if outcome.cut:
                     self.note(f"replies of {options.model} were cut off at max_tokens={options.max_tokens}")
@@ -113,26 +109,18 @@ class Asker:
             self._pause(client.pause_before(tries, outcome, random.random()), outcome)  # noqa: S311 -- jitter
         raise AssertionError
 
-    def _once(
-        self,
-        messages: list[Message],
-        options: Options,
-        body: bytes,
-        connection: Connection,
-        used: list[Amount],
-    ) -> Outcome:
-        price = self._price(options)
-        bound = meter.most(messages, options, price)
+    def _once(self, question: Question, connection: Connection, used: list[Amount]) -> Outcome:
+        bound = self.bound(question)
         number = self.meter.admit(bound)
         if number is None:
             raise _NoAnswer("stopped", _STOPPED)
         amount = NOTHING
         try:
             self._await_rate()
-            endpoint = self.endpoint(options.model)
+            endpoint = self.endpoint(question.options.model)
             amount = bound  # whatever happens from here on, it may have been billed
-            outcome = connection.ask(endpoint, body)
-            amount = self._used(outcome, bound, price)
+            outcome = connection.ask(endpoint, chat.body_of(question.messages, question.options))
+            amount = self._used(outcome, bound, self._price(question))
             return outcome
         finally:
             self.meter.settle(number, amount)
@@ -158,8 +146,8 @@ class Asker:
         if self.stop.wait(seconds):
             raise _NoAnswer("stopped", _STOPPED)
 
-    def _price(self, options: Options) -> Price | None:
-        return self.prices.get(options.model)
+    def _price(self, question: Question) -> Price | None:
+        return self.prices.get(question.options.model)
 
 
 def _repair(text: str, error: chat.SchemaMismatch) -> list[Message]:

@@ -222,9 +222,7 @@ class _Mapper:
         calls, price = self._calls, self._price
         endpoint = calls.credentials().endpoint(self._options.model, calls.access.timeout_s)
         return {
-            "host": endpoint.host,
-            "headers": endpoint.headers,
-            "timeout_s": endpoint.timeout_s,
+            "endpoint": vars(endpoint),
             "options": vars(self._options),
             "price": None if price is None else (price.input_usd, price.output_usd),
             "calls_each": calls_each(self._options),

@@ -44,9 +44,7 @@ class Work(TypedDict):
     answers they are, and where they are written down at once.
     """
 
-    host: str
-    headers: dict[str, str]
-    timeout_s: float
+    endpoint: dict[str, Any]
     options: dict[str, Any]
     price: tuple[float, float] | None
     calls_each: int
@@ -128,14 +126,9 @@ class _Partition:
             f"{work['stem']}_{random.getrandbits(64):x}",
             lambda _note: None,  # the answers of a wave reach the table anyhow
         )
-        endpoint = Endpoint(
-            host=work["host"],
-            model=self._options.model,
-            timeout_s=work["timeout_s"],
-            headers=work["headers"],
-        )
+        self._endpoint = Endpoint(**work["endpoint"])
         self._asker = Asker(
-            endpoint=lambda _model: endpoint,
+            endpoint=lambda _model: self._endpoint,
             meter=self._meter(prompts),
             rate=RateLimit(work["per_minute"], time.monotonic, work["sent_ago"]),
             prices={} if self._price is None else {self._options.model: self._price},
@@ -187,7 +180,7 @@ class _Partition:
     def _connection(self) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = Connection(self._work["host"], self._work["timeout_s"])
+            connection = Connection(self._endpoint.host, self._endpoint.timeout_s)
             self._local.connection = self._connections.enter_context(closing(connection))
         return connection
 
