@@ -56,12 +56,12 @@ class Volumes:
                 raise OSError(f"{path} is not a regular file")
             yield file
 
-    def read(self, path: str) -> bytes:
-        """The content of a regular file that is not too large. Raises OSError."""
+    def read(self, path: str, most: int = _MOST_BYTES) -> bytes:
+        """The content of a regular file of at most so many bytes. Raises OSError."""
         with self.open(path) as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise OSError(f"{path} has more than {_MOST_BYTES:,} bytes")
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise OSError(f"{path} has more than {most:,} bytes")
         return data
 
     @contextlib.contextmanager
