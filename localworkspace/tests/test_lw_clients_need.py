@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
 from databricks.sdk import WorkspaceClient
+from databricks.sdk.core import Config
 from databricks.sdk.errors import (
     DatabricksError,
     InvalidParameterValue,
     NotFound,
     ResourceAlreadyExists,
 )
-from databricks.sdk.service import catalog, iam, jobs, sql, workspace
+from databricks.sdk.service import catalog, compute, iam, jobs, sql, workspace
 from local_workspace import WorkspaceInfo
 from lw_support import Programs
 
@@ -256,5 +258,52 @@ def test_scim_lists_and_filters(client: WorkspaceClient) -> None:
     assert list(client.service_principals_v2.list()) == []
     with pytest.raises(NotFound):
         client.groups_v2.get("999")
+    with pytest.raises(NotFound, match="No API found"):
+        client.api_client.do("GET", "/api/2.0/preview/scim/v2/Robots")
     with pytest.raises(InvalidParameterValue, match="is not supported"):
         list(client.groups_v2.list(filter="displayName pr"))
+
+
+@pytest.mark.fault("D6")
+def test_the_cluster_has_a_disk_and_has_started(client: WorkspaceClient) -> None:
+    assert client.clusters.select_node_type(local_disk=True, local_disk_min_size=1) == "local"
+    cluster = client.clusters.get("local")
+    starting = compute.EventType.STARTING
+    (event,) = client.clusters.events("local", event_types=[starting])
+    assert (event.type, event.timestamp) == (starting, cluster.start_time)
+    assert event.timestamp
+    assert event.timestamp < time.time() * 1000
+    assert list(client.clusters.events("local", event_types=[compute.EventType.TERMINATING])) == []
+    assert list(client.clusters.events("local", start_time=event.timestamp + 1)) == []
+    assert list(client.clusters.events("local", end_time=event.timestamp - 1)) == []
+    with pytest.raises(InvalidParameterValue, match="does not exist"):
+        list(client.clusters.events("other"))
+
+
+@pytest.mark.fault("C14")
+def test_settings_of_the_workspace_are_kept(client: WorkspaceClient) -> None:
+    both = "enableResultsDownloading,enableNotebookTableClipboard"
+    client.workspace_conf.set_status({"enableResultsDownloading": "false"})
+    shown = client.workspace_conf.get_status(keys=both)
+    assert shown == {"enableResultsDownloading": "false", "enableNotebookTableClipboard": None}
+    client.workspace_conf.set_status({"enableResultsDownloading": "true"})
+    assert client.workspace_conf.get_status(keys="enableResultsDownloading") == {
+        "enableResultsDownloading": "true"
+    }
+    unknown: dict[str, str] = {"enableResultsDownloading": "false", "enableRockets": "true"}
+    with pytest.raises(InvalidParameterValue, match="enableRockets"):
+        client.workspace_conf.set_status(unknown)
+    assert client.workspace_conf.get_status(keys=both)["enableResultsDownloading"] == "true"  # type: ignore[index]
+    with pytest.raises(InvalidParameterValue, match="enableRockets"):
+        client.workspace_conf.get_status(keys="enableRockets")
+
+
+@pytest.mark.fault("D6")
+def test_a_client_learns_ids_and_finds_no_git_folder(client: WorkspaceClient, info: WorkspaceInfo) -> None:
+    found = Config(host=info.host, token=info.token)
+    assert (found.account_id, found.workspace_id) == ("00000000-0000-4000-8000-000000000001", "1")
+    assert client.get_workspace_id() == 1
+    assert list(client.repos.list()) == []
+    with pytest.raises(NotFound, match="No API found"):
+        client.repos.create(url="https://example.invalid/a.git", provider="gitHub")
+    assert {"/FileStore", "/tmp"} <= {item.path for item in client.dbfs.list("/")}

@@ -41,6 +41,8 @@ SERVICES = {
     "api/sql": "services.statements",
     "api/unity-catalog": "services.unity_catalog",
     "api/workspace": "services.workspace_objects",
+    "api/repos": "services.workspace_objects",
+    "api/workspace-conf": "services.identity",
     "api/dbfs": "services.dbfs",
     "api/clusters": "services.compute",
     ".well-known": "services.identity",

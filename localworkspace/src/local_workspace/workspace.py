@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from local_workspace.engine import Engine
 from local_workspace.jobs.launcher import Launcher
@@ -12,7 +12,7 @@ from local_workspace.jobs.store import RunStore
 from local_workspace.layout import Layout
 from local_workspace.options import WorkspaceInfo, WorkspaceOptions
 from local_workspace.scripted_model import ScriptedModel
-from local_workspace.state import Database
+from local_workspace.state import Database, now_ms
 from local_workspace.tls import Certificate
 
 
@@ -29,6 +29,7 @@ class Workspace:
     runs: RunStore
     scheduler: Scheduler
     references: References
+    started: int = field(default_factory=now_ms)
 
     @staticmethod
     def assemble(

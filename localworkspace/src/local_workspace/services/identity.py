@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from databricks.sdk.service import iam as shapes
+from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.errors import invalid, missing
 from local_workspace.http import Call, Json, route
-from local_workspace.options import USER, WAREHOUSE_ID, WORKSPACE_ID
+from local_workspace.options import ACCOUNT_ID, USER, WAREHOUSE_ID, WORKSPACE_ID
 from local_workspace.services import scim
 from local_workspace.state import Database
 from local_workspace.workspace import Workspace
@@ -18,6 +20,7 @@ _LEVELS = {
     "jobs": ("CAN_VIEW", "CAN_MANAGE_RUN", "CAN_MANAGE", "IS_OWNER"),
     "warehouses": ("CAN_VIEW", "CAN_USE", "CAN_MONITOR", "CAN_MANAGE", "IS_OWNER"),
 }
+_SETTINGS = frozenset({"enableNotebookTableClipboard", "enableResultsDownloading"})
 _OWNER: Json = {"user_name": USER, "permission_level": "IS_OWNER"}
 
 
@@ -83,6 +86,26 @@ class Permissions:
         return self.get(call)
 
 
+def _settings(database: Database, path: str) -> list[Route]:
+    """The settings of the web pages, of which there are none here: kept and shown, null before."""
+
+    def known(names: Iterable[str]) -> Iterable[str]:
+        if unknown := set(names) - _SETTINGS:
+            raise invalid(f"Invalid keys: {sorted(unknown)}; there are {sorted(_SETTINGS)}")
+        return names
+
+    def get(call: Call) -> Json:
+        kept: dict[str, str] = dict(database.rows("SELECT name, value FROM settings"))
+        return {name: kept.get(name) for name in known(call.text("keys").split(","))}
+
+    def patch(call: Call) -> Response:
+        for name, value in [(name, call.text(name)) for name in known(call.body)]:
+            database.run("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, value)
+        return Response(status_code=204)
+
+    return [route("GET", path, get), route("PATCH", path, patch)]
+
+
 def _checked(entries: list[Json]) -> list[Json]:
     """The entries of a request. Raises ApiError (400) unless each has a principal and a level that exists."""
     known = {level.value for level in shapes.PermissionLevel}
@@ -108,13 +131,15 @@ def _shown(entry: Json) -> shapes.AccessControlResponse:
 
 
 def routes(workspace: Workspace) -> list[Route]:
-    """Discovery, SCIM Me and permissions."""
+    """Discovery, SCIM, settings and permissions."""
     permissions, host = Permissions(workspace.database), workspace.info.host
     base = "/api/2.{minor:int}/permissions/{type}/{id}"
-    discovery: Json = {"oidc_endpoint": f"{host}/oidc", "workspace_id": WORKSPACE_ID}
+    ids = {"account_id": ACCOUNT_ID, "workspace_id": WORKSPACE_ID}
+    discovery: Json = {"oidc_endpoint": f"{host}/oidc", **ids}
     return [
         route("GET", "/.well-known/databricks-config", lambda _call: discovery),
         *scim.routes(),
+        *_settings(workspace.database, "/api/2.0/workspace-conf"),
         route("GET", f"{base}/permissionLevels", permissions.levels),
         route("GET", base, permissions.get),
         route("PUT", base, permissions.put),

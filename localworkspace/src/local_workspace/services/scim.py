@@ -49,6 +49,8 @@ def _group(key: str) -> shapes.Group:
 
 
 def _items(kind: str) -> list[Json]:
+    if kind not in {"Users", "Groups", "ServicePrincipals"}:
+        raise ApiError(404, "ENDPOINT_NOT_FOUND", f"No API found for SCIM's {kind}")
     if kind == "Users":
         return [_user().as_dict()]
     return [_group(key).as_dict() for key in _GROUPS] if kind == "Groups" else []
@@ -134,16 +136,6 @@ def routes() -> list[Route]:
     base = "/api/2.0/preview/scim/v2"
     return [
         route("GET", f"{base}/Me", lambda _call: _user()),
-        *(
-            made
-            for kind in ("Users", "Groups", "ServicePrincipals")
-            for made in (
-                route("GET", f"{base}/{kind}", _of(kind, _list)),
-                route("GET", f"{base}/{kind}/{{id}}", _of(kind, _get)),
-            )
-        ),
+        route("GET", f"{base}/{{kind}}", _list),
+        route("GET", f"{base}/{{kind}}/{{id}}", _get),
     ]
-
-
-def _of(kind: str, function: Callable[[Call], Json]) -> Callable[[Call], Json]:
-    return lambda call: function(Call(query=call.query, path={**call.path, "kind": kind}))

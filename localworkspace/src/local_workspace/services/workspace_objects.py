@@ -179,4 +179,6 @@ def routes(workspace: Workspace) -> list[Route]:
         route("GET", f"{base}/get-status", objects.status),
         route("GET", f"{base}/list", objects.list),
         route("POST", f"{base}/delete", objects.delete),
+        # Git folders: nothing makes one.
+        route("GET", "/api/2.0/repos", lambda _call: shapes.ListReposResponse()),
     ]
