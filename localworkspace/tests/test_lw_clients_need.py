@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.errors import (
@@ -307,3 +308,29 @@ def test_a_client_learns_ids_and_finds_no_git_folder(client: WorkspaceClient, in
     with pytest.raises(NotFound, match="No API found"):
         client.repos.create(url="https://example.invalid/a.git", provider="gitHub")
     assert {"/FileStore", "/tmp"} <= {item.path for item in client.dbfs.list("/")}
+
+
+@pytest.mark.fault("C14")
+def test_bytes_come_in_a_form_or_as_base64(http: requests.Session, info: WorkspaceInfo) -> None:
+    raw = b"\x00\xff\r\n--x--\r\n"
+    for service, field, shown in (
+        ("dbfs/put", "contents", "read"),
+        ("workspace/import", "content", "export"),
+    ):
+        url, path = f"{info.host}/api/2.0/{service}", f"/bytes-{field}"
+        given = {"path": path, "format": "RAW", "overwrite": "true"}
+        read = f"{info.host}/api/2.0/{service.partition('/')[0]}/{shown}"
+        assert http.post(url, data=given, files={field: raw}).status_code == 200
+        found = http.get(read, params={"path": path}).json()
+        assert base64.b64decode(found.get("data") or found["content"]) == raw
+        assert http.post(url, json=given | {field: base64.b64encode(b"json").decode()}).status_code == 200
+        found = http.get(read, params={"path": path}).json()
+        assert base64.b64decode(found.get("data") or found["content"]) == b"json"
+        for wrong in ("not base64!", ["YQ=="]):
+            refused = http.post(url, json=given | {field: wrong})
+            assert (refused.status_code, f"{field} must be base64" in refused.text) == (400, True)
+    large = {"path": "/bytes-large", "contents": base64.b64encode(bytes((1 << 20) + 1)).decode()}
+    assert (
+        http.post(f"{info.host}/api/2.0/dbfs/put", json=large).json()["error_code"]
+        == "MAX_BLOCK_SIZE_EXCEEDED"
+    )

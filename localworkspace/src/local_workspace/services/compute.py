@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 from functools import partial
-from pathlib import Path
 
 from databricks.sdk.service import compute as shapes
 from starlette.routing import Route
@@ -69,8 +68,7 @@ def _events(call: Call, started: int) -> shapes.GetEventsResponse:
     return shapes.GetEventsResponse(events=[event] if wanted else [], total_count=int(wanted))
 
 
-def _node_types(_call: Call, root: Path) -> shapes.ListNodeTypesResponse:
-    disk_gb = shutil.disk_usage(root).total >> 30
+def _node_types(_call: Call, disk_gb: int) -> shapes.ListNodeTypesResponse:
     node = shapes.NodeType(
         node_type_id=_NODE,
         memory_mb=_memory_mb(),
@@ -86,6 +84,7 @@ def _node_types(_call: Call, root: Path) -> shapes.ListNodeTypesResponse:
 def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.x/clusters` that change nothing."""
     base, started = "/api/2.{minor:int}/clusters", workspace.started
+    disk_gb = shutil.disk_usage(workspace.layout.root).total >> 30
     versions = shapes.GetSparkVersionsResponse([shapes.SparkVersion(k, v) for k, v in _VERSIONS.items()])
     zones = shapes.ListAvailableZonesResponse(default_zone=_NODE, zones=[_NODE])
     return [
@@ -93,6 +92,6 @@ def routes(workspace: Workspace) -> list[Route]:
         route("GET", f"{base}/get", partial(_get, started=started)),
         route("POST", f"{base}/events", partial(_events, started=started), refuses="offset page_token"),
         route("GET", f"{base}/spark-versions", lambda _call: versions),
-        route("GET", f"{base}/list-node-types", partial(_node_types, root=workspace.layout.root)),
+        route("GET", f"{base}/list-node-types", partial(_node_types, disk_gb=disk_gb)),
         route("GET", f"{base}/list-zones", lambda _call: zones),
     ]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import itertools
 import shutil
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 from databricks.sdk.service import files as shapes
@@ -16,7 +14,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.http import Call, async_route, form, parse, route
+from local_workspace.http import Call, async_route, decoded, route, upload
 from local_workspace.layout import Layout, inside, open_regular
 from local_workspace.workspace import Workspace
 
@@ -24,42 +22,31 @@ _BLOCK = 1 << 20  # the most that one call carries
 _READ = 500_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stream:
-    """A file that is being written; it takes its place when it is closed."""
-
-    target: Path
-    temporary: Path
-
-
 class Dbfs:
     """The service's functions."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._streams: dict[int, _Stream] = {}
+        # Of the files that are being written: where, and the place they take when they are closed.
+        self._streams: dict[int, tuple[Path, Path]] = {}
         self._handles = itertools.count(1)
         self._lock = threading.Lock()
 
     async def put(self, request: Request) -> None:
         """Write a small file, from JSON or from a form."""
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            call, parts = form(request, await request.body())
-            content = parts.get("contents", b"")
-        else:
-            call = await parse(request)
-            content = _decoded(call.body.get("contents") or "")
-        await run_in_threadpool(self._put, call, content)
+        call, content = await upload(request, "contents")
+        # A form may carry more than a call of JSON.
+        await run_in_threadpool(self._put, call, _bounded(content) if "contents" in call.body else content)
 
     def _put(self, call: Call, content: bytes) -> None:
-        stream = self._stream(call)
-        stream.temporary.write_bytes(content)
-        stream.temporary.replace(stream.target)
+        temporary, target = self._stream(call)
+        temporary.write_bytes(content)
+        temporary.replace(target)
 
     def create(self, call: Call) -> shapes.CreateResponse:
         """Begin a file; return the handle for its blocks."""
         stream = self._stream(call)
-        stream.temporary.touch()
+        stream[0].touch()
         with self._lock:
             handle = next(self._handles)
             self._streams[handle] = stream
@@ -67,17 +54,17 @@ class Dbfs:
 
     def add_block(self, call: Call) -> None:
         """Append a block."""
-        with self._open(call).temporary.open("ab") as file:
-            file.write(_decoded(call.text("data")))
+        with self._open(call)[0].open("ab") as file:
+            file.write(_bounded(decoded(call.text("data"), "data")))
 
     def close(self, call: Call) -> None:
         """Make the blocks the file."""
-        stream = self._open(call)
-        stream.temporary.replace(stream.target)
+        temporary, target = self._open(call)
+        temporary.replace(target)
         with self._lock:
             self._streams.pop(call.number("handle"), None)
 
-    def _stream(self, call: Call) -> _Stream:
+    def _stream(self, call: Call) -> tuple[Path, Path]:
         path = call.text("path")
         target = self._local(path)
         if target.is_dir() or (target.exists() and not call.flag("overwrite")):
@@ -88,9 +75,9 @@ class Dbfs:
             raise _taken(path.rpartition("/")[0]) from None
         with self._lock:
             number = next(self._handles)
-        return _Stream(target=target, temporary=self._layout.uploads / f"dbfs-{number}")
+        return self._layout.uploads / f"dbfs-{number}", target
 
-    def _open(self, call: Call) -> _Stream:
+    def _open(self, call: Call) -> tuple[Path, Path]:
         with self._lock:
             found = self._streams.get(call.number("handle"))
         if found is None:
@@ -180,11 +167,7 @@ def _plain(path: str) -> str:
     return plain
 
 
-def _decoded(text: str) -> bytes:
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid("The data must be base64") from None
+def _bounded(content: bytes) -> bytes:
     if len(content) > _BLOCK:
         raise ApiError(
             400, "MAX_BLOCK_SIZE_EXCEEDED", f"A call carries at most {_BLOCK} bytes, not {len(content)}"

@@ -269,8 +269,8 @@ def routes(workspace: Workspace) -> list[Route]:
         route("GET", directory, files.list_directory),
         route("DELETE", directory, files.delete_directory),
         # The SDK asks for pre-signed URLs first and, where a workspace has none, falls back to the plain API.
-        route("POST", "/api/2.0/fs/create-download-url", _no_presigned),
-        route("POST", "/api/2.0/fs/create-upload-part-urls", _no_presigned),
-        route("POST", "/api/2.0/fs/create-resumable-upload-url", _no_presigned),
-        route("POST", "/api/2.0/fs/create-abort-upload-url", _no_presigned),
+        *(
+            route("POST", f"/api/2.0/fs/create-{name}", _no_presigned)
+            for name in ("download-url", "upload-part-urls", "resumable-upload-url", "abort-upload-url")
+        ),
     ]

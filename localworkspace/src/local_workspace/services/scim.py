@@ -108,12 +108,8 @@ def _meets(item: Json, term: str) -> bool:
             f'The filter {term!r} is not supported: use ATTRIBUTE eq|ne|co|sw "VALUE", joined by and, or'
         )
     test, wanted = _TESTS[match[2].lower()], (match[3] if match[3] is not None else match[4]).lower()
-    values = [value.lower() for value in _values(item, match[1])]
-    return (
-        all(test(value, wanted) for value in values)
-        if match[2].lower() == "ne"
-        else any(test(value, wanted) for value in values)
-    )
+    every = all if match[2].lower() == "ne" else any
+    return every(test(value.lower(), wanted) for value in _values(item, match[1]))
 
 
 def _values(item: Json, path: str) -> Sequence[str]:

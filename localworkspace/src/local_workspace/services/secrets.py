@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 
 from databricks.sdk.service import workspace as shapes
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.http import Call, route
+from local_workspace.http import Call, decoded, route
 from local_workspace.options import USER
 from local_workspace.state import Database, now_ms
 from local_workspace.workspace import Workspace
@@ -53,10 +52,7 @@ class Secrets:
         """`put`: a string or base64-coded bytes."""
         scope, key = self._scope(call), _name(call, "key")
         if call.body.get("bytes_value") is not None:
-            try:
-                value = base64.b64decode(call.body["bytes_value"], validate=True)
-            except (binascii.Error, TypeError, ValueError):
-                raise invalid("bytes_value must be base64") from None
+            value = decoded(call.body["bytes_value"], "bytes_value")
         else:
             value = str(call.value("string_value")).encode()
         if len(value) > _LARGEST:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
 import shutil
@@ -16,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.http import Call, async_route, form, parse, route
+from local_workspace.http import Call, async_route, route, upload
 from local_workspace.layout import Layout, inside, open_regular
 from local_workspace.services.notebooks import MARKERS, from_jupyter, to_jupyter
 from local_workspace.workspace import Workspace
@@ -40,16 +39,7 @@ class WorkspaceObjects:
 
     async def import_(self, request: Request) -> None:
         """Write a notebook or file: from JSON with base64 content, or from a form."""
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            call, parts = form(request, await request.body())
-            content = parts.pop("content", b"")
-        else:
-            call = await parse(request)
-            try:
-                content = base64.b64decode(call.body.get("content") or "", validate=True)
-            except (binascii.Error, ValueError):
-                raise invalid("content must be base64") from None
-        await run_in_threadpool(self._write, call, content)
+        await run_in_threadpool(self._write, *await upload(request, "content"))
 
     def _write(self, call: Call, content: bytes) -> None:
         path, kind = call.text("path"), call.body.get("format") or "SOURCE"
@@ -153,10 +143,7 @@ def _info(path: str, local: Path) -> shapes.ObjectInfo:
     if local.is_dir():
         return info
     head = ""
-    with (
-        contextlib.suppress(ApiError),
-        open_regular(local) as file,
-    ):  # a link or a pipe is a file with no more
+    with contextlib.suppress(ApiError), open_regular(local) as file:  # a link or a pipe has none
         head = file.read(64).decode("utf-8", "replace")
     language = next((name for name, marker in MARKERS.items() if head.startswith(marker)), None)
     if language == "PYTHON" and local.suffix in {".r", ".R"}:
