@@ -32,6 +32,8 @@ NO_SHAPE = {
     ("POST", "/api/2.0/fs/create-abort-upload-url"),
     ("POST", "/sql/1.0/warehouses/local"),
     ("GET", "/.well-known/databricks-config"),
+    ("GET", "/oidc/.well-known/oauth-authorization-server"),
+    ("POST", "/oidc/v1/token"),
     ("POST", f"{UNITY}/catalogs"),  # always an error
     ("GET", "/api/2.0/repos"),  # there are none
     ("GET", "/api/2.0/workspace-conf"),  # names and values

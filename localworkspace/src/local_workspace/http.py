@@ -32,6 +32,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from local_workspace import threads
 from local_workspace.errors import ApiError, invalid
+from local_workspace.options import WORKSPACE_ID
 from local_workspace.tls import Certificate
 
 # A client that pauses in its work must not find its connection closed under the next request.
@@ -42,6 +43,7 @@ GONE_S = 5.0
 # Long statements occupy a thread each; short requests must still find one.
 _THREADS = 200
 
+_HEADERS = {"x-databricks-org-id": WORKSPACE_ID}
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 Json = dict[str, Any]
@@ -103,7 +105,7 @@ def reply(document: Reply, status: int = 200) -> Response:
     if document is not None and not isinstance(document, dict):
         document = document.as_dict()
     text = json.dumps(document or {}, ensure_ascii=False, separators=(",", ":"))
-    return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
+    return Response(text.encode("utf-8", "replace"), status, _HEADERS, media_type="application/json")
 
 
 def error_reply(error: ApiError) -> Response:

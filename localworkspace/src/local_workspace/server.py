@@ -46,6 +46,7 @@ SERVICES = {
     "api/dbfs": "services.dbfs",
     "api/clusters": "services.compute",
     ".well-known": "services.identity",
+    "oidc": "services.identity",
     "api/preview": "services.identity",
     "api/permissions": "services.identity",
     "serving-endpoints": "services.serving",

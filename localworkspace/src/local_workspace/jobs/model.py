@@ -178,11 +178,7 @@ EXCLUDED = Ending(
     message="The run_if condition of the task was not met.",
 )
 DISABLED = Ending(
-    life="SKIPPED",
-    result="DISABLED",
-    code="DISABLED",
-    kind="SUCCESS",
-    message="The task is disabled.",
+    life="SKIPPED", result="DISABLED", code="DISABLED", kind="SUCCESS", message="The task is disabled."
 )
 TOO_MANY = Ending(
     life="SKIPPED",

@@ -73,9 +73,7 @@ class Dbfs:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise _taken(path.rpartition("/")[0]) from None
-        with self._lock:
-            number = next(self._handles)
-        return self._layout.uploads / f"dbfs-{number}", target
+        return self._layout.uploads / f"dbfs-{next(self._handles)}", target
 
     def _open(self, call: Call) -> tuple[Path, Path]:
         with self._lock:

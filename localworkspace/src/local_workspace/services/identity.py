@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import secrets
+import time
 from collections.abc import Iterable
+from functools import partial
+from urllib.parse import parse_qsl
 
 from databricks.sdk.service import iam as shapes
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.errors import invalid, missing
-from local_workspace.http import Call, Json, route
+from local_workspace.http import Call, Json, Reply, async_route, decoded, reply, route
+from local_workspace.middleware import access_token
 from local_workspace.options import ACCOUNT_ID, USER, WAREHOUSE_ID, WORKSPACE_ID
 from local_workspace.services import scim
 from local_workspace.state import Database
@@ -21,6 +27,7 @@ _LEVELS = {
     "warehouses": ("CAN_VIEW", "CAN_USE", "CAN_MONITOR", "CAN_MANAGE", "IS_OWNER"),
 }
 _SETTINGS = frozenset({"enableNotebookTableClipboard", "enableResultsDownloading"})
+_TOKEN_LIFE_S = 3600  # as on Databricks
 _OWNER: Json = {"user_name": USER, "permission_level": "IS_OWNER"}
 
 
@@ -86,6 +93,23 @@ class Permissions:
         return self.get(call)
 
 
+async def _access_token(request: Request, token: str) -> Reply:
+    """OAuth for machines: grant a token to the one user, whose secret is the workspace's token."""
+    given = dict(parse_qsl((await request.body()).decode("latin-1")))
+    kind, _, coded = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "basic":
+        text = decoded(coded, "authorization").decode()
+        given["client_id"], _, given["client_secret"] = text.partition(":")
+    if given.get("grant_type") != "client_credentials":
+        return reply({"error": "unsupported_grant_type", "error_description": "Use client_credentials."}, 400)
+    right = secrets.compare_digest(given.get("client_secret", "").encode(), token.encode())
+    if not right or given.get("client_id") != USER:
+        hint = f"The client's id is {USER}, its secret the workspace's token."
+        return reply({"error": "invalid_client", "error_description": hint}, 401)
+    granted = access_token(token, int(time.time()) + _TOKEN_LIFE_S)
+    return {"access_token": granted, "token_type": "Bearer", "expires_in": _TOKEN_LIFE_S, "scope": "all-apis"}
+
+
 def _settings(database: Database, path: str) -> list[Route]:
     """The settings of the web pages, of which there are none here: kept and shown, null before."""
 
@@ -132,12 +156,14 @@ def _shown(entry: Json) -> shapes.AccessControlResponse:
 
 def routes(workspace: Workspace) -> list[Route]:
     """Discovery, SCIM, settings and permissions."""
-    permissions, host = Permissions(workspace.database), workspace.info.host
+    permissions, oidc = Permissions(workspace.database), f"{workspace.info.host}/oidc"
     base = "/api/2.{minor:int}/permissions/{type}/{id}"
-    ids = {"account_id": ACCOUNT_ID, "workspace_id": WORKSPACE_ID}
-    discovery: Json = {"oidc_endpoint": f"{host}/oidc", **ids}
+    discovery: Json = {"oidc_endpoint": oidc, "account_id": ACCOUNT_ID, "workspace_id": WORKSPACE_ID}
+    endpoints: Json = {"issuer": oidc, "token_endpoint": f"{oidc}/v1/token"}
     return [
         route("GET", "/.well-known/databricks-config", lambda _call: discovery),
+        route("GET", "/oidc/.well-known/oauth-authorization-server", lambda _call: endpoints),
+        async_route("POST", "/oidc/v1/token", partial(_access_token, token=workspace.info.token)),
         *scim.routes(),
         *_settings(workspace.database, "/api/2.0/workspace-conf"),
         route("GET", f"{base}/permissionLevels", permissions.levels),

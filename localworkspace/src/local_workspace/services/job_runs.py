@@ -134,9 +134,7 @@ class Runs:
             overrides = {name: call.body[name] for name in OVERRIDES if call.body.get(name)}
             given = job_parameters({}, call.body.get("job_parameters"))
             run = replace(
-                run,
-                overrides={**run.overrides, **overrides},
-                parameters={**run.parameters, **given},
+                run, overrides={**run.overrides, **overrides}, parameters={**run.parameters, **given}
             )
             run = model.repaired(run, specs, ids, now_ms())
             self.store.save(run)
