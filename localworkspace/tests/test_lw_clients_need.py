@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -334,3 +335,19 @@ def test_bytes_come_in_a_form_or_as_base64(http: requests.Session, info: Workspa
         http.post(f"{info.host}/api/2.0/dbfs/put", json=large).json()["error_code"]
         == "MAX_BLOCK_SIZE_EXCEEDED"
     )
+
+
+def test_a_file_that_many_import_at_once_is_one_of_theirs(client: WorkspaceClient) -> None:
+    texts = [bytes([65 + number]) * 200_000 for number in range(8)]
+    auto = workspace.ImportFormat.AUTO
+
+    def put(text: bytes) -> None:
+        for _ in range(5):
+            client.workspace.upload("/together.txt", io.BytesIO(text), format=auto, overwrite=True)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, texts))
+    assert client.workspace.download("/together.txt").read() in texts
+    assert [item.path for item in client.workspace.list("/") if "together" in str(item.path)] == [
+        "/together.txt"
+    ]

@@ -104,8 +104,7 @@ async def _access_token(request: Request, token: str) -> Reply:
         return reply({"error": "unsupported_grant_type", "error_description": "Use client_credentials."}, 400)
     right = secrets.compare_digest(given.get("client_secret", "").encode(), token.encode())
     if not right or given.get("client_id") != USER:
-        hint = f"The client's id is {USER}, its secret the workspace's token."
-        return reply({"error": "invalid_client", "error_description": hint}, 401)
+        return reply({"error": "invalid_client", "error_description": f"Use {USER} and the token."}, 401)
     granted = access_token(token, int(time.time()) + _TOKEN_LIFE_S)
     return {"access_token": granted, "token_type": "Bearer", "expires_in": _TOKEN_LIFE_S, "scope": "all-apis"}
 

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import shutil
+import threading
 from pathlib import Path
 
 from databricks.sdk.service import workspace as shapes
@@ -62,7 +63,7 @@ class WorkspaceObjects:
             raise missing(f"The parent folder ({path.rpartition('/')[0]}) does not exist.")
         if local.is_dir() or (local.exists() and not call.flag("overwrite")):
             raise self._taken(path)
-        temporary = local.with_name(f".{local.name}.importing")
+        temporary = local.with_name(f".{local.name}.{threading.get_ident()}")
         temporary.write_bytes(content)
         temporary.replace(local)
 
