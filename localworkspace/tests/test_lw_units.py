@@ -6,8 +6,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 from local_workspace.errors import ApiError
 from local_workspace.faults import FaultControl, FaultRule
 from local_workspace.http import Call
-from local_workspace.jobs import model
+from local_workspace.jobs import libraries, model
 from local_workspace.jobs.model import Ending, Run, TaskRun
 from local_workspace.jobs.process import LogWriter, explain, read_log, started_at
 from local_workspace.layout import inside
@@ -189,3 +192,17 @@ def test_the_sdk_is_imported_in_part_and_whole_when_asked_for() -> None:
         "assert databricks.sdk.AccountClient\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_tasks_that_begin_together_note_the_same_libraries(tmp_path: Path) -> None:
+    together = threading.Barrier(8)
+
+    def note(_: int) -> None:
+        for _ in range(50):
+            together.wait(30)
+            libraries.write_requirements(tmp_path / "environment", ["a==1", "b"])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(note, range(8)))
+    assert [path.name for path in (tmp_path / "environment").iterdir()] == ["requirements.txt"]
+    assert (tmp_path / "environment" / "requirements.txt").read_text() == "a==1\nb\n"

@@ -29,6 +29,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from local_workspace import threads
 from local_workspace.errors import ApiError, invalid
+from local_workspace.options import WORKSPACE_ID
 from local_workspace.tls import Certificate
 
 # A client that pauses in its work must not find its connection closed under the next request.
@@ -40,6 +41,7 @@ GONE_S = 5.0
 _THREADS = 200
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_HEADERS = {"x-databricks-org-id": WORKSPACE_ID}
 
 Json = dict[str, Any]
 
@@ -107,7 +109,7 @@ def reply(document: Reply, status: int = 200) -> Response:
     if document is not None and not isinstance(document, dict):
         document = document.as_dict()
     text = json.dumps(document or {}, ensure_ascii=False, separators=(",", ":"))
-    return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
+    return Response(text.encode("utf-8", "replace"), status, _HEADERS, media_type="application/json")
 
 
 def error_reply(error: ApiError) -> Response:

@@ -35,9 +35,9 @@ class Layout:
             self.root.mkdir(parents=True, exist_ok=True)
             self.private.mkdir(mode=0o700, exist_ok=True)
             self.private.chmod(0o700)
-            tables = self.root / "tables"
-            for folder in (self.volumes, self.workspace, self.dbfs, tables, self.runs, self.uploads):
-                folder.mkdir(exist_ok=True)
+            new = (self.root / "tables", self.dbfs / "FileStore", self.dbfs / "tmp")  # as on Databricks
+            for folder in (self.volumes, self.workspace, self.runs, self.uploads, *new):
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WorkspaceError(
                 f"the workspace folder {self.root} cannot be used ({error.strerror}): choose another --root"

@@ -9,7 +9,7 @@ from local_workspace.jobs.store import RunStore
 from local_workspace.layout import Layout
 from local_workspace.options import WorkspaceInfo, WorkspaceOptions
 from local_workspace.scripted_model import ScriptedModel
-from local_workspace.state import Database
+from local_workspace.state import Database, now_ms
 from local_workspace.tls import Certificate
 
 
@@ -30,6 +30,7 @@ class Workspace:
         trusted: Certificate | None = None,
     ) -> None:
         self.options, self.info, self.layout = options, info, layout
+        self.started = now_ms()
         self.database, self.engine, self.model = database, engine, model
         names = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")  # one is requests', the other OpenSSL's
         launcher = Launcher(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
 import importlib
 import importlib.util
 import json
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -34,9 +36,12 @@ SERVICES: Mapping[str, Sequence[str]] = {
     "api/sql": ["services.statements"],
     "api/unity-catalog": ["services.unity_catalog", "services.volumes"],
     "api/workspace": ["services.workspace_objects"],
+    "api/repos": ["services.workspace_objects"],
+    "api/workspace-conf": ["services.identity"],
     "api/dbfs": ["services.dbfs"],
     "api/clusters": ["services.compute"],
     ".well-known": ["services.identity"],
+    "oidc": ["services.identity"],
     "api/preview": ["services.identity"],
     "api/permissions": ["services.identity"],
     "serving-endpoints": ["services.serving"],
@@ -124,12 +129,17 @@ def _application(routes: list[Route]) -> ASGIApp:
     return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
 
 
+def access_token(token: str, expires: int) -> str:
+    """Return an OAuth access token, made from the workspace's own and good until `expires` (Unix seconds)."""
+    return f"{expires}.{hmac.digest(token.encode(), str(expires).encode(), 'sha256').hex()}"
+
+
 class Authentication:
-    """Admits requests that carry the token. Discovery is open, as on Databricks."""
+    """Admits requests that carry the token, or one for a while. Discovery is open, as on Databricks."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app = app
-        self._expected = token.encode()
+        self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -152,14 +162,18 @@ class Authentication:
                 await reply(scope, receive, send)
 
     def _check(self, scope: Scope) -> ApiError | None:
-        if scope["path"].startswith("/.well-known/"):
+        if scope["path"].startswith(("/.well-known/", "/oidc/")):
             return None
         given = dict(scope["headers"]).get(b"authorization", b"")
         kind, _, value = given.partition(b" ")
         if kind.lower() != b"bearer" or not value:
             message = "Credential was not sent or was of an unsupported type for this API."
             return ApiError(401, "UNAUTHENTICATED", message)
-        if not compare_digest(value.strip(), self._expected):
+        value, expected = value.strip(), self._token
+        expires = value[:10]  # ten digits, until the year 2286
+        if expires.isdigit() and value[10:11] == b"." and int(expires) > time.time():
+            expected = access_token(self._token, int(expires))
+        if not compare_digest(value, expected.encode()):
             return ApiError(403, "PERMISSION_DENIED", "Invalid access token.")
         return None
 

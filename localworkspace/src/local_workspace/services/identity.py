@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qsl
 
 from databricks.sdk.service import iam as shapes
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.errors import invalid, missing
-from local_workspace.http import Call, Json, route
-from local_workspace.options import USER, WAREHOUSE_ID, WORKSPACE_ID
+from local_workspace.http import Call, Json, Reply, async_route, reply, route
+from local_workspace.options import ACCOUNT_ID, USER, WAREHOUSE_ID, WORKSPACE_ID
+from local_workspace.services import access_token
 from local_workspace.state import Database
 from local_workspace.workspace import Workspace
 
@@ -21,6 +27,8 @@ _LEVELS = {
     "jobs": ("CAN_VIEW", "CAN_MANAGE_RUN", "CAN_MANAGE", "IS_OWNER"),
     "warehouses": ("CAN_VIEW", "CAN_USE", "CAN_MONITOR", "CAN_MANAGE", "IS_OWNER"),
 }
+_SETTINGS = frozenset({"enableNotebookTableClipboard", "enableResultsDownloading"})
+_TOKEN_LIFE_S = 3600  # as on Databricks
 _OWNER: Json = {"user_name": USER, "permission_level": "IS_OWNER"}
 _KINDS = ("Users", "Groups", "ServicePrincipals")
 _USER_ID = "1"
@@ -90,6 +98,42 @@ class Permissions:
             raise invalid("The permissions of a job must have exactly one owner (IS_OWNER)")
         self._database.run("INSERT OR REPLACE INTO permissions VALUES (?, ?)", key, json.dumps(entries))
         return self.get(call)
+
+
+async def _access_token(request: Request, token: str) -> Reply:
+    """OAuth for machines: grant a token to the one user, whose secret is the workspace's token."""
+    given = dict(parse_qsl((await request.body()).decode("latin-1")))
+    kind, _, coded = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "basic":
+        text = Call(body={"authorization": coded}).content("authorization").decode()
+        given["client_id"], _, given["client_secret"] = text.partition(":")
+    if given.get("grant_type") != "client_credentials":
+        return reply({"error": "unsupported_grant_type", "error_description": "Use client_credentials."}, 400)
+    right = secrets.compare_digest(given.get("client_secret", "").encode(), token.encode())
+    if not right or given.get("client_id") != USER:
+        return reply({"error": "invalid_client", "error_description": f"Use {USER} and the token."}, 401)
+    granted = access_token(token, int(time.time()) + _TOKEN_LIFE_S)
+    return {"access_token": granted, "token_type": "Bearer", "expires_in": _TOKEN_LIFE_S, "scope": "all-apis"}
+
+
+def _settings(database: Database, path: str) -> list[Route]:
+    """The settings of the web pages, of which there are none here: kept and shown, null before."""
+
+    def known(names: Iterable[str]) -> Iterable[str]:
+        if unknown := set(names) - _SETTINGS:
+            raise invalid(f"Invalid keys: {sorted(unknown)}; there are {sorted(_SETTINGS)}")
+        return names
+
+    def get(call: Call) -> Json:
+        kept: dict[str, str] = dict(database.rows("SELECT name, value FROM settings"))
+        return {name: kept.get(name) for name in known(call.text("keys").split(","))}
+
+    def patch(call: Call) -> Response:
+        for name, value in [(name, call.text(name)) for name in known(call.body)]:
+            database.run("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, value)
+        return Response(status_code=204)
+
+    return [route("GET", path, get), route("PATCH", path, patch)]
 
 
 def _checked(entries: list[Json]) -> list[Json]:
@@ -216,15 +260,19 @@ def _values(whole: Json, path: str) -> Sequence[str]:
 
 
 def routes(workspace: Workspace) -> list[Route]:
-    """Discovery, SCIM and permissions."""
-    permissions, host = Permissions(workspace.database), workspace.info.host
+    """Discovery, SCIM, settings and permissions."""
+    permissions, oidc = Permissions(workspace.database), f"{workspace.info.host}/oidc"
     base, scim = "/api/2.{minor:int}/permissions/{type}/{id}", "/api/2.0/preview/scim/v2"
-    discovery: Json = {"oidc_endpoint": f"{host}/oidc", "workspace_id": WORKSPACE_ID}
+    discovery: Json = {"oidc_endpoint": oidc, "account_id": ACCOUNT_ID, "workspace_id": WORKSPACE_ID}
+    endpoints: Json = {"issuer": oidc, "token_endpoint": f"{oidc}/v1/token"}
     return [
         route("GET", "/.well-known/databricks-config", lambda _call: discovery),
+        route("GET", "/oidc/.well-known/oauth-authorization-server", lambda _call: endpoints),
+        async_route("POST", "/oidc/v1/token", partial(_access_token, token=workspace.info.token)),
         route("GET", f"{scim}/Me", lambda _call: _user()),
         *(route("GET", f"{scim}/{kind}", partial(_list, kind)) for kind in _KINDS),
         *(route("GET", f"{scim}/{kind}/{{id}}", partial(_get, kind)) for kind in _KINDS),
+        *_settings(workspace.database, "/api/2.0/workspace-conf"),
         route("GET", f"{base}/permissionLevels", permissions.levels),
         route("GET", base, permissions.get),
         route("PUT", base, permissions.put),

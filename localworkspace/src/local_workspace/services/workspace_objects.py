@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class WorkspaceObjects:
             raise missing(f"The parent folder ({path.rpartition('/')[0]}) does not exist.")
         if local.is_dir() or (local.exists() and not call.flag("overwrite")):
             raise _taken(path)
-        temporary = local.with_name(f".{local.name}.importing")
+        temporary = local.with_name(f".{local.name}.{threading.get_ident()}")
         temporary.write_bytes(content)
         temporary.replace(local)
 
@@ -141,10 +142,7 @@ def _info(path: str, local: Path) -> shapes.ObjectInfo:
     if local.is_dir():
         return info
     head = ""
-    with (
-        contextlib.suppress(ApiError),
-        open_regular(local) as file,
-    ):  # a link or a pipe is a file with no more
+    with contextlib.suppress(ApiError), open_regular(local) as file:  # a link or a pipe has none
         head = file.read(64).decode("utf-8", "replace")
     language = next((name for name, marker in _MARKERS.items() if head.startswith(marker)), None)
     if language == "PYTHON" and local.suffix in {".r", ".R"}:
@@ -231,4 +229,6 @@ def routes(workspace: Workspace) -> list[Route]:
         route("GET", f"{base}/get-status", objects.status),
         route("GET", f"{base}/list", objects.list),
         route("POST", f"{base}/delete", objects.delete),
+        # Git folders: nothing makes one.
+        route("GET", "/api/2.0/repos", lambda _call: shapes.ListReposResponse()),
     ]
