@@ -21,7 +21,7 @@ from databricks.sdk.errors import (
 )
 from databricks.sdk.service import catalog, iam, serving, sql, workspace
 from local_workspace import WorkspaceInfo
-from local_workspace.middleware import access_token
+from local_workspace.services import access_token
 from lw_support import eventually, sdk
 
 

@@ -35,6 +35,8 @@ NO_SHAPE = {
     ("GET", "/oidc/.well-known/oauth-authorization-server"),
     ("POST", "/oidc/v1/token"),
     ("POST", f"{UNITY}/catalogs"),  # always an error
+    ("GET", "/api/2.0/preview/scim/v2/ServicePrincipals"),  # there are none
+    ("GET", "/api/2.0/preview/scim/v2/ServicePrincipals/{id}"),
     ("GET", "/api/2.0/repos"),  # there are none
     ("GET", "/api/2.0/workspace-conf"),  # names and values
     ("PATCH", "/api/2.0/workspace-conf"),
@@ -286,10 +288,10 @@ def clusters(ask: Contract) -> None:
 def scim(ask: Contract) -> None:
     base = "/api/2.0/preview/scim/v2"
     ask("GET", f"{base}/Me", iam.User)
-    ask("GET", f"{base}/{{kind}}", iam.ListUsersResponse, kind="Users")
-    ask("GET", f"{base}/{{kind}}/{{id}}", iam.User, kind="Users", id="1")
-    ask("GET", f"{base}/{{kind}}", iam.ListGroupsResponse, kind="Groups")
-    ask("GET", f"{base}/{{kind}}/{{id}}", iam.Group, kind="Groups", id="101")
+    ask("GET", f"{base}/Users", iam.ListUsersResponse)
+    ask("GET", f"{base}/Users/{{id}}", iam.User, id="1")
+    ask("GET", f"{base}/Groups", iam.ListGroupsResponse)
+    ask("GET", f"{base}/Groups/{{id}}", iam.Group, id="101")
 
 
 def the_rest(ask: Contract) -> None:
