@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING
 from databricks_rlm_agent.attempts.records import ModelCallRow
 from databricks_rlm_agent.controller import bundle
 from databricks_rlm_agent.controller.children import Children
+from databricks_rlm_agent.controller.claims import Leases, WorkerPool
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
 from databricks_rlm_agent.controller.job_poller import JobPoller
-from databricks_rlm_agent.controller.lease import Leases
-from databricks_rlm_agent.controller.loop import ControlLoop
-from databricks_rlm_agent.controller.publish import Publisher, SubModels
+from databricks_rlm_agent.controller.publish import Publisher, SubModels, Workflows
 from databricks_rlm_agent.controller.step import RunAdvancer
-from databricks_rlm_agent.controller.tick import Tick
-from databricks_rlm_agent.controller.worker_pool import WorkerPool
-from databricks_rlm_agent.controller.workflows import Workflows
-from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
+from databricks_rlm_agent.controller.tick import ControlLoop, Tick
+from databricks_rlm_agent.databricks.services import (
+    WorkspaceCatalog,
+    WorkspaceJobs,
+    WorkspaceSecrets,
+    WorkspaceVolume,
+)
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
-from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, WorkspaceVolume
-from databricks_rlm_agent.databricks.workspace import Workspace, WorkspaceSecrets
+from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import ConfigError, NotFound
 from databricks_rlm_agent.intake.poll import Intake
 from databricks_rlm_agent.intake.table import DeltaWorkTable
@@ -37,7 +38,7 @@ from databricks_rlm_agent.ports import PlanResult
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.secrets import LoadedSecrets, Secret, find_secrets
 from databricks_rlm_agent.settings import Settings, choose_model
-from databricks_rlm_agent.storage.migrations import Migration, migrate, repair
+from databricks_rlm_agent.storage.schema import Migration, migrate, repair
 from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore
 
 if TYPE_CHECKING:

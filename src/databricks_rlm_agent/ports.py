@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
-from databricks_rlm_agent.attempts.result import Result
-from databricks_rlm_agent.attempts.verdict import JobVerdict
+from databricks_rlm_agent.attempts.result import JobVerdict, Result
 from databricks_rlm_agent.errors import RemoteError
 from databricks_rlm_agent.runs.actions import Action
 from databricks_rlm_agent.runs.budget import Budget, Usage

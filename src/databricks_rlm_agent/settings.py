@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from databricks_rlm_agent.attempts.submission import Compute, existing_cluster, serverless
+from databricks_rlm_agent.attempts.manifest import Compute, existing_cluster, serverless
 from databricks_rlm_agent.errors import ConfigError
 from databricks_rlm_agent.intake.mapping import WorkMapping, default_mapping, parse_mapping, with_table
 from databricks_rlm_agent.layout import Namespace

@@ -12,21 +12,18 @@ from typing import Any, TypeVar
 from fake_sql import FakeSession
 from pools import ManualLeases, SteppedPool
 
-from databricks_rlm_agent.attempts.manifest import Manifest
+from databricks_rlm_agent.attempts.manifest import Manifest, serverless
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow, result_row
-from databricks_rlm_agent.attempts.result import Result, Status
-from databricks_rlm_agent.attempts.submission import serverless
-from databricks_rlm_agent.attempts.verdict import JobVerdict
+from databricks_rlm_agent.attempts.result import JobVerdict, Result, Status
 from databricks_rlm_agent.controller.children import Children
+from databricks_rlm_agent.controller.claims import WorkerPool
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
 from databricks_rlm_agent.controller.job_poller import JobPoller
-from databricks_rlm_agent.controller.publish import Publisher, SubModels
+from databricks_rlm_agent.controller.publish import Publisher, SubModels, Workflows
 from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import Tick, TickReport
-from databricks_rlm_agent.controller.worker_pool import WorkerPool
-from databricks_rlm_agent.controller.workflows import Workflows
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.layout import MANIFEST, RESULT, Namespace
 from databricks_rlm_agent.ports import FileEntry, ModelCall, PlanningContext, PlanResult, Row, Summary

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from databricks_rlm_agent import errors
-from databricks_rlm_agent.attempts import verdict
+from databricks_rlm_agent.attempts import result
 from databricks_rlm_agent.errors import Conflict, Forbidden, NeverReached, RemoteError, Throttled, Unreachable
 from databricks_rlm_agent.retry import (
     MODELS,
@@ -58,10 +58,10 @@ def jobs() -> list[str]:
     return [
         "| termination | new attempt |",
         "|---|---|",
-        f"| {codes(verdict.RETRY_CODES)} | yes |",
-        f"| {codes(verdict.ONCE_CODES)} | once |",
-        f"| {codes(verdict.FINAL_CODES)}, `INVALID_…` | no |",
-        f"| any other of type {codes(verdict.RETRY_TYPES)} | yes |",
+        f"| {codes(result.RETRY_CODES)} | yes |",
+        f"| {codes(result.ONCE_CODES)} | once |",
+        f"| {codes(result.FINAL_CODES)}, `INVALID_…` | no |",
+        f"| any other of type {codes(result.RETRY_TYPES)} | yes |",
         "| anything else, unknown codes too | no |",
     ]
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import InvalidData
+from databricks_rlm_agent.runs.actions import check_children, child_id
 from databricks_rlm_agent.runs.budget import PLAN_CALLS, Budget, Share, Usage
-from databricks_rlm_agent.runs.children import check_children, child_id
 from databricks_rlm_agent.values import check_id
 from executor_harness import protocol
 from executor_harness.protocol import ChildTask

@@ -184,7 +184,7 @@ def _operate(commands: Any) -> None:
     )
     init.set_defaults(creates=True)
     _place(init)
-    doctor = _add(commands, "doctor", "doctor:doctor", "Check everything that a run needs.")
+    doctor = _add(commands, "doctor", "operate:doctor", "Check everything that a run needs.")
     _model(doctor)
     _place(doctor)
     tick = _add(commands, "tick", "operate:tick", "One pass over all runs that have something to do.")

@@ -19,9 +19,9 @@ from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.errors import InvalidData, NotFound
 from databricks_rlm_agent.layout import MANIFEST, RESULT, Namespace
 from databricks_rlm_agent.ports import Clock, RunStore, Volume
+from databricks_rlm_agent.runs.actions import check_children, child_id
 from databricks_rlm_agent.runs.budget import Budget, Share
-from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
-from databricks_rlm_agent.runs.children import AnswerNote, check_children, child_id
+from databricks_rlm_agent.runs.capsule.capsule import AnswerNote, CapsuleDelta
 from databricks_rlm_agent.runs.fsm import Event, State
 from databricks_rlm_agent.runs.run import Run, RunOutcome, new_run
 from databricks_rlm_agent.values import clip

@@ -7,10 +7,19 @@ import logging
 import math
 from dataclasses import asdict, dataclass, replace
 
-from databricks_rlm_agent.attempts.digest import digest, is_long
 from databricks_rlm_agent.attempts.records import result_row
-from databricks_rlm_agent.attempts.result import Result, Spend, Status
-from databricks_rlm_agent.attempts.verdict import GONE, JobVerdict, Retry, retry, status_without_result
+from databricks_rlm_agent.attempts.result import (
+    GONE,
+    JobVerdict,
+    Result,
+    Retry,
+    Spend,
+    Status,
+    digest,
+    is_long,
+    retry,
+    status_without_result,
+)
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.errors import InvalidData, NotFound, Rejected

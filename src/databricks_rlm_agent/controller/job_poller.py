@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from databricks_rlm_agent.attempts.verdict import JobVerdict
+from databricks_rlm_agent.attempts.result import JobVerdict
 from databricks_rlm_agent.errors import NotFound, RemoteError
 from databricks_rlm_agent.ports import Clock, Jobs
 from databricks_rlm_agent.runs.run import Due, Run

@@ -11,18 +11,28 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, Literal
 
-from databricks_rlm_agent.attempts.manifest import Closing, Manifest, PlanRecord, Request, parse_intent
+from databricks_rlm_agent.attempts.manifest import (
+    Closing,
+    Compute,
+    Manifest,
+    PlanRecord,
+    Request,
+    parse_intent,
+    submit_payload,
+    submits,
+)
 from databricks_rlm_agent.attempts.records import RequestRow
-from databricks_rlm_agent.attempts.submission import Compute, submit_payload, submits
-from databricks_rlm_agent.controller.workflows import Workflows
+from databricks_rlm_agent.controller.bundle import WORKFLOW_ENTRY
 from databricks_rlm_agent.errors import AlreadyExists, InvalidData, NotFound, RemoteError
 from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.models import Price, sub_endpoint
 from databricks_rlm_agent.ports import Clock, Jobs, Volume
 from databricks_rlm_agent.runs.actions import RunPython, RunSqlWorkflow
 from databricks_rlm_agent.runs.run import AttemptKey, LastRequest, Run
+from databricks_rlm_agent.sqlflow.handover import content_hash
 from executor_harness import protocol
 from executor_harness.protocol import Artifact
 
@@ -68,6 +78,70 @@ class SubModels:
             allowance=run.budget.allowance(),
             calls_table=self.calls_table,
         )
+
+
+_CONNECTOR = "databricks-sql-connector"
+_PROGRAM = '''\
+"""The SQL workflow {name}, in the folder that the order names. Written by the control plane."""
+import json
+
+from executor_harness.workflow import run
+
+run(rlm, {entry!r}, json.loads({document!r}))
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The program of an attempt as it is to be published, and the packages that its job needs."""
+
+    program: bytes
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workflows:
+    """Writes SQL workflows into the Volume. ``http_path`` is the warehouse of those that run on one."""
+
+    volume: Volume
+    namespace: Namespace
+    http_path: str | None
+
+    def refusal(self, action: RunSqlWorkflow) -> str | None:
+        """Why it cannot be run here; None if it can."""
+        if action.engine == "warehouse" and not self.http_path:
+            return 'No SQL warehouse is configured for workflows: use engine "spark".'
+        return None
+
+    def publish(self, key: AttemptKey, action: RunSqlWorkflow) -> Job:
+        """Put the files and return the job's program. Harmless when repeated."""
+        sha256 = content_hash(action.files)
+        folder = self.namespace.workflow_dir(key.run_id, action.name, sha256)
+        for name, text in sorted(action.files.items()):
+            with contextlib.suppress(AlreadyExists):  # of an attempt that died: the folder has the hash
+                self.volume.put(f"{folder}/{name}", text.encode(), overwrite=False)
+        # ``sqlflow.task.Order`` as JSON; the id of its run is the same for all iterations of a run.
+        order = {
+            "name": action.name,
+            "variables": action.variables,
+            "max_iterations": action.max_iterations,
+            "on_error": action.on_error,
+            "folder": folder,
+            "files": sorted(action.files),
+            "sha256": sha256,
+            "run_id": f"rlm-{key.run_id}-{action.name}",
+            "catalog": action.catalog or self.namespace.catalog,
+            "schema": action.schema or self.namespace.schema,
+            "restart": key.iter_n if action.restart else None,
+        }
+        engine: dict[str, Any] = {"kind": action.engine}
+        packages: tuple[str, ...] = ()
+        if action.engine == "warehouse":
+            engine["http_path"] = self.http_path
+            packages = (f"{_CONNECTOR}=={metadata.version(_CONNECTOR)}",)
+        document = json.dumps({"order": order, "engine": engine})
+        program = _PROGRAM.format(name=action.name, entry=WORKFLOW_ENTRY, document=document)
+        return Job(program=program.encode(), packages=packages)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from databricks_rlm_agent.attempts.manifest import Closing, ClosingEvent, Manifest, PlanRecord
-from databricks_rlm_agent.controller.call_record import CallRecord
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.evidence import Evidence, refusal
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
-from databricks_rlm_agent.controller.journal import Journal
+from databricks_rlm_agent.controller.journal import CallRecord, Journal
 from databricks_rlm_agent.controller.publish import Publisher
 from databricks_rlm_agent.errors import InvalidData, ModelOutage, RlmError
 from databricks_rlm_agent.layout import MANIFEST, Namespace

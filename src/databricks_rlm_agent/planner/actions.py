@@ -14,17 +14,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.runs.actions import (
+    MAX_CHILDREN,
     Action,
     Ask,
     Finish,
     RunPython,
     RunSqlWorkflow,
     Spawn,
+    check_children,
     check_python,
     check_text,
     check_timeout,
 )
-from databricks_rlm_agent.runs.children import MAX_CHILDREN, check_children
 from databricks_rlm_agent.sqlflow.handover import NAME
 from databricks_rlm_agent.values import check_name, check_table_name, check_volume_path, clip, storable
 from executor_harness.protocol import ChildTask

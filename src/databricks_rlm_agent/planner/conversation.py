@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from databricks_rlm_agent.errors import Conflict, InvalidData, PlannerError, RemoteError, RlmError
 from databricks_rlm_agent.planner.chain import ChainModel
-from databricks_rlm_agent.planner.decision import PendingDecision
+from databricks_rlm_agent.planner.review import PendingDecision
 from databricks_rlm_agent.planner.tools import MAX_CHARS
 from databricks_rlm_agent.policy.rules import gate
 from databricks_rlm_agent.ports import PlannerNote

@@ -17,14 +17,12 @@ from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.models import Price
 from databricks_rlm_agent.planner.actions import actions
-from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.models import Models
 from databricks_rlm_agent.planner.prompt import OPENING, planner_prompt
-from databricks_rlm_agent.planner.results import Results
-from databricks_rlm_agent.planner.review import Policy, Review, check_lease
+from databricks_rlm_agent.planner.review import PendingDecision, Policy, Review, check_lease
 from databricks_rlm_agent.planner.spending import Allowance, unpriced
 from databricks_rlm_agent.planner.summarizer import Summarizer
-from databricks_rlm_agent.planner.tools import Toolbox
+from databricks_rlm_agent.planner.tools import Results, Toolbox
 from databricks_rlm_agent.policy.rules import GATED, gated_in
 from databricks_rlm_agent.ports import (
     CallRecorder,

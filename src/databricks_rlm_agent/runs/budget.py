@@ -1,7 +1,7 @@
 """The limits of a run and what it has spent. Pure: stored as JSON in ``run_state.budget``.
 
 A claim may make ``PLAN_CALLS`` model calls at most. What a controller asked that died before it could report
-is known by the record that it leaves before every call (``controller.call_record``), or by its plan.
+is known by the record that it leaves before every call (``controller.journal``), or by its plan.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ from databricks_rlm_agent.runs.capsule.packing import (
     shorten,
 )
 from databricks_rlm_agent.runs.checks import Check
-from databricks_rlm_agent.runs.children import AnswerNote
 from databricks_rlm_agent.runs.parsing import parse
 from databricks_rlm_agent.values import clip
 from executor_harness import protocol
@@ -63,6 +62,18 @@ class TableNote(BaseModel):
     note: str = ""
     made: bool = True
     iter_n: int | None = None
+
+
+class AnswerNote(BaseModel):
+    """A child's end, as its parent's prompt tells it. ``path`` is the whole answer's document."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    run_id: str
+    state: str
+    path: str
+    says: str = ""
 
 
 class CapsuleDelta(BaseModel):
