@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from databricks_rlm_agent.attempts.records import ModelCallRow
 from databricks_rlm_agent.controller import bundle
 from databricks_rlm_agent.controller.children import Children
-from databricks_rlm_agent.controller.claims import Leases, WorkerPool
+from databricks_rlm_agent.controller.claims import JobPoller, Leases, WorkerPool
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
-from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.publish import Publisher, SubModels, Workflows
 from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import ControlLoop, Tick
@@ -286,19 +285,22 @@ class App:
 
     def planner_for(self, model: str) -> Planner:
         """A planner that asks ``model``; raise ConfigError where its keys or packages are missing."""
-        from databricks_rlm_agent.planner.planner import create_planner
+        from databricks_rlm_agent.planner.models import Models
+        from databricks_rlm_agent.planner.planner import AdkPlanner
         from databricks_rlm_agent.planner.review import run_policy
+        from databricks_rlm_agent.planner.tools import Toolbox
 
-        return create_planner(
-            model,
-            volume=self.volume,
-            catalog=self.catalog,
-            sql=self._tool_session,
-            namespace=self.settings.namespace,
-            secrets=self._model_keys(model),
-            prices=self.settings.prices,
-            policy=run_policy(self.settings.namespace, self.settings.write_targets),
-            ledger=self.ledger,
+        namespace = self.settings.namespace
+        return AdkPlanner(
+            models=Models(model, secrets=self._model_keys(model), prices=self.settings.prices),
+            toolbox=Toolbox(
+                volume=self.volume,
+                catalog=self.catalog,
+                sql=self._tool_session,
+                namespace=namespace,
+                ledger=self.ledger,
+            ),
+            policy=run_policy(namespace, self.settings.write_targets),
         )
 
     def _model_keys(self, model: str) -> Mapping[str, Secret]:

@@ -82,9 +82,6 @@ class Volume(Protocol):
     def get(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """Read a file or a range of it; raise NotFound."""
 
-    def exists(self, path: str) -> bool:
-        """Return whether there is a file."""
-
     def look(self, path: str) -> FileEntry | None:
         """The file or folder at a path; None where there is nothing."""
 

@@ -25,18 +25,19 @@ def work_from_environment(environ: Mapping[str, str], namespace: Namespace) -> W
         return None
     if not text:
         return default_mapping(table or namespace.table("work_items"))
-    mapping = parse_mapping(_content(text), where="RLM_WORK_MAPPING")
+    mapping = parse_mapping(_text_of(text, "RLM_WORK_MAPPING"), where="RLM_WORK_MAPPING")
     return with_table(mapping, table) if table else mapping
 
 
-def _content(text: str) -> str:
-    if not text.startswith("@"):
-        return text
+def _text_of(value: str, variable: str) -> str:
+    """The text of a variable, or of the file that it names with an ``@``."""
+    if not value.startswith("@"):
+        return value
     try:
-        return Path(text[1:]).read_text(encoding="utf-8")
+        return Path(value[1:]).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"RLM_WORK_MAPPING names a file that cannot be read: {error}.", where=text[1:]
+            f"{variable} names a file that is not readable: {error}.", where=value[1:]
         ) from None
 
 
@@ -141,10 +142,10 @@ def parse_compute(text: str) -> Compute:
         return existing_cluster(text.removeprefix("cluster:"))
     if text.startswith("@"):
         try:
-            cluster = json.loads(Path(text[1:]).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            cluster = json.loads(_text_of(text, "RLM_COMPUTE"))
+        except ValueError as error:
             raise ConfigError(
-                f"RLM_COMPUTE names a file that is not readable JSON: {error}.", where=text[1:]
+                f"RLM_COMPUTE names a file that is not JSON: {error}.", where=text[1:]
             ) from None
         return Compute(task={"new_cluster": cluster})
     raise ConfigError(
@@ -154,15 +155,8 @@ def parse_compute(text: str) -> Compute:
 
 
 def _prices(text: str) -> Mapping[str, Price]:
-    """Model prices, inline in JSON or ``@FILE``."""
-    if not text.startswith("@"):
-        return parse_prices(text)
-    try:
-        return parse_prices(Path(text[1:]).read_text(encoding="utf-8"), where=text[1:])
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"RLM_MODEL_PRICES names a file that is not readable: {error}.", where=text[1:]
-        ) from None
+    where = text[1:] if text.startswith("@") else "RLM_MODEL_PRICES"
+    return parse_prices(_text_of(text, "RLM_MODEL_PRICES"), where=where)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

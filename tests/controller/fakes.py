@@ -16,11 +16,10 @@ from databricks_rlm_agent.attempts.manifest import Manifest, serverless
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow, result_row
 from databricks_rlm_agent.attempts.result import JobVerdict, Result, Status
 from databricks_rlm_agent.controller.children import Children
-from databricks_rlm_agent.controller.claims import WorkerPool
+from databricks_rlm_agent.controller.claims import JobPoller, WorkerPool
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
-from databricks_rlm_agent.controller.job_poller import JobPoller
 from databricks_rlm_agent.controller.publish import Publisher, SubModels, Workflows
 from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import Tick, TickReport
@@ -412,9 +411,6 @@ class FakeVolume:
             return self.world.files[path][offset : None if length is None else offset + length]
 
         return self.gate(f"get {path.rpartition('/')[2]}", act)
-
-    def exists(self, path: str) -> bool:
-        return self.gate("exists", lambda: path in self.world.files)
 
     def list(self, path: str) -> Sequence[FileEntry]:
         files = [

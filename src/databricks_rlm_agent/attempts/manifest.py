@@ -11,23 +11,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, field_validator
+from pydantic import Discriminator, Field, RootModel, Tag, field_validator
 from pydantic.dataclasses import dataclass as parsed_dataclass
 
 from databricks_rlm_agent.layout import MANIFEST
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.fsm import Event
-from databricks_rlm_agent.runs.parsing import parse
+from databricks_rlm_agent.runs.parsing import Document, parse
 from databricks_rlm_agent.runs.run import AttemptKey, RunOutcome
 from databricks_rlm_agent.values import ID_PATTERN
 from executor_harness import protocol
 from executor_harness.protocol import ChildTask
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 @parsed_dataclass(frozen=True, kw_only=True)
@@ -54,14 +50,14 @@ class Request(protocol.Request):
 ClosingEvent = Literal[Event.FINISH, Event.ASK, Event.GIVE_UP, Event.CANCEL, Event.SPAWN]
 
 
-class PlanRecord(_Frozen):
+class PlanRecord(Document):
     """The epoch of the lease under which a decision was made, and the models' usage for it."""
 
     epoch: int = Field(ge=0)
     usage: Usage = Usage()
 
 
-class Manifest(_Frozen):
+class Manifest(Document):
     """``manifest.json``: the frozen request and the exact payload of its submit."""
 
     kind: Literal["program"] = "program"
@@ -86,13 +82,8 @@ class Manifest(_Frozen):
         }
         return _dump(document)
 
-    @classmethod
-    def parse(cls, content: bytes, *, where: str) -> Self:
-        """Read a stored manifest; raise InvalidData if it is not one."""
-        return parse(cls, content, what="The manifest", where=where)
 
-
-class Closing(_Frozen):
+class Closing(Document):
     """``manifest.json`` of an attempt that runs no program: the decision that was taken in its place, and the
     ``tasks`` of the child runs if it was to spawn some.
 

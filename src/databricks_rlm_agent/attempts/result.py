@@ -12,11 +12,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
 from databricks_rlm_agent.runs.capsule.capsule import DIGEST_CHARS, CapsuleDelta, TableNote
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem, failure_key, one_line
-from databricks_rlm_agent.runs.parsing import parse
+from databricks_rlm_agent.runs.parsing import Document
 from databricks_rlm_agent.runs.run import AttemptKey
 from databricks_rlm_agent.values import ID_PATTERN, clip
 from executor_harness import protocol
@@ -33,17 +33,13 @@ class Status(StrEnum):
     LOST = "LOST"
 
 
-class _Loose(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Spend(_Loose):
+class Spend(Document):
     """``spend.json``: what an attempt that left no result may have spent on model calls, at most."""
 
     usage: protocol.Usage
 
 
-class Result(_Loose):
+class Result(Document):
     """The known end of an attempt: ``result.json``, its row, or the Jobs API's verdict.
 
     Only ``result.json`` has all of it; ``reported_by`` is ``controller`` where the executor left none.
@@ -85,11 +81,6 @@ class Result(_Loose):
         if self.duration_s is None and isinstance(self.started_at, datetime) and self.finished_at:
             return (self.finished_at - self.started_at).total_seconds()
         return self.duration_s
-
-    @classmethod
-    def parse(cls, content: bytes, *, where: str) -> Self:
-        """Read ``result.json``; raise InvalidData if it is not a whole and valid one."""
-        return parse(cls, content, what="The result", where=where)
 
     @classmethod
     def without_report(cls, key: AttemptKey, *, status: Status, error_type: str, error_summary: str) -> Self:

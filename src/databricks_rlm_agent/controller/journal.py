@@ -14,14 +14,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
 from databricks_rlm_agent.attempts.records import EVENTS_PER_EPOCH, EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.errors import AlreadyExists, Conflict, ModelOutage, NotFound, RlmError
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import CallRecorder, Clock, ModelCall, PlannerNote, Volume
 from databricks_rlm_agent.runs.budget import Usage
-from databricks_rlm_agent.runs.parsing import parse
+from databricks_rlm_agent.runs.parsing import Document, parse
 from databricks_rlm_agent.runs.run import Run
 from databricks_rlm_agent.values import clip
 
@@ -102,13 +102,11 @@ class Journal:
         self.event("passing_error", error=type(error).__name__, message=str(error))
 
 
-class _Entry(BaseModel):
+class _Entry(Document):
     """A call, or the mark of a claim: the claim's epoch and name, and what all claims since the last save
     have used at least, by their epochs. So the last entry tells everything. ``begun`` tells the run from one
     of the same id whose row is gone.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     begun: AwareDatetime
     epoch: int

@@ -255,7 +255,7 @@ class _ClaimedRun:
         closing = Closing(
             **asdict(self.run.key),
             closing=event,
-            outcome={name: value for name, value in asdict(outcome).items() if value is not None},
+            outcome=outcome.to_dict(),
             tasks=list(tasks),
             plan=self._plan(),
         )

@@ -10,11 +10,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 from databricks_rlm_agent import threads
-from databricks_rlm_agent.controller.claims import AdvancedRun, Leases, WorkerPool, controller_of
-from databricks_rlm_agent.controller.job_poller import JobPoller
+from databricks_rlm_agent.controller.claims import AdvancedRun, JobPoller, Leases, WorkerPool, controller_of
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.errors import (
@@ -204,16 +202,6 @@ class SingleRunTick:
         return self.tick.collect(wait_s=wait_s)
 
 
-class TickLike(Protocol):
-    """A tick, as the loop uses it."""
-
-    def __call__(self, *, wait_s: float | None = None) -> TickReport:
-        """Do one pass."""
-
-    def collect(self, *, wait_s: float | None = None) -> TickReport:
-        """Record what is done, and begin nothing new."""
-
-
 @dataclass(kw_only=True)
 class ControlLoop:
     """Ticks until ``done`` says so. ``max_wait_s`` limits the wait between two ticks; ``jitter`` is 0 to 1.
@@ -223,7 +211,7 @@ class ControlLoop:
     begun, and the runs that are being advanced are finished.
     """
 
-    tick: TickLike
+    tick: Tick | SingleRunTick
     sleep: Sleep
     abandon: Callable[[], None]
     intake: Callable[[], object] | None = None

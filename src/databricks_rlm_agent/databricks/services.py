@@ -138,14 +138,6 @@ class WorkspaceVolume:
                 return b""
             raise
 
-    def exists(self, path: str) -> bool:
-        """Return whether there is a file."""
-        try:
-            self._workspace.call(path, lambda client: client.files.get_metadata(path))
-        except NotFound:
-            return False
-        return True
-
     def look(self, path: str) -> FileEntry | None:
         """Return the entry at a path; None where there is nothing."""
         try:
@@ -246,17 +238,6 @@ class WorkspaceJobs:
         self._workspace.call(
             f"job run {databricks_run_id}", lambda client: client.jobs.cancel_run(databricks_run_id)
         )
-
-    def output(self, databricks_run_id: int) -> str:
-        """The last of what a run's first task wrote (at most 5 MB, and only while the workspace keeps it)."""
-        tasks = self._get(databricks_run_id).tasks
-        task_run_id = tasks[0].run_id if tasks else None
-        if task_run_id is None:
-            return ""
-        output = self._workspace.call(
-            f"job run {task_run_id}", lambda client: client.jobs.get_run_output(task_run_id)
-        )
-        return output.logs or ""
 
     def probe(self) -> str:
         """Return a line that says that job runs can be listed; raise RemoteError where they cannot."""

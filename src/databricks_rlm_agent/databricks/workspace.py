@@ -102,16 +102,11 @@ class Workspace:
             renewed = self._renewed(access, error)
         return work(renewed)
 
-    def headers(self) -> dict[str, str]:
-        """Return the headers that authenticate a request now. OAuth tokens are refreshed by the SDK before
-        they expire.
-        """
-        with sdk_errors(self.host):
-            return self.access.config.authenticate()
-
     def bearer(self) -> str | None:
         """A token that is valid now, or None where the configuration authenticates in another way."""
-        scheme, _, token = self.headers().get("Authorization", "").partition(" ")
+        with sdk_errors(self.host):  # the SDK refreshes OAuth tokens before they expire
+            headers = self.access.config.authenticate()
+        scheme, _, token = headers.get("Authorization", "").partition(" ")
         return token if scheme == "Bearer" else None
 
     def identity(self) -> str:

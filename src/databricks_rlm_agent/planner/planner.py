@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from databricks_rlm_agent import threads
 from databricks_rlm_agent.attempts.result import Result
-from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.models import Price
 from databricks_rlm_agent.planner.actions import actions
 from databricks_rlm_agent.planner.models import Models
 from databricks_rlm_agent.planner.prompt import OPENING, planner_prompt
@@ -26,17 +24,12 @@ from databricks_rlm_agent.planner.tools import Results, Toolbox
 from databricks_rlm_agent.policy.rules import GATED, gated_in
 from databricks_rlm_agent.ports import (
     CallRecorder,
-    Catalog,
-    Ledger,
     Planner,
     PlanningContext,
     PlanResult,
-    SqlSession,
     Summary,
-    Volume,
 )
 from databricks_rlm_agent.runs.actions import Action
-from databricks_rlm_agent.secrets import Secret
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.planner.chain import Meter
@@ -215,34 +208,3 @@ def probe(planner: Planner) -> float | None:
     started = planner.clock()
     shared_loop().run(ask())
     return planner.clock() - started
-
-
-def create_planner(
-    model_setting: str,
-    *,
-    volume: Volume,
-    catalog: Catalog,
-    sql: SqlSession,
-    namespace: Namespace,
-    secrets: Mapping[str, Secret] | None = None,
-    policy: Policy | None = None,
-    gated: Mapping[str, frozenset[str]] = GATED,
-    timeout_s: float = MODEL_TIMEOUT_S,
-    prices: Mapping[str, Price] | None = None,
-    ledger: Ledger | None = None,
-) -> Planner:
-    """Return a planner for a model setting.
-
-    ``secrets`` are by key, as in ``load_secrets(…).values``; ``prices`` by model name, as in
-    ``Settings.prices``. With ``ledger`` the planner finds results of which there is no file.
-
-    Raises ConfigError for an unknown form, a missing package or a missing key, and UsageError for a script
-    that cannot be used.
-    """
-    return AdkPlanner(
-        models=Models(model_setting, secrets=secrets or {}, prices=prices),
-        toolbox=Toolbox(volume=volume, catalog=catalog, sql=sql, namespace=namespace, ledger=ledger),
-        policy=policy,
-        gated=gated,
-        timeout_s=timeout_s,
-    )

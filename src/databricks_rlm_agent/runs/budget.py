@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from databricks_rlm_agent.errors import InvalidData
+from databricks_rlm_agent.runs.parsing import Document
 from executor_harness import protocol
 
 # Enough for one claim: a summary read in parts, the planner's tool calls, refusals and its decision.
@@ -20,14 +21,13 @@ PLAN_CALLS = 24
 _KEPT_TOKENS = 50_000
 
 
-class Usage(BaseModel):
+# JSON knows no infinity: what is stored must be readable again.
+class Usage(Document, allow_inf_nan=False):
     """Model usage: calls, tokens, cost in US dollars.
 
     Tokens are as the models report them, estimated upward where they do not; the cost is 0 where no price is
     known.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     calls: int = Field(default=0, ge=0)
     input_tokens: int = Field(default=0, ge=0)
@@ -51,10 +51,8 @@ class Usage(BaseModel):
         )
 
 
-class Share(BaseModel):
+class Share(Document, allow_inf_nan=False):
     """An amount of everything that a budget counts: what is lent to child runs, or what one has spent."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     usage: Usage = Usage()
     sub_usage: Usage = Usage()
@@ -70,7 +68,7 @@ class Share(BaseModel):
         )
 
 
-class Budget(BaseModel):
+class Budget(Document, allow_inf_nan=False):
     """Limits of a run with all its child runs, and what of them is used up. Times are in seconds;
     ``max_cost_usd`` None is no limit.
 
@@ -81,9 +79,6 @@ class Budget(BaseModel):
     child runs at work may spend. ``children`` counts the child runs that were made, and those below them once
     these have ended. ``sub_concurrency`` is a child's part of the calls that a whole run may make at once.
     """
-
-    # JSON knows no infinity: what is stored must be readable again.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     max_iterations: int = Field(default=30, ge=1)
     max_attempts: int = Field(default=3, ge=1)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import INPUT_CHARS, OBJECTIVE_CHARS, Capsule
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.fsm import Event, State, next_state
+from databricks_rlm_agent.runs.parsing import Document
 from databricks_rlm_agent.values import check_id, storable
 
 # The executor ends a program at its time-out, and the platform ends the executor some minutes later: only
@@ -39,16 +40,18 @@ class RunOutcome:
     waits_for: str | None = None
     since: str | None = None
 
+    def to_dict(self) -> dict[str, str]:
+        """The fields that say anything."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     @property
     def without_wait(self) -> RunOutcome:
         """This outcome when the run goes on."""
         return self if self.waits_for is None else replace(self, reason=None, waits_for=None, since=None)
 
 
-class LastRequest(BaseModel):
+class LastRequest(Document):
     """``run_state.last_request``: the job run of the current attempt, and what was asked of it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     databricks_run_id: int = Field(strict=True)
     run_url: str | None = None
@@ -59,11 +62,9 @@ class LastRequest(BaseModel):
     submitted_at: AwareDatetime
 
 
-class LastResult(BaseModel):
+# A program's value may hold NaN, which our JSON keeps.
+class LastResult(Document, ser_json_inf_nan="constants"):
     """``run_state.last_result``: what came of the last attempt. Its program finished with ``value``."""
-
-    # A program's value may hold NaN, which our JSON keeps.
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
     iter_n: int | None = None
     attempt: int | None = None
