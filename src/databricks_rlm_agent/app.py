@@ -11,14 +11,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.attempts.records import ModelCallRow
 from databricks_rlm_agent.controller import bundle
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.claims import JobPoller, Leases, WorkerPool
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
-from databricks_rlm_agent.controller.publish import Publisher, SubModels, Workflows
+from databricks_rlm_agent.controller.publish import Publisher
 from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import ControlLoop, Tick
 from databricks_rlm_agent.databricks.services import (
@@ -92,9 +91,7 @@ class App:
 
     @cached_property
     def _tool_session(self) -> RetryingSession:
-        """A session of its own for planners' tools: a slow view must hold up no acceptance check, nor the
-        tick.
-        """
+        """A session of its own for planners' tools: a slow view must hold up no check, nor the tick."""
         return self._session(limit_s=TOOL_LIMIT_S)
 
     def _session(self, *, limit_s: float | None = None) -> RetryingSession:
@@ -209,16 +206,8 @@ class App:
         return Publisher(
             volume=self.volume,
             jobs=self.jobs,
-            namespace=self.settings.namespace,
+            settings=self.settings,
             harness_dir=bundle.folder(self.settings.namespace),
-            compute=self.settings.compute,
-            default_timeout_s=self.settings.program_timeout_s,
-            models=self._sub_models,
-            workflows=Workflows(
-                volume=self.volume,
-                namespace=self.settings.namespace,
-                http_path=self.settings.warehouse_http_path,
-            ),
             clock=self.clock,
             worker=self.controller,
         )
@@ -232,21 +221,6 @@ class App:
             namespace=self.settings.namespace,
             clock=self.clock,
             concurrency=self.settings.sub_concurrency,
-        )
-
-    @cached_property
-    def _sub_models(self) -> SubModels:
-        """The models that programs may ask."""
-        settings = self.settings
-        return SubModels(
-            planner_model=settings.model,
-            calls_table=settings.namespace.table(ModelCallRow.TABLE),
-            endpoint=settings.sub_model,
-            concurrency=settings.sub_concurrency,
-            per_minute=settings.sub_per_minute,
-            timeout_s=settings.sub_timeout_s,
-            reply_tokens=settings.sub_reply_tokens,
-            prices=settings.prices,
         )
 
     def loop(self, *, max_wait_s: float) -> ControlLoop:

@@ -127,9 +127,7 @@ class Catalog(Protocol):
 
 
 class CallRecorder:
-    """Keeps on record what a planner asks of models; this one keeps nothing. Safe to use from several
-    threads.
-    """
+    """Keeps on record what a planner asks of models; this one keeps nothing. Safe for several threads."""
 
     def asking(self, usage: Usage) -> None:
         """Record a call before it is made, with what it will use at least; raise Conflict if none may be."""

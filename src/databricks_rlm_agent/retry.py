@@ -273,9 +273,7 @@ class RetryingSession:
         return self._sent(lambda session: session.execute(sql, parameters))
 
     def repeated(self, call: Callable[[], T], policy: RetryPolicy = STATEMENTS) -> T:
-        """Repeat ``call``, which uses this session, as its own statements are repeated, or as ``policy``
-        says.
-        """
+        """Repeat ``call``, which uses this session, as ``policy`` says."""
         answer: T = policy.retrying(self._wait)(call)
         return answer
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fake_sql import FakeSession
 from pools import ManualLeases, SteppedPool
 
-from databricks_rlm_agent.attempts.manifest import Manifest, serverless
+from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow, result_row
 from databricks_rlm_agent.attempts.result import JobVerdict, Result, Status
 from databricks_rlm_agent.controller.children import Children
@@ -20,7 +20,7 @@ from databricks_rlm_agent.controller.claims import JobPoller, WorkerPool
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
-from databricks_rlm_agent.controller.publish import Publisher, SubModels, Workflows
+from databricks_rlm_agent.controller.publish import Publisher
 from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import Tick, TickReport
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
@@ -32,6 +32,7 @@ from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.fsm import CLAIMABLE, State
 from databricks_rlm_agent.runs.run import DELETED, AttemptKey, Due, Run, new_run
+from databricks_rlm_agent.settings import from_environment
 from databricks_rlm_agent.storage.stores import due_of, from_row, to_row
 from executor_harness import protocol
 from executor_harness.protocol import ChildTask, ProducedTable, Stream
@@ -569,12 +570,8 @@ class Controller:
         publisher = Publisher(
             volume=volume,
             jobs=jobs,
-            namespace=NAMESPACE,
+            settings=from_environment({"RLM_MODEL": "scripted:x", "RLM_TIMEOUT_S": "60"}),
             harness_dir="/Volumes/main/rlm/artifacts/harness/0",
-            compute=serverless(),
-            default_timeout_s=60,
-            models=SubModels(planner_model="scripted:x", calls_table="main.rlm.model_calls"),
-            workflows=Workflows(volume=volume, namespace=NAMESPACE, http_path=None),
             clock=self.now,
             worker=self.name,
         )

@@ -214,9 +214,7 @@ def submit_payload(request: Request, *, harness_dir: str, compute: Compute) -> d
 
 
 def _with_packages(payload: dict[str, Any], packages: Sequence[str]) -> dict[str, Any]:
-    """The same with packages from the workspace's index: in the task's environment where it has one (it runs
-    serverless then), else as its libraries.
-    """
+    """The same with packages: in the task's environment where it has one (serverless), else as libraries."""
     (task,) = payload["tasks"]
     key = task.get("environment_key")
     if key is None:
@@ -233,9 +231,7 @@ def _with_packages(payload: dict[str, Any], packages: Sequence[str]) -> dict[str
 
 
 def submits(payload: dict[str, Any], request: Request) -> bool:
-    """Return whether a stored payload is the one of this request: its token, and the digest that the job
-    checks.
-    """
+    """Return whether a stored payload is this request's: its token, and the digest that the job checks."""
     try:
         (task,) = payload["tasks"]
         words = task["spark_python_task"]["parameters"]

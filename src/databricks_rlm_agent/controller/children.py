@@ -116,9 +116,7 @@ class Children:
         return [self._child(run, task, share) for task in tasks]
 
     def _missing(self, run: Run, waited: Sequence[AnswerNote], found: Mapping[str, Run]) -> list[Run]:
-        """The children that a parent waits for and that are not there, as far as it is on record what they
-        were to do.
-        """
+        """The children that a parent waits for in vain, as far as what they were to do is on record."""
         names = {note.name for note in waited if note.run_id not in found}
         if not names or run.budget.on_loan.usage.calls < len(waited):  # the row was damaged
             return []

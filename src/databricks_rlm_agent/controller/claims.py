@@ -143,9 +143,7 @@ class Leases:
                 self._keeper = None
 
     def holds(self, holder: str) -> bool:
-        """Return whether the leases under this name surely hold: if not, somebody else may advance the runs
-        too.
-        """
+        """Return whether the leases under this name surely hold: if not, others may advance the runs too."""
         with self._lock:
             return self._held.get(holder, 0.0) > self.monotonic()
 

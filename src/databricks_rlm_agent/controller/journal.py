@@ -184,9 +184,7 @@ class CallRecord(CallRecorder):
         self.used = found.used if found.begun == self.run.created_at else {}
 
     def _put(self, used: dict[int, Usage]) -> _Entry | None:
-        """Put an entry into the next place; return what is in it already. Raises Conflict if that is
-        newer.
-        """
+        """Put an entry into the next place, or return what is in it; raise Conflict if that is newer."""
         run, number = self.run, self.last + 1
         entry = _Entry(begun=run.created_at, epoch=run.lease_epoch, by=str(run.lease_owner), used=used)
         found = None

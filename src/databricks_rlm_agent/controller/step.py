@@ -13,7 +13,7 @@ from databricks_rlm_agent.controller.evidence import Evidence, refusal
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
 from databricks_rlm_agent.controller.journal import CallRecord, Journal
-from databricks_rlm_agent.controller.publish import Publisher
+from databricks_rlm_agent.controller.publish import Publisher, sub_model
 from databricks_rlm_agent.errors import InvalidData, ModelOutage, RlmError
 from databricks_rlm_agent.layout import MANIFEST, Namespace
 from databricks_rlm_agent.logs import bound
@@ -135,9 +135,10 @@ class _ClaimedRun:
 
     def _decide(self) -> None:
         intent = self._intent()
+        self._adopt(intent.plan)  # if the decision on record is another's, count what that plan has cost
         if isinstance(intent, Manifest):
             self._submit(intent)
-        elif intent is not None:
+        else:
             self._close(intent)
 
     def give_up(self, error: RlmError) -> None:
@@ -176,13 +177,12 @@ class _ClaimedRun:
         self.run = run
         return True
 
-    def _intent(self) -> Manifest | Closing | None:
+    def _intent(self) -> Manifest | Closing:
         """Return what becomes of the current attempt: what was decided before, or what is decided now."""
         publisher, run = self.advancer.publisher, self.run
         found = publisher.intent(run.key) if self.may_race else None
         if found is not None:
             self.journal.event("adopted_manifest", iter_n=run.iter_n, attempt=run.attempt)
-            self._adopt(found.plan)
             return found
         if run.cancel_reason is not None:
             return self._closing(Event.CANCEL, RunOutcome(reason=run.cancel_reason))
@@ -198,7 +198,7 @@ class _ClaimedRun:
             self.run,
             used_calls=self.journal.usage.calls,
             record=self.journal.record,
-            sub_model=self.advancer.publisher.models.of(self.run),
+            sub_model=sub_model(self.advancer.publisher.settings, self.run),
             lease_held=self.lease_held,
             review=self._review,
         )
@@ -210,7 +210,7 @@ class _ClaimedRun:
             raise planned.fault
         match planned.action:
             case RunPython() | RunSqlWorkflow() as action:
-                return self._effective(self.advancer.publisher.publish(self.run, action, self._plan()))
+                return self.advancer.publisher.publish(self.run, action, self._plan())
             case Finish(answer=answer, evidence=evidence):
                 return self._closing(Event.FINISH, RunOutcome(answer=answer, evidence=evidence))
             case Ask(question=question):
@@ -260,12 +260,7 @@ class _ClaimedRun:
             plan=self._plan(),
         )
         recorded = self.may_race or event is Event.SPAWN
-        return self._effective(self.advancer.publisher.close(closing)) if recorded else closing
-
-    def _effective(self, intent: Manifest | Closing) -> Manifest | Closing:
-        """Return the decision that is on record; if it is another's, count what that plan has cost."""
-        self._adopt(intent.plan)
-        return intent
+        return self.advancer.publisher.close(closing) if recorded else closing
 
     def _adopt(self, plan: PlanRecord | None) -> None:
         """Count what the plan of a lost claim says that it used, in place of what its record says."""

@@ -20,12 +20,7 @@ from databricks_rlm_agent.databricks.errors import (
     NoRetries,
     sdk_errors,
 )
-from databricks_rlm_agent.errors import (
-    Forbidden,
-    NeverReached,
-    RemoteError,
-    Unauthorized,
-)
+from databricks_rlm_agent.errors import Forbidden, NeverReached, RemoteError, Unauthorized
 from databricks_rlm_agent.retry import REQUESTS
 from databricks_rlm_agent.values import Sleep
 

@@ -20,15 +20,9 @@ from databricks_rlm_agent.planner.prompt import OPENING, planner_prompt
 from databricks_rlm_agent.planner.review import PendingDecision, Policy, Review, check_lease
 from databricks_rlm_agent.planner.spending import Allowance, unpriced
 from databricks_rlm_agent.planner.summarizer import Summarizer
-from databricks_rlm_agent.planner.tools import Results, Toolbox
+from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.policy.rules import GATED, gated_in
-from databricks_rlm_agent.ports import (
-    CallRecorder,
-    Planner,
-    PlanningContext,
-    PlanResult,
-    Summary,
-)
+from databricks_rlm_agent.ports import CallRecorder, Planner, PlanningContext, PlanResult, Summary
 from databricks_rlm_agent.runs.actions import Action
 
 if TYPE_CHECKING:
@@ -110,7 +104,7 @@ class AdkPlanner:
         return shared_loop().run(summarizer.summarize())
 
     async def _plan(self, context: PlanningContext) -> PlanResult:
-        from databricks_rlm_agent.planner.conversation import ActionTool, Conversation, ReadTool, converse
+        from databricks_rlm_agent.planner.conversation import ActionTool, Conversation, ReadTool
 
         pending: PendingDecision[Action] = PendingDecision(
             max_refusals=self.max_refusals, redact=self.models.redact
@@ -124,17 +118,18 @@ class AdkPlanner:
             namespace=self.toolbox.namespace,
         )
         gated = gated_in(context.mode, self.gated)
-        tools: list[Callable[..., Any]] = [
-            *self.toolbox.tools,
-            *Results.of(context, self.toolbox).tools,
-        ]
+        tools = [*self.toolbox.tools, *self.toolbox.results(context).tools]
         reads = [ReadTool(tool) for tool in tools if tool.__name__ not in gated]
-        allowed = [
-            each for each in actions(children_left=context.children_left) if each.__name__ not in gated
+        endings = [
+            ActionTool(action, pending=pending, review=review)
+            for action in actions(children_left=context.children_left)
+            if action.__name__ not in gated
         ]
-        endings = [ActionTool(action, pending=pending, review=review) for action in allowed]
         conversation = Conversation(
             role="planner",
+            model=self.models.open(
+                role="planner", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
+            ),
             instruction=planner_prompt(
                 context,
                 self.toolbox.namespace,
@@ -143,15 +138,12 @@ class AdkPlanner:
             ),
             opening=OPENING,
             tools=[*reads, *endings],
-            endings=[tool.name for tool in endings],
+            pending=pending,
             before_call=lambda: check_lease(context),
             mode=context.mode,
             gated=self.gated,
         )
-        model = self.models.open(
-            role="planner", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
-        )
-        await converse(conversation, model=model, pending=pending, redact=self.models.redact)
+        await conversation.converse()
         return PlanResult(
             action=pending.decision,
             failure=pending.failure,

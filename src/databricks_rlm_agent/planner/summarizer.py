@@ -104,21 +104,23 @@ class Summarizer:
             "summarizer", context.iter_n, objective=objective
         ):
             return Summary(delta=None)
-        from databricks_rlm_agent.planner.conversation import ActionTool, Conversation, converse
+        from databricks_rlm_agent.planner.conversation import ActionTool, Conversation
 
         excerpts = await self._excerpts()
         if not context.lease_held():
             return Summary(delta=None, calls=tuple(meter.calls))
-        pending: PendingDecision[CapsuleDelta] = PendingDecision(max_refusals=_MAX_REFUSALS)
-        tool = ActionTool(remember, pending=pending)
+        pending: PendingDecision[CapsuleDelta] = PendingDecision(
+            max_refusals=_MAX_REFUSALS, redact=self.models.redact
+        )
         conversation = Conversation(
             role="summarizer",
+            model=self._model(meter),
             instruction=summarizer_prompt(context, result, excerpts),
             opening=SUMMARIZER_OPENING,
-            tools=[tool],
-            endings=[tool.name],
+            tools=[ActionTool(remember, pending=pending)],
+            pending=pending,
         )
-        await converse(conversation, model=self._model(meter), pending=pending, redact=self.models.redact)
+        await conversation.converse()
         if pending.failure is not None:
             reason = f"{pending.failure}; head and tail of the output are kept"
             log.warning("run %s: no summary: %s", context.run_id, reason)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from databricks_rlm_agent.attempts.excerpts import Match, TextPattern, find_lines
 from databricks_rlm_agent.attempts.manifest import Closing, parse_intent
@@ -53,6 +53,16 @@ class Toolbox:
             self.sample_table,
             self.list_files,
             self.read_file,
+        )
+
+    def results(self, context: PlanningContext) -> Results:
+        """The earlier results of a run."""
+        return Results(
+            run_id=context.run_id,
+            iter_n=context.iter_n,
+            volume=self.volume,
+            namespace=self.namespace,
+            ledger=self.ledger,
         )
 
     def search_catalog(self, text: str = "") -> dict[str, Any]:
@@ -195,17 +205,6 @@ class Results:
     namespace: Namespace
     ledger: Ledger | None = None
     clock: Callable[[], float] = time.monotonic
-
-    @classmethod
-    def of(cls, context: PlanningContext, toolbox: Toolbox) -> Self:
-        """The earlier results of a run."""
-        return cls(
-            run_id=context.run_id,
-            iter_n=context.iter_n,
-            volume=toolbox.volume,
-            namespace=toolbox.namespace,
-            ledger=toolbox.ledger,
-        )
 
     @property
     def tools(self) -> tuple[Callable[..., Any], ...]:

@@ -189,9 +189,7 @@ class Budget(Document, allow_inf_nan=False):
         return self.model_copy(update={"on_loan": on_loan, "children": self.children + count})
 
     def part(self, count: int, *, wall_s: float) -> Self:
-        """The budget of each of the ``count`` child runs that are at work: the same whenever it is asked for,
-        for it follows from what is on loan.
-        """
+        """The budget of each of ``count`` child runs at work: the same whenever it is asked for."""
         part = _part(self.on_loan, count)
         return type(self)(
             max_iterations=self.max_iterations,
@@ -225,9 +223,7 @@ class Budget(Document, allow_inf_nan=False):
         )
 
     def lent_to(self, child: Budget, count: int) -> bool:
-        """Return whether ``child`` is what one of ``count`` child runs was lent, not a damaged row's
-        substitute.
-        """
+        """Return whether ``child`` is what one of ``count`` was lent, not a damaged row's substitute."""
         part = _part(self.on_loan, count)
         lent = (part.usage.calls, part.sub_usage.calls, part.usage.input_tokens)
         return (child.max_model_calls, child.max_sub_calls, child.max_tokens) == lent
@@ -247,9 +243,7 @@ class Budget(Document, allow_inf_nan=False):
         return self.model_copy(update={"usage": self.usage - known + usage})
 
     def for_plan(self, *, used: int) -> Self:
-        """Return what a claim may still spend that has made ``used`` model calls, which are counted
-        already.
-        """
+        """Return what a claim may still spend that has made ``used`` model calls, which are counted."""
         left = max(0, min(PLAN_CALLS - used, self.calls_left))
         calls = self.usage.calls + self.on_loan.usage.calls + left
         return self.model_copy(update={"max_model_calls": calls})

@@ -152,9 +152,7 @@ class Run:
 
     @property
     def lapses(self) -> int:
-        """How many claims in succession have ended without a save: their controllers died, or could not
-        save.
-        """
+        """How many claims in succession have ended without a save, by a death or a failure."""
         return len(self.budget.unreported(self.lease_epoch + 1))
 
     def waiting(
@@ -190,9 +188,7 @@ class Run:
         return (now - submitted_at).total_seconds()
 
     def overrun(self, now: datetime, *, started: bool) -> bool:
-        """Return whether the job run has had all the time that the program, once started, or the run may
-        take.
-        """
+        """Return whether the program, once ``started``, or the run has had all of its time."""
         allowed = OVERRUN_S + (self.last_request.timeout_s if self.last_request else 0)
         too_long = started and self.executing_s(now) > allowed
         return too_long or self.age_s(now) > self.budget.max_wall_s + OVERRUN_S
