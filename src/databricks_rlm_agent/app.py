@@ -179,7 +179,6 @@ class App:
 
     @cached_property
     def _advancer(self) -> RunAdvancer:
-        """Advances claimed runs."""
         ingester = Ingester(
             children=self._children,
             volume=self.volume,
@@ -202,7 +201,6 @@ class App:
 
     @cached_property
     def _publisher(self) -> Publisher:
-        """Puts programs into the Volume and starts them."""
         return Publisher(
             volume=self.volume,
             jobs=self.jobs,
@@ -214,7 +212,6 @@ class App:
 
     @cached_property
     def _children(self) -> Children:
-        """Makes child runs."""
         return Children(
             store=self.store,
             volume=self.volume,

@@ -13,11 +13,7 @@ from databricks_rlm_agent.runs.actions import Action
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import Capsule, CapsuleDelta
 from databricks_rlm_agent.runs.run import Due, Run
-from databricks_rlm_agent.values import Clock as Clock
-from databricks_rlm_agent.values import NewId as NewId
-from databricks_rlm_agent.values import Row as Row
-from databricks_rlm_agent.values import Sleep as Sleep
-from databricks_rlm_agent.values import SqlSession as SqlSession
+from databricks_rlm_agent.values import Row
 
 
 class RunStore(Protocol):

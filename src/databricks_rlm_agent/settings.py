@@ -160,8 +160,6 @@ def parse_compute(text: str) -> Compute:
 
 
 class _ListPrice(Document, extra="forbid"):
-    """A model's price as it is configured, in US dollars per million tokens."""
-
     input: _Amount
     output: _Amount
 

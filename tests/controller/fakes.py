@@ -25,7 +25,7 @@ from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import Tick, TickReport
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.layout import MANIFEST, RESULT, Namespace
-from databricks_rlm_agent.ports import FileEntry, ModelCall, PlanningContext, PlanResult, Row, Summary
+from databricks_rlm_agent.ports import FileEntry, ModelCall, PlanningContext, PlanResult, Summary
 from databricks_rlm_agent.retry import crash_pause_s
 from databricks_rlm_agent.runs.actions import Action, RunPython
 from databricks_rlm_agent.runs.budget import Budget, Usage
@@ -34,6 +34,7 @@ from databricks_rlm_agent.runs.fsm import CLAIMABLE, State
 from databricks_rlm_agent.runs.run import DELETED, AttemptKey, Due, Run, new_run
 from databricks_rlm_agent.settings import from_environment
 from databricks_rlm_agent.storage.stores import due_of, from_row, to_row
+from databricks_rlm_agent.values import Row
 from executor_harness import protocol
 from executor_harness.protocol import ChildTask, ProducedTable, Stream
 

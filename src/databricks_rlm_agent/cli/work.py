@@ -35,8 +35,8 @@ from databricks_rlm_agent.runs.checks import parse_checks
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run, new_run
 from databricks_rlm_agent.values import check_id, check_table_name, check_volume_path, clip, storable
+from executor_harness.protocol import Input
 
-Handle = dict[str, str]
 MAX_TEXT_CHARS = 4_000
 """The longest text that is kept with the run itself; longer ones become files."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -112,7 +112,7 @@ class InputUploader:
     run_dir: str
     given: Sequence[InputSpec]
 
-    def handles(self) -> dict[str, Handle]:
+    def handles(self) -> dict[str, Input]:
         """The handle of each input; raise UsageError for a path or file that is not there."""
         return {given.name: self._handle(given) for given in self.given}
 
@@ -125,7 +125,7 @@ class InputUploader:
             elif path:
                 self.volume.put(path, given.value.encode(), overwrite=True)
 
-    def _handle(self, given: InputSpec) -> Handle:
+    def _handle(self, given: InputSpec) -> Input:
         path = self._destination(given)
         if path:
             return {"kind": "file", "path": path}

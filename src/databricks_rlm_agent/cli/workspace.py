@@ -139,7 +139,6 @@ def resolved_model(app: App, setting: str | None) -> str:
 
 
 def _absolute(script: str) -> str:
-    """``scripted:FILE`` with the whole path."""
     return f"scripted:{Path(script.removeprefix('scripted:')).absolute()}"
 
 

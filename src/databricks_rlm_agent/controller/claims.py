@@ -23,8 +23,9 @@ from databricks_rlm_agent import threads
 from databricks_rlm_agent.attempts.result import JobVerdict
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.errors import NotFound, RemoteError
-from databricks_rlm_agent.ports import Clock, Jobs, RunStore
+from databricks_rlm_agent.ports import Jobs, RunStore
 from databricks_rlm_agent.runs.run import Due, Run
+from databricks_rlm_agent.values import Clock
 
 log = logging.getLogger(__name__)
 # Before the platform has begun with it, a job run uses up none of its time.

@@ -24,12 +24,13 @@ from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.errors import InvalidData, NotFound, Rejected
 from databricks_rlm_agent.layout import RESULT
-from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume, planning_context
+from databricks_rlm_agent.ports import Jobs, Ledger, Planner, Volume, planning_context
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.fsm import Event
 from databricks_rlm_agent.runs.parsing import parse
 from databricks_rlm_agent.runs.run import LastResult, Run
+from databricks_rlm_agent.values import Clock, Row, Sleep
 from executor_harness import protocol
 from executor_harness.protocol import KeptVariables
 

@@ -19,11 +19,11 @@ from pydantic import AwareDatetime, Field
 from databricks_rlm_agent.attempts.records import EVENTS_PER_EPOCH, EventRow, RequestRow, ResultRow
 from databricks_rlm_agent.errors import AlreadyExists, Conflict, ModelOutage, NotFound, RlmError
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import CallRecorder, Clock, ModelCall, PlannerNote, Volume
+from databricks_rlm_agent.ports import CallRecorder, ModelCall, PlannerNote, Volume
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.parsing import Document, parse
 from databricks_rlm_agent.runs.run import Run
-from databricks_rlm_agent.values import clip
+from databricks_rlm_agent.values import Clock, clip
 
 log = logging.getLogger(__name__)
 

@@ -27,11 +27,12 @@ from databricks_rlm_agent.controller.bundle import WORKFLOW_ENTRY
 from databricks_rlm_agent.errors import AlreadyExists, InvalidData, NotFound, RemoteError
 from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.models import sub_endpoint
-from databricks_rlm_agent.ports import Clock, Jobs, Volume
+from databricks_rlm_agent.ports import Jobs, Volume
 from databricks_rlm_agent.runs.actions import RunPython, RunSqlWorkflow
 from databricks_rlm_agent.runs.run import AttemptKey, LastRequest, Run
 from databricks_rlm_agent.settings import Settings
 from databricks_rlm_agent.sqlflow.handover import content_hash
+from databricks_rlm_agent.values import Clock
 from executor_harness import protocol
 from executor_harness.protocol import Artifact
 
@@ -295,5 +296,4 @@ class Publisher:
 
 
 def _answers(run: Run) -> dict[str, Any]:
-    """Return the answers of child runs, as inputs of their names."""
     return {note.name: {"kind": "answer", "path": note.path} for note in run.capsule.answers if note.path}

@@ -17,12 +17,13 @@ from databricks_rlm_agent.controller.publish import Publisher, sub_model
 from databricks_rlm_agent.errors import InvalidData, ModelOutage, RlmError
 from databricks_rlm_agent.layout import MANIFEST, Namespace
 from databricks_rlm_agent.logs import bound
-from databricks_rlm_agent.ports import Clock, Planner, planning_context
+from databricks_rlm_agent.ports import Planner, planning_context
 from databricks_rlm_agent.retry import is_transient, pause_s
 from databricks_rlm_agent.runs.actions import Action, Ask, Finish, RunPython, RunSqlWorkflow, Spawn
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.fsm import Event, State
 from databricks_rlm_agent.runs.run import Run, RunOutcome
+from databricks_rlm_agent.values import Clock
 from executor_harness.protocol import ChildTask
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,6 @@ class _ClaimedRun:
         self._end(Event.GIVE_UP, RunOutcome(reason=str(error)))
 
     def _abandon(self, reason: str) -> None:
-        """Cancel the child runs of a run that ends without waiting for them."""
         try:
             self.advancer.children.abandon(self.run, reason=reason)
         except RlmError as error:
@@ -222,7 +222,6 @@ class _ClaimedRun:
                 return self._closing(Event.GIVE_UP, RunOutcome(reason=reason))
 
     def _profile_inputs(self) -> None:
-        """Take the input profile, once in a run."""
         capsule = self.run.capsule
         if capsule.inputs and not capsule.input_notes:
             notes = self.advancer.profiler.notes(capsule.inputs)

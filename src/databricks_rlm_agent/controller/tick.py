@@ -25,9 +25,10 @@ from databricks_rlm_agent.errors import (
     Unreachable,
 )
 from databricks_rlm_agent.logs import bound
-from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore, Sleep
+from databricks_rlm_agent.ports import Ledger, RunStore
 from databricks_rlm_agent.retry import is_transient
 from databricks_rlm_agent.runs.run import Due, Run
+from databricks_rlm_agent.values import Clock, NewId, Sleep
 
 log = logging.getLogger(__name__)
 FIRST_WAIT_S = 0.1

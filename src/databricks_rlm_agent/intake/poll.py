@@ -34,10 +34,10 @@ from databricks_rlm_agent.intake.items import (
     decide,
 )
 from databricks_rlm_agent.intake.table import DeltaWorkTable
-from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
+from databricks_rlm_agent.ports import Ledger, RunStore
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run, RunOutcome, new_run
-from databricks_rlm_agent.values import clip, storable
+from databricks_rlm_agent.values import Clock, NewId, clip, storable
 
 log = logging.getLogger(__name__)
 

@@ -18,14 +18,13 @@ from databricks_rlm_agent.intake.items import ChangedRun, LatestRun, PollResult,
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.intake.statements import WorkSql
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import Row
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.schema import WatermarkRow, to_json
 from databricks_rlm_agent.storage.stores import to_row
-from databricks_rlm_agent.values import clip
+from databricks_rlm_agent.values import Row, clip
 
 log = logging.getLogger(__name__)
 

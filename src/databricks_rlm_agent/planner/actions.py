@@ -28,7 +28,7 @@ from databricks_rlm_agent.runs.actions import (
 )
 from databricks_rlm_agent.sqlflow.handover import NAME
 from databricks_rlm_agent.values import check_name, check_table_name, check_volume_path, clip, storable
-from executor_harness.protocol import ChildTask
+from executor_harness.protocol import INPUT_FIELDS, ChildTask
 
 _QUOTE = re.compile(r"\{\{\s*value((?:\.[A-Za-z0-9_]+)*)\s*\}\}")
 
@@ -63,7 +63,6 @@ def _shown(value: Any) -> str:
 _PURPOSE_CHARS = 300
 _INPUTS_CHARS = 20_000
 _MAX_LOOP = 1_000
-_HANDLES = {"table": "name", "file": "path", "folder": "path", "answer": "path", "text": "text"}
 
 
 def run_python(
@@ -263,7 +262,7 @@ def _check_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
 def _check_handle(name: str, handle: Any) -> None:
     """Raise RlmError for a handle that the executor harness would refuse with the whole manifest."""
     kind = handle.get("kind") if isinstance(handle, dict) else None
-    field = _HANDLES.get(kind) if isinstance(kind, str) else None
+    field = INPUT_FIELDS.get(kind) if isinstance(kind, str) else None
     if field is None or set(handle) != {"kind", field} or not isinstance(handle[field], str):
         raise InvalidData(
             f"The input {name!r} is not a handle.",

@@ -163,7 +163,7 @@ class ChainModel(BaseLlm):
             raise
         except Exception as error:  # noqa: BLE001 - each provider has its own classes; all are recorded
             usage, reason = Usage(), self._reason(error)
-            if charges(error):
+            if isinstance(error, TimeoutError):  # cut off, but read: it may have to be paid for
                 usage = Usage(calls=1, input_tokens=prompt_tokens)
             else:
                 self.meter.recorder.not_charged()
@@ -301,11 +301,6 @@ def model_error(error: Exception, reason: str) -> RemoteError:
 def is_final(error: RemoteError) -> bool:
     """Return whether asking the model again is no use. A key that was refused is not read anew."""
     return isinstance(error, Unauthorized) or not is_transient(error)
-
-
-def charges(error: Exception) -> bool:
-    """Return whether a failed call may have to be paid for: one that was cut off has been read."""
-    return isinstance(error, TimeoutError)
 
 
 def _status(error: Exception) -> int | None:

@@ -19,8 +19,15 @@ from databricks_rlm_agent.attempts.manifest import Closing, parse_intent
 from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.errors import InvalidData, NotFound, UsageError
 from databricks_rlm_agent.layout import MANIFEST, RESULT, STDERR, STDOUT, Namespace
-from databricks_rlm_agent.ports import Catalog, Ledger, PlanningContext, Row, SqlSession, Volume
-from databricks_rlm_agent.values import check_table_name, check_volume_path, clip, quoted_table
+from databricks_rlm_agent.ports import Catalog, Ledger, PlanningContext, Volume
+from databricks_rlm_agent.values import (
+    Row,
+    SqlSession,
+    check_table_name,
+    check_volume_path,
+    clip,
+    quoted_table,
+)
 
 MAX_CHARS = 4_000
 """Largest answer of one tool call, in characters of JSON."""

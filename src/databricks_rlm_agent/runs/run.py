@@ -85,24 +85,24 @@ class Run:
     """
 
     run_id: str
-    item_id: str | None
-    parent_run_id: str | None
-    depth: int
-    current_mode: str
-    fsm_state: State
-    iter_n: int
-    attempt: int
-    lease_owner: str | None
-    lease_epoch: int
-    lease_expiry: datetime | None
-    version: int
-    write_id: str | None
+    item_id: str | None = None
+    parent_run_id: str | None = None
+    depth: int = 0
+    current_mode: str = "DEV"
+    fsm_state: State = State.PENDING
+    iter_n: int = 1
+    attempt: int = 1
+    lease_owner: str | None = None
+    lease_epoch: int = 0
+    lease_expiry: datetime | None = None
+    version: int = 0
+    write_id: str | None = None
     capsule: Capsule
     budget: Budget
-    last_request: LastRequest | None
-    last_result: LastResult | None
-    outcome: RunOutcome
-    model: str | None
+    last_request: LastRequest | None = None
+    last_result: LastResult | None = None
+    outcome: RunOutcome = RunOutcome()
+    model: str | None = None
     cancel_reason: str | None = None
     item_revision: str | None = None
     due_at: datetime | None = None
@@ -252,22 +252,9 @@ def new_run(
         run_id=check_id(run_id, what="run id"),
         item_id=item_id,
         item_revision=item_revision,
-        parent_run_id=None,
-        depth=0,
         current_mode=mode,
-        fsm_state=State.PENDING,
-        iter_n=1,
-        attempt=1,
-        lease_owner=None,
-        lease_epoch=0,
-        lease_expiry=None,
-        version=0,
-        write_id=None,
         capsule=Capsule.begin(task.strip(), inputs=inputs).model_copy(update={"checks": list(checks)}),
         budget=(budget or Budget()).reported(0),
-        last_request=None,
-        last_result=None,
-        outcome=RunOutcome(),
         model=model,
         created_at=now,
         updated_at=now,

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, get_type_hints
 from databricks_rlm_agent.attempts.records import EventRow, ModelCallRow, RequestRow, ResultRow
 from databricks_rlm_agent.errors import NotFound
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import SqlSession
+from databricks_rlm_agent.values import SqlSession
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SQL_TYPES = {str: "STRING", int: "BIGINT", float: "DOUBLE", datetime: "TIMESTAMP"}

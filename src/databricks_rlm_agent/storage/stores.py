@@ -22,15 +22,22 @@ from databricks_rlm_agent.errors import (
     Unreachable,
 )
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import Row
 from databricks_rlm_agent.retry import SAVES, RetryingSession, crash_pause_s
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import DamagedRun, Due, LastRequest, LastResult, Run, RunOutcome
 from databricks_rlm_agent.storage import sql
-from databricks_rlm_agent.storage.schema import EPOCH, RunStateRow, columns, distinct, one_per_key, to_json
-from databricks_rlm_agent.values import clip
+from databricks_rlm_agent.storage.schema import (
+    EPOCH,
+    RowType,
+    RunStateRow,
+    columns,
+    distinct,
+    one_per_key,
+    to_json,
+)
+from databricks_rlm_agent.values import Row, clip
 
 # The executor's result counts more than what the controller had to conclude without one.
 _PREFERENCE = {"executor": 0, "controller": 1}
@@ -51,18 +58,18 @@ class DeltaLedger:
 
     def requests(self, run_id: str) -> list[Row]:
         """The submitted attempts of a run, in order."""
-        rows = self._session.fetch(sql.by_key(self._namespace, RequestRow), {"value": run_id})
-        return one_per_key(rows, RequestRow)
+        return one_per_key(self._rows(RequestRow, run_id), RequestRow)
 
     def events(self, run_id: str) -> list[Row]:
         """The events of a run, in order."""
-        rows = self._session.fetch(sql.by_key(self._namespace, EventRow), {"value": run_id})
-        return one_per_key(rows, EventRow)
+        return one_per_key(self._rows(EventRow, run_id), EventRow)
 
     def results(self, run_id: str) -> list[Row]:
         """One result per attempt of a run, in order; of two, the executor's."""
-        rows = self._session.fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id})
-        return one_per_key(sorted(rows, key=_rank), ResultRow)
+        return one_per_key(sorted(self._rows(ResultRow, run_id), key=_rank), ResultRow)
+
+    def _rows(self, row_type: RowType, run_id: str) -> Sequence[Row]:
+        return self._session.fetch(sql.by_key(self._namespace, row_type), {"value": run_id})
 
 
 def _rank(row: Row) -> tuple[int, int, int, str]:

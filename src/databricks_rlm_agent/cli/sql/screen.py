@@ -226,7 +226,6 @@ def put(text: str, out: TextIO) -> None:
 
 
 def _live(plan: Plan, out: TextIO, *, statements: bool) -> LiveScreen | None:
-    """Return a live display, if the terminal can show one."""
     if not out.isatty() or codecs.lookup(out.encoding or "utf-8").name != "utf-8":
         return None
     from rich.console import Console
