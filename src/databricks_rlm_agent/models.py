@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from databricks_rlm_agent.errors import ConfigError
+from executor_harness import protocol
 
 FORMS = "gemini-…, databricks/ENDPOINT, openai/MODEL, anthropic/MODEL, several with commas, or scripted:FILE"
 # Secret keys of the scope, and the variables that libraries read (fixed by the design, section 10).
@@ -88,11 +89,8 @@ _MILLION = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price:
-    """US dollars per million tokens that a model reads and writes."""
-
-    input_usd: float
-    output_usd: float
+class Price(protocol.Price):
+    """A price on the wire, by which the planner's calls are counted too."""
 
     def cost(self, *, input_tokens: int, output_tokens: int) -> float:
         """Return the cost of so many tokens, in US dollars."""

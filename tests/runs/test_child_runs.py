@@ -29,8 +29,8 @@ WALL_S = 1_000.0
 @given(KEYS)
 def test_a_childs_id_is_an_id_and_always_the_same(key: tuple[str, int, str]) -> None:
     first = child_id(*key)
-    assert check_id(first, what="run id") == first == child_id(*key)
-    assert check_id(child_id(first, 1, key[2]), what="run id") != first
+    assert check_id(first) == first == child_id(*key)
+    assert check_id(child_id(first, 1, key[2])) != first
 
 
 @given(st.sets(KEYS, min_size=2, max_size=8), RUN_IDS)

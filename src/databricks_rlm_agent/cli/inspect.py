@@ -191,7 +191,7 @@ def status(options: argparse.Namespace) -> int:
     """List runs, or show one."""
     with app_at(options) as app:
         if options.run_id:
-            document = outcome(app, app.store.get(check_id(options.run_id, what="run id")))
+            document = outcome(app, app.store.get(check_id(options.run_id)))
             emit(document, as_json=options.json, text=outcome_text(document, options))
             return 0
         if options.limit < 1:
@@ -210,7 +210,7 @@ def status(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace) -> int:
     """Everything about one run."""
     with app_at(options) as app:
-        document = run_details(app, app.store.get(check_id(options.run_id, what="run id")))
+        document = run_details(app, app.store.get(check_id(options.run_id)))
         lines = [outcome_text(document, options), f"Task: {document['task']}", "Results:"]
         for row in document["results"]:
             error = f" {row['error_type']}: {row['error_summary']}" if row["error_type"] else ""
@@ -233,7 +233,7 @@ def _event(row: dict[str, Any]) -> str:
 def logs(options: argparse.Namespace) -> int:
     """Print the output of a run's programs, from the Volume."""
     with app_at(options) as app:
-        run = app.store.get(check_id(options.run_id, what="run id"))
+        run = app.store.get(check_id(options.run_id))
         requests = app.ledger.requests(run.run_id)
         wanted = options.iteration or max((row["iter_n"] for row in requests), default=0)
         attempts = [row["attempt"] for row in requests if row["iter_n"] == wanted]

@@ -194,7 +194,7 @@ def run(options: argparse.Namespace) -> int:
 def follow(options: argparse.Namespace) -> int:
     """Stay with a run that exists until it is done, and carry it out where no other controller does."""
     with app_at(options) as app:
-        run = app.store.get(check_id(options.run_id, what="run id"))
+        run = app.store.get(check_id(options.run_id))
         if not run.fsm_state.terminal:
             app.planner_for(run.model or app.model)  # a missing key ends the command, not the run
         return emit_outcome(app, run, options)
@@ -214,7 +214,7 @@ def submit(options: argparse.Namespace) -> int:
 def answer(options: argparse.Namespace) -> int:
     """Answer a waiting run."""
     with app_at(options) as app:
-        waiting = app.store.get(check_id(options.run_id, what="run id"))
+        waiting = app.store.get(check_id(options.run_id))
         after = waiting.answered(options.text)
         event = EventRow(
             run_id=waiting.run_id,
@@ -244,7 +244,7 @@ def answer(options: argparse.Namespace) -> int:
 def cancel(options: argparse.Namespace) -> int:
     """Put the intent on record, then see to it, whether or not a controller is running."""
     with app_at(options) as app:
-        run_id = check_id(options.run_id, what="run id")
+        run_id = check_id(options.run_id)
         wanted = app.store.request_cancel(run_id, reason=options.reason)
         if wanted and not options.no_wait:
             deadline = time.monotonic() + options.wait
@@ -270,7 +270,7 @@ def _cancel_text(document: dict[str, Any], options: argparse.Namespace, *, wante
 
 def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
     """Store a new run and its inputs."""
-    run_id = check_id(options.run_id or app.new_id("r"), what="run id")
+    run_id = check_id(options.run_id or app.new_id("r"))
     uploader = InputUploader(
         volume=app.volume,
         run_dir=app.settings.namespace.run_dir(run_id),

@@ -55,10 +55,7 @@ def model_access(settings: Settings, run: Run) -> protocol.ModelAccess | None:
         per_minute=None if whole is None else max(1, whole * at_once // settings.sub_concurrency),
         timeout_s=settings.sub_timeout_s,
         max_reply_tokens=settings.sub_reply_tokens,
-        prices={
-            name: protocol.Price(input_usd=price.input_usd, output_usd=price.output_usd)
-            for name, price in settings.prices.items()
-        },
+        prices=dict(settings.prices),
         allowance=run.budget.allowance(),
         calls_table=settings.namespace.table(ModelCallRow.TABLE),
     )

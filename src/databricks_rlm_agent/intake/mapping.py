@@ -139,7 +139,7 @@ def default_mapping(table: str) -> WorkMapping:
         "cancelled": "CANCELLED",
     }
     columns = {"id": "item_id"} | {name: name for name in fields}
-    return _validated(WorkMapping, {"table": table, "columns": columns, "write": written})
+    return _validated({"table": table, "columns": columns, "write": written})
 
 
 def parse_mapping(text: str, *, where: str) -> WorkMapping:
@@ -152,12 +152,12 @@ def parse_mapping(text: str, *, where: str) -> WorkMapping:
 
 def with_table(mapping: WorkMapping, table: str) -> WorkMapping:
     """The same mapping for another table; raise ConfigError."""
-    return _validated(WorkMapping, mapping.model_dump() | {"table": table})
+    return _validated(mapping.model_dump() | {"table": table})
 
 
-def _validated(kind: type[WorkMapping], value: dict[str, object]) -> WorkMapping:
+def _validated(value: dict[str, object]) -> WorkMapping:
     try:
-        return kind.model_validate(value)
+        return WorkMapping.model_validate(value)
     except ValidationError as error:
         raise _refused(error, "RLM_WORK_TABLE") from None
 

@@ -160,9 +160,7 @@ def finish(answer: str, evidence: str = "") -> Finish:
             them: {{value.NAME}} stands for that part of what the last program passed to rlm.finish.
         evidence: The results and tables that support the answer.
     """
-    return Finish(
-        answer=check_text(answer, name="answer"), evidence=_check_optional(evidence, name="evidence")
-    )
+    return Finish(answer=check_text(answer, name="answer"), evidence=_checked_evidence(evidence))
 
 
 def spawn(tasks: list[dict[str, Any]]) -> Spawn:
@@ -198,7 +196,7 @@ def completed(action: Action, *, value: Any, limit: int) -> Action:
     if not isinstance(action, Finish):
         return action
     answer = check_text(resolve(action.answer, value), name="answer")
-    return Finish(answer=answer, evidence=_check_optional(resolve(action.evidence, value), name="evidence"))
+    return Finish(answer=answer, evidence=_checked_evidence(resolve(action.evidence, value)))
 
 
 def _target(target: str | None) -> tuple[str | None, str | None]:
@@ -243,8 +241,8 @@ def _child(place: int, task: dict[str, Any]) -> ChildTask:
     return child
 
 
-def _check_optional(value: str, *, name: str) -> str:
-    return check_text(value, name=name) if value.strip() else ""
+def _checked_evidence(value: str) -> str:
+    return check_text(value, name="evidence") if value.strip() else ""
 
 
 def _check_inputs(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,7 +20,8 @@ class Document(BaseModel):
     @classmethod
     def parse(cls, content: bytes | str, *, where: str | None = None) -> Self:
         """Read a stored document; raise InvalidData, which calls it by the name of its class."""
-        return parse(cls, content, what=f"The {cls.__name__.lower()}", where=where)
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__).lower()
+        return parse(cls, content, what=f"The {name}", where=where)
 
 
 def parse(kind: type[M], content: bytes | str, *, what: str, where: str | None = None) -> M:

@@ -249,7 +249,7 @@ def new_run(
     _check(task, json.dumps(inputs or {}, ensure_ascii=False))
     now = clock()
     return Run(
-        run_id=check_id(run_id, what="run id"),
+        run_id=check_id(run_id),
         item_id=item_id,
         item_revision=item_revision,
         current_mode=mode,
