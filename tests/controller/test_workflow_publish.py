@@ -11,7 +11,7 @@ from fakes import LOST, NAMESPACE, Controller, Gate, Killed, World, check_invari
 
 from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.attempts.records import RequestRow
-from databricks_rlm_agent.controller.workflows import Workflows
+from databricks_rlm_agent.controller.publish import Workflows
 from databricks_rlm_agent.runs.actions import Finish, RunSqlWorkflow
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.sqlflow.handover import Order, content_hash

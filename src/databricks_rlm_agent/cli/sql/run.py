@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from databricks_rlm_agent.cli.sql.lines import report_lines
-from databricks_rlm_agent.cli.sql.screen import Screen, printable, put, screen
+from databricks_rlm_agent.cli.sql.screen import PlainScreen, printable, put, screen
 from databricks_rlm_agent.cli.workspace import say, workspace_in
 from databricks_rlm_agent.errors import ConfigError, UsageError
 from databricks_rlm_agent.sqlflow.handover import read_directory
@@ -100,7 +100,7 @@ class Asker:
     ``problem_shown``: the screen has shown the problem already.
     """
 
-    def __init__(self, screen: Screen, *, problem_shown: bool) -> None:
+    def __init__(self, screen: PlainScreen, *, problem_shown: bool) -> None:
         self._screen, self._problem_shown = screen, problem_shown
         self.open = False
 
@@ -195,7 +195,7 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
     return report.exit_code
 
 
-def _decide(options: argparse.Namespace, display: Screen) -> Decide:
+def _decide(options: argparse.Namespace, display: PlainScreen) -> Decide:
     if options.on_error == "continue":
         return go_on
     if options.on_error == "stop":
@@ -271,7 +271,7 @@ def _terminating() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupting(runner: Runner, display: Screen, decide: Decide) -> Iterator[None]:
+def _interrupting(runner: Runner, display: PlainScreen, decide: Decide) -> Iterator[None]:
     """Let SIGINT, SIGTERM and SIGHUP interrupt the run; a second one ends the process at once."""
     interrupted = False
 
