@@ -91,8 +91,8 @@ class Journal:
         self._small: list[tuple[str, bytes]] = []
         self.paths: set[str] = set()
 
-    def add(self, record: Record) -> None:
-        """Take an answer; it is being written when this returns."""
+    def add(self, record: Record) -> int:
+        """Take an answer, which is being written when this returns. Return its number, for `flush`."""
         line = json.dumps(record, ensure_ascii=True).encode("ascii") + b"\n"
         with self._changed:
             self._waiting.append(line)
@@ -101,12 +101,13 @@ class Journal:
                 self._thread = threading.Thread(target=self._run, name="rlm-journal", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+            return self._added
 
-    def flush(self, seconds: float) -> None:
-        """Wait until everything added so far is written (or could not be), but no longer than `seconds`."""
+    def flush(self, seconds: float, number: int | None = None) -> None:
+        """Wait up to `seconds` until the answers up to that one (None: all) are written, or could not be."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            goal = self._added
+            goal = self._added if number is None else number
             while self._written < goal and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(min(left, 0.5))  # an interruption must come through
 

@@ -174,7 +174,9 @@ class _Partition:
                 message = "no usable reply, and what was set aside for this prompt is used up"
             return row_of(key, None, answer.kind, message, answer.used, seconds=seconds)
         row = row_of(key, answer.text, None, None, answer.used, seconds=seconds)
-        self._journal.add(record_of_row(row, self._work["attempt"], self._options.model))
+        # One answer of each thread may wait to be written: a kill loses those, and what is on its way.
+        self._journal.flush(_FLUSH_S, getattr(self._local, "added", 0))
+        self._local.added = self._journal.add(record_of_row(row, self._work["attempt"], self._options.model))
         return row
 
     def _connection(self) -> Connection:

@@ -121,7 +121,7 @@ def test_a_job_is_killed_and_the_next_asks_only_the_rest(info: WorkspaceInfo) ->
     assert (result["status"], result["value"]) == ("SUCCESS", 960), result
     twice = [prompt for prompt, times in Counter(asked(info)).items() if times > 1]
     assert len(set(asked(info))) == 96
-    assert len(twice) <= 8, "only what was on its way"
+    assert len(twice) <= 16, "what was on its way, and an answer of each thread that was not written yet"
     assert result["usage"]["cached"] >= 24
     assert result["usage"]["calls"] + result["usage"]["cached"] == 96
     assert result["produced_tables"][0]["name"] == "main.rlm.said"

@@ -214,7 +214,7 @@ def test_what_goes_wrong_with_tables_is_said(frames: Chain, shared: Any) -> None
     ended = frames.run("rlm.vars['d']")
     assert ended.report["error_type"] == "LookupError"
     assert "rlm.vars['d']: table main.rlm_scratch.v_" in ended.report["error_summary"]
-    ended = frames.run("rlm.vars['e'] = spark.sql('SELECT nothing FROM absent')")
+    ended = frames.run("rlm.vars['e'] = spark.range(1).select('nothing')")
     assert "rlm.vars['e']: the DataFrame could not be kept as table" in ended.report["error_summary"]
 
 

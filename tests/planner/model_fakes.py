@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
-from databricks_rlm_agent.policy.judge import GATED
 from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
@@ -18,6 +17,7 @@ from databricks_rlm_agent.planner.models import Models, configure_adk_logging
 from databricks_rlm_agent.planner.planner import AdkPlanner
 from databricks_rlm_agent.planner.review import Policy
 from databricks_rlm_agent.planner.tools import Toolbox
+from databricks_rlm_agent.policy.judge import GATED
 from databricks_rlm_agent.secrets import Secret
 
 

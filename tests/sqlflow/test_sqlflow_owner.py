@@ -26,6 +26,7 @@ def record(engine: WarehouseEngine, schema: str, owner: str, slept: list[float] 
         ("main", schema),
         Clock(),
         owner=owner,
+        owner_check_s=3600,  # however slow the engine: what was just checked is not checked again
         sleep=(slept if slept is not None else []).append,
     )
     made.create()

@@ -357,8 +357,11 @@ def test_the_port_of_spark_answers_its_workspace_only(shared_workspace: Workspac
     log = max(Path(shared_workspace.root, ".workspace/spark").glob("*/server.log"))
     port = log.read_text().split("server started at: 127.0.0.1:")[1].split()[0]
     stranger = SparkSession.builder.remote(f"sc://127.0.0.1:{port}/;user_id=x").create()
-    with pytest.raises(PySparkException, match=r"UNAUTHENTICATED|[Tt]oken"):
-        stranger.sql("SELECT 1").collect()
+    try:
+        with pytest.raises(PySparkException, match=r"UNAUTHENTICATED|[Tt]oken"):
+            stranger.sql("SELECT 1").collect()
+    finally:
+        stranger.stop()  # or it stays this thread's active session, which pyspark's functions ask
 
 
 def test_java_trusts_the_authorities_that_python_trusts(tmp_path: Path) -> None:
