@@ -44,4 +44,4 @@ def test_an_agent_sees_the_error_of_a_workflow_and_goes_on_after_a_fix(
     # What the planner reads at its next iteration is made of it.
     assert main(["show", RUN, "--json"]) == 0
     output = capsys.readouterr().out
-    assert "make flow_c failed: WorkflowFailed: flow failed, 2 of 3 steps done. 03_c: 03_c.sql:2: " in output
+    assert f"make flow_c failed: WorkflowFailed: flow failed, 2 of 3 steps done. 03_c: 03_c.sql:{line}: " in output

@@ -26,7 +26,7 @@ def record(engine: WarehouseEngine, schema: str, owner: str, slept: list[float] 
         ("main", schema),
         Clock(),
         owner=owner,
-        owner_check_s=3600,  # however slow the engine: what was just checked is not checked again
+        owner_check_s=60.0,  # however slow the engine: what was just checked is not checked again
         sleep=(slept if slept is not None else []).append,
     )
     made.create()
@@ -50,7 +50,7 @@ def test_who_begins_last_has_the_run(engine: WarehouseEngine, schema: str, sessi
     assert found is not None
     assert (found.workflow_run_id, found.started_at, found.status) == ("w1", AT, "running")
     assert names(second.begin("w", "w1", AT)) == ["a"]
-    assert slept == [1.0]
+    assert slept == [60.0]
     first.check_owner()  # a moment ago it was still its own
     with pytest.raises(TakenOverError, match="second"):
         first.check_owner(now=True)
