@@ -44,4 +44,5 @@ def test_an_agent_sees_the_error_of_a_workflow_and_goes_on_after_a_fix(
     # What the planner reads at its next iteration is made of it.
     assert main(["show", RUN, "--json"]) == 0
     output = capsys.readouterr().out
-    assert f"make flow_c failed: WorkflowFailed: flow failed, 2 of 3 steps done. 03_c: 03_c.sql:{line}: " in output
+    summary = f"flow failed, 2 of 3 steps done. 03_c: 03_c.sql:{line}: "
+    assert f"make flow_c failed: WorkflowFailed: {summary}" in output
