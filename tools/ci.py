@@ -42,13 +42,13 @@ _CRASH = (PYTHON, "-m", "tools.crash")
 _MACHINE_TESTS = (f"tests/controller/test_machine{kind}.py" for kind in ("", "_families", "_faults"))
 _MACHINES = (PYTHON, "-m", "pytest", "-q", *_MACHINE_TESTS)
 PARTS = (
-    Part(name="test", command=("make", "test"), minutes=12),
-    Part(name="test-long", command=("make", "test-long"), minutes=6),
+    Part(name="test", command=("make", "test"), minutes=8),
+    Part(name="test-long", command=("make", "test-long"), minutes=11),
     Part(name="demo", command=("make", "demo"), minutes=1),
     Part(
         name="test-spark",  # with its environment, which takes five minutes
         command=("make", "test-spark"),
-        minutes=17,
+        minutes=25,
         quick=("make", "test-spark-quick"),
         quick_minutes=12,
     ),
@@ -56,7 +56,7 @@ PARTS = (
     Part(name="release-check", command=("make", "release-check"), minutes=5),
     Part(name="docs-commands", command=("make", "docs-commands"), minutes=3),
     Part(name="examples", command=("make", "examples"), minutes=4),
-    Part(name="bench-quick", command=("make", "bench-quick"), minutes=6),
+    Part(name="bench-quick", command=("make", "bench-quick"), minutes=8),
     Part(name="clients", command=("make", "clients"), minutes=8),
     Part(
         name="crash-matrix",
