@@ -56,6 +56,11 @@ class Layout:
         return self.private / "uploads"
 
     @property
+    def stage(self) -> Path:
+        """Files that PUT has brought to `stage://tmp/<user>/…`."""
+        return self.private / "stage"
+
+    @property
     def server_file(self) -> Path:
         """Describes the server that runs now."""
         return self.private / "server.json"
@@ -144,6 +149,11 @@ class Layout:
         """The local file of a path below `/Volumes`; names of objects are the same in capitals."""
         parts = relative.strip("/").split("/")
         return inside(self.volumes, "/".join([*(part.lower() for part in parts[:3]), *parts[3:]]))
+
+    def in_stage(self, relative: str) -> Path:
+        """The local file of a path below `stage://tmp/`. Raises ApiError for one that leads outside."""
+        self.stage.mkdir(exist_ok=True)
+        return inside(self.stage, relative)
 
 
 def write_private(path: Path, text: str) -> None:

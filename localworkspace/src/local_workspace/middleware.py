@@ -15,17 +15,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from local_workspace.errors import ApiError, injected
 from local_workspace.faults import PROMPT_DIGEST, FaultControl, FaultRule, LogEntry
 from local_workspace.http import DETACHED, abort_connection, api_error, error_reply
+from local_workspace.signed import Signer, is_signed
 
 _THRIFT = "/sql/1.0/warehouses/"
 _STATEMENTS = "/api/2.0/sql/statements"
 
 
 class Authentication:
-    """Admits requests that carry the token. Discovery is open, as on Databricks."""
+    """Admits requests that carry the token, or a signature. Discovery is open, as on Databricks."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app = app
         self._expected = token.encode()
+        self._signer = Signer("", token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -51,6 +53,11 @@ class Authentication:
         if scope["path"].startswith("/.well-known/"):
             return None
         given = dict(scope["headers"]).get(b"authorization", b"")
+        query = scope["query_string"]
+        if not given and is_signed(query):
+            if self._signer.admits(scope["method"], scope["path"], query):
+                return None
+            return ApiError(403, "PERMISSION_DENIED", "The link has expired, or is for another request.")
         kind, _, value = given.partition(b" ")
         if kind.lower() != b"bearer" or not value:
             message = "Credential was not sent or was of an unsupported type for this API."

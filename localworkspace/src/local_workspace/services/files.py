@@ -153,6 +153,8 @@ class Files:
         Raises ApiError: 400 for a path of another form, 404 when the volume does not exist.
         """
         parts = path.strip("/").split("/")
+        if parts[0] == "stage" and len(parts) > 2:  # where the warehouse's PUT and GET lead
+            return self._layout.in_stage("/".join(parts[1:]))
         if parts[0] != "Volumes" or len(parts) < 4:
             raise invalid(f"Invalid path {path!r}: use /Volumes/<catalog>/<schema>/<volume>/…")
         local = self._layout.in_volumes("/".join(parts[1:]))
@@ -234,7 +236,8 @@ def _entry(path: str, entry: os.DirEntry[str]) -> shapes.DirectoryEntry:
 
 
 def _is_volume(path: str) -> bool:
-    return len(path.strip("/").split("/")) == 4
+    parts = path.strip("/").split("/")
+    return parts[0] == "Volumes" and len(parts) == 4
 
 
 def _exists(path: str) -> ApiError:

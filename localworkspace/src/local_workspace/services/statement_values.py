@@ -10,7 +10,7 @@ from typing import Any
 from databricks.sdk.service import sql as shapes
 
 from local_workspace.engine.intervals import interval_name, is_interval, readable
-from local_workspace.engine.texts import text_of
+from local_workspace.engine.texts import is_variant, text_of
 from local_workspace.errors import invalid
 
 _READERS: dict[str, Callable[[str], Any]] = {
@@ -27,22 +27,25 @@ _READERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def parameters_of(parameters: Any) -> dict[str, Any] | None:
-    """Named parameters as Python values. Raises ApiError (400) for what cannot be read."""
+def parameters_of(parameters: Any) -> dict[str, Any] | list[Any] | None:
+    """Parameters as Python values: by name, or in order where they have none, as drivers send them.
+
+    Raises ApiError (400) for what cannot be read.
+    """
     if not parameters:
         return None
     values: dict[str, Any] = {}
-    for item in parameters:
+    for position, item in enumerate(parameters):
         kind = str(item.get("type") or "STRING").upper()
         reader = _READERS.get(kind.partition("(")[0])
         if reader is None:
             raise invalid(f"Parameter {item.get('name')}: unknown type {kind}")
         text = item.get("value")
         try:
-            values[str(item["name"])] = None if text is None else reader(str(text))
+            values[str(item.get("name") or position)] = None if text is None else reader(str(text))
         except (KeyError, ValueError, ArithmeticError):
             raise invalid(f"Parameter {item.get('name')}: {text!r} is not a {kind}") from None
-    return values
+    return values if any(item.get("name") for item in parameters) else list(values.values())
 
 
 # By Arrow's name: the type's text in SQL, and the API's name where that is another.
@@ -85,6 +88,8 @@ def _type(kind: Any) -> tuple[str, str]:
         return f"DECIMAL({kind.precision},{kind.scale})", "DECIMAL"
     if is_a.is_map(kind):
         return f"MAP<{_type(kind.key_type)[0]}, {_type(kind.item_type)[0]}>", "MAP"
+    if is_variant(kind):
+        return "VARIANT", "USER_DEFINED_TYPE"  # the API's list of names has none for it
     if is_a.is_struct(kind):
         return f"STRUCT<{', '.join(f'{item.name}: {_type(item.type)[0]}' for item in kind)}>", "STRUCT"
     if is_a.is_nested(kind):

@@ -2,29 +2,110 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 from urllib.parse import urlsplit
 
 from databricks.sdk.service import sql as shapes
+from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace import threads
-from local_workspace.engine import Engine, EngineSession
+from local_workspace.engine import Engine, EngineError, EngineSession
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, Connection, Json, route
 from local_workspace.options import HTTP_PATH, USER, WAREHOUSE_ID
-from local_workspace.services.statement_values import columns_of, parameters_of, rows_of
+from local_workspace.services.statement_results import Delivery, Result
+from local_workspace.services.statement_values import parameters_of
+from local_workspace.signed import Signer
 from local_workspace.workspace import Workspace
 
 _KEPT = 100
-_CHUNK_ROWS = 10_000
+_BASE = "/api/2.0/sql"
 _FINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "CLOSED"})
+# As long as a warehouse keeps a session of its Thrift protocol that nobody uses.
+IDLE_S = 8 * 3600.0
+
+
+@dataclass(kw_only=True)
+class _Session:
+    engine: EngineSession
+    used: float
+
+
+class StatementSessions:
+    """The open sessions. Safe for threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._open: dict[str, _Session] = {}
+        self._lock = threading.Lock()
+
+    def create(self, call: Call) -> Json:
+        """Open a session with settings, in a catalog and a schema. Raises ApiError (400)."""
+        self._expire()
+        try:
+            session = self._engine.session(catalog=call.body.get("catalog"), schema=call.body.get("schema"))
+        except EngineError as error:
+            raise ApiError(400, "BAD_REQUEST", error.message) from error
+        try:
+            for key, value in (call.body.get("session_confs") or {}).items():
+                session.execute(f"SET {key} = {value}")
+        except EngineError as error:
+            _close(session)
+            raise ApiError(400, "BAD_REQUEST", error.message) from error
+        identity = str(uuid.uuid4())
+        with self._lock:
+            self._open[identity] = _Session(engine=session, used=time.monotonic())
+        return {"session_id": identity}
+
+    def delete(self, call: Call) -> None:
+        """End a session, and what runs in it. Raises ApiError (404)."""
+        self.find(call.text("id"))
+        with self._lock:
+            closed = self._open.pop(call.text("id"), None)
+        if closed is not None:
+            _close(closed.engine)
+
+    def find(self, identity: str) -> EngineSession:
+        """Return a session, which is used now. Raises ApiError (404)."""
+        with self._lock:
+            found = self._open.get(identity)
+            if found is None:
+                raise missing(f"The session {identity} does not exist, or has ended")
+            found.used = time.monotonic()
+            return found.engine
+
+    def _expire(self) -> None:
+        oldest = time.monotonic() - IDLE_S
+        with self._lock:
+            idle = [identity for identity, session in self._open.items() if session.used < oldest]
+            ended = [self._open.pop(identity) for identity in idle]
+        for session in ended:
+            _close(session.engine)
+
+
+@contextlib.contextmanager
+def own_session(engine: Engine, catalog: str | None, schema: str | None) -> Iterator[EngineSession]:
+    """Open a session for one statement, and close it after it."""
+    session = engine.session(catalog=catalog, schema=schema)
+    try:
+        yield session
+    finally:
+        _close(session)
+
+
+def _close(session: EngineSession) -> None:
+    try:
+        session.close()
+    except EngineError as error:  # what ran in it has its outcome already
+        threads.say(f"A session could not be closed: {error}")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -34,9 +115,7 @@ class _Statement:
     state: str = "PENDING"
     error: str | None = None
     sqlstate: str | None = None
-    columns: list[shapes.ColumnInfo] = field(default_factory=list)
-    rows: list[list[str | None]] = field(default_factory=list)
-    truncated: bool = False
+    result: Result | None = None
     session: EngineSession | None = None
     done: threading.Event = field(default_factory=threading.Event)
     give_up: Callable[[], None] | None = None
@@ -46,69 +125,38 @@ class _Statement:
         if self.give_up is not None:
             self.give_up()
 
-    def response(self) -> shapes.StatementResponse:
+    def response(self) -> Json:
         """The reply; result data is in it once the statement has succeeded."""
         status = shapes.StatementStatus(state=shapes.StatementState(self.state), sql_state=self.sqlstate)
         if self.error is not None:
             code = shapes.ServiceErrorCode.BAD_REQUEST
             status.error = shapes.ServiceError(error_code=code, message=self.error)
-        response = shapes.StatementResponse(statement_id=self.id, status=status)
-        if self.state == "SUCCEEDED":
-            response.manifest, response.result = self._manifest(), self.chunk(0)
-        return response
+        response = shapes.StatementResponse(statement_id=self.id, status=status).as_dict()
+        return {**response, **self.result.describe()} if self.result is not None else response
 
-    def _starts(self) -> list[int]:
-        return list(range(0, len(self.rows), _CHUNK_ROWS)) or [0]
-
-    def _manifest(self) -> shapes.ResultManifest:
-        starts = self._starts()
-        return shapes.ResultManifest(
-            format=shapes.Format.JSON_ARRAY,
-            schema=shapes.ResultSchema(column_count=len(self.columns), columns=self.columns),
-            total_chunk_count=len(starts) if self.rows else 0,
-            total_row_count=len(self.rows),
-            truncated=self.truncated,
-            chunks=[
-                shapes.BaseChunkInfo(
-                    chunk_index=index, row_offset=at, row_count=len(self.rows[at : at + _CHUNK_ROWS])
-                )
-                for index, at in enumerate(starts)
-            ],
-        )
-
-    def chunk(self, index: int) -> shapes.ResultData:
-        """One chunk of the rows. Raises ApiError (400)."""
-        starts = self._starts()
-        if not 0 <= index < len(starts):
-            raise invalid(f"chunk_index {index} does not exist: the result has {len(starts)} chunks")
-        rows = self.rows[starts[index] : starts[index] + _CHUNK_ROWS]
-        # The SDK's type leaves out that a value may be NULL.
-        values: Any = rows
-        chunk = shapes.ResultData(
-            chunk_index=index, row_offset=starts[index], row_count=len(rows), data_array=values
-        )
-        if index + 1 < len(starts):
-            chunk.next_chunk_index = index + 1
-            chunk.next_chunk_internal_link = f"/api/2.0/sql/statements/{self.id}/result/chunks/{index + 1}"
-        return chunk
+    def finished(self) -> Result:
+        """Its result. Raises ApiError (404) where there is none."""
+        if self.result is None:
+            raise missing(f"The statement {self.id} has no result: it is {self.state}")
+        return self.result
 
 
 class Statements:
-    """Runs statements, each in a session of its own, and keeps the latest results for a while."""
+    """Runs statements, in the session they name or one of their own; keeps the latest results for a while."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, signer: Signer) -> None:
+        self._engine, self._signer = engine, signer
+        self.sessions = StatementSessions(engine)
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Statement] = OrderedDict()
 
-    def execute(self, call: Call) -> shapes.StatementResponse:
+    def execute(self, call: Call) -> Json:
         """Run a statement; wait for it for the time of `wait_timeout`."""
         require_warehouse(call.text("warehouse_id"))
         call.text("statement")
-        if (call.body.get("format") or "JSON_ARRAY") != "JSON_ARRAY":
-            raise invalid("The local workspace returns the format JSON_ARRAY only")
-        if (call.body.get("disposition") or "INLINE") != "INLINE":
-            raise invalid("The local workspace returns the disposition INLINE only")
+        Delivery.of(call.body)
+        if call.body.get("session_id"):
+            self.sessions.find(call.text("session_id"))
         wait_s = _seconds(call.body.get("wait_timeout") or "10s")
         statement = _Statement(id=str(uuid.uuid4()), request=call.body)
         with self._lock:
@@ -124,13 +172,25 @@ class Statements:
         statement.give_up = None
         return statement.response()
 
-    def get(self, call: Call) -> shapes.StatementResponse:
+    def get(self, call: Call) -> Json:
         """The state of a statement, with its first chunk when there is one."""
         return self._find(call).response()
 
     def chunk(self, call: Call) -> shapes.ResultData:
         """A further chunk of a result."""
-        return self._find(call).chunk(call.number("index"))
+        return self._find(call).finished().chunk(call.number("index"))
+
+    def data(self, call: Call) -> Response:
+        """What the link to a chunk gives."""
+        data = self._find(call).finished().file(call.number("index"))
+        return Response(data, media_type="application/octet-stream")
+
+    def close(self, call: Call) -> None:
+        """Forget a statement and its result; stop it if it runs."""
+        statement = self._find(call)
+        self._cancel(statement)
+        with self._lock:
+            self._known.pop(statement.id, None)
 
     def cancel(self, call: Call) -> None:
         """Interrupt a statement."""
@@ -155,21 +215,19 @@ class Statements:
 
     def _run(self, statement: _Statement) -> None:
         request = statement.request
-        session = None
         try:
-            session = self._engine.session(catalog=request.get("catalog"), schema=request.get("schema"))
-            self._evaluate(statement, session)
+            if request.get("session_id"):
+                self._evaluate(statement, self.sessions.find(request["session_id"]))
+            else:
+                catalog, schema = request.get("catalog"), request.get("schema")
+                with own_session(self._engine, catalog, schema) as session:
+                    self._evaluate(statement, session)
         except ApiError as error:
             self._fail(statement, error.message, None)
         except Exception as error:  # noqa: BLE001 - whatever the engine reports is the statement's error
             self._fail(statement, getattr(error, "message", str(error)), getattr(error, "sqlstate", None))
         finally:
             statement.done.set()
-        if session is not None:
-            try:
-                session.close()
-            except Exception as error:  # noqa: BLE001 - the statement's outcome is decided already
-                threads.say(f"A session could not be closed: {error}")
 
     def _evaluate(self, statement: _Statement, session: EngineSession) -> None:
         with self._lock:
@@ -182,34 +240,16 @@ class Statements:
             parameters_of(request.get("parameters")),
             cancelled=lambda: statement.state == "CANCELED",
         ).table
-        limit = int(request.get("row_limit") or 0)
-        rows = _within(
-            rows_of(table.slice(0, limit) if limit else table), int(request.get("byte_limit") or 0)
-        )
-        columns = columns_of(table.schema)
+        result = Result(table, request, f"{_BASE}/statements/{statement.id}/result/chunks", self._signer)
         with self._lock:
-            if statement.state == "CANCELED":
-                return
-            statement.columns, statement.rows = columns, rows
-            statement.truncated = len(rows) < table.num_rows
-            statement.state = "SUCCEEDED"
+            if statement.state != "CANCELED":
+                statement.state, statement.result = "SUCCEEDED", result
+        statement.done.set()
 
     def _fail(self, statement: _Statement, message: str, sqlstate: str | None) -> None:
         with self._lock:
             if statement.state not in _FINAL:
                 statement.state, statement.sqlstate, statement.error = "FAILED", sqlstate, message
-
-
-def _within(rows: list[list[str | None]], limit: int) -> list[list[str | None]]:
-    """The first rows whose values have at most `limit` bytes; all where it is 0."""
-    if not limit:
-        return rows
-    total = 0
-    for index, row in enumerate(rows):
-        total += sum(len(value.encode()) for value in row if value is not None)
-        if total > limit:
-            return rows[:index]
-    return rows
 
 
 def _seconds(text: str) -> float:
@@ -251,8 +291,9 @@ def _warehouse(host: str) -> shapes.EndpointInfo:
 
 def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.0/sql` (the Thrift service is elsewhere)."""
-    statements, host = Statements(workspace.engine), workspace.info.host
-    base = "/api/2.0/sql"
+    host = workspace.info.host
+    statements = Statements(workspace.engine, Signer(host, workspace.info.token))
+    sessions, base = statements.sessions, _BASE
 
     def list_warehouses(_call: Call) -> shapes.ListWarehousesResponse:
         return shapes.ListWarehousesResponse(warehouses=[_warehouse(host)])
@@ -270,6 +311,10 @@ def routes(workspace: Workspace) -> list[Route]:
         route("GET", f"{base}/statements/{{id}}", statements.get),
         route("POST", f"{base}/statements/{{id}}/cancel", statements.cancel),
         route("GET", f"{base}/statements/{{id}}/result/chunks/{{index:int}}", statements.chunk),
+        route("GET", f"{base}/statements/{{id}}/result/chunks/{{index:int}}/data", statements.data),
+        route("DELETE", f"{base}/statements/{{id}}", statements.close),
+        route("POST", f"{base}/sessions", sessions.create),
+        route("DELETE", f"{base}/sessions/{{id}}", sessions.delete),
         route("GET", f"{base}/warehouses", list_warehouses),
         route("GET", f"{base}/warehouses/{{id}}", get_warehouse),
         route("POST", f"{base}/warehouses/{{id}}/start", start_or_stop),

@@ -21,13 +21,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.engine import Engine, EngineError, StatementResult
+from local_workspace.engine.texts import presentable
 from local_workspace.http import api_error, connection_of
 from local_workspace.options import WAREHOUSE_ID
+from local_workspace.signed import Signer
 from local_workspace.workspace import Workspace
 
 from . import results
 from .calls import NoCallError, answer
 from .sessions import Operation, Sessions, UnknownHandleError
+from .staging import Transfers, is_transfer
 
 # A statement shorter than this comes back in the first answer; a longer one is polled for. The connector
 # polls without a pause and holds its lock meanwhile: the wait at a poll is short enough for a cancel.
@@ -68,9 +71,16 @@ def _reports_errors(response: Any) -> Callable[[Method], Method]:
 class ThriftService:
     """The handler object that `TCLIService.Processor` calls. Safe for threads."""
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        transfers: Transfers | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         statements = ThreadPoolExecutor(_STATEMENT_THREADS, thread_name_prefix="warehouse-statement")
         self._tree = engine.catalog
+        self._transfers = transfers
         # Of the thread that answers: the `connection` of its request.
         self.caller = threading.local()
         self._sessions = Sessions(engine, statements, clock)
@@ -124,15 +134,19 @@ class ThriftService:
         """Run a statement; small results come with the answer."""
         session = self._sessions.get(req.sessionHandle)
         literals = results.literals_of(req.parameters)
+        transfers = self._transfers if is_transfer(req.statement) else None
 
         def run(cancelled: Callable[[], bool]) -> StatementResult:
+            if transfers is not None:
+                return transfers.answer(req.statement)
             timeout = int(req.queryTimeout or 0)
             result = session.engine.execute(req.statement, literals, cancelled=cancelled, timeout=timeout)
             result = _limited(result, req.resultRowLimit)
             types = req.useArrowNativeTypes
-            return result if types is None or types.complexTypesAsArrow else results.complex_as_text(result)
+            return result if types is None else results.suited(result, types)
 
         operation = self._sessions.start(session, run)
+        operation.staging = transfers is not None
         operation.lz4 = bool(req.canDecompressLZ4Result)
         return self._started(req, operation, t.TExecuteStatementResp)
 
@@ -261,21 +275,21 @@ def _status(operation: Operation) -> Any:
 
 def _metadata(operation: Operation) -> Any:
     result = operation.result
-    schema = results.presentable(result.table).schema if result is not None else pa.schema([])
+    schema = presentable(result.table).schema if result is not None else pa.schema([])
     return t.TGetResultSetMetadataResp(
         status=_SUCCESS,
         schema=results.hive_schema(schema),
         resultFormat=t.TSparkRowSetType.ARROW_BASED_SET,
         lz4Compressed=operation.lz4,
         arrowSchema=schema.serialize().to_pybytes(),
-        isStagingOperation=False,
+        isStagingOperation=operation.staging,
     )
 
 
 def _page(operation: Operation, max_rows: int | None, max_bytes: int | None) -> Any:
     result = operation.result
     assert result is not None  # callers have looked
-    table = results.presentable(result.table)
+    table = presentable(result.table)
     rows = results.page_rows(table, operation.offset, max_rows, max_bytes)
     page = results.row_set(table, operation.offset, rows, compress=operation.lz4)
     operation.offset += rows
@@ -291,12 +305,14 @@ def _limited(result: StatementResult, limit: int | None) -> StatementResult:
 
 def routes(workspace: Workspace) -> list[Route]:
     """The route of the warehouse."""
-    return [warehouse_route(workspace.engine, WAREHOUSE_ID)]
+    info = workspace.info
+    transfers = Transfers(workspace.layout, Signer(info.host, info.token))
+    return [warehouse_route(workspace.engine, WAREHOUSE_ID, transfers)]
 
 
-def warehouse_route(engine: Engine, warehouse_id: str) -> Route:
-    """POST /sql/1.0/warehouses/{id}."""
-    service = ThriftService(engine)
+def warehouse_route(engine: Engine, warehouse_id: str, transfers: Transfers | None = None) -> Route:
+    """POST /sql/1.0/warehouses/{id}. Without `transfers`, PUT and GET are unknown statements."""
+    service = ThriftService(engine, transfers=transfers)
     threads = ThreadPoolExecutor(_REQUEST_THREADS, thread_name_prefix="warehouse-request")
 
     async def post(request: Request) -> Response:

@@ -33,6 +33,7 @@ class Operation:
         self.session = session
         self.offset = 0
         self.lz4 = False
+        self.staging = False  # whether its row tells the client to move a file
         self.cancelled = False
         self._connection: Connection | None = None
         self._future: Future[StatementResult] = executor.submit(run, lambda: self.cancelled)
