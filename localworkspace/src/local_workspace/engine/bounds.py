@@ -37,6 +37,7 @@ FORMATS = frozenset(
 _WORDS = frozenset(
     {
         "LOCATION",
+        "LIST",
         "DIRECTORY",
         "INPATH",
         "VACUUM",

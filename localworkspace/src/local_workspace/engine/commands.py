@@ -5,7 +5,7 @@ Maintenance is done by delta-rs on the table's folder. What neither we nor Sail 
 
 from __future__ import annotations
 
-from . import alter, configuration, ddl, dml, inserts, show
+from . import alter, configuration, ddl, dml, inserts, listing, show
 from .alter import with_delta
 from .errors import only_on_databricks, unsupported
 from .session import CatalogSession, Handlers, StatementResult
@@ -81,6 +81,7 @@ HANDLERS: Handlers = (
     *configuration.HANDLERS,
     *dml.HANDLERS,
     *inserts.HANDLERS,
+    *listing.HANDLERS,
     *show.HANDLERS,
     *alter.HANDLERS,
     (r"OPTIMIZE ", optimize),
@@ -89,7 +90,7 @@ HANDLERS: Handlers = (
     (r"(REFRESH|ANALYZE|CACHE|UNCACHE) (LAZY )?TABLE |CLEAR CACHE", refresh),
     (r"(DECLARE|EXECUTE IMMEDIATE|BEGIN|RESET|COPY INTO)( |$)", refuse),
     (r"(CREATE|DROP) (OR REPLACE )?(TEMP(ORARY)? )?FUNCTION |SHOW USER FUNCTIONS", refuse),
-    (r"(GRANT|REVOKE|SHOW GRANTS|LIST|CLONE|CONVERT|FSCK|REORG|MSCK|CALL)( |$)", refuse_everywhere),
+    (r"(GRANT|REVOKE|SHOW GRANTS|CLONE|CONVERT|FSCK|REORG|MSCK|CALL)( |$)", refuse_everywhere),
     (r"(ALTER (SCHEMA|CATALOG|VIEW)|CREATE VOLUME|SHOW (PARTITIONS|VOLUMES)) ", refuse_everywhere),
     (r"CREATE (OR (REPLACE|REFRESH) )?(PROCEDURE|MATERIALIZED|STREAMING) ", refuse_everywhere),
 )
