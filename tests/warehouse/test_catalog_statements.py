@@ -250,3 +250,12 @@ def test_list_shows_a_folder_of_a_volume(session: EngineSession, engine: Engine,
         session.execute("LIST '/Volumes/main/listed/v/none'")
     with pytest.raises(EngineError, match="INSUFFICIENT_PERMISSIONS"):
         session.execute("LIST '/etc'")
+
+
+def test_there_are_no_transactions_of_several_statements(session: EngineSession) -> None:
+    assert rows(session, "SET AUTOCOMMIT") == [{"key": "AUTOCOMMIT", "value": "true"}]
+    session.execute("SET AUTOCOMMIT = TRUE")
+    with pytest.raises(EngineError, match=r"UNSUPPORTED_FEATURE.*AUTOCOMMIT"):
+        session.execute("SET AUTOCOMMIT = FALSE")
+    with pytest.raises(EngineError, match="NO_ACTIVE_TRANSACTION"):
+        session.execute("COMMIT")

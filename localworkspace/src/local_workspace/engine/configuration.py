@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from .errors import EngineError, unsupported
+from .errors import EngineError, only_on_databricks, unsupported
 from .session import DYNAMIC_OVERWRITE, STATEMENT_TIMEOUT, CatalogSession, Handlers, StatementResult
 from .show import rows_of, strings
 from .statements import Statement
 from .tables import done
 
+_AUTOCOMMIT = "AUTOCOMMIT"
 # The parameters and their defaults; those of `_OF_THE_ENGINE` are settings of the engine.
 _DEFAULTS = {
     "ANSI_MODE": "true",
+    _AUTOCOMMIT: "true",
     "ENABLE_PHOTON": "true",
     "LEGACY_TIME_PARSER_POLICY": "EXCEPTION",
     "MAX_FILE_PARTITION_BYTES": "128m",
@@ -47,6 +49,8 @@ def _set(session: CatalogSession, key: str, value: str) -> StatementResult:
     if name == STATEMENT_TIMEOUT and not value.isdecimal():
         text = f"STATEMENT_TIMEOUT is a number of seconds, not {value!r}."
         raise EngineError.of("INVALID_CONF_VALUE.TYPE_MISMATCH", text, "22022")
+    if name == _AUTOCOMMIT and value.lower() != "true":
+        raise only_on_databricks("A transaction of several statements (SET AUTOCOMMIT = FALSE)")
     if name in _DEFAULTS:
         session.parameters[name] = value
     elif "." not in key:
@@ -57,4 +61,13 @@ def _set(session: CatalogSession, key: str, value: str) -> StatementResult:
     return done()
 
 
-HANDLERS: Handlers = ((r"SET [A-Z_]+(\W|$)", set_configuration),)
+def end_transaction(_session: CatalogSession, statement: Statement) -> StatementResult:
+    """COMMIT, ROLLBACK: there is never anything to end."""
+    text = f"There is no active transaction to {statement.tokens[0].text.lower()}."
+    raise EngineError.of("NO_ACTIVE_TRANSACTION", text, "25000")
+
+
+HANDLERS: Handlers = (
+    (r"SET [A-Z_]+(\W|$)", set_configuration),
+    (r"(COMMIT|ROLLBACK)( |$)", end_transaction),
+)
