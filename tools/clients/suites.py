@@ -125,8 +125,13 @@ def table(found: Mapping[str, Outcome]) -> str:
     return "\n".join(f"{row[0]:<32}" + "".join(f"{value:>9}" for value in row[1:]) for row in [head, *rows])
 
 
-def run(suite: Suite, checkout: Path, python: Path, *, only: str, limit_s: int) -> dict[str, Outcome]:
-    """Run the files of a suite with `only` in their names, a process each, against one new workspace."""
+def run(
+    suite: Suite, checkout: Path, python: Path, *, only: str, limit_s: int, tests: str = ""
+) -> dict[str, Outcome]:
+    """Run the files of a suite with `only` in their names, a process each, against one new workspace.
+
+    `tests` is an expression by which pytest selects tests.
+    """
     files = [file for file in sorted(checkout.glob(suite.files)) if only in file.name]
     if not files:
         raise SystemExit(
@@ -142,33 +147,25 @@ def run(suite: Suite, checkout: Path, python: Path, *, only: str, limit_s: int) 
             env["PYTHONPATH"] = str(_HERE)
             for file in files:
                 print(f"== {file.name}", file=sys.stderr, flush=True)
-                found[file.name] = _run_file(suite, checkout, file, [str(python), "-B"], env, folder, limit_s)
+                found[file.name] = _run_file(
+                    suite,
+                    checkout,
+                    file,
+                    [str(python), "-B", "-m", "pytest", f"--timeout={limit_s}", "-k", tests],
+                    env,
+                    folder,
+                )
     return found
 
 
 def _run_file(
-    suite: Suite,
-    checkout: Path,
-    file: Path,
-    python: list[str],
-    env: dict[str, str],
-    folder: Path,
-    limit_s: int,
+    suite: Suite, checkout: Path, file: Path, pytest: list[str], env: dict[str, str], folder: Path
 ) -> Outcome:
     report = folder / f"{file.stem}.xml"
     plugins = ["-p", "no:cacheprovider", *(["-p", suite.plugin] if suite.plugin else [])]
-    # From a folder of its own: some suites write logs where they run.
-    command = [
-        *python,
-        "-m",
-        "pytest",
-        *plugins,
-        "-q",
-        "--tb=line",
-        "--show-capture=no",
-        f"--timeout={limit_s}",
-    ]
+    command = [*pytest, *plugins, "-q", "--tb=line", "--show-capture=no"]
     command += [f"--rootdir={checkout}", f"--junitxml={report}", str(file)]
+    # From a folder of its own: some suites write logs where they run.
     try:
         done = subprocess.run(
             command, env=env, cwd=folder, stdout=sys.stderr, timeout=_FILE_LIMIT_S, check=False
@@ -190,13 +187,21 @@ def main(argv: Sequence[str]) -> int:
         "--python", type=Path, default=Path(sys.executable), help="has the client, pytest, pytest-timeout"
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="files with this in their names")
+    parser.add_argument("-k", dest="tests", default="", metavar="EXPRESSION", help="tests, as for pytest -k")
     parser.add_argument("--timeout", type=int, default=300, metavar="S", help="seconds for a test (300)")
     parser.add_argument("--at-least", type=int, default=0, metavar="N", help="how many tests must pass")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(argv)
     suite = SUITES[options.name]
     checkout = options.checkout.resolve()
-    found = run(suite, checkout, options.python.absolute(), only=options.only, limit_s=options.timeout)
+    found = run(
+        suite,
+        checkout,
+        options.python.absolute(),
+        only=options.only,
+        limit_s=options.timeout,
+        tests=options.tests,
+    )
     passed = sum(each.passed for each in found.values())
     if options.json:
         files = {name: asdict(each) for name, each in found.items()}
