@@ -64,7 +64,14 @@ def test_statements_of_a_session_share_its_settings_and_views(driver: Driver) ->
     assert driver.run("SELECT n, CAST('x' AS INT) FROM mine")["result"]["data_array"] == [["7", None]]
     assert driver.ask("DELETE", f"/sessions/{driver.session['session_id']}") == {}
     assert driver.run("SELECT 1", status=404)["error_code"] == "RESOURCE_DOES_NOT_EXIST"
-    driver.ask("POST", "/sessions", status=400, warehouse_id="local", catalog="nope")
+    for wrong in (
+        {"catalog": "nope"},
+        {"catalog": ["main"]},
+        {"session_confs": "x"},
+        {"session_confs": {"nope": 1}},
+    ):
+        driver.ask("POST", "/sessions", status=400, warehouse_id="local", **wrong)
+    driver.ask("POST", "/sessions", status=404, warehouse_id="other")
 
 
 def test_arrow_comes_by_links_in_chunks(driver: Driver) -> None:
@@ -117,10 +124,11 @@ def test_csv_and_json_by_links_and_no_rows(driver: Driver) -> None:
         {"format": "ARROW_STREAM"},
         {"format": "XML"},
         {"disposition": "BY_MAIL"},
+        {"result_compression": ["ZIP"], "disposition": "EXTERNAL_LINKS"},
         {"result_compression": "ZIP", "disposition": "EXTERNAL_LINKS"},
     ],
 )
-def test_what_there_is_not_is_refused(driver: Driver, wrong: dict[str, str]) -> None:
+def test_what_there_is_not_is_refused(driver: Driver, wrong: dict[str, Any]) -> None:
     assert driver.run("SELECT 1", status=400, **wrong)["error_code"] == "INVALID_PARAMETER_VALUE"
 
 

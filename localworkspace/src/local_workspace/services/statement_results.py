@@ -45,7 +45,7 @@ class Delivery:
             raise invalid(f"format is one of {', '.join(_FORMATS)}, not {wanted.format!r}")
         if wanted.disposition not in _DISPOSITIONS:
             raise invalid(f"disposition is one of {', '.join(_DISPOSITIONS)}, not {wanted.disposition!r}")
-        if body.get("result_compression") not in {None, "", "NONE", "LZ4_FRAME"}:
+        if body.get("result_compression") not in (None, "", "NONE", "LZ4_FRAME"):
             raise invalid(f"result_compression is LZ4_FRAME or NONE, not {body['result_compression']!r}")
         if wanted.format != "JSON_ARRAY" and wanted.disposition == "INLINE":
             raise invalid(f"The format {wanted.format} needs the disposition EXTERNAL_LINKS")

@@ -49,13 +49,18 @@ class StatementSessions:
 
     def create(self, call: Call) -> Json:
         """Open a session with settings, in a catalog and a schema. Raises ApiError (400)."""
+        require_warehouse(call.text("warehouse_id"))
+        settings = call.body.get("session_confs") or {}
+        names = {key: call.text(key) for key in ("catalog", "schema") if call.body.get(key)}
+        if not isinstance(settings, dict):
+            raise invalid("session_confs must be an object")
         self._expire()
         try:
-            session = self._engine.session(catalog=call.body.get("catalog"), schema=call.body.get("schema"))
+            session = self._engine.session(catalog=names.get("catalog"), schema=names.get("schema"))
         except EngineError as error:
             raise ApiError(400, "BAD_REQUEST", error.message) from error
         try:
-            for key, value in (call.body.get("session_confs") or {}).items():
+            for key, value in settings.items():
                 session.execute(f"SET {key} = {value}")
         except EngineError as error:
             _close(session)
