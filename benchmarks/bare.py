@@ -14,8 +14,7 @@ from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow
 from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
 from databricks_rlm_agent.storage import sql
-from databricks_rlm_agent.storage.migrations import create_table
-from databricks_rlm_agent.storage.schema import ALL_TABLES, RunStateRow
+from databricks_rlm_agent.storage.schema import ALL_TABLES, RunStateRow, create_table
 
 Said = tuple[str, Mapping[str, Any]]
 

@@ -67,7 +67,6 @@ class Replay:
             "warehouse.repeated": lambda *_: None,  # the statements in it are calls of their own
             "volume.put": self._upload,
             "volume.get": self._download,
-            "volume.exists": self._client.files.get_metadata,
             "jobs.submit": self._submit,
             "jobs.verdict": self._client.jobs.get_run,
             "jobs.url": self._client.jobs.get_run,

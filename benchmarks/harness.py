@@ -21,7 +21,7 @@ from databricks_rlm_agent.attempts.manifest import Manifest, Request
 from databricks_rlm_agent.attempts.records import ResultRow
 from databricks_rlm_agent.controller.bundle import MAIN, published
 from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
-from databricks_rlm_agent.storage.migrations import create_table
+from databricks_rlm_agent.storage.schema import create_table
 from executor_harness.protocol import Artifact
 
 TARGET_S, TARGET_MB = 0.3, 50.0

@@ -24,11 +24,11 @@ from databricks_rlm_agent.app import App
 from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.layout import MANIFEST, RESULT
-from databricks_rlm_agent.ports import Row, SqlSession
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.run import new_run
 from databricks_rlm_agent.settings import from_environment
+from databricks_rlm_agent.values import Row, SqlSession
 
 ROUNDS, WARM_UP = 6, 1
 _PROGRAM = "rlm.metric('n', 3)\nprint('hello')\nrlm.finish({'total': 42})\n"

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from os import read
 from select import select
 from threading import Thread
@@ -34,26 +35,22 @@ class Interruption(BaseException):
     """Raised inside the program to end it; not an Exception, so that ordinary handlers let it pass."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Guard:
     """Guards one program, which runs on the thread that creates the guard.
 
     `ending` is called when the end begins, `interrupt` ends what the engine does, `overrun` must not return.
+    `reason` is why the program was ended, if it was.
     """
 
-    def __init__(
-        self,
-        *,
-        timeout_s: float,
-        grace_s: float,
-        ending: Callable[[Status], None],
-        interrupt: Callable[[], None],
-        overrun: Callable[[Status], None],
-    ) -> None:
-        self._timeout_s = timeout_s
-        self._grace_s = grace_s
-        self._ending = ending
-        self._interrupt = interrupt
-        self._overrun = overrun
+    timeout_s: float
+    grace_s: float
+    ending: Callable[[Status], None]
+    interrupt: Callable[[], None]
+    overrun: Callable[[Status], None]
+    reason: Status | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._armed = False
         self._taken_over = False
@@ -62,7 +59,6 @@ class Guard:
         self._handlers: dict[int, Any] = {}
         self._wake = (-1, -1)
         self._old_wakeup = -1
-        self.reason: Status | None = None
         self._thread = Thread(target=self._run, name="rlm-guard", daemon=True)
 
     def arm(self) -> None:
@@ -76,7 +72,10 @@ class Guard:
             # Written in C as the signal arrives: works while the program sits in native code.
             self._old_wakeup = signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
         os.register_at_fork(
-            before=self._hold_cancel, after_in_parent=self._let_cancel, after_in_child=self._forget
+            # A worker that is ended while it starts would otherwise write to our wake-up pipe.
+            before=lambda: self._mask_cancel(signal.SIG_BLOCK),
+            after_in_parent=lambda: self._mask_cancel(signal.SIG_UNBLOCK),
+            after_in_child=self._forget,
         )
         self._armed = True
         self._thread.start()
@@ -114,14 +113,9 @@ class Guard:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._handlers.clear()
 
-    def _hold_cancel(self) -> None:
-        # A worker that is ended while it starts would otherwise write to our wake-up pipe.
+    def _mask_cancel(self, how: int) -> None:
         if self._handlers:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def _let_cancel(self) -> None:
-        if self._handlers:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            signal.pthread_sigmask(how, {signal.SIGTERM})
 
     def _forget(self) -> None:
         """In a fork, give the signals back: `terminate` on a worker must not cancel the run."""
@@ -130,7 +124,7 @@ class Guard:
         for number in self._handlers:
             if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, signal.SIG_DFL)
-        self._let_cancel()
+        self._mask_cancel(signal.SIG_UNBLOCK)
         self._handlers.clear()
         self._armed = False
 
@@ -146,10 +140,10 @@ class Guard:
             if not self._armed:
                 return
             self.reason = reason
-        self._ending(reason)
-        Thread(target=self._interrupt, name="rlm-interrupt", daemon=True).start()
+        self.ending(reason)
+        Thread(target=self.interrupt, name="rlm-interrupt", daemon=True).start()
         self._nudge()
-        first = min(_SECOND_TRY_S, self._grace_s / 2)
+        first = min(_SECOND_TRY_S, self.grace_s / 2)
         if self._over.wait(first):
             return
         with self._lock:
@@ -157,17 +151,17 @@ class Guard:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._main), ctypes.py_object(Interruption)
                 )
-        if self._over.wait(self._grace_s - first):
+        if self._over.wait(self.grace_s - first):
             return
         with self._lock:
             if not self._running():
                 return
             self._armed, self._taken_over = False, True
-        self._overrun(reason)
+        self.overrun(reason)
 
     def _await_reason(self) -> Status:
         """CANCELLED when SIGTERM came, TIMEOUT when time is up; either when the program is over."""
-        deadline = monotonic() + self._timeout_s
+        deadline = monotonic() + self.timeout_s
         while not self._over.is_set():
             left = deadline - monotonic()
             if left <= 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import importlib.abc
 import importlib.machinery
 import io
@@ -70,7 +71,7 @@ class HandedOut(importlib.abc.MetaPathFinder):
         watch = self._watch.get(fullname)
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target) if watch else None
         if spec is not None and spec.loader is not None and watch is not None:
-            spec.loader = _Loader(spec.loader, watch)
+            spec.loader = _watched(spec.loader, watch)
         return spec
 
     def _replace(self, owner: type, name: str, make: Callable[[Any], Any]) -> None:
@@ -147,24 +148,18 @@ class HandedOut(importlib.abc.MetaPathFinder):
             self._register(text)
 
 
-class _Loader(importlib.abc.Loader):
-    """Loads a module as its own loader does, then has it watched."""
+def _watched(loader: Any, watch: Callable[[ModuleType], object]) -> Any:
+    """A loader that loads a module as its own does, then has it watched."""
+    loader = copy.copy(loader)  # that of a zip is shared by all modules in it
+    load = loader.exec_module
 
-    def __init__(self, loader: Any, watch: Callable[[ModuleType], object]) -> None:
-        self._loader = loader
-        self._watch_module = watch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        found: ModuleType | None = self._loader.create_module(spec)
-        return found
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
+    def exec_module(module: ModuleType) -> None:
+        load(module)
         with contextlib.suppress(AttributeError, KeyError):  # of a version that has no such class
-            self._watch_module(module)
+            watch(module)
+
+    loader.exec_module = exec_module
+    return loader
 
 
 def _hands_out(url: str) -> bool:

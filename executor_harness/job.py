@@ -16,20 +16,19 @@ from executor_harness import protocol, redaction
 from executor_harness.capture import Recorder
 from executor_harness.guard import Guard
 from executor_harness.handed_out import HandedOut
-from executor_harness.leftovers import Leftovers, StandardCode, within
-from executor_harness.outcome import ProcessExit, current, of_end, of_exception, of_interruption
+from executor_harness.leftovers import Leftovers, StandardCode, failure_within, within
 from executor_harness.protocol import Request, Status, Stream
 from executor_harness.report import Report, Ticket, append, belongs, encode, is_final, read_result
 from executor_harness.rlm.api import Rlm, close, reported
-from executor_harness.run import Program, run
-from executor_harness.session import Session
+from executor_harness.run import ProcessExit, Program, current, of_end, of_exception, of_interruption, run
+from executor_harness.spark import Session
 from executor_harness.verify import USAGE, Arguments, Refused, UsageError, parse, read_program, read_request
 from executor_harness.volumes import Volumes
 
 _EXIT = os._exit  # the real one: while a program runs there is a softer one in its place
 _APPEND_S = 120.0
 _APPEND_STOPPED_S = (
-    20.0  # after a time-out or cancel: the platform will not wait long, the engine may be busy
+    20.0  # after a time-out or cancel: the platform does not wait long, the engine may be busy
 )
 _WATCHER_S = 5.0  # how much later than the guard the watcher acts
 
@@ -60,15 +59,8 @@ class Job:
         self._recorder = Recorder(root=root, volumes_root=self._volumes.root, redactor=self._redactor)
         self._leftovers = Leftovers()
         self._guard: Guard | None = None
-        self._ticket = Ticket(
-            run_id=arguments.run_id,
-            iter_n=arguments.iter_n,
-            attempt=arguments.attempt,
-            databricks_run_id=arguments.databricks_run_id,
-            request_sha256=arguments.request_sha256,
-            output_dir=arguments.output_dir,
-            started=time.time(),
-        )
+        self._request: Request | None = None  # once its hash is proven
+        self._ticket = Ticket(**vars(arguments), started=time.time())
 
     def execute(self) -> int:
         """Verify, run and report. Returns the exit code."""
@@ -76,19 +68,27 @@ class Job:
         if earlier is not None:
             return self._repeat(earlier)
         try:
-            request = read_request(self._arguments, self._volumes)
+            self._request = request = read_request(self._arguments, self._volumes)
             source = read_program(request, self._volumes)
         except Refused as refused:
-            return self._refuse(refused.error_type, str(refused), refused.request)
+            return self._refuse(refused.error_type, str(refused))
         try:
             grace = float(request.limits.get("grace_s", protocol.DEFAULT_GRACE_S))
             timeout = float(request.timeout_s)
+            cap = int(request.limits.get("stdout_bytes", protocol.DEFAULT_STDOUT_BYTES))
             rlm = Rlm(request, self._volumes, self._session.get, self._redactor)
-            program = self._program(request, source)
+            program = Program(
+                source=source,
+                name=request.artifact.path,
+                file=self._volumes.local(request.artifact.path),
+                codebase=self._volumes.local(request.codebase_dir) if request.codebase_dir else None,
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:  # the publisher's mistake
             message = f"{self._arguments.manifest}: the request cannot be used: {error!r}"
-            return self._refuse(protocol.MANIFEST_MISMATCH, message, request)
-        return self._leave(self._run(program, rlm, request, timeout, grace))
+            return self._refuse(protocol.MANIFEST_MISMATCH, message)
+        self._ticket = replace(self._ticket, artifact_sha256=request.artifact.sha256, timeout_s=timeout)
+        self._recorder.start(self._ticket, cap=cap, deadline=timeout + 2 * grace + _WATCHER_S)
+        return self._leave(self._run(program, rlm, grace))
 
     # -- without a run -----------------------------------------------------------------------------
 
@@ -98,55 +98,40 @@ class Job:
         if earlier and not belongs(earlier, self._ticket):
             self._log(f"{protocol.RESULT_CONFLICT}: {path} is the result of another request; nothing was run")
             return protocol.EXIT_FAILED
-        request: Request | None = None
         try:
-            request = read_request(self._arguments, self._volumes)
+            self._request = read_request(self._arguments, self._volumes)
         except Refused as refused:
             self._log(str(refused))
         if not is_final(earlier, self._ticket):
             message = f"an earlier start of this attempt left an unreadable {path}; nothing was run again"
-            return self._refuse(protocol.PROCESS_DIED, message, request)
+            return self._refuse(protocol.PROCESS_DIED, message)
         self._log(f"{path} is there already: the program is not run again")
-        self._append(earlier, request)
+        self._append(earlier)
         return self._leave(int(earlier["exit_code"]))
 
-    def _refuse(self, error_type: str, message: str, request: Request | None) -> int:
+    def _refuse(self, error_type: str, message: str) -> int:
         self._log(f"{error_type}: {message}")
         folder = self._arguments.output_dir
         if not self._volumes.local(folder).is_dir():
             self._log(f"{folder} does not exist, so no result is written")
             return self._leave(protocol.EXIT_FAILED)
         streams = {"stdout": Stream(), "stderr": Stream()}
-        return self._leave(self._conclude(Report.failed(error_type, message), streams, request))
+        return self._leave(self._conclude(Report.failed(error_type, message), streams))
 
     # -- the run -----------------------------------------------------------------------------------
 
-    def _program(self, request: Request, source: bytes) -> Program:
-        return Program(
-            source=source,
-            name=request.artifact.path,
-            file=self._volumes.local(request.artifact.path),
-            codebase=self._volumes.local(request.codebase_dir) if request.codebase_dir else None,
-        )
-
-    def _run(self, program: Program, rlm: Rlm, request: Request, timeout: float, grace: float) -> int:
-        self._ticket = replace(self._ticket, artifact_sha256=request.artifact.sha256, timeout_s=timeout)
-        self._recorder.start(
-            self._ticket,
-            cap=int(request.limits.get("stdout_bytes", protocol.DEFAULT_STDOUT_BYTES)),
-            deadline=timeout + 2 * grace + _WATCHER_S,
-        )
+    def _run(self, program: Program, rlm: Rlm, grace: float) -> int:
         self._leftovers.remember(self._recorder.pid)
         self._handed_out.install()
         try:
-            report = self._guarded(program, rlm, request, timeout, grace)
+            report = self._guarded(program, rlm, grace)
         except Exception as error:  # noqa: BLE001 -- the result says so: an exception may be of any class
             return self._fail(f"how the program ended cannot be said: {type(error).__name__}: {error}")
-        return self._report(report, rlm, request)
+        return self._report(report, rlm)
 
-    def _guarded(self, program: Program, rlm: Rlm, request: Request, timeout: float, grace: float) -> Report:
+    def _guarded(self, program: Program, rlm: Rlm, grace: float) -> Report:
         """Run the program under its guard, which reports and ends the process where the program does not."""
-        thread, standard = threading.get_ident(), StandardCode()
+        thread, timeout, standard = threading.get_ident(), self._ticket.timeout_s, StandardCode()
         leaving: list[ProcessExit] = []
 
         def overrun(reason: Status) -> None:
@@ -155,7 +140,7 @@ class Job:
             report = of_interruption(reason, timeout, where, trace)
             if leaving:
                 report = of_exception(leaving[0], program.name)
-            _hard_exit(self._report(report, rlm, request, stuck=True))
+            _hard_exit(self._report(report, rlm, stuck=True))
 
         def ending(reason: Status) -> None:
             if reason == protocol.CANCELLED and not leaving:
@@ -189,10 +174,10 @@ class Job:
             report = of_end(error, reason, program.name, timeout)
         return replace(report, variables=variables) if report.status == protocol.SUCCESS else report
 
-    def _report(self, report: Report, rlm: Rlm, request: Request, *, stuck: bool = False) -> int:
+    def _report(self, report: Report, rlm: Rlm, *, stuck: bool = False) -> int:
         """Write the result. Returns the exit code."""
         try:
-            return self._write_report(report, rlm, request, stuck=stuck)
+            return self._write_report(report, rlm, stuck=stuck)
         except Exception as error:  # noqa: BLE001 -- the result says so: the program has damaged its process
             ended = f"{report.status}{': ' + report.error_summary if report.error_summary else ''}"
             what = f"the program ended ({ended}), but its result could not be made"
@@ -204,7 +189,7 @@ class Job:
         self._recorder.failed(reason)
         return protocol.EXIT_FAILED
 
-    def _write_report(self, report: Report, rlm: Rlm, request: Request, *, stuck: bool) -> int:
+    def _write_report(self, report: Report, rlm: Rlm, *, stuck: bool) -> int:
         """Close the streams, look at what the program left, and write the result. Returns the exit code."""
         streams = self._recorder.stop()
         seconds = _append_s(report.status)
@@ -214,7 +199,7 @@ class Job:
         if not closed:
             log.append(f"the answers of models could not be kept in their table within {seconds:g} s")
         if report.variables is None:
-            log += _lost_variables(rlm, request)
+            log += rlm.vars.lost()
         if report.status != protocol.SUCCESS:
             fields["spawned"] = []
             if self._session.used and not stuck:
@@ -222,9 +207,9 @@ class Job:
         if self._session.used and not stuck:
             log += self._leftovers.measure_tables(fields["produced_tables"], self._session)
         log += self._leftovers.lines()
-        return self._conclude(replace(report, **fields), streams, request)
+        return self._conclude(replace(report, **fields), streams)
 
-    def _conclude(self, report: Report, streams: dict[str, Stream], request: Request | None) -> int:
+    def _conclude(self, report: Report, streams: dict[str, Stream]) -> int:
         result = report.result(self._ticket, streams=streams, finished=time.time(), redactor=self._redactor)
         code = report.exit_code
         try:
@@ -237,27 +222,22 @@ class Job:
         if result["error_summary"]:
             self._log(f"{report.status}: {result['error_summary']}")
         self._recorder.done()
-        self._append(result, request)
+        self._append(result)
         return code
 
-    def _append(self, result: dict[str, Any], request: Request | None) -> None:
+    def _append(self, result: dict[str, Any]) -> None:
         """Add the row. A failure is logged and no more: the controller adds it from result.json."""
         note = "the row was not added ({}); the controller adds it from result.json"
-        if request is None:
+        if self._request is None:
             self._log(note.format("the manifest cannot be trusted to name the table"))
             return
-        table, failures, seconds = request.results_table, [], _append_s(result["status"])
+        table = self._request.results_table
 
         def work() -> None:
-            try:
-                append(lambda text: self._session.fresh().sql(text).collect(), table, result)
-            except BaseException as error:  # noqa: BLE001 -- logged below; engines raise anything
-                failures.append(f"{table}: {type(error).__name__}: {self._redactor.text(str(error))[:500]}")
+            append(lambda text: self._session.fresh().sql(text).collect(), table, result)
 
-        if not within(seconds, work):
-            failures.append(f"{table}: no answer from the engine within {seconds:g} s")
-        if failures:
-            self._log(note.format(failures[0]))
+        if failure := failure_within(_append_s(result["status"]), work):
+            self._log(note.format(f"{table}: {self._redactor.text(failure)[:500]}"))
 
     def _log(self, message: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # the program closed it
@@ -279,14 +259,6 @@ class Job:
 
 def _append_s(status: str) -> float:
     return _APPEND_S if status in (protocol.SUCCESS, protocol.FAILED) else _APPEND_STOPPED_S
-
-
-def _lost_variables(rlm: Rlm, request: Request) -> list[str]:
-    """A line for the log on what a program has tried to leave behind in vain."""
-    base = request.variables
-    kept = f"those of iteration {base.iter_n}" if base else "none"
-    changed = ", ".join(rlm.vars.changed())
-    return [f"the variables are still {kept}; changes to {changed} were not kept"] if changed else []
 
 
 def _flushed() -> bool:

@@ -14,13 +14,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from executor_harness.protocol import ProducedTable
-from executor_harness.sql import quoted
-
-if TYPE_CHECKING:
-    from executor_harness.session import Session
+from executor_harness.spark import Session, quoted
 
 _MEASURE_S = 10.0
 _ENDING_S = 0.5
@@ -137,6 +134,21 @@ def within(seconds: float, function: Callable[[], object]) -> bool:
         return False
     thread.join(seconds)
     return not thread.is_alive()
+
+
+def failure_within(seconds: float, function: Callable[[], object]) -> str:
+    """Run a function as `within` does; return why it failed, or nothing where it has succeeded."""
+    failures: list[str] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 -- returned in words: engines raise anything
+            failures.append(f"{type(error).__name__}: {error}")
+
+    if not within(seconds, run):
+        return f"no answer from the engine within {seconds:g} s"
+    return failures[0] if failures else ""
 
 
 def descendants(pid: int) -> set[int]:

@@ -1,7 +1,8 @@
-"""Report an attempt: result.json, and its row in `execution_results`."""
+"""Report an attempt: result.json, its row in `execution_results`, and spend.json, should it die."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import time
@@ -10,15 +11,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from executor_harness import protocol
-from executor_harness.protocol import Result, Stream
+from executor_harness.protocol import Result, Stream, Usage
 from executor_harness.redaction import Redactor
-from executor_harness.sql import commit, literal, quoted
+from executor_harness.spark import commit, literal, quoted
+from executor_harness.verify import Arguments
 from executor_harness.volumes import Volumes
 
 _STATEMENT = """MERGE INTO {table} AS t
 USING (SELECT {source}) AS s
 ON t.run_id = s.run_id AND t.iter_n = s.iter_n AND t.attempt = s.attempt
 WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"""
+_OF_TICKET = ("run_id", "iter_n", "attempt", "databricks_run_id", "request_sha256", "artifact_sha256")
+_STOPPED: dict[protocol.Status, tuple[str, int]] = {
+    protocol.TIMEOUT: (protocol.TIMEOUT_ERROR, protocol.EXIT_TIMEOUT),
+    protocol.CANCELLED: (protocol.CANCELLED_ERROR, protocol.EXIT_CANCELLED),
+}
 _TYPES = {
     "iter_n": "INT",
     "attempt": "INT",
@@ -29,16 +36,10 @@ _TYPES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ticket:
+class Ticket(Arguments):
     """Which attempt this is, and where its result goes. `started` is in seconds since the epoch."""
 
-    run_id: str
-    iter_n: int
-    attempt: int
-    databricks_run_id: int | None
-    request_sha256: str
     artifact_sha256: str | None = None
-    output_dir: str
     started: float
     timeout_s: float = 0.0
 
@@ -91,26 +92,10 @@ class Report:
         return cls(error_type=error_type, error_summary=summary, traceback=trace)
 
     @classmethod
-    def timed_out(cls, summary: str, trace: str | None = None) -> Report:
-        """The program was ended because its time was up."""
-        return cls(
-            status=protocol.TIMEOUT,
-            exit_code=protocol.EXIT_TIMEOUT,
-            error_type=protocol.TIMEOUT_ERROR,
-            error_summary=summary,
-            traceback=trace,
-        )
-
-    @classmethod
-    def cancelled(cls, summary: str, trace: str | None = None) -> Report:
-        """The platform asked for the end."""
-        return cls(
-            status=protocol.CANCELLED,
-            exit_code=protocol.EXIT_CANCELLED,
-            error_type=protocol.CANCELLED_ERROR,
-            error_summary=summary,
-            traceback=trace,
-        )
+    def stopped(cls, reason: protocol.Status, summary: str, trace: str | None = None) -> Report:
+        """The program was ended from outside: its time was up, or the platform cancelled the run."""
+        kind, code = _STOPPED[reason]
+        return cls(status=reason, exit_code=code, error_type=kind, error_summary=summary, traceback=trace)
 
     @classmethod
     def died(cls, stderr: str) -> Report:
@@ -134,12 +119,7 @@ class Report:
         """The content of result.json, with secrets masked in everything that the program may have written."""
         result = Result(
             **{name: getattr(self, name) for name in Report.__dataclass_fields__},
-            run_id=ticket.run_id,
-            iter_n=ticket.iter_n,
-            attempt=ticket.attempt,
-            databricks_run_id=ticket.databricks_run_id,
-            request_sha256=ticket.request_sha256,
-            artifact_sha256=ticket.artifact_sha256,
+            **{name: getattr(ticket, name) for name in _OF_TICKET},
             stdout=streams["stdout"],
             stderr=streams["stderr"],
             started_at=iso(ticket.started),
@@ -155,17 +135,15 @@ class Report:
         if document["error_summary"]:
             document["error_summary"] = shortened(document["error_summary"], protocol.SUMMARY_CHARS)
         if document["traceback"]:
-            document["traceback"] = _tail(document["traceback"], protocol.TRACEBACK_CHARS)
+            document["traceback"] = _end_of(document["traceback"])
         document["log"] = [shortened(line, protocol.LOG_LINE_CHARS) for line in document["log"]]
         storable: dict[str, Any] = _storable(document)
         return storable
 
 
-def _tail(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    note = "… (start left out)\n"
-    return note + text[-(limit - len(note)) :]
+def _end_of(trace: str) -> str:
+    note, limit = "… (start left out)\n", protocol.TRACEBACK_CHARS
+    return trace if len(trace) <= limit else note + trace[-(limit - len(note)) :]
 
 
 def _storable(value: Any) -> Any:
@@ -239,3 +217,41 @@ def statement(table: str, row: Mapping[str, str | int | None]) -> str:
 def append(execute: Callable[[str], object], table: str, result: Mapping[str, Any]) -> None:
     """Create the row of a result unless it is there. Raises what the engine raises."""
     commit(execute, statement(table, row_of(result)))
+
+
+# spend.json: what an attempt may have spent at most, on record before it spends it.
+#
+# Whoever finds an attempt dead reads it, so that a killed program's calls count. It is written whole, and its
+# twin before it: of the two a kill cuts off one at most. Where neither can be read, all that the attempt was
+# allowed counts.
+
+
+def write_spend(volumes: Volumes, output_dir: str, usage: Usage) -> None:
+    """Put on record what may be spent. Raises OSError."""
+    document = {"schema_version": protocol.SCHEMA_VERSION, "usage": protocol.plain(usage)}
+    data = (json.dumps(document) + "\n").encode("ascii")
+    for name in (protocol.SPEND_TWIN, protocol.SPEND_FILE):
+        volumes.put(f"{output_dir}/{name}", data)
+
+
+def remove_spend_twin(volumes: Volumes, output_dir: str) -> None:
+    """Remove the twin, once nothing more comes; on a best effort."""
+    with contextlib.suppress(OSError):
+        volumes.local(f"{output_dir}/{protocol.SPEND_TWIN}").unlink(missing_ok=True)
+
+
+def read_spend(volumes: Volumes, output_dir: str) -> Usage:
+    """Return the most that a dead attempt may have spent; nothing where it never asked a model."""
+    if not volumes.local(f"{output_dir}/{protocol.SPEND_FILE}").exists():
+        return Usage()  # calls wait for it, whether there is a twin or not
+    for name in (protocol.SPEND_FILE, protocol.SPEND_TWIN):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            found = json.loads(volumes.read(f"{output_dir}/{name}"))["usage"]
+            counts = {name: int(found[name]) for name in Usage.__dataclass_fields__ if name != "cost_usd"}
+            return Usage(cost_usd=float(found["cost_usd"]), **counts)
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        manifest = json.loads(volumes.read(f"{output_dir}/{protocol.MANIFEST_FILE}"))
+        allowed = manifest["request"]["models"]["allowance"]
+        calls, tokens, cost = int(allowed["calls"]), int(allowed["tokens"]), float(allowed["cost_usd"] or 0.0)
+        return Usage(calls=calls, input_tokens=tokens, cost_usd=cost)
+    return Usage()  # nobody knows what was allowed either; the controller has it in its own record

@@ -29,12 +29,11 @@ class UsageError(Exception):
 
 
 class Refused(Exception):  # noqa: N818 -- a decision, not a defect
-    """Nothing may be run. `request` is there once its hash is proven, so that the refusal can be recorded."""
+    """Nothing may be run."""
 
-    def __init__(self, error_type: str, message: str, request: Request | None = None) -> None:
+    def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
         self.error_type = error_type
-        self.request = request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +64,15 @@ def parse(argv: Sequence[str]) -> Arguments:
         run_id=_matching("--run-id", given, protocol.ID_PATTERN),
         iter_n=int(_matching("--iter", given, r"[1-9][0-9]{0,8}")),
         attempt=int(_matching("--attempt", given, r"[1-9][0-9]{0,8}")),
-        manifest=_volume_path("--manifest", given),
+        manifest=given["--manifest"],
         request_sha256=_matching("--request-sha256", given, r"[0-9a-f]{64}"),
         # A reference that the platform did not resolve arrives as it was written: `{{job.run_id}}`.
         databricks_run_id=int(job_run) if re.fullmatch(r"[0-9]{1,19}", job_run) else None,
     )
+    try:
+        check(arguments.manifest)
+    except ValueError as error:
+        raise UsageError(f"--manifest: {error}") from None
     folder = protocol.folder_of(arguments.run_id, arguments.iter_n, arguments.attempt)
     if not arguments.manifest.endswith(f"/{folder}/{protocol.MANIFEST_FILE}"):
         raise UsageError(
@@ -99,13 +102,6 @@ def _matching(name: str, given: dict[str, str], pattern: str) -> str:
     if not re.fullmatch(pattern, given[name]):
         raise UsageError(f"{name} {given[name]!r} does not match {pattern}")
     return given[name]
-
-
-def _volume_path(name: str, given: dict[str, str]) -> str:
-    try:
-        return check(given[name])
-    except ValueError as error:
-        raise UsageError(f"{name}: {error}") from None
 
 
 def read_request(arguments: Arguments, volumes: Volumes) -> Request:
@@ -149,21 +145,17 @@ def read_program(request: Request, volumes: Volumes) -> bytes:
             protocol.UNSUPPORTED_TASK,
             f"task_type {request.task_type!r} is not one that this harness runs "
             f"({', '.join(protocol.TASK_TYPES)})",
-            request,
         )
     artifact = request.artifact
     try:
         source = volumes.read(artifact.path)
     except (OSError, ValueError) as error:
-        raise Refused(
-            protocol.ARTIFACT_MISMATCH, f"{artifact.path} cannot be read: {error}", request
-        ) from None
+        raise Refused(protocol.ARTIFACT_MISMATCH, f"{artifact.path} cannot be read: {error}") from None
     found = hashlib.sha256(source).hexdigest()
     if found != artifact.sha256 or len(source) != artifact.size:
         raise Refused(
             protocol.ARTIFACT_MISMATCH,
             f"{artifact.path} has {len(source)} bytes with SHA-256 {found}; published were {artifact.size} "
             f"bytes with {artifact.sha256}: it was changed after publishing; nothing was run",
-            request,
         )
     return source

@@ -31,8 +31,7 @@ from executor_harness import protocol
 from executor_harness.leftovers import descendants, kill
 from executor_harness.protocol import PREVIEW_CHARS, Stream
 from executor_harness.redaction import Redactor, StreamRedactor
-from executor_harness.report import Report, Ticket, encode, is_final, read_result
-from executor_harness.rlm import spend
+from executor_harness.report import Report, Ticket, encode, is_final, read_result, read_spend
 from executor_harness.volumes import Volumes
 
 PASS_HEAD = 1024 * 1024  # bytes of a stream that go on to the job's own log at once, and
@@ -280,19 +279,19 @@ class Watcher:
         if is_final(read_result(self._volumes, ticket.result_path), ticket):
             return
         if timed_out:
-            report = Report.timed_out(
+            report = Report.stopped(
+                protocol.TIMEOUT,
                 f"stopped after {ticket.timeout_s:g} s (timeout_s); native code did not let go of the "
-                "interpreter, so its process was killed"
+                "interpreter, so its process was killed",
             )
         elif self._failure:
             report = Report.failed(protocol.PROCESS_DIED, self._failure)
         elif b"cancel" in self._commands:
-            report = Report.cancelled(
-                "the platform cancelled the run (SIGTERM), and killed it before it had ended"
-            )
+            what = "the platform cancelled the run (SIGTERM), and killed it before it had ended"
+            report = Report.stopped(protocol.CANCELLED, what)
         else:
             report = Report.died(streams["stderr"].head + streams["stderr"].tail)
-        report = replace(report, usage=spend.read(self._volumes, ticket.output_dir))
+        report = replace(report, usage=read_spend(self._volumes, ticket.output_dir))
         result = report.result(ticket, streams=streams, finished=time.time(), redactor=self._redactor)
         self._volumes.put(ticket.result_path, encode(result))
 

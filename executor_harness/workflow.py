@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from executor_harness.outcome import WorkflowFailed
+from executor_harness.run import WorkflowFailed
 
 _PYTHON = (3, 11)  # the least that the runner needs; the harness itself runs on 3.10
 _RUNNER = Path(__file__).parent.parent / "runner"  # in the zip

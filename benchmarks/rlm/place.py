@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from local_workspace import __main__, server
+from local_workspace import __main__, services
 from local_workspace.workspace import Workspace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,12 +27,12 @@ class Beside:
 
 def main() -> int:
     """Serve as the local workspace's own module does."""
-    build = server.build
+    build = services.build
 
     def with_stub(workspace: Workspace) -> ASGIApp:
         return Beside(build(workspace), Stub().application())
 
-    server.build = with_stub
+    services.build = with_stub
     return __main__.main()
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from databricks_rlm_agent.sqlflow.run.record import RUNS, STEPS
+from databricks_rlm_agent.sqlflow.run.delta_record import RUNS, STEPS
 
 
 def commits(schema: Path) -> int:

@@ -20,11 +20,12 @@ from benchmarks.sql import flow
 from benchmarks.sql.script import run_script
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.workspace import Workspace
+from databricks_rlm_agent.sqlflow.handover import read_directory
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
 from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
 from databricks_rlm_agent.sqlflow.run.runner import Options
-from databricks_rlm_agent.sqlflow.run.workflow import read_directory, run_workflow
+from databricks_rlm_agent.sqlflow.run.workflow import run_workflow
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.catalog import VolumeType
 from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 
-from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
+from databricks_rlm_agent.databricks.services import WorkspaceVolume
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import AlreadyExists
 from examples.identity_unification.landing import Landing

@@ -12,12 +12,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from executor_harness.leftovers import within
+from executor_harness.leftovers import failure_within
 from executor_harness.rlm import journal
 from executor_harness.rlm.journal import Journal, Record
-from executor_harness.sql import commit, quoted
+from executor_harness.spark import commit, quoted
 from executor_harness.volumes import Volumes
 
 _KEYS = 2_000  # in one look-up
@@ -37,32 +38,25 @@ ON t.call_key = s.call_key
 WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"""
 
 
+@dataclass(kw_only=True)
 class Answers:
     """The answers that one program finds and leaves: in a calls table, and in the run's journal folder (a
-    Volume path), to which `written` adds. `note` takes lines for the log.
+    Volume path), to which `journal` adds. `note` takes lines for the log.
     """
 
-    def __init__(
-        self,
-        table: str,
-        folder: str,
-        volumes: Volumes,
-        session: Callable[[], Any],
-        written: Journal,
-        note: Callable[[str], None],
-    ) -> None:
-        self._table = table
-        self._folder = folder
-        self._volumes = volumes
-        self._session = session
-        self._journal = written
-        self._note = note
-        self._lock = threading.Lock()
-        self._known: dict[str, str] = {}
-        self._absent: set[str] = set()  # looked up in vain: the table is not asked for them twice
-        self._pending: dict[str, Record] = {}
-        self._earlier_files: list[str] | None = None
-        self._table_works = True
+    table: str
+    folder: str
+    volumes: Volumes
+    session: Callable[[], Any]
+    journal: Journal
+    note: Callable[[str], None]
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+    _known: dict[str, str] = field(init=False, default_factory=dict)
+    # Looked up in vain: the table is not asked for them twice.
+    _absent: set[str] = field(init=False, default_factory=set)
+    _pending: dict[str, Record] = field(init=False, default_factory=dict)
+    _earlier_files: list[str] | None = field(init=False, default=None)
+    _table_works: bool = field(init=False, default=True)
 
     def find(self, keys: Iterable[str], prepare: Callable[[int], None]) -> dict[str, str]:
         """The answers that are there, by key. Calls the engine once for what is known nowhere nearer, and
@@ -86,20 +80,16 @@ class Answers:
         Whoever asks goes on only then: so a killed program has no more prompts to ask again than may be on
         their way at once.
         """
-        self._journal.add(record)
+        self.journal.add(record)
         with self._lock:
             self._known[record["call_key"]] = record["answer"]
             self._pending[record["call_key"]] = record
-        self._journal.flush(_KEPT_S)
+        self.journal.flush(_KEPT_S)
 
     def appeared(self, keys: Iterable[str]) -> None:
         """Others have put answers to these into the table."""
         with self._lock:
             self._absent.difference_update(keys)
-
-    def flush(self, seconds: float) -> bool:
-        """Wait until the answers so far are on record; False when time was too short."""
-        return self._journal.flush(seconds)
 
     def store(self) -> None:
         """Put everything into the table, then remove the journal. Raises what the engine raises."""
@@ -107,30 +97,20 @@ class Answers:
             self._read_earlier()
             records = list(self._pending.values())
         if records:
-            append(self._session(), self._table, records)
-        journal.remove(self._volumes, [*(self._earlier_files or []), *self._journal.paths])
+            append(self.session(), self.table, records)
+        journal.remove(self.volumes, [*(self._earlier_files or []), *self.journal.paths])
         with self._lock:
             for record in records:
                 self._pending.pop(record["call_key"], None)
 
     def close(self, seconds: float) -> None:
         """Store within that time; whatever is not done stays in the journal for the next program."""
-        failures: list[str] = []
-
-        def store() -> None:
-            try:
-                self.store()
-            except Exception as error:  # noqa: BLE001 -- noted in the log; engines raise anything
-                failures.append(f"{type(error).__name__}: {error}")
-
         with self._lock:
             if not self._pending:
                 return
-        if not within(seconds, store):
-            failures.append(f"no answer from the engine within {seconds:g} s")
-        if failures:
-            self._note(
-                f"{len(self._pending)} answers of models are not in {self._table} yet ({failures[0]}); "
+        if failure := failure_within(seconds, self.store):
+            self.note(
+                f"{len(self._pending)} answers of models are not in {self.table} yet ({failure}); "
                 "they wait in the run's folder for its next program that asks a model"
             )
 
@@ -140,9 +120,9 @@ class Answers:
             return
         self._earlier_files = []
         try:
-            records, self._earlier_files = journal.read(self._volumes, self._folder)
+            records, self._earlier_files = journal.read(self.volumes, self.folder)
         except OSError as error:
-            self._note(f"earlier answers in {self._folder} could not be read: {error}")
+            self.note(f"earlier answers in {self.folder} could not be read: {error}")
             return
         self._known.update({key: record["answer"] for key, record in records.items()})
         self._pending.update(records)
@@ -150,19 +130,19 @@ class Answers:
     def _look_up(self, keys: list[str]) -> dict[str, str]:
         found: dict[str, str] = {}
         try:
-            spark = self._session()
+            spark = self.session()
             for start in range(0, len(keys), _KEYS):
                 found.update(self._rows(spark, keys[start : start + _KEYS]))
         except Exception as error:  # noqa: BLE001 -- noted in the log; engines raise anything
             self._table_works = False
-            self._note(
-                f"answers of earlier runs could not be looked up in {self._table} "
+            self.note(
+                f"answers of earlier runs could not be looked up in {self.table} "
                 f"({type(error).__name__}: {error}): everything new to this run is asked"
             )
         return found
 
     def _rows(self, spark: Any, keys: list[str]) -> dict[str, str]:
-        text = _FIND.format(table=quoted(self._table), keys=", ".join(f"'{key}'" for key in keys))
+        text = _FIND.format(table=quoted(self.table), keys=", ".join(f"'{key}'" for key in keys))
         for left in range(_TRIES - 1, -1, -1):
             try:
                 return {row[0]: row[1] for row in spark.sql(text).collect()}

@@ -9,7 +9,6 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -170,7 +169,9 @@ class Rlm:
 
     def llm_map(self, df: Any, template: str, output_col: str, **options: Any) -> Any:
         """A DataFrame with a column of answers to a template such as "Is this a complaint? {text}"."""
-        return self._models().map(df, template, output_col, **options)
+        from executor_harness.rlm.map import llm_map
+
+        return llm_map(self._models(), df, template, output_col, **options)
 
     def spawn(self, tasks: Iterable[Mapping[str, Any]]) -> None:
         """Ask for child runs: each {"name", "task", "inputs"}. They begin when this program has ended well;
@@ -192,24 +193,6 @@ class Rlm:
         if name not in known and len(known) >= protocol.PRODUCED:
             raise ValueError(f"rlm.{kind}: more than {protocol.PRODUCED} are not recorded")
 
-    def _reported(self) -> dict[str, Any]:
-        """Return the reported values as fields of a report; copies, for threads may go on reporting."""
-        more = [f"({self._unlogged} more lines were not kept)"] if self._unlogged else []
-        return {
-            "value": self._value,
-            "metrics": dict(self._metrics),
-            "produced_artifacts": list(self._artifacts.values()),
-            "produced_tables": [replace(table) for table in self._tables.values()],
-            "log": [*self._log, *more],
-            "usage": self._model_calls.usage() if self._model_calls else protocol.Usage(),
-            "spawned": list(self._spawned.values()),
-        }
-
-    def _close(self) -> None:
-        """End what model calls left running, and keep their answers."""
-        if self._model_calls is not None:
-            self._log += self._model_calls.close()
-
     def _models(self) -> ModelCalls:
         with self._lazy:  # a second one would have a budget of its own
             if self._model_calls is None:
@@ -221,13 +204,26 @@ class Rlm:
 
 
 def reported(rlm: Rlm) -> dict[str, Any]:
-    """Return what the program reported (no method: the program sees only what it may use)."""
-    return rlm._reported()
+    """Return what the program reported, as fields of a report; copies, for threads may go on reporting.
+
+    No method, as `close`: the program sees only what it may use.
+    """
+    more = [f"({rlm._unlogged} more lines were not kept)"] if rlm._unlogged else []
+    return {
+        "value": rlm._value,
+        "metrics": dict(rlm._metrics),
+        "produced_artifacts": list(rlm._artifacts.values()),
+        "produced_tables": list(rlm._tables.values()),
+        "log": [*rlm._log, *more],
+        "usage": rlm._model_calls.usage() if rlm._model_calls else protocol.Usage(),
+        "spawned": list(rlm._spawned.values()),
+    }
 
 
 def close(rlm: Rlm) -> None:
-    """To be called when the program is over, however it ended; raises nothing."""
-    rlm._close()
+    """End what model calls left running, and keep their answers; raises nothing."""
+    if rlm._model_calls is not None:
+        rlm._log += rlm._model_calls.close()
 
 
 def int_or_none(value: Any) -> int | None:

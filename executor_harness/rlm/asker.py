@@ -1,28 +1,30 @@
-"""One question, from admission to answer: its turn, retries, pauses, a repair, and what it all used."""
+"""Ask questions: each from admission to answer, with its turn, retries, pauses and a repair; and the threads
+that do it, as many as calls may be made at once, shared by all threads of the program.
+"""
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 
 from executor_harness.protocol import Price
 from executor_harness.redaction import Redactor
-from executor_harness.rlm import amounts, chat, client, schema_check
-from executor_harness.rlm.amounts import NOTHING, Amount
-from executor_harness.rlm.chat import BudgetExhausted, Kind, Message, NoModel, Options, Question
+from executor_harness.rlm import chat, client, meter
+from executor_harness.rlm.chat import BudgetExhausted, Kind, Message, NoModel, Question
 from executor_harness.rlm.client import Connection, Endpoint, Outcome
-from executor_harness.rlm.meter import Meter
+from executor_harness.rlm.meter import NOTHING, Amount, Meter, RateLimit
 
 _TRIES = 7  # with their pauses about half a minute, more where the endpoint says when to come back
 _TIMEOUT_TRIES = 2  # of those that ended in a time-out: each may have been billed
 _MESSAGE_CHARS = 700
+_JOIN_S = 2.0
+_MANY = 16  # places, of which one is always kept for single questions
+_POLL_S = 0.2  # an interruption of the thread that waits must come through
 _STOPPED = "the program was at its end"
-_MINUTE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,99 +45,21 @@ class _NoAnswer(Exception):  # noqa: N818 -- never leaves this module
         self.kind = kind
 
 
-class RateLimit:
-    """When the next call may go: at most so many in any minute (None: no limit), and none while the endpoint
-    asks for a pause. Shared by all threads. `clock` is monotonic, in seconds; `sent_ago` are earlier calls.
-
-    The last minute's calls are kept one by one: a token bucket would let twice as many through in the minute
-    after an idle one.
-    """
-
-    def __init__(
-        self, per_minute: int | None, clock: Callable[[], float], sent_ago: Iterable[float] = ()
-    ) -> None:
-        self._per_minute = per_minute
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._sent: deque[float] = deque(sorted(clock() - age for age in sent_ago))
-        self._paused_until = 0.0
-        self._lent = 0
-
-    def wait_s(self) -> float:
-        """0 when a call may go now, and then it counts; else seconds after which to ask again."""
-        with self._lock:
-            now = self._clock()
-            if now < self._paused_until:
-                return self._paused_until - now
-            if self._per_minute is None:
-                return 0.0
-            self._forget(now)
-            limit = self._per_minute - self._lent
-            if limit <= 0:
-                return 1.0
-            if len(self._sent) >= limit:
-                return self._sent[len(self._sent) - limit] + _MINUTE_S - now
-            self._sent.append(now)
-            return 0.0
-
-    def lend(self) -> int | None:
-        """Most of the limit, for calls that are made elsewhere until `give_back`; None: no limit."""
-        with self._lock:
-            if self._per_minute is None:
-                return None
-            self._lent = max(1, self._per_minute - max(1, self._per_minute // 8))
-            return self._lent
-
-    def give_back(self, ages: Iterable[float]) -> None:
-        """End the loan. Calls elsewhere began so many seconds ago."""
-        with self._lock:
-            self._lent = 0
-            now = self._clock()
-            if self._per_minute is not None:
-                self._sent = deque(sorted([*self._sent, *(now - age for age in ages)]))
-
-    def ages(self) -> list[float]:
-        """How many seconds ago the calls of the last minute began; none where there is no limit."""
-        with self._lock:
-            now = self._clock()
-            self._forget(now)
-            return [now - sent for sent in self._sent]
-
-    def pause(self, seconds: float) -> None:
-        """Let nobody send for so long (429 with Retry-After)."""
-        with self._lock:
-            self._paused_until = max(self._paused_until, self._clock() + seconds)
-
-    def _forget(self, now: float) -> None:
-        while self._sent and now - self._sent[0] >= _MINUTE_S:
-            self._sent.popleft()
-
-
+@dataclass(frozen=True, kw_only=True)
 class Asker:
     """Asks questions, on any thread. `endpoint` gives a serving endpoint with a fresh credential."""
 
-    def __init__(
-        self,
-        *,
-        endpoint: Callable[[str], Endpoint],
-        meter: Meter,
-        rate: RateLimit,
-        prices: Mapping[str, Price],
-        redactor: Redactor,
-        note: Callable[[str], None],
-        stop: threading.Event,
-    ) -> None:
-        self._endpoint = endpoint
-        self._meter = meter
-        self._rate = rate
-        self._prices = prices
-        self._redactor = redactor
-        self._note = note
-        self._stop = stop
+    endpoint: Callable[[str], Endpoint]
+    meter: Meter
+    rate: RateLimit
+    prices: Mapping[str, Price]
+    redactor: Redactor
+    note: Callable[[str], None]
+    stop: threading.Event
 
     def bound(self, question: Question) -> Amount:
         """The most that asking once may use."""
-        return amounts.most(question.messages, question.options, self._price(question.options))
+        return meter.most(question.messages, question.options, self._price(question))
 
     def ask(self, question: Question, connection: Connection) -> CallResult:
         """The answer, or why there is none."""
@@ -144,7 +68,7 @@ class Asker:
             text = self._answer(question, connection, used)
             return CallResult(text=text, used=sum(used, NOTHING))
         except _NoAnswer as error:
-            kind, message = error.kind, self._redactor.text(str(error))
+            kind, message = error.kind, self.redactor.text(str(error))
         except BudgetExhausted as error:
             kind, message = "budget", str(error)
         except NoModel as error:
@@ -153,95 +77,240 @@ class Asker:
 
     def _answer(self, question: Question, connection: Connection, used: list[Amount]) -> str:
         schema = question.options.schema
-        text = self._text(question.messages, question.options, connection, used)
+        text = self._text(question, connection, used)
         if schema is None:
             return text
         try:
-            return _canonical(text, schema)
-        except schema_check.SchemaMismatch as error:
-            messages = [*question.messages, *_repair(text, error)]
-        text = self._text(messages, question.options, connection, used)
+            return chat.canonical(text, schema)
+        except chat.SchemaMismatch as error:
+            question = replace(question, messages=[*question.messages, *_repair(text, error)])
         try:
-            return _canonical(text, schema)
-        except schema_check.SchemaMismatch as error:
+            return chat.canonical(self._text(question, connection, used), schema)
+        except chat.SchemaMismatch as error:
             raise _NoAnswer("schema", f"the answer is not of the shape asked for, twice: {error}") from None
 
-    def _text(
-        self, messages: list[Message], options: Options, connection: Connection, used: list[Amount]
-    ) -> str:
+    def _text(self, question: Question, connection: Connection, used: list[Amount]) -> str:
         """A reply's text, with secrets masked; retries where that may help."""
-        body = chat.body_of(messages, options)
-        timeouts = renewed = 0
+        options, timeouts, renewed = question.options, 0, False
         for tries in range(_TRIES):
-            outcome = self._once(messages, options, body, connection, used)
+            outcome = self._once(question, connection, used)
             if outcome.text is not None:
                 if outcome.cut:
-                    self._note(f"replies of {options.model} were cut off at max_tokens={options.max_tokens}")
-                return self._redactor.text(outcome.text)
+                    self.note(f"replies of {options.model} were cut off at max_tokens={options.max_tokens}")
+                return self.redactor.text(outcome.text)
             timeouts += outcome.kind == "timeout"
             retry = outcome.retry and timeouts < _TIMEOUT_TRIES
             if outcome.status == 401 and not renewed:
                 renewed = retry = True  # the token may have been renewed since it was asked for
             if not retry or tries == _TRIES - 1:
                 tried = f" (tried {tries + 1} times)" if tries else ""
-                message = self._redactor.text(outcome.message)[:_MESSAGE_CHARS]  # cut only when it is masked
+                message = self.redactor.text(outcome.message)[:_MESSAGE_CHARS]  # cut only when it is masked
                 raise _NoAnswer(outcome.kind or "reply", message + tried)
             self._pause(client.pause_before(tries, outcome, random.random()), outcome)  # noqa: S311 -- jitter
         raise AssertionError
 
-    def _once(
-        self,
-        messages: list[Message],
-        options: Options,
-        body: bytes,
-        connection: Connection,
-        used: list[Amount],
-    ) -> Outcome:
-        price = self._price(options)
-        bound = amounts.most(messages, options, price)
-        number = self._meter.admit(bound)
+    def _once(self, question: Question, connection: Connection, used: list[Amount]) -> Outcome:
+        bound = self.bound(question)
+        number = self.meter.admit(bound)
         if number is None:
             raise _NoAnswer("stopped", _STOPPED)
         amount = NOTHING
         try:
             self._await_rate()
-            endpoint = self._endpoint(options.model)
+            endpoint = self.endpoint(question.options.model)
             amount = bound  # whatever happens from here on, it may have been billed
-            outcome = connection.ask(endpoint, body)
-            amount = self._used(outcome, bound, price)
+            outcome = connection.ask(endpoint, chat.body_of(question.messages, question.options))
+            amount = self._used(outcome, bound, self._price(question))
             return outcome
         finally:
-            self._meter.settle(number, amount)
+            self.meter.settle(number, amount)
             used.append(amount)
 
     def _used(self, outcome: Outcome, bound: Amount, price: Price | None) -> Amount:
         if outcome.tokens is not None:
-            return amounts.used(outcome.tokens, price)
+            return meter.used(outcome.tokens, price)
         if outcome.status == 200:
-            self._note("a serving endpoint reports no usage: its calls count as the most they may use")
+            self.note("a serving endpoint reports no usage: its calls count as the most they may use")
         return bound if outcome.billed else NOTHING
 
     def _await_rate(self) -> None:
-        while wait := self._rate.wait_s():
-            if self._stop.wait(min(wait, 60.0)):
+        while wait := self.rate.wait_s():
+            if self.stop.wait(min(wait, 60.0)):
                 break
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise _NoAnswer("stopped", _STOPPED)
 
     def _pause(self, seconds: float, outcome: Outcome) -> None:
         if outcome.status == 429 and outcome.retry_after:
-            self._rate.pause(outcome.retry_after)  # it is the endpoint that is busy, not this question
-        if self._stop.wait(seconds):
+            self.rate.pause(outcome.retry_after)  # it is the endpoint that is busy, not this question
+        if self.stop.wait(seconds):
             raise _NoAnswer("stopped", _STOPPED)
 
-    def _price(self, options: Options) -> Price | None:
-        return self._prices.get(options.model)
+    def _price(self, question: Question) -> Price | None:
+        return self.prices.get(question.options.model)
 
 
-def _canonical(text: str, schema: dict[str, Any]) -> str:
-    return json.dumps(schema_check.read(text, schema), ensure_ascii=False)
-
-
-def _repair(text: str, error: schema_check.SchemaMismatch) -> list[Message]:
+def _repair(text: str, error: chat.SchemaMismatch) -> list[Message]:
     wish = f"That cannot be used: {error}. Reply with the corrected JSON only, without any other word."
     return [{"role": "assistant", "content": text}, {"role": "user", "content": wish}]
+
+
+@dataclass(eq=False)
+class _Task:
+    """A question, how many callers wait for it, and the answer once it is over."""
+
+    question: Question
+    waiting: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+    answer: CallResult = CallResult()
+
+
+class Pool:
+    """`work` answers a question on a connection that `connect` makes, one to a thread."""
+
+    def __init__(
+        self, size: int, connect: Callable[[], Connection], work: Callable[[Question, Connection], CallResult]
+    ) -> None:
+        self._size = size
+        self._connect = connect
+        self._work = work
+        self._changed = threading.Condition()
+        self._queue: deque[_Task] = deque()
+        self._tasks: dict[str, _Task] = {}  # queued, or being asked
+        self._threads: list[threading.Thread] = []
+        self._connections: set[Connection] = set()
+        self._busy = self._lent = 0
+        self._lending: object = None
+        self._closed = False
+
+    def ask(self, questions: Iterable[Question]) -> dict[str, CallResult]:
+        """The answers by key. A question that another thread is asking already is not asked twice."""
+        tasks: list[_Task] = []
+        try:
+            self._submit({question.key: question for question in questions}.values(), tasks)
+            for task in tasks:
+                while not task.over.wait(_POLL_S):
+                    pass
+        finally:
+            self._abandon(tasks)
+        return {task.question.key: task.answer for task in tasks}
+
+    def prepare(self, questions: int) -> None:
+        """So many may come: start threads and open connections for them."""
+        with self._changed:
+            if not self._closed:
+                self._start(questions)
+
+    @contextmanager
+    def lend(self) -> Iterator[int]:
+        """How many calls may be made elsewhere meanwhile; for one borrower at a time.
+
+        Half of all while questions are being asked here; else all, or all but one where there are many: a
+        single question should not wait for thousands.
+        """
+        turn = object()
+        try:
+            yield self._lend(turn)
+        finally:
+            with self._changed:
+                if self._lending is turn:
+                    self._lent, self._lending = 0, None
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Drop what was not asked, cut what is being asked, and end the threads."""
+        with self._changed:
+            self._closed = True
+            for task in self._queue:
+                self._finish(task, CallResult())
+            self._queue.clear()
+            for connection in self._connections:
+                connection.cut()
+            self._changed.notify_all()
+            threads = list(self._threads)
+        deadline = _JOIN_S
+        for thread in threads:
+            thread.join(deadline)
+            deadline = 0.05 if thread.is_alive() else deadline
+
+    def _submit(self, questions: Iterable[Question], tasks: list[_Task]) -> None:
+        """Queue what nobody asks yet; `tasks` gets one for each question."""
+        with self._changed:
+            for question in questions:
+                task = self._tasks.get(question.key)
+                if task is None:
+                    task = _Task(question)
+                    if self._closed:
+                        task.over.set()
+                    else:
+                        self._tasks[question.key] = task
+                        self._queue.append(task)
+                task.waiting += 1
+                tasks.append(task)
+            self._start(len(self._queue))
+            self._changed.notify_all()
+
+    def _start(self, wanted: int) -> None:
+        """Have so many threads without a task, as far as there may be. Called under the lock."""
+        free = len(self._threads) - self._busy
+        for _ in range(min(wanted - free, self._size - len(self._threads))):
+            thread = threading.Thread(target=self._run, name="rlm-call", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _lend(self, turn: object) -> int:
+        with self._changed:
+            while self._lending and not self._closed:
+                self._changed.wait(_POLL_S)
+            self._lending = turn
+            all_ = self._size if self._size < _MANY else self._size - 1
+            lent = max(1, self._size // 2) if self._tasks else all_
+            while lent == self._size and self._tasks and not self._closed:
+                self._changed.wait(_POLL_S)  # a single place: those who wait for it already go first
+            self._lent = lent
+            while self._busy > self._size - lent and not self._closed:
+                self._changed.wait(_POLL_S)
+            return lent
+
+    def _abandon(self, tasks: list[_Task]) -> None:
+        """A caller waits no more: what it alone wanted, and was not asked yet, is not asked."""
+        if all(task.over.is_set() for task in tasks):
+            return
+        with self._changed:
+            for task in tasks:
+                task.waiting -= 1
+            for task in self._queue:
+                if not task.waiting:
+                    del self._tasks[task.question.key]
+            self._queue = deque(task for task in self._queue if task.waiting)
+
+    def _run(self) -> None:
+        with closing(self._connect()) as connection:
+            with self._changed:
+                self._connections.add(connection)
+            connection.open()
+            while (task := self._next()) is not None:
+                answer = self._answer(task.question, connection)
+                with self._changed:
+                    self._busy -= 1
+                    self._finish(task, answer)
+
+    def _answer(self, question: Question, connection: Connection) -> CallResult:
+        try:
+            return self._work(question, connection)
+        except Exception as error:  # noqa: BLE001 -- into the slot: else somebody waits for ever
+            return CallResult(kind="refused", message=f"{type(error).__name__}: {error}")
+
+    def _next(self) -> _Task | None:
+        with self._changed:
+            while not (self._queue and self._busy < self._size - self._lent) and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return None
+            self._busy += 1
+            return self._queue.popleft()
+
+    def _finish(self, task: _Task, answer: CallResult) -> None:
+        self._tasks.pop(task.question.key, None)
+        task.answer = answer
+        task.over.set()

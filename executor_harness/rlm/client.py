@@ -85,11 +85,6 @@ class Endpoint:
         """The path of the request."""
         return f"/serving-endpoints/{quote(self.model, safe='')}/invocations"
 
-    def ask(self, body: bytes) -> Outcome:
-        """One request on a connection of its own. Raises nothing that the network does."""
-        with contextlib.closing(Connection(self.host, self.timeout_s)) as connection:
-            return connection.ask(self, body)
-
 
 class Connection:
     """A connection that is kept open between requests; for one thread, but for `cut`."""
@@ -270,14 +265,7 @@ def _of_sdk() -> Credentials:
 
 
 def _of_notebook() -> Credentials:
-    context = _dbutils().notebook.entry_point.getDbutils().notebook().getContext()
+    shell = sys.modules["IPython"].get_ipython()  # there is none outside of a notebook's kernel
+    context = shell.user_ns["dbutils"].notebook.entry_point.getDbutils().notebook().getContext()
     host, token = context.apiUrl().get(), context.apiToken().get()
     return Credentials(host=with_scheme(host), headers=lambda: _bearer(token))
-
-
-def _dbutils() -> Any:
-    shell = sys.modules.get("IPython")
-    found = shell.get_ipython() if shell is not None else None
-    if found is None or "dbutils" not in found.user_ns:
-        raise LookupError("not in a notebook kernel")
-    return found.user_ns["dbutils"]

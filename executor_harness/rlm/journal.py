@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TypedDict
 
-from executor_harness.rlm.amounts import Amount
+from executor_harness.rlm.meter import Amount
 from executor_harness.volumes import Volumes
 
 _JOINED = 32  # files
@@ -102,17 +102,13 @@ class Journal:
                 self._thread.start()
             self._changed.notify_all()
 
-    def flush(self, seconds: float) -> bool:
-        """Wait until everything added so far is written (or could not be); False when time was too short."""
+    def flush(self, seconds: float) -> None:
+        """Wait until everything added so far is written (or could not be), but no longer than `seconds`."""
         deadline = time.monotonic() + seconds
         with self._changed:
             goal = self._added
-            while self._written < goal:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
+            while self._written < goal and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(min(left, 0.5))  # an interruption must come through
-            return True
 
     def close(self, seconds: float) -> None:
         """Write the rest and end the thread."""

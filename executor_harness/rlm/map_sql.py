@@ -13,19 +13,22 @@ as many tokens as its texts have bytes, which is never too little.
 from __future__ import annotations
 
 import json
+import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from executor_harness import protocol
-from executor_harness.protocol import Price
-from executor_harness.rlm import chat, schema_check
-from executor_harness.rlm.amounts import most_of, used
+from executor_harness.protocol import ModelAccess, Price
+from executor_harness.rlm import chat
 from executor_harness.rlm.chat import Options, Tokens
+from executor_harness.rlm.meter import Amount, most_of, used
 from executor_harness.rlm.workers import Row, row_of
-from executor_harness.sql import literal
+from executor_harness.spark import literal
 
 _SENTINEL = "<rlm:prompt:8d1f4c>"  # stands for the prompt where the rest of its key is spelt out
+_PARTITIONS = 8  # they run at once on all but the smallest clusters
 _STRUCTURED = frozenset({"array", "map", "struct", "variant"})
 
 
@@ -123,10 +126,54 @@ def ai_query_rows(
             kind, message = "refused", redact(error or "ai_query gave no answer")
         elif options.schema is not None:
             try:
-                text = json.dumps(schema_check.read(text, options.schema), ensure_ascii=False)
-            except schema_check.SchemaMismatch as mismatch:
+                text = chat.canonical(text, options.schema)
+            except chat.SchemaMismatch as mismatch:
                 kind, message, text = "schema", redact(f"the answer is not of the shape: {mismatch}"), None
         read = most_of("", options, price).read + size
         written = min(options.max_tokens, len((answer or "").encode("utf-8")))
         amount = used(Tokens(read=read, written=written), price)
         yield row_of(key, text, kind, message, amount, seconds=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Prompts to ask: buckets from `first` to `last`, how many, and their size in bytes."""
+
+    first: int
+    last: int
+    prompts: int
+    size: int
+
+    def bound(self, options: Options, price: Price | None) -> Amount:
+        """The most that asking them may use; with a schema, each may need a repair."""
+        each = most_of("", options, price)
+        tokens = Tokens(read=each.read * self.prompts + self.size, written=each.written * self.prompts)
+        rounding = 0 if price is None else self.prompts
+        whole = used(tokens, price) + Amount(cost=rounding)
+        return Amount.of(self.prompts, whole.read, whole.written, whole.cost) * calls_each(options)
+
+
+def calls_each(options: Options) -> int:
+    """Calls that one prompt may need: with a schema, one more to repair the answer."""
+    return 1 if options.schema is None else 2
+
+
+def spread_of(access: ModelAccess, prompts: int) -> tuple[int, int]:
+    """Partitions, and threads in each: together no more calls at once than allowed, and nearly as many."""
+    calls = access.concurrency
+    limit = min(_PARTITIONS, calls, prompts, access.per_minute or _PARTITIONS)
+    best = max(range(1, limit + 1), key=lambda partitions: (partitions * (calls // partitions), partitions))
+    return best, calls // best
+
+
+def waves(parts: list[Part], most: float = math.inf, size: float = math.inf) -> list[Part]:
+    """Parts that follow each other, joined up to `most` prompts and `size` bytes; a larger one stays."""
+    joined: list[Part] = []
+    for part in parts:
+        last = joined[-1] if joined else None
+        if last is None or last.prompts + part.prompts > most or last.size + part.size > size:
+            joined.append(part)
+        else:
+            prompts, whole = last.prompts + part.prompts, last.size + part.size
+            joined[-1] = Part(first=last.first, last=part.last, prompts=prompts, size=whole)
+    return joined

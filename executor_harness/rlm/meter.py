@@ -1,22 +1,121 @@
-"""The account of model calls: admitted at their upper bound before they are made, settled to the server's
-report after.
+"""The account of model calls: what they use, how much is left of what is allowed, and when the next may go.
 
-At no moment are more tokens, calls or dollars admitted than were allowed, so the budget holds whatever
-replies come, or do not come. A call that does not fit waits while others are on their way: they mostly use
-less than their bound.
+Calls are admitted at their upper bound before they are made, and settled to the server's report after. At no
+moment is more admitted than was allowed, so the budget holds whatever replies come, or do not come. A call
+that does not fit waits while others are on their way: they mostly use less than their bound.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
-from executor_harness.protocol import Allowance, Usage
-from executor_harness.rlm.amounts import NOTHING, PICO, Amount
-from executor_harness.rlm.chat import BudgetExhausted
+from executor_harness.protocol import Allowance, Price, Usage
+from executor_harness.rlm.chat import BudgetExhausted, Message, Options, Tokens, messages_of
 
+# Costs are kept as whole millionths of a millionth of a dollar: sums of floats would drift.
+PICO = 10**12
+_MESSAGE_TOKENS = 16  # for what a chat template adds to each message, and
+_REQUEST_TOKENS = 64  # to the whole
 _BLOCK = 8  # calls that are declared beforehand where nobody announced how many will come
+_MINUTE_S = 60.0
+_USED_UP = (
+    "the budget for model calls is used up: {}. What was answered is kept and costs nothing again. Finish "
+    "with what there is, or ask fewer or shorter prompts with a lower max_tokens"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """Something to spend. `cost` is in picodollars."""
+
+    calls: int = 0
+    read: int = 0
+    written: int = 0
+    cost: int = 0
+
+    @classmethod
+    def of(cls, calls: int, read: int, written: int, cost: int) -> Amount:
+        """An amount from its fields in order."""
+        return cls(calls=calls, read=read, written=written, cost=cost)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.calls, self.read, self.written, self.cost))
+
+    @property
+    def tokens(self) -> int:
+        """Read and written together."""
+        return self.read + self.written
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount.of(*map(int.__add__, self, other))
+
+    def __sub__(self, other: Amount) -> Amount:
+        """Return the difference, at least zero in each part."""
+        return Amount.of(*(max(0, one - two) for one, two in zip(self, other, strict=True)))
+
+    def __mul__(self, factor: int) -> Amount:
+        return Amount.of(*(value * factor for value in self))
+
+    def least(self, other: Amount) -> Amount:
+        """The smaller one of the two in each field."""
+        return Amount.of(*map(min, self, other))
+
+    def within(self, other: Amount) -> bool:
+        """Return whether it is no more than the other in any field."""
+        return all(one <= two for one, two in zip(self, other, strict=True))
+
+    def share(self, some: int, of: int) -> Amount:
+        """The share of some of so many prompts, rounded up."""
+        return Amount.of(*(-(-value * some // of) for value in self))
+
+    def usage(self, cached: int) -> Usage:
+        """The same for a result."""
+        return Usage(
+            calls=self.calls,
+            input_tokens=self.read,
+            output_tokens=self.written,
+            cost_usd=self.cost / PICO,
+            cached=cached,
+        )
+
+
+NOTHING = Amount()
+
+
+def amount_of(usage: Usage) -> Amount:
+    """The amount of a usage."""
+    cost = round(usage.cost_usd * PICO)
+    return Amount(calls=usage.calls, read=usage.input_tokens, written=usage.output_tokens, cost=cost)
+
+
+def used(tokens: Tokens, price: Price | None) -> Amount:
+    """Return the usage of one call, as the server reports it; it costs nothing where no price is known."""
+    cost = 0
+    if price is not None:  # in dollars per million tokens
+        cost = round((tokens.read * price.input_usd + tokens.written * price.output_usd) * (PICO / 10**6))
+    return Amount(calls=1, read=tokens.read, written=tokens.written, cost=cost)
+
+
+def most(messages: list[Message], options: Options, price: Price | None) -> Amount:
+    """The most that one call may use: no token is shorter than a byte, and the reply's length is limited."""
+    read = _REQUEST_TOKENS + sum(_MESSAGE_TOKENS + _bytes(message["content"]) for message in messages)
+    if options.schema is not None:
+        read += _bytes(json.dumps(options.schema))
+    return used(Tokens(read=read, written=options.max_tokens), price)
+
+
+def most_of(prompt: str, options: Options, price: Price | None) -> Amount:
+    """The most that asking a prompt once may use."""
+    return most(messages_of(prompt, options), options, price)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 class Meter:
@@ -56,7 +155,7 @@ class Meter:
                 after = self._total + bound
                 lack = self._lack(after, bound)
                 if lack and not self._admitted:
-                    raise BudgetExhausted(_message(lack))
+                    raise BudgetExhausted(lack)
                 if lack:
                     self._changed.wait(1.0)
                     continue
@@ -72,8 +171,7 @@ class Meter:
     def lack(self, bound: Amount) -> str:
         """Why it would not be admitted now, or nothing."""
         with self._changed:
-            lack = self._lack(self._total + bound, bound)
-            return _message(lack) if lack else ""
+            return self._lack(self._total + bound, bound)
 
     def settle(self, number: int, amount: Amount) -> None:
         """The call is over, and this is what it used."""
@@ -142,8 +240,8 @@ class Meter:
         wanted = after + self._margin(after, bound)
         return None if wanted.within(self._declared) or self._lack(after, bound) else wanted
 
-    def _lack(self, after: Amount, bound: Amount) -> list[str]:
-        """Name the limit that is too small for it."""
+    def _lack(self, after: Amount, bound: Amount) -> str:
+        """Say which limit is too small for it, if one is."""
         allowed = self._allowance
         lack = []
         if after.calls > allowed.calls:
@@ -158,7 +256,7 @@ class Meter:
             left = max(0, self._max_cost - self._spent.cost)
             cost, whole = bound.cost / PICO, self._max_cost / PICO
             lack.append(f"it may cost ${cost:.4f}, and ${left / PICO:.4f} of ${whole:.4f} are left")
-        return lack
+        return _USED_UP.format("; ".join(lack)) if lack else ""
 
     def _margin(self, total: Amount, bound: Amount) -> Amount:
         """Return the amount to record beyond the total: a block of what was announced, or some calls more
@@ -194,8 +292,69 @@ class Meter:
                 self._changed.notify_all()
 
 
-def _message(lack: list[str]) -> str:
-    return (
-        f"the budget for model calls is used up: {'; '.join(lack)}. What was answered is kept and costs "
-        "nothing again. Finish with what there is, or ask fewer or shorter prompts with a lower max_tokens"
-    )
+class RateLimit:
+    """When the next call may go: at most so many in any minute (None: no limit), and none while the endpoint
+    asks for a pause. Shared by all threads. `clock` is monotonic, in seconds; `sent_ago` are earlier calls.
+
+    The last minute's calls are kept one by one: a token bucket would let twice as many through in the minute
+    after an idle one.
+    """
+
+    def __init__(
+        self, per_minute: int | None, clock: Callable[[], float], sent_ago: Iterable[float] = ()
+    ) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sent: deque[float] = deque(sorted(clock() - age for age in sent_ago))
+        self._paused_until = 0.0
+        self._lent = 0
+
+    def wait_s(self) -> float:
+        """0 when a call may go now, and then it counts; else seconds after which to ask again."""
+        with self._lock:
+            now = self._clock()
+            if now < self._paused_until:
+                return self._paused_until - now
+            if self._per_minute is None:
+                return 0.0
+            self._forget(now)
+            limit = self._per_minute - self._lent
+            if limit <= 0:
+                return 1.0
+            if len(self._sent) >= limit:
+                return self._sent[len(self._sent) - limit] + _MINUTE_S - now
+            self._sent.append(now)
+            return 0.0
+
+    def lend(self) -> int | None:
+        """Most of the limit, for calls that are made elsewhere until `give_back`; None: no limit."""
+        with self._lock:
+            if self._per_minute is None:
+                return None
+            self._lent = max(1, self._per_minute - max(1, self._per_minute // 8))
+            return self._lent
+
+    def give_back(self, ages: Iterable[float]) -> None:
+        """End the loan. Calls elsewhere began so many seconds ago."""
+        with self._lock:
+            self._lent = 0
+            now = self._clock()
+            if self._per_minute is not None:
+                self._sent = deque(sorted([*self._sent, *(now - age for age in ages)]))
+
+    def ages(self) -> list[float]:
+        """How many seconds ago the calls of the last minute began; none where there is no limit."""
+        with self._lock:
+            now = self._clock()
+            self._forget(now)
+            return [now - sent for sent in self._sent]
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody send for so long (429 with Retry-After)."""
+        with self._lock:
+            self._paused_until = max(self._paused_until, self._clock() + seconds)
+
+    def _forget(self, now: float) -> None:
+        while self._sent and now - self._sent[0] >= _MINUTE_S:
+            self._sent.popleft()

@@ -201,14 +201,11 @@ def _lines(pieces: Iterable[str], keepends: bool) -> Iterator[str]:
         first, *more = piece.split("\n")
         held.append(first)
         for line in more:
-            yield _ended("".join(held), keepends)
+            ended = "".join(held)
+            yield f"{ended}\n" if keepends else ended.removesuffix("\r")
             held = [line]
     if last := "".join(held):
         yield last
-
-
-def _ended(line: str, keepends: bool) -> str:
-    return f"{line}\n" if keepends else line.removesuffix("\r")
 
 
 def _chunks(pieces: Iterable[str], size: int, overlap: int) -> Iterator[str]:

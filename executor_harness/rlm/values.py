@@ -1,22 +1,50 @@
-"""The kinds of values that are kept in files: how each is known, written, read, and described.
+"""Values that are kept in files: how each kind is known, written, read, and described.
 
-Arrays and tables of NumPy, Arrow and pandas are files of their own formats. Nothing is pickled.
+Arrays and tables of NumPy, Arrow and pandas are files of their own formats. Nothing is pickled. Each file is
+checked by its SHA-256 when it is read.
 """
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from executor_harness.redaction import Redactor
 from executor_harness.rlm import plain
+from executor_harness.volumes import Volumes
 
+MAX_BYTES = 1 << 30  # of one value
+_COPY_BYTES = 8 * 1024 * 1024
 SHORT = 1_000  # characters or bytes that are no file of their own
 TABLE = "table"  # a Spark DataFrame: the one kind that is no file
 _SERIES_NAME = b"rlm_series_name"
 _SHOWN_CHARS = 100
 _BY = " \u00d7 "
+
+
+class VariablesError(RuntimeError):
+    """A stored variable is missing or was changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One variable: its kind, its type and size in words, and where it is: in `text` (a short plain value),
+    in a file (`path`, `sha256`, `bytes`), or in a table.
+    """
+
+    kind: str
+    type: str
+    size: str
+    text: str | None = None
+    path: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+    table: str | None = None
 
 
 @dataclass(frozen=True)
@@ -187,26 +215,6 @@ def _check_columns(frame: Any, table: Any, kind: str) -> None:
             )
 
 
-def _table_note(value: Any) -> tuple[str, str]:
-    return "Arrow table", shape_in_words(value.num_rows, value.column_names)
-
-
-def _frame_note(value: Any) -> tuple[str, str]:
-    return "pandas DataFrame", shape_in_words(len(value), value.columns)
-
-
-def _series_note(value: Any) -> tuple[str, str]:
-    return "pandas Series", f"{counted(len(value), 'value')}, {value.dtype}"[:_SHOWN_CHARS]
-
-
-def _size_as_arrow(value: Any) -> int:
-    return int(to_arrow(value).nbytes)
-
-
-def _write_as_arrow(value: Any, path: Path) -> None:
-    write_table(to_arrow(value), path)
-
-
 _LIBRARIES = {
     ("numpy", "ndarray"): "numpy",
     ("pyarrow", "Table"): "arrow",
@@ -236,8 +244,103 @@ _ALL = (
         "bytes", ".bin", True, len, lambda value, path: path.write_bytes(value), Path.read_bytes, _plain_note
     ),
     Kind("numpy", ".npy", False, array_bytes, write_array, read_array, array_note),
-    Kind("arrow", ".arrow", True, lambda value: int(value.nbytes), write_table, read_table, _table_note),
-    Kind("pandas", ".arrow", False, _size_as_arrow, _write_as_arrow, read_frame, _frame_note),
-    Kind("series", ".arrow", False, _size_as_arrow, _write_as_arrow, read_series, _series_note),
+    Kind(
+        "arrow",
+        ".arrow",
+        True,
+        lambda value: int(value.nbytes),
+        write_table,
+        read_table,
+        lambda value: ("Arrow table", shape_in_words(value.num_rows, value.column_names)),
+    ),
+    Kind(
+        "pandas",
+        ".arrow",
+        False,
+        lambda value: int(to_arrow(value).nbytes),
+        lambda value, path: write_table(to_arrow(value), path),
+        read_frame,
+        lambda value: ("pandas DataFrame", shape_in_words(len(value), value.columns)),
+    ),
+    Kind(
+        "series",
+        ".arrow",
+        False,
+        lambda value: int(to_arrow(value).nbytes),
+        lambda value, path: write_table(to_arrow(value), path),
+        read_series,
+        lambda value: ("pandas Series", f"{counted(len(value), 'value')}, {value.dtype}"[:_SHOWN_CHARS]),
+    ),
 )
 KINDS = {kind.name: kind for kind in _ALL}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueFiles:
+    """Values as files below one folder of a Volume."""
+
+    volumes: Volumes
+    folder: str
+    redactor: Redactor
+
+    def save(self, name: str, value: Any, known: Entry | None) -> Entry:
+        """Keep a value that holds no secret. Where its content is that of `known`, nothing is written.
+
+        Raises TypeError and ValueError for what cannot be kept, OSError.
+        """
+        self.redactor.refuse(value)
+        kind = kind_of(value)
+        type_, size = kind.note(value)
+        text = plain.dumps(value) if kind.name == "plain" else ""
+        if text and len(text) <= SHORT:
+            return Entry(kind=kind.name, type=type_, size=size, text=text)
+        with tempfile.TemporaryDirectory(prefix="rlm-") as folder:
+            source = Path(folder) / "value"
+            if text:
+                source.write_text(text, "ascii")
+            else:
+                kind.write(value, source)
+            check_size(source.stat().st_size)
+            self.redactor.refuse_file(source)
+            with source.open("rb") as file:
+                sha256 = _sha256(file)
+            if known and (known.kind, known.sha256) == (kind.name, sha256):
+                return known
+            path = f"{self.folder}/{name}-{sha256[:12]}{kind.suffix}"
+            with source.open("rb") as file, self.volumes.create(path) as copy:
+                shutil.copyfileobj(file, copy, _COPY_BYTES)
+            written = source.stat().st_size
+        return Entry(kind=kind.name, type=type_, size=size, path=path, sha256=sha256, bytes=written)
+
+    def load(self, name: str, entry: Entry) -> Any:
+        """The value. Raises VariablesError if its file is missing or another."""
+        if entry.text is not None:
+            return plain.loads(entry.text)
+        path, kind = self.volumes.local(str(entry.path)), KINDS[entry.kind]
+        try:
+            with self.volumes.open(str(entry.path)) as file:
+                found = _sha256(file)
+        except OSError as error:
+            raise VariablesError(f"rlm.vars[{name!r}]: its file cannot be read: {error}") from error
+        if found != entry.sha256:
+            raise VariablesError(
+                f"rlm.vars[{name!r}]: {entry.path} has SHA-256 {found}, kept was {entry.sha256}: it was "
+                "changed since; assign the variable anew, or delete it"
+            )
+        return kind.read(path)
+
+
+def check_size(number: int) -> None:
+    """ValueError if a value is too large for a variable."""
+    if number > MAX_BYTES:
+        raise ValueError(
+            f"{number:,} bytes, and a variable has at most {MAX_BYTES:,}; keep a Spark DataFrame, or a file "
+            "(rlm.artifact) and its path"
+        )
+
+
+def _sha256(file: BinaryIO) -> str:
+    whole = hashlib.sha256()
+    while data := file.read(_COPY_BYTES):
+        whole.update(data)
+    return whole.hexdigest()

@@ -1,34 +1,168 @@
-"""`rlm.vars`: what a program assigns here, a later one finds, in another process on another machine."""
+"""`rlm.vars`: what a program assigns here, a later one finds, in another process on another machine.
+
+They are kept as an index and files of a Volume; Spark DataFrames are Delta tables of the scratch schema.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import sys
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from executor_harness import protocol
 from executor_harness.redaction import Redactor
 from executor_harness.rlm.plain import NotPlainError
-from executor_harness.rlm.values import KINDS, TABLE, is_spark, kind_of
-from executor_harness.rlm.variable_store import (
+from executor_harness.rlm.values import (
+    KINDS,
+    TABLE,
     Entry,
-    ScratchTables,
     ValueFiles,
-    VariableIndex,
     VariablesError,
     check_size,
-    encode,
-    read_index,
+    is_spark,
+    kind_of,
+    shape_in_words,
 )
+from executor_harness.spark import opened, quoted
 from executor_harness.volumes import Volumes
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_HASH_CHARS = 12
+_VERSION = 1
 _HELP = (
     "keep plain values (None, bool, int, float, str, bytes, list, tuple, dict, set, dates, Decimal), a numpy "
     "array, an Arrow or pandas table, or a Spark DataFrame; anything else as a file, with rlm.artifact"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableIndex:
+    """All variables by name, and the tables that the index before named and this one does not."""
+
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    superseded: tuple[str, ...] = ()
+
+
+def encode(index: VariableIndex, request: protocol.Request) -> bytes:
+    """The bytes of variables.json."""
+    document = {
+        "schema_version": _VERSION,
+        **{name: getattr(request, name) for name in ("run_id", "iter_n", "attempt")},
+        "variables": {
+            name: {key: value for key, value in asdict(entry).items() if value is not None}
+            for name, entry in index.entries.items()
+        },
+        "superseded": list(index.superseded),
+    }
+    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii")
+
+
+def read_index(volumes: Volumes, ref: protocol.VariablesRef) -> VariableIndex:
+    """The index that a request names. Raises VariablesError if it is missing or another."""
+    what = f"the index of the variables of iteration {ref.iter_n}, {ref.path},"
+    help_ = "nothing of it was used; rlm.vars.clear() starts without those variables"
+    try:
+        data = volumes.read(ref.path)
+    except OSError as error:
+        raise VariablesError(f"{what} cannot be read: {error}; {help_}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != ref.sha256:
+        raise VariablesError(f"{what} has SHA-256 {found}, published was {ref.sha256}; {help_}")
+    document = json.loads(data)
+    if document["schema_version"] != _VERSION:
+        raise VariablesError(f"{what} has another schema_version than this harness reads, {_VERSION}")
+    return VariableIndex(
+        entries={name: Entry(**entry) for name, entry in document["variables"].items()},
+        superseded=(*document["superseded"],),
+    )
+
+
+class ScratchTables:
+    """The tables behind the variables of one attempt."""
+
+    def __init__(self, request: protocol.Request, session: Callable[[], Any]) -> None:
+        self._request = request
+        self._session = session
+        self._lock = threading.Lock()
+        self._has_schema = False
+        self._made: list[str] = []
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The files that this attempt has begun to write."""
+        return (*self._made,)
+
+    def keep(self, name: str, frame: Any) -> Entry:
+        """Write a DataFrame. Raises RuntimeError naming variable and table."""
+        table = self._table(name)
+        refusal = self._create_schema()
+        try:
+            frame.write.format("delta").saveAsTable(quoted(table))
+            kept = self.open(name, table)
+            size = shape_in_words(int(kept.count()), kept.columns)
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise RuntimeError(
+                f"rlm.vars[{name!r}]: the DataFrame could not be kept as table {table}: {reason}{refusal}"
+            ) from error
+        return Entry(kind=TABLE, type="DataFrame", size=size, table=table)
+
+    def open(self, name: str, table: str) -> Any:
+        """A table as a DataFrame. Raises LookupError naming the variable."""
+        return opened(self._session(), table, f"rlm.vars[{name!r}]")
+
+    def drop(self, tables: Iterable[str]) -> list[str]:
+        """Drop tables, on a best effort; those that may still be there."""
+        left = [table for table in tables if self._is_ours(table)]
+        if not left or "pyspark" not in sys.modules:
+            return left  # a program without Spark does not start it for this; a later one will do it
+        try:
+            spark = self._session()
+            while left:
+                spark.sql(f"DROP TABLE IF EXISTS {quoted(left[0])}").collect()
+                left.pop(0)
+        except Exception as error:  # noqa: BLE001 -- reported, and what is left is returned
+            sys.stderr.write(f"rlm: {', '.join(left)} could not be dropped yet: {error}\n")
+            left.append(left.pop(0))  # next time it does not stand before the others
+        return left
+
+    def _table(self, name: str) -> str:
+        schema = self._request.scratch_schema
+        if not schema:
+            raise RuntimeError(
+                f"rlm.vars[{name!r}]: this run has no scratch schema to keep a DataFrame in; write it with "
+                "saveAsTable, report it with rlm.table, and keep its name"
+            )
+        with self._lock:
+            # Each assignment has a table of its own: a DataFrame that was built on the one before stays as
+            # it is, and may be what the next is computed from.
+            parts = [str(getattr(self._request, part)) for part in ("run_id", "iter_n", "attempt")]
+            whole = "/".join([*parts, name, str(len(self._made))])
+            digest = hashlib.sha256(whole.encode("ascii")).hexdigest()[:_HASH_CHARS]
+            self._made.append(f"{schema}.v_{digest}_{name.lower()}")
+            return self._made[-1]
+
+    def _create_schema(self) -> str:
+        """Create the schema; return the engine's refusal, for the error that follows."""
+        if self._has_schema:
+            return ""
+        schema = self._request.scratch_schema
+        try:
+            self._session().sql(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}").collect()
+        except Exception as error:  # noqa: BLE001 -- who may not create schemas may still write to this one
+            return f" (and before: {str(error).strip().partition(chr(10))[0]})"
+        self._has_schema = True
+        return ""
+
+    def _is_ours(self, table: str) -> bool:
+        schema = re.escape(self._request.scratch_schema)
+        return bool(re.fullmatch(rf"{schema}\.v_[0-9a-f]{{{_HASH_CHARS}}}_\w+", table))
 
 
 class Variables(MutableMapping[str, Any]):
@@ -123,19 +257,13 @@ class Variables(MutableMapping[str, Any]):
             self._changed[name] = None
 
     def __contains__(self, name: object) -> bool:
-        with self._lock:
-            self._load()
-            return name in self._entries
+        return name in self._names()
 
     def __iter__(self) -> Iterator[str]:
-        with self._lock:
-            self._load()
-            return iter([*self._entries])
+        return iter(self._names())
 
     def __len__(self) -> int:
-        with self._lock:
-            self._load()
-            return len(self._entries)
+        return len(self._names())
 
     def __repr__(self) -> str:
         return f"Variables({', '.join(self)})"
@@ -157,6 +285,13 @@ class Variables(MutableMapping[str, Any]):
     def changed(self) -> list[str]:
         """The names that this program assigned or deleted."""
         return [*self._changed]  # without the lock: who asks may be about to end a program that holds it
+
+    def lost(self) -> list[str]:
+        """A line for the log on what a program has tried to leave behind in vain."""
+        base = self._request.variables
+        kept = f"those of iteration {base.iter_n}" if base else "none"
+        changed = ", ".join(self.changed())
+        return [f"the variables are still {kept}; changes to {changed} were not kept"] if changed else []
 
     def commit(self) -> protocol.KeptVariables | None:
         """Keep everything, once, after the program has succeeded; where it is, for the result.
@@ -212,6 +347,11 @@ class Variables(MutableMapping[str, Any]):
             self._base = read_index(self._volumes, self._ref) if self._ref else VariableIndex()
             self._entries.update(self._base.entries)
 
+    def _names(self) -> list[str]:
+        with self._lock:
+            self._load()
+            return [*self._entries]
+
     def _check_open(self) -> None:
         if self._ended:
             raise RuntimeError("rlm.vars: the program has ended; what comes now is not kept")
@@ -231,9 +371,8 @@ def _named(name: str) -> Iterator[None]:
     where = f"rlm.vars[{name!r}]"
     try:
         yield
-    except NotPlainError as error:
-        raise TypeError(f"{where}: {error} cannot be kept; {_HELP}") from None
     except TypeError as error:
-        raise TypeError(f"{where}: {error}") from None
+        hint = f" cannot be kept; {_HELP}" if isinstance(error, NotPlainError) else ""
+        raise TypeError(f"{where}: {error}{hint}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None

@@ -19,19 +19,17 @@ from executor_harness import protocol
 from executor_harness.protocol import Allowance, Price
 from executor_harness.redaction import Redactor
 from executor_harness.rlm import chat
-from executor_harness.rlm.amounts import NOTHING, Amount, most_of
-from executor_harness.rlm.asker import Asker, RateLimit
+from executor_harness.rlm.asker import Asker
 from executor_harness.rlm.chat import Options, Question
 from executor_harness.rlm.client import Connection, Endpoint
 from executor_harness.rlm.journal import AttemptId, Journal, Record, now, record_of
-from executor_harness.rlm.meter import Meter
+from executor_harness.rlm.meter import NOTHING, Amount, Meter, RateLimit, most_of
 from executor_harness.volumes import Volumes
 
 _PACKAGE = "executor_harness"
 _MODULES = (
     *("protocol", "redaction", "volumes"),
-    *(f"rlm.{name}" for name in ("chat", "schema_check", "client", "amounts", "meter")),
-    *(f"rlm.{name}" for name in ("journal", "asker", "workers")),
+    *(f"rlm.{name}" for name in ("chat", "client", "meter", "journal", "asker", "workers")),
 )
 SCHEMA = (
     "call_key string, answer string, kind string, message string, calls bigint, read bigint, written bigint, "
@@ -46,9 +44,7 @@ class Work(TypedDict):
     answers they are, and where they are written down at once.
     """
 
-    host: str
-    headers: dict[str, str]
-    timeout_s: float
+    endpoint: dict[str, Any]
     options: dict[str, Any]
     price: tuple[float, float] | None
     calls_each: int
@@ -130,14 +126,9 @@ class _Partition:
             f"{work['stem']}_{random.getrandbits(64):x}",
             lambda _note: None,  # the answers of a wave reach the table anyhow
         )
-        endpoint = Endpoint(
-            host=work["host"],
-            model=self._options.model,
-            timeout_s=work["timeout_s"],
-            headers=work["headers"],
-        )
+        self._endpoint = Endpoint(**work["endpoint"])
         self._asker = Asker(
-            endpoint=lambda _model: endpoint,
+            endpoint=lambda _model: self._endpoint,
             meter=self._meter(prompts),
             rate=RateLimit(work["per_minute"], time.monotonic, work["sent_ago"]),
             prices={} if self._price is None else {self._options.model: self._price},
@@ -189,7 +180,7 @@ class _Partition:
     def _connection(self) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = Connection(self._work["host"], self._work["timeout_s"])
+            connection = Connection(self._endpoint.host, self._endpoint.timeout_s)
             self._local.connection = self._connections.enter_context(closing(connection))
         return connection
 

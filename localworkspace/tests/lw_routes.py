@@ -5,8 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from local_workspace.http import service_of
-from local_workspace.server import SERVICES
+from local_workspace.services import SERVICES, service_of
 
 from tools.fuzz.targets import served_routes
 

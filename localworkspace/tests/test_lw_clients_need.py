@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 from databricks.sdk import WorkspaceClient
+from databricks.sdk.core import Config
 from databricks.sdk.errors import (
     DatabricksError,
     InvalidParameterValue,
     NotFound,
     ResourceAlreadyExists,
 )
-from databricks.sdk.service import catalog, iam, jobs, sql, workspace
+from databricks.sdk.service import catalog, compute, iam, jobs, sql, workspace
 from local_workspace import WorkspaceInfo
 from lw_support import Programs
 
@@ -256,5 +260,94 @@ def test_scim_lists_and_filters(client: WorkspaceClient) -> None:
     assert list(client.service_principals_v2.list()) == []
     with pytest.raises(NotFound):
         client.groups_v2.get("999")
+    with pytest.raises(NotFound, match="No API found"):
+        client.api_client.do("GET", "/api/2.0/preview/scim/v2/Robots")
     with pytest.raises(InvalidParameterValue, match="is not supported"):
         list(client.groups_v2.list(filter="displayName pr"))
+
+
+@pytest.mark.fault("D6")
+def test_the_cluster_has_a_disk_and_has_started(client: WorkspaceClient) -> None:
+    assert client.clusters.select_node_type(local_disk=True, local_disk_min_size=1) == "local"
+    cluster = client.clusters.get("local")
+    starting = compute.EventType.STARTING
+    (event,) = client.clusters.events("local", event_types=[starting])
+    assert (event.type, event.timestamp) == (starting, cluster.start_time)
+    assert event.timestamp
+    assert event.timestamp < time.time() * 1000
+    assert list(client.clusters.events("local", event_types=[compute.EventType.TERMINATING])) == []
+    assert list(client.clusters.events("local", start_time=event.timestamp + 1)) == []
+    assert list(client.clusters.events("local", end_time=event.timestamp - 1)) == []
+    with pytest.raises(InvalidParameterValue, match="does not exist"):
+        list(client.clusters.events("other"))
+
+
+@pytest.mark.fault("C14")
+def test_settings_of_the_workspace_are_kept(client: WorkspaceClient) -> None:
+    both = "enableResultsDownloading,enableNotebookTableClipboard"
+    client.workspace_conf.set_status({"enableResultsDownloading": "false"})
+    shown = client.workspace_conf.get_status(keys=both)
+    assert shown == {"enableResultsDownloading": "false", "enableNotebookTableClipboard": None}
+    client.workspace_conf.set_status({"enableResultsDownloading": "true"})
+    assert client.workspace_conf.get_status(keys="enableResultsDownloading") == {
+        "enableResultsDownloading": "true"
+    }
+    unknown: dict[str, str] = {"enableResultsDownloading": "false", "enableRockets": "true"}
+    with pytest.raises(InvalidParameterValue, match="enableRockets"):
+        client.workspace_conf.set_status(unknown)
+    assert client.workspace_conf.get_status(keys=both)["enableResultsDownloading"] == "true"  # type: ignore[index]
+    with pytest.raises(InvalidParameterValue, match="enableRockets"):
+        client.workspace_conf.get_status(keys="enableRockets")
+
+
+@pytest.mark.fault("D6")
+def test_a_client_learns_ids_and_finds_no_git_folder(client: WorkspaceClient, info: WorkspaceInfo) -> None:
+    found = Config(host=info.host, token=info.token)
+    assert (found.account_id, found.workspace_id) == ("00000000-0000-4000-8000-000000000001", "1")
+    assert client.get_workspace_id() == 1
+    assert list(client.repos.list()) == []
+    with pytest.raises(NotFound, match="No API found"):
+        client.repos.create(url="https://example.invalid/a.git", provider="gitHub")
+    assert {"/FileStore", "/tmp"} <= {item.path for item in client.dbfs.list("/")}
+
+
+@pytest.mark.fault("C14")
+def test_bytes_come_in_a_form_or_as_base64(http: requests.Session, info: WorkspaceInfo) -> None:
+    raw = b"\x00\xff\r\n--x--\r\n"
+    for service, field, shown in (
+        ("dbfs/put", "contents", "read"),
+        ("workspace/import", "content", "export"),
+    ):
+        url, path = f"{info.host}/api/2.0/{service}", f"/bytes-{field}"
+        given = {"path": path, "format": "RAW", "overwrite": "true"}
+        read = f"{info.host}/api/2.0/{service.partition('/')[0]}/{shown}"
+        assert http.post(url, data=given, files={field: raw}).status_code == 200
+        found = http.get(read, params={"path": path}).json()
+        assert base64.b64decode(found.get("data") or found["content"]) == raw
+        assert http.post(url, json=given | {field: base64.b64encode(b"json").decode()}).status_code == 200
+        found = http.get(read, params={"path": path}).json()
+        assert base64.b64decode(found.get("data") or found["content"]) == b"json"
+        for wrong in ("not base64!", ["YQ=="]):
+            refused = http.post(url, json=given | {field: wrong})
+            assert (refused.status_code, f"{field} must be base64" in refused.text) == (400, True)
+    large = {"path": "/bytes-large", "contents": base64.b64encode(bytes((1 << 20) + 1)).decode()}
+    assert (
+        http.post(f"{info.host}/api/2.0/dbfs/put", json=large).json()["error_code"]
+        == "MAX_BLOCK_SIZE_EXCEEDED"
+    )
+
+
+def test_a_file_that_many_import_at_once_is_one_of_theirs(client: WorkspaceClient) -> None:
+    texts = [bytes([65 + number]) * 200_000 for number in range(8)]
+    auto = workspace.ImportFormat.AUTO
+
+    def put(text: bytes) -> None:
+        for _ in range(5):
+            client.workspace.upload("/together.txt", io.BytesIO(text), format=auto, overwrite=True)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, texts))
+    assert client.workspace.download("/together.txt").read() in texts
+    assert [item.path for item in client.workspace.list("/") if "together" in str(item.path)] == [
+        "/together.txt"
+    ]

@@ -107,6 +107,10 @@ TABLE: dict[Any, dict[str, str]] = {
     files.DbfsAPI.put: {},
     files.DbfsAPI.read: {},
     files.FilesAPI.list_directory_contents: {},
+    compute.ClustersAPI.events: {
+        **dict.fromkeys(("limit", "order", "page_size"), "n there is one event"),
+        **dict.fromkeys(("offset", "page_token"), "r"),
+    },
     compute.ClustersAPI.get: {},
     compute.ClustersAPI.list: {
         "page_size": "n there is one cluster", "page_token": "n there is one cluster", "sort_by": "r",
@@ -176,6 +180,7 @@ PATHS = {
     catalog.TablesAPI.get: ("GET", "/api/2.1/unity-catalog/tables/main.default.t"),
     catalog.VolumesAPI.create: ("POST", "/api/2.1/unity-catalog/volumes"),
     workspace.SecretsAPI.create_scope: ("POST", "/api/2.0/secrets/scopes/create"),
+    compute.ClustersAPI.events: ("POST", "/api/2.1/clusters/events"),
     compute.ClustersAPI.list: ("GET", "/api/2.1/clusters/list"),
 }
 REFUSED = [

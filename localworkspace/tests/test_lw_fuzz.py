@@ -32,7 +32,10 @@ FIELDS = sorted(
     {
         name
         for path in _SOURCE.rglob("*.py")
-        for name in re.findall(r"""(?:get|text|number|value|flag)\(["'](\w+)["']""", path.read_text())
+        for name in re.findall(
+            r"""(?:get|text|number|value|flag|content|upload)\((?:request, )?["'](\w+)["']""",
+            path.read_text(),
+        )
     }
 )
 _TEXTS = st.one_of(
@@ -60,7 +63,8 @@ _BODIES = st.dictionaries(st.sampled_from(FIELDS), _VALUES, max_size=8)
 def one_line(reply: requests.Response) -> None:
     assert reply.status_code < 500, (reply.status_code, reply.text[:500])
     if reply.status_code >= 400 and reply.text and "json" in reply.headers.get("content-type", ""):
-        message = reply.json()["message"]
+        document = reply.json()
+        message = document["error_description" if "error" in document else "message"]  # of OAuth
         assert "\n" not in message
         assert "Traceback" not in message
 

@@ -15,7 +15,7 @@ import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import InvalidParameterValue
 from databricks.sdk.service import compute, jobs
-from local_workspace import WorkspaceInfo
+from local_workspace import WorkspaceInfo, keeper
 from local_workspace.jobs import references
 from lw_support import VOLUME, Programs
 
@@ -149,9 +149,7 @@ SEEN = {
 
 
 def mountable(folder: Path) -> bool:
-    from local_workspace.jobs import mounts
-
-    command = [sys.executable, "-I", "-S", mounts.__file__, *[str(folder)] * 4, "/bin/true"]
+    command = [sys.executable, "-I", "-S", keeper.__file__, "mount", *[str(folder)] * 4, "/bin/true"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 

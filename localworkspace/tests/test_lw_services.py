@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import time
 
 import pytest
 import requests
@@ -20,6 +21,7 @@ from databricks.sdk.errors import (
 )
 from databricks.sdk.service import catalog, iam, serving, sql, workspace
 from local_workspace import WorkspaceInfo
+from local_workspace.services import access_token
 from lw_support import eventually, sdk
 
 
@@ -28,6 +30,10 @@ def test_current_user(client: WorkspaceClient) -> None:
     assert me.user_name
     assert me.active
     assert client.config.workspace_id == "1"
+    # Clients that do not ask for the host's description learn the id from the answer.
+    headers = {"Authorization": f"Bearer {client.config.token}"}
+    found = requests.get(f"{client.config.host}/api/2.0/preview/scim/v2/Me", headers=headers, timeout=10)
+    assert found.headers["X-Databricks-Org-Id"] == "1"
 
 
 def test_requests_need_the_token(info: WorkspaceInfo) -> None:
@@ -219,3 +225,39 @@ def test_serving_answers_from_the_script(client: WorkspaceClient) -> None:
     assert reply.choices[0].message
     assert reply.choices[0].message.content == "hm"
     assert reply.usage
+
+
+def test_a_machine_gets_a_token_for_a_while_by_oauth(
+    client: WorkspaceClient, info: WorkspaceInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DATABRICKS_TOKEN", "DATABRICKS_CLIENT_ID", "DATABRICKS_CLIENT_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    user = client.current_user.me().user_name or ""
+    own = {"host": info.host, "client_id": user, "auth_type": "oauth-m2m"}
+    machine = WorkspaceClient(client_secret=info.token, **own)
+    assert machine.current_user.me().user_name == user
+    granted = machine.config.oauth_token()
+    assert granted.access_token != info.token
+    with pytest.raises(ValueError, match="invalid_client"):
+        WorkspaceClient(client_secret="wrong", **own).current_user.me()
+    with pytest.raises(ValueError, match="invalid_client"):
+        WorkspaceClient(client_secret=info.token, **{**own, "client_id": "other"}).current_user.me()
+    url, pair = f"{info.host}/oidc/v1/token", (user, info.token)
+    assert requests.post(url, {"grant_type": "password"}, auth=pair, timeout=10).status_code == 400
+    in_body = {"grant_type": "client_credentials", "client_id": user, "client_secret": info.token}
+    assert requests.post(url, in_body, timeout=10).json()["expires_in"] == 3600
+    assert requests.post(url, in_body | {"client_secret": ""}, timeout=10).status_code == 401
+
+
+def test_an_access_token_ends_and_cannot_be_made_longer(info: WorkspaceInfo) -> None:
+    now, me = int(time.time()), f"{info.host}/api/2.0/preview/scim/v2/Me"
+
+    def status(token: str) -> int:
+        return requests.get(me, headers={"Authorization": f"Bearer {token}"}, timeout=10).status_code
+
+    good = access_token(info.token, now + 60)
+    assert status(good) == 200
+    assert status(access_token(info.token, now - 1)) == 403
+    assert status(f"{now + 120}{good[10:]}") == 403
+    assert status(access_token("another token", now + 60)) == 403
+    assert status("9" * 10 + good[10:]) == 403

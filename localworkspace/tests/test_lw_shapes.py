@@ -32,9 +32,14 @@ NO_SHAPE = {
     ("POST", "/api/2.0/fs/create-abort-upload-url"),
     ("POST", "/sql/1.0/warehouses/local"),
     ("GET", "/.well-known/databricks-config"),
+    ("GET", "/oidc/.well-known/oauth-authorization-server"),
+    ("POST", "/oidc/v1/token"),
     ("POST", f"{UNITY}/catalogs"),  # always an error
     ("GET", "/api/2.0/preview/scim/v2/ServicePrincipals"),  # there are none
     ("GET", "/api/2.0/preview/scim/v2/ServicePrincipals/{id}"),
+    ("GET", "/api/2.0/repos"),  # there are none
+    ("GET", "/api/2.0/workspace-conf"),  # names and values
+    ("PATCH", "/api/2.0/workspace-conf"),
     ("POST", "/api/2.0/sql/statements/"),  # the same as without the slash
     ("GET", "/api/2.0/sql/statements/{id}/result/chunks/{index:int}/data"),
     ("DELETE", "/api/2.0/sql/statements/{id}"),  # these are for drivers; the SDK has no sessions
@@ -278,6 +283,7 @@ def clusters(ask: Contract) -> None:
     base = "/api/2.{minor:int}/clusters"
     ask("GET", f"{base}/list", compute.ListClustersResponse)
     ask("GET", f"{base}/get", compute.ClusterDetails, cluster_id="local")
+    ask("POST", f"{base}/events", compute.GetEventsResponse, cluster_id="local")
     ask("GET", f"{base}/spark-versions", compute.GetSparkVersionsResponse)
     ask("GET", f"{base}/list-node-types", compute.ListNodeTypesResponse)
     ask("GET", f"{base}/list-zones", compute.ListAvailableZonesResponse)

@@ -297,7 +297,7 @@ def test_a_statement_ends_with_its_client(tmp_path: Path, program: str) -> None:
 
 def busy(pid: int) -> bool:
     """Whether a process computes, judged by a second of it."""
-    from local_workspace.engine.watch import processor_seconds
+    from local_workspace.engine.servers import processor_seconds
 
     before = processor_seconds(pid) or 0.0
     time.sleep(1)

@@ -6,8 +6,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,12 +20,13 @@ from hypothesis import strategies as st
 from local_workspace.errors import ApiError
 from local_workspace.faults import FaultControl, FaultRule
 from local_workspace.http import Call
-from local_workspace.jobs import model
+from local_workspace.jobs import libraries, model
 from local_workspace.jobs.model import Ending, Run, TaskRun
 from local_workspace.jobs.process import LogWriter, explain, read_log, started_at
 from local_workspace.layout import inside
 from local_workspace.server import _listen
 from local_workspace.services.statements import Statements
+from local_workspace.signed import Signer
 
 
 @settings(deadline=None)
@@ -163,10 +167,10 @@ def test_a_session_that_cannot_be_closed_does_not_change_the_outcome(
     error: Exception | None, state: str
 ) -> None:
     engine: Any = SimpleNamespace(session=lambda catalog, schema: Session(error))
-    statements = Statements(engine)
+    statements = Statements(engine, Signer("", "token"))
     body = {"warehouse_id": "local", "statement": "SELECT 1"}
     started = statements.execute(Call(body={**body, "wait_timeout": "5s"}))
-    found = statements.get(Call(path={"id": started.statement_id})).as_dict()
+    found = statements.get(Call(path={"id": started["statement_id"]}))
     assert found["status"]["state"] == state
     if error:
         assert found["status"]["error"]["message"] == "no such table"
@@ -177,7 +181,7 @@ def test_a_session_that_cannot_be_closed_does_not_change_the_outcome(
 def test_the_sdk_is_imported_in_part_and_whole_when_asked_for() -> None:
     program = (
         "import sys\n"
-        "from local_workspace.server import defer_sdk_package\n"
+        "from local_workspace.services import defer_sdk_package\n"
         "defer_sdk_package()\n"
         "from databricks.sdk.service import workspace\n"
         "assert workspace.GetSecretResponse(key='k').as_dict() == {'key': 'k'}\n"
@@ -189,3 +193,17 @@ def test_the_sdk_is_imported_in_part_and_whole_when_asked_for() -> None:
         "assert databricks.sdk.AccountClient\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_tasks_that_begin_together_note_the_same_libraries(tmp_path: Path) -> None:
+    together = threading.Barrier(8)
+
+    def note(_: int) -> None:
+        for _ in range(50):
+            together.wait(30)
+            libraries.write_requirements(tmp_path / "environment", ["a==1", "b"])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(note, range(8)))
+    assert [path.name for path in (tmp_path / "environment").iterdir()] == ["requirements.txt"]
+    assert (tmp_path / "environment" / "requirements.txt").read_text() == "a==1\nb\n"

@@ -23,6 +23,7 @@ import importlib.util
 assert importlib.util.find_spec("databricks_rlm_agent") is None
 assert importlib.util.find_spec("executor_harness") is None
 from local_workspace import __main__
+__file__ = "serve"  # pyspark takes a main module without one for its own doctests
 assert __main__.__file__.startswith(sys.argv[1]), __main__.__file__
 sys.exit(__main__.main(sys.argv[3:]))
 """

@@ -11,24 +11,23 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.attempts.records import ModelCallRow
 from databricks_rlm_agent.controller import bundle
 from databricks_rlm_agent.controller.children import Children
+from databricks_rlm_agent.controller.claims import JobPoller, Leases, WorkerPool
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
-from databricks_rlm_agent.controller.job_poller import JobPoller
-from databricks_rlm_agent.controller.lease import Leases
-from databricks_rlm_agent.controller.loop import ControlLoop
-from databricks_rlm_agent.controller.publish import Publisher, SubModels
+from databricks_rlm_agent.controller.publish import Publisher
 from databricks_rlm_agent.controller.step import RunAdvancer
-from databricks_rlm_agent.controller.tick import Tick
-from databricks_rlm_agent.controller.worker_pool import WorkerPool
-from databricks_rlm_agent.controller.workflows import Workflows
-from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
+from databricks_rlm_agent.controller.tick import ControlLoop, Tick
+from databricks_rlm_agent.databricks.services import (
+    WorkspaceCatalog,
+    WorkspaceJobs,
+    WorkspaceSecrets,
+    WorkspaceVolume,
+)
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
-from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, WorkspaceVolume
-from databricks_rlm_agent.databricks.workspace import Workspace, WorkspaceSecrets
+from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import ConfigError, NotFound
 from databricks_rlm_agent.intake.poll import Intake
 from databricks_rlm_agent.intake.table import DeltaWorkTable
@@ -37,7 +36,7 @@ from databricks_rlm_agent.ports import PlanResult
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.secrets import LoadedSecrets, Secret, find_secrets
 from databricks_rlm_agent.settings import Settings, choose_model
-from databricks_rlm_agent.storage.migrations import Migration, migrate, repair
+from databricks_rlm_agent.storage.schema import Migration, migrate, repair
 from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore
 
 if TYPE_CHECKING:
@@ -92,9 +91,7 @@ class App:
 
     @cached_property
     def _tool_session(self) -> RetryingSession:
-        """A session of its own for planners' tools: a slow view must hold up no acceptance check, nor the
-        tick.
-        """
+        """A session of its own for planners' tools: a slow view must hold up no check, nor the tick."""
         return self._session(limit_s=TOOL_LIMIT_S)
 
     def _session(self, *, limit_s: float | None = None) -> RetryingSession:
@@ -182,7 +179,6 @@ class App:
 
     @cached_property
     def _advancer(self) -> RunAdvancer:
-        """Advances claimed runs."""
         ingester = Ingester(
             children=self._children,
             volume=self.volume,
@@ -205,48 +201,23 @@ class App:
 
     @cached_property
     def _publisher(self) -> Publisher:
-        """Puts programs into the Volume and starts them."""
         return Publisher(
             volume=self.volume,
             jobs=self.jobs,
-            namespace=self.settings.namespace,
+            settings=self.settings,
             harness_dir=bundle.folder(self.settings.namespace),
-            compute=self.settings.compute,
-            default_timeout_s=self.settings.program_timeout_s,
-            models=self._sub_models,
-            workflows=Workflows(
-                volume=self.volume,
-                namespace=self.settings.namespace,
-                http_path=self.settings.warehouse_http_path,
-            ),
             clock=self.clock,
             worker=self.controller,
         )
 
     @cached_property
     def _children(self) -> Children:
-        """Makes child runs."""
         return Children(
             store=self.store,
             volume=self.volume,
             namespace=self.settings.namespace,
             clock=self.clock,
             concurrency=self.settings.sub_concurrency,
-        )
-
-    @cached_property
-    def _sub_models(self) -> SubModels:
-        """The models that programs may ask."""
-        settings = self.settings
-        return SubModels(
-            planner_model=settings.model,
-            calls_table=settings.namespace.table(ModelCallRow.TABLE),
-            endpoint=settings.sub_model,
-            concurrency=settings.sub_concurrency,
-            per_minute=settings.sub_per_minute,
-            timeout_s=settings.sub_timeout_s,
-            reply_tokens=settings.sub_reply_tokens,
-            prices=settings.prices,
         )
 
     def loop(self, *, max_wait_s: float) -> ControlLoop:
@@ -285,19 +256,22 @@ class App:
 
     def planner_for(self, model: str) -> Planner:
         """A planner that asks ``model``; raise ConfigError where its keys or packages are missing."""
-        from databricks_rlm_agent.planner.planner import create_planner
+        from databricks_rlm_agent.planner.models import Models
+        from databricks_rlm_agent.planner.planner import AdkPlanner
         from databricks_rlm_agent.planner.review import run_policy
+        from databricks_rlm_agent.planner.tools import Toolbox
 
-        return create_planner(
-            model,
-            volume=self.volume,
-            catalog=self.catalog,
-            sql=self._tool_session,
-            namespace=self.settings.namespace,
-            secrets=self._model_keys(model),
-            prices=self.settings.prices,
-            policy=run_policy(self.settings.namespace, self.settings.write_targets),
-            ledger=self.ledger,
+        namespace = self.settings.namespace
+        return AdkPlanner(
+            models=Models(model, secrets=self._model_keys(model), prices=self.settings.prices),
+            toolbox=Toolbox(
+                volume=self.volume,
+                catalog=self.catalog,
+                sql=self._tool_session,
+                namespace=namespace,
+                ledger=self.ledger,
+            ),
+            policy=run_policy(namespace, self.settings.write_targets),
         )
 
     def _model_keys(self, model: str) -> Mapping[str, Secret]:

@@ -47,7 +47,7 @@ class Namespace:
 
     def run_dir(self, run_id: str) -> str:
         """Folder of a run."""
-        return f"{self.volume_root}/scratchpad/run_{check_id(run_id, what='run id')}"
+        return f"{self.volume_root}/scratchpad/run_{check_id(run_id)}"
 
     def attempt_dir(self, run_id: str, iter_n: int, attempt: int) -> str:
         """Folder of one attempt: the iteration's own for attempt 1, ``attempt_<k>/`` below it from 2 on."""

@@ -162,7 +162,6 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A field as JSON can hold it."""
     return value if value is None or isinstance(value, bool | int) else masked(_text(value))
 
 

@@ -7,18 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow
-from databricks_rlm_agent.attempts.result import Result
-from databricks_rlm_agent.attempts.verdict import JobVerdict
+from databricks_rlm_agent.attempts.result import JobVerdict, Result
 from databricks_rlm_agent.errors import RemoteError
 from databricks_rlm_agent.runs.actions import Action
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import Capsule, CapsuleDelta
 from databricks_rlm_agent.runs.run import Due, Run
-from databricks_rlm_agent.values import Clock as Clock
-from databricks_rlm_agent.values import NewId as NewId
-from databricks_rlm_agent.values import Row as Row
-from databricks_rlm_agent.values import Sleep as Sleep
-from databricks_rlm_agent.values import SqlSession as SqlSession
+from databricks_rlm_agent.values import Row
 
 
 class RunStore(Protocol):
@@ -83,9 +78,6 @@ class Volume(Protocol):
     def get(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """Read a file or a range of it; raise NotFound."""
 
-    def exists(self, path: str) -> bool:
-        """Return whether there is a file."""
-
     def look(self, path: str) -> FileEntry | None:
         """The file or folder at a path; None where there is nothing."""
 
@@ -131,9 +123,7 @@ class Catalog(Protocol):
 
 
 class CallRecorder:
-    """Keeps on record what a planner asks of models; this one keeps nothing. Safe to use from several
-    threads.
-    """
+    """Keeps on record what a planner asks of models; this one keeps nothing. Safe for several threads."""
 
     def asking(self, usage: Usage) -> None:
         """Record a call before it is made, with what it will use at least; raise Conflict if none may be."""

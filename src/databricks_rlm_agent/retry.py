@@ -46,68 +46,24 @@ class RetryAction(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RetryRule:
-    """One kind of error: what the workspace did (``seen``), and what follows if it stays so."""
+    """One kind of error, and what follows; docs/retries.md says when it is seen, and what comes next."""
 
     error: type[RlmError]
-    seen: str
     request: RetryAction
     statement: RetryAction
-    afterwards: str
 
 
-_LATER = "the run stays as it is and goes on at a later tick"
-_AGAIN = {"request": RetryAction.AGAIN, "statement": RetryAction.AGAIN}
-_NO = {"request": RetryAction.NO, "statement": RetryAction.NO}
 TABLE = (
-    RetryRule(
-        error=Unreachable,
-        seen="connection refused or dropped, no answer within 60 s, 500, 502, 503, 504, SQLSTATE 08",
-        **_AGAIN,
-        afterwards=_LATER,
-    ),
-    RetryRule(error=NeverReached, seen="not one answer since the start", **_NO, afterwards="exit code 3"),
-    RetryRule(
-        error=Throttled,
-        seen="429, or 503 with `Retry-After`",
-        request=RetryAction.AGAIN_AFTER,
-        statement=RetryAction.AGAIN_AFTER,
-        afterwards=f"{_LATER}, not before `Retry-After` is over",
-    ),
-    RetryRule(
-        error=ModelOutage,
-        seen="no model of the chain answers: 429, 5xx, refused, no answer in time, a page that is no JSON",
-        request=RetryAction.AGAIN_AFTER,
-        statement=RetryAction.NO,
-        afterwards="the run waits for the model, as `status` shows, and asks again at a later tick",
-    ),
-    RetryRule(
-        error=Conflict,
-        seen="a concurrent writer of the same table won",
-        request=RetryAction.NO,
-        statement=RetryAction.AGAIN,
-        afterwards=_LATER,
-    ),
-    RetryRule(
-        error=Unauthorized,
-        seen="401, or 403 for a token that is expired or unknown",
-        request=RetryAction.RENEWED,
-        statement=RetryAction.RENEWED,
-        afterwards=_LATER,
-    ),
-    RetryRule(error=Forbidden, seen="403, permission denied", **_NO, afterwards="the run ends FAILED"),
-    RetryRule(
-        error=NotFound,
-        seen="404: no such file, table, job run",
-        **_NO,
-        afterwards="as the case asks: a folder is made, a result is waited for, an attempt is LOST",
-    ),
-    RetryRule(
-        error=AlreadyExists,
-        seen="409: the file or object is there",
-        **_NO,
-        afterwards="what is there is adopted",
-    ),
-    RetryRule(error=Rejected, seen="400 and other 4xx, SQL errors", **_NO, afterwards="the run ends FAILED"),
+    RetryRule(error=Unreachable, request=RetryAction.AGAIN, statement=RetryAction.AGAIN),
+    RetryRule(error=NeverReached, request=RetryAction.NO, statement=RetryAction.NO),
+    RetryRule(error=Throttled, request=RetryAction.AGAIN_AFTER, statement=RetryAction.AGAIN_AFTER),
+    RetryRule(error=ModelOutage, request=RetryAction.AGAIN_AFTER, statement=RetryAction.NO),
+    RetryRule(error=Conflict, request=RetryAction.NO, statement=RetryAction.AGAIN),
+    RetryRule(error=Unauthorized, request=RetryAction.RENEWED, statement=RetryAction.RENEWED),
+    RetryRule(error=Forbidden, request=RetryAction.NO, statement=RetryAction.NO),
+    RetryRule(error=NotFound, request=RetryAction.NO, statement=RetryAction.NO),
+    RetryRule(error=AlreadyExists, request=RetryAction.NO, statement=RetryAction.NO),
+    RetryRule(error=Rejected, request=RetryAction.NO, statement=RetryAction.NO),
 )
 _BY_ERROR = {rule.error: rule for rule in TABLE}
 
@@ -273,9 +229,7 @@ class RetryingSession:
         return self._sent(lambda session: session.execute(sql, parameters))
 
     def repeated(self, call: Callable[[], T], policy: RetryPolicy = STATEMENTS) -> T:
-        """Repeat ``call``, which uses this session, as its own statements are repeated, or as ``policy``
-        says.
-        """
+        """Repeat ``call``, which uses this session, as ``policy`` says."""
         answer: T = policy.retrying(self._wait)(call)
         return answer
 

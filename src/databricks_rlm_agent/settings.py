@@ -6,12 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from databricks_rlm_agent.attempts.submission import Compute, existing_cluster, serverless
+from pydantic import Field, TypeAdapter, ValidationError
+
+from databricks_rlm_agent.attempts.manifest import Compute, existing_cluster, serverless
 from databricks_rlm_agent.errors import ConfigError
 from databricks_rlm_agent.intake.mapping import WorkMapping, default_mapping, parse_mapping, with_table
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.models import Price, parse_prices
+from databricks_rlm_agent.models import Price
+from databricks_rlm_agent.runs.parsing import Document
 
 
 def work_from_environment(environ: Mapping[str, str], namespace: Namespace) -> WorkMapping | None:
@@ -25,21 +29,23 @@ def work_from_environment(environ: Mapping[str, str], namespace: Namespace) -> W
         return None
     if not text:
         return default_mapping(table or namespace.table("work_items"))
-    mapping = parse_mapping(_content(text), where="RLM_WORK_MAPPING")
+    mapping = parse_mapping(_text_of(text, "RLM_WORK_MAPPING"), where="RLM_WORK_MAPPING")
     return with_table(mapping, table) if table else mapping
 
 
-def _content(text: str) -> str:
-    if not text.startswith("@"):
-        return text
+def _text_of(value: str, variable: str) -> str:
+    """The text of a variable, or of the file that it names with an ``@``."""
+    if not value.startswith("@"):
+        return value
     try:
-        return Path(text[1:]).read_text(encoding="utf-8")
+        return Path(value[1:]).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"RLM_WORK_MAPPING names a file that cannot be read: {error}.", where=text[1:]
+            f"{variable} names a file that is not readable: {error}.", where=value[1:]
         ) from None
 
 
+_Amount = Annotated[float, Field(ge=0, lt=1_000_000, allow_inf_nan=False, strict=True)]
 # What ``auto`` means for each key.
 DEFAULT_MODELS = {
     "GOOGLE_API_KEY": "gemini-2.5-pro",
@@ -106,7 +112,7 @@ def from_environment(
         profile=profile,
         compute=parse_compute(environ.get("RLM_COMPUTE") or "serverless"),
         work=work_from_environment(environ, namespace),
-        prices=_prices(environ.get("RLM_MODEL_PRICES") or "{}"),
+        prices=parse_prices(environ.get("RLM_MODEL_PRICES") or "{}"),
         lease_s=_number(environ, "RLM_LEASE_S", 60.0),
         program_timeout_s=max(1, int(_number(environ, "RLM_TIMEOUT_S", 3600))),
         suspect_after_s=_number(environ, "RLM_SUSPECT_AFTER_S", 10.0),
@@ -141,10 +147,10 @@ def parse_compute(text: str) -> Compute:
         return existing_cluster(text.removeprefix("cluster:"))
     if text.startswith("@"):
         try:
-            cluster = json.loads(Path(text[1:]).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            cluster = json.loads(_text_of(text, "RLM_COMPUTE"))
+        except ValueError as error:
             raise ConfigError(
-                f"RLM_COMPUTE names a file that is not readable JSON: {error}.", where=text[1:]
+                f"RLM_COMPUTE names a file that is not JSON: {error}.", where=text[1:]
             ) from None
         return Compute(task={"new_cluster": cluster})
     raise ConfigError(
@@ -153,16 +159,28 @@ def parse_compute(text: str) -> Compute:
     )
 
 
-def _prices(text: str) -> Mapping[str, Price]:
-    """Model prices, inline in JSON or ``@FILE``."""
-    if not text.startswith("@"):
-        return parse_prices(text)
+class _ListPrice(Document, extra="forbid"):
+    input: _Amount
+    output: _Amount
+
+
+def parse_prices(text: str) -> dict[str, Price]:
+    """Prices by model name, from JSON or ``@FILE``; raise ConfigError that says where and in which form."""
+    where = text[1:] if text.startswith("@") else "RLM_MODEL_PRICES"
     try:
-        return parse_prices(Path(text[1:]).read_text(encoding="utf-8"), where=text[1:])
-    except (OSError, UnicodeDecodeError) as error:
+        table = _PRICES.validate_json(_text_of(text, "RLM_MODEL_PRICES"))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, problem["loc"])) or "its beginning"
         raise ConfigError(
-            f"RLM_MODEL_PRICES names a file that is not readable: {error}.", where=text[1:]
+            f"The table of prices is wrong: {problem['msg']} at {place}.",
+            where=where,
+            fix='Write {"gemini-2.5-pro": {"input": USD, "output": USD}, …}, dollars per million tokens.',
         ) from None
+    return {name: Price(input_usd=each.input, output_usd=each.output) for name, each in table.items()}
+
+
+_PRICES = TypeAdapter(dict[str, _ListPrice])
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -79,11 +79,11 @@ ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 
-def check_id(value: str, *, what: str = "id") -> str:
-    """Return ``value`` if it is a valid id; raise UsageError otherwise."""
+def check_id(value: str) -> str:
+    """Return ``value`` if it is a valid id of a run; raise UsageError otherwise."""
     if not ID_PATTERN.fullmatch(value):
         raise UsageError(
-            f"{value[:80]!r} is not a valid {what}.",
+            f"{value[:80]!r} is not a valid run id.",
             fix="Use 1 to 64 of a-z, 0-9, '_' and '-', starting with a letter or digit.",
         )
     return value

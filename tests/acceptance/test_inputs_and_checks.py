@@ -11,8 +11,8 @@ from acceptance_support import Serving, finish, program
 
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.input_profile import InputProfiler
+from databricks_rlm_agent.databricks.services import WorkspaceCatalog, WorkspaceVolume
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
-from databricks_rlm_agent.databricks.unity_catalog import WorkspaceCatalog, WorkspaceVolume
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.runs.checks import parse_check
 

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from databricks_rlm_agent.attempts.digest import digest
-from databricks_rlm_agent.attempts.result import Result
+from databricks_rlm_agent.attempts.result import Result, digest
 from databricks_rlm_agent.runs.capsule.capsule import DIGEST_CHARS
 from executor_harness import protocol
 from executor_harness.protocol import ChildTask, KeptVariables, Stream, VariableNote, VariablesRef

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.attempts.digest import MAX_REGIONS, REGION_BYTES, Region, chosen, regions
+from databricks_rlm_agent.attempts.excerpts import MAX_REGIONS, REGION_BYTES, Region, chosen, regions
 
 LINES = ["all is well", "ValueError: no", "WARN slow", "x" * 700, "ERROR here", "terror", "", "é" * 90]
 CONTENT = st.lists(st.sampled_from(LINES), max_size=60).map(lambda lines: "\n".join(lines).encode())

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import manifest, request, result
 
-from databricks_rlm_agent.attempts.digest import digest, is_long
 from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.attempts.records import result_row
-from databricks_rlm_agent.attempts.result import Result, Status
+from databricks_rlm_agent.attempts.result import Result, Status, digest, is_long
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.runs.run import AttemptKey
 from executor_harness.protocol import Artifact

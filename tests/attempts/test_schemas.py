@@ -13,13 +13,13 @@ from samples import manifest, request
 from databricks_rlm_agent import layout
 from databricks_rlm_agent.attempts import manifest as manifests
 from databricks_rlm_agent.attempts import result as results
-from databricks_rlm_agent.attempts import schemas
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.values import ID_PATTERN
 from executor_harness import protocol
+from tools import schemas
 
 FOLDER = Path(__file__).parents[2] / "docs" / "schemas"
-COMMAND = "python -m databricks_rlm_agent.attempts.schemas docs/schemas"
+COMMAND = "python -m tools.schemas docs/schemas"
 # What the harness reports for people and the control plane has no use for.
 FOR_PEOPLE = {"databricks_run_id", "artifact_sha256", "harness_version", "python_version"}
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import request
 
-from databricks_rlm_agent.attempts.submission import (
+from databricks_rlm_agent.attempts.manifest import (
     PLATFORM_MARGIN_S,
     Compute,
     existing_cluster,

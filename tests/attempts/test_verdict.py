@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.attempts.result import Status
-from databricks_rlm_agent.attempts.verdict import GONE, JobVerdict, Retry, retry, status_without_result
+from databricks_rlm_agent.attempts.result import GONE, JobVerdict, Retry, Status, retry, status_without_result
 
 # code, the type that the platform gives it, whether to try again, the status of an attempt without a result
 TABLE = [

@@ -130,7 +130,7 @@ def test_every_command_explains_itself_and_names_a_function(
         (["show", "r1"], "inspect:show"),
         (["logs", "r1"], "inspect:logs"),
         (["init"], "operate:init"),
-        (["doctor"], "doctor:doctor"),
+        (["doctor"], "operate:doctor"),
         (["tick"], "operate:tick"),
         (["orchestrate"], "operate:orchestrate"),
         (["secrets", "check"], "operate:secrets_check"),

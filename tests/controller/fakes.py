@@ -14,29 +14,27 @@ from pools import ManualLeases, SteppedPool
 
 from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.attempts.records import EventRow, RequestRow, ResultRow, result_row
-from databricks_rlm_agent.attempts.result import Result, Status
-from databricks_rlm_agent.attempts.submission import serverless
-from databricks_rlm_agent.attempts.verdict import JobVerdict
+from databricks_rlm_agent.attempts.result import JobVerdict, Result, Status
 from databricks_rlm_agent.controller.children import Children
+from databricks_rlm_agent.controller.claims import JobPoller, WorkerPool
 from databricks_rlm_agent.controller.evidence import Evidence
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
-from databricks_rlm_agent.controller.job_poller import JobPoller
-from databricks_rlm_agent.controller.publish import Publisher, SubModels
+from databricks_rlm_agent.controller.publish import Publisher
 from databricks_rlm_agent.controller.step import RunAdvancer
 from databricks_rlm_agent.controller.tick import Tick, TickReport
-from databricks_rlm_agent.controller.worker_pool import WorkerPool
-from databricks_rlm_agent.controller.workflows import Workflows
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.layout import MANIFEST, RESULT, Namespace
-from databricks_rlm_agent.ports import FileEntry, ModelCall, PlanningContext, PlanResult, Row, Summary
+from databricks_rlm_agent.ports import FileEntry, ModelCall, PlanningContext, PlanResult, Summary
 from databricks_rlm_agent.retry import crash_pause_s
 from databricks_rlm_agent.runs.actions import Action, RunPython
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.fsm import CLAIMABLE, State
 from databricks_rlm_agent.runs.run import DELETED, AttemptKey, Due, Run, new_run
+from databricks_rlm_agent.settings import from_environment
 from databricks_rlm_agent.storage.stores import due_of, from_row, to_row
+from databricks_rlm_agent.values import Row
 from executor_harness import protocol
 from executor_harness.protocol import ChildTask, ProducedTable, Stream
 
@@ -416,9 +414,6 @@ class FakeVolume:
 
         return self.gate(f"get {path.rpartition('/')[2]}", act)
 
-    def exists(self, path: str) -> bool:
-        return self.gate("exists", lambda: path in self.world.files)
-
     def list(self, path: str) -> Sequence[FileEntry]:
         files = [
             FileEntry(path=name, is_directory=False) for name in self.world.files if name.startswith(path)
@@ -576,12 +571,8 @@ class Controller:
         publisher = Publisher(
             volume=volume,
             jobs=jobs,
-            namespace=NAMESPACE,
+            settings=from_environment({"RLM_MODEL": "scripted:x", "RLM_TIMEOUT_S": "60"}),
             harness_dir="/Volumes/main/rlm/artifacts/harness/0",
-            compute=serverless(),
-            default_timeout_s=60,
-            models=SubModels(planner_model="scripted:x", calls_table="main.rlm.model_calls"),
-            workflows=Workflows(volume=volume, namespace=NAMESPACE, http_path=None),
             clock=self.now,
             worker=self.name,
         )

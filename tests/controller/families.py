@@ -10,9 +10,8 @@ from hypothesis.stateful import initialize, precondition, rule
 from machine import WHICH, FaultyFleet
 from pools import SteppedPool
 
-from databricks_rlm_agent.runs.actions import Action, Ask, Finish, Spawn
+from databricks_rlm_agent.runs.actions import Action, Ask, Finish, Spawn, child_id
 from databricks_rlm_agent.runs.budget import Budget
-from databricks_rlm_agent.runs.children import child_id
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run
 from executor_harness.protocol import ChildTask

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from databricks_rlm_agent.controller.lease import Leases
-from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
+from databricks_rlm_agent.controller.claims import AdvancedRun, Leases, WorkerPool
 
 
 @dataclass(kw_only=True)

@@ -23,9 +23,8 @@ from pools import InlinePool
 
 from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.errors import RemoteError, Unreachable
-from databricks_rlm_agent.runs.actions import Action, Finish, Spawn
+from databricks_rlm_agent.runs.actions import Action, Finish, Spawn, child_id
 from databricks_rlm_agent.runs.budget import Budget, Usage
-from databricks_rlm_agent.runs.children import child_id
 from databricks_rlm_agent.runs.fsm import State
 from executor_harness.protocol import ChildTask
 

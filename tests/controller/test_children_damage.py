@@ -12,9 +12,8 @@ from pools import InlinePool
 
 from databricks_rlm_agent.attempts.records import EventRow
 from databricks_rlm_agent.errors import Forbidden, Unreachable
-from databricks_rlm_agent.runs.actions import Action, Finish, Spawn
+from databricks_rlm_agent.runs.actions import Action, Finish, Spawn, child_id
 from databricks_rlm_agent.runs.budget import Budget
-from databricks_rlm_agent.runs.children import child_id
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run
 from executor_harness.protocol import ChildTask

@@ -7,8 +7,7 @@ import pytest
 from fakes import World
 
 from databricks_rlm_agent.controller.journal import Journal
-from databricks_rlm_agent.controller.loop import FIRST_WAIT_S, ControlLoop
-from databricks_rlm_agent.controller.tick import TickReport
+from databricks_rlm_agent.controller.tick import FIRST_WAIT_S, ControlLoop, TickReport
 from databricks_rlm_agent.errors import (
     Conflict,
     Forbidden,

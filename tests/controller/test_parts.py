@@ -25,11 +25,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_rlm_agent import threads
-from databricks_rlm_agent.controller.job_poller import OVERLAP_S, JobPoller
+from databricks_rlm_agent.controller.claims import (
+    OVERLAP_S,
+    RENEWALS_PER_LEASE,
+    AdvancedRun,
+    JobPoller,
+    Leases,
+    WorkerPool,
+    controller_of,
+)
 from databricks_rlm_agent.controller.journal import Journal
-from databricks_rlm_agent.controller.lease import RENEWALS_PER_LEASE, Leases, controller_of
 from databricks_rlm_agent.controller.tick import SingleRunTick
-from databricks_rlm_agent.controller.worker_pool import AdvancedRun, WorkerPool
 from databricks_rlm_agent.errors import NotFound, RemoteError, RlmError, Throttled, Unreachable
 from databricks_rlm_agent.retry import (
     FIRST_PAUSE_S,

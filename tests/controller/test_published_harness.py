@@ -120,7 +120,7 @@ def test_the_zip_holds_the_harness_the_runner_and_licences() -> None:
     }
     rooms = {name.split("/")[2] for name in names if name.startswith("runner/databricks_rlm_agent/")}
     assert not rooms & {"controller", "planner", "storage", "runs", "attempts", "policy", "intake", "cli"}
-    assert "runner/databricks_rlm_agent/sqlflow/run/task.py" in names
+    assert "runner/databricks_rlm_agent/sqlflow/run/workflow.py" in names
     assert {"executor_harness/__init__.py", "executor_harness/job.py"} <= names
     assert "executor_harness/main.py" not in names
 

@@ -11,11 +11,10 @@ from fakes import LOST, NAMESPACE, Controller, Gate, Killed, World, check_invari
 
 from databricks_rlm_agent.attempts.manifest import Manifest
 from databricks_rlm_agent.attempts.records import RequestRow
-from databricks_rlm_agent.controller.workflows import Workflows
+from databricks_rlm_agent.controller.publish import Workflows
 from databricks_rlm_agent.runs.actions import Finish, RunSqlWorkflow
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.sqlflow.handover import content_hash
-from databricks_rlm_agent.sqlflow.run.task import Order
+from databricks_rlm_agent.sqlflow.handover import Order, content_hash
 
 FILES = {"01_a.sql": "CREATE OR REPLACE TABLE a AS SELECT 'ä' AS x", "workflow.yml": "loops: []"}
 FLOW = RunSqlWorkflow(name="flow", purpose="to make a", files=FILES, variables={"x": "1"}, timeout_s=50)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from databricks_rlm_agent.controller.lease import Leases
+from databricks_rlm_agent.controller.claims import Leases
 from tools.crash.controller import warm_up
 from tools.crash.kinds import CLAIM, SAVE
 from tools.crash.rig import Rig, eventually, start_rig

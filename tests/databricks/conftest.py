@@ -10,7 +10,7 @@ import pytest
 from local_workspace import WorkspaceInfo
 from remote_rig import VOLUME, Clients, Server
 
-from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
+from databricks_rlm_agent.databricks.services import WorkspaceVolume
 from databricks_rlm_agent.databricks.workspace import Workspace
 
 

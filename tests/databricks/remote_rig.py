@@ -9,9 +9,8 @@ from typing import Any
 import requests
 from local_workspace import WorkspaceInfo
 
-from databricks_rlm_agent.databricks.jobs import WorkspaceJobs
+from databricks_rlm_agent.databricks.services import WorkspaceJobs, WorkspaceVolume
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
-from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.retry import RetryingSession
 

@@ -49,7 +49,7 @@ _REQUESTS: dict[str, tuple[str, Callable[[Clients], Any]]] = {
     "cancel": ("runs/cancel", lambda clients: clients.jobs.cancel(submit(clients))),
     "put": ("fs/files", put),
     "read": ("fs/files", lambda clients: clients.volume.get(f"{VOLUME}/program.py")),
-    "head": ("fs/files", lambda clients: clients.volume.exists(f"{VOLUME}/program.py")),
+    "head": ("fs/files", lambda clients: clients.volume.look(f"{VOLUME}/program.py")),
     "list": ("fs/directories", lambda clients: clients.volume.list(VOLUME)),
     "sql": ("sql/1.0/warehouses", sql),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from remote_rig import VOLUME, Clients
 
-from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
+from databricks_rlm_agent.databricks.services import WorkspaceVolume
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from databricks_rlm_agent import errors
-from databricks_rlm_agent.attempts import verdict
+from databricks_rlm_agent.attempts import result
 from databricks_rlm_agent.errors import Conflict, Forbidden, NeverReached, RemoteError, Throttled, Unreachable
 from databricks_rlm_agent.retry import (
     MODELS,
@@ -31,17 +31,6 @@ def section(name: str) -> list[str]:
     return found[1].splitlines()
 
 
-def table() -> list[str]:
-    lines = [
-        "| what happened | error | REST request | SQL statement | if it stays so |",
-        "|---|---|---|---|---|",
-    ]
-    for rule in TABLE:
-        name = rule.error.__name__
-        lines.append(f"| {rule.seen} | `{name}` | {rule.request} | {rule.statement} | {rule.afterwards} |")
-    return lines
-
-
 def limits() -> list[str]:
     lines = ["", "| | sent at most | in | waits |", "|---|---|---|---|"]
     for policy in (REQUESTS, STATEMENTS, SAVES, MODELS, WORKFLOWS):
@@ -58,16 +47,22 @@ def jobs() -> list[str]:
     return [
         "| termination | new attempt |",
         "|---|---|",
-        f"| {codes(verdict.RETRY_CODES)} | yes |",
-        f"| {codes(verdict.ONCE_CODES)} | once |",
-        f"| {codes(verdict.FINAL_CODES)}, `INVALID_…` | no |",
-        f"| any other of type {codes(verdict.RETRY_TYPES)} | yes |",
+        f"| {codes(result.RETRY_CODES)} | yes |",
+        f"| {codes(result.ONCE_CODES)} | once |",
+        f"| {codes(result.FINAL_CODES)}, `INVALID_…` | no |",
+        f"| any other of type {codes(result.RETRY_TYPES)} | yes |",
         "| anything else, unknown codes too | no |",
     ]
 
 
 def test_the_page_shows_the_table() -> None:
-    assert section("table") == table() + limits()
+    title, _, *rest = section("table")
+    rows = [line.strip("| ").split(" | ") for line in rest[: len(TABLE)]]
+    assert title == "| what happened | error | REST request | SQL statement | if it stays so |"
+    told = [(f"`{rule.error.__name__}`", str(rule.request), str(rule.statement)) for rule in TABLE]
+    assert [(error, request, statement) for _, error, request, statement, _ in rows] == told
+    assert all(cell for row in rows for cell in row)
+    assert rest[len(TABLE) :] == limits()
 
 
 def test_the_page_shows_which_job_runs_are_tried_again() -> None:

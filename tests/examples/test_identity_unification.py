@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.databricks.workspace import Workspace
+from databricks_rlm_agent.sqlflow.handover import read_directory
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
 from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, RunStatus
-from databricks_rlm_agent.sqlflow.run.workflow import read_directory, run_workflow
+from databricks_rlm_agent.sqlflow.run.workflow import run_workflow
 from examples.identity_unification import proof
 from examples.identity_unification.interrupting import differences, rows
 from examples.identity_unification.landing import landing

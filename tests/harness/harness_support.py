@@ -181,8 +181,8 @@ def keep_session(bench: Bench) -> None:
     harness = bench.root / "harness"
     shutil.copytree(PACKAGE, harness / "executor_harness", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PACKAGE / "main.py", harness / "main.py")
-    session = harness / "executor_harness" / "session.py"
-    kept = session.read_text().replace("self._ours and _is_connect(spark)", "False")
+    session = harness / "executor_harness" / "spark.py"
+    kept = session.read_text().replace("self._ours and is_connect(spark)", "False")
     assert kept != session.read_text()
     session.write_text(kept)
 

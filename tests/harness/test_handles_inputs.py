@@ -13,8 +13,7 @@ import pytest
 from harness_support import VOLUME, Bench, create_schema
 
 from executor_harness import protocol
-from executor_harness.rlm.files import File, Folder
-from executor_harness.rlm.inputs import Inputs
+from executor_harness.rlm.inputs import File, Folder, Inputs
 from executor_harness.volumes import Volumes
 
 
@@ -167,7 +166,7 @@ def test_files_as_data_frames(spark: Any, tmp_path: Path) -> None:
 
 
 def test_whether_json_is_lines(tmp_path: Path) -> None:
-    from executor_harness.rlm.files import _is_json_lines
+    from executor_harness.rlm.inputs import _is_json_lines
 
     path = tmp_path / "x.json"
     for content, lines in (

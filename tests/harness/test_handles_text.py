@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executor_harness.rlm import text as texts
-from executor_harness.rlm.files import File
-from executor_harness.rlm.inputs import Text
+from executor_harness.rlm.inputs import File, Text
 
 # Characters of one to four bytes, line ends of both kinds, lead and continuation bytes without their others
 PARTS = ["a", "b", "ä", "€", "\U0001f600", "\n", "\r\n", "\r", " ", "ab", "\u2028", "\ufeff"]

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from harness_support import VOLUME, Bench
+from llm_support import access, no_engine
 
 from executor_harness import protocol
 from executor_harness.redaction import Redactor
-from executor_harness.rlm.api import Rlm, reported
+from executor_harness.rlm.api import Rlm, close, reported
 from executor_harness.rlm.chat import NoModel
 from executor_harness.volumes import Volumes
 
@@ -29,12 +30,23 @@ def rlm(bench: Bench) -> Rlm:
     return Rlm(request, Volumes(root=str(bench.root)), none, Redactor(()))
 
 
+def test_without_a_model_nothing_is_asked(rlm: Rlm) -> None:
+    with pytest.raises(NoModel, match="RLM_SUB_MODEL"):
+        rlm.llm_query("p")
+    close(rlm)
+    assert (reported(rlm)["usage"].calls, reported(rlm)["log"]) == (0, [])
+
+
 def test_threads_that_begin_at_once_share_one_service_of_models(
-    rlm: Rlm, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of them would have two budgets."""
     from executor_harness.rlm import model_calls
 
+    request = protocol.read(protocol.Request, bench.publish("", models=access()))
+    rlm = Rlm(request, Volumes(root=str(bench.root)), no_engine, Redactor(()))
+    for name in ("DATABRICKS_HOST", "DATABRICKS_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
     made: list[object] = []
     begun = threading.Barrier(8)
 

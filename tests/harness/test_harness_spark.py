@@ -12,7 +12,7 @@ from harness_support import Bench, create_schema, keep_session
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor_harness import sql
+from executor_harness.spark import commit, literal
 
 CREATE = (
     "CREATE TABLE main.rlm.execution_results (run_id STRING, iter_n INT, attempt INT, "
@@ -156,13 +156,13 @@ def test_literals_mean_what_they_say(shared: Any) -> None:
         "*** '' \"",
         "x" * 5000,
     ]
-    columns = ", ".join(f"{sql.literal(text)} AS c{at}" for at, text in enumerate(texts))
+    columns = ", ".join(f"{literal(text)} AS c{at}" for at, text in enumerate(texts))
     assert list(shared[0].sql(f"SELECT {columns}").collect()[0]) == texts
 
 
 @given(st.text(max_size=40))
 def test_literals_are_plain_or_hexadecimal(text: str) -> None:
-    spelt = sql.literal(text)
+    spelt = literal(text)
     if spelt.startswith("CAST"):
         digits = spelt.removeprefix("CAST(X'").removesuffix("' AS STRING)")
         assert bytes.fromhex(digits) == text.encode("utf-8", "replace")
@@ -172,7 +172,7 @@ def test_literals_are_plain_or_hexadecimal(text: str) -> None:
 
 
 def test_numbers_and_null() -> None:
-    assert [sql.literal(value) for value in (None, 3, -1)] == ["NULL", "3", "-1"]
+    assert [literal(value) for value in (None, 3, -1)] == ["NULL", "3", "-1"]
 
 
 class ConflictError(Exception):
@@ -187,18 +187,18 @@ def test_conflicts_are_retried_within_bounds() -> None:
         if left:
             raise left.pop()
 
-    sql.commit(execute, "MERGE", sleep=waits.append)
+    commit(execute, "MERGE", sleep=waits.append)
     assert waits == [0.2, 0.4]
 
     def always(_text: str) -> None:
         raise ConflictError("ConcurrentAppendException")
 
     with pytest.raises(ConflictError):
-        sql.commit(always, "MERGE", sleep=waits.append)
+        commit(always, "MERGE", sleep=waits.append)
     assert len(waits) == 2 + 7
 
     def other(_text: str) -> None:
         raise ValueError("TABLE_OR_VIEW_NOT_FOUND")
 
     with pytest.raises(ValueError):
-        sql.commit(other, "MERGE", sleep=pytest.fail)
+        commit(other, "MERGE", sleep=pytest.fail)

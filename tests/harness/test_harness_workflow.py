@@ -9,7 +9,7 @@ import pytest
 from harness_support import Bench
 
 from executor_harness import workflow
-from executor_harness.outcome import WorkflowFailed, of_exception
+from executor_harness.run import WorkflowFailed, of_exception
 
 RUNNER = """
 import sys

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_support import eventually
-from llm_support import Said, calls_of, run_folder, serving, spent
+from harness_support import eventually, request_of
+from llm_support import Said, calls_of, no_engine, run_folder, serving, spent
 
 from executor_harness.protocol import Usage
-from executor_harness.rlm import client, spend
+from executor_harness.redaction import Redactor
+from executor_harness.report import read_spend
+from executor_harness.rlm import client
 from executor_harness.rlm.chat import BudgetExhausted, CallError, CallFailed, ModelError, NoModel
+from executor_harness.rlm.model_calls import ModelCalls
 from executor_harness.volumes import Volumes
 
 
@@ -271,13 +274,14 @@ def test_what_may_be_spent_is_on_record_before_in_blocks(tmp_path: Path) -> None
 
     def rule(prompt: str, before: int) -> Said:
         home = "/Volumes/main/rlm/work/scratchpad/run_r1/iter_1"
-        on_record = spend.read(Volumes(root=str(tmp_path)), home)["calls"]  # it may be being written
+        on_record = read_spend(Volumes(root=str(tmp_path)), home).calls  # it may be being written
         seen.append((len(seen) + 1, on_record))
         return Said()
 
     with serving(rule, latency_s=0.02) as stub:
         calls = calls_of(tmp_path, stub, concurrency=10)
         calls.query_batched([f"p{n}" for n in range(100)])
+        assert len(seen) == 100
         assert all(asked <= on_record for asked, on_record in seen), seen
         assert all(on_record <= asked + 3 * 10 for asked, on_record in seen), seen
         assert spent(tmp_path) == calls.usage(), "and what was spent, after"
@@ -343,11 +347,9 @@ def test_threads_are_used_again(tmp_path: Path) -> None:
     with serving(latency_s=0.05) as stub:
         calls = calls_of(tmp_path, stub, concurrency=4)
         calls.query_batched([f"p{n}" for n in range(40)])
-        service = calls._service
-        assert service is not None
-        assert len(service.pool._threads) == 4
+        assert len(calls.pool._threads) == 4
         calls.query_batched([f"q{n}" for n in range(40)])
-        assert (len(service.pool._threads), service.pool._busy, stub.most_busy) == (4, 0, 4)
+        assert (len(calls.pool._threads), calls.pool._busy, stub.most_busy) == (4, 0, 4)
         calls.close()
 
 
@@ -392,23 +394,21 @@ def test_an_interruption_drops_what_waits(tmp_path: Path) -> None:
 
     with serving(latency_s=0.2) as stub:
         calls = calls_of(tmp_path, stub, concurrency=2)
-        service = calls._service
-        assert service is not None
 
         def interrupted(*_: object) -> None:
             eventually(lambda: len(stub.asked) == 2)
             raise Interrupted
 
-        original = service.pool._submit
+        original = calls.pool._submit
 
         def submit(*given: Any) -> None:
             original(*given)
             interrupted()
 
-        service.pool._submit = submit  # type: ignore[method-assign]
+        calls.pool._submit = submit  # type: ignore[method-assign]
         with pytest.raises(Interrupted):
             calls.query_batched(list("abcdefgh"))
-        service.pool._submit = original  # type: ignore[method-assign]
+        calls.pool._submit = original  # type: ignore[method-assign]
         assert calls.query("z") == "re: z"
         assert len(stub.asked) == 3, "six were dropped"
         calls.close()
@@ -435,12 +435,8 @@ def test_misuse(tmp_path: Path) -> None:
 
 
 def test_no_model_and_no_access(tmp_path: Path) -> None:
-    none = calls_of(tmp_path, None)
-    none._service = None
     with pytest.raises(NoModel, match="RLM_SUB_MODEL"):
-        none.query("p")
-    assert none.usage().calls == 0
-    assert none.close() == []
+        ModelCalls(request_of(models=None), Volumes(root=str(tmp_path)), no_engine, Redactor())
     lost = calls_of(tmp_path, None, environ={})
     with pytest.raises(NoModel, match="DATABRICKS_HOST and DATABRICKS_TOKEN"):
         lost.query("p")

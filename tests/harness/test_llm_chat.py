@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from executor_harness.rlm import chat, client, schema_check
+from executor_harness.rlm import chat, client
 from executor_harness.rlm.chat import NoModel, Options, Reply, Tokens
 from executor_harness.rlm.client import Endpoint, Outcome
 
@@ -51,9 +51,9 @@ schemas = st.recursive(
 @given(value=values, schema=schemas)
 def test_shapes_are_judged_as_the_standard_judges_them(value: Any, schema: dict[str, Any]) -> None:
     try:
-        schema_check.check(value, schema)
+        chat.check_shape(value, schema)
         fits = True
-    except schema_check.SchemaMismatch:
+    except chat.SchemaMismatch:
         fits = False
     assert fits == Draft202012Validator(schema).is_valid(value)
 
@@ -62,23 +62,23 @@ def test_shapes_are_judged_as_the_standard_judges_them(value: Any, schema: dict[
 def test_an_answer_is_read_with_and_without_a_fence(value: Any) -> None:
     text = json.dumps(value)
     for wrapped in (text, f"  {text}\n", f"```json\n{text}\n```", f"```\n{text}\n```\n"):
-        assert schema_check.read(wrapped, {}) == value
+        assert chat.read_json(wrapped, {}) == value
 
 
 @given(st.text())
 def test_no_text_breaks_the_reader(text: str) -> None:
-    with contextlib.suppress(schema_check.SchemaMismatch):
-        schema_check.read(text, {"type": "object"})
+    with contextlib.suppress(chat.SchemaMismatch):
+        chat.read_json(text, {"type": "object"})
 
 
 def test_a_misshapen_answer_says_where() -> None:
     schema = {
         "properties": {"rows": {"items": {"required": ["id"], "properties": {"id": {"type": "integer"}}}}}
     }
-    with pytest.raises(schema_check.SchemaMismatch, match=r"rows\[1\]\.id is \"x\", not of type integer"):
-        schema_check.check({"rows": [{"id": 1}, {"id": "x"}]}, schema)
-    with pytest.raises(schema_check.SchemaMismatch, match=r"rows\[0\] lacks 'id'"):
-        schema_check.check({"rows": [{}]}, schema)
+    with pytest.raises(chat.SchemaMismatch, match=r"rows\[1\]\.id is \"x\", not of type integer"):
+        chat.check_shape({"rows": [{"id": 1}, {"id": "x"}]}, schema)
+    with pytest.raises(chat.SchemaMismatch, match=r"rows\[0\] lacks 'id'"):
+        chat.check_shape({"rows": [{}]}, schema)
 
 
 @given(st.binary(max_size=200) | values.map(lambda value: json.dumps(value).encode()))

@@ -15,12 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executor_harness.protocol import Allowance, Price, Usage
-from executor_harness.rlm import amounts, spend
-from executor_harness.rlm.amounts import NOTHING, Amount
-from executor_harness.rlm.asker import CallResult, RateLimit
+from executor_harness.report import read_spend, remove_spend_twin, write_spend
+from executor_harness.rlm import meter
+from executor_harness.rlm.asker import CallResult, Pool
 from executor_harness.rlm.chat import BudgetExhausted, Options, Tokens
-from executor_harness.rlm.meter import Meter
-from executor_harness.rlm.pool import Pool
+from executor_harness.rlm.meter import NOTHING, Amount, Meter, RateLimit
 from executor_harness.volumes import Volumes
 
 PRICE = Price(input_usd=0.15, output_usd=0.6)
@@ -242,29 +241,29 @@ def test_a_server_that_uses_more_than_it_was_asked_to() -> None:
 @given(st.text(max_size=50), st.integers(1, 100))
 def test_the_bound_of_a_call(prompt: str, reply: int) -> None:
     options = Options(model="m", max_tokens=reply)
-    bound = amounts.most([{"role": "user", "content": prompt}], options, PRICE)
+    bound = meter.most([{"role": "user", "content": prompt}], options, PRICE)
     assert bound.calls == 1
     assert bound.read >= len(prompt.encode())
     assert bound.written == reply
     assert bound.cost == round((bound.read * 0.15 + reply * 0.6) * 10**6)
     longer = Options(model="m", max_tokens=reply, schema={"type": "string"})
-    assert amounts.most([{"role": "user", "content": prompt}], longer, None).read > bound.read
+    assert meter.most([{"role": "user", "content": prompt}], longer, None).read > bound.read
 
 
 def test_a_second_start_of_an_attempt_goes_on_counting(tmp_path: Path) -> None:
     usage = Amount(calls=3, read=40, written=5, cost=6).usage(0)
-    account = Meter(Allowance(calls=4, tokens=100, cost_usd=None), lambda _: None, amounts.amount_of(usage))
+    account = Meter(Allowance(calls=4, tokens=100, cost_usd=None), lambda _: None, meter.amount_of(usage))
     assert account.usage() == usage
     assert account.admit(Amount(calls=1, read=55)) is not None
     with pytest.raises(BudgetExhausted):
-        Meter(Allowance(calls=3, tokens=100, cost_usd=None), lambda _: None, amounts.amount_of(usage)).admit(
+        Meter(Allowance(calls=3, tokens=100, cost_usd=None), lambda _: None, meter.amount_of(usage)).admit(
             Amount(calls=1)
         )
 
 
 def test_costs_do_not_drift() -> None:
     account = Meter(Allowance(calls=10**6, tokens=10**9, cost_usd=None), lambda usage: None)
-    one = amounts.used(Tokens(read=1, written=1), Price(input_usd=0.1, output_usd=0.2))
+    one = meter.used(Tokens(read=1, written=1), Price(input_usd=0.1, output_usd=0.2))
     for _ in range(3000):
         number = account.admit(one)
         assert number is not None
@@ -285,35 +284,39 @@ def put(root: Path, name: str, data: bytes) -> Volumes:
 
 def test_the_record_is_read_back(tmp_path: Path) -> None:
     usage = Amount(calls=3, read=4, written=5, cost=6 * 10**12).usage(7)
-    assert spend.read(put(tmp_path, "spend.json", spend.encode(usage)), HOME) == usage
-    assert spend.read(Volumes(root=str(tmp_path)), HOME.replace("r1", "r2")) == Usage()
+    volumes = Volumes(root=str(tmp_path))
+    write_spend(volumes, HOME, usage)
+    assert read_spend(volumes, HOME) == usage
+    assert read_spend(Volumes(root=str(tmp_path)), HOME.replace("r1", "r2")) == Usage()
 
 
 @pytest.mark.parametrize("data", [b"", b'{"schema_version": 1, "usa', b"[]", b'{"usage": {"calls": null}}'])
 def test_a_record_that_was_cut_off_stands_for_the_allowance(data: bytes, tmp_path: Path) -> None:
     volumes = put(tmp_path, "spend.json", data)
-    assert spend.read(volumes, HOME) == Usage()  # nobody knows what was allowed
+    assert read_spend(volumes, HOME) == Usage()  # nobody knows what was allowed
     allowance = {"calls": 7, "tokens": 900, "cost_usd": 0.5}
     put(tmp_path, "manifest.json", json.dumps({"request": {"models": {"allowance": allowance}}}).encode())
-    found = spend.read(volumes, HOME)
+    found = read_spend(volumes, HOME)
     assert (found.calls, found.input_tokens, found.cost_usd) == (7, 900, 0.5)
 
 
 def test_one_of_the_two_can_always_be_read(tmp_path: Path) -> None:
     volumes = Volumes(root=str(tmp_path))
     before, after = (Amount(calls=n, read=n, written=n).usage(0) for n in (1, 2))
-    spend.write(volumes, HOME, before)
+    write_spend(volumes, HOME, after)
     folder = volumes.local(HOME)
     twin = folder / "spend.json.next"
+    new = twin.read_bytes()
+    write_spend(volumes, HOME, before)
     twin.write_bytes(b"")  # killed while the twin was written
-    assert spend.read(volumes, HOME) == before
-    twin.write_bytes(spend.encode(after))
+    assert read_spend(volumes, HOME) == before
+    twin.write_bytes(new)
     (folder / "spend.json").write_bytes(b'{"schema')  # or this one
-    assert spend.read(volumes, HOME) == after
-    spend.write(volumes, HOME, after)
-    spend.remove_twin(volumes, HOME)
+    assert read_spend(volumes, HOME) == after
+    write_spend(volumes, HOME, after)
+    remove_spend_twin(volumes, HOME)
     assert [path.name for path in folder.iterdir()] == ["spend.json"]
-    assert spend.read(volumes, HOME) == after
+    assert read_spend(volumes, HOME) == after
 
 
 # -- rate --------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from llm_support import access
 from executor_harness import protocol
 from executor_harness.protocol import Price
 from executor_harness.rlm import chat, map_sql, workers
-from executor_harness.rlm.amounts import NOTHING, Part, most, spread_of, waves
-from executor_harness.rlm.asker import RateLimit
 from executor_harness.rlm.chat import Options
+from executor_harness.rlm.map_sql import Part, spread_of, waves
+from executor_harness.rlm.meter import NOTHING, RateLimit, most
 
 PRICE = Price(input_usd=1.5, output_usd=7.25)
 

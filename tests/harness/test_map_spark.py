@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from llm_support import CREATE, TABLE, Said, access, calls_of, echo, run_folder, serving, spent
 
 from executor_harness.rlm import chat, map_sql
-from executor_harness.rlm import map as mapping
 from executor_harness.rlm.chat import BudgetExhausted, Options
+from executor_harness.rlm.map import PROMPT, llm_map
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_each_distinct_prompt_is_asked_once_and_never_again(spark: Any, tmp_path
     df = frame(spark, 3_000, 300)
     with serving() as stub:
         first = calls_of(tmp_path, stub, session=lambda: spark)
-        out = first.map(df, "Say {t}", "a")
+        out = llm_map(first, df, "Say {t}", "a")
         assert out.columns == ["id", "t", "a", "a_error"]
         assert answers(out) == {n: (f"re: Say p{n % 300}", None) for n in range(3_000)}
         assert sorted(stub.prompts) == sorted(f"Say p{n}" for n in range(300))
@@ -69,7 +69,7 @@ def test_each_distinct_prompt_is_asked_once_and_never_again(spark: Any, tmp_path
         assert first.query("Say p7") == "re: Say p7", "what was mapped is known to single calls"
 
         other = calls_of(tmp_path, stub, run_id="r2", session=lambda: spark)
-        assert answers(other.map(df, "Say {t}", "a")) == answers(out)
+        assert answers(llm_map(other, df, "Say {t}", "a")) == answers(out)
         assert len(stub.asked) == 300
         assert (other.usage().calls, other.usage().cached) == (0, 300)
         assert any("300 had an answer" in line for line in other.close())
@@ -79,7 +79,7 @@ def test_what_single_calls_were_answered_is_not_asked(spark: Any, tmp_path: Path
     with serving() as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark)
         calls.query_batched(["Say p0", "Say p1"])  # in the journal, not in the table yet
-        calls.map(frame(spark, 10, 4), "Say {t}", "a")
+        llm_map(calls, frame(spark, 10, 4), "Say {t}", "a")
         assert sorted(stub.prompts) == ["Say p0", "Say p1", "Say p2", "Say p3"]
         calls.close()
 
@@ -90,7 +90,7 @@ def test_what_a_map_was_answered_is_found_although_it_was_not_there_before(
     with serving(lambda prompt, before: Said() if before else Said(status=400, tokens=None)) as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark)
         assert not calls.query_batched(["Say p0"])[0]
-        assert answers(calls.map(frame(spark, 1, 1), "Say {t}", "a")) == {0: ("ok", None)}
+        assert answers(llm_map(calls, frame(spark, 1, 1), "Say {t}", "a")) == {0: ("ok", None)}
         assert calls.query("Say p0") == "ok"
         assert len(stub.asked) == 2
         calls.close()
@@ -107,7 +107,7 @@ def test_maps_and_single_calls_share_the_limit(spark: Any, tmp_path: Path, at_on
                 found.extend(calls.query_batched([f"q{number} {turn} {n}" for n in range(6)]))
 
         def mapped(text: str) -> None:
-            out = calls.map(frame(spark, 60, 40), text, "a").collect()
+            out = llm_map(calls, frame(spark, 60, 40), text, "a").collect()
             found.extend(row["a"] for row in out)
 
         threads = [threading.Thread(target=single, args=(n,)) for n in range(3)]
@@ -120,18 +120,14 @@ def test_maps_and_single_calls_share_the_limit(spark: Any, tmp_path: Path, at_on
         assert all(found)
         assert stub.most_busy <= at_once
         assert len(stub.asked) == 3 * 3 * 6 + 2 * 40
-        service = calls._service
-        assert service is not None
-        assert (service.pool._busy, service.pool._lent) == (0, 0)
+        assert (calls.pool._busy, calls.pool._lent) == (0, 0)
         calls.close()
 
 
 def test_a_single_question_need_not_wait_for_a_large_map(spark: Any, tmp_path: Path) -> None:
     with serving() as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark, concurrency=16)
-        service = calls._service
-        assert service is not None
-        with service.pool.lend() as lent:
+        with calls.pool.lend() as lent:
             assert lent == 15
             assert calls.query("q") == "re: q"
         calls.close()
@@ -148,7 +144,7 @@ def test_a_prompt_that_fails_for_good(spark: Any, tmp_path: Path) -> None:
 
     with serving(rule) as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark, secrets=("dapi-very-secret",))
-        found = answers(calls.map(frame(spark, 20, 10), "Say {t}", "a"))
+        found = answers(llm_map(calls, frame(spark, 20, 10), "Say {t}", "a"))
         assert {n for n, (text, _) in found.items() if text is None} == {3, 13}
         assert found[3][1] == found[13][1]
         assert str(found[3][1]).startswith("refused: small: HTTP 400: too odd")
@@ -165,7 +161,7 @@ def test_too_small_a_budget_asks_nothing(spark: Any, tmp_path: Path) -> None:
             prices = {"small": {"input_usd": 1.0, "output_usd": 5.0}}
             calls = calls_of(tmp_path, stub, session=lambda: spark, allowance=allowance, prices=prices)
             with pytest.raises(BudgetExhausted, match=r"llm_map has 30 prompts .* and asked none"):
-                calls.map(frame(spark, 300, 30), "Say {t}", "a")
+                llm_map(calls, frame(spark, 300, 30), "Say {t}", "a")
             assert calls.usage().calls == 0
         assert stub.asked == []
 
@@ -175,7 +171,7 @@ def test_waves_are_no_larger_than_what_is_left(spark: Any, tmp_path: Path) -> No
     with serving() as stub:
         allowance = {"calls": 1_000, "tokens": 2_000, "cost_usd": None}
         calls = calls_of(tmp_path, stub, session=lambda: spark, allowance=allowance)
-        found = answers(calls.map(frame(spark, 300, 30), "Say {t}", "a", max_tokens=100))
+        found = answers(llm_map(calls, frame(spark, 300, 30), "Say {t}", "a", max_tokens=100))
         assert all(text for text, _ in found.values())
         assert len(stub.asked) == calls.usage().calls == 30
 
@@ -187,7 +183,7 @@ def test_null_is_not_asked_and_columns_of_any_type_are_filled(spark: Any, tmp_pa
     )
     with serving() as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark)
-        found = answers(calls.map(df, "{{{id}}} {the price} {ok} {tags}", "a", system="Be kind."))
+        found = answers(llm_map(calls, df, "{{{id}}} {the price} {ok} {tags}", "a", system="Be kind."))
         assert stub.prompts == ['{1} 2.50 true ["x"]']
         assert stub.asked[0].body["messages"][0] == {"role": "system", "content": "Be kind."}
         assert found == {1: ('re: {1} 2.50 true ["x"]', None), 2: (None, None), 3: (None, None)}
@@ -204,7 +200,7 @@ def test_answers_of_a_shape(spark: Any, tmp_path: Path) -> None:
 
     with serving(rule) as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark)
-        found = answers(calls.map(frame(spark, 3, 3), "Say {t}", "a", schema=schema))
+        found = answers(llm_map(calls, frame(spark, 3, 3), "Say {t}", "a", schema=schema))
         assert [json.loads(found[n][0] or "") for n in range(3)] == [{"n": 7}, {"n": 1}, {"n": 7}]
         assert calls.usage().calls == stub.billed[0] == 4
         assert calls.query("Say p1", schema=schema) == {"n": 1}
@@ -214,14 +210,14 @@ def test_answers_of_a_shape(spark: Any, tmp_path: Path) -> None:
 def test_waves_and_an_endpoint_that_refuses_everything(spark: Any, tmp_path: Path) -> None:
     with serving() as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark, concurrency=2)
-        found = answers(calls.map(frame(spark, 200, 200), "Say {t}", "a"))
+        found = answers(llm_map(calls, frame(spark, 200, 200), "Say {t}", "a"))
         assert all(text for text, _ in found.values())
         assert Counter(stub.prompts).most_common(1)[0][1] == 1
         assert stub.most_busy <= 2
         assert (calls.usage().calls, calls.usage().input_tokens) == stub.billed[:2]
     with serving(lambda prompt, before: Said(status=403, text="no", tokens=None)) as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark, concurrency=2, endpoint="other")
-        found = answers(calls.map(frame(spark, 200, 200), "Say {t}", "a"))
+        found = answers(llm_map(calls, frame(spark, 200, 200), "Say {t}", "a"))
         assert len(stub.asked) < 200, "the first wave tells enough"
         reasons = Counter(str(error).split(":")[0] for _, error in found.values())
         assert reasons == {"refused": len(stub.asked), "stopped": 200 - len(stub.asked)}
@@ -232,14 +228,14 @@ def test_misuse_is_said_before_anything_is_asked(spark: Any, tmp_path: Path) -> 
     with serving() as stub:
         calls = calls_of(tmp_path, stub, session=lambda: spark)
         with pytest.raises(ValueError, match="the columns are: id, t"):
-            calls.map(df, "Say {title}", "a")
+            llm_map(calls, df, "Say {title}", "a")
         with pytest.raises(TypeError, match="must be a Spark DataFrame, not list"):
-            calls.map([{"t": 1}], "Say {t}", "a")
+            llm_map(calls, [{"t": 1}], "Say {t}", "a")
         for taken in ("t", "T", ""):
             with pytest.raises(ValueError, match="cannot be a new column"):
-                calls.map(df, "Say {t}", taken)
+                llm_map(calls, df, "Say {t}", taken)
         with pytest.raises(ValueError, match="max_tokens"):
-            calls.map(df, "Say {t}", "a", max_tokens=10**6)
+            llm_map(calls, df, "Say {t}", "a", max_tokens=10**6)
         assert stub.asked == []
 
 
@@ -253,10 +249,10 @@ def test_the_engine_spells_keys_as_single_calls_do(
     spark: Any, prompts: list[str], system: str | None, schema: Any
 ) -> None:
     options = Options(model="m", max_tokens=9, system=system, schema=schema, temperature=0.25)
-    df = spark.createDataFrame([(text,) for text in prompts], f"{mapping.PROMPT} string")
+    df = spark.createDataFrame([(text,) for text in prompts], f"{PROMPT} string")
     from pyspark.sql import functions as F  # noqa: N812 -- everybody's name for it
 
-    column = F.col(mapping.PROMPT)
+    column = F.col(PROMPT)
     found = {row[0]: row[1] for row in df.select(column, map_sql.key(column, options)).collect()}
     assert found == {text: chat.key_of(chat.messages_of(text, options), options) for text in prompts}
 

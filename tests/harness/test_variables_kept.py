@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from executor_harness import protocol
 from executor_harness.redaction import Redactor
-from executor_harness.rlm import values, variable_store
-from executor_harness.rlm.variable_store import VariablesError
+from executor_harness.rlm import values
+from executor_harness.rlm.values import VariablesError
 from executor_harness.rlm.variables import Variables
 from executor_harness.volumes import Volumes
 
@@ -268,7 +268,7 @@ def test_bounds(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"rlm.vars\['more'\]: there are 200 variables already"):
         kept["more"] = 1
     kept["v0"] = 5
-    monkeypatch.setattr(variable_store, "MAX_BYTES", 3000)
+    monkeypatch.setattr(values, "MAX_BYTES", 3000)
     for value in ("x" * 3001, b"x" * 3001, "ä" * 1600, numpy.zeros(400), [0] * 2000,
                   pyarrow.table({"a": range(400)}), pandas.Series(range(400))):  # fmt: skip
         with pytest.raises(

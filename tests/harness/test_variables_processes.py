@@ -225,7 +225,7 @@ def test_without_a_scratch_schema(bench: Bench, shared: Any) -> None:
 
 
 def test_only_tables_of_variables_are_ever_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    from executor_harness.rlm.variable_store import ScratchTables
+    from executor_harness.rlm.variables import ScratchTables
 
     request = request_of(scratch_schema=SCRATCH)
     said: list[str] = []
@@ -247,7 +247,7 @@ def test_only_tables_of_variables_are_ever_dropped(monkeypatch: pytest.MonkeyPat
 def test_what_cannot_be_dropped_is_tried_again_later(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from executor_harness.rlm.variable_store import ScratchTables
+    from executor_harness.rlm.variables import ScratchTables
 
     request = request_of(scratch_schema=SCRATCH)
 

@@ -16,7 +16,7 @@ from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.retry import RetryingSession
-from databricks_rlm_agent.storage.migrations import migrate
+from databricks_rlm_agent.storage.schema import migrate
 
 # Deterministic and without a database on disk: the same examples on every machine.
 settings.register_profile("rlm", derandomize=True, database=None, deadline=None)

@@ -14,11 +14,11 @@ from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.intake.poll import Intake, IntakeReport
 from databricks_rlm_agent.intake.table import DeltaWorkTable
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import Row, SqlSession
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run, RunOutcome
 from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore
+from databricks_rlm_agent.values import Row, SqlSession
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 JIRA_COLUMNS = {

@@ -15,7 +15,7 @@ from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.storage.migrations import migrate
+from databricks_rlm_agent.storage.schema import migrate
 
 pytestmark = pytest.mark.reference_engine
 BY_VERSION = {name: column for name, column in JIRA_COLUMNS.items() if name != "updated_at"}

@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from databricks_rlm_agent.planner.spending import Allowance
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.secrets import Secret
 from executor_harness.rlm import chat
-from executor_harness.rlm.client import Endpoint
+from executor_harness.rlm.client import Connection, Endpoint, Outcome
 
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="needs the model server: make setup-llm")
 SCHEMA = {
@@ -113,9 +114,14 @@ def test_a_server_that_is_killed_in_the_middle_of_an_answer(monkeypatch: pytest.
             ask(victim.url, monkeypatch, reply=8_000)
 
 
+def outcome_of(endpoint: Endpoint, prompt: str, options: chat.Options) -> Outcome:
+    with closing(Connection(endpoint.host, endpoint.timeout_s)) as connection:
+        return connection.ask(endpoint, chat.body_of(chat.messages_of(prompt, options), options))
+
+
 def test_a_programs_question(endpoint: Endpoint) -> None:
     options = chat.Options(model="tiny", max_tokens=16)
-    outcome = endpoint.ask(chat.body_of(chat.messages_of("The sky is", options), options))
+    outcome = outcome_of(endpoint, "The sky is", options)
     assert (outcome.status, outcome.kind) == (200, None), outcome.message
     assert outcome.text
     assert outcome.tokens is not None
@@ -125,7 +131,7 @@ def test_a_programs_question(endpoint: Endpoint) -> None:
 
 def test_a_programs_question_with_a_schema(endpoint: Endpoint) -> None:
     options = chat.Options(model="tiny", max_tokens=200, schema=SCHEMA)
-    outcome = endpoint.ask(chat.body_of(chat.messages_of("A cat in JSON:", options), options))
+    outcome = outcome_of(endpoint, "A cat in JSON:", options)
     assert outcome.status == 200, outcome.message
     found = json.loads(outcome.text or "")
     assert found["animal"] in {"cat", "dog"}
@@ -134,7 +140,7 @@ def test_a_programs_question_with_a_schema(endpoint: Endpoint) -> None:
 
 def test_a_prompt_that_is_too_long_is_refused_for_good(endpoint: Endpoint) -> None:
     options = chat.Options(model="tiny", max_tokens=16)
-    outcome = endpoint.ask(chat.body_of(chat.messages_of("word " * 40_000, options), options))
+    outcome = outcome_of(endpoint, "word " * 40_000, options)
     assert (outcome.status, outcome.kind, outcome.retry) == (400, "refused", False)
     assert "context" in outcome.message
 
@@ -143,7 +149,7 @@ def test_with_its_only_slot_taken_a_question_waits(endpoint: Endpoint, server: M
     slow = threading.Thread(target=_occupy, args=(server.url,))
     slow.start()
     options = chat.Options(model="tiny", max_tokens=4)
-    outcome = endpoint.ask(chat.body_of(chat.messages_of("Two and two are", options), options))
+    outcome = outcome_of(endpoint, "Two and two are", options)
     assert outcome.status == 200, outcome.message
     slow.join()
 
@@ -164,5 +170,5 @@ def test_a_programs_question_to_a_server_that_dies(monkeypatch: pytest.MonkeyPat
         threading.Timer(2.0, victim.stop).start()
         options = chat.Options(model="tiny", max_tokens=8_000)
         asked = Endpoint(host=host, model="tiny", timeout_s=240, headers={})
-        outcome = asked.ask(chat.body_of(chat.messages_of("A long story:", options), options))
+        outcome = outcome_of(asked, "A long story:", options)
         assert (outcome.kind, outcome.retry, outcome.billed) == ("unavailable", True, True)

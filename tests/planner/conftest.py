@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_fakes import create_planner
 
 from databricks_rlm_agent.errors import AlreadyExists, NotFound
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.planner.planner import create_planner
 from databricks_rlm_agent.ports import FileEntry, Planner, PlanningContext
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule
@@ -33,9 +33,6 @@ class MemoryVolume:
         if path not in self.files:
             raise NotFound("There is no such file.", where=path)
         return self.files[path][offset : None if length is None else offset + length]
-
-    def exists(self, path: str) -> bool:
-        return path in self.files
 
     def list(self, path: str, *, limit: int | None = None) -> Sequence[FileEntry]:
         found = [name for name in self.files if name.startswith(path + "/")]

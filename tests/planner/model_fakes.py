@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 from google.adk.models.base_llm import BaseLlm
@@ -14,6 +14,11 @@ from pydantic import ConfigDict, Field
 from databricks_rlm_agent.models import Price
 from databricks_rlm_agent.planner.chain import ChainModel, Meter
 from databricks_rlm_agent.planner.models import Models, configure_adk_logging
+from databricks_rlm_agent.planner.planner import AdkPlanner
+from databricks_rlm_agent.planner.review import Policy
+from databricks_rlm_agent.planner.tools import Toolbox
+from databricks_rlm_agent.policy.judge import GATED
+from databricks_rlm_agent.secrets import Secret
 
 
 class FakeModel(BaseLlm):
@@ -72,3 +77,17 @@ def reply(*parts: types.Part, tokens: tuple[int, int] | None = None) -> LlmRespo
         prompt_token_count=tokens[0], candidates_token_count=tokens[1]
     )
     return LlmResponse(content=types.Content(role="model", parts=list(parts)), usage_metadata=usage)
+
+
+def create_planner(
+    setting: str,
+    *,
+    secrets: Mapping[str, Secret] | None = None,
+    prices: Mapping[str, Price] | None = None,
+    policy: Policy | None = None,
+    gated: Mapping[str, frozenset[str]] = GATED,
+    **world: Any,
+) -> AdkPlanner:
+    """A planner of those models with the tools of a world."""
+    models = Models(setting, secrets=secrets or {}, prices=prices)
+    return AdkPlanner(models=models, toolbox=Toolbox(**world), policy=policy, gated=gated)

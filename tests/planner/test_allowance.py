@@ -16,14 +16,14 @@ from model_fakes import FakeModels, call, reply
 
 from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.errors import ConfigError, PlannerError
-from databricks_rlm_agent.models import FREE, Price, parse_prices
+from databricks_rlm_agent.models import FREE, Price
 from databricks_rlm_agent.planner import spending as listed
 from databricks_rlm_agent.planner.planner import AdkPlanner
 from databricks_rlm_agent.planner.spending import MIN_REPLY_TOKENS, Allowance, Prices, tokens_of
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
 from databricks_rlm_agent.runs.budget import Budget, Usage
-from databricks_rlm_agent.settings import from_environment
+from databricks_rlm_agent.settings import from_environment, parse_prices
 from executor_harness.protocol import Stream
 
 Make = Callable[..., Planner]
@@ -93,7 +93,7 @@ def test_no_model_makes_a_context_spend_more_than_it_has(
     before = sum((call.usage for call in planned.calls[:-1]), Usage())
     assert before.input_tokens + before.output_tokens < tokens
     assert cost is None or before.cost_usd < cost
-    assert (planned.action is None) == (planned.failure is not None)
+    assert sum(end is not None for end in (planned.action, planned.failure, planned.fault)) == 1
 
 
 def test_a_context_that_runs_out_of_tokens_keeps_its_calls(

@@ -11,10 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from model_fakes import create_planner
 
 from databricks_rlm_agent.errors import ModelOutage, SecretsMissing
 from databricks_rlm_agent.planner.models import Models
-from databricks_rlm_agent.planner.planner import AdkPlanner, create_planner
+from databricks_rlm_agent.planner.planner import AdkPlanner
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.ports import PlanningContext
 from databricks_rlm_agent.retry import MODELS

@@ -12,12 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from model_fakes import create_planner
 
 from databricks_rlm_agent.errors import ConfigError, ModelOutage
 from databricks_rlm_agent.logs import masked
 from databricks_rlm_agent.models import Price
 from databricks_rlm_agent.planner.models import Models
-from databricks_rlm_agent.planner.planner import AdkPlanner, create_planner
+from databricks_rlm_agent.planner.planner import AdkPlanner
 from databricks_rlm_agent.planner.tools import Toolbox
 from databricks_rlm_agent.ports import PlanningContext
 from databricks_rlm_agent.retry import MODELS

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from model_fakes import create_planner
 
-from databricks_rlm_agent.planner.planner import create_planner
 from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
 from databricks_rlm_agent.runs.actions import Ask, Finish, RunPython, Spawn
 from databricks_rlm_agent.runs.budget import Budget, Usage

@@ -15,7 +15,7 @@ from databricks_rlm_agent.errors import Conflict, Unreachable
 from databricks_rlm_agent.planner.planner import AdkPlanner
 from databricks_rlm_agent.planner.review import run_policy
 from databricks_rlm_agent.planner.tools import Toolbox
-from databricks_rlm_agent.policy.rules import GATED, PolicyFinding, gate
+from databricks_rlm_agent.policy.judge import GATED, PolicyFinding, gate
 from databricks_rlm_agent.ports import Planner, PlanningContext, PlanResult
 from databricks_rlm_agent.runs.actions import Action, Finish, RunPython
 

@@ -10,22 +10,19 @@ import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.attempts.digest import digest
-from databricks_rlm_agent.attempts.result import Result
+from databricks_rlm_agent.attempts.result import Result, digest
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.planner.actions import ACTIONS, actions
 from databricks_rlm_agent.planner.prompt import (
     RLM_CAPABILITIES,
     planner_prompt,
-    reader_prompt,
-    summarizer_prompt,
 )
+from databricks_rlm_agent.planner.summarizer import reader_prompt, summarizer_prompt
 from databricks_rlm_agent.ports import Planner, PlanningContext
 from databricks_rlm_agent.runs.budget import Budget
-from databricks_rlm_agent.runs.capsule.capsule import Capsule, TableNote
+from databricks_rlm_agent.runs.capsule.capsule import AnswerNote, Capsule, TableNote
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem
 from databricks_rlm_agent.runs.checks import Check
-from databricks_rlm_agent.runs.children import AnswerNote
 from executor_harness.protocol import KeptVariables, ProducedTable, Stream, VariableNote, VariablesRef
 from executor_harness.redaction import Redactor
 from executor_harness.rlm.api import Rlm

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from databricks_rlm_agent.attempts.excerpts import TextPattern, find_lines
 from databricks_rlm_agent.attempts.manifest import Manifest, Request
 from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.errors import NotFound, UsageError
-from databricks_rlm_agent.planner.results import Results, TextPattern, find_lines
-from databricks_rlm_agent.planner.tools import MAX_CHARS
+from databricks_rlm_agent.planner.tools import MAX_CHARS, Results
 from databricks_rlm_agent.ports import FileEntry, Planner
 from executor_harness.protocol import Artifact, ProducedTable
 

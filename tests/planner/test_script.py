@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_fakes import create_planner
 
 from databricks_rlm_agent.errors import ScriptExhausted, UsageError
-from databricks_rlm_agent.planner.planner import create_planner
 from databricks_rlm_agent.planner.script import Script
 from databricks_rlm_agent.ports import PlanningContext
 from databricks_rlm_agent.runs.actions import Finish

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.policy.judge import ProgramPolicy
-from databricks_rlm_agent.policy.rules import LEDGER, PolicyFinding
-from databricks_rlm_agent.policy.sql import effects_of_sql, is_statement
+from databricks_rlm_agent.policy.effects import effects_of_sql, is_statement
+from databricks_rlm_agent.policy.judge import LEDGER, PolicyFinding, ProgramPolicy
 from databricks_rlm_agent.runs.actions import Ask, Finish, RunPython, Spawn
-from databricks_rlm_agent.sqlflow.run.record import RUNS, STEPS
+from databricks_rlm_agent.sqlflow.run.delta_record import RUNS, STEPS
 from databricks_rlm_agent.storage.schema import ALL_TABLES
 from executor_harness.protocol import ChildTask
 

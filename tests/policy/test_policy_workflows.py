@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.policy.judge import ProgramPolicy
-from databricks_rlm_agent.policy.rules import PolicyFinding
+from databricks_rlm_agent.policy.judge import PolicyFinding, ProgramPolicy
 from databricks_rlm_agent.runs.actions import RunSqlWorkflow
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="files")

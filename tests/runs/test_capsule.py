@@ -12,13 +12,13 @@ from databricks_rlm_agent.runs.capsule.capsule import (
     MAX_ANSWERS,
     MAX_ITEMS,
     MAX_TABLES,
+    AnswerNote,
     Capsule,
     CapsuleDelta,
     TableNote,
 )
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem
 from databricks_rlm_agent.runs.checks import Check
-from databricks_rlm_agent.runs.children import AnswerNote
 from databricks_rlm_agent.values import storable
 from executor_harness.protocol import KeptVariables, VariableNote, VariablesRef
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import InvalidData
+from databricks_rlm_agent.runs.actions import check_children, child_id
 from databricks_rlm_agent.runs.budget import PLAN_CALLS, Budget, Share, Usage
-from databricks_rlm_agent.runs.children import check_children, child_id
 from databricks_rlm_agent.values import check_id
 from executor_harness import protocol
 from executor_harness.protocol import ChildTask
@@ -29,8 +29,8 @@ WALL_S = 1_000.0
 @given(KEYS)
 def test_a_childs_id_is_an_id_and_always_the_same(key: tuple[str, int, str]) -> None:
     first = child_id(*key)
-    assert check_id(first, what="run id") == first == child_id(*key)
-    assert check_id(child_id(first, 1, key[2]), what="run id") != first
+    assert check_id(first) == first == child_id(*key)
+    assert check_id(child_id(first, 1, key[2])) != first
 
 
 @given(st.sets(KEYS, min_size=2, max_size=8), RUN_IDS)

@@ -73,7 +73,7 @@ def test_no_two_attempts_share_a_folder(a: str, n: int, k: int, b: str, m: int, 
 
 def test_the_message_says_what_to_do() -> None:
     with pytest.raises(UsageError, match=r"'Bad Id' is not a valid run id\. Use 1 to 64 of"):
-        check_id("Bad Id", what="run id")
+        check_id("Bad Id")
     with pytest.raises(UsageError) as refused:
         check_id("/" * 100_000)
     assert len(str(refused.value)) < 300  # a huge id does not become a huge message

@@ -113,11 +113,8 @@ class MemoryRecord:
         self.taken_over = False
         self.before_write: Callable[[Sequence[StepRow]], None] = lambda _rows: None
 
-    def newest_run(self, workflow: str) -> RecordedRun | None:
-        return self.find_run(self.run[0]) if self.run else None
-
-    def find_run(self, workflow_run_id: str) -> RecordedRun | None:
-        if self.run is None or workflow_run_id != self.run[0]:
+    def find_run(self, workflow: str, workflow_run_id: str | None = None) -> RecordedRun | None:
+        if self.run is None or workflow_run_id not in (None, self.run[0]):
             return None
         return RecordedRun(workflow_run_id=self.run[0], started_at=self.run[1], status=self.status or "")
 
@@ -127,7 +124,7 @@ class MemoryRecord:
         self.run, self.status = (workflow_run_id, started_at), "running"
         return tuple(self.rows)
 
-    def check_owner(self, *, now: bool = False) -> None:
+    def check_owner(self) -> None:
         if self.taken_over:
             raise TakenOverError("another process")
 

@@ -11,10 +11,9 @@ from sqlflow_rig import EventRecorder, FakeEngine, FakeSession, loop_step, plan,
 
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import NotFound, Rejected, Unreachable
-from databricks_rlm_agent.sqlflow.checks import CoverageRule, Expectation
-from databricks_rlm_agent.sqlflow.model import Plan
-from databricks_rlm_agent.sqlflow.run.checking import coverage_query
+from databricks_rlm_agent.sqlflow.model import CoverageRule, Expectation, Plan
 from databricks_rlm_agent.sqlflow.run.events import EventKind
+from databricks_rlm_agent.sqlflow.run.measures import coverage_query
 from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Report, RunStatus
 
 A, B = ("main", "default", "a"), ("main", "default", "b")

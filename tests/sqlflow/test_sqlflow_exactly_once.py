@@ -16,8 +16,7 @@ from sqlflow_world import Killed, World
 from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus
-from databricks_rlm_agent.sqlflow.run.record import StepRow
-from databricks_rlm_agent.sqlflow.run.write_behind import WriteBehindRecord, deferrable_rows
+from databricks_rlm_agent.sqlflow.run.record import StepRow, WriteBehindRecord, deferrable_rows
 
 FLOW = plan(
     step("01_new.sql", "CREATE OR REPLACE TABLE a AS VALUES (1), (2); INSERT INTO a VALUES (3)"),

@@ -15,9 +15,9 @@ from databricks_rlm_agent.errors import NotFound, Unreachable
 from databricks_rlm_agent.retry import WORKFLOWS, RetryingSession
 from databricks_rlm_agent.sqlflow.model import Loop, Plan, Step
 from databricks_rlm_agent.sqlflow.plan.files import sql_file
+from databricks_rlm_agent.sqlflow.run.delta_record import DeltaRecord
 from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent
 from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, RunStatus, StepStatus
-from databricks_rlm_agent.sqlflow.run.record import DeltaRecord
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
 from databricks_rlm_agent.sqltext.errors import Cause
 

@@ -12,8 +12,9 @@ from sqlflow_rig import Clock, FakeEngine, FakeSession, MemoryRecord, plan, runn
 from databricks_rlm_agent.databricks.sql import WarehouseEngine, WarehouseSession
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.retry import RetryingSession
+from databricks_rlm_agent.sqlflow.run.delta_record import DeltaRecord, _written_by_owner
 from databricks_rlm_agent.sqlflow.run.outcome import RunStatus, StepStatus
-from databricks_rlm_agent.sqlflow.run.record import DONE, DeltaRecord, StepRow, _written_by_owner
+from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
 from databricks_rlm_agent.sqlflow.run.sessions import TakenOverError
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -44,7 +45,7 @@ def test_who_begins_last_has_the_run(engine: WarehouseEngine, schema: str, sessi
     first, second = record(engine, schema, "first"), record(engine, schema, "second", slept)
     assert first.begin("w", "w1", AT) == ()
     first.append([row("a")])
-    found = second.newest_run("w")
+    found = second.find_run("w")
     assert found is not None
     assert (found.workflow_run_id, found.started_at, found.status) == ("w1", AT, "running")
     assert names(second.begin("w", "w1", AT)) == ["a"]
@@ -173,7 +174,7 @@ def test_tables_of_the_record_are_made_when_they_are_missed(
     engine: WarehouseEngine, schema: str, session: WarehouseSession
 ) -> None:
     made = DeltaRecord(RetryingSession(engine.session, lambda _s: None), ("main", schema), Clock())
-    assert made.newest_run("w") is None
+    assert made.find_run("w") is None
     made.begin("w", "w1", AT)
     session.execute("DROP TABLE sql_workflow_steps")
     made.append([row("a")])

@@ -14,14 +14,15 @@ from databricks_rlm_agent.cli.sql.lines import report_lines
 from databricks_rlm_agent.cli.sql.run import check_page, write_page
 from databricks_rlm_agent.databricks.workspace import Workspace
 from databricks_rlm_agent.errors import ConfigError, UsageError
-from databricks_rlm_agent.sqlflow.checks import Coverage, TableCheck
 from databricks_rlm_agent.sqlflow.run.outcome import (
+    Coverage,
     LoopEnd,
     Measure,
     Report,
     RunStatus,
     StepOutcome,
     StepStatus,
+    TableCheck,
 )
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity
 

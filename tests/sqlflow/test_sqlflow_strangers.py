@@ -14,10 +14,11 @@ from databricks_rlm_agent.databricks import sql as sqlsessions
 from databricks_rlm_agent.databricks.sql import WarehouseEngine
 from databricks_rlm_agent.errors import Rejected, Unreachable, UsageError
 from databricks_rlm_agent.retry import RetryingSession
+from databricks_rlm_agent.sqlflow.handover import read_directory
 from databricks_rlm_agent.sqlflow.model import Iteration
-from databricks_rlm_agent.sqlflow.run.change_count import ChangeCounter
+from databricks_rlm_agent.sqlflow.run.measures import ChangeCounter
 from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure
-from databricks_rlm_agent.sqlflow.run.workflow import read_directory, verify_place
+from databricks_rlm_agent.sqlflow.run.workflow import verify_place
 from databricks_rlm_agent.sqltext.errors import Cause, classify
 
 

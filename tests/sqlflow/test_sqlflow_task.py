@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from sqlflow_rig import FakeEngine, FakeSession, MemoryRecord, runner
 
 from databricks_rlm_agent.errors import NotFound, Rejected
-from databricks_rlm_agent.sqlflow.handover import content_hash, for_agent
-from databricks_rlm_agent.sqlflow.run import task
+from databricks_rlm_agent.sqlflow.handover import Order, content_hash, for_agent
+from databricks_rlm_agent.sqlflow.run import events
+from databricks_rlm_agent.sqlflow.run import workflow as library
 from databricks_rlm_agent.sqlflow.run.runner import Options, Runner
-from databricks_rlm_agent.sqlflow.run.task import Order, run_task
+from databricks_rlm_agent.sqlflow.run.workflow import run_task
 from databricks_rlm_agent.sqltext import errors as sqlerrors
 
 FILES = {
@@ -74,7 +75,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
         chosen = {name: others[name] for name in ("observer", "decide")}
         yield runner(plan, engine, record, run_id=options.run_id, max_parallel=options.max_parallel, **chosen)
 
-    monkeypatch.setattr(task, "prepared", prepared)
+    monkeypatch.setattr(library, "prepared", prepared)
     return seen
 
 
@@ -169,7 +170,7 @@ def test_it_goes_on_with_its_newest_beginning(
 def test_what_ends_the_program_ends_the_workflow_in_order(
     rlm: Rlm, options: list[Options], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task, "END_TIMEOUT_S", 60.0)  # the machine may be busy
+    monkeypatch.setattr(library, "END_TIMEOUT_S", 60.0)  # the machine may be busy
 
     class TimeUp(BaseException):
         """As the harness raises it in the program's own thread."""
@@ -212,7 +213,7 @@ def test_a_report_is_never_too_large(rlm: Rlm, options: list[Options]) -> None:
         for n in range(300)
     }
     assert run_task(rlm, ordered(rlm, files), engine()) is None
-    assert len(json.dumps(rlm.value)) <= task.MAX_BYTES
+    assert len(json.dumps(rlm.value)) <= events.MAX_BYTES
     assert rlm.value["left_out"]["tables"] > 0
 
 

@@ -15,9 +15,14 @@ from databricks_rlm_agent.errors import Unreachable
 from databricks_rlm_agent.sqlflow.model import Plan
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.run.outcome import RunStatus
-from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
+from databricks_rlm_agent.sqlflow.run.record import (
+    DONE,
+    DeferrableRows,
+    StepRow,
+    WriteBehindRecord,
+    deferrable_rows,
+)
 from databricks_rlm_agent.sqlflow.run.sessions import TakenOverError
-from databricks_rlm_agent.sqlflow.run.write_behind import DeferrableRows, WriteBehindRecord, deferrable_rows
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("a", "b", "c")

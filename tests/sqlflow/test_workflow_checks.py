@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.sqlflow.checks import Coverage, CoverageRule, Expectation, TableCheck, percent
-from databricks_rlm_agent.sqlflow.model import Plan
+from databricks_rlm_agent.sqlflow.model import CoverageRule, Expectation, Plan, percent
 from databricks_rlm_agent.sqlflow.plan.declarations import parse_declarations
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.report.plans import as_table
 from databricks_rlm_agent.sqlflow.run.outcome import (
+    Coverage,
     Report,
     RunStatus,
     StepOutcome,
     StepStatus,
+    TableCheck,
     advice,
     run_status,
 )

@@ -10,7 +10,7 @@ import pytest
 
 from databricks_rlm_agent.cli.main import main
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.sqlflow.run.workflow import read_directory
+from databricks_rlm_agent.sqlflow.handover import read_directory
 
 FILES = {
     "01_graph.sql": "\ufeff-- a; b\r\nCREATE OR REPLACE TABLE {c}.s.x_loop_0 AS\r\nSELECT 'a;b' AS a;\r\n",

@@ -8,8 +8,7 @@ from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Loop, Plan
 from databricks_rlm_agent.sqlflow.plan.declarations import Declarations, parse_declarations
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration, renumber
-from databricks_rlm_agent.sqlflow.plan.loops import loops_by_name
-from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
+from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, loops_by_name, plan_of
 
 ONE = (
     "CREATE OR REPLACE TABLE c.s.x_loop_{n} AS SELECT a, {n} AS pass FROM c.s.x_loop_{p};\n"

@@ -13,18 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from databricks_rlm_agent.sqlflow.checks import Coverage, TableCheck
 from databricks_rlm_agent.sqlflow.plan.declarations import parse_declarations
 from databricks_rlm_agent.sqlflow.report.charts import el, seconds, short, timeline
 from databricks_rlm_agent.sqlflow.report.page import as_page
 from databricks_rlm_agent.sqlflow.run.events import EventKind
 from databricks_rlm_agent.sqlflow.run.outcome import (
+    Coverage,
     LoopEnd,
     Measure,
     Report,
     RunStatus,
     StepOutcome,
     StepStatus,
+    TableCheck,
 )
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity
 

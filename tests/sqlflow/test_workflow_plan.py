@@ -12,7 +12,7 @@ from databricks_rlm_agent.sqlflow.plan.order import Selection, conflict, require
 from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
 from databricks_rlm_agent.sqlflow.report.plans import as_dot, as_mermaid, as_table, direct_needs
 from databricks_rlm_agent.sqltext.names import common, may_be_same
-from databricks_rlm_agent.sqltext.variables import parse_variables
+from databricks_rlm_agent.sqltext.split import parse_variables
 
 
 def plan(texts: dict[str, str], **more: object) -> Plan:

@@ -17,12 +17,12 @@ from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import LastRequest, LastResult, RunOutcome, new_run
 from databricks_rlm_agent.storage import sql
-from databricks_rlm_agent.storage.migrations import create_table
 from databricks_rlm_agent.storage.schema import (
     ALL_TABLES,
     RowType,
     RunStateRow,
     columns,
+    create_table,
     json_shape,
     one_per_key,
     to_json,

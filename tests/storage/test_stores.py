@@ -27,7 +27,7 @@ from databricks_rlm_agent.errors import (
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.runs.run import DamagedRun, Run, new_run
 from databricks_rlm_agent.storage import sql
-from databricks_rlm_agent.storage.migrations import MIGRATIONS, migrate
+from databricks_rlm_agent.storage.schema import MIGRATIONS, migrate
 from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore, from_row, to_row
 
 NAMESPACE = Namespace(catalog="main", schema="rlm", volume="artifacts")

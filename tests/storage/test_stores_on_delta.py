@@ -22,8 +22,7 @@ from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import Event, State
 from databricks_rlm_agent.runs.run import DamagedRun, Due, Run, RunOutcome, new_run
 from databricks_rlm_agent.storage import sql
-from databricks_rlm_agent.storage.migrations import MIGRATIONS, migrate
-from databricks_rlm_agent.storage.schema import RunStateRow, columns
+from databricks_rlm_agent.storage.schema import MIGRATIONS, RunStateRow, columns, migrate
 from databricks_rlm_agent.storage.stores import DeltaLedger, DeltaRunStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

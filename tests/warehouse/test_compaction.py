@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_workspace.engine import Engine, EngineError, EngineSession
-from local_workspace.engine.compaction import AutoCompaction
+from local_workspace.engine import Engine, EngineError, EngineSession, sailsql
 
 WRITES = 30  # of each writer; 100 pass as well, in three times the time
 COMPACTED = "TBLPROPERTIES ('delta.autoOptimize.autoCompact' = 'true')"
@@ -102,18 +101,16 @@ def test_lost_compaction_is_dropped(
     session: EngineSession, root: Path, schema: str, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    import deltalake
-
     session.execute(f"CREATE TABLE t (id INT, who STRING) {COMPACTED}")
     small_files(root, schema, "t", 49)
-    real, stale = deltalake.DeltaTable, delta_of(root, schema, "t")
+    real, stale = sailsql.DeltaTable, delta_of(root, schema, "t")
     # Between the snapshot that it compacts and its commit, somebody changes a file.
-    monkeypatch.setattr(deltalake, "DeltaTable", lambda path: stale)
+    monkeypatch.setattr(sailsql, "DeltaTable", lambda path: stale)
     session.execute("UPDATE t SET who = 'new' WHERE id = 1007")
-    caplog.set_level(logging.DEBUG, AutoCompaction.__module__)
+    caplog.set_level(logging.DEBUG, sailsql.__name__)
     assert session.execute(MERGE.format(t="t"), {"id": 1, "who": "m"}).affected_rows == 1
     assert "dropped" in caplog.text
-    monkeypatch.setattr(deltalake, "DeltaTable", real)
+    monkeypatch.setattr(sailsql, "DeltaTable", real)
     assert optimizes(session, "t") == 0
     for id_ in range(2, 12):  # not at every statement: ten files later
         assert session.execute(MERGE.format(t="t"), {"id": id_, "who": "m"}).affected_rows == 1
@@ -198,7 +195,7 @@ def test_one_winner_per_version_while_one_compacts(engine: Engine, session: Engi
     """A compare-and-set and a compaction of its file: either may lose, and no update is ever lost."""
     session.execute("CREATE TABLE t (id INT, version INT)")
     session.execute("INSERT INTO t VALUES (1, 0), (2, 0)")
-    catalog, schema = session.namespace.catalog, session.namespace.schema
+    catalog, schema = session._session.namespace.catalog, session._session.namespace.schema
     location = str(engine.catalog.schema_path(catalog, schema) / "t")
     over = threading.Event()
     wins: list[int] = []

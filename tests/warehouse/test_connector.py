@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime
 import decimal
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from databricks.sql import exc
 from local_workspace.engine import Engine
-from local_workspace.warehouse.results import type_name
+from local_workspace.warehouse.messages import type_name
 
 Connect = Callable[..., Any]
 
@@ -148,26 +147,26 @@ def test_cancel_from_another_thread(connect: Connect) -> None:
         assert cursor.fetchone()[0] == 1
 
 
-def test_cancel_before_the_statement_has_begun(engine: Engine) -> None:
+def test_cancel_before_the_statement_has_begun(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """All threads are busy: the statement begins after it has been cancelled."""
-    from concurrent.futures import ThreadPoolExecutor
+    from local_workspace.warehouse import sessions
 
-    from local_workspace.warehouse.sessions import Sessions
+    monkeypatch.setattr(sessions, "STATEMENT_THREADS", 1)
+    opened, free = sessions.Sessions(engine), threading.Event()
+    session = opened.open(None, None)
 
-    with ThreadPoolExecutor(1) as threads:
-        sessions, free = Sessions(engine, threads, time.monotonic), threading.Event()
-        threads.submit(free.wait)
-        session = sessions.open(None, None)
-        text = "SELECT count(*) FROM range(0, 100000000000) WHERE hash(id) = 3"
-        operation = sessions.start(
-            session, lambda cancelled: session.engine.execute(text, cancelled=cancelled)
-        )
-        operation.cancel()
-        free.set()
-        assert operation.wait(60)
-        assert operation.error is not None
-        assert operation.error.condition == "OPERATION_CANCELED"
-        session.engine.close()
+    def busy(_cancelled: Any) -> Any:
+        free.wait()
+
+    opened.start(session, busy)
+    text = "SELECT count(*) FROM range(0, 100000000000) WHERE hash(id) = 3"
+    operation = opened.start(session, lambda cancelled: session.engine.execute(text, cancelled=cancelled))
+    operation.cancel()
+    free.set()
+    assert operation.wait(60)
+    assert operation.error is not None
+    assert operation.error.condition == "OPERATION_CANCELED"
+    opened.close(session)
 
 
 def test_statement_longer_than_the_first_wait(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +245,7 @@ def test_session_unknown_to_the_server_looks_closed(connect: Connect) -> None:
 
 def test_text_of_a_call() -> None:
     from databricks.sql.thrift_api.TCLIService import TCLIService, ttypes
-    from local_workspace.warehouse.calls import sql_of
+    from local_workspace.warehouse.messages import sql_of
     from thrift.protocol.TBinaryProtocol import TBinaryProtocol
     from thrift.transport.TTransport import TMemoryBuffer
 

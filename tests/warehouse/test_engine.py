@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,15 @@ from local_workspace.engine import Engine, EngineError, EngineOptions, EngineSes
 def rows(session: EngineSession, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = session.execute(sql, parameters).table.to_pylist()
     return found
+
+
+def test_importing_the_engine_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, local_workspace.engine; "
+        "print([m for m in ('deltalake', 'grpc', 'pyarrow', 'pyspark', 'sqlglot') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_state_survives_a_restart(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ import pytest
 from local_workspace import threads
 from local_workspace.engine import Engine, EngineOptions, EngineSession, create_engine
 from local_workspace.engine.errors import EngineError
-from local_workspace.engine.servers import EngineServer, Servers
-from local_workspace.engine.watch import Pulse, Signs, judge, processor_seconds
+from local_workspace.engine.servers import EngineServer, Pulse, Servers, Signs, judge, processor_seconds
 
 # One that takes hours, on either engine.
 HEAVY = "SELECT count(*) AS n FROM range(1000000) a, range(1000000) b WHERE a.id * b.id % 7 = 3"

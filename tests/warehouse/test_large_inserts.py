@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from local_workspace.engine import EngineError, EngineSession, literals, sail
+from local_workspace.engine import EngineError, EngineSession, literals, sailsql
 from local_workspace.engine.literals import rows_in_a_file
 
 ROWS = (
@@ -27,7 +27,7 @@ def test_rows_by_file_are_the_rows_by_text(
 ) -> None:
     rows = ROWS if not columns else ("('x', 1)", "(NULL, 2)")
     for table, limit in (("own", 10**9), ("filed", 0)):
-        for module in (literals, sail):
+        for module in (literals, sailsql):
             monkeypatch.setattr(module, "LARGE_INSERT", limit)
         session.execute(f"CREATE TABLE {table} ({COLUMNS})")
         result = session.execute(f"INSERT INTO {table}{columns} VALUES\n  {', '.join(rows)} -- all\n;")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from local_workspace.engine import Engine, EngineOptions, create_engine
-from local_workspace.engine.bounds import PathPolicy, named_paths
 from local_workspace.engine.errors import EngineError
+from local_workspace.engine.paths import PathPolicy, named_paths
 from local_workspace.engine.statements import Statement
 
 REFUSED = "INSUFFICIENT_PERMISSIONS"

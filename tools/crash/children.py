@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from databricks_rlm_agent.runs.actions import child_id
 from databricks_rlm_agent.runs.budget import Share
-from databricks_rlm_agent.runs.children import child_id
 from databricks_rlm_agent.runs.run import Run
 from tools.crash.audit import Audit, Expected, audit
 from tools.crash.kinds import FILES, INSERT, MANIFEST, PUT_ANSWER, Kind, points

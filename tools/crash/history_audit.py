@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from databricks_rlm_agent.controller.lease import controller_of
+from databricks_rlm_agent.controller.claims import controller_of
 from tools.crash.delta_history import Change, changes, commits, illegal
 from tools.crash.fleet import ASKED, KILLED, Lifetime
 

@@ -336,7 +336,7 @@ def served_routes(folder: Path) -> list[Route]:
 
     from local_workspace import WorkspaceInfo, WorkspaceOptions
     from local_workspace.layout import Layout
-    from local_workspace.server import SERVICES, load_routes
+    from local_workspace.services import SERVICES, load_routes
     from local_workspace.state import Database
     from local_workspace.workspace import Workspace
 
@@ -345,5 +345,5 @@ def served_routes(folder: Path) -> list[Route]:
     engine: Any = SimpleNamespace(catalog=None, connect_url_of=None, end_job=None)
     info = WorkspaceInfo(host="http://127.0.0.1:1", token="t", http_path="/p", root=str(folder), pid=1)
     with contextlib.closing(Database(layout.private / "state.db")) as database:
-        workspace = Workspace.assemble(WorkspaceOptions(root=folder), info, layout, database, engine, None)
-        return [route for module in set(SERVICES.values()) for route in load_routes(module, workspace)]
+        workspace = Workspace(WorkspaceOptions(root=folder), info, layout, database, engine, None)
+        return load_routes({module for modules in SERVICES.values() for module in modules}, workspace)

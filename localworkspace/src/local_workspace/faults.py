@@ -1,4 +1,4 @@
-"""Fault control: rules for which requests fail and how, held requests, the request log, and its API."""
+"""Fault control: rules for which requests fail and how, held requests, the request log; and its API."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,15 +14,23 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from local_workspace.errors import invalid, missing
-from local_workspace.http import Json, async_route, parse
+from local_workspace.errors import injected, invalid, missing
+from local_workspace.http import (
+    DETACHED,
+    PROMPT_DIGEST,
+    Call,
+    Json,
+    abort_connection,
+    async_route,
+    error_reply,
+    parse,
+)
 
 Action = Literal["status", "drop", "delay", "hold"]
 ACTIONS: tuple[Action, ...] = ("status", "drop", "delay", "hold")
 LOG_SIZE = 10_000
-# Where the handler of a model call leaves the digest of its prompt in the ASGI scope, for the request log.
-PROMPT_DIGEST = "local_workspace.prompt_sha256"
 LOG_CHARS = 64_000_000  # of SQL text, which may be large: a statement can carry thousands of rows
 
 
@@ -84,7 +93,6 @@ class _Count:
 class HeldRequest:
     """A request that waits for its release. `drop`: abort its connection instead of going on."""
 
-    id: int
     method: str
     path: str
     sql: str | None
@@ -93,9 +101,9 @@ class HeldRequest:
     released: asyncio.Event = field(default_factory=asyncio.Event)
     drop: bool = False
 
-    def document(self) -> dict[str, Any]:
-        """As listed by the API."""
-        names = ("id", "method", "path", "sql", "after_effect", "since_ms")
+    def document(self) -> Json:
+        """As listed by the API, but for its id."""
+        names = ("method", "path", "sql", "after_effect", "since_ms")
         return {name: getattr(self, name) for name in names}
 
 
@@ -136,11 +144,12 @@ class FaultControl:
             while len(self.log) > LOG_SIZE or self._logged_chars > LOG_CHARS:
                 self._logged_chars -= len(self.log.popleft().sql or "")
 
-    def clear_log(self) -> None:
-        """Empty the log."""
+    def clear_log(self) -> list[Json]:
+        """Empty the log; return what is left of it."""
         with self._lock:
             self.log.clear()
             self._logged_chars = 0
+        return []
 
     def add(self, rules: list[FaultRule]) -> list[dict[str, Any]]:
         """Add rules after those already in force; return all with their ids."""
@@ -157,10 +166,11 @@ class FaultControl:
                 for number, count in self._counts.items()
             ]
 
-    def clear(self) -> None:
-        """Remove all rules. Held requests stay held."""
+    def clear(self) -> list[Json]:
+        """Remove all rules; return what is left. Held requests stay held."""
         with self._lock:
             self._counts.clear()
+        return []
 
     def next_fault(self, method: str, path: str, sql: str | None) -> FaultRule | None:
         """Return the first rule that applies to this request and has hits left, and count it; else None."""
@@ -174,60 +184,183 @@ class FaultControl:
                     return count.rule
         return None
 
-    def hold(self, rule: FaultRule, method: str, path: str, sql: str | None, now_ms: int) -> HeldRequest:
-        """Register a request as held."""
-        held = HeldRequest(
-            id=next(self._ids),
-            method=method,
-            path=path,
-            sql=sql,
-            after_effect=rule.after_effect,
-            since_ms=now_ms,
-        )
-        self.held[held.id] = held
-        return held
+    async def hold(self, request: HeldRequest) -> bool:
+        """Hold a request until it is released; return whether its connection is to be aborted."""
+        number = next(self._ids)
+        self.held[number] = request
+        try:
+            await request.released.wait()
+        finally:
+            self.held.pop(number, None)
+        return request.drop
+
+
+SqlReader = Callable[[str, str], Callable[[bytes], str | None] | None]
+
+
+@dataclass
+class _Exchange:
+    """One request on its way through the fault injection, and its outcome."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    sql: str | None = None
+    status: int = 0
+    fault: str | None = None
+
+    async def observe(self, message: Message) -> None:
+        """Pass a response message on, noting the status."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self.send(message)
+
+
+class FaultInjection:
+    """ASGI middleware: logs every request, and makes those fail that a rule applies to, but for `/_local/`.
+
+    `sql_reader` returns, for a method and path, what finds the SQL text in such requests' bodies, if any.
+    """
+
+    def __init__(self, app: ASGIApp, control: FaultControl, sql_reader: SqlReader) -> None:
+        self.app, self._control, self._sql_reader = app, control, sql_reader
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or scope["path"].startswith("/_local/"):
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        started, clock = time.time(), time.perf_counter()
+        try:
+            await self._serve(exchange)
+        finally:
+            self._control.record(
+                LogEntry(
+                    method=scope["method"],
+                    path=scope["path"],
+                    sql=exchange.sql,
+                    status=exchange.status,
+                    time=int(started * 1000),
+                    duration_ms=round((time.perf_counter() - clock) * 1000, 3),
+                    client=dict(scope["headers"]).get(b"user-agent", b"").decode("latin-1"),
+                    fault=exchange.fault,
+                    prompt_sha256=scope.get(PROMPT_DIGEST),
+                )
+            )
+
+    async def _serve(self, exchange: _Exchange) -> None:
+        scope = exchange.scope
+        if read := self._sql_reader(scope["method"], scope["path"]):
+            exchange.sql = read(await _drain(exchange))
+        rule = self._control.next_fault(scope["method"], scope["path"], exchange.sql)
+        if rule is None:
+            await self.app(scope, exchange.receive, exchange.observe)
+            return
+        exchange.fault = rule.action
+        scope[DETACHED] = True
+        await _drain(exchange)  # the effect must not depend on whether the client still lives
+        if rule.after_effect:
+            messages: list[Message] = []
+            await self.app(scope, exchange.receive, _into(messages))
+            await self._apply(rule, exchange, _replay(messages))
+        else:
+            await self._apply(rule, exchange, self.app)
+
+    async def _apply(self, rule: FaultRule, exchange: _Exchange, proceed: ASGIApp) -> None:
+        """Carry out a rule. `proceed` is the application, or the reply that it has already given."""
+        scope = exchange.scope
+        dropped = rule.action == "drop"
+        if rule.action == "status":
+            error = injected(rule.status, "Injected by the fault control", rule.retry_after)
+            await error_reply(error)(scope, exchange.receive, exchange.observe)
+            return
+        if rule.action == "delay":
+            await asyncio.sleep(rule.delay_s)
+        if rule.action == "hold":
+            held = HeldRequest(
+                method=scope["method"],
+                path=scope["path"],
+                sql=exchange.sql,
+                after_effect=rule.after_effect,
+                since_ms=int(time.time() * 1000),
+            )
+            dropped = await self._control.hold(held)
+        if dropped:
+            abort_connection(scope)
+            while (await exchange.receive())["type"] != "http.disconnect":
+                pass  # uvicorn would answer 500 if this returned while the connection looks open
+        else:
+            await proceed(scope, exchange.receive, exchange.observe)
+
+
+async def _drain(exchange: _Exchange) -> bytes:
+    """Read the whole body, and make the next reader receive it again."""
+    chunks: list[bytes] = []
+    original = exchange.receive
+    while True:
+        message = await original()
+        if message["type"] != "http.request":
+            break
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
+    body = b"".join(chunks)
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await original()
+
+    exchange.receive = again
+    return body
+
+
+def _into(messages: list[Message]) -> Callable[[Message], Awaitable[None]]:
+    async def keep(message: Message) -> None:
+        messages.append(message)
+
+    return keep
+
+
+def _replay(messages: list[Message]) -> ASGIApp:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+
+    return app
 
 
 def control_routes(control: FaultControl) -> list[Route]:
     """The fault control's own API, below `/_local/`. Its handlers run on the event loop."""
 
-    async def list_rules(_request: Request) -> Json:
-        return {"rules": control.rules()}
+    def served(method: str, path: str, function: Callable[[Call], Json]) -> Route:
+        async def handle(request: Request) -> Json:
+            return function(await parse(request))
 
-    async def add_rules(request: Request) -> Json:
-        body = (await parse(request)).body
-        documents = body["rules"] if isinstance(body.get("rules"), list) else [body]
+        return async_route(method, f"/_local/{path}", handle)
+
+    def add_rules(call: Call) -> Json:
+        documents = call.body["rules"] if isinstance(call.body.get("rules"), list) else [call.body]
         return {"rules": control.add([FaultRule.parse(document) for document in documents])}
 
-    async def clear_rules(_request: Request) -> Json:
-        control.clear()
-        return {"rules": []}
-
-    async def list_held(_request: Request) -> Json:
-        return {"held": [item.document() for item in control.held.values()]}
-
-    async def release(request: Request) -> Json:
-        item = control.held.get(request.path_params["id"])
-        if item is None:
-            raise missing(f"No request is held under the id {request.path_params['id']}")
-        item.drop = (await parse(request)).flag("drop")
-        item.released.set()
+    def release(call: Call) -> Json:
+        held = control.held.get(call.number("id"))
+        if held is None:
+            raise missing(f"No request is held under the id {call.number('id')}")
+        held.drop = call.flag("drop")
+        held.released.set()
         return {}
 
-    async def list_requests(_request: Request) -> Json:
-        return {"requests": [vars(entry) for entry in list(control.log)]}
-
-    async def clear_requests(_request: Request) -> Json:
-        control.clear_log()
-        return {"requests": []}
-
-    table: list[tuple[str, str, Callable[[Request], Awaitable[Json]]]] = [
-        ("GET", "/_local/faults", list_rules),
-        ("POST", "/_local/faults", add_rules),
-        ("DELETE", "/_local/faults", clear_rules),
-        ("GET", "/_local/held", list_held),
-        ("POST", "/_local/held/{id:int}/release", release),
-        ("GET", "/_local/requests", list_requests),
-        ("DELETE", "/_local/requests", clear_requests),
+    return [
+        served("GET", "faults", lambda _call: {"rules": control.rules()}),
+        served("POST", "faults", add_rules),
+        served("DELETE", "faults", lambda _call: {"rules": control.clear()}),
+        served(
+            "GET",
+            "held",
+            lambda _call: {"held": [{"id": n, **held.document()} for n, held in control.held.items()]},
+        ),
+        served("POST", "held/{id:int}/release", release),
+        served("GET", "requests", lambda _call: {"requests": [vars(entry) for entry in list(control.log)]}),
+        served("DELETE", "requests", lambda _call: {"requests": control.clear_log()}),
     ]
-    return [async_route(method, path, handler) for method, path, handler in table]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import email
 import email.policy
@@ -11,7 +12,6 @@ import json
 import signal
 import socket
 import sqlite3
-import threading
 import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -20,16 +20,16 @@ from typing import Any, Protocol
 
 import anyio.to_thread
 import uvicorn
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from local_workspace import threads
 from local_workspace.errors import ApiError, invalid
+from local_workspace.options import WORKSPACE_ID
 from local_workspace.tls import Certificate
 
 # A client that pauses in its work must not find its connection closed under the next request.
@@ -41,6 +41,7 @@ GONE_S = 5.0
 _THREADS = 200
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_HEADERS = {"x-databricks-org-id": WORKSPACE_ID}
 
 Json = dict[str, Any]
 
@@ -88,10 +89,17 @@ class Call:
         except (TypeError, ValueError):
             raise invalid(f"{name} must be an integer, not {found!r}") from None
 
-    def flag(self, name: str, default: bool = False) -> bool:
-        """A boolean of the query or the body."""
+    def content(self, name: str) -> bytes:
+        """The bytes of a field of the body that is in base64; none without it. Raises ApiError (400)."""
+        try:
+            return base64.b64decode(self.body.get(name) or "", validate=True)
+        except (TypeError, ValueError):
+            raise invalid(f"{name} must be base64") from None
+
+    def flag(self, name: str) -> bool:
+        """A boolean of the query or the body; false without it."""
         found = self.body.get(name, self.query.get(name))
-        return default if found is None else found is True or str(found).lower() == "true"
+        return str(found).lower() == "true"
 
 
 def reply(document: Reply, status: int = 200) -> Response:
@@ -101,7 +109,7 @@ def reply(document: Reply, status: int = 200) -> Response:
     if document is not None and not isinstance(document, dict):
         document = document.as_dict()
     text = json.dumps(document or {}, ensure_ascii=False, separators=(",", ":"))
-    return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
+    return Response(text.encode("utf-8", "replace"), status, _HEADERS, media_type="application/json")
 
 
 def error_reply(error: ApiError) -> Response:
@@ -133,17 +141,26 @@ async def parse(request: Request) -> Call:
     )
 
 
-def form(request: Request, raw: bytes) -> tuple[Call, dict[str, bytes]]:
-    """A multipart/form-data request, as the SDK's uploads send it: its texts as a call, and all its parts."""
+def is_form(request: Request) -> bool:
+    """Return whether a request is multipart/form-data, as the SDK's uploads send it."""
+    return request.headers.get("content-type", "").startswith("multipart/form-data")
+
+
+async def upload(request: Request, name: str) -> tuple[Call, bytes]:
+    """A request, and the bytes of its field `name`: in base64 in JSON, as they are in a form."""
+    if not is_form(request):
+        call = await parse(request)
+        return call, call.content(name)
     header = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode("latin-1")
-    message = email.message_from_bytes(header + raw, policy=email.policy.HTTP)
+    message = email.message_from_bytes(header + await request.body(), policy=email.policy.HTTP)
     parts: dict[str, bytes] = {}
     for part in message.iter_parts() if message.is_multipart() else ():
-        name = part.get_param("name", header="content-disposition")
+        field_name = part.get_param("name", header="content-disposition")
         payload = part.get_payload(decode=True)
-        if isinstance(name, str) and isinstance(payload, bytes):
-            parts[name] = payload
-    return Call(body={name: value.decode("utf-8", "replace") for name, value in parts.items()}), parts
+        if isinstance(field_name, str) and isinstance(payload, bytes):
+            parts[field_name] = payload
+    call = Call(body={key: value.decode("utf-8", "replace") for key, value in parts.items()})
+    return call, parts.get(name, b"")
 
 
 def route(method: str, path: str, function: Callable[[Call], Reply], refuses: str = "") -> Route:
@@ -199,49 +216,10 @@ def api_error(error: Exception) -> ApiError:
     return ApiError(500, "INTERNAL_ERROR", text)
 
 
-class Services:
-    """Dispatches requests to services by the first part of their path (see `service_of`).
-
-    A service is loaded when it is first asked for: the SDK's dataclasses take 0.1 to 0.3 s each to import.
-    """
-
-    def __init__(self, loaders: Mapping[str, Callable[[], list[Route]]]) -> None:
-        self._loaders = loaders
-        self._loaded: dict[str, ASGIApp] = {"": _application([])}
-        self._lock = threading.Lock()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        name = service_of(scope["path"])
-        name = name if name in self._loaders else ""
-        app = self._loaded.get(name)
-        if app is None:
-            app = await run_in_threadpool(self._load, name)
-        await app(scope, receive, send)
-
-    def _load(self, name: str) -> ASGIApp:
-        with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = _application(self._loaders[name]())
-            return self._loaded[name]
-
-
-def service_of(path: str) -> str:
-    """`api/jobs` for `/api/2.2/jobs/runs/get`; the first part of any other path."""
-    parts = path.split("/")
-    return f"api/{parts[3]}" if parts[1] == "api" and len(parts) > 3 else parts[1]
-
-
-def _application(routes: list[Route]) -> ASGIApp:
-    async def unknown(request: Request, _error: Exception) -> Response:
-        message = f"No API found for '{request.method} {request.url.path}'"
-        return error_reply(ApiError(404, "ENDPOINT_NOT_FOUND", message))
-
-    return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
-
-
-# Mark of a request's scope: its effect must not depend on whether the client is still there.
+# Marks of a request's scope. Its effect must not depend on whether the client is still there:
 DETACHED = "local_workspace.detached"
+# The digest of a model call's prompt, for the request log:
+PROMPT_DIGEST = "local_workspace.prompt_sha256"
 
 
 class Work(Protocol):

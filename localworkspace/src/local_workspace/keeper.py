@@ -1,12 +1,18 @@
-"""The parent of a job's process: with the job it ends all that the job started, daemons included.
+"""What stands between the system and a job's process: its parent, and the root folder that it sees.
 
-`python -I -S keeper.py GRACE_SECONDS`, run by the file's path: it starts for every job, so it is one file of
-the standard library. The command is JSON in the environment: who looks for the job's process by its arguments
-shall find that. What it starts is in a session of its own. Standard input is its control: `T` and `K` send
-SIGTERM and SIGKILL to the job's group, `X` kills everything at once, and so does its end, when the
-server has died. It ends as the job has ended, by the same signal if need be.
+It is run by the file's path with `python -I -S`, for every job, so it is one file of the standard library.
 
-On Linux the orphans of the job become children of this process, whatever their environment, group or session.
+`keeper.py keep GRACE_SECONDS` is the parent: with the job it ends all that the job started, daemons included.
+The command is JSON in the environment: who looks for the job's process by its arguments shall find that. What
+it starts is in a session of its own. Standard input is its control: `T` and `K` send SIGTERM and SIGKILL to
+the job's group, `X` kills everything at once, and so does its end, when the server has died. It ends as the
+job has ended, by the same signal if need be. On Linux the orphans of the job become children of this process,
+whatever their environment, group or session.
+
+`keeper.py mount SCRATCH VOLUMES WORKSPACE DBFS COMMAND …` becomes the command, which sees these folders as
+`/Volumes`, `/Workspace` and `/dbfs`: in a mount namespace of its own, which needs no rights where the system
+lets users make them, it gets a root folder with everything that is in `/` and these besides. `SCRATCH` is an
+empty folder of its own.
 """
 
 from __future__ import annotations
@@ -21,13 +27,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# prctl(2), capset(2), unshare(2)
-_SET_DUMPABLE, _SET_CHILD_SUBREAPER, _CAPBSET_DROP, _CLONE_NEWUSER = 4, 36, 24, 0x10000000
+# prctl(2), capset(2), unshare(2), mount(2)
+_SET_DUMPABLE, _SET_CHILD_SUBREAPER, _CAPBSET_DROP = 4, 36, 24
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
+_BIND, _REC, _PRIVATE, _UNBINDABLE = 4096, 16384, 1 << 18, 1 << 17
 _CAPABILITY_VERSION_3 = 0x20080522
 # SYS_PTRACE, SYS_ADMIN and PERFMON: each lets root read the memory and environment of other processes.
 _PRYING = (19, 21, 38)
 _POLL_S = 0.02
 COMMAND = "RLM_LOCAL_COMMAND"
+REFUSED = 125  # the exit code where the system allows no mount namespace
 
 
 def isolate() -> bool:
@@ -51,10 +60,15 @@ def isolate() -> bool:
         return bool(libc.capset(header, sets) == 0)
     if libc.unshare(_CLONE_NEWUSER) != 0:
         return False
+    _map_user(uid, gid)
+    return True
+
+
+def _map_user(uid: int, gid: int) -> None:
+    """Be the same user in the user namespace that was just entered."""
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:  # noqa: PTH123 - a slow import
             file.write(text)
-    return True
 
 
 def hide() -> None:
@@ -162,11 +176,61 @@ def keep(grace_s: float, command: list[str]) -> int:
     return status
 
 
-def main() -> None:
-    """Keep a job; end as it has ended."""
+def _call(name: str, *arguments: object) -> None:
+    """Call a function of the C library. Raises OSError."""
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def _mount(source: str, target: str, kind: bytes | None, flags: int) -> None:
+    _call("mount", os.fsencode(source), os.fsencode(target), kind, ctypes.c_ulong(flags), None)
+
+
+def enter(scratch: str, folders: dict[str, str]) -> None:
+    """Make a root folder in `scratch` out of `/` and `folders`, by name, and go there. Raises OSError."""
+    here, uid, gid = os.getcwd(), os.geteuid(), os.getegid()  # noqa: PTH109 - as above
+    try:
+        _call("unshare", _CLONE_NEWNS)
+    except OSError:  # without the right to, within a user namespace of one's own
+        _call("unshare", _CLONE_NEWNS | _CLONE_NEWUSER)
+        _map_user(uid, gid)
+    _mount("none", "/", None, _REC | _PRIVATE)
+    _mount("tmpfs", scratch, b"tmpfs", 0)
+    _mount("none", scratch, None, _UNBINDABLE)  # else it would appear once more within itself
+    for entry in os.scandir("/"):
+        target = f"{scratch}/{entry.name}"
+        if entry.name in folders:
+            continue
+        if entry.is_symlink():
+            os.symlink(os.readlink(entry.path), target)  # noqa: PTH115, PTH211 - as above
+        elif entry.is_dir():
+            os.mkdir(target)  # noqa: PTH102 - as above
+            _mount(entry.path, target, None, _BIND | _REC)
+    for name, folder in folders.items():
+        os.mkdir(f"{scratch}/{name}")  # noqa: PTH102 - as above
+        _mount(folder, f"{scratch}/{name}", None, _BIND | _REC)
+    os.chroot(scratch)
+    os.chdir(here)
+
+
+def mount(scratch: str, volumes: str, workspace: str, dbfs: str, *command: str) -> None:
+    """Enter the namespace and become the command."""
+    try:
+        enter(scratch, {"Volumes": volumes, "Workspace": workspace, "dbfs": dbfs})
+    except OSError as error:
+        print(f"/Volumes cannot be mounted here: {error}", file=sys.stderr)  # noqa: T201 - into the run's log
+        sys.exit(REFUSED)
+    os.execv(command[0], command)  # noqa: S606 - the purpose
+
+
+def main(task: str, *arguments: str) -> None:
+    """Mount, or keep a job and end as it has ended."""
+    if task == "mount":
+        mount(*arguments)
     import resource
 
-    status = keep(float(sys.argv[1]), json.loads(os.environ.pop(COMMAND)))
+    status = keep(float(arguments[0]), json.loads(os.environ.pop(COMMAND)))
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) != signal.SIGKILL else None
@@ -175,4 +239,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

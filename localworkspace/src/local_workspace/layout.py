@@ -6,64 +6,29 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from local_workspace.errors import ApiError, WorkspaceError, invalid
 
 
-@dataclass(frozen=True, kw_only=True)
 class Layout:
     """The folders of one workspace. `root` is absolute and has no symbolic link in it."""
 
-    root: Path
-
-    @property
-    def private(self) -> Path:
-        """State that only the server reads; mode 0700."""
-        return self.root / ".workspace"
-
-    @property
-    def volumes(self) -> Path:
-        """`/Volumes` of the workspace."""
-        return self.root / "Volumes"
-
-    @property
-    def workspace(self) -> Path:
-        """`/Workspace`: workspace files."""
-        return self.root / "Workspace"
-
-    @property
-    def dbfs(self) -> Path:
-        """The root of DBFS, but for its `/Volumes`."""
-        return self.root / "dbfs"
-
-    @property
-    def runs(self) -> Path:
-        """One folder per task run: its working folder and its log."""
-        return self.private / "runs"
-
-    @property
-    def environments(self) -> Path:
-        """Environments with the libraries of jobs."""
-        return self.private / "environments"
-
-    @property
-    def uploads(self) -> Path:
-        """Bodies that are still arriving; on the file system of the volumes, so that a rename is atomic."""
-        return self.private / "uploads"
-
-    @property
-    def stage(self) -> Path:
-        """Files that PUT has brought to `stage://tmp/<user>/…`."""
-        return self.private / "stage"
-
-    @property
-    def server_file(self) -> Path:
-        """Describes the server that runs now."""
-        return self.private / "server.json"
+    def __init__(self, *, root: Path) -> None:
+        self.root = root
+        self.volumes = root / "Volumes"
+        self.workspace = root / "Workspace"  # workspace files
+        self.dbfs = root / "dbfs"  # the root of DBFS, but for its `/Volumes`
+        self.private = root / ".workspace"  # state that only the server reads; mode 0700
+        self.runs = self.private / "runs"  # a folder per task run: its working folder and its log
+        self.environments = self.private / "environments"  # with the libraries of jobs
+        # Bodies that are still arriving: on the file system of the volumes, so that a rename is atomic.
+        self.uploads = self.private / "uploads"
+        self.stage = self.private / "stage"  # files that PUT has brought to `stage://tmp/<user>/…`
+        self.server_file = self.private / "server.json"  # describes the server that runs now
 
     def create(self) -> None:
         """Make the folders. Raises WorkspaceError when the root cannot be written."""
@@ -71,15 +36,9 @@ class Layout:
             self.root.mkdir(parents=True, exist_ok=True)
             self.private.mkdir(mode=0o700, exist_ok=True)
             self.private.chmod(0o700)
-            for folder in (
-                self.volumes,
-                self.workspace,
-                self.dbfs,
-                self.root / "tables",
-                self.runs,
-                self.uploads,
-            ):
-                folder.mkdir(exist_ok=True)
+            new = (self.root / "tables", self.dbfs / "FileStore", self.dbfs / "tmp")  # as on Databricks
+            for folder in (self.volumes, self.workspace, self.runs, self.uploads, self.stage, *new):
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WorkspaceError(
                 f"the workspace folder {self.root} cannot be used ({error.strerror}): choose another --root"
@@ -150,10 +109,23 @@ class Layout:
         parts = relative.strip("/").split("/")
         return inside(self.volumes, "/".join([*(part.lower() for part in parts[:3]), *parts[3:]]))
 
-    def in_stage(self, relative: str) -> Path:
-        """The local file of a path below `stage://tmp/`. Raises ApiError for one that leads outside."""
-        self.stage.mkdir(exist_ok=True)
-        return inside(self.stage, relative)
+
+def make_folders(path: Path, taken: ApiError) -> None:
+    """Make a folder and its parents. Raises `taken` where one of them is a file."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise taken from None
+
+
+def remove(path: Path, *, recursive: bool, full: ApiError) -> None:
+    """Remove a file or folder. Raises `full` for a folder with entries, unless `recursive`."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif any(path.iterdir()) and not recursive:
+        raise full
+    else:
+        shutil.rmtree(path)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -16,6 +16,7 @@ EngineKind = Literal["sail", "spark"]
 DEFAULT_MAX_PROCESSES = 4
 WAREHOUSE_ID = "local"
 WORKSPACE_ID = "1"
+ACCOUNT_ID = "00000000-0000-4000-8000-000000000001"
 CLUSTER_ID = "local"
 # All of the environment that the server, and what it starts, has: no key of whoever starts it is in these.
 _KEPT = re.compile(

@@ -18,7 +18,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,7 +111,7 @@ class ScriptedRules:
     def _text(self, prompt: str) -> str:
         for rule in self.rules:
             if found := rule.match.search(prompt):
-                filled = _filled(rule.reply, found)
+                filled = _mapped(rule.reply, found.expand)
                 return json.dumps(filled, ensure_ascii=False) if rule.is_json else str(filled)
         if self.otherwise is None:
             raise invalid(
@@ -157,13 +157,14 @@ def read_model(argument: str | None) -> ScriptedModel | None:
     return model_of(document, str(path))
 
 
-def _filled(value: Any, found: re.Match[str]) -> Any:
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The JSON value with every text in it changed."""
     if isinstance(value, str):
-        return found.expand(value)
+        return change(value)
     if isinstance(value, list):
-        return [_filled(item, found) for item in value]
+        return [_mapped(item, change) for item in value]
     if isinstance(value, dict):
-        return {key: _filled(item, found) for key, item in value.items()}
+        return {key: _mapped(item, change) for key, item in value.items()}
     return value
 
 
@@ -176,44 +177,33 @@ def _rule(value: Any, place: str) -> _Rule:
     if not is_json and not isinstance(reply, str):
         raise _malformed(f"{place}.text", "must be a string")
     match = _pattern(fields.get("match"), f"{place}.match")
-    for template in _texts(reply):
+
+    def check(template: str) -> str:
         try:
-            match.sub(template, "")  # compiles the template, whether or not anything matches
+            return match.sub(template, "")  # compiles the template, whether or not anything matches
         except (re.error, IndexError) as error:
             raise _malformed(place, f"{template!r} does not fit its 'match': {error}") from None
+
+    _mapped(reply, check)
     return _Rule(match=match, reply=reply, is_json=is_json)
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for part in parts for text in _texts(part)]
 
 
 def _fault(value: Any, place: str) -> _Fault:
     fields = _object(value, place, {"match", "status", "retry_after", "times"})
-    status: Any = fields.get("status")
-    retry_after, times = fields.get("retry_after"), fields.get("times")
-    if not _is_whole(status) or not 400 <= status <= 599:
+    status, times = _whole(fields, "status", place) or 0, _whole(fields, "times", place)
+    if not 400 <= status <= 599:
         raise _malformed(f"{place}.status", "must be an HTTP status from 400 to 599")
-    for name, number in (("retry_after", retry_after), ("times", times)):
-        if number is not None and (not _is_whole(number) or number < 0):
-            raise _malformed(f"{place}.{name}", "must be a whole number, 0 or more")
     return _Fault(
         match=_pattern(fields.get("match"), f"{place}.match"),
         status=status,
-        retry_after=retry_after,
+        retry_after=_whole(fields, "retry_after", place),
         left=math.inf if times is None else times,
     )
 
 
 def _usage(value: Any, place: str) -> tuple[int | None, int | None]:
     fields = _object(value, place, {"input_tokens", "output_tokens"})
-    for name, number in fields.items():
-        if not _is_whole(number) or number < 0:
-            raise _malformed(f"{place}.{name}", "must be a whole number, 0 or more")
-    return fields.get("input_tokens"), fields.get("output_tokens")
+    return _whole(fields, "input_tokens", place), _whole(fields, "output_tokens", place)
 
 
 def _items(fields: Mapping[str, Any], name: str, place: str) -> list[tuple[Any, str]]:
@@ -246,8 +236,11 @@ def _number(value: Any, place: str) -> float:
     return float(value)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _whole(fields: Mapping[str, Any], name: str, place: str) -> int | None:
+    number = fields.get(name)
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+        raise _malformed(f"{place}.{name}", "must be a whole number, 0 or more")
+    return number
 
 
 def _malformed(place: str, what: str) -> WorkspaceError:

@@ -2,53 +2,81 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
-import importlib
-import importlib.util
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from local_workspace import keeper, threads
 from local_workspace.errors import WorkspaceError
 from local_workspace.layout import Layout
-from local_workspace.options import HTTP_PATH, WorkspaceInfo, WorkspaceOptions
+from local_workspace.options import (
+    HTTP_PATH,
+    WorkspaceInfo,
+    WorkspaceOptions,
+    clean_environment,
+    is_clean,
+    options_from,
+)
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-    from starlette.types import ASGIApp
-
     from local_workspace.engine import Engine
-    from local_workspace.workspace import Workspace
 
 # A stop takes no longer; after the first seconds it says what it waits for.
 END_S = 12.0
 _PATIENCE_S = 3.0
-# The services by the first part of their paths, each a module with `routes(workspace)`.
-SERVICES = {
-    "sql": "warehouse.service",
-    "api/jobs": "services.jobs",
-    "api/fs": "services.files",
-    "api/secrets": "services.secrets",
-    "api/sql": "services.statements",
-    "api/unity-catalog": "services.unity_catalog",
-    "api/workspace": "services.workspace_objects",
-    "api/dbfs": "services.dbfs",
-    "api/clusters": "services.compute",
-    ".well-known": "services.identity",
-    "api/preview": "services.identity",
-    "api/permissions": "services.identity",
-    "serving-endpoints": "services.serving",
-    "api/serving-endpoints": "services.serving",
-}
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT, then return 0. `namespace`: the options of `add_arguments`, and `json`.
+
+    The program is started anew without the keys of its environment: /proc would show them to every job.
+
+    Raises ValueError for a malformed option, WorkspaceError when the workspace cannot start.
+    """
+    options = options_from(namespace)
+    if not is_clean(os.environ):
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(command[0], command, clean_environment(os.environ))  # noqa: S606 - this very program
+    if namespace.exit_with_parent:
+        _follow_parent()
+    serve(options, _print_json if namespace.json else _print_text)
+    return 0
+
+
+def _print_json(info: WorkspaceInfo) -> None:
+    print(info.to_json(), flush=True)  # noqa: T201 - a command's output
+
+
+def _print_text(info: WorkspaceInfo) -> None:
+    lines = [
+        f"Local workspace at {info.root}",
+        f"  DATABRICKS_HOST={info.host}",
+        f"  DATABRICKS_TOKEN={info.token}",
+        *([f"  REQUESTS_CA_BUNDLE={info.ca_file}"] if info.ca_file else []),
+        f"  RLM_WAREHOUSE_HTTP_PATH={info.http_path}",
+        "Ctrl+C stops it.",
+    ]
+    print("\n".join(lines), flush=True)  # noqa: T201 - a command's output
+
+
+def _follow_parent() -> None:
+    """Stop this process when its standard input closes, as it does when whoever started it dies."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threads.begin("follow-parent", wait)
 
 
 def serve(options: WorkspaceOptions, on_ready: Callable[[WorkspaceInfo], None]) -> None:
@@ -64,14 +92,15 @@ def serve(options: WorkspaceOptions, on_ready: Callable[[WorkspaceInfo], None]) 
     threads.on_fatal(end.fatal)
     with contextlib.closing(layout.lock()):
         layout.clear_uploads()
-        starting = _EngineStart(options, layout.token())
+        starting = _begin_engine(options, layout.token())
         try:
             with contextlib.closing(_listen(options.port)) as listener:
                 _run(options, layout, listener, starting, on_ready, end)
         finally:
             layout.server_file.unlink(missing_ok=True)
             end.begin()
-            starting.stop()
+            if starting.exception() is None:
+                starting.result().stop()
     if end.reason is not None:
         raise WorkspaceError(f"the local workspace has ended: {end.reason}")
 
@@ -103,55 +132,46 @@ class _End:
         os._exit(1)
 
 
-class _EngineStart:
-    """Starts the engine in a thread, while the rest of the server is being imported and set up."""
+def _begin_engine(options: WorkspaceOptions, token: str) -> Future[Engine]:
+    """Start the engine in a thread, while the rest of the server is being imported and set up."""
+    started: Future[Engine] = Future()
 
-    def __init__(self, options: WorkspaceOptions, token: str) -> None:
-        self._options, self._token = options, token
-        self._engine: Engine | None = None
-        self._error: Exception | None = None
-        self._thread = threads.begin("engine-start", self._start)
-
-    def _start(self) -> None:
-        options = self._options
+    def start() -> None:
         try:
             from local_workspace.engine import EngineOptions, create_engine
 
-            self._engine = create_engine(
+            engine = create_engine(
                 EngineOptions(
                     root=options.root,
                     catalogs=options.catalogs,
                     kind=options.engine,
-                    token=self._token,
+                    token=token,
                     allow_paths=options.allow_paths,
                 )
             )
-            self._engine.start()
-        except Exception as error:  # noqa: BLE001 - raised again, with its reason, by engine()
-            self._error = error
+            engine.start()
+            started.set_result(engine)
+        except BaseException as error:  # noqa: BLE001 - raised again, with its reason, by _started
+            started.set_exception(error)
 
-    def engine(self) -> Engine:
-        """The running engine. Raises WorkspaceError when it did not start."""
-        self._thread.join()
-        if isinstance(self._error, ModuleNotFoundError):
-            kind = self._options.engine
-            raise WorkspaceError(
-                f"the engine {kind!r} needs the package {self._error.name!r}, which is not installed: "
-                f"pip install 'rlm-local-workspace[{kind}]'"
-            ) from self._error
-        from local_workspace.engine import EngineError
+    threads.begin("engine-start", start)
+    return started
 
-        if isinstance(self._error, EngineError):
-            raise WorkspaceError(self._error.message) from self._error
-        if self._error is not None or self._engine is None:
-            raise WorkspaceError(f"the engine did not start: {self._error}") from self._error
-        return self._engine
 
-    def stop(self) -> None:
-        """Stop it, if it runs."""
-        self._thread.join()
-        if self._engine is not None and self._error is None:
-            self._engine.stop()
+def _started(engine: Future[Engine], kind: str) -> Engine:
+    """The running engine. Raises WorkspaceError when it did not start."""
+    error = engine.exception()
+    if error is None:
+        return engine.result()
+    if isinstance(error, ModuleNotFoundError):
+        raise WorkspaceError(
+            f"the engine {kind!r} needs the package {error.name!r}, which is not installed: "
+            f"pip install 'rlm-local-workspace[{kind}]'"
+        ) from error
+    from local_workspace.engine import EngineError
+
+    message = error.message if isinstance(error, EngineError) else f"the engine did not start: {error}"
+    raise WorkspaceError(message) from error
 
 
 def _listen(port: int) -> socket.socket:
@@ -174,11 +194,11 @@ def _run(
     options: WorkspaceOptions,
     layout: Layout,
     listener: socket.socket,
-    starting: _EngineStart,
+    starting: Future[Engine],
     on_ready: Callable[[WorkspaceInfo], None],
     end: _End,
 ) -> None:
-    defer_sdk_package()
+    from local_workspace import services
     from local_workspace.http import WorkspaceServer
     from local_workspace.scripted_model import read_model
     from local_workspace.state import Database
@@ -188,7 +208,7 @@ def _run(
     model = read_model(options.model)
     trusted = certificate(layout.private) if options.tls else None
     with contextlib.closing(Database(layout.private / "state.db")) as database:
-        engine = starting.engine()
+        engine = _started(starting, options.engine)
         info = WorkspaceInfo(
             host=f"{'https' if trusted else 'http'}://127.0.0.1:{listener.getsockname()[1]}",
             token=layout.token(),
@@ -198,7 +218,7 @@ def _run(
             spark_connect=engine.connect_url,
             ca_file=str(trusted.file) if trusted else "",
         )
-        workspace = Workspace.assemble(options, info, layout, database, engine, model, trusted)
+        workspace = Workspace(options, info, layout, database, engine, model, trusted)
 
         def announce() -> None:
             layout.write_server_file(info.to_json())
@@ -206,54 +226,7 @@ def _run(
 
         workspace.scheduler.start()
         try:
-            server = WorkspaceServer(build(workspace), announce, end.begin, trusted)
+            server = WorkspaceServer(services.build(workspace), announce, end.begin, trusted)
             asyncio.run(server.serve([listener]))
         finally:
             workspace.scheduler.close()
-
-
-def defer_sdk_package() -> None:
-    """Let `databricks.sdk.service.…` be imported without `databricks.sdk` itself, until that is needed.
-
-    The package's `__init__` imports all of its 45 services (a second), of which the REST answers need seven.
-    It is executed when a name of its own is asked for.
-    """
-    name = "databricks.sdk"
-    spec = importlib.util.find_spec(name) if name not in sys.modules else None
-    if spec is None or spec.loader is None:
-        return
-    loader = spec.loader
-
-    class Deferred(types.ModuleType):
-        def __getattr__(self, attribute: str) -> Any:
-            if attribute.startswith("__"):
-                raise AttributeError(attribute)
-            object.__setattr__(self, "__class__", types.ModuleType)
-            loader.exec_module(self)
-            return getattr(self, attribute)
-
-    module = importlib.util.module_from_spec(spec)
-    module.__class__ = Deferred
-    sys.modules[name] = module
-    sys.modules["databricks"].sdk = module  # type: ignore[attr-defined] # as an import sets it
-
-
-def build(workspace: Workspace) -> ASGIApp:
-    """The ASGI application with all services, behind authentication and, if asked for, the fault control."""
-    from local_workspace.faults import FaultControl, control_routes
-    from local_workspace.http import Services
-    from local_workspace.middleware import Authentication, FaultInjection
-
-    loaders = {name: partial(load_routes, module, workspace) for name, module in SERVICES.items()}
-    control = FaultControl()
-    if workspace.options.allow_faults:
-        loaders["_local"] = partial(control_routes, control)
-    app: ASGIApp = Services(loaders)
-    app = FaultInjection(app, control) if workspace.options.allow_faults else app
-    return Authentication(app, workspace.info.token)
-
-
-def load_routes(module: str, workspace: Workspace) -> list[Route]:
-    """The routes of the service in a module of this package."""
-    routes: list[Route] = importlib.import_module(f"local_workspace.{module}").routes(workspace)
-    return routes

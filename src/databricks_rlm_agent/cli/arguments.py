@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from functools import partial
 from typing import Any
 
 from databricks_rlm_agent.errors import ConfigError
@@ -75,29 +76,38 @@ def parser(version: str) -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: Any, name: str, path: str, help_text: str, *, json: bool = True
+    commands: Any,
+    name: str,
+    path: str,
+    help_text: str,
+    *,
+    run: bool = False,
+    model: bool = False,
+    place: bool = False,
+    json: bool = True,
 ) -> argparse.ArgumentParser:
+    """Add a command, with the arguments that several have: the id of a ``run``, a ``model``, a workspace."""
     command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
     command.set_defaults(command_path=path)
+    if run:
+        command.add_argument("run_id", metavar="RUN")
+    if model:
+        command.add_argument(
+            "--model",
+            help="gemini-…, databricks/ENDPOINT, openai/MODEL, anthropic/MODEL, a chain with commas, "
+            "scripted:FILE or auto (default: RLM_MODEL, then auto)",
+        )
+    if place:
+        where = command.add_argument_group(
+            "workspace (default: DATABRICKS_HOST and the SDK's own configuration)"
+        )
+        where.add_argument("--root", metavar="DIR", help="use the local workspace in DIR, started if need be")
+        where.add_argument("--profile", help="profile of ~/.databrickscfg")
     if json:
         command.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     add_log_options(command)
     return command
-
-
-def _place(command: argparse.ArgumentParser) -> None:
-    where = command.add_argument_group("workspace (default: DATABRICKS_HOST and the SDK's own configuration)")
-    where.add_argument("--root", metavar="DIR", help="use the local workspace in DIR, started if need be")
-    where.add_argument("--profile", help="profile of ~/.databrickscfg")
-
-
-def _model(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--model",
-        help="gemini-…, databricks/ENDPOINT, openai/MODEL, anthropic/MODEL, a chain with commas, "
-        "scripted:FILE or auto (default: RLM_MODEL, then auto)",
-    )
 
 
 def _task(command: argparse.ArgumentParser) -> None:
@@ -126,73 +136,46 @@ def _task(command: argparse.ArgumentParser) -> None:
 
 
 def _demo(commands: Any) -> None:
-    command = _add(
-        commands, "demo", "demo:demo", "Answer a question about real flights, on this machine alone."
-    )
+    help_text = "Answer a question about real flights, on this machine alone."
+    command = _add(commands, "demo", "demo:demo", help_text, model=True)
     command.set_defaults(creates=True)
     command.add_argument(
         "--root", metavar="DIR", help="keep the workspace in DIR (default: a temporary folder)"
     )
-    _model(command)
 
 
 def _work(commands: Any) -> None:
-    run = _add(commands, "run", "work:run", "Give a task and stay until it is done.")
-    _task(run)
-    _model(run)
-    _place(run)
-    follow = _add(commands, "follow", "work:follow", "Stay with a run until it is done; carry it out.")
-    follow.add_argument("run_id", metavar="RUN")
-    _model(follow)
-    _place(follow)
-    submit = _add(commands, "submit", "work:submit", "Give a task and leave; a controller carries it out.")
-    _task(submit)
-    _model(submit)
-    _place(submit)
-    answer = _add(commands, "answer", "work:answer", "Answer the question that a run waits for.")
-    answer.add_argument("run_id", metavar="RUN")
+    add = partial(_add, commands, place=True)
+    _task(add("run", "work:run", "Give a task and stay until it is done.", model=True))
+    add("follow", "work:follow", "Stay with a run until it is done; carry it out.", run=True, model=True)
+    _task(add("submit", "work:submit", "Give a task and leave; a controller carries it out.", model=True))
+    answer = add("answer", "work:answer", "Answer the question that a run waits for.", run=True)
     answer.add_argument("text", metavar="TEXT")
-    _place(answer)
-    cancel = _add(commands, "cancel", "work:cancel", "End a run and its job; what is done already is kept.")
-    cancel.add_argument("run_id", metavar="RUN")
+    cancel = add("cancel", "work:cancel", "End a run and its job; what is done already is kept.", run=True)
     cancel.add_argument("--reason", default="It was cancelled by a person.", help="kept with the run")
     cancel.add_argument("--wait", type=float, default=120.0, metavar="S", help="wait at most so long (120)")
     cancel.add_argument("--no-wait", action="store_true", help="leave it to the running controllers")
-    _place(cancel)
 
 
 def _inspect(commands: Any) -> None:
-    status = _add(commands, "status", "inspect:status", "List the newest runs, or show the state of one.")
+    add = partial(_add, commands, place=True)
+    status = add("status", "inspect:status", "List the newest runs, or show the state of one.")
     status.add_argument("run_id", metavar="RUN", nargs="?")
     status.add_argument("--limit", type=int, default=20, help="how many runs to list (20)")
-    _place(status)
-    show = _add(
-        commands, "show", "inspect:show", "Show all of one run: iterations, results, events, capsule."
-    )
-    show.add_argument("run_id", metavar="RUN")
-    _place(show)
-    logs = _add(commands, "logs", "inspect:logs", "Print what a run's programs wrote.")
-    logs.add_argument("run_id", metavar="RUN")
+    text = "Show all of one run: iterations, results, events, capsule."
+    add("show", "inspect:show", text, run=True)
+    logs = add("logs", "inspect:logs", "Print what a run's programs wrote.", run=True)
     logs.add_argument("--iteration", type=int, help="only this iteration (default: the newest)")
     logs.add_argument("--stderr", action="store_true", help="standard error in place of standard output")
-    _place(logs)
 
 
 def _operate(commands: Any) -> None:
-    init = _add(
-        commands, "init", "operate:init", "Create, migrate or repair schema, Volume, tables, harness."
-    )
+    add = partial(_add, commands, place=True)
+    init = add("init", "operate:init", "Create, migrate or repair schema, Volume, tables, harness.")
     init.set_defaults(creates=True)
-    _place(init)
-    doctor = _add(commands, "doctor", "doctor:doctor", "Check everything that a run needs.")
-    _model(doctor)
-    _place(doctor)
-    tick = _add(commands, "tick", "operate:tick", "One pass over all runs that have something to do.")
-    _model(tick)
-    _place(tick)
-    loop = _add(commands, "orchestrate", "operate:orchestrate", "Tick until stopped.")
-    _model(loop)
-    _place(loop)
+    add("doctor", "operate:doctor", "Check everything that a run needs.", model=True)
+    add("tick", "operate:tick", "One pass over all runs that have something to do.", model=True)
+    loop = add("orchestrate", "operate:orchestrate", "Tick until stopped.", model=True)
     mode = loop.add_mutually_exclusive_group()
     mode.add_argument("--continuous", action="store_true", help="until stopped (default)")
     mode.add_argument("--once", action="store_true", help="one tick")
@@ -201,14 +184,8 @@ def _operate(commands: Any) -> None:
     secrets = commands.add_parser("secrets", help="Check the secrets.").add_subparsers(
         required=True, metavar="ACTION"
     )
-    check = _add(
-        secrets,
-        "check",
-        "operate:secrets_check",
-        "Say which secrets are found, and where; never their values.",
-    )
-    _model(check)
-    _place(check)
+    text = "Say which secrets are found, and where; never their values."
+    _add(secrets, "check", "operate:secrets_check", text, model=True, place=True)
 
 
 def _sql(commands: Any) -> None:

@@ -1,37 +1,103 @@
-"""``run``, ``submit``, ``answer``, ``cancel``: give work to the agent."""
+"""``run``, ``follow``, ``submit``, ``answer``, ``cancel``: give work and inputs to the agent."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from databricks_rlm_agent.app import App
 from databricks_rlm_agent.attempts.records import EventRow, answer_seq
 from databricks_rlm_agent.cli.arguments import BUDGET
-from databricks_rlm_agent.cli.output import Follower, emit, outcome, outcome_text, run_summary
-from databricks_rlm_agent.cli.workspace import app_at, command_line, say
-from databricks_rlm_agent.controller.loop import ControlLoop
-from databricks_rlm_agent.controller.tick import SingleRunTick
-from databricks_rlm_agent.databricks.unity_catalog import WorkspaceVolume
+from databricks_rlm_agent.cli.inspect import (
+    DONE,
+    emit,
+    emit_outcome,
+    loop_of,
+    outcome,
+    outcome_text,
+    run_summary,
+)
+from databricks_rlm_agent.cli.workspace import app_at, command_line, resolved_model
+from databricks_rlm_agent.databricks.services import WorkspaceVolume
 from databricks_rlm_agent.errors import Conflict, Forbidden, RunNotFound, UsageError
-from databricks_rlm_agent.models import parse_models
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.checks import parse_checks
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.inputs import MAX_TEXT_CHARS, Handle, InputSpec, parse_inputs, upload_path
 from databricks_rlm_agent.runs.run import Run, new_run
-from databricks_rlm_agent.settings import choose_model
-from databricks_rlm_agent.values import check_id, clip, storable
+from databricks_rlm_agent.values import check_id, check_table_name, check_volume_path, clip, storable
+from executor_harness.protocol import Input
 
+MAX_TEXT_CHARS = 4_000
+"""The longest text that is kept with the run itself; longer ones become files."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_SUFFIX = re.compile(r"[^.](\.[A-Za-z0-9]{1,10})?(?:\.(?:gz|bz2|xz|zst))?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """An input as it was written: a table, a ``path`` in a Volume, a ``local`` file or a text.
+
+    It becomes a handle (``executor_harness.protocol.Input``): the data itself stays where it is.
+    """
+
+    name: str
+    kind: Literal["table", "path", "local", "text"]
+    value: str
+
+
+def parse_inputs(texts: Sequence[str]) -> list[InputSpec]:
+    """``NAME=VALUE`` each; raise UsageError for one that is none, and for a name that is given twice."""
+    found = [parse_input(text) for text in texts]
+    names = [given.name for given in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                f"--input {name} is given {names.count(name)} times.", fix="Name each input once."
+            )
+    return found
+
+
+def parse_input(text: str) -> InputSpec:
+    """``NAME=VALUE``: a Volume path, ``@`` and a file of this machine, a three-level table name, or text."""
+    name, found, value = text.partition("=")
+    if not found or not _NAME.fullmatch(name):
+        raise UsageError(
+            f"--input {text[:80]!r} is not NAME=VALUE.",
+            fix="For example --input flights=main.nyc.flights; a name has up to 64 letters, digits and '_'.",
+        )
+    if value.startswith("/Volumes/"):
+        return InputSpec(name=name, kind="path", value=_path(value))
+    if value.startswith("@"):
+        return InputSpec(name=name, kind="local", value=value[1:])
+    try:
+        return InputSpec(name=name, kind="table", value=check_table_name(value))
+    except UsageError:
+        return InputSpec(name=name, kind="text", value=value)
+
+
+def upload_path(run_dir: str, name: str, file_name: str) -> str:
+    """Where an input is kept that had to be brought along: the suffix tells a program how to read it."""
+    found = _SUFFIX.search(file_name)
+    return f"{run_dir}/inputs/{name}{found[0][1:] if found else ''}"
+
+
+def _path(value: str) -> str:
+    """The normal form of a path; a slash at its end stays, since it says that this is a folder."""
+    clean = check_volume_path(value)
+    return f"{clean}/" if value.endswith("/") else clean
+
+
+EVENT_CHARS = 1_000  # of an answer, in its event
 _MAX_BYTES = 5 << 30  # of one request of the Files API
 
 
@@ -46,7 +112,7 @@ class InputUploader:
     run_dir: str
     given: Sequence[InputSpec]
 
-    def handles(self) -> dict[str, Handle]:
+    def handles(self) -> dict[str, Input]:
         """The handle of each input; raise UsageError for a path or file that is not there."""
         return {given.name: self._handle(given) for given in self.given}
 
@@ -59,7 +125,7 @@ class InputUploader:
             elif path:
                 self.volume.put(path, given.value.encode(), overwrite=True)
 
-    def _handle(self, given: InputSpec) -> Handle:
+    def _handle(self, given: InputSpec) -> Input:
         path = self._destination(given)
         if path:
             return {"kind": "file", "path": path}
@@ -117,33 +183,21 @@ def _local(given: InputSpec) -> Path:
     )
 
 
-DONE, FAILED = 0, 1
-EVENT_CHARS = 1_000  # of an answer, in its event
-# Between two ticks for a run that a person waits for.
-_MAX_WAIT_S = 1.0
-
-
 def run(options: argparse.Namespace) -> int:
     """Store a run, then tick until it is done."""
     with app_at(options) as app:
         model = resolved_model(app, options.model)
         app.planner_for(model)  # a missing key or an unreadable script is known before anything is stored
-        return _emit_outcome(app, accept(app, options, model=model), options)
+        return emit_outcome(app, accept(app, options, model=model), options)
 
 
 def follow(options: argparse.Namespace) -> int:
     """Stay with a run that exists until it is done, and carry it out where no other controller does."""
     with app_at(options) as app:
-        run = app.store.get(check_id(options.run_id, what="run id"))
+        run = app.store.get(check_id(options.run_id))
         if not run.fsm_state.terminal:
             app.planner_for(run.model or app.model)  # a missing key ends the command, not the run
-        return _emit_outcome(app, run, options)
-
-
-def _emit_outcome(app: App, run: Run, options: argparse.Namespace) -> int:
-    document = carry_out(app, run.run_id, options)
-    emit(document, as_json=options.json, text=outcome_text(document, options))
-    return DONE if document["state"] == State.SUCCEEDED else FAILED
+        return emit_outcome(app, run, options)
 
 
 def submit(options: argparse.Namespace) -> int:
@@ -160,7 +214,7 @@ def submit(options: argparse.Namespace) -> int:
 def answer(options: argparse.Namespace) -> int:
     """Answer a waiting run."""
     with app_at(options) as app:
-        waiting = app.store.get(check_id(options.run_id, what="run id"))
+        waiting = app.store.get(check_id(options.run_id))
         after = waiting.answered(options.text)
         event = EventRow(
             run_id=waiting.run_id,
@@ -190,21 +244,16 @@ def answer(options: argparse.Namespace) -> int:
 def cancel(options: argparse.Namespace) -> int:
     """Put the intent on record, then see to it, whether or not a controller is running."""
     with app_at(options) as app:
-        run_id = check_id(options.run_id, what="run id")
+        run_id = check_id(options.run_id)
         wanted = app.store.request_cancel(run_id, reason=options.reason)
         if wanted and not options.no_wait:
             deadline = time.monotonic() + options.wait
-            _loop_of(app, run_id).run(
+            loop_of(app, run_id).run(
                 done=lambda _: time.monotonic() > deadline or app.store.get(run_id).fsm_state.terminal
             )
         document = outcome(app, app.store.get(run_id))
         emit(document, as_json=options.json, text=_cancel_text(document, options, wanted=wanted))
         return DONE
-
-
-def _loop_of(app: App, run_id: str) -> ControlLoop:
-    """The controller's part for one run and its child runs: other people's runs are not ours to pay for."""
-    return replace(app.loop(max_wait_s=_MAX_WAIT_S), tick=SingleRunTick(tick=app.tick, run_id=run_id))
 
 
 def _cancel_text(document: dict[str, Any], options: argparse.Namespace, *, wanted: bool) -> str:
@@ -221,7 +270,7 @@ def _cancel_text(document: dict[str, Any], options: argparse.Namespace, *, wante
 
 def accept(app: App, options: argparse.Namespace, *, model: str | None) -> Run:
     """Store a new run and its inputs."""
-    run_id = check_id(options.run_id or app.new_id("r"), what="run id")
+    run_id = check_id(options.run_id or app.new_id("r"))
     uploader = InputUploader(
         volume=app.volume,
         run_dir=app.settings.namespace.run_dir(run_id),
@@ -257,24 +306,3 @@ def _budget(options: argparse.Namespace) -> Budget:
         problem = error.errors(include_url=False, include_input=False)[0]
         name = str(problem["loc"][0])
         raise UsageError(f"--{name.replace('_', '-')} is {given[name]}.", fix=f"{problem['msg']}.") from None
-
-
-def carry_out(app: App, run_id: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Tick until a run has ended or waits for a person; return its outcome."""
-    resume = command_line(options, "follow", run_id)
-    try:
-        app.publish_harness()
-        report: Callable[[str], None] = (lambda _: None) if options.json else say
-        say(f"Run {run_id}. If this is interrupted: {resume}")
-        _loop_of(app, run_id).run(done=Follower(app=app, run_id=run_id, say=report))
-        return outcome(app, app.store.get(run_id))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted. Run {run_id} is kept; to go on with it: {resume}") from None
-
-
-def resolved_model(app: App, setting: str | None) -> str:
-    """The model that was asked for, in a form that means the same to every controller on this machine."""
-    model = choose_model(setting or app.settings.model, app.environ)
-    parse_models(model)
-    scheme, _, file = model.partition(":")
-    return f"{scheme}:{Path(file).absolute()}" if scheme == "scripted" else model

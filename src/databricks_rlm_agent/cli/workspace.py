@@ -124,9 +124,22 @@ def _scripted(model: str | None) -> str | None:
         return None
     from databricks_rlm_agent.planner.script import Script
 
-    file = str(Path(model.removeprefix("scripted:")).absolute())
-    Script.read(file)
-    return f"scripted:{file}"
+    Script.read(model.removeprefix("scripted:"))
+    return _absolute(model)
+
+
+def resolved_model(app: App, setting: str | None) -> str:
+    """The model that was asked for, in a form that means the same to every controller on this machine."""
+    from databricks_rlm_agent.models import parse_models
+    from databricks_rlm_agent.settings import choose_model
+
+    model = choose_model(setting or app.settings.model, app.environ)
+    parse_models(model)
+    return _absolute(model) if model.startswith("scripted:") else model
+
+
+def _absolute(script: str) -> str:
+    return f"scripted:{Path(script.removeprefix('scripted:')).absolute()}"
 
 
 def command_line(options: argparse.Namespace, *words: str) -> str:
@@ -148,8 +161,8 @@ def say(text: str) -> None:
 def start(arguments: argparse.Namespace) -> int:
     """Serve until interrupted; print how to reach it when ready."""
     with local_workspace_installed():
-        from local_workspace.__main__ import run
-        from local_workspace.errors import WorkspaceError
+        from local_workspace import WorkspaceError
+        from local_workspace.server import run
     try:
         return run(arguments)
     except ValueError as error:

@@ -18,13 +18,13 @@ from databricks_rlm_agent.attempts.result import Result
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.errors import InvalidData, NotFound
 from databricks_rlm_agent.layout import MANIFEST, RESULT, Namespace
-from databricks_rlm_agent.ports import Clock, RunStore, Volume
+from databricks_rlm_agent.ports import RunStore, Volume
+from databricks_rlm_agent.runs.actions import check_children, child_id
 from databricks_rlm_agent.runs.budget import Budget, Share
-from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
-from databricks_rlm_agent.runs.children import AnswerNote, check_children, child_id
+from databricks_rlm_agent.runs.capsule.capsule import AnswerNote, CapsuleDelta
 from databricks_rlm_agent.runs.fsm import Event, State
 from databricks_rlm_agent.runs.run import Run, RunOutcome, new_run
-from databricks_rlm_agent.values import clip
+from databricks_rlm_agent.values import Clock, clip
 from executor_harness import protocol
 from executor_harness.protocol import ChildTask
 
@@ -116,9 +116,7 @@ class Children:
         return [self._child(run, task, share) for task in tasks]
 
     def _missing(self, run: Run, waited: Sequence[AnswerNote], found: Mapping[str, Run]) -> list[Run]:
-        """The children that a parent waits for and that are not there, as far as it is on record what they
-        were to do.
-        """
+        """The children that a parent waits for in vain, as far as what they were to do is on record."""
         names = {note.name for note in waited if note.run_id not in found}
         if not names or run.budget.on_loan.usage.calls < len(waited):  # the row was damaged
             return []

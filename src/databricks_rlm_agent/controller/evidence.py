@@ -10,10 +10,10 @@ from typing import Any
 
 from databricks_rlm_agent.controller.input_profile import counted
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.ports import Catalog, SqlSession, Volume
+from databricks_rlm_agent.ports import Catalog, Volume
 from databricks_rlm_agent.retry import is_transient
 from databricks_rlm_agent.runs.checks import Check
-from databricks_rlm_agent.values import clip, quoted_table
+from databricks_rlm_agent.values import SqlSession, clip, quoted_table
 
 FOUND_CHARS = 300
 _CHECK_CHARS = 140

@@ -7,20 +7,30 @@ import logging
 import math
 from dataclasses import asdict, dataclass, replace
 
-from databricks_rlm_agent.attempts.digest import digest, is_long
 from databricks_rlm_agent.attempts.records import result_row
-from databricks_rlm_agent.attempts.result import Result, Spend, Status
-from databricks_rlm_agent.attempts.verdict import GONE, JobVerdict, Retry, retry, status_without_result
+from databricks_rlm_agent.attempts.result import (
+    GONE,
+    JobVerdict,
+    Result,
+    Retry,
+    Spend,
+    Status,
+    digest,
+    is_long,
+    retry,
+    status_without_result,
+)
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.journal import Journal
 from databricks_rlm_agent.errors import InvalidData, NotFound, Rejected
 from databricks_rlm_agent.layout import RESULT
-from databricks_rlm_agent.ports import Clock, Jobs, Ledger, Planner, Row, Sleep, Volume, planning_context
+from databricks_rlm_agent.ports import Jobs, Ledger, Planner, Volume, planning_context
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.fsm import Event
 from databricks_rlm_agent.runs.parsing import parse
 from databricks_rlm_agent.runs.run import LastResult, Run
+from databricks_rlm_agent.values import Clock, Row, Sleep
 from executor_harness import protocol
 from executor_harness.protocol import KeptVariables
 
@@ -240,40 +250,20 @@ def _merged(facts: CapsuleDelta, summary: CapsuleDelta) -> CapsuleDelta:
 
 
 def _from_row(row: Row) -> Result:
-    return Result(
-        run_id=row["run_id"],
-        iter_n=row["iter_n"],
-        attempt=row["attempt"],
-        status=Status(row["status"]),
-        error_type=row["error_type"],
-        error_summary=row["error_summary"],
-        metrics=json.loads(row["metrics"] or "{}"),
-        produced_artifacts=json.loads(row["produced_artifacts"] or "[]"),
-        produced_tables=json.loads(row["produced_tables"] or "[]"),
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        reported_by=row["reported_by"],
-    )
+    empty = {"metrics": "{}", "produced_artifacts": "[]", "produced_tables": "[]"}
+    documents = {name: json.loads(row[name] or nothing) for name, nothing in empty.items()}
+    return Result.model_validate({**row, **documents})
 
 
 def _counted(usage: protocol.Usage) -> Usage:
     """The part of a program's usage that a budget counts."""
-    return Usage(
-        calls=usage.calls,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cost_usd=usage.cost_usd,
-    )
+    return Usage.model_validate(asdict(usage))
 
 
 def _allowed(run: Run) -> Usage:
     """All that the program of a run might have spent on model calls."""
     allowance = run.budget.allowance()
-    return Usage(
-        calls=allowance.calls,
-        input_tokens=allowance.tokens,
-        cost_usd=allowance.cost_usd or 0.0,
-    )
+    return Usage(calls=allowance.calls, input_tokens=allowance.tokens, cost_usd=allowance.cost_usd or 0.0)
 
 
 def _refused(run: Run, reason: str, journal: Journal) -> Run:

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from databricks_rlm_agent.errors import NotFound, RlmError
-from databricks_rlm_agent.ports import Catalog, FileEntry, SqlSession, Volume
+from databricks_rlm_agent.ports import Catalog, FileEntry, Volume
 from databricks_rlm_agent.retry import is_transient
-from databricks_rlm_agent.values import clip, quoted_table, storable
+from databricks_rlm_agent.values import SqlSession, clip, quoted_table, storable
 
 END_CHARS = 200
 _END_BYTES = 4 * END_CHARS  # a character has at most four

@@ -9,65 +9,120 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, Literal
 
-from databricks_rlm_agent.attempts.manifest import Closing, Manifest, PlanRecord, Request, parse_intent
-from databricks_rlm_agent.attempts.records import RequestRow
-from databricks_rlm_agent.attempts.submission import Compute, submit_payload, submits
-from databricks_rlm_agent.controller.workflows import Workflows
+from databricks_rlm_agent.attempts.manifest import (
+    Closing,
+    Manifest,
+    PlanRecord,
+    Request,
+    parse_intent,
+    submit_payload,
+    submits,
+)
+from databricks_rlm_agent.attempts.records import ModelCallRow, RequestRow
+from databricks_rlm_agent.controller.bundle import WORKFLOW_ENTRY
 from databricks_rlm_agent.errors import AlreadyExists, InvalidData, NotFound, RemoteError
 from databricks_rlm_agent.layout import ENTRYPOINT, MANIFEST, Namespace
-from databricks_rlm_agent.models import Price, sub_endpoint
-from databricks_rlm_agent.ports import Clock, Jobs, Volume
+from databricks_rlm_agent.models import sub_endpoint
+from databricks_rlm_agent.ports import Jobs, Volume
 from databricks_rlm_agent.runs.actions import RunPython, RunSqlWorkflow
 from databricks_rlm_agent.runs.run import AttemptKey, LastRequest, Run
+from databricks_rlm_agent.settings import Settings
+from databricks_rlm_agent.sqlflow.handover import content_hash
+from databricks_rlm_agent.values import Clock
 from executor_harness import protocol
 from executor_harness.protocol import Artifact
 
 
-@dataclass(frozen=True, kw_only=True)
-class SubModels:
-    """Serving endpoints for programs. ``endpoint`` None: that of the run's planner, if it is one.
+def sub_model(settings: Settings, run: Run) -> str | None:
+    """The serving endpoint that the programs of a run may ask: the configured one, else the planner's."""
+    return settings.sub_model or sub_endpoint(run.model or settings.model)
 
-    ``concurrency`` and ``per_minute`` (calls) hold for a run with all its child runs.
-    """
 
-    planner_model: str
-    calls_table: str
-    endpoint: str | None = None
-    concurrency: int = 64
-    per_minute: int | None = None
-    timeout_s: float = 120.0
-    reply_tokens: int = 4_096
-    prices: Mapping[str, Price] = field(default_factory=dict)
-
-    def of(self, run: Run) -> str | None:
-        """The endpoint that the programs of a run may ask; None if there is none."""
-        return self.endpoint or sub_endpoint(run.model or self.planner_model)
-
-    def access(self, run: Run) -> protocol.ModelAccess | None:
-        """The models that the program of a run may ask; None if there are none."""
-        endpoint = self.of(run)
-        if endpoint is None:
-            return None
-        at_once = run.budget.sub_concurrency or self.concurrency
+def model_access(settings: Settings, run: Run) -> protocol.ModelAccess | None:
+    """The models that the program of a run may ask; None if there are none."""
+    endpoint = sub_model(settings, run)
+    if endpoint is None:
+        return None
+    at_once, whole = run.budget.sub_concurrency or settings.sub_concurrency, settings.sub_per_minute
+    return protocol.ModelAccess(
+        endpoint=endpoint,
+        concurrency=min(at_once, settings.sub_concurrency),
         # A child's part of the rate is that of the calls at once.
-        rate = None if self.per_minute is None else max(1, self.per_minute * at_once // self.concurrency)
-        return protocol.ModelAccess(
-            endpoint=endpoint,
-            concurrency=min(at_once, self.concurrency),
-            per_minute=rate,
-            timeout_s=self.timeout_s,
-            max_reply_tokens=self.reply_tokens,
-            prices={
-                name: protocol.Price(input_usd=price.input_usd, output_usd=price.output_usd)
-                for name, price in self.prices.items()
-            },
-            allowance=run.budget.allowance(),
-            calls_table=self.calls_table,
-        )
+        per_minute=None if whole is None else max(1, whole * at_once // settings.sub_concurrency),
+        timeout_s=settings.sub_timeout_s,
+        max_reply_tokens=settings.sub_reply_tokens,
+        prices=dict(settings.prices),
+        allowance=run.budget.allowance(),
+        calls_table=settings.namespace.table(ModelCallRow.TABLE),
+    )
+
+
+_CONNECTOR = "databricks-sql-connector"
+_PROGRAM = '''\
+"""The SQL workflow {name}, in the folder that the order names. Written by the control plane."""
+import json
+
+from executor_harness.workflow import run
+
+run(rlm, {entry!r}, json.loads({document!r}))
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The program of an attempt as it is to be published, and the packages that its job needs."""
+
+    program: bytes
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workflows:
+    """Writes SQL workflows into the Volume. ``http_path`` is the warehouse of those that run on one."""
+
+    volume: Volume
+    namespace: Namespace
+    http_path: str | None
+
+    def refusal(self, action: RunSqlWorkflow) -> str | None:
+        """Why it cannot be run here; None if it can."""
+        if action.engine == "warehouse" and not self.http_path:
+            return 'No SQL warehouse is configured for workflows: use engine "spark".'
+        return None
+
+    def publish(self, key: AttemptKey, action: RunSqlWorkflow) -> Job:
+        """Put the files and return the job's program. Harmless when repeated."""
+        sha256 = content_hash(action.files)
+        folder = self.namespace.workflow_dir(key.run_id, action.name, sha256)
+        for name, text in sorted(action.files.items()):
+            with contextlib.suppress(AlreadyExists):  # of an attempt that died: the folder has the hash
+                self.volume.put(f"{folder}/{name}", text.encode(), overwrite=False)
+        # ``handover.Order`` as JSON; the id of its run is the same for all iterations of a run.
+        order = {
+            "name": action.name,
+            "variables": action.variables,
+            "max_iterations": action.max_iterations,
+            "on_error": action.on_error,
+            "folder": folder,
+            "files": sorted(action.files),
+            "sha256": sha256,
+            "run_id": f"rlm-{key.run_id}-{action.name}",
+            "catalog": action.catalog or self.namespace.catalog,
+            "schema": action.schema or self.namespace.schema,
+            "restart": key.iter_n if action.restart else None,
+        }
+        engine: dict[str, Any] = {"kind": action.engine}
+        packages: tuple[str, ...] = ()
+        if action.engine == "warehouse":
+            engine["http_path"] = self.http_path
+            packages = (f"{_CONNECTOR}=={metadata.version(_CONNECTOR)}",)
+        document = json.dumps({"order": order, "engine": engine})
+        program = _PROGRAM.format(name=action.name, entry=WORKFLOW_ENTRY, document=document)
+        return Job(program=program.encode(), packages=packages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +142,18 @@ class Publisher:
 
     volume: Volume
     jobs: Jobs
-    namespace: Namespace
+    settings: Settings
     harness_dir: str
-    compute: Compute
-    default_timeout_s: int
-    models: SubModels
-    workflows: Workflows
     clock: Clock
     worker: str
+
+    @property
+    def workflows(self) -> Workflows:
+        """What puts the files of SQL workflows."""
+        settings = self.settings
+        return Workflows(
+            volume=self.volume, namespace=settings.namespace, http_path=settings.warehouse_http_path
+        )
 
     def intent(self, key: AttemptKey) -> Manifest | Closing | None:
         """The decision on record about this attempt, if there is one."""
@@ -105,7 +164,7 @@ class Publisher:
 
     def publish(self, run: Run, action: RunPython | RunSqlWorkflow, plan: PlanRecord) -> Manifest | Closing:
         """Freeze an action as the manifest of the run's current attempt; return the decision that counts."""
-        timeout_s = action.timeout_s or self.default_timeout_s
+        timeout_s = action.timeout_s or self.settings.program_timeout_s
         if isinstance(action, RunSqlWorkflow):
             job = self.workflows.publish(run.key, action)
             task = _Task(
@@ -173,7 +232,7 @@ class Publisher:
         return row, last_request
 
     def _put(self, run: Run, program: bytes, task: _Task, *, plan: PlanRecord | None) -> Manifest | Closing:
-        key, folder = run.key, self._dir(run.key)
+        key, folder, namespace = run.key, self._dir(run.key), self.settings.namespace
         request = Request(
             run_id=key.run_id,
             iter_n=key.iter_n,
@@ -182,19 +241,19 @@ class Publisher:
             purpose=task.purpose,
             artifact=self._put_program(folder, program),
             output_dir=folder,
-            codebase_dir=self.namespace.codebase_dir,
+            codebase_dir=namespace.codebase_dir,
             inputs=task.inputs,
             packages=task.packages,
             timeout_s=max(1, run.budget.granted_s(task.timeout_s, age_s=run.age_s(self.clock()))),
-            results_table=self.namespace.table("execution_results"),
-            catalog=self.namespace.catalog,
-            schema=self.namespace.schema,
-            models=self.models.access(run),
+            results_table=namespace.table("execution_results"),
+            catalog=namespace.catalog,
+            schema=namespace.schema,
+            models=model_access(self.settings, run),
             variables=run.capsule.variables.ref if run.capsule.variables else None,
-            scratch_schema=self.namespace.scratch_schema,
+            scratch_schema=namespace.scratch_schema,
             spawn={"max_children": run.children_left},
         )
-        payload = submit_payload(request, harness_dir=self.harness_dir, compute=self.compute)
+        payload = submit_payload(request, harness_dir=self.harness_dir, compute=self.settings.compute)
         return self._decide(key, Manifest(request=request, submit_payload=payload, plan=plan))
 
     def _decide(self, key: AttemptKey, intent: Manifest | Closing) -> Manifest | Closing:
@@ -230,9 +289,8 @@ class Publisher:
         return Artifact(path=path, sha256=digest, size=len(program))
 
     def _dir(self, key: AttemptKey) -> str:
-        return self.namespace.attempt_dir(key.run_id, key.iter_n, key.attempt)
+        return self.settings.namespace.attempt_dir(key.run_id, key.iter_n, key.attempt)
 
 
 def _answers(run: Run) -> dict[str, Any]:
-    """Return the answers of child runs, as inputs of their names."""
     return {note.name: {"kind": "answer", "path": note.path} for note in run.capsule.answers if note.path}

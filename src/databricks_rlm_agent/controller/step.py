@@ -8,22 +8,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from databricks_rlm_agent.attempts.manifest import Closing, ClosingEvent, Manifest, PlanRecord
-from databricks_rlm_agent.controller.call_record import CallRecord
 from databricks_rlm_agent.controller.children import Children
 from databricks_rlm_agent.controller.evidence import Evidence, refusal
 from databricks_rlm_agent.controller.ingest import Ingester
 from databricks_rlm_agent.controller.input_profile import InputProfiler
-from databricks_rlm_agent.controller.journal import Journal
-from databricks_rlm_agent.controller.publish import Publisher
+from databricks_rlm_agent.controller.journal import CallRecord, Journal
+from databricks_rlm_agent.controller.publish import Publisher, sub_model
 from databricks_rlm_agent.errors import InvalidData, ModelOutage, RlmError
 from databricks_rlm_agent.layout import MANIFEST, Namespace
 from databricks_rlm_agent.logs import bound
-from databricks_rlm_agent.ports import Clock, Planner, planning_context
+from databricks_rlm_agent.ports import Planner, planning_context
 from databricks_rlm_agent.retry import is_transient, pause_s
 from databricks_rlm_agent.runs.actions import Action, Ask, Finish, RunPython, RunSqlWorkflow, Spawn
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.runs.fsm import Event, State
 from databricks_rlm_agent.runs.run import Run, RunOutcome
+from databricks_rlm_agent.values import Clock
 from executor_harness.protocol import ChildTask
 
 log = logging.getLogger(__name__)
@@ -136,9 +136,10 @@ class _ClaimedRun:
 
     def _decide(self) -> None:
         intent = self._intent()
+        self._adopt(intent.plan)  # if the decision on record is another's, count what that plan has cost
         if isinstance(intent, Manifest):
             self._submit(intent)
-        elif intent is not None:
+        else:
             self._close(intent)
 
     def give_up(self, error: RlmError) -> None:
@@ -153,7 +154,6 @@ class _ClaimedRun:
         self._end(Event.GIVE_UP, RunOutcome(reason=str(error)))
 
     def _abandon(self, reason: str) -> None:
-        """Cancel the child runs of a run that ends without waiting for them."""
         try:
             self.advancer.children.abandon(self.run, reason=reason)
         except RlmError as error:
@@ -177,13 +177,12 @@ class _ClaimedRun:
         self.run = run
         return True
 
-    def _intent(self) -> Manifest | Closing | None:
+    def _intent(self) -> Manifest | Closing:
         """Return what becomes of the current attempt: what was decided before, or what is decided now."""
         publisher, run = self.advancer.publisher, self.run
         found = publisher.intent(run.key) if self.may_race else None
         if found is not None:
             self.journal.event("adopted_manifest", iter_n=run.iter_n, attempt=run.attempt)
-            self._adopt(found.plan)
             return found
         if run.cancel_reason is not None:
             return self._closing(Event.CANCEL, RunOutcome(reason=run.cancel_reason))
@@ -199,7 +198,7 @@ class _ClaimedRun:
             self.run,
             used_calls=self.journal.usage.calls,
             record=self.journal.record,
-            sub_model=self.advancer.publisher.models.of(self.run),
+            sub_model=sub_model(self.advancer.publisher.settings, self.run),
             lease_held=self.lease_held,
             review=self._review,
         )
@@ -211,7 +210,7 @@ class _ClaimedRun:
             raise planned.fault
         match planned.action:
             case RunPython() | RunSqlWorkflow() as action:
-                return self._effective(self.advancer.publisher.publish(self.run, action, self._plan()))
+                return self.advancer.publisher.publish(self.run, action, self._plan())
             case Finish(answer=answer, evidence=evidence):
                 return self._closing(Event.FINISH, RunOutcome(answer=answer, evidence=evidence))
             case Ask(question=question):
@@ -223,7 +222,6 @@ class _ClaimedRun:
                 return self._closing(Event.GIVE_UP, RunOutcome(reason=reason))
 
     def _profile_inputs(self) -> None:
-        """Take the input profile, once in a run."""
         capsule = self.run.capsule
         if capsule.inputs and not capsule.input_notes:
             notes = self.advancer.profiler.notes(capsule.inputs)
@@ -256,17 +254,12 @@ class _ClaimedRun:
         closing = Closing(
             **asdict(self.run.key),
             closing=event,
-            outcome={name: value for name, value in asdict(outcome).items() if value is not None},
+            outcome=outcome.to_dict(),
             tasks=list(tasks),
             plan=self._plan(),
         )
         recorded = self.may_race or event is Event.SPAWN
-        return self._effective(self.advancer.publisher.close(closing)) if recorded else closing
-
-    def _effective(self, intent: Manifest | Closing) -> Manifest | Closing:
-        """Return the decision that is on record; if it is another's, count what that plan has cost."""
-        self._adopt(intent.plan)
-        return intent
+        return self.advancer.publisher.close(closing) if recorded else closing
 
     def _adopt(self, plan: PlanRecord | None) -> None:
         """Count what the plan of a lost claim says that it used, in place of what its record says."""

@@ -9,7 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from databricks_rlm_agent.sqlflow.run.task import Order, run_task
+from databricks_rlm_agent.sqlflow.handover import Order
+from databricks_rlm_agent.sqlflow.run.workflow import run_task
 
 
 def run(rlm: Any, document: Mapping[str, Any]) -> str | None:

@@ -1,12 +1,10 @@
-"""A workspace, our identity there, and its Secrets API.
+"""A workspace, and our identity there.
 
 This module goes into the job of a SQL workflow, so it must not need pydantic.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 import threading
 import time
@@ -22,13 +20,7 @@ from databricks_rlm_agent.databricks.errors import (
     NoRetries,
     sdk_errors,
 )
-from databricks_rlm_agent.errors import (
-    Forbidden,
-    NeverReached,
-    NotFound,
-    RemoteError,
-    Unauthorized,
-)
+from databricks_rlm_agent.errors import Forbidden, NeverReached, RemoteError, Unauthorized
 from databricks_rlm_agent.retry import REQUESTS
 from databricks_rlm_agent.values import Sleep
 
@@ -105,16 +97,11 @@ class Workspace:
             renewed = self._renewed(access, error)
         return work(renewed)
 
-    def headers(self) -> dict[str, str]:
-        """Return the headers that authenticate a request now. OAuth tokens are refreshed by the SDK before
-        they expire.
-        """
-        with sdk_errors(self.host):
-            return self.access.config.authenticate()
-
     def bearer(self) -> str | None:
         """A token that is valid now, or None where the configuration authenticates in another way."""
-        scheme, _, token = self.headers().get("Authorization", "").partition(" ")
+        with sdk_errors(self.host):  # the SDK refreshes OAuth tokens before they expire
+            headers = self.access.config.authenticate()
+        scheme, _, token = headers.get("Authorization", "").partition(" ")
         return token if scheme == "Bearer" else None
 
     def identity(self) -> str:
@@ -187,23 +174,3 @@ def _cause(error: BaseException) -> str:
     """The innermost reason: the layers above it only repeat each other."""
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     return str(reason or error).rpartition(": ")[2] or type(error).__name__
-
-
-class WorkspaceSecrets:
-    """Reads secrets by scope and key."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-
-    def fetch(self, scope: str, key: str) -> str | None:
-        """The value of a secret, or None if there is no such scope or key."""
-        try:
-            value = self._workspace.call(
-                f"secret scope {scope}", lambda client: client.secrets.get_secret(scope, key).value
-            )
-        except NotFound:
-            return None
-        try:
-            return base64.b64decode(value or "", validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            return value

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from databricks_rlm_agent.errors import ConfigError
 from databricks_rlm_agent.runs.fsm import State
+from databricks_rlm_agent.runs.parsing import Document
 
 # What a pair of backquotes holds without escapes; paths, dots and quotes never reach a statement.
 _NAME = re.compile(r"[^\W\d][\w -]{0,254}")
@@ -34,13 +35,11 @@ Name = Annotated[str, AfterValidator(_name)]
 TableName = Annotated[str, AfterValidator(_table)]
 
 
-class WorkColumns(BaseModel):
+class WorkColumns(Document, extra="forbid"):
     """Which column holds what; None: the table has none.
 
     ``comment`` is written (question, answer, reason); ``answer`` is read (what a person replies).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: Name
     title: Name | None = None
@@ -63,10 +62,8 @@ WRITTEN = {
 }
 
 
-class Statuses(BaseModel):
+class Statuses(Document, extra="forbid"):
     """The values of the status column, by the state of a run; None: nothing is written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     started: str | None = None
     waiting: str | None = None
@@ -84,15 +81,13 @@ class Statuses(BaseModel):
         return [value for value in self.model_dump().values() if value is not None]
 
 
-class WorkMapping(BaseModel):
+class WorkMapping(Document, extra="forbid"):
     """A work table. Times in seconds.
 
     ``open_statuses`` say which items are to be done (null: no status), ``assignees`` whose; both without
     regard to case, and an empty list of assignees means everybody's. ``priorities`` orders words, the most
     urgent first; without it, priorities are numbers, and 1 comes before 2.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     table: TableName
     columns: WorkColumns
@@ -144,7 +139,7 @@ def default_mapping(table: str) -> WorkMapping:
         "cancelled": "CANCELLED",
     }
     columns = {"id": "item_id"} | {name: name for name in fields}
-    return _validated(WorkMapping, {"table": table, "columns": columns, "write": written})
+    return _validated({"table": table, "columns": columns, "write": written})
 
 
 def parse_mapping(text: str, *, where: str) -> WorkMapping:
@@ -157,12 +152,12 @@ def parse_mapping(text: str, *, where: str) -> WorkMapping:
 
 def with_table(mapping: WorkMapping, table: str) -> WorkMapping:
     """The same mapping for another table; raise ConfigError."""
-    return _validated(WorkMapping, mapping.model_dump() | {"table": table})
+    return _validated(mapping.model_dump() | {"table": table})
 
 
-def _validated(kind: type[WorkMapping], value: dict[str, object]) -> WorkMapping:
+def _validated(value: dict[str, object]) -> WorkMapping:
     try:
-        return kind.model_validate(value)
+        return WorkMapping.model_validate(value)
     except ValidationError as error:
         raise _refused(error, "RLM_WORK_TABLE") from None
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from databricks_rlm_agent.attempts.records import EventRow, answer_seq
 from databricks_rlm_agent.errors import (
@@ -28,53 +28,21 @@ from databricks_rlm_agent.intake.items import (
     TITLE_CHARS,
     ChangedRun,
     ItemDecision,
-    PollResult,
     Task,
     WorkItem,
-    WorkSource,
     answer_of,
     decide,
 )
-from databricks_rlm_agent.intake.mapping import WorkMapping
-from databricks_rlm_agent.ports import Clock, Ledger, NewId, RunStore
+from databricks_rlm_agent.intake.table import DeltaWorkTable
+from databricks_rlm_agent.ports import Ledger, RunStore
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run, RunOutcome, new_run
-from databricks_rlm_agent.values import clip, storable
+from databricks_rlm_agent.values import Clock, NewId, clip, storable
 
 log = logging.getLogger(__name__)
 
 # A table that is not as its mapping says will not be so in five seconds either.
 BROKEN_WAIT_S = 60.0
-
-
-class WorkTable(Protocol):
-    """A work table, read from where it was read last."""
-
-    @property
-    def mapping(self) -> WorkMapping:
-        """Return the meaning of its columns."""
-
-    @property
-    def source(self) -> WorkSource:
-        """Where its items come from."""
-
-    def read(self) -> PollResult:
-        """Return the changes since the last poll."""
-
-    def commit(self, result: PollResult) -> None:
-        """Go on after ``result``: all of it is taken care of."""
-
-    def enlarge_batch(self) -> None:
-        """Read more at once: nothing could be done with a full batch."""
-
-    def unreported(self) -> Sequence[ChangedRun]:
-        """Runs whose items do not say yet how they stand."""
-
-    def report(self, changed: Iterable[ChangedRun]) -> bool:
-        """Write statuses back; False if that has to be done again."""
-
-    def answer(self, run: Run, *, revision: str, write_id: str) -> None:
-        """Store an answered run, if nobody has changed it since."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +66,7 @@ class IntakeReport:
 class Intake:
     """Polls one work table. ``actor`` is the controller's name; ``monotonic`` is in seconds."""
 
-    table: WorkTable
+    table: DeltaWorkTable
     runs: RunStore
     ledger: Ledger
     clock: Clock

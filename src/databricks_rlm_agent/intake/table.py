@@ -18,13 +18,13 @@ from databricks_rlm_agent.intake.items import ChangedRun, LatestRun, PollResult,
 from databricks_rlm_agent.intake.mapping import WorkMapping
 from databricks_rlm_agent.intake.statements import WorkSql
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import Row
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import Run
 from databricks_rlm_agent.storage import sql
 from databricks_rlm_agent.storage.schema import WatermarkRow, to_json
-from databricks_rlm_agent.values import clip
+from databricks_rlm_agent.storage.stores import to_row
+from databricks_rlm_agent.values import Row, clip
 
 log = logging.getLogger(__name__)
 
@@ -136,17 +136,9 @@ class DeltaWorkTable:
 
     def answer(self, run: Run, *, revision: str, write_id: str) -> None:
         """Store an answered run with the revision that answered it, if nobody has changed it since."""
-        values = {
-            "run_id": run.run_id,
-            "version": run.version,
-            "fsm_state": str(run.fsm_state),
-            "iter_n": run.iter_n,
-            "attempt": run.attempt,
-            "capsule": run.capsule.model_dump_json(),
-            "outcome": json.dumps({k: v for k, v in asdict(run.outcome).items() if v is not None}),
-            "revision": revision,
-            "write_id": write_id,
-        }
+        row = asdict(to_row(run))
+        names = ("run_id", "version", "fsm_state", "iter_n", "attempt", "capsule", "outcome")
+        values = {name: row[name] for name in names} | {"revision": revision, "write_id": write_id}
         self.session.execute(self._sql.answer(), values)
 
     @property

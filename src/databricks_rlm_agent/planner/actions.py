@@ -14,20 +14,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from databricks_rlm_agent.errors import InvalidData
 from databricks_rlm_agent.runs.actions import (
+    MAX_CHILDREN,
     Action,
     Ask,
     Finish,
     RunPython,
     RunSqlWorkflow,
     Spawn,
+    check_children,
     check_python,
     check_text,
     check_timeout,
 )
-from databricks_rlm_agent.runs.children import MAX_CHILDREN, check_children
 from databricks_rlm_agent.sqlflow.handover import NAME
 from databricks_rlm_agent.values import check_name, check_table_name, check_volume_path, clip, storable
-from executor_harness.protocol import ChildTask
+from executor_harness.protocol import INPUT_FIELDS, ChildTask
 
 _QUOTE = re.compile(r"\{\{\s*value((?:\.[A-Za-z0-9_]+)*)\s*\}\}")
 
@@ -62,7 +63,6 @@ def _shown(value: Any) -> str:
 _PURPOSE_CHARS = 300
 _INPUTS_CHARS = 20_000
 _MAX_LOOP = 1_000
-_HANDLES = {"table": "name", "file": "path", "folder": "path", "answer": "path", "text": "text"}
 
 
 def run_python(
@@ -160,9 +160,7 @@ def finish(answer: str, evidence: str = "") -> Finish:
             them: {{value.NAME}} stands for that part of what the last program passed to rlm.finish.
         evidence: The results and tables that support the answer.
     """
-    return Finish(
-        answer=check_text(answer, name="answer"), evidence=_check_optional(evidence, name="evidence")
-    )
+    return Finish(answer=check_text(answer, name="answer"), evidence=_checked_evidence(evidence))
 
 
 def spawn(tasks: list[dict[str, Any]]) -> Spawn:
@@ -198,7 +196,7 @@ def completed(action: Action, *, value: Any, limit: int) -> Action:
     if not isinstance(action, Finish):
         return action
     answer = check_text(resolve(action.answer, value), name="answer")
-    return Finish(answer=answer, evidence=_check_optional(resolve(action.evidence, value), name="evidence"))
+    return Finish(answer=answer, evidence=_checked_evidence(resolve(action.evidence, value)))
 
 
 def _target(target: str | None) -> tuple[str | None, str | None]:
@@ -243,8 +241,8 @@ def _child(place: int, task: dict[str, Any]) -> ChildTask:
     return child
 
 
-def _check_optional(value: str, *, name: str) -> str:
-    return check_text(value, name=name) if value.strip() else ""
+def _checked_evidence(value: str) -> str:
+    return check_text(value, name="evidence") if value.strip() else ""
 
 
 def _check_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +260,7 @@ def _check_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
 def _check_handle(name: str, handle: Any) -> None:
     """Raise RlmError for a handle that the executor harness would refuse with the whole manifest."""
     kind = handle.get("kind") if isinstance(handle, dict) else None
-    field = _HANDLES.get(kind) if isinstance(kind, str) else None
+    field = INPUT_FIELDS.get(kind) if isinstance(kind, str) else None
     if field is None or set(handle) != {"kind", field} or not isinstance(handle[field], str):
         raise InvalidData(
             f"The input {name!r} is not a handle.",

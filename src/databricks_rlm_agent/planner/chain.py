@@ -1,5 +1,8 @@
 """A chain of models: the next is tried when one fails; every call is timed, bounded and recorded.
 
+Errors of providers become ours here. Each provider's library has its own classes; all of them keep the HTTP
+status where there is one, and most the response with its headers.
+
 The scripted model is one as well: a fake for a language model, so that everything else can be real. Imports
 google.adk at once: imported only by callers that are about to use it.
 """
@@ -8,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from google.adk.models import BaseLlm, LlmCapabilities
 from google.adk.models.llm_request import LlmRequest
@@ -17,14 +22,26 @@ from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 from pydantic import PrivateAttr
 
-from databricks_rlm_agent.errors import ModelOutage, ModelUnavailable, PlannerError, RemoteError, RlmError
-from databricks_rlm_agent.planner.outages import charges, is_final, model_error
+from databricks_rlm_agent.errors import (
+    Forbidden,
+    ModelOutage,
+    ModelUnavailable,
+    NotFound,
+    PlannerError,
+    Rejected,
+    RemoteError,
+    RlmError,
+    Throttled,
+    Unauthorized,
+    Unreachable,
+)
 from databricks_rlm_agent.planner.script import Reply, Script
 from databricks_rlm_agent.planner.spending import Allowance, Prices, tokens_of
 from databricks_rlm_agent.ports import CallRecorder, ModelCall
-from databricks_rlm_agent.retry import MODELS
+from databricks_rlm_agent.retry import MODELS, is_transient
 from databricks_rlm_agent.runs.budget import Usage
 from databricks_rlm_agent.values import clip
+from executor_harness.rlm.client import retry_after
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +163,7 @@ class ChainModel(BaseLlm):
             raise
         except Exception as error:  # noqa: BLE001 - each provider has its own classes; all are recorded
             usage, reason = Usage(), self._reason(error)
-            if charges(error):
+            if isinstance(error, TimeoutError):  # cut off, but read: it may have to be paid for
                 usage = Usage(calls=1, input_tokens=prompt_tokens)
             else:
                 self.meter.recorder.not_charged()
@@ -255,3 +272,52 @@ def _scripted_usage(request: LlmRequest, reply: Reply) -> types.GenerateContentR
     return types.GenerateContentResponseUsageMetadata(
         prompt_token_count=read, candidates_token_count=written, total_token_count=read + written
     )
+
+
+# Request time-out, conflict (a model that is being loaded), too early, too many requests.
+_LATER = frozenset({408, 409, 425, 429})
+# What HTTP libraries raise where there was no answer, or one that is not what was asked for.
+_LIBRARIES = ("google", "httpx", "httpcore", "aiohttp", "openai", "json", "urllib3", "requests")
+
+
+def model_error(error: Exception, reason: str) -> RemoteError:
+    """Return our error for one that a provider's library has raised, with ``reason`` as its text."""
+    status = _status(error)
+    if status in _LATER or (status == 503 and _retry_after_s(error) is not None):
+        return Throttled(reason, retry_after=_retry_after_s(error))
+    if status == 401:
+        return Unauthorized(reason, fix="Check the key: rlm-agent secrets check.")
+    if status == 403:
+        return Forbidden(reason, fix="Ask for access to the model, or use a key that has it.")
+    if status == 404:
+        return NotFound(reason, fix="Check the model's name (RLM_MODEL).")
+    if status is not None and 400 <= status < 500:
+        return Rejected(reason, fix="The provider refuses the request; name another model in RLM_MODEL.")
+    if status is not None or isinstance(error, OSError) or _of_a_library(error):
+        return Unreachable(reason)
+    return Rejected(reason, fix="This is no error of a provider's; name another model in RLM_MODEL.")
+
+
+def is_final(error: RemoteError) -> bool:
+    """Return whether asking the model again is no use. A key that was refused is not read anew."""
+    return isinstance(error, Unauthorized) or not is_transient(error)
+
+
+def _status(error: Exception) -> int | None:
+    for name in ("status_code", "code"):
+        value = getattr(error, name, None)
+        if isinstance(value, int) and 400 <= value < 600:
+            return value
+    return None
+
+
+def _retry_after_s(error: Exception) -> float | None:
+    """Seconds of the header ``Retry-After``; None where there is none."""
+    # LiteLLM makes a response of its own, and keeps the headers beside it.
+    headers: Any = getattr(error, "litellm_response_headers", None)
+    headers = headers or getattr(getattr(error, "response", None), "headers", None) or {}
+    return retry_after(headers.get("retry-after") or headers.get("Retry-After"), time.time())
+
+
+def _of_a_library(error: Exception) -> bool:
+    return any(kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__)

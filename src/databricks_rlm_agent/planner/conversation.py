@@ -31,9 +31,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from databricks_rlm_agent.errors import Conflict, InvalidData, PlannerError, RemoteError, RlmError
 from databricks_rlm_agent.planner.chain import ChainModel
-from databricks_rlm_agent.planner.decision import PendingDecision
+from databricks_rlm_agent.planner.review import PendingDecision
 from databricks_rlm_agent.planner.tools import MAX_CHARS
-from databricks_rlm_agent.policy.rules import gate
+from databricks_rlm_agent.policy.judge import gate
 from databricks_rlm_agent.ports import PlannerNote
 from databricks_rlm_agent.values import clip, storable
 
@@ -48,81 +48,70 @@ _ERROR_CHARS = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """The instruction and tools of a model. ``role`` names the agent, ``opening`` is the first message, and
-    ``endings`` names those tools that end the conversation.
+    """A model, its instruction and its tools, and the decision that is pending until the conversation ends.
 
-    ``before_call`` is called before each question; it may raise PlannerError (the model's failure) or
-    Conflict (nobody's). In ``mode`` the tools of ``gated`` are refused, registered or not (policy/rules.py).
+    ``role`` names the agent, ``opening`` is the first message. ``before_call`` is called before each
+    question; it may raise PlannerError (the model's failure) or Conflict (nobody's). In ``mode`` the tools of
+    ``gated`` are refused, registered or not (policy/rules.py).
     """
 
     role: str
+    model: ChainModel
     instruction: str
     opening: str
     tools: Sequence[FunctionTool]
-    endings: Sequence[str]
+    pending: PendingDecision[Any]
     before_call: Callable[[], None] = lambda: None
     mode: str = ""
     gated: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
+    async def converse(self) -> None:
+        """Talk until a decision, a failure or a fault is pending. Raise nothing."""
+        pending = self.pending
+        try:
+            await self._talk()
+        except RemoteError as error:
+            pending.stop(error)
+        except RlmError as error:
+            pending.fail(clip(pending.redact(str(error)), _REASON_CHARS))
+        except Exception as error:  # noqa: BLE001 - recorded: a model's fault, of whatever class, ends no controller
+            pending.fail(clip(pending.redact(f"{type(error).__name__}: {error}"), _REASON_CHARS))
+        if pending.decided:
+            pending.failure = None
+        elif pending.failure is not None:
+            pending.explain()
 
-async def converse(
-    conversation: Conversation,
-    *,
-    model: ChainModel,
-    pending: PendingDecision[Any],
-    redact: Callable[[str], str],
-) -> None:
-    """Talk until a decision, a failure or a fault is pending. Raise nothing."""
-    try:
-        await _talk(conversation, model, pending, redact)
-    except RemoteError as error:
-        pending.stop(error)
-    except RlmError as error:
-        pending.fail(clip(redact(str(error)), _REASON_CHARS))
-    except Exception as error:  # noqa: BLE001 - recorded: a model's fault, of whatever class, ends no controller
-        pending.fail(clip(redact(f"{type(error).__name__}: {error}"), _REASON_CHARS))
-    if pending.decision is not None or pending.fault is not None:
-        pending.failure = None
-    elif pending.failure is not None:
-        pending.explain()
+    async def _talk(self) -> None:
+        agent = LlmAgent(
+            name=self.role,
+            model=self.model,
+            # A function: in a plain text ADK would look for {state variables}, and ours holds braces.
+            instruction=lambda _context: self.instruction,
+            tools=list(self.tools),
+        )
+        sessions = InMemorySessionService()
+        app = App(name=_APP, root_agent=agent, plugins=[_Plugin(self)])
+        runner = Runner(app=app, session_service=sessions)
+        session = await sessions.create_session(app_name=_APP, user_id=_APP)
+        message: str | None = self.opening
+        while message is not None:
+            problem = await _exchange(runner, session.id, message)
+            if problem is not None:  # a provider's text: of any length, with any key
+                problem = clip(self.pending.redact(problem), _REASON_CHARS)
+            message = self._next_message(problem)
 
-
-async def _talk(
-    conversation: Conversation,
-    model: ChainModel,
-    pending: PendingDecision[Any],
-    redact: Callable[[str], str],
-) -> None:
-    agent = LlmAgent(
-        name=conversation.role,
-        model=model,
-        # A function: in a plain text ADK would look for {state variables}, and ours holds braces of its own.
-        instruction=lambda _context: conversation.instruction,
-        tools=list(conversation.tools),
-    )
-    sessions = InMemorySessionService()
-    plugin = _Plugin(conversation, model, pending, redact)
-    runner = Runner(app=App(name=_APP, root_agent=agent, plugins=[plugin]), session_service=sessions)
-    session = await sessions.create_session(app_name=_APP, user_id=_APP)
-    message: str | None = conversation.opening
-    while message is not None:
-        problem = await _exchange(runner, session.id, message)
-        if problem is not None:
-            problem = clip(redact(problem), _REASON_CHARS)  # a provider's text: of any length, with any key
-        message = _next_message(pending, problem, conversation.endings)
-
-
-def _next_message(pending: PendingDecision[Any], problem: str | None, endings: Sequence[str]) -> str | None:
-    """Return the message to a model that has stopped; None once the conversation is over."""
-    if pending.closed:
-        return None
-    if problem is None:
-        pending.no_action()
-        message = f"You took no action. Call exactly one of: {', '.join(endings)}."
-    else:
-        pending.refuse(problem, tool="")
-        message = f"Your last reply could not be used: {problem} Try again."
-    return None if pending.closed else message
+    def _next_message(self, problem: str | None) -> str | None:
+        """Return the message to a model that has stopped; None once the conversation is over."""
+        if self.pending.closed:
+            return None
+        if problem is None:
+            self.pending.no_action()
+            endings = [tool.name for tool in self.tools if isinstance(tool, ActionTool)]
+            message = f"You took no action. Call exactly one of: {', '.join(endings)}."
+        else:
+            self.pending.refuse(problem, tool="")
+            message = f"Your last reply could not be used: {problem} Try again."
+        return None if self.pending.closed else message
 
 
 async def _exchange(runner: Runner, session_id: str, message: str) -> str | None:
@@ -137,16 +126,9 @@ async def _exchange(runner: Runner, session_id: str, message: str) -> str | None
 class _Plugin(BasePlugin):
     """Stands between ADK and the model: bounds, the lease, the policy on tools, and notes of all calls."""
 
-    def __init__(
-        self,
-        conversation: Conversation,
-        model: ChainModel,
-        pending: PendingDecision[Any],
-        redact: Callable[[str], str],
-    ) -> None:
+    def __init__(self, conversation: Conversation) -> None:
         super().__init__(name="rlm")
-        self._conversation, self._model = conversation, model
-        self._pending, self._redact = pending, redact
+        self._conversation, self._pending = conversation, conversation.pending
         self._names = [tool.name for tool in conversation.tools]
         self._unencodable: set[str] = set()
 
@@ -157,7 +139,7 @@ class _Plugin(BasePlugin):
         del callback_context, llm_request
         try:
             self._conversation.before_call()
-            self._model.meter.begin()
+            self._conversation.model.meter.begin()
         except Conflict as error:
             self._pending.stop(error)
         except PlannerError as error:
@@ -222,7 +204,7 @@ class _Plugin(BasePlugin):
         if tool.name not in self._names:
             reason = f"There is no tool {tool.name[:_NAME_CHARS]!r}. The tools are: {', '.join(self._names)}."
         else:
-            reason = self._redact(f"{tool.name} failed: {type(error).__name__}: {error}")
+            reason = self._pending.redact(f"{tool.name} failed: {type(error).__name__}: {error}")
         reason = clip(reason, _ERROR_CHARS)
         self._note(tool, tool_args, reason)
         return self._refuse(reason, clip(tool.name, _NAME_CHARS), tool_context)
@@ -253,9 +235,9 @@ class _Plugin(BasePlugin):
 
     def _note(self, tool: BaseTool, arguments: dict[str, Any], error: str | None) -> None:
         shown = clip(json.dumps(arguments, ensure_ascii=False, default=str), _ARGS_CHARS)
-        payload: dict[str, Any] = {"tool": clip(tool.name, _NAME_CHARS), "args": self._redact(shown)}
+        payload: dict[str, Any] = {"tool": clip(tool.name, _NAME_CHARS), "args": self._pending.redact(shown)}
         if error is not None:
-            payload["error"] = self._redact(clip(error, _ERROR_CHARS))
+            payload["error"] = self._pending.redact(clip(error, _ERROR_CHARS))
         self._pending.notes.append(PlannerNote(kind="tool_call", payload=payload))
 
 

@@ -14,31 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from databricks_rlm_agent import threads
 from databricks_rlm_agent.attempts.result import Result
-from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.models import Price
 from databricks_rlm_agent.planner.actions import actions
-from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.models import Models
 from databricks_rlm_agent.planner.prompt import OPENING, planner_prompt
-from databricks_rlm_agent.planner.results import Results
-from databricks_rlm_agent.planner.review import Policy, Review, check_lease
+from databricks_rlm_agent.planner.review import PendingDecision, Policy, Review, check_lease
 from databricks_rlm_agent.planner.spending import Allowance, unpriced
 from databricks_rlm_agent.planner.summarizer import Summarizer
 from databricks_rlm_agent.planner.tools import Toolbox
-from databricks_rlm_agent.policy.rules import GATED, gated_in
-from databricks_rlm_agent.ports import (
-    CallRecorder,
-    Catalog,
-    Ledger,
-    Planner,
-    PlanningContext,
-    PlanResult,
-    SqlSession,
-    Summary,
-    Volume,
-)
+from databricks_rlm_agent.policy.judge import GATED, gated_in
+from databricks_rlm_agent.ports import CallRecorder, Planner, PlanningContext, PlanResult, Summary
 from databricks_rlm_agent.runs.actions import Action
-from databricks_rlm_agent.secrets import Secret
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.planner.chain import Meter
@@ -119,7 +104,7 @@ class AdkPlanner:
         return shared_loop().run(summarizer.summarize())
 
     async def _plan(self, context: PlanningContext) -> PlanResult:
-        from databricks_rlm_agent.planner.conversation import ActionTool, Conversation, ReadTool, converse
+        from databricks_rlm_agent.planner.conversation import ActionTool, Conversation, ReadTool
 
         pending: PendingDecision[Action] = PendingDecision(
             max_refusals=self.max_refusals, redact=self.models.redact
@@ -133,17 +118,18 @@ class AdkPlanner:
             namespace=self.toolbox.namespace,
         )
         gated = gated_in(context.mode, self.gated)
-        tools: list[Callable[..., Any]] = [
-            *self.toolbox.tools,
-            *Results.of(context, self.toolbox).tools,
-        ]
+        tools = [*self.toolbox.tools, *self.toolbox.results(context).tools]
         reads = [ReadTool(tool) for tool in tools if tool.__name__ not in gated]
-        allowed = [
-            each for each in actions(children_left=context.children_left) if each.__name__ not in gated
+        endings = [
+            ActionTool(action, pending=pending, review=review)
+            for action in actions(children_left=context.children_left)
+            if action.__name__ not in gated
         ]
-        endings = [ActionTool(action, pending=pending, review=review) for action in allowed]
         conversation = Conversation(
             role="planner",
+            model=self.models.open(
+                role="planner", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
+            ),
             instruction=planner_prompt(
                 context,
                 self.toolbox.namespace,
@@ -152,15 +138,12 @@ class AdkPlanner:
             ),
             opening=OPENING,
             tools=[*reads, *endings],
-            endings=[tool.name for tool in endings],
+            pending=pending,
             before_call=lambda: check_lease(context),
             mode=context.mode,
             gated=self.gated,
         )
-        model = self.models.open(
-            role="planner", iter_n=context.iter_n, meter=meter, objective=context.capsule.objective
-        )
-        await converse(conversation, model=model, pending=pending, redact=self.models.redact)
+        await conversation.converse()
         return PlanResult(
             action=pending.decision,
             failure=pending.failure,
@@ -217,34 +200,3 @@ def probe(planner: Planner) -> float | None:
     started = planner.clock()
     shared_loop().run(ask())
     return planner.clock() - started
-
-
-def create_planner(
-    model_setting: str,
-    *,
-    volume: Volume,
-    catalog: Catalog,
-    sql: SqlSession,
-    namespace: Namespace,
-    secrets: Mapping[str, Secret] | None = None,
-    policy: Policy | None = None,
-    gated: Mapping[str, frozenset[str]] = GATED,
-    timeout_s: float = MODEL_TIMEOUT_S,
-    prices: Mapping[str, Price] | None = None,
-    ledger: Ledger | None = None,
-) -> Planner:
-    """Return a planner for a model setting.
-
-    ``secrets`` are by key, as in ``load_secrets(…).values``; ``prices`` by model name, as in
-    ``Settings.prices``. With ``ledger`` the planner finds results of which there is no file.
-
-    Raises ConfigError for an unknown form, a missing package or a missing key, and UsageError for a script
-    that cannot be used.
-    """
-    return AdkPlanner(
-        models=Models(model_setting, secrets=secrets or {}, prices=prices),
-        toolbox=Toolbox(volume=volume, catalog=catalog, sql=sql, namespace=namespace, ledger=ledger),
-        policy=policy,
-        gated=gated,
-        timeout_s=timeout_s,
-    )

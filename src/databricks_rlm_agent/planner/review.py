@@ -1,19 +1,21 @@
-"""The review that an action must pass: its bounds, the policy, and the controller's own checks."""
+"""The decision that a conversation has to reach, and the review that an action must pass to become it.
+
+The review: its bounds, the policy, and the controller's own checks.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
-from databricks_rlm_agent.errors import Conflict, Forbidden, InvalidData, NotFound, UsageError
+from databricks_rlm_agent.errors import Conflict, Forbidden, InvalidData, NotFound, RemoteError, UsageError
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.logs import keep_off_root
 from databricks_rlm_agent.planner.actions import completed
-from databricks_rlm_agent.planner.decision import PendingDecision
-from databricks_rlm_agent.policy.judge import ProgramPolicy
-from databricks_rlm_agent.policy.rules import PolicyFinding
-from databricks_rlm_agent.ports import FileEntry, PlanningContext, Volume
+from databricks_rlm_agent.policy.judge import PolicyFinding, ProgramPolicy
+from databricks_rlm_agent.ports import FileEntry, PlannerNote, PlanningContext, Volume
 from databricks_rlm_agent.runs.actions import Action, RunSqlWorkflow
 from databricks_rlm_agent.sqlflow.handover import (
     MAX_BYTES,
@@ -25,7 +27,76 @@ from databricks_rlm_agent.sqlflow.handover import (
 )
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
 
+T = TypeVar("T")
 _LISTED = 2_000
+
+
+@dataclass(kw_only=True)
+class PendingDecision(Generic[T]):
+    """The state of one conversation: a decision ends it, a failure of the model, or a fault that is not the
+    model's. Used on the event loop's thread only. ``redact`` hides keys in what is noted.
+    """
+
+    max_refusals: int
+    redact: Callable[[str], str] = str
+    decision: T | None = None
+    failure: str | None = None
+    fault: RemoteError | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while an action is looked at: a reply may hold several, which ADK runs at the same time."""
+    notes: list[PlannerNote] = field(default_factory=list)
+    _refusals: int = 0
+    _without_action: int = 0
+
+    @property
+    def closed(self) -> bool:
+        """Return whether the model has nothing more to do."""
+        return self.decided or self.failure is not None
+
+    @property
+    def decided(self) -> bool:
+        """Return whether no action can be taken any more."""
+        return self.decision is not None or self.fault is not None
+
+    def accept(self, decision: T) -> None:
+        """Take the decision."""
+        self.decision = decision
+
+    def fail(self, reason: str) -> None:
+        """End the conversation: the model could not decide, or its budget is used up."""
+        if not self.closed:
+            self.failure = reason
+
+    def stop(self, fault: RemoteError) -> None:
+        """End the conversation with a fault that is to be raised: nothing is decided."""
+        if not self.decided:
+            self.fault = fault
+
+    def note_finding(self, finding: PolicyFinding, *, tool: str, mode: str) -> None:
+        """Note what the policy found, whether it refuses or allows it."""
+        payload = {"rule": finding.rule, "tool": tool, "reason": self.redact(finding.reason), "mode": mode}
+        self.notes.append(PlannerNote(kind="policy", payload=payload | {"refused": finding.refused}))
+
+    def refuse(self, reason: str, *, tool: str) -> None:
+        """Count a refusal; too many of them are a failure."""
+        self._refusals += 1
+        reason = self.redact(reason)
+        self.notes.append(PlannerNote(kind="refusal", payload={"tool": tool, "reason": reason}))
+        if self._refusals >= self.max_refusals:
+            self.fail(f"The model's actions were refused {self._refusals} times; the last reason: {reason}")
+
+    def explain(self) -> None:
+        """Add the last refusal to a failure that came after it: most often it is the cause."""
+        reasons = [str(note.payload["reason"]) for note in self.notes if note.kind == "refusal"]
+        if reasons and self.failure is not None and reasons[-1] not in self.failure:
+            self.failure = f"{self.failure} Before that, an action was refused: {reasons[-1]}"
+
+    def no_action(self) -> None:
+        """Count a reply without any action; the second one is a failure."""
+        self._without_action += 1
+        self.notes.append(PlannerNote(kind="no_action", payload={}))
+        if self._without_action > 1:
+            self.fail("The model gave no action.")
 
 
 def collect_workflow(action: RunSqlWorkflow, *, volume: Volume, namespace: Namespace) -> RunSqlWorkflow:

@@ -13,31 +13,37 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.attempts.digest import Excerpts, Region, chosen, facts, is_long, regions
-from databricks_rlm_agent.attempts.digest import digest as plain_digest
-from databricks_rlm_agent.attempts.result import Result
+from databricks_rlm_agent.attempts.excerpts import Excerpts, Region, chosen, regions
+from databricks_rlm_agent.attempts.result import Result, facts, headline, is_long
+from databricks_rlm_agent.attempts.result import digest as plain_digest
 from databricks_rlm_agent.errors import RlmError
 from databricks_rlm_agent.models import parse_models
-from databricks_rlm_agent.planner.decision import PendingDecision
 from databricks_rlm_agent.planner.models import Models
-from databricks_rlm_agent.planner.prompt import (
-    READER_OPENING,
-    SUMMARIZER_OPENING,
-    reader_prompt,
-    summarizer_prompt,
-)
+from databricks_rlm_agent.planner.prompt import ITEMS_RULE, MAX_CHARS, Marks
+from databricks_rlm_agent.planner.review import PendingDecision
 from databricks_rlm_agent.planner.spending import MIN_REPLY_TOKENS, tokens_of
 from databricks_rlm_agent.ports import PlanningContext, Summary, Volume
 from databricks_rlm_agent.runs.actions import check_text
 from databricks_rlm_agent.runs.capsule.capsule import CapsuleDelta
 from databricks_rlm_agent.runs.capsule.packing import CapsuleItem, one_line
 from databricks_rlm_agent.values import clip
+from executor_harness.protocol import Stream
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.planner.chain import ChainModel, Meter
 
 log = logging.getLogger(__name__)
 
+SUMMARIZER_OPENING = "Summarize what the agent needs to know of this result."
+READER_OPENING = "Write your notes on this part of the output."
+_SUMMARIZER_ROLE = """\
+You summarize results for a data agent. A program has run, and its output is long. Call remember once \
+with what the agent needs to continue: figures, names of tables and columns, the error and its cause. Report \
+only what is stated here."""
+_READER_ROLE = """\
+You read one part of a program's long output for a data agent. Write at most eight short lines of plain \
+text: figures, names, warnings, and errors with their cause. Report only what is stated here. If there is \
+nothing worth reporting, write "nothing of note"."""
 MAX_READERS = 8
 CHUNK_BYTES = 12_000
 WHOLE_BYTES = 9_000
@@ -98,21 +104,23 @@ class Summarizer:
             "summarizer", context.iter_n, objective=objective
         ):
             return Summary(delta=None)
-        from databricks_rlm_agent.planner.conversation import ActionTool, Conversation, converse
+        from databricks_rlm_agent.planner.conversation import ActionTool, Conversation
 
         excerpts = await self._excerpts()
         if not context.lease_held():
             return Summary(delta=None, calls=tuple(meter.calls))
-        pending: PendingDecision[CapsuleDelta] = PendingDecision(max_refusals=_MAX_REFUSALS)
-        tool = ActionTool(remember, pending=pending)
+        pending: PendingDecision[CapsuleDelta] = PendingDecision(
+            max_refusals=_MAX_REFUSALS, redact=self.models.redact
+        )
         conversation = Conversation(
             role="summarizer",
+            model=self._model(meter),
             instruction=summarizer_prompt(context, result, excerpts),
             opening=SUMMARIZER_OPENING,
-            tools=[tool],
-            endings=[tool.name],
+            tools=[ActionTool(remember, pending=pending)],
+            pending=pending,
         )
-        await converse(conversation, model=self._model(meter), pending=pending, redact=self.models.redact)
+        await conversation.converse()
         if pending.failure is not None:
             reason = f"{pending.failure}; head and tail of the output are kept"
             log.warning("run %s: no summary: %s", context.run_id, reason)
@@ -237,3 +245,47 @@ def _with_facts(delta: CapsuleDelta, result: Result) -> CapsuleDelta:
 def _marked(items: list[CapsuleItem | str], result: Result) -> list[CapsuleItem | str]:
     texts = [item if isinstance(item, str) else item.text for item in items]
     return [CapsuleItem.of(text, iter_n=result.iter_n, by="summarizer") for text in texts]
+
+
+def summarizer_prompt(context: PlanningContext, result: Result, excerpts: Excerpts | None = None) -> str:
+    """Return the summarizer's instruction; bounded. ``excerpts`` are from the file of the longer stream."""
+    excerpts = excerpts or Excerpts(stream="stdout", size=result.stdout.bytes)
+    streams = {"stdout": result.stdout, "stderr": result.stderr}
+    stream = streams.pop(excerpts.stream)
+    ((other_name, other),) = streams.items()
+    marks = Marks()
+    parts = [
+        _SUMMARIZER_ROLE,
+        marks.rule + ITEMS_RULE,
+        f"Objective:\n{clip(context.capsule.objective, 1_500)}",
+        marks.data("result", "\n".join([headline(result, ""), *facts(result)]), 3_000),
+        marks.data(f"all of {excerpts.stream}", excerpts.whole, 9_000),
+        *(() if excerpts.whole else _ends(excerpts, stream, marks)),
+        marks.data(f"tail of {other_name}", other.tail or other.head, 1_200),
+        marks.data("traceback", result.traceback or "", 1_200),
+    ]
+    return clip("\n\n".join(part for part in parts if part), MAX_CHARS)
+
+
+def reader_prompt(context: PlanningContext, part: str, *, place: str) -> str:
+    """Return the instruction for reading one part of an output; bounded. ``place`` says which part."""
+    marks = Marks()
+    parts = [
+        _READER_ROLE,
+        marks.rule + ITEMS_RULE,
+        f"Objective of the agent:\n{clip(context.capsule.objective, 800)}",
+        f"The part: {place}.",
+        marks.data("part of the output", part, 12_400),
+    ]
+    return clip("\n\n".join(parts), MAX_CHARS)
+
+
+def _ends(excerpts: Excerpts, stream: Stream, marks: Marks) -> list[str]:
+    """The sections of an output that does not fit."""
+    regions = "\n…\n".join(f"(at byte {region.offset:,})\n{region.text}" for region in excerpts.regions)
+    return [
+        marks.data(f"head of {excerpts.stream}", stream.head, 2_000),
+        marks.data(f"tail of {excerpts.stream}", stream.tail, 2_000),
+        marks.data("places with errors or warnings", regions, 1_800),
+        marks.data("notes on parts of it", "\n".join(excerpts.notes), 4_500),
+    ]

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
-from databricks_rlm_agent.policy.effects import (
-    ENVIRONMENT,
-    EVALUATORS,
-    FILE_CALLS,
-    FRAME_FILES,
-    MESSAGE_FUNCTIONS,
-    PATH_METHODS,
-    SECRET_FILES,
-    SHELLS,
-    TABLE_WRITERS,
-    EffectKind,
-    ProgramEffect,
-    known,
-)
+from databricks_rlm_agent.policy.effects import EffectKind, ProgramEffect, effects_of_sql, is_statement, known
 from databricks_rlm_agent.policy.literals import PossibleTexts
-from databricks_rlm_agent.policy.sql import effects_of_sql, is_statement
 from databricks_rlm_agent.sqltext.names import UNKNOWN
 from executor_harness.redaction import names_a_secret
 
@@ -28,6 +15,46 @@ _DELTA_CHANGES = {"delete", "update", "merge", "restoreToVersion", "restoreToTim
 _CALL_CHARS = 5_000
 _COMMAND_CHARS = 4_000  # that are looked at
 _SQL = {"sql", "execute", "executemany"}
+# Methods that write a table, and the name of the argument that says which.
+TABLE_WRITERS = {
+    **dict.fromkeys(("insertInto", "toTable", "createTable", "createExternalTable"), "tableName"),
+    "saveAsTable": "name",
+    "writeTo": "table",
+}
+_PUT, _REMOVE = EffectKind.PUT_FILE, EffectKind.REMOVE_FILE
+_FILE_CALLS = {
+    "os.remove os.unlink os.rmdir os.removedirs shutil.rmtree dbutils.fs.rm": ((_REMOVE, 0),),
+    "os.rename os.replace os.renames shutil.move dbutils.fs.mv": ((_REMOVE, 0), (_PUT, 1)),
+    "shutil.copy shutil.copy2 shutil.copyfile shutil.copytree dbutils.fs.cp": ((_PUT, 1),),
+    "os.makedirs os.mkdir dbutils.fs.put dbutils.fs.mkdirs numpy.save numpy.savez np.save": ((_PUT, 0),),
+}
+FILE_CALLS: dict[str, tuple[tuple[EffectKind, int], ...]] = {
+    name: effects for names, effects in _FILE_CALLS.items() for name in names.split()
+}
+"""Functions by full name: what each does to its arguments, by their places."""
+PATH_METHODS = {
+    **dict.fromkeys(("write_text", "write_bytes", "mkdir", "touch"), _PUT),
+    **dict.fromkeys(("unlink", "rmdir"), _REMOVE),
+}
+"""Methods of a path; on anything else the effect has no target in a Volume."""
+# Methods of DataFrame writers (after ``.write``) and of pandas (``to_…``).
+FRAME_FILES = re.compile(
+    r"parquet|csv|json|orc|text|save|start|to_(?:csv|parquet|json|pickle|excel|feather|hdf|orc|html)"
+)
+SHELLS = re.compile(
+    r"os\.(?:system|popen|exec\w+|spawn\w+|posix_spawnp?)|pty\.spawn"
+    r"|subprocess\.(?:run|call|check_call|check_output|Popen|getoutput|getstatusoutput)"
+    r"|asyncio\.create_subprocess_(?:exec|shell)"
+)
+EVALUATORS = {"exec", "eval"}
+# Functions whose arguments are messages or patterns, which are not executed.
+MESSAGE_FUNCTIONS = {
+    *("print", "log", "info", "warning", "error", "debug", "exception", "llm_query", "llm_query_batched"),
+    *("metric", "finish", "ValueError", "RuntimeError", "Exception", "AssertionError"),
+    *("compile", "search", "match", "fullmatch", "findall", "sub", "split", "contains", "startswith"),
+}
+ENVIRONMENT = {f"os.{name}" for name in ("environ", "environb", "getenv")}
+SECRET_FILES = re.compile(r"/proc/\w+/environ|\.databrickscfg|\.netrc|\.aws/credentials|\.ssh/")
 
 
 class Program:
@@ -74,9 +101,8 @@ class Program:
                 yield from effects_of_sql(text, line=call.lineno)
             elif call.func.attr == "sql":
                 self._runs_unknown_sql = True
-                yield ProgramEffect(
-                    kind=EffectKind.UNCLEAR, what="SQL that is put together at run time", line=call.lineno
-                )
+                what = "SQL that is put together at run time"
+                yield ProgramEffect(kind=EffectKind.UNCLEAR, what=what, line=call.lineno)
 
     def _other_statements(self) -> Iterator[ProgramEffect]:
         """Effects of all SQL texts in a program: the SQL that could not be followed may be one of them."""
@@ -93,7 +119,7 @@ class Program:
         method = name.rpartition(".")[2]
         if method in TABLE_WRITERS and isinstance(call.func, ast.Attribute):
             kind = EffectKind.CREATE if self._makes_anew(call, method) else EffectKind.WRITE
-            yield from self._each(kind, method, _argument(call, 0, *TABLE_WRITERS[method]), call.lineno)
+            yield from self._each(kind, method, _argument(call, 0, TABLE_WRITERS[method]), call.lineno)
         elif name.endswith("DeltaTable.forName") and self._methods & _DELTA_CHANGES:
             kind, what = EffectKind.WRITE, "DeltaTable"
             if self._empties:
@@ -118,13 +144,10 @@ class Program:
         return method == "writeTo" and bool(after & {"create", "replace", "createOrReplace"})
 
     def _each(self, kind: EffectKind, what: str, given: ast.AST | None, line: int) -> Iterator[ProgramEffect]:
-        """One effect for each text that its target may be."""
         for text in self._texts.of(given):
             text = known(text).replace("`", "").strip()
-            parts = (
-                (text,) if kind in {EffectKind.PUT_FILE, EffectKind.REMOVE_FILE} else tuple(text.split("."))
-            )
-            yield ProgramEffect(kind=kind, what=what, target=parts, line=line)
+            parts = [text] if kind in {EffectKind.PUT_FILE, EffectKind.REMOVE_FILE} else text.split(".")
+            yield ProgramEffect(kind=kind, what=what, target=tuple(parts), line=line)
 
     def _files(self, call: ast.Call, name: str) -> Iterator[ProgramEffect]:
         method = name.rpartition(".")[2]
@@ -139,7 +162,9 @@ class Program:
             yield from self._secret_file(base, call.lineno)
         elif isinstance(call.func, ast.Attribute) and method in PATH_METHODS:
             yield from self._each(PATH_METHODS[method], method, call.func.value, call.lineno)
-        elif isinstance(call.func, ast.Attribute) and method in FRAME_FILES and self._writes(call.func):
+        elif (
+            isinstance(call.func, ast.Attribute) and FRAME_FILES.fullmatch(method) and self._writes(call.func)
+        ):
             yield from self._each(EffectKind.PUT_FILE, method, _argument(call, 0, "path"), call.lineno)
 
     def _writes(self, method: ast.Attribute) -> bool:
@@ -159,9 +184,8 @@ class Program:
                 short = known(command)[:_COMMAND_CHARS]
                 yield ProgramEffect(kind=EffectKind.SHELL, what=name, target=(short,), line=call.lineno)
         elif name in EVALUATORS:
-            yield ProgramEffect(
-                kind=EffectKind.UNCLEAR, what=f"{name}() of a program's text", line=call.lineno
-            )
+            what = f"{name}() of a program's text"
+            yield ProgramEffect(kind=EffectKind.UNCLEAR, what=what, line=call.lineno)
 
     def _command(self, given: ast.AST | None) -> list[str]:
         if isinstance(given, ast.List | ast.Tuple):
@@ -176,7 +200,6 @@ class Program:
             yield from self._environment(node, name)
 
     def _environment(self, node: ast.Attribute | ast.Name, name: str) -> Iterator[ProgramEffect]:
-        """Reads of the environment: of one variable, or of all."""
         around = self._parents.get(id(node))
         key: ast.AST | None = None
         match around:
@@ -191,9 +214,8 @@ class Program:
                 yield ProgramEffect(kind=EffectKind.SECRET, what=f"all of {name}", line=node.lineno)
         for text in self._texts.of(key) if key is not None else ():
             if text != UNKNOWN and names_a_secret(text):
-                yield ProgramEffect(
-                    kind=EffectKind.SECRET, what=f"{name} {known(text)[:80]!r}", line=node.lineno
-                )
+                what = f"{name} {known(text)[:80]!r}"
+                yield ProgramEffect(kind=EffectKind.SECRET, what=what, line=node.lineno)
 
     def _secret_file(self, path: ast.AST | None, line: int) -> Iterator[ProgramEffect]:
         for text in self._texts.of(path):
@@ -232,7 +254,6 @@ def _imports(nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
 
 
 def _argument(call: ast.Call, place: int, *names: str) -> ast.AST | None:
-    """An argument by its place or by one of its names."""
     if place < len(call.args):
         return call.args[place]
     return next((word.value for word in call.keywords if word.arg in names), None)

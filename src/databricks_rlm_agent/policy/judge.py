@@ -10,59 +10,136 @@ import ast
 import posixpath
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum, auto
+from fnmatch import fnmatchcase
 from typing import Any
 
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.policy.code import Program
-from databricks_rlm_agent.policy.effects import DESTRUCTIVE, REVEALING, EffectKind, ProgramEffect
-from databricks_rlm_agent.policy.literals import PossibleTexts
-from databricks_rlm_agent.policy.rules import (
+from databricks_rlm_agent.policy.effects import (
+    EffectKind,
     FullName,
-    PolicyFinding,
-    Targets,
-    WriteAccess,
+    ProgramEffect,
+    WorkflowEffects,
     dotted,
     full_name,
-    lenient,
+    may_be,
     may_be_same,
+    workflow_effects,
 )
-from databricks_rlm_agent.policy.sql import effects_of_sql
+from databricks_rlm_agent.policy.literals import PossibleTexts
 from databricks_rlm_agent.runs.actions import Action, RunPython, RunSqlWorkflow
-from databricks_rlm_agent.sqlflow.handover import source_of
-from databricks_rlm_agent.sqlflow.plan.plan import plan_of
+from databricks_rlm_agent.sqlflow.run.delta_record import RUNS, STEPS
 from executor_harness.protocol import RESERVED_FILES
+
+DEV = "DEV"
+GATED: Mapping[str, frozenset[str]] = {DEV: frozenset(), "PROD": frozenset()}
+"""By mode: tools that are neither offered to the model nor answered. Unknown modes are as PROD."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkflowEffects:
-    """The effects of a workflow, by file. Each file begins in ``place`` (catalog, schema); ``made`` are the
-    tables that the workflow creates: any of its files may drop them.
+class PolicyFinding:
+    """A rule's finding about a tool or an action: refused, or allowed and noted (``refused`` False).
+
+    ``reason`` goes back to the model: what is wrong, and what to do instead.
     """
 
-    place: tuple[str, str]
-    made: frozenset[FullName]
-    files: dict[str, list[ProgramEffect]]
+    rule: str
+    reason: str
+    refused: bool = True
 
 
-def workflow_effects(action: RunSqlWorkflow, namespace: Namespace) -> WorkflowEffects:
-    """Read a workflow whose texts are complete; raise UsageError for one that cannot be planned."""
-    place = ((action.catalog or namespace.catalog).lower(), (action.schema or namespace.schema).lower())
-    plan = plan_of(source_of(action.files, variables=action.variables, catalog=place[0], schema=place[1]))
-    files = {file.name: file.statements for step in plan.steps for file in step.files}
-    made = {name for step in plan.steps for name in step.makes}
-    made |= {name for statements in files.values() for each in statements for name in each.makes}
-    return WorkflowEffects(
-        place=place,
-        made=frozenset((name[0], name[1], name[2]) for name in made if len(name) == 3),
-        files={
-            name: [effect for each in statements for effect in effects_of_sql(each.text, line=each.line)]
-            for name, statements in files.items()
-        },
-    )
+def lenient(mode: str) -> bool:
+    """Return whether a mode allows what cannot be decided: only DEV does, so a misspelt mode is strict."""
+    return mode.strip().upper() == DEV
 
 
+def gated_in(mode: str, gated: Mapping[str, frozenset[str]] = GATED) -> Collection[str]:
+    """The names of tools and actions that a mode goes without."""
+    return gated.get(DEV if lenient(mode) else "PROD", frozenset())
+
+
+def gate(tool: str, mode: str, gated: Mapping[str, frozenset[str]] = GATED) -> PolicyFinding | None:
+    """The refusal of a tool that the mode goes without; None for any other."""
+    reason = f"{tool} is not to be used in mode {mode[:40]}. Use another tool or action."
+    return PolicyFinding(rule="tool", reason=reason) if tool in gated_in(mode, gated) else None
+
+
+LEDGER = frozenset(
+    {
+        *("run_state", "execution_requests", "execution_results", "run_events", "model_calls"),
+        *("intake_watermarks", "schema_migrations", RUNS, STEPS),
+    }
+)
+"""Our own tables, which generated code may read and never write. ``work_items`` belongs to its users."""
+_SYSTEM_CATALOGS = {"system", "samples"}
+_SYSTEM_SCHEMA = "information_schema"
+
+
+class WriteAccess(StrEnum):
+    """The access that generated code has to a name."""
+
+    ALLOWED = auto()
+    OUTSIDE = auto()
+    UNCLEAR = auto()  # it depends on what is not known
+    LEDGER = auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """The schemas that generated code may write to in a mode; ``patterns`` are of ``catalog.schema``."""
+
+    namespace: Namespace
+    patterns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, mode: str, namespace: Namespace, chosen: tuple[str, ...] | None) -> Targets:
+        """The ``chosen`` patterns; by default everything in DEV, else our schema and its scratch schema."""
+        own = f"{namespace.catalog}.{namespace.schema}"
+        default = ("*",) if lenient(mode) else (own, namespace.scratch_schema)
+        patterns = default if chosen is None else chosen
+        return cls(namespace=namespace, patterns=tuple(pattern.strip().lower() for pattern in patterns))
+
+    def table(self, name: FullName) -> WriteAccess:
+        """Return the access to a table."""
+        ours = (self.namespace.catalog.lower(), self.namespace.schema.lower())
+        if all(map(may_be, name[:2], ours)):
+            if name[2] in LEDGER:
+                return WriteAccess.LEDGER
+            if any(may_be(name[2], table) for table in LEDGER):
+                return WriteAccess.UNCLEAR
+        return self.schema(name[0], name[1])
+
+    def schema(self, catalog: str, schema: str) -> WriteAccess:
+        """Return the access to everything in a schema."""
+        if catalog in _SYSTEM_CATALOGS or schema == _SYSTEM_SCHEMA:
+            return WriteAccess.OUTSIDE
+        pairs = [[*pattern.split("."), "*"][:2] for pattern in self.patterns]
+        if any(_covers(one, catalog) and _covers(two, schema) for one, two in pairs):
+            # An unknown catalog may be a system catalog.
+            return WriteAccess.UNCLEAR if "*" in catalog else WriteAccess.ALLOWED
+        if any(may_be(catalog, one) and may_be(schema, two) for one, two in pairs):
+            return WriteAccess.UNCLEAR
+        return WriteAccess.OUTSIDE
+
+    def __str__(self) -> str:
+        return ", ".join(self.patterns)
+
+
+def _covers(pattern: str, name: str) -> bool:
+    """Return whether a pattern matches whatever a name turns out to be."""
+    return pattern == "*" or fnmatchcase(name, pattern)
+
+
+# What no command may do: destroy what the run has not made, run what comes from the network, reveal secrets.
+DESTRUCTIVE = re.compile(
+    r"\brm\s+(?:-[-\w=]+\s+)*-(?:-recursive|-force|\w*[rRf])|\bmkfs\b|\bdd\b[^|;]*\bof=/|\bshred\b|>\s*/dev/sd"
+    r"|\b(?:curl|wget)\b[^;]*\|\s*(?:sudo\s+)?\w*sh\b|\b(?:shutdown|reboot|poweroff|halt)\b|:\(\)\s*\{"
+    r"|\bkill(?:all)?\s+-9\s+-?1\b|\bchmod\s+(?:-\w+\s+)*777\s+/|\bfind\b.*\s-delete\b"
+)
+REVEALING = re.compile(r"\bprintenv\b|(?:^|[;&|(]\s*)(?:env|set|export)\s*(?:$|[;&|>])|/proc/\w+/environ")
 _SHOWN = 160
 _DELETE_ADVICE = (
     "Only tables of this run may be emptied or dropped: use CREATE OR REPLACE TABLE, a WHERE, or `ask`."
@@ -99,8 +176,7 @@ class ProgramPolicy:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = f"The program cannot be read ({type(error).__name__}). Write it more simply."
             return PolicyFinding(rule="unclear", reason=reason)
-        refused = [finding for finding in findings if finding.refused]
-        return next(iter(refused or findings), None)
+        return next((each for each in findings if each.refused), next(iter(findings), None))
 
     def _judge_workflow(self, workflow: WorkflowEffects) -> Iterator[PolicyFinding]:
         """Its record is kept in its schema; every file has a session of its own."""
@@ -157,7 +233,7 @@ class _Rules:
             EffectKind.PUT_FILE: self._put_file,
             EffectKind.REMOVE_FILE: self._remove_file,
             EffectKind.SHELL: self._shell,
-            EffectKind.SECRET: self._secret,
+            EffectKind.SECRET: lambda effect: _refused("secret", effect, f"reads {effect.what}", _NO_KEYS),
             EffectKind.UNCLEAR: lambda effect: self._unclear(effect, effect.what),
         }
 
@@ -213,9 +289,8 @@ class _Rules:
             for each in self._effects
             if each.kind is EffectKind.MAKE_SCHEMA and each.what.startswith("CREATE")
         }
-        place = self._schema_of(effect)
-        own = (self._policy.namespace.catalog.lower(), self._policy.namespace.schema.lower(), "")
-        is_own = may_be_same((*place, ""), own)
+        place, namespace = self._schema_of(effect), self._policy.namespace
+        is_own = may_be_same((*place, ""), (namespace.catalog.lower(), namespace.schema.lower(), ""))
         if self._lenient and place in made and not is_own and "VOLUME" not in effect.what:
             return None
         return _refused("destructive", effect, f"{effect.what} {'.'.join(effect.target)}", _DELETE_ADVICE)
@@ -258,28 +333,16 @@ class _Rules:
             return _refused("shell", effect, f"calls {effect.what}", advice)
         return self._unclear(effect, f"runs {command!r}") if "*" in command else None
 
-    def _secret(self, effect: ProgramEffect) -> PolicyFinding | None:
-        return _refused("secret", effect, f"reads {effect.what}", _NO_KEYS)
-
     def _unclear(self, effect: ProgramEffect, done: str) -> PolicyFinding:
         """The finding for what is known only when the program runs: noted in DEV, refused elsewhere."""
-        return PolicyFinding(
-            rule="unclear",
-            reason=_sentence(
-                effect, done, "That is not known before the program runs: write SQL and full names out."
-            ),
-            refused=not self._lenient,
-        )
+        advice = "That is not known before the program runs: write SQL and full names out."
+        return replace(_refused("unclear", effect, done, advice), refused=not self._lenient)
 
 
 def _refused(rule: str, effect: ProgramEffect, done: str, advice: str) -> PolicyFinding:
-    return PolicyFinding(rule=rule, reason=_sentence(effect, done, advice))
-
-
-def _sentence(effect: ProgramEffect, done: str, advice: str) -> str:
     short = done if len(done) <= _SHOWN else f"{done[:_SHOWN]}…"
     what = "" if effect.what in done else f" ({effect.what[:80]})"
-    return f"Line {effect.line}{what}: {short}. {advice}"
+    return PolicyFinding(rule=rule, reason=f"Line {effect.line}{what}: {short}. {advice}")
 
 
 def _in_volumes(path: str) -> str | None:

@@ -1,7 +1,7 @@
 """The limits of a run and what it has spent. Pure: stored as JSON in ``run_state.budget``.
 
 A claim may make ``PLAN_CALLS`` model calls at most. What a controller asked that died before it could report
-is known by the record that it leaves before every call (``controller.call_record``), or by its plan.
+is known by the record that it leaves before every call (``controller.journal``), or by its plan.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from databricks_rlm_agent.errors import InvalidData
+from databricks_rlm_agent.runs.parsing import Document
 from executor_harness import protocol
 
 # Enough for one claim: a summary read in parts, the planner's tool calls, refusals and its decision.
@@ -20,14 +21,13 @@ PLAN_CALLS = 24
 _KEPT_TOKENS = 50_000
 
 
-class Usage(BaseModel):
+# JSON knows no infinity: what is stored must be readable again.
+class Usage(Document, allow_inf_nan=False):
     """Model usage: calls, tokens, cost in US dollars.
 
     Tokens are as the models report them, estimated upward where they do not; the cost is 0 where no price is
     known.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     calls: int = Field(default=0, ge=0)
     input_tokens: int = Field(default=0, ge=0)
@@ -51,10 +51,8 @@ class Usage(BaseModel):
         )
 
 
-class Share(BaseModel):
+class Share(Document, allow_inf_nan=False):
     """An amount of everything that a budget counts: what is lent to child runs, or what one has spent."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     usage: Usage = Usage()
     sub_usage: Usage = Usage()
@@ -70,7 +68,7 @@ class Share(BaseModel):
         )
 
 
-class Budget(BaseModel):
+class Budget(Document, allow_inf_nan=False):
     """Limits of a run with all its child runs, and what of them is used up. Times are in seconds;
     ``max_cost_usd`` None is no limit.
 
@@ -81,9 +79,6 @@ class Budget(BaseModel):
     child runs at work may spend. ``children`` counts the child runs that were made, and those below them once
     these have ended. ``sub_concurrency`` is a child's part of the calls that a whole run may make at once.
     """
-
-    # JSON knows no infinity: what is stored must be readable again.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     max_iterations: int = Field(default=30, ge=1)
     max_attempts: int = Field(default=3, ge=1)
@@ -194,9 +189,7 @@ class Budget(BaseModel):
         return self.model_copy(update={"on_loan": on_loan, "children": self.children + count})
 
     def part(self, count: int, *, wall_s: float) -> Self:
-        """The budget of each of the ``count`` child runs that are at work: the same whenever it is asked for,
-        for it follows from what is on loan.
-        """
+        """The budget of each of ``count`` child runs at work: the same whenever it is asked for."""
         part = _part(self.on_loan, count)
         return type(self)(
             max_iterations=self.max_iterations,
@@ -230,9 +223,7 @@ class Budget(BaseModel):
         )
 
     def lent_to(self, child: Budget, count: int) -> bool:
-        """Return whether ``child`` is what one of ``count`` child runs was lent, not a damaged row's
-        substitute.
-        """
+        """Return whether ``child`` is what one of ``count`` was lent, not a damaged row's substitute."""
         part = _part(self.on_loan, count)
         lent = (part.usage.calls, part.sub_usage.calls, part.usage.input_tokens)
         return (child.max_model_calls, child.max_sub_calls, child.max_tokens) == lent
@@ -252,9 +243,7 @@ class Budget(BaseModel):
         return self.model_copy(update={"usage": self.usage - known + usage})
 
     def for_plan(self, *, used: int) -> Self:
-        """Return what a claim may still spend that has made ``used`` model calls, which are counted
-        already.
-        """
+        """Return what a claim may still spend that has made ``used`` model calls, which are counted."""
         left = max(0, min(PLAN_CALLS - used, self.calls_left))
         calls = self.usage.calls + self.on_loan.usage.calls + left
         return self.model_copy(update={"max_model_calls": calls})

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from databricks_rlm_agent.errors import InvalidData, UsageError
-from databricks_rlm_agent.runs.parsing import parse
+from databricks_rlm_agent.runs.parsing import Document, parse
 from databricks_rlm_agent.sqltext.reader import parse_query, words_of
 from databricks_rlm_agent.sqltext.split import split, tokens_of
 from databricks_rlm_agent.values import check_table_name, check_volume_path, storable
@@ -101,12 +101,10 @@ _TABLE = re.compile(r"(?P<table>\S+)(?:\s+columns=(?P<columns>\S+))?(?:\s+rows>=
 _FILE = re.compile(r"(?P<path>.+?)(?:\s+bytes>=(?P<bytes>\d{1,18}))?")
 
 
-class Check(BaseModel):
+class Check(Document, extra="forbid"):
     """One check. ``sql`` must return true, or ``equals``; a ``table`` must exist with these columns and at
     least so many rows; a ``file`` must exist with at least so many bytes.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["sql", "table", "file"]
     sql: str = ""

@@ -1,14 +1,27 @@
-"""Parse stored JSON documents, with one kind of error. Pure."""
+"""Documents that are stored as JSON: frozen, and read with one kind of error. Pure."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import re
+from typing import Self, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from databricks_rlm_agent.errors import InvalidData
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class Document(BaseModel):
+    """A part of what is stored as JSON. What a later version has added to it is left out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def parse(cls, content: bytes | str, *, where: str | None = None) -> Self:
+        """Read a stored document; raise InvalidData, which calls it by the name of its class."""
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__).lower()
+        return parse(cls, content, what=f"The {name}", where=where)
 
 
 def parse(kind: type[M], content: bytes | str, *, what: str, where: str | None = None) -> M:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.runs.budget import Budget, Usage
 from databricks_rlm_agent.runs.capsule.capsule import INPUT_CHARS, OBJECTIVE_CHARS, Capsule
 from databricks_rlm_agent.runs.checks import Check
 from databricks_rlm_agent.runs.fsm import Event, State, next_state
+from databricks_rlm_agent.runs.parsing import Document
 from databricks_rlm_agent.values import check_id, storable
 
 # The executor ends a program at its time-out, and the platform ends the executor some minutes later: only
@@ -39,16 +40,18 @@ class RunOutcome:
     waits_for: str | None = None
     since: str | None = None
 
+    def to_dict(self) -> dict[str, str]:
+        """The fields that say anything."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     @property
     def without_wait(self) -> RunOutcome:
         """This outcome when the run goes on."""
         return self if self.waits_for is None else replace(self, reason=None, waits_for=None, since=None)
 
 
-class LastRequest(BaseModel):
+class LastRequest(Document):
     """``run_state.last_request``: the job run of the current attempt, and what was asked of it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     databricks_run_id: int = Field(strict=True)
     run_url: str | None = None
@@ -59,11 +62,9 @@ class LastRequest(BaseModel):
     submitted_at: AwareDatetime
 
 
-class LastResult(BaseModel):
+# A program's value may hold NaN, which our JSON keeps.
+class LastResult(Document, ser_json_inf_nan="constants"):
     """``run_state.last_result``: what came of the last attempt. Its program finished with ``value``."""
-
-    # A program's value may hold NaN, which our JSON keeps.
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
     iter_n: int | None = None
     attempt: int | None = None
@@ -84,24 +85,24 @@ class Run:
     """
 
     run_id: str
-    item_id: str | None
-    parent_run_id: str | None
-    depth: int
-    current_mode: str
-    fsm_state: State
-    iter_n: int
-    attempt: int
-    lease_owner: str | None
-    lease_epoch: int
-    lease_expiry: datetime | None
-    version: int
-    write_id: str | None
+    item_id: str | None = None
+    parent_run_id: str | None = None
+    depth: int = 0
+    current_mode: str = "DEV"
+    fsm_state: State = State.PENDING
+    iter_n: int = 1
+    attempt: int = 1
+    lease_owner: str | None = None
+    lease_epoch: int = 0
+    lease_expiry: datetime | None = None
+    version: int = 0
+    write_id: str | None = None
     capsule: Capsule
     budget: Budget
-    last_request: LastRequest | None
-    last_result: LastResult | None
-    outcome: RunOutcome
-    model: str | None
+    last_request: LastRequest | None = None
+    last_result: LastResult | None = None
+    outcome: RunOutcome = RunOutcome()
+    model: str | None = None
     cancel_reason: str | None = None
     item_revision: str | None = None
     due_at: datetime | None = None
@@ -151,9 +152,7 @@ class Run:
 
     @property
     def lapses(self) -> int:
-        """How many claims in succession have ended without a save: their controllers died, or could not
-        save.
-        """
+        """How many claims in succession have ended without a save, by a death or a failure."""
         return len(self.budget.unreported(self.lease_epoch + 1))
 
     def waiting(
@@ -189,9 +188,7 @@ class Run:
         return (now - submitted_at).total_seconds()
 
     def overrun(self, now: datetime, *, started: bool) -> bool:
-        """Return whether the job run has had all the time that the program, once started, or the run may
-        take.
-        """
+        """Return whether the program, once ``started``, or the run has had all of its time."""
         allowed = OVERRUN_S + (self.last_request.timeout_s if self.last_request else 0)
         too_long = started and self.executing_s(now) > allowed
         return too_long or self.age_s(now) > self.budget.max_wall_s + OVERRUN_S
@@ -252,25 +249,12 @@ def new_run(
     _check(task, json.dumps(inputs or {}, ensure_ascii=False))
     now = clock()
     return Run(
-        run_id=check_id(run_id, what="run id"),
+        run_id=check_id(run_id),
         item_id=item_id,
         item_revision=item_revision,
-        parent_run_id=None,
-        depth=0,
         current_mode=mode,
-        fsm_state=State.PENDING,
-        iter_n=1,
-        attempt=1,
-        lease_owner=None,
-        lease_epoch=0,
-        lease_expiry=None,
-        version=0,
-        write_id=None,
         capsule=Capsule.begin(task.strip(), inputs=inputs).model_copy(update={"checks": list(checks)}),
         budget=(budget or Budget()).reported(0),
-        last_request=None,
-        last_result=None,
-        outcome=RunOutcome(),
         model=model,
         created_at=now,
         updated_at=now,

@@ -1,14 +1,14 @@
-"""Values of a workflow: files of statements, loops over files, and the plan of their steps. Pure.
+"""Values of a workflow: files of statements, loops over files, checks, and the plan of their steps. Pure.
 
 Names of tables are `names.Name`: lower case, with as many parts as are known.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from databricks_rlm_agent.sqlflow.checks import Expectation
 from databricks_rlm_agent.sqltext.names import Name, is_table, shown
 from databricks_rlm_agent.sqltext.statement import Statement
 
@@ -125,6 +125,54 @@ class Step:
     def problem(self) -> str | None:
         """The reason why it runs alone; None if it does not."""
         return next((file.problem for file in self.files if file.problem), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoverageRule:
+    """A ``share`` of the keys of ``table`` must be found; ``on``: columns of both tables, in pairs."""
+
+    table: Name
+    on: tuple[tuple[str, str], ...]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """Checks that must hold of one table. ``steps``: those that make it; none if it exists before the run."""
+
+    table: Name
+    key: tuple[str, ...] = ()
+    min_rows: int | None = None
+    covers: tuple[CoverageRule, ...] = ()
+    steps: tuple[str, ...] = ()
+
+    def describe(self) -> Iterator[str]:
+        """Yield each check in words."""
+        if self.key:
+            yield f"key {', '.join(self.key)} is unique"
+        if self.min_rows is not None:
+            yield f"{self.min_rows:,} rows or more"
+        for cover in self.covers:
+            on = ", ".join(here if here == there else f"{here} = {there}" for here, there in cover.on)
+            yield f"covers {percent(cover.share)} of {shown(cover.table)} on {on}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "table": shown(self.table),
+            "key": list(self.key),
+            "min_rows": self.min_rows,
+            "covers": [
+                {"table": shown(cover.table), "on": dict(cover.on), "share": cover.share}
+                for cover in self.covers
+            ],
+        }
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage, never rounded up to 100 %."""
+    text = f"{share:.2%}"
+    return "99.99%" if share < 1.0 and text == "100.00%" else text.replace(".00%", "%")
 
 
 @dataclass(frozen=True, kw_only=True)

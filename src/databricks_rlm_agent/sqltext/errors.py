@@ -7,9 +7,8 @@ on a warehouse and in Spark.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from databricks_rlm_agent.errors import (
     Conflict,
@@ -87,20 +86,15 @@ class Problem:
         """``file:line``, as far as known."""
         return ":".join(str(part) for part in (self.file, self.line) if part is not None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the problem for JSON."""
-        return asdict(self)
-
 
 _MISSING_HINT = "Check the spelling, the catalog and schema in force, and whether an earlier file makes it."
-_CRITICAL, _WARNING = Severity.CRITICAL, Severity.WARNING
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Rule:
     """Conditions of one kind: our error for them, their subject, and what to do."""
 
-    pattern: str
+    pattern: str = ""
     error: type[RemoteError] = Rejected
     cause: Cause
     hint: str
@@ -175,9 +169,8 @@ _RULES = (
             r"|EXECUTOR_LOST|DRIVER_\w+|TEMPORARILY_UNAVAILABLE|REQUEST_LIMIT_EXCEEDED"
         ),
         cause=Cause.RESOURCE,
-        hint=(
-            "The warehouse had too little of something; try fewer at a time (--max-parallel) or a larger one."
-        ),
+        hint="The warehouse had too little of something; try fewer at a time (--max-parallel) or a larger "
+        "one.",
         severity=Severity.TRANSIENT,
     ),
     _Rule(
@@ -195,22 +188,19 @@ _RULES = (
         hint="Look at the data that the statement reads.",
     ),
 )
-_OTHER = _Rule(
-    pattern="", cause=Cause.STATEMENT, hint="Read the message; run again with --resume when it is mended."
-)
+_OTHER = _Rule(cause=Cause.STATEMENT, hint="Read the message; run again with --resume when it is mended.")
 # Of errors that no statement's condition has told.
 _BY_ERROR: tuple[_Rule, ...] = (
-    _Rule(pattern="", error=NeverReached, cause=Cause.CONNECTION, hint="Check host, HTTP path and network."),
+    _Rule(error=NeverReached, cause=Cause.CONNECTION, hint="Check host, HTTP path and network."),
     _RULES[0],
     _Rule(
-        pattern="",
         error=Throttled,
         cause=Cause.RESOURCE,
         hint="The workspace asked to slow down; it is tried again.",
         severity=Severity.TRANSIENT,
     ),
     _RULES[1],
-    _Rule(pattern="", error=Unauthorized, cause=Cause.PERMISSION, hint=FIX_DENIED),
+    _Rule(error=Unauthorized, cause=Cause.PERMISSION, hint=FIX_DENIED),
 )
 _STATE = re.compile(r"SQLSTATE: (\w{5})")
 _CONDITION = re.compile(r"\[([A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*)\]")
@@ -230,10 +220,8 @@ def _rule(text: str) -> _Rule | None:
 def classify_sql(text: str, *, where: str) -> RemoteError:
     """Return the error of a statement that was refused, by its condition."""
     rule = _rule(text) or _OTHER
-    fix = {Unreachable: "The outcome is unknown.", Forbidden: FIX_DENIED, Unauthorized: FIX_AUTH}.get(
-        rule.error
-    )
-    return rule.error(first_line(text), where=where, fix=fix)
+    fixes = {Unreachable: "The outcome is unknown.", Forbidden: FIX_DENIED, Unauthorized: FIX_AUTH}
+    return rule.error(first_line(text), where=where, fix=fixes.get(rule.error))
 
 
 # The place of an error within its statement, as Spark reports it; lines from 1.
@@ -252,10 +240,10 @@ def classify(
 ) -> Problem:
     """Classify an error of the engine; ``statement`` is its text without comments before it."""
     kind, severity, hint = _of(error)
-    if statement is not None and severity is _CRITICAL and kind is not Cause.CANCELLED:
+    if statement is not None and severity is Severity.CRITICAL and kind is not Cause.CANCELLED:
         gone_already = kind is Cause.MISSING and _DROP.match(statement)
         if _UPKEEP.match(statement) or gone_already:
-            severity = _WARNING
+            severity = Severity.WARNING
             hint = "Nothing to drop." if gone_already else "No data depends on it; the file goes on."
     shown = head(statement) if statement is not None else None
     if statement is not None and (place := _PLACE.search(error.what)):
@@ -283,8 +271,8 @@ def _of(error: RlmError) -> tuple[Cause, Severity, str]:
     if (found := _rule(error.what)) is not None:
         return found.cause, found.severity, found.hint
     if isinstance(error, NotFound):
-        return Cause.MISSING, _CRITICAL, _MISSING_HINT
-    return _OTHER.cause, _CRITICAL, error.fix or _OTHER.hint
+        return Cause.MISSING, Severity.CRITICAL, _MISSING_HINT
+    return _OTHER.cause, Severity.CRITICAL, error.fix or _OTHER.hint
 
 
 def head(statement: str) -> str:

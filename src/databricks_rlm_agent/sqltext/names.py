@@ -16,9 +16,9 @@ UNKNOWN = "zzunknownzz"
 _PART = re.compile(r"`([^`]*)`|(\w+)")
 
 
-def parts_of(name: str) -> tuple[str, ...]:
-    """The parts of a name as it is written."""
-    return tuple((quoted or plain).lower() for quoted, plain in _PART.findall(name))
+def parts_of(name: str, *, lower: bool = True) -> tuple[str, ...]:
+    """The parts of a name as it is written, in lower case if not told otherwise."""
+    return tuple(quoted or plain for quoted, plain in _PART.findall(name.lower() if lower else name))
 
 
 def shown(name: Name) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from databricks_rlm_agent.sqltext.names import ANYTHING, UNKNOWN, Name, resolved, unique
 from databricks_rlm_agent.sqltext.split import StatementText
-from databricks_rlm_agent.sqltext.statement import Head, Statement, StatementKind, head_of
+from databricks_rlm_agent.sqltext.statement import ROW_CHANGES, Head, Statement, StatementKind, head_of
 
 LONG = 20_000  # characters up to which parsing is quick
 STRING = r"(?:'(?:[^'\\]|\\.|'')*+'|\"(?:[^\"\\]|\\.|\"\")*+\")"
@@ -111,7 +111,8 @@ def parse_query(words: str) -> ParsedQuery:
         return ParsedQuery(problem=tree)
     targets = list(_targets(tree))
     skipped = {id(table) for _, table, _ in targets}
-    tables = [_lower(table) for table in _tables(tree) if id(table) not in skipped]
+    read = (table.parts for table in _tables(tree) if id(table) not in skipped)
+    tables = [tuple(part.name.lower() for part in parts) for parts in read]
     return ParsedQuery(
         tables=tuple(dict.fromkeys(tables)),
         functions=tuple(dict.fromkeys(_functions(tree))),
@@ -189,10 +190,6 @@ def _tables(tree: Any) -> Iterator[Any]:
             yield table
 
 
-def _lower(table: Any) -> Parts:
-    return tuple(part.name.lower() for part in table.parts)
-
-
 def _is_cte(table: Any) -> bool:
     """Return whether a name means a CTE where it stands: one of a WITH around it, that comes before."""
     from sqlglot import exp
@@ -237,7 +234,6 @@ def _functions(tree: Any) -> Iterator[Parts]:
 # Without any of these, rows are written out: there may be a million of them, and parsing would take minutes.
 _QUERIES = re.compile(r"\b(?:select|from|table)\b", re.IGNORECASE)
 _STRING = re.compile(STRING, re.DOTALL)
-_ROW_KINDS = {StatementKind.INSERT, StatementKind.MERGE, StatementKind.UPDATE, StatementKind.DELETE}
 # SET VAR x = (SELECT …), ALTER VIEW … AS SELECT, EXPLAIN SELECT
 _MAY_HIDE = {StatementKind.SESSION, StatementKind.ALTER, StatementKind.QUERY}
 _SELECT = re.compile(r"\bselect\b", re.IGNORECASE)
@@ -322,7 +318,7 @@ def _with_names(statement: Statement, head: Head, query: ParsedQuery, scope: Nam
     reads += [_function(scope.name(parts)) for parts in query.functions]
     statement = replace(statement, reads=unique(reads))
     if not head.name:  # WITH … INSERT INTO has its target further on
-        writes = [scope.name(change.name) for change in query.changes if change.kind in _ROW_KINDS]
+        writes = [scope.name(change.name) for change in query.changes if change.kind in ROW_CHANGES]
         return replace(statement, writes=unique(writes))
     if head.form.role in {"view", "catalog", "schema"} or scope.has(head.name):
         return statement

@@ -1,9 +1,12 @@
-"""A text of SQL into its statements, by the tokens of Databricks SQL. Pure."""
+"""A text of SQL: its tokens, its statements, and the variables in it. Pure.
+
+Variables are ``{name}``, ``${name}`` and ``{{ name }}``.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -74,12 +77,8 @@ def tokens_of(text: str, file: str) -> list[Token]:
     try:
         return list(_tokenizer()(dialect=Databricks()).tokenize(text))
     except TokenError:
-        line = _unended(text)
-        raise UsageError(
-            "The SQL cannot be read: a string, quoted name or comment has no end.",
-            where=f"{file}:{line}",
-            fix=_FIX,
-        ) from None
+        what = "The SQL cannot be read: a string, quoted name or comment has no end."
+        raise UsageError(what, where=f"{file}:{_unended(text)}", fix=_FIX) from None
 
 
 @cache
@@ -103,6 +102,10 @@ def _unended(text: str) -> int:
         if found[0] in _OPENERS:
             break
         place = found.end()
+    return _line(text, place)
+
+
+def _line(text: str, place: int) -> int:
     return 1 + text.count("\n", 0, place)
 
 
@@ -125,8 +128,8 @@ def _statements(tokens: Sequence[Token], text: str, file: str) -> Iterator[list[
         elif opened and _closes(tokens, first, place):
             opened.pop()
     if opened:
-        line = 1 + text.count("\n", 0, opened[0].start)
-        raise UsageError("A BEGIN has no END.", where=f"{file}:{line}", fix="Add the END that is missing.")
+        where = f"{file}:{_line(text, opened[0].start)}"
+        raise UsageError("A BEGIN has no END.", where=where, fix="Add the END that is missing.")
     if first < len(tokens):
         yield list(tokens[first:])
 
@@ -162,3 +165,74 @@ def _kind_before(tokens: Sequence[Token], first: int, place: int) -> str:
 
 def _word_after(tokens: Sequence[Token], place: int) -> str | None:
     return tokens[place + 1].text.upper() if place + 1 < len(tokens) else None
+
+
+_VARIABLE = re.compile(r"[A-Za-z_]\w*")
+# The last is how Databricks' own queries have their parameters.
+_USED = re.compile(r"\$?\{([A-Za-z_]\w*)\}|\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+_JINJA = re.compile(r"\{\{|\{%")
+NUMBERS = ("iteration", "previous")
+"""Stand for the numbers of an iteration in a loop's template and convergence query."""
+
+
+def parse_variables(given: Iterable[str]) -> dict[str, str]:
+    """Read ``NAME=VALUE``, as given by ``--var``; raise UsageError for what is not that."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not _VARIABLE.fullmatch(name) or name in NUMBERS or "\n" in value:
+            raise UsageError(
+                f"--var {text[:80]!r} is not a variable.",
+                fix="Write NAME=VALUE on one line; NAME is a word other than iteration and previous.",
+            )
+        if found.get(name, value) != value:
+            raise UsageError(f"--var {name} is given twice.", fix="Give it one value.")
+        found[name] = value
+    return found
+
+
+def used(text: str) -> set[str]:
+    """Names of possible variables in a text, also within strings."""
+    return {found[1] or found[2] for found in _USED.finditer(text)}
+
+
+def substitute(text: str, values: Mapping[str, str]) -> str:
+    """Replace the variables that have a value."""
+    return _USED.sub(lambda found: values.get(found[1] or found[2], found[0]), text)
+
+
+def check_all_known(text: str, file: str) -> None:
+    """Raise UsageError for a variable without a value; in strings and comments braces mean themselves."""
+    jinja = _JINJA.search(text)
+    if not jinja and not _USED.search(text):
+        return
+    tokens = tokens_of(text, file)
+    if jinja:
+        _check_no_jinja(tokens, text, file)
+    for one, two, three in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if one.text == "{" and three.text == "}" and _VARIABLE.fullmatch(two.text):
+            raise _without_value(two.text, f"{file}:{_line(text, one.start)}")
+    for token in tokens:
+        found = _USED.search(token.text)
+        if found and token.token_type.name == "IDENTIFIER":  # a quoted name
+            raise _without_value(found[1] or found[2], f"{file}:{_line(text, token.start)}")
+
+
+def _check_no_jinja(tokens: Sequence[Token], text: str, file: str) -> None:
+    places = {found.start() for found in _JINJA.finditer(text)}
+    found = next((token for token in tokens if token.start in places), None)
+    if found is not None and (name := _USED.match(text, found.start)):
+        raise _without_value(name[2], f"{file}:{_line(text, found.start)}")
+    if found is not None:
+        raise UsageError(
+            f"It is a template that has not been filled in: {text[found.start :][:40].splitlines()[0]}",
+            where=f"{file}:{_line(text, found.start)}",
+            fix="Give the compiled files (of dbt, those below target/compiled), or write {name} for --var.",
+        )
+
+
+def _without_value(name: str, where: str) -> UsageError:
+    fix = f"Give --var {name}=VALUE."
+    if name in NUMBERS:
+        fix = "Declare the file as the template of a loop in workflow.yml."
+    return UsageError(f"The variable {{{name}}} has no value.", where=where, fix=fix)

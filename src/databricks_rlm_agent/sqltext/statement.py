@@ -33,16 +33,10 @@ class StatementKind(StrEnum):
     OTHER = "other"  # not known: cannot be parsed, or has effects outside of tables
 
 
-_REPEATABLE = frozenset(
-    {
-        StatementKind.USE,
-        StatementKind.SESSION,
-        StatementKind.QUERY,
-        StatementKind.REPLACE,
-        StatementKind.DELETE,
-        StatementKind.MAINTAIN,
-    }
-)
+_K = StatementKind
+REPEATABLE = frozenset({_K.USE, _K.SESSION, _K.QUERY, _K.REPLACE, _K.DELETE, _K.MAINTAIN})
+"""Kinds of statements that lead to the same tables when they are repeated, whatever is there."""
+ROW_CHANGES = frozenset({_K.INSERT, _K.MERGE, _K.UPDATE, _K.DELETE})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +71,7 @@ class Statement:
 
         That depends on the text of a MERGE or UPDATE (``SET n = n + 1``), so they do not count.
         """
-        return self.kind in _REPEATABLE and not set(self.reads) & set(self.writes)
+        return self.kind in REPEATABLE and not set(self.reads) & set(self.writes)
 
 
 _NAME = r"(?P<name>(?:`[^`]*`|\w+)(?: ?\. ?(?:`[^`]*`|\w+))*)"
@@ -128,7 +122,6 @@ class Head:
     idempotent: bool = False
 
 
-_K = StatementKind
 # The first that matches counts. Of a text with single spaces and without comments.
 _FORMS: tuple[tuple[str, StatementKind, Role, bool], ...] = (
     (rf"(?:use|set) catalog {_NAME}", _K.USE, "catalog", False),

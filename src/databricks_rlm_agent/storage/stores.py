@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,16 +22,22 @@ from databricks_rlm_agent.errors import (
     Unreachable,
 )
 from databricks_rlm_agent.layout import Namespace
-from databricks_rlm_agent.ports import Row
 from databricks_rlm_agent.retry import SAVES, RetryingSession, crash_pause_s
 from databricks_rlm_agent.runs.budget import Budget
 from databricks_rlm_agent.runs.capsule.capsule import Capsule
 from databricks_rlm_agent.runs.fsm import State
-from databricks_rlm_agent.runs.parsing import M, parse
 from databricks_rlm_agent.runs.run import DamagedRun, Due, LastRequest, LastResult, Run, RunOutcome
 from databricks_rlm_agent.storage import sql
-from databricks_rlm_agent.storage.schema import EPOCH, RunStateRow, columns, distinct, one_per_key, to_json
-from databricks_rlm_agent.values import clip
+from databricks_rlm_agent.storage.schema import (
+    EPOCH,
+    RowType,
+    RunStateRow,
+    columns,
+    distinct,
+    one_per_key,
+    to_json,
+)
+from databricks_rlm_agent.values import Row, clip
 
 # The executor's result counts more than what the controller had to conclude without one.
 _PREFERENCE = {"executor": 0, "controller": 1}
@@ -52,18 +58,18 @@ class DeltaLedger:
 
     def requests(self, run_id: str) -> list[Row]:
         """The submitted attempts of a run, in order."""
-        rows = self._session.fetch(sql.by_key(self._namespace, RequestRow), {"value": run_id})
-        return one_per_key(rows, RequestRow)
+        return one_per_key(self._rows(RequestRow, run_id), RequestRow)
 
     def events(self, run_id: str) -> list[Row]:
         """The events of a run, in order."""
-        rows = self._session.fetch(sql.by_key(self._namespace, EventRow), {"value": run_id})
-        return one_per_key(rows, EventRow)
+        return one_per_key(self._rows(EventRow, run_id), EventRow)
 
     def results(self, run_id: str) -> list[Row]:
         """One result per attempt of a run, in order; of two, the executor's."""
-        rows = self._session.fetch(sql.by_key(self._namespace, ResultRow), {"value": run_id})
-        return one_per_key(sorted(rows, key=_rank), ResultRow)
+        return one_per_key(sorted(self._rows(ResultRow, run_id), key=_rank), ResultRow)
+
+    def _rows(self, row_type: RowType, run_id: str) -> Sequence[Row]:
+        return self._session.fetch(sql.by_key(self._namespace, row_type), {"value": run_id})
 
 
 def _rank(row: Row) -> tuple[int, int, int, str]:
@@ -238,36 +244,16 @@ def _micros(seconds: float) -> int:
 
 def to_row(run: Run) -> RunStateRow:
     """The row of a run, with ``due_at`` as ``sql.save`` wants it."""
-    return RunStateRow(
-        run_id=run.run_id,
-        item_id=run.item_id,
-        parent_run_id=run.parent_run_id,
-        depth=run.depth,
-        current_mode=run.current_mode,
-        fsm_state=str(run.fsm_state),
-        iter_n=run.iter_n,
-        attempt=run.attempt,
-        lease_owner=run.lease_owner,
-        lease_epoch=run.lease_epoch,
-        lease_expiry=run.lease_expiry,
-        version=run.version,
-        write_id=run.write_id,
-        capsule=run.capsule.model_dump_json(),
-        budget=run.budget.model_dump_json(),
-        last_request=run.last_request.model_dump_json() if run.last_request else None,
-        last_result=run.last_result.model_dump_json() if run.last_result else None,
-        outcome=json.dumps({k: v for k, v in asdict(run.outcome).items() if v is not None}),
-        model=run.model,
-        cancel_reason=run.cancel_reason,
-        item_revision=run.item_revision,
-        due_at=None if run.pause_s is None else EPOCH + timedelta(seconds=run.pause_s),
-        created_at=run.created_at,
-        updated_at=run.updated_at,
-    )
-
-
-def _parse(kind: type[M], text: str | None) -> M | None:
-    return None if text is None else parse(kind, text, what="It")
+    values = {name: getattr(run, name) for name in columns(RunStateRow)} | {
+        "fsm_state": str(run.fsm_state),
+        "capsule": run.capsule.model_dump_json(),
+        "budget": run.budget.model_dump_json(),
+        "last_request": run.last_request and run.last_request.model_dump_json(),
+        "last_result": run.last_result and run.last_result.model_dump_json(),
+        "outcome": json.dumps(run.outcome.to_dict()),
+        "due_at": None if run.pause_s is None else EPOCH + timedelta(seconds=run.pause_s),
+    }
+    return RunStateRow(**values)
 
 
 def _load_outcome(text: str | None) -> RunOutcome:
@@ -280,9 +266,9 @@ def _load_outcome(text: str | None) -> RunOutcome:
 # How the JSON columns are read, and the substitute for one that cannot be.
 _PARTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "capsule": (Capsule.parse, Capsule(objective="")),
-    "budget": (lambda text: parse(Budget, text, what="It"), Budget()),
-    "last_request": (lambda text: _parse(LastRequest, text), None),
-    "last_result": (lambda text: _parse(LastResult, text), None),
+    "budget": (Budget.parse, Budget()),
+    "last_request": (lambda text: None if text is None else LastRequest.parse(text), None),
+    "last_result": (lambda text: None if text is None else LastResult.parse(text), None),
     "outcome": (_load_outcome, RunOutcome()),
 }
 

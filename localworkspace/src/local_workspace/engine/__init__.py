@@ -13,13 +13,11 @@ from typing import Any
 
 from local_workspace.options import USER, EngineKind, installed_engine
 
+from .backends import RENEW_AFTER, Backend, SailBackend, SparkBackend
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError
-from .names import TableName
-from .sail import RENEW_AFTER, SailBackend
 from .servers import EngineServer, Servers
-from .session import Backend, EngineSession, StatementResult, new_session_id
-from .wire import ConnectClient
+from .session import EngineSession, StatementResult, new_session_id
 
 __all__ = [
     "CatalogTree",
@@ -30,7 +28,6 @@ __all__ = [
     "EngineSession",
     "StatementResult",
     "TableInfo",
-    "TableName",
     "create_engine",
 ]
 
@@ -101,6 +98,8 @@ class Engine:
 
     def session(self, *, catalog: str | None = None, schema: str | None = None) -> EngineSession:
         """Return a new session; raises `EngineError` when the catalog does not exist."""
+        from .wire import ConnectClient
+
         client = ConnectClient(self.servers, session_id=new_session_id(), user_id=self._options.user)
         session = EngineSession(self._backend.session(client))
         try:
@@ -131,8 +130,6 @@ def create_engine(options: EngineOptions) -> Engine:
     tree = CatalogTree(
         options.root, options.catalogs, ascii_folders=options.kind == "sail", allowed=options.allow_paths
     )
-    if options.kind == "spark":
-        from .spark import SparkBackend
-
-        return Engine(options, tree, SparkBackend(tree, options.jars))
-    return Engine(options, tree, SailBackend(tree, options.renew_after))
+    spark = options.kind == "spark"
+    backend = SparkBackend(tree, options.jars) if spark else SailBackend(tree, options.renew_after)
+    return Engine(options, tree, backend)

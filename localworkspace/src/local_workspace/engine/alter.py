@@ -7,22 +7,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
 from . import ddl, keys
 from .catalog import DRAFT
 from .deltalog import Metadata, change_metadata
-from .errors import EngineError, from_engine, only_on_databricks, table_not_found, unsupported
+from .errors import EngineError, from_engine, only_on_databricks, unsupported
 from .keys import Key
 from .names import TableName, quote
-from .session import CatalogSession, Handlers, StatementResult
+from .session import CatalogSession, StatementResult
 from .statements import Reader, Statement
 from .tables import Create, create_table, done, drop_left_out, pairs_of
 
 
 def with_delta(session: CatalogSession, name: TableName, change: Callable[[Any], Any]) -> Any:
     """Apply `change` to the Delta table, with delta-rs's errors spelled as the engine's."""
-    from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError
-
     with session.tree.lock(name):
         session.tree.require(name)
         try:
@@ -81,8 +81,6 @@ def _rename(session: CatalogSession, old: TableName, new: TableName) -> None:
 
 def _add_columns(session: CatalogSession, name: TableName, reader: Reader) -> None:
     """Let the engine read the column definitions, by way of a draft table."""
-    from deltalake import DeltaTable
-
     text = reader.rest()
     columns = text if text.startswith("(") else f"({text})"
     draft = replace(name, name=f"{DRAFT}{uuid.uuid4().hex}")
@@ -144,9 +142,7 @@ def _alter_column(session: CatalogSession, name: TableName, reader: Reader) -> N
 
 def _column(session: CatalogSession, name: TableName, text: str) -> str:
     """Return the name of a column as the table has it. Raises `EngineError` when there is none."""
-    info = session.tree.info(name)
-    if info is None:
-        raise table_not_found(name.sql)
+    info = session.tree.require_info(name)
     for column in info.columns:
         if column.name.lower() == text.lower():
             return column.name
@@ -209,9 +205,3 @@ def comment_on(session: CatalogSession, statement: Statement) -> StatementResult
     else:
         raise only_on_databricks(f"COMMENT ON {kind}")
     return done()
-
-
-HANDLERS: Handlers = (
-    (r"ALTER TABLE ", alter_table),
-    (r"COMMENT ON ", comment_on),
-)

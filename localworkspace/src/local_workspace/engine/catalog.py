@@ -9,15 +9,15 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .bounds import PathPolicy, local
 from .deltalog import DeltaLogs, TableShape, sql_type
 from .errors import EngineError, catalog_not_found, schema_not_found, table_not_found
 from .keys import PROPERTY, Key, keys_in
 from .names import TableName, folded, folder_of, is_name, name_of
+from .paths import PathPolicy
 
 # The comment of the schema or catalog in whose folder it is.
 _COMMENT_FILE = ".comment.json"
@@ -38,9 +38,7 @@ class ColumnInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class TableInfo:
-    """A table or view; `created_at_ms` in milliseconds since the epoch, `location` a folder (empty for a
-    view).
-    """
+    """A table or view; `created_at_ms` since the epoch, `location` a folder (empty for a view)."""
 
     name: TableName
     kind: str
@@ -152,7 +150,7 @@ class CatalogTree:
     def set_comment(self, comment: str | None, catalog: str, schema: str = "") -> None:
         """Set or take back the comment of a schema, or of a catalog; raises when there is no such thing."""
         self.require_schema(catalog, schema or "default")
-        self._write(self.schema_path(catalog, schema) / _COMMENT_FILE, {"comment": comment})
+        write_json(self.schema_path(catalog, schema) / _COMMENT_FILE, {"comment": comment})
 
     def require_schema(self, catalog: str, schema: str) -> None:
         """Raise unless the schema exists."""
@@ -210,10 +208,15 @@ class CatalogTree:
             comment=view.comment, properties={}, view_definition=view.text,
         )  # fmt: skip
 
+    def require_info(self, name: TableName) -> TableInfo:
+        """Return the metadata of a table or view; raises when there is none."""
+        info = self.info(name)
+        if info is None:
+            raise table_not_found(name.sql)
+        return info
+
     def signature(self, name: TableName) -> str | None:
-        """Return a text that changes whenever a session must learn the table or view anew; None when there is
-        none.
-        """
+        """Return a text that changes whenever a session must learn a table or view anew; None without one."""
         if not is_name(name.name) or not self.has_catalog(name.catalog) or not self._stored(name):
             return None
         shape = self.shape(name)
@@ -254,7 +257,7 @@ class CatalogTree:
 
     def register_external(self, name: TableName, location: Path) -> None:
         """Point a name at a Delta table outside the tree."""
-        self._write(self._sidecar(name, "table"), {"location": str(location)})
+        write_json(self._sidecar(name, "table"), {"location": str(location)})
 
     def drop_table(self, name: TableName) -> None:
         """Remove a table; its files too, unless they are external."""
@@ -298,8 +301,7 @@ class CatalogTree:
 
     def save_view(self, name: TableName, view: ViewDefinition) -> None:
         """Create or replace a persisted view."""
-        data: dict[str, Any] = {**view.__dict__, "columns": [column.__dict__ for column in view.columns]}
-        self._write(self._sidecar(name, "view"), data)
+        write_json(self._sidecar(name, "view"), asdict(view))
 
     def drop_view(self, name: TableName) -> None:
         """Remove a persisted view."""
@@ -315,17 +317,8 @@ class CatalogTree:
         with lock:
             yield
 
-    def local_path(self, path: str) -> str:
-        """Return the folder of a `/Volumes/…` or `dbfs:/Volumes/…` path; any other path as it is."""
-        return local(path, self.root)
-
     def _sidecar(self, name: TableName, kind: str) -> Path:
         return self.schema_path(name.catalog, name.schema) / f"{self._folder_of(name.name)}.{kind}.json"
-
-    def _write(self, path: Path, data: dict[str, Any]) -> None:
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        draft.write_text(json.dumps(data), encoding="utf-8")
-        draft.replace(path)
 
     def _remove(self, path: Path) -> None:
         """Rename away, then delete: readers see a whole table or none."""
@@ -336,6 +329,13 @@ class CatalogTree:
         except FileNotFoundError:
             return
         shutil.rmtree(trash, ignore_errors=True)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a file as a whole, in place of what is there: readers see the one or the other."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    draft.write_text(json.dumps(data), encoding="utf-8")
+    draft.replace(path)
 
 
 def _table_info(name: TableName, shape: TableShape, location: str, external: bool) -> TableInfo:

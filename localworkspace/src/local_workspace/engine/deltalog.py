@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,7 @@ class DeltaLogs:
         self._lock = threading.Lock()
 
     def shape(self, table: Path) -> TableShape | None:
-        """Return the current shape of the Delta table in the folder `table`; None when there is no committed
-        table.
-        """
+        """Return the current shape of the Delta table in a folder; None when there is no committed table."""
         log = table / "_delta_log"
         identity = _identity(log)
         if identity is None:
@@ -58,12 +56,12 @@ class DeltaLogs:
             self._shapes[table] = (identity, shape)
         return shape
 
-    def commits_after(self, table: Path, version: int) -> Iterator[tuple[int, str]]:
-        """Return the (version, text) of each commit later than `version`."""
-        log = table / "_delta_log"
-        while (path := _commit(log, version + 1)).exists():
-            version += 1
-            yield version, path.read_text(encoding="utf-8")
+
+def commits_after(table: Path, version: int) -> Iterator[tuple[int, str]]:
+    """Yield the (version, text) of each commit later than `version`."""
+    while (path := _commit(table / "_delta_log", version + 1)).exists():
+        version += 1
+        yield version, path.read_text(encoding="utf-8")
 
 
 def _identity(log: Path) -> tuple[int, int] | None:
@@ -79,15 +77,12 @@ def _identity(log: Path) -> tuple[int, int] | None:
 
 
 def _advance(table: Path, shape: TableShape, identity: tuple[int, int]) -> TableShape:
-    log = table / "_delta_log"
     version = shape.version
-    while (path := _commit(log, version + 1)).exists():
-        version += 1
-        if '"metaData"' in path.read_text(encoding="utf-8"):
+    for later, text in commits_after(table, shape.version):
+        if '"metaData"' in text:
             return _load(table, identity)
-    if version == shape.version:
-        return shape
-    return TableShape(**{**shape.__dict__, "version": version})
+        version = later
+    return shape if version == shape.version else replace(shape, version=version)
 
 
 def _load(table: Path, identity: tuple[int, int]) -> TableShape:
@@ -233,9 +228,7 @@ _SQL_TYPES = {"long": "bigint", "integer": "int", "short": "smallint", "byte": "
 
 
 def sql_type(delta_type: Any) -> str:
-    """Return the SQL name of a type as the Delta schema writes it (Delta protocol, "Schema Serialization
-    Format").
-    """
+    """Return the SQL name of a type of a Delta schema (Delta protocol, "Schema Serialization Format")."""
     if isinstance(delta_type, str):
         return _SQL_TYPES.get(delta_type, delta_type)
     if delta_type["type"] == "array":
@@ -247,26 +240,12 @@ def sql_type(delta_type: Any) -> str:
 
 
 _ARROW_TYPES = {
-    "int8": "tinyint",
-    "int16": "smallint",
-    "int32": "int",
-    "int64": "bigint",
-    "uint8": "smallint",
-    "uint16": "int",
-    "uint32": "bigint",
-    "uint64": "decimal(20,0)",
-    "float": "float",
-    "double": "double",
-    "bool": "boolean",
-    "string": "string",
-    "large_string": "string",
-    "string_view": "string",
-    "binary": "binary",
-    "large_binary": "binary",
-    "binary_view": "binary",
-    "date32[day]": "date",
-    "null": "void",
-}
+    "int8": "tinyint", "int16": "smallint", "int32": "int", "int64": "bigint",
+    "uint8": "smallint", "uint16": "int", "uint32": "bigint", "uint64": "decimal(20,0)",
+    "float": "float", "double": "double", "bool": "boolean", "date32[day]": "date", "null": "void",
+    "string": "string", "large_string": "string", "string_view": "string",
+    "binary": "binary", "large_binary": "binary", "binary_view": "binary",
+}  # fmt: skip
 
 
 def arrow_sql_type(kind: Any) -> str:

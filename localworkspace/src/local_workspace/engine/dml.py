@@ -27,15 +27,18 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from deltalake import DeltaTable
+from sqlglot import exp
+
 from .catalog import ColumnInfo, TableInfo
-from .deltalog import TableShape
+from .deltalog import TableShape, commits_after
 from .errors import EngineError, unsupported
 from .names import TableName, quote
 from .rewrite import rewritten_query
 from .selects import sql_of
-from .session import CatalogSession, Handlers, StatementResult
-from .statements import Reader, Statement
-from .tables import done
+from .session import OVERWRITE_MODE, CatalogSession, StatementResult
+from .statements import Reader, Statement, parsed
+from .tables import counted, done
 
 _QUERIES = {"SELECT", "WITH", "FROM", "VALUES", "TABLE"}
 
@@ -75,7 +78,7 @@ def _predicated(
     else:
         text = _marked(statement, where, len(statement.tokens), mark)
     count = int(run_marked(session, name, text, mark).get(metric, 0))
-    return _counted(num_affected_rows=count)
+    return counted(count)
 
 
 def merge(session: CatalogSession, statement: Statement) -> str | StatementResult:
@@ -97,15 +100,7 @@ def merge(session: CatalogSession, statement: Statement) -> str | StatementResul
         f"num_{kind}_rows": f"numTargetRows{kind.title()}" for kind in ("updated", "deleted", "inserted")
     }
     counts = {column: int(metrics.get(metric, 0)) for column, metric in kinds.items()}
-    return _counted(num_affected_rows=sum(counts.values()), **counts)
-
-
-def _counted(**counts: int) -> StatementResult:
-    """Return the row that Databricks answers DML with."""
-    import pyarrow as pa
-
-    table = pa.table({column: [count] for column, count in counts.items()})
-    return StatementResult(table=table, affected_rows=counts["num_affected_rows"])
+    return counted(sum(counts.values()), **counts)
 
 
 def _marked(statement: Statement, keyword: int, end: int, mark: str) -> str:
@@ -161,8 +156,7 @@ def run_with_metadata(
 
 def metrics_after(session: CatalogSession, name: TableName, version: int, mark: str) -> dict[str, Any]:
     """Return the operationMetrics of the commit after `version` whose commitInfo holds `mark`, or none."""
-    tree = session.tree
-    for _, commit in tree.logs.commits_after(tree.location(name), version):
+    for _, commit in commits_after(session.tree.location(name), version):
         if mark not in commit:
             continue
         for line in commit.splitlines():
@@ -189,14 +183,7 @@ def as_merge(statement: Statement, info: TableInfo, mark: str, rewrite: Callable
 
     `rewrite` brings the query of its source into the SQL that the engine has.
     """
-    from sqlglot import exp, parse_one
-    from sqlglot.errors import SqlglotError
-
-    verb = statement.tokens[0].upper
-    try:
-        tree: Any = parse_one(statement.text, dialect="databricks")
-    except SqlglotError:
-        tree = None
+    verb, tree = statement.tokens[0].upper, parsed(statement.text)
     if not isinstance(tree, (exp.Update, exp.Delete)):
         raise unsupported(f"{verb} with a subquery in this form")
     predicate = tree.args["where"].this if tree.args.get("where") else exp.true()
@@ -242,8 +229,6 @@ def _assigned(column: Any, target: str) -> str:
 
 def _keys(info: TableInfo, named: list[Any], verb: str) -> list[ColumnInfo]:
     """Return the table's columns that the expressions `named` name, or may mean by a star."""
-    from sqlglot import exp
-
     words = {
         part.name.lower() for each in named for column in each.find_all(exp.Column) for part in column.parts
     }
@@ -283,6 +268,15 @@ def refuse_write(shape: TableShape | None, text: str) -> None:
         raise unsupported(f"{verb} of a table with {found}")
 
 
+def refuse_dynamic(session: CatalogSession, shape: TableShape | None, options: Mapping[str, str]) -> None:
+    """Refuse a dynamic overwrite of a partitioned table: Sail deletes the other partitions as well."""
+    if shape is None or not shape.partition_columns:
+        return
+    modes = [value for key, value in options.items() if key.lower() == "partitionoverwritemode"]
+    if "dynamic" in (modes[-1] if modes else session.client.setting(OVERWRITE_MODE)).lower():
+        raise unsupported("Dynamic partition overwrite")
+
+
 # --- NOT NULL that nobody has declared
 
 _VIOLATED = "DELTA_NOT_NULL_CONSTRAINT_VIOLATED"
@@ -303,8 +297,6 @@ def write(session: CatalogSession, name: TableName, text: str) -> Any:
     except EngineError as error:
         if error.condition != _VIOLATED or not _made_by_query(session, name):
             raise
-    from deltalake import DeltaTable
-
     with session.tree.lock(name):
         table = DeltaTable(str(session.tree.location(name)))
         for field in table.schema().fields:
@@ -325,11 +317,3 @@ def _made_by_query(session: CatalogSession, name: TableName) -> bool:
         if '{"metaData":' in text and _DECLARED.search(text):  # others change a comment or a property
             return False
     return False
-
-
-HANDLERS: Handlers = (
-    (r"UPDATE ", update),
-    (r"DELETE FROM ", delete),
-    (r"MERGE ", merge),
-    (r"TRUNCATE TABLE ", truncate),
-)

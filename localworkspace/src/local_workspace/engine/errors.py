@@ -23,9 +23,10 @@ class EngineError(Exception):
         self.classes = [self.java_class]  # pyspark raises by the first one that it knows
 
     @classmethod
-    def of(cls, condition: str, text: str, sqlstate: str) -> EngineError:
-        """An error of our own making."""
-        return cls(f"[{condition}] {text} SQLSTATE: {sqlstate}", condition=condition, sqlstate=sqlstate)
+    def of(cls, condition: str, text: str, sqlstate: str, *, java_class: str = "") -> EngineError:
+        """Return the error whose message is put together of these."""
+        message = f"[{condition}] {text} SQLSTATE: {sqlstate}"
+        return cls(message, condition=condition, sqlstate=sqlstate, java_class=java_class)
 
 
 _LACKS = "The local workspace's quick engine does not support this. Use `--engine spark`."
@@ -85,7 +86,7 @@ _RULES = (
     (r"PlanNode::|CommandNode::|not implemented|not supported|unsupported", "UNSUPPORTED_FEATURE", "0A000",
      _LACKS),
 )  # fmt: skip
-_CODED = re.compile(r"^\[[A-Z][A-Z_.]+\] .*SQLSTATE: \w{5}", re.DOTALL)
+_CODED = re.compile(r"\[(?P<condition>[A-Z][A-Z_.]+)\] .*SQLSTATE: (?P<state>\w{5})", re.DOTALL)
 # Of all that might have stood there, the first few.
 _TOO_MANY = re.compile(r"( expected (?:(?:'[^']*'|[^,']+), ){4}(?:'[^']*'|[^,']+)),.*", re.DOTALL)
 _IDENTIFIER = re.compile(r'Identifier\("((?:[^"\\]|\\.)*)"\)')
@@ -93,38 +94,26 @@ _IDENTIFIER = re.compile(r'Identifier\("((?:[^"\\]|\\.)*)"\)')
 
 def from_engine(text: str, *, java_class: str = "") -> EngineError:
     """Return the error for an engine message, with the message in it; a coded message stays as it is."""
-    coded = re.match(r"\[([A-Z][A-Z_.]+)\]", text)
-    if coded and _CODED.match(text):
-        sqlstate = text.rsplit("SQLSTATE: ", 1)[1][:5]
-        return EngineError(text, condition=coded.group(1), sqlstate=sqlstate, java_class=java_class)
+    if coded := _CODED.match(text):
+        return EngineError(text, condition=coded["condition"], sqlstate=coded["state"], java_class=java_class)
     text = _TOO_MANY.sub(r"\1 …", text)
     for pattern, condition, sqlstate, standard in _RULES:
         if match := re.search(pattern, text, re.DOTALL):
             groups = match.groupdict()
             name = groups.get("name") or groups.get("column") or ""
             shown = ".".join(f"`{part}`" for part in _IDENTIFIER.findall(name)) or name
-            return EngineError(
-                f"[{condition}] {standard.format(name=shown)} ({text}) SQLSTATE: {sqlstate}",
-                condition=condition,
-                sqlstate=sqlstate,
-                java_class=_java_class(condition, java_class),
-            )
-    condition, state = ("INTERNAL_ERROR", "XX000") if not text else ("ENGINE_ERROR", "HY000")
-    return EngineError(
-        f"[{condition}] {text or 'The engine gave no reason.'} SQLSTATE: {state}",
-        condition=condition,
-        sqlstate=state,
-        java_class=java_class,
-    )
+            known = f"{standard.format(name=shown)} ({text})"
+            return EngineError.of(condition, known, sqlstate, java_class=_java_class(condition, java_class))
+    if not text:
+        return EngineError.of("INTERNAL_ERROR", "The engine gave no reason.", "XX000", java_class=java_class)
+    return EngineError.of("ENGINE_ERROR", text, "HY000", java_class=java_class)
 
 
 def from_spark(text: str, *, condition: str, sqlstate: str, classes: list[str]) -> EngineError:
     """Return the error for a message of Spark itself, which gives condition, SQLSTATE and classes."""
     text = text.strip()
-    if not text.startswith(f"[{condition}"):
-        text = f"[{condition}] {text}"
-    if "SQLSTATE:" not in text:
-        text = f"{text} SQLSTATE: {sqlstate}"
+    text = text if text.startswith(f"[{condition}") else f"[{condition}] {text}"
+    text = text if "SQLSTATE:" in text else f"{text} SQLSTATE: {sqlstate}"
     error = EngineError(text, condition=condition, sqlstate=sqlstate, java_class=classes[0])
     error.classes = classes
     return error
@@ -140,6 +129,11 @@ def _java_class(condition: str, otherwise: str = "") -> str:
     if _ANALYSIS.search(condition):
         return "org.apache.spark.sql.AnalysisException"
     return otherwise or "org.apache.spark.SparkException"
+
+
+def syntax_error(text: str) -> EngineError:
+    """Return the error for text that is no SQL; `text` says what is wrong or missing."""
+    return EngineError.of("PARSE_SYNTAX_ERROR", f"Syntax error: {text}", "42601")
 
 
 def table_not_found(name: str) -> EngineError:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError, only_on_databricks, table_not_found
 from .keys import Key
 from .names import TableName, quote
-from .statements import Statement
-from .wire import ConnectClient
+from .statements import Statement, parsed, spliced, table_names
+
+if TYPE_CHECKING:
+    from .wire import ConnectClient
 
 SCHEMA = "information_schema"
 _ALL = "system"
@@ -86,33 +88,24 @@ def served(statement: Statement, tree: CatalogTree, client: ConnectClient, curre
     """
     if SCHEMA not in statement.text.lower() or statement.tokens[0].upper in {"SHOW", "USE", "SET", "COMMENT"}:
         return statement
-    from sqlglot import exp, parse_one
-    from sqlglot.errors import SqlglotError
-
-    try:
-        parsed: Any = parse_one(statement.text, dialect="databricks")
-    except SqlglotError:
-        return statement  # the engine says what is wrong with it
-    places = []
-    for table in parsed.find_all(exp.Table):
-        names = [part for part in table.parts if isinstance(part, exp.Identifier)]
-        parts = tuple(part.name for part in names)
-        if len(parts) not in {2, 3} or parts[-2].lower() != SCHEMA:
-            continue
-        _refuse_change(parsed, table)
-        alias = "" if table.alias or not isinstance(table.parent, (exp.From, exp.Join)) else quote(parts[-1])
-        text = f"{quote(view_of(parts, tree, client, current))} {alias}".rstrip()
-        places.append((names[0].meta["start"], names[-1].meta["end"] + 1, text))
-    text = statement.text
-    for start, end, put in sorted(places, reverse=True):
-        text = f"{text[:start]}{put}{text[end:]}"
-    return Statement.parse(text) if places else statement
-
-
-def _refuse_change(parsed: Any, table: Any) -> None:
     from sqlglot import exp
 
-    if isinstance(parsed, exp.Create) and parsed.kind == "VIEW":
+    if (root := parsed(statement.text)) is None:
+        return statement  # the engine says what is wrong with it
+    places = []
+    for table, parts, start, end in table_names(root):
+        if is_view(parts):
+            _refuse_change(root, table)
+            named = table.alias or not isinstance(table.parent, (exp.From, exp.Join))
+            view = quote(view_of(parts, tree, client, current))
+            places.append((start, end, view if named else f"{view} {quote(parts[-1])}"))
+    return Statement.parse(spliced(statement.text, places)) if places else statement
+
+
+def _refuse_change(root: Any, table: Any) -> None:
+    from sqlglot import exp
+
+    if isinstance(root, exp.Create) and root.kind == "VIEW":
         raise only_on_databricks("A view over information_schema")
     if table.arg_key == "this" and isinstance(table.parent, (exp.DML, exp.Create, exp.Drop, exp.Alter)):
         raise EngineError.of("INSUFFICIENT_PERMISSIONS", "information_schema can only be read.", "42501")

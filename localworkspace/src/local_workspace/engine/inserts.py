@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import Any
+
+from sqlglot import exp
 
 from .catalog import TableInfo
-from .dml import run_marked, write
-from .errors import EngineError, only_on_databricks, table_not_found, unsupported
+from .deltalog import commits_after
+from .dml import refuse_dynamic, run_marked, write
+from .errors import EngineError, only_on_databricks, unsupported
 from .literals import string_literal
 from .names import TableName, quote
 from .selects import sql_of
-from .session import CatalogSession, Handlers, StatementResult
-from .statements import Reader, Statement
+from .session import CatalogSession, StatementResult
+from .statements import Reader, Statement, parsed
 from .tables import inserted
 
 _QUERIES = ("SELECT", "WITH", "FROM", "VALUES", "TABLE")
@@ -55,11 +57,9 @@ def insert(session: CatalogSession, statement: Statement) -> str | StatementResu
     name = target(session, reader)
     if name is None:
         return statement.text
-    info = session.tree.info(name)
-    if info is None:
-        raise table_not_found(name.sql)
+    info = session.tree.require_info(name)
     if statement.starts("INSERT", "OVERWRITE"):
-        session.check_overwrite(name, {})
+        refuse_dynamic(session, session.tree.shape(name), {})
     if statement.starts("PARTITION", at=reader.at):
         raise unsupported("INSERT … PARTITION")
     parts = read(statement, reader)
@@ -197,7 +197,7 @@ def replaced(
     session: CatalogSession, name: TableName, parts: Insert, before: int, mark: str
 ) -> StatementResult:
     """Return how many rows a REPLACE WHERE has inserted, in the commit after `before` that holds `mark`."""
-    for version, commit in session.tree.logs.commits_after(session.tree.location(name), before):
+    for version, commit in commits_after(session.tree.location(name), before):
         if mark in commit:
             rows = f"{name.sql} VERSION AS OF {version} WHERE {parts.replace}"
             counted = session.client.sql(f"SELECT count(*) AS n FROM {rows}")  # noqa: S608 - as it was
@@ -255,14 +255,8 @@ def as_merge(session: CatalogSession, info: TableInfo, parts: Insert, mark: str)
 
 def _equalities(parts: Insert) -> list[tuple[str, str, str]]:
     """Return the (target's column, = or <=>, source's column) of the condition; raises for another one."""
-    from sqlglot import exp, parse_one
-    from sqlglot.errors import SqlglotError
-
-    try:
-        tree: Any = parse_one(parts.on, dialect="databricks").unnest()
-    except SqlglotError:
-        tree = None
-    found = []
+    tree, found = parsed(parts.on), []
+    tree = tree and tree.unnest()
     for each in tree.flatten() if isinstance(tree, exp.And) else [tree]:
         sides = {}
         if isinstance(each, (exp.EQ, exp.NullSafeEQ)) and parts.alias and parts.source:
@@ -275,6 +269,3 @@ def _equalities(parts: Insert) -> list[tuple[str, str, str]]:
         sign = "=" if isinstance(each, exp.EQ) else "<=>"
         found.append((sides[parts.alias.lower()], sign, sides[parts.source.lower()]))
     return found
-
-
-HANDLERS: Handlers = ((r"INSERT ", insert),)

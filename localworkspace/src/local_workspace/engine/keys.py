@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from .names import Namespace, TableName, quote
 from .statements import Reader, Statement
@@ -40,14 +40,7 @@ class Key:
 
 def stored(keys: Iterable[Key]) -> dict[str, str]:
     """Return the property that holds keys."""
-    documents = [
-        {
-            "name": key.name, "columns": key.columns, "parent": key.parent and vars(key.parent),
-            "parent_columns": key.parent_columns,
-        }
-        for key in keys
-    ]  # fmt: skip
-    return {PROPERTY: json.dumps(documents)}
+    return {PROPERTY: json.dumps([asdict(key) for key in keys])}
 
 
 def keys_in(properties: Mapping[str, str]) -> tuple[Key, ...]:
@@ -91,3 +84,37 @@ def _columns(reader: Reader) -> tuple[str, ...]:
     items = reader.statement.items(reader.at)
     reader.at = reader.statement.closing(reader.at) + 1
     return tuple(reader.statement.tokens[first].name for first, _ in items)
+
+
+def taken_out(
+    statement: Statement, at: int, table: TableName, namespace: Namespace
+) -> tuple[Statement, list[Key]]:
+    """Return CREATE TABLE without the keys among its columns, which begin at token `at`, and the keys.
+
+    What else a constraint may be (CHECK) stays, for the engine to refuse.
+    """
+    if not statement.starts("(", at=at) or statement.starts("SELECT", at=at + 1):
+        return statement, []
+    items = [(first, _key(statement, first, end), end) for first, end in statement.items(at)]
+    kept = [(first, key) for first, key, _ in items if key > first]
+    if not kept or all(key == end for _, key, end in items):
+        return statement, []
+    tokens = statement.tokens
+    found = [
+        read(Reader(statement, key), table, namespace, tokens[first].name if key > first else "")
+        for first, key, end in items
+        if key < end
+    ]
+    columns = ", ".join(statement.text[tokens[first].start : tokens[key - 1].end] for first, key in kept)
+    return statement.without(at, statement.closing(at) + 1, f"({columns})"), found
+
+
+def _key(statement: Statement, first: int, end: int) -> int:
+    """Return where the key of a column or constraint begins; `end` if it has none."""
+    for index in range(first, end):
+        at = index + 2 if statement.tokens[index].upper == "CONSTRAINT" else index
+        if starts_at(statement, index):
+            return index
+        if statement.starts("REFERENCES", at=at) and index > first + 1:
+            return index
+    return end

@@ -16,7 +16,7 @@ from typing import Any
 from . import information_schema
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError, catalog_not_found
-from .session import CatalogSession, Handlers, StatementResult
+from .session import CatalogSession, StatementResult
 from .show import rows_of, strings
 from .statements import Reader, Statement
 
@@ -142,11 +142,3 @@ def _fits(name: str, pattern: str | None) -> bool:
         return True
     parts = [part.strip().lower().replace("%", "*").replace(".", "?") for part in pattern.split("|")]
     return any(fnmatch.fnmatchcase(name.lower(), part) for part in parts)
-
-
-HANDLERS: Handlers = (
-    (r"LIST ", list_folder),
-    (r"SHOW (SCHEMAS|DATABASES) (IN|FROM) ALL CATALOGS( |$)", schemas),
-    (r"SHOW TABLES (IN|FROM) (CATALOG|ALL CATALOGS)( |$)", tables),
-    (r"SHOW COLUMNS (IN|FROM) (CATALOG|ALL CATALOGS)( |$)", columns),
-)

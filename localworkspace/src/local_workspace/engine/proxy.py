@@ -14,28 +14,28 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import grpc
+import pyspark.sql.connect.proto as pb
 
 from local_workspace import threads
 
-from .answers import abort, relay, responses
+from .backends import Backend
 from .errors import EngineError, session_lost
-from .jobs import JobRequest
+from .plans import JobRequest
 from .servers import EngineServer, Servers
-from .session import Backend, CatalogSession
-from .wire import CHANNEL_OPTIONS, ConnectClient, error_of
+from .session import CatalogSession
+from .wire import CHANNEL_OPTIONS, ConnectClient, abort, error_of, responses
 
 _SERVICE = "spark.connect.SparkConnectService"
 _UNARY = {
-    "Config": "ConfigRequest",
-    "ArtifactStatus": "ArtifactStatusesRequest",
-    "Interrupt": "InterruptRequest",
-    "FetchErrorDetails": "FetchErrorDetailsRequest",
-    "CloneSession": "CloneSessionRequest",
-    "GetStatus": "GetStatusRequest",
-    "ReleaseExecute": "ReleaseExecuteRequest",
-}
+    "Config": pb.ConfigRequest, "ArtifactStatus": pb.ArtifactStatusesRequest,
+    "Interrupt": pb.InterruptRequest, "FetchErrorDetails": pb.FetchErrorDetailsRequest,
+    "CloneSession": pb.CloneSessionRequest, "GetStatus": pb.GetStatusRequest,
+    "ReleaseExecute": pb.ReleaseExecuteRequest,
+}  # fmt: skip
 # A session of no job of ours (a notebook on this machine) ends when nobody used it for so long, in seconds.
 _IDLE_S = 8 * 3600.0
 # A job's long query holds a thread, and so does each of its reattached streams.
@@ -48,10 +48,8 @@ _SILENT = 3  # calls in a row without an answer
 class ConnectProxy:
     """Serves Spark Connect on loopback for one engine."""
 
-    def __init__(
-        self, backend: Backend, servers: Servers, token: str, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._backend, self._servers, self._clock = backend, servers, clock
+    def __init__(self, backend: Backend, servers: Servers, token: str) -> None:
+        self._backend, self._servers = backend, servers
         # The header of each caller that is let in, and the job that it is (None: no job of ours).
         self._callers: dict[str, str | None] = {f"Bearer {token}": None}
         self._sessions: dict[tuple[str, str], _Entry] = {}
@@ -61,8 +59,6 @@ class ConnectProxy:
 
     def start(self) -> int:
         """Start serving; the port."""
-        import grpc
-
         pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="connect")
         server = grpc.server(pool, options=CHANNEL_OPTIONS, interceptors=[_guard(self._callers)])
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, self._handlers()),))
@@ -74,8 +70,6 @@ class ConnectProxy:
 
     def _watch(self, port: int) -> None:
         """In a thread of its own: end the workspace when jobs get no answer here any more."""
-        import grpc
-
         metadata, silent = (("authorization", f"Bearer {self._token}"),), 0
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             ask = channel.unary_unary(f"/{_SERVICE}/Alive")  # no such call: it needs no thread of the pool
@@ -120,8 +114,6 @@ class ConnectProxy:
                 entry.session.client.release()
 
     def _handlers(self) -> dict[str, Any]:
-        import grpc
-
         handlers = {name: grpc.unary_unary_rpc_method_handler(self._unary(name)) for name in _UNARY}
         handlers["AnalyzePlan"] = grpc.unary_unary_rpc_method_handler(self._analyze)
         handlers["CloneSession"] = grpc.unary_unary_rpc_method_handler(self._clone_session)
@@ -135,12 +127,9 @@ class ConnectProxy:
     # --- plans
 
     def _execute(self, body: bytes, context: Any) -> Iterator[bytes]:
-        import grpc
-        import pyspark.sql.connect.proto as pb
-
         request = pb.ExecutePlanRequest.FromString(body)
         request.operation_id = request.operation_id or str(uuid.uuid4())
-        try:
+        with _failing(context, error_of):
             session = self._session(request, context)
             client = session.client
             job = JobRequest(session, request)
@@ -150,29 +139,18 @@ class ConnectProxy:
                 yield from responses(request, result.table, client.server_session_id)
                 return
             with client.counted(), job.writing():
-                call = _stream(client, "ExecutePlan")(request.SerializeToString())
+                call = _call(client, "ExecutePlan", "unary_stream")(request.SerializeToString())
                 # A job that is killed leaves its statement running, unless somebody stops it.
                 context.add_callback(lambda: _stop(client.server, request, call))
                 yield from call
-        except EngineError as error:
-            abort(context, error)
-        except grpc.RpcError as error:
-            abort(context, error_of(error))
 
     def _analyze(self, body: bytes, context: Any) -> Any:
-        import grpc
-        import pyspark.sql.connect.proto as pb
-
         request = pb.AnalyzePlanRequest.FromString(body)
-        try:
+        with _failing(context, error_of):
             session = self._session(request, context)
             JobRequest(session, request).prepare()
             with session.client.counted():
                 return _call(session.client, "AnalyzePlan")(request.SerializeToString())
-        except EngineError as error:
-            return abort(context, error)
-        except grpc.RpcError as error:
-            return abort(context, error_of(error))
 
     def _session(self, request: Any, context: Any) -> CatalogSession:
         return self._entry(request, context).session
@@ -180,7 +158,7 @@ class ConnectProxy:
     def _entry(self, request: Any, context: Any) -> _Entry:
         """The session of a request, new if need be. Raises `EngineError`."""
         key = _key(request)
-        now = self._clock()
+        now = time.monotonic()
         with self._guard:
             entry = self._sessions.get(key)
         job = self._callers.get(_authorization(context.invocation_metadata()))
@@ -201,27 +179,15 @@ class ConnectProxy:
     # --- the rest, as bytes
 
     def _unary(self, method: str) -> Any:
-        import pyspark.sql.connect.proto as pb
-
-        message = getattr(pb, _UNARY[method])
-
         def forward(body: bytes, context: Any) -> Any:
-            import grpc
-
-            try:
-                client = self._session(message.FromString(body), context).client
+            with _failing(context):
+                client = self._session(_UNARY[method].FromString(body), context).client
                 return _call(client, method)(body)
-            except EngineError as error:
-                return abort(context, error)
-            except grpc.RpcError as error:
-                return relay(context, error)
 
         return forward
 
     def _clone_session(self, body: bytes, context: Any) -> Any:
         """Clone a session. Its catalog and schema are the clone's, too, and so is the job."""
-        import pyspark.sql.connect.proto as pb
-
         request = pb.CloneSessionRequest.FromString(body)
         answer = self._unary("CloneSession")(body, context)
         made = pb.CloneSessionResponse.FromString(answer)
@@ -229,63 +195,41 @@ class ConnectProxy:
         user_id = request.user_context.user_id
         client = ConnectClient(self._servers, session_id=made.new_session_id, user_id=user_id)
         clone = _Entry(self._backend.session(client), entry.job)
-        clone.session.namespace, clone.used = entry.session.namespace, self._clock()
+        clone.session.namespace, clone.used = entry.session.namespace, time.monotonic()
         with self._guard:
             self._sessions[user_id, made.new_session_id] = clone
         return answer
 
     def _reattach(self, body: bytes, context: Any) -> Iterator[bytes]:
-        import grpc
-        import pyspark.sql.connect.proto as pb
-
-        try:
+        with _failing(context):
             client = self._session(pb.ReattachExecuteRequest.FromString(body), context).client
-            call = _stream(client, "ReattachExecute")(body)
+            call = _call(client, "ReattachExecute", "unary_stream")(body)
             context.add_callback(call.cancel)
             yield from call
-        except EngineError as error:
-            abort(context, error)
-        except grpc.RpcError as error:
-            relay(context, error)
 
     def _add_artifacts(self, bodies: Iterator[bytes], context: Any) -> Any:
-        import grpc
-        import pyspark.sql.connect.proto as pb
-
-        try:
+        with _failing(context):
             first = next(bodies)  # each part names the session
             client = self._session(pb.AddArtifactsRequest.FromString(first), context).client
-            channel = client.server.channel
-            return channel.stream_unary(f"/{_SERVICE}/AddArtifacts")(itertools.chain([first], bodies))
-        except EngineError as error:
-            return abort(context, error)
-        except grpc.RpcError as error:
-            return relay(context, error)
+            return _call(client, "AddArtifacts", "stream_unary")(itertools.chain([first], bodies))
 
     def _release_execute(self, body: bytes, context: Any) -> Any:
         """Release an operation; one that was answered here, the engine has never heard of."""
-        import pyspark.sql.connect.proto as pb
-
         request = pb.ReleaseExecuteRequest.FromString(body)
-        try:
+        with _failing(context):
             entry = self._entry(request, context)
-        except EngineError as error:
-            return abort(context, error)
-        ours = request.operation_id in entry.answered
-        if request.HasField("release_all"):
-            entry.answered.discard(request.operation_id)
-        if not ours:
-            return self._unary("ReleaseExecute")(body, context)
-        return pb.ReleaseExecuteResponse(
-            session_id=request.session_id,
-            server_side_session_id=entry.session.client.server_session_id,
-            operation_id=request.operation_id,
-        ).SerializeToString()
+            ours = request.operation_id in entry.answered
+            if request.HasField("release_all"):
+                entry.answered.discard(request.operation_id)
+            if not ours:
+                return self._unary("ReleaseExecute")(body, context)
+            return pb.ReleaseExecuteResponse(
+                session_id=request.session_id,
+                server_side_session_id=entry.session.client.server_session_id,
+                operation_id=request.operation_id,
+            ).SerializeToString()
 
     def _release_session(self, body: bytes, context: Any) -> Any:
-        import grpc
-        import pyspark.sql.connect.proto as pb
-
         request = pb.ReleaseSessionRequest.FromString(body)
         with self._guard:
             entry = self._sessions.pop(_key(request), None)
@@ -293,13 +237,32 @@ class ConnectProxy:
             return pb.ReleaseSessionResponse(session_id=request.session_id).SerializeToString()
         client = entry.session.client
         try:
-            return _call(client, "ReleaseSession")(body)
-        except EngineError:  # it has gone with its engine
-            return pb.ReleaseSessionResponse(session_id=request.session_id).SerializeToString()
-        except grpc.RpcError as error:
-            return relay(context, error)
+            if client.lost:  # it has gone with its engine
+                return pb.ReleaseSessionResponse(session_id=request.session_id).SerializeToString()
+            with _failing(context):
+                return _call(client, "ReleaseSession")(body)
         finally:
             client.leave()
+
+
+@contextmanager
+def _failing(
+    context: Any, translated: Callable[[grpc.RpcError], EngineError] | None = None
+) -> Iterator[None]:
+    """End the call with the error that is raised within; an engine's own as it came, unless `translated`."""
+    try:
+        yield
+    except EngineError as error:
+        abort(context, error)
+    except grpc.RpcError as error:
+        if translated is not None:
+            abort(context, translated(error))
+        else:
+            said = error.trailing_metadata() or ()
+            context.set_trailing_metadata(
+                tuple(pair for pair in said if pair[0] == "grpc-status-details-bin")
+            )
+            context.abort(error.code(), error.details())
 
 
 def _authorization(metadata: Any) -> str:
@@ -308,7 +271,6 @@ def _authorization(metadata: Any) -> str:
 
 def _guard(callers: Mapping[str, str | None]) -> Any:
     """Return the interceptor that lets in who has a token."""
-    import grpc
 
     def refuse(_request: Any, context: Any) -> None:
         text = "Spark Connect here needs a token: use the whole URL, as in SPARK_REMOTE or `spark_connect`."
@@ -325,9 +287,7 @@ def _guard(callers: Mapping[str, str | None]) -> Any:
 
 
 class _Entry:
-    """A session of the endpoint: whose it is (None: no job's), when it was last used, and which operations
-    were answered here.
-    """
+    """A session of the endpoint: its job, if any, when it was last used, what was answered here."""
 
     def __init__(self, session: CatalogSession, job: str | None) -> None:
         self.session, self.job, self.used = session, job, 0.0
@@ -338,24 +298,15 @@ def _key(request: Any) -> tuple[str, str]:
     return request.user_context.user_id, request.session_id
 
 
-def _call(client: ConnectClient, method: str) -> Any:
-    """A call with one answer, as bytes."""
+def _call(client: ConnectClient, method: str, kind: str = "unary_unary") -> Any:
+    """Return a call of the engine, as bytes; `kind` says whether it takes or answers a stream."""
     if client.lost:
         raise session_lost()
-    return client.server.channel.unary_unary(f"/{_SERVICE}/{method}")
-
-
-def _stream(client: ConnectClient, method: str) -> Any:
-    """A call with a stream of answers, as bytes."""
-    if client.lost:
-        raise session_lost()
-    return client.server.channel.unary_stream(f"/{_SERVICE}/{method}")
+    return getattr(client.server.channel, kind)(f"/{_SERVICE}/{method}")
 
 
 def _stop(server: EngineServer, request: Any, call: Any) -> None:
     """Stop a statement whose client has gone."""
-    import pyspark.sql.connect.proto as pb
-
     if call.done() or not call.is_active():
         return
     server.cancelled = True
@@ -371,8 +322,6 @@ def _stop(server: EngineServer, request: Any, call: Any) -> None:
 
 
 def _quietly(method: Any, request: Any) -> None:
-    import grpc
-
     # An engine that has stopped in the meantime runs nothing any more, and nobody waits for an answer.
     with suppress(grpc.RpcError, ValueError):
         method(request, timeout=_STOP_SECONDS)

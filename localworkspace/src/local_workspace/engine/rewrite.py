@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sqlglot import exp, parse_one
+
 from .errors import unsupported
 from .names import quote
 from .selects import Columns, ancestors, plain_selects, sql_of, unpushed_lambdas
-from .statements import Statement, chain_at, unquote_string
+from .statements import Statement, chain_at, parsed, spliced, unquote_string
 
 # Words and symbols of which a statement must have one before a closer look is taken; `:` is a JSON path.
 _ALONE = {"QUALIFY", "PIVOT", "CHARINDEX", "DECODE", "CONV", "->", ":"}
@@ -48,14 +50,8 @@ def rewritten(statement: Statement, columns: Columns, *, filtered: bool = False)
 
 def rewritten_query(text: str, columns: Columns, *, filtered: bool = False) -> str:
     """Return a query as Sail takes it; `filtered` if other queries will filter its rows."""
-    from sqlglot import exp, parse_one
-    from sqlglot.errors import SqlglotError
-
-    try:
-        tree: Any = parse_one(text, dialect="databricks")
-    except SqlglotError:
-        return text
-    if isinstance(tree, exp.Command):
+    tree = parsed(text)
+    if tree is None or isinstance(tree, exp.Command):
         return text
     original = tree.copy()
     for transform in TRANSFORMS:
@@ -125,18 +121,15 @@ def _folded_stars(statement: Statement) -> Statement:
 
 # --- refusals
 
-_REFUSED = {
-    "|>": "The pipe syntax (|>)",
-    "RECURSIVE": "A recursive CTE (WITH RECURSIVE)",
-}
-
 
 def _refuse(statement: Statement, words: set[str]) -> None:
     """Refuse by name what Sail would call a syntax error or a table that is not there."""
-    for word in words & _REFUSED.keys():
-        places = (at for at, token in enumerate(statement.tokens) if token.upper == word)
-        if word != "RECURSIVE" or any(statement.starts("WITH", at=at - 1) for at in places if at):
-            raise unsupported(_REFUSED[word])
+    if "|>" in words:
+        raise unsupported("The pipe syntax (|>)")
+    if "RECURSIVE" in words and any(
+        statement.starts("WITH", "RECURSIVE", at=at) for at in range(len(statement.tokens))
+    ):
+        raise unsupported("A recursive CTE (WITH RECURSIVE)")
 
 
 # --- which part of a statement
@@ -189,16 +182,16 @@ def _with_after_insert(statement: Statement) -> Statement:
 def _identifiers(statement: Statement) -> Statement:
     """Rewrite `IDENTIFIER('a' || '.b')` as `a.b`, where its strings are written out."""
     tokens = statement.tokens
-    text, done = "", 0
+    places = []
     for index, token in enumerate(tokens[:-3]):
         if token.upper != "IDENTIFIER" or tokens[index + 1].text != "(":
             continue
         end = statement.closing(index + 1)
         parts = [each for each in tokens[index + 2 : end] if each.text not in {"||", "(", ")"}]
         if parts and end < len(tokens) and all(each.kind == "string" for each in parts):
-            text += statement.text[done : token.start] + "".join(unquote_string(each.text) for each in parts)
-            done = tokens[end].end
-    return Statement.parse(text + statement.text[done:]) if done else statement
+            name = "".join(unquote_string(each.text) for each in parts)
+            places.append((token.start, tokens[end].end, name))
+    return Statement.parse(spliced(statement.text, places)) if places else statement
 
 
 # --- transforms
@@ -206,8 +199,6 @@ def _identifiers(statement: Statement) -> Statement:
 
 def _numbers_in_conv(tree: Any, _columns: Columns) -> Any:
     """`conv(n, 10, 16)` with `n` as text: Sail takes no BIGINT there."""
-    from sqlglot import exp
-
     for call in list(tree.find_all(exp.Anonymous)):
         if call.name.lower() == "conv" and call.expressions and not call.expressions[0].is_string:
             call.expressions[0].replace(exp.cast(call.expressions[0].copy(), "string"))
@@ -216,8 +207,6 @@ def _numbers_in_conv(tree: Any, _columns: Columns) -> Any:
 
 def _pivot_columns(tree: Any, _columns: Columns) -> Any:
     """`PIVOT (… FOR m IN (…))` as `PIVOT (… FOR (m) IN (…))`."""
-    from sqlglot import exp
-
     for pivot in tree.find_all(exp.Pivot):
         for field in pivot.args.get("fields") or ():
             if isinstance(field, exp.In) and isinstance(field.this, exp.Column):
@@ -232,8 +221,6 @@ def _membership(tree: Any, _columns: Columns) -> Any:
     (1, NULL)`): Sail minds that of a NOT IN that stands alone, and elsewhere takes rows that it must not.
     In a list of columns and in CASE, it has no IN with a subquery.
     """
-    from sqlglot import exp, parse_one
-
     found = [each for each in tree.find_all(exp.In) if each.args.get("query") and _is_wrong(each)]
     for node in sorted(found, key=lambda each: each.depth, reverse=True):  # inner ones first
         query = _subquery(node)
@@ -252,8 +239,6 @@ def _membership(tree: Any, _columns: Columns) -> Any:
 
 def _is_wrong(node: Any) -> bool:
     """Tell whether Sail would not answer an IN with a subquery rightly where it stands."""
-    from sqlglot import exp
-
     if node.parent_select is None or node.this.find(exp.AggFunc, exp.Window):
         return False  # an UPDATE or DELETE becomes a MERGE, with a query of its own
     negated = False
@@ -276,16 +261,12 @@ def _is_wrong(node: Any) -> bool:
 
 
 def _subquery(node: Any) -> Any:
-    from sqlglot import exp
-
     found = node.args["query"]
     return found.this if isinstance(found, exp.Subquery) else found
 
 
 def _outer_names(query: Any) -> set[str]:
     """Return the tables around a subquery that it names."""
-    from sqlglot import exp
-
     own = {each.alias_or_name.lower() for each in query.find_all(exp.Table, exp.Subquery, exp.Lateral)}
     own |= {each.name.lower() for each in query.find_all(exp.TableAlias)}
     columns = ([part.name.lower() for part in each.parts[:-1]] for each in query.find_all(exp.Column))

@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any
+
+from sqlglot import exp
+from sqlglot.dialects import Databricks, Spark
+from sqlglot.transforms import eliminate_qualify
 
 # Returns the names of the columns of a query; Sail is asked, for it knows all that is in scope.
 Columns = Callable[[str], Sequence[str]]
 # Aggregates that sqlglot has no class for.
 _AGGREGATES = {
-    "every",
-    "some",
-    "bool_or",
-    "bool_and",
-    "kurtosis",
-    "skewness",
-    "percentile",
-    "mode",
-    "product",
-}
+    "every", "some", "bool_or", "bool_and", "kurtosis", "skewness", "percentile", "mode", "product",
+}  # fmt: skip
 _ALL_ROWS = 2**63 - 1
 
 
 def sql_of(tree: Any) -> str:
     """Generate the SQL of a tree for Sail."""
-    text: str = tree.sql(dialect=_sail(), normalize_functions="lower")
+    text: str = tree.sql(dialect=_Sail, normalize_functions="lower")
     return text
 
 
-@cache
-def _sail() -> Any:
-    from sqlglot.dialects import Databricks, Spark
+class _Sail(Databricks):  # type: ignore[misc] # sqlglot leaves it untyped
+    """Spark's SQL without `LIKE ANY` and `decode` with cases; sqlglot writes them as OR and CASE."""
 
-    class Sail(Databricks):  # type: ignore[misc] # sqlglot leaves it untyped
-        """Spark's SQL without `LIKE ANY` and `decode` with cases; sqlglot writes them as OR and CASE."""
+    class Generator(Spark.Generator):  # type: ignore[misc] # sqlglot leaves it untyped
+        """Spark's generator."""
 
-        class Generator(Spark.Generator):  # type: ignore[misc] # sqlglot leaves it untyped
-            """Spark's generator."""
-
-            SUPPORTS_LIKE_QUANTIFIERS = False
-            SUPPORTS_DECODE_CASE = False
-
-    return Sail
+        SUPPORTS_LIKE_QUANTIFIERS = False
+        SUPPORTS_DECODE_CASE = False
 
 
 def plain_selects(tree: Any, columns: Columns) -> Any:
@@ -63,8 +52,6 @@ def plain_selects(tree: Any, columns: Columns) -> Any:
 
 def _inner_first(node: Any) -> Iterator[Any]:
     """Yield every SELECT after those within it, and those of a WITH before the others."""
-    from sqlglot import exp
-
     for child in sorted(node.iter_expressions(), key=lambda each: not isinstance(each, exp.With)):
         yield from _inner_first(child)
     if isinstance(node, exp.Select):
@@ -73,8 +60,6 @@ def _inner_first(node: Any) -> Iterator[Any]:
 
 def _expand_stars(select: Any, columns: Columns, *, using: bool) -> None:
     """Write out the stars of which the columns must be known."""
-    from sqlglot import exp
-
     found = []
     for each in select.expressions:
         star: Any = each.this if isinstance(each, exp.Column) else each
@@ -114,8 +99,6 @@ def _probe(select: Any, table: Any, source: Any = None, items: Sequence[Any] = (
     """Return a query without rows that has the columns of a star of a SELECT, or of one of its sources, or
     those of `items` in its place.
     """
-    from sqlglot import exp
-
     star = exp.Column(this=exp.Star(), table=table.copy()) if table else exp.Star()
     probe = exp.Select(expressions=[item.copy() for item in items] or [star])
     if source is not None:
@@ -128,15 +111,13 @@ def _probe(select: Any, table: Any, source: Any = None, items: Sequence[Any] = (
     above = [select, *ancestors(select)]
     clauses = [node.args.get("with_") or node.args.get("with") for node in above]
     clauses += [node for node in above if isinstance(node, exp.With)]
-    ctes: dict[int, str] = {}
-    for clause in dict.fromkeys(id(each) for each in reversed(clauses) if each is not None):
-        for cte in next(each for each in clauses if id(each) == clause).expressions:
-            if any(
-                cte is node for node in above
-            ):  # it is the one around the SELECT: later ones it cannot see
+    ctes: list[str] = []
+    for clause in {id(each): each for each in reversed(clauses) if each is not None}.values():
+        for cte in clause.expressions:
+            if any(cte is node for node in above):  # it is around the SELECT, which sees no later ones
                 break
-            ctes.setdefault(id(cte), sql_of(cte))
-    return f"{'WITH ' if ctes else ''}{', '.join(ctes.values())}{' ' if ctes else ''}{sql_of(probe)} LIMIT 0"
+            ctes.append(sql_of(cte))
+    return f"{'WITH ' if ctes else ''}{', '.join(ctes)} {sql_of(probe)} LIMIT 0".lstrip()
 
 
 def _joined_by(select: Any) -> set[str]:
@@ -152,8 +133,6 @@ def _names_joined(select: Any) -> bool:
     In Sail they are of no table: `a.k` is not found, and `a.*` leaves them out without a word. On Databricks
     they are columns of both tables as well.
     """
-    from sqlglot import exp
-
     joined = _joined_by(select)
     return bool(joined) and any(
         column.args.get("table") and (isinstance(column.this, exp.Star) or column.name.lower() in joined)
@@ -163,7 +142,6 @@ def _names_joined(select: Any) -> bool:
 
 def _expand_using(select: Any, columns: Columns) -> None:
     """Write JOIN … USING as JOIN … ON; the stars have been written out."""
-    from sqlglot import exp
 
     def names_of(source: Any) -> set[str]:
         return {name.lower() for name in columns(_probe(select, None, source))}
@@ -192,8 +170,6 @@ def _expand_using(select: Any, columns: Columns) -> None:
 
 def _name_owners(select: Any, merged: dict[str, Any]) -> None:
     """Say whose column a plain name is, but for names that ORDER BY takes from the SELECT's own list."""
-    from sqlglot import exp
-
     for column in list(select.find_all(exp.Column)):
         owner = merged.get(column.name.lower())
         if owner is None or column.args.get("table") or column.parent_select is not select:
@@ -206,8 +182,6 @@ def _name_owners(select: Any, merged: dict[str, Any]) -> None:
 
 def _expand_all(select: Any) -> None:
     """Write GROUP BY ALL and ORDER BY ALL as what they stand for."""
-    from sqlglot import exp
-
     group, order = select.args.get("group"), select.args.get("order")
     if group is not None and group.args.get("all"):
         items = [each.this if isinstance(each, exp.Alias) else each for each in select.expressions]
@@ -220,8 +194,6 @@ def _expand_all(select: Any) -> None:
 
 
 def _aggregates(item: Any) -> bool:
-    from sqlglot import exp
-
     if item.find(exp.AggFunc, exp.Window):
         return True
     return any(call.name.lower() in _AGGREGATES for call in item.find_all(exp.Anonymous))
@@ -232,9 +204,6 @@ def _without_qualify(select: Any, columns: Columns) -> Any:
 
     Columns keep the names that they have without it.
     """
-    from sqlglot import exp
-    from sqlglot.transforms import eliminate_qualify
-
     if not select.args.get("qualify"):
         return select
     unnamed = [item for item in select.expressions if not isinstance(item, (exp.Alias, exp.Column))]
@@ -263,8 +232,6 @@ def unpushed_lambdas(tree: Any, *, filtered: bool) -> Any:
 
     Sail pushes filters down to the scan, where it no longer finds the columns that a lambda function takes.
     """
-    from sqlglot import exp
-
     for select in reversed(list(tree.find_all(exp.Select))):  # inner ones first
         own = [each for each in select.find_all(exp.Lambda) if each.parent_select is select]
         in_filter = any(

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from local_workspace import threads
 
@@ -27,9 +27,10 @@ from .errors import (
 from .literals import bind, with_current_schema
 from .names import Namespace, TableName, folded, quote
 from .paths import map_paths
-from .servers import EngineServer
 from .statements import Statement
-from .wire import ConnectClient
+
+if TYPE_CHECKING:
+    from .wire import ConnectClient
 
 # Statements whose effects are all in the folder tree, and in the session's namespace.
 _LEAVES_NOTHING = re.compile(
@@ -37,8 +38,8 @@ _LEAVES_NOTHING = re.compile(
     r"OPTIMIZE|VACUUM|RESTORE|COMMENT|USE|SET|CREATE\s+(OR\s+REPLACE\s+)?(TABLE|VIEW|SCHEMA|DATABASE))\b",
     re.IGNORECASE,
 )
-# The setting under which an overwrite keeps the partitions that it does not write to, in lower case.
-DYNAMIC_OVERWRITE = "spark.sql.sources.partitionoverwritemode"
+# The setting under which an overwrite keeps the partitions that it does not write to.
+OVERWRITE_MODE = "spark.sql.sources.partitionOverwriteMode"
 # The parameter of Databricks SQL that limits a statement, in seconds; 0 is no limit.
 STATEMENT_TIMEOUT = "STATEMENT_TIMEOUT"
 Parameters = Mapping[str, Any] | Sequence[Any] | None
@@ -57,16 +58,6 @@ Handler = Callable[[Any, Statement], str | StatementResult]
 Handlers = Sequence[tuple[str, Handler]]
 
 
-class Creation(Protocol):
-    """The making of one table by CREATE TABLE; the caller holds the table's lock."""
-
-    def fresh(self, name: TableName) -> StatementResult:
-        """Create the table under `name` (not there yet), and put it in the tree."""
-
-    def replace(self) -> StatementResult:
-        """Replace the table's rows and schema in one commit, so that its history stays."""
-
-
 class CatalogSession:
     """One engine session on one catalog tree. Safe for threads. An engine overrides what it needs."""
 
@@ -78,6 +69,8 @@ class CatalogSession:
     left_out: frozenset[str] = frozenset()
     # Patterns of leading words, and who carries out such a statement; the first match counts.
     handlers: Handlers = ()
+    # The class by which CREATE TABLE makes a table (`tables.Create`).
+    creation: Any = None
 
     def __init__(self, tree: CatalogTree, client: ConnectClient) -> None:
         self.tree = tree
@@ -170,7 +163,7 @@ class CatalogSession:
         rewritten = self.rewritten(statement)
         if rewritten is not statement:  # IDENTIFIER('…') may have become a name
             self.prepare(rewritten.names())
-        text = map_paths(rewritten, self.tree)
+        text = map_paths(rewritten, self.tree.root)
         if text != rewritten.text:
             rewritten = Statement.parse(text)
         handler = self.handler_of(rewritten)
@@ -201,15 +194,8 @@ class CatalogSession:
         """Return a statement in the SQL that the engine has; `filtered` if its rows will be filtered."""
         return statement
 
-    def create(self, statement: Statement, name: TableName, after_name: int) -> Creation:
-        """Return the making of table `name` by a CREATE TABLE whose name ends before token `after_name`."""
-        raise NotImplementedError
-
     def adapt_write(self, command: Any, name: TableName | None) -> None:
         """Bring a DataFrame's write, to the table `name` or a path, into the form that the engine takes."""
-
-    def check_overwrite(self, name: TableName, options: Mapping[str, str]) -> None:
-        """Raise `EngineError` where the engine would overwrite more of a table than it is asked to."""
 
     def prepare(self, names: Iterable[tuple[str, ...]]) -> None:
         """Teach the engine every table that the names may mean. Names that mean none do no harm."""
@@ -253,20 +239,6 @@ class CatalogSession:
         """Make the engine drop a schema and all it knows in it; files stay."""
 
 
-class Backend(Protocol):
-    """One engine of one workspace: Spark Connect servers, and sessions that translate for them."""
-
-    @property
-    def renew_after(self) -> int | None:
-        """After how many statements a server should be replaced; None is never."""
-
-    def launch(self) -> EngineServer:
-        """Start a server. Raises `EngineError`."""
-
-    def session(self, client: ConnectClient) -> CatalogSession:
-        """Return the session of a client, with the translations that this engine needs."""
-
-
 class EngineSession:
     """A session of the SQL warehouse. One statement at a time; `cancel` may come from any thread."""
 
@@ -282,11 +254,6 @@ class EngineSession:
         self._session.begin()
         if catalog or schema:
             self._session.use(catalog, schema, absent=True)
-
-    @property
-    def namespace(self) -> Namespace:
-        """The current catalog and schema."""
-        return self._session.namespace
 
     def execute(
         self,

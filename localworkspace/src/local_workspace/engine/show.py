@@ -7,19 +7,21 @@ import fnmatch
 import json
 from typing import Any
 
+import pyarrow as pa
+from deltalake import DeltaTable
+from sqlglot import exp
+
 from .catalog import ColumnInfo, TableInfo
 from .deltalog import history
-from .errors import EngineError, table_not_found, unsupported
+from .errors import EngineError, unsupported
 from .literals import string_literal
 from .names import TableName, quote
-from .session import CatalogSession, Handlers, StatementResult
+from .session import CatalogSession, StatementResult
 from .statements import Reader, Statement
 
 
 def rows_of(types: dict[str, Any], rows: list[tuple[Any, ...]]) -> StatementResult:
     """Return a result with these columns (name to pyarrow type or its alias) and rows."""
-    import pyarrow as pa
-
     kinds = [pa.type_for_alias(kind) if isinstance(kind, str) else kind for kind in types.values()]
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(types)
     arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
@@ -56,26 +58,30 @@ def schemas(session: CatalogSession, statement: Statement) -> StatementResult:
     return rows_of(strings("databaseName"), [(name,) for name in names])
 
 
-def _schema_after_in(session: CatalogSession, reader: Reader) -> tuple[str, str]:
+def schema_after_in(session: CatalogSession, reader: Reader) -> tuple[str, str]:
+    """Step over [IN schema]; return (catalog, schema), by default the current ones."""
     if reader.accept("IN") or reader.accept("FROM"):
         return session.namespace.schema_of(reader.name())
     return session.namespace.catalog, session.namespace.schema
 
 
+def _listed(session: CatalogSession, statement: Statement, start: int) -> tuple[str, str, list[str], Reader]:
+    """Read [IN schema] [LIKE] from token `start` on; return catalog, schema, names of tables, the reader."""
+    reader = Reader(statement, start)
+    catalog, schema = schema_after_in(session, reader)
+    return catalog, schema, _matching(session.tree.tables(catalog, schema), reader), reader
+
+
 def tables(session: CatalogSession, statement: Statement) -> StatementResult:
     """SHOW TABLES [IN schema] [LIKE]."""
-    reader = Reader(statement, 2)
-    catalog, schema = _schema_after_in(session, reader)
-    names = _matching(session.tree.tables(catalog, schema), reader)
+    _, schema, names, _ = _listed(session, statement, 2)
     types = {**strings("database", "tableName"), "isTemporary": "bool"}
     return rows_of(types, [(schema, name, False) for name in names])
 
 
 def table_extended(session: CatalogSession, statement: Statement) -> StatementResult:
     """SHOW TABLE EXTENDED [IN schema] LIKE 'pattern'."""
-    reader = Reader(statement, 3)
-    catalog, schema = _schema_after_in(session, reader)
-    names = _matching(session.tree.tables(catalog, schema), reader)
+    catalog, schema, names, reader = _listed(session, statement, 3)
     if not reader.done:
         raise unsupported("SHOW TABLE EXTENDED … PARTITION")
     rows = [
@@ -94,20 +100,14 @@ def _information(info: TableInfo, owner: str) -> str:
 
 def views(session: CatalogSession, statement: Statement) -> StatementResult:
     """SHOW VIEWS [IN schema] [LIKE]."""
-    reader = Reader(statement, 2)
-    catalog, schema = _schema_after_in(session, reader)
-    names = _matching(session.tree.tables(catalog, schema), reader)
+    catalog, schema, names, _ = _listed(session, statement, 2)
     found = [name for name in names if session.tree.view(TableName(catalog, schema, name))]
     types = {**strings("namespace", "viewName"), "isTemporary": "bool", "isMaterialized": "bool"}
     return rows_of(types, [(schema, name, False, False) for name in found])
 
 
 def _info(session: CatalogSession, parts: tuple[str, ...]) -> TableInfo:
-    name = session.namespace.table(parts)
-    info = session.tree.info(name)
-    if info is None:
-        raise table_not_found(name.sql)
-    return info
+    return session.tree.require_info(session.namespace.table(parts))
 
 
 def columns(session: CatalogSession, statement: Statement) -> StatementResult:
@@ -252,8 +252,6 @@ def _document(info: TableInfo, owner: str) -> dict[str, Any]:
 
 
 def _column_document(column: ColumnInfo) -> dict[str, Any]:
-    from sqlglot import exp
-
     kind = _type_document(exp.DataType.build(column.type, dialect="databricks"))
     found = {"name": column.name, "type": kind, "comment": column.comment, "nullable": column.nullable}
     found["default"] = column.default
@@ -262,8 +260,6 @@ def _column_document(column: ColumnInfo) -> dict[str, Any]:
 
 def _type_document(kind: Any) -> dict[str, Any]:
     """Return a type as that document writes it."""
-    from sqlglot import exp
-
     inner = kind.expressions
     if kind.is_type(exp.DataType.Type.ARRAY):
         return {"name": "array", "element_type": _type_document(inner[0]), "element_nullable": True}
@@ -281,9 +277,6 @@ def _type_document(kind: Any) -> dict[str, Any]:
 
 
 def _detail(session: CatalogSession, info: TableInfo) -> StatementResult:
-    import pyarrow as pa
-    from deltalake import DeltaTable
-
     delta = DeltaTable(info.location)
     files = pa.table(delta.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
     moment, number, names = pa.timestamp("us", "UTC"), pa.int64(), pa.list_(pa.string())
@@ -300,16 +293,3 @@ def _detail(session: CatalogSession, info: TableInfo) -> StatementResult:
         delta.protocol().min_writer_version,
     )  # fmt: skip
     return rows_of(row, [values])
-
-
-HANDLERS: Handlers = (
-    (r"SHOW CATALOGS", catalogs),
-    (r"SHOW (SCHEMAS|DATABASES)", schemas),
-    (r"SHOW TABLES", tables),
-    (r"SHOW TABLE EXTENDED", table_extended),
-    (r"SHOW VIEWS", views),
-    (r"SHOW COLUMNS (IN|FROM) ", columns),
-    (r"SHOW TBLPROPERTIES ", properties),
-    (r"SHOW CREATE TABLE ", create_text),
-    (r"(DESCRIBE|DESC) ", describe),
-)

@@ -12,11 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .backends import SparkBackend
 from .catalog import CatalogTree
 from .errors import EngineError
 from .servers import Servers
 from .session import new_session_id
-from .spark import SparkBackend
 from .sparkhome import SparkHome
 from .wire import ConnectClient
 

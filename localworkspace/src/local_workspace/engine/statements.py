@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from .errors import EngineError
+from .errors import EngineError, syntax_error
 
 _UNQUOTED = re.compile(r"[^\W\d]\w*")
 # Statements that are asked again and again are tokenized once; large ones are not worth the memory.
@@ -69,8 +69,7 @@ def tokenize(sql: str) -> list[Token]:
         # One of its own: a tokenizer keeps its place in itself, and threads would read each other's text.
         found = _tokenizer()(dialect=Databricks()).tokenize(sql)
     except TokenError as error:
-        text = f"Syntax error: a string, quoted name or comment has no end. ({error})"
-        raise EngineError.of("PARSE_SYNTAX_ERROR", text, "42601") from None
+        raise syntax_error(f"a string, quoted name or comment has no end. ({error})") from None
     return [
         Token(_kind(each.token_type.name, sql[start]), sql[start:end], start, end)
         for each in found
@@ -118,6 +117,35 @@ def split_name(text: str) -> tuple[str, ...]:
         return ()
     parts, end = chain_at(tokens, 0)
     return parts if end == len(tokens) else ()
+
+
+def parsed(sql: str) -> Any:
+    """Return the tree that sqlglot makes of Databricks SQL; None where it cannot."""
+    from sqlglot import parse_one
+    from sqlglot.errors import SqlglotError
+
+    try:
+        return parse_one(sql, dialect="databricks")
+    except SqlglotError:
+        return None
+
+
+def spliced(text: str, places: Iterable[tuple[int, int, str]]) -> str:
+    """Return a text with other texts in the places (start, end, text) of it, which do not overlap."""
+    for start, end, put in sorted(places, reverse=True):
+        text = f"{text[:start]}{put}{text[end:]}"
+    return text
+
+
+def table_names(tree: Any) -> Iterator[tuple[Any, tuple[str, ...], int, int]]:
+    """Yield each table of a tree that is named by identifiers: its node, its parts, and where they stand."""
+    from sqlglot import exp
+
+    for table in tree.find_all(exp.Table):
+        names = [part for part in table.parts if isinstance(part, exp.Identifier)]
+        if names:
+            parts = tuple(part.name for part in names)
+            yield table, parts, names[0].meta["start"], names[-1].meta["end"] + 1
 
 
 def unquote_string(text: str) -> str:
@@ -221,9 +249,7 @@ def _parse(sql: str) -> Statement:
     while tokens and tokens[-1].text == ";":
         end = tokens.pop().start
     if any(token.text == ";" for token in tokens) and not _is_script(tokens):
-        raise EngineError.of(
-            "PARSE_SYNTAX_ERROR", "Syntax error: expected one statement, found several.", "42601"
-        )
+        raise syntax_error("expected one statement, found several.")
     return Statement(sql[:end], tokens)
 
 

@@ -17,14 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from deltalake import DeltaTable
+
 from . import keys
 from .catalog import DRAFT
 from .deltalog import Metadata, change_metadata
-from .errors import EngineError, only_on_databricks, table_not_found, unsupported
+from .errors import EngineError, only_on_databricks, unsupported
 from .keys import Key
 from .literals import string_literal
-from .names import Namespace, TableName, quote
-from .session import CatalogSession, Creation, StatementResult
+from .names import TableName, quote
+from .session import CatalogSession, StatementResult
 from .statements import Reader, Statement, chain_at, unquote_string
 
 LEFT_OUT = frozenset({"delta.enabledeletionvectors", "delta.feature.deletionvectors"})
@@ -41,22 +44,18 @@ _CLAUSES = (
 
 def done() -> StatementResult:
     """Return the result of a statement without one."""
-    import pyarrow as pa
-
     return StatementResult(table=pa.table({}))
+
+
+def counted(affected: int, **counts: int) -> StatementResult:
+    """Return the row that Databricks answers DML with."""
+    columns = {"num_affected_rows": affected, **counts}
+    return StatementResult(table=pa.Table.from_pylist([columns]), affected_rows=affected)
 
 
 def inserted(count: int) -> StatementResult:
     """Return what Databricks returns for an insert."""
-    import pyarrow as pa
-
-    columns = {"num_affected_rows": [count], "num_inserted_rows": [count]}
-    return StatementResult(table=pa.table(columns), affected_rows=count)
-
-
-def made() -> StatementResult:
-    """Return what Databricks returns for CREATE TABLE … AS: the columns of an insert's result, and no row."""
-    return StatementResult(table=inserted(0).table.slice(0, 0))
+    return counted(count, num_inserted_rows=count)
 
 
 def already_exists(name: TableName) -> EngineError:
@@ -79,7 +78,7 @@ def create_table(session: CatalogSession, statement: Statement) -> str | Stateme
     lenient = reader.accept("IF", "NOT", "EXISTS")
     name = session.namespace.table(reader.name())
     session.tree.require_schema(name.catalog, name.schema)
-    create: Creation = session.create(_copied(session, statement, reader.at), name, reader.at)
+    create: Create = session.creation(session, _copied(session, statement, reader.at), name, reader.at)
     with session.tree.lock(name), session.lock:
         if session.tree.view(name) is not None:
             raise already_exists(name)
@@ -96,19 +95,12 @@ def _copied(session: CatalogSession, statement: Statement, at: int) -> Statement
     """Return CREATE TABLE … LIKE and CLONE as a query. A clone's history begins anew, as on Databricks."""
     reader = Reader(statement, at)
     like = reader.accept("LIKE")
-    if not (
-        like or any(reader.accept(*kind) for kind in (("CLONE",), ("DEEP", "CLONE"), ("SHALLOW", "CLONE")))
-    ):
+    _ = like or reader.accept("DEEP") or reader.accept("SHALLOW")
+    if not (like or reader.accept("CLONE")):
         return statement
     source = session.namespace.table(reader.name())
-    info = session.tree.info(source)
-    if info is None:
-        raise table_not_found(source.sql)
-    as_of = (
-        reader.rest()
-        if statement.starts("VERSION", at=reader.at) or statement.starts("TIMESTAMP", at=reader.at)
-        else ""
-    )
+    info = session.tree.require_info(source)
+    as_of = reader.rest() if statement.find("VERSION", "TIMESTAMP", start=reader.at) == reader.at else ""
     partitions = ", ".join(quote(column) for column in info.partition_columns)
     clause = f"PARTITIONED BY ({partitions})" if partitions else ""
     query = f"SELECT * FROM {source.sql} {as_of}{' WHERE 1 = 0' if like else ''}"  # noqa: S608 - names are quoted
@@ -125,7 +117,7 @@ class Create:
         body = statement.find(*_BODY, start=after_name)
         if body is not None:
             statement, self.comment = _without_comment(statement, after_name, body)
-        statement, found = _without_keys(statement, after_name, name, session.namespace)
+        statement, found = keys.taken_out(statement, after_name, name, session.namespace)
         self.keys = tuple(self.complete(session, key) for key in found)
         body = statement.find(*_BODY, start=after_name)
         self.statement = readable_by_all(statement, start=after_name, end=body, left_out=session.left_out)
@@ -140,19 +132,27 @@ class Create:
 
     def fresh(self, name: TableName) -> StatementResult:
         """Create the table under `name` (not there yet), and put it in the tree."""
-        self._refuse_columns()
         location = self._location()
         with self.session.creating(name):
             if location is not None:
                 self.session.tree.register_external(name, location)
             try:
-                self.session.client.sql(self._text(name))
+                return self._made_there(name)
             except BaseException:
                 if location is not None:
                     self.session.tree.drop_table(name)
                 raise
+
+    def _made_there(self, name: TableName) -> StatementResult:
+        """Create the table where the tree says that it is."""
+        self._refuse_columns()
+        self.session.client.sql(self._text(name))
         self._describe(name, keys.stored(self.keys) if self.keys and self.body is not None else {})
-        return done() if self.body is None else made()
+        return self._result()
+
+    def _result(self) -> StatementResult:
+        """Return what Databricks does; of CREATE TABLE … AS, the columns of an insert's result and no row."""
+        return done() if self.body is None else StatementResult(table=inserted(0).table.slice(0, 0))
 
     def replace(self) -> StatementResult:
         """Replace the table's rows and schema in one commit, so that its history stays."""
@@ -164,8 +164,13 @@ class Create:
         partitions = self._words_in_parentheses("PARTITIONED")
         query = self.statement.source(self.body + (self.statement.tokens[self.body].upper == "AS"))
         constraints = [key for key in shape.properties if key.startswith("delta.constraints.")]
+
+        def drop(new: Metadata) -> None:
+            for key in constraints:
+                new.properties.pop(key, None)
+
         if constraints:  # they are of the old table, and its rows only
-            change_metadata(folder, "DROP CONSTRAINT", lambda new: _drop(new.properties, constraints))
+            change_metadata(folder, "DROP CONSTRAINT", drop)
         try:
             self.session.client.write_table(
                 query, table=self.name.sql, options={"overwriteSchema": "true"}, partitions=partitions
@@ -182,12 +187,10 @@ class Create:
         self._describe(self.name, properties)
         self.session.forget(self.name)
         self.session.learn(self.name)
-        return made()
+        return self._result()
 
     def _replace_empty(self) -> None:
         """Replace by an empty table: let Sail read the definition, then commit that over the old one."""
-        from deltalake import DeltaTable
-
         draft = replace(self.name, name=f"{DRAFT}{uuid.uuid4().hex}")
         self.fresh(draft)
         tree = self.session.tree
@@ -280,11 +283,6 @@ class Create:
         return [token.name for token in self.statement.tokens[at + 2 : end] if token.is_name]
 
 
-def _drop(properties: dict[str, str], names: list[str]) -> None:
-    for name in names:
-        properties.pop(name, None)
-
-
 def _without_comment(statement: Statement, start: int, end: int) -> tuple[Statement, str | None]:
     """Return the statement without its COMMENT clause, looked for between two tokens; and the comment."""
     at = statement.find("COMMENT", start=start)
@@ -303,40 +301,6 @@ def _with_properties(statement: Statement, start: int, properties: Mapping[str, 
     if at is None:
         return Statement.parse(f"{statement.text} TBLPROPERTIES ({written})")
     return statement.without(at + 1, at + 2, f"({written}, ")
-
-
-def _without_keys(
-    statement: Statement, at: int, table: TableName, namespace: Namespace
-) -> tuple[Statement, list[Key]]:
-    """Return CREATE TABLE without the keys among its columns, which begin at token `at`, and the keys.
-
-    What else a constraint may be (CHECK) stays, for the engine to refuse.
-    """
-    if not statement.starts("(", at=at) or statement.starts("SELECT", at=at + 1):
-        return statement, []
-    items = [(first, _key(statement, first, end), end) for first, end in statement.items(at)]
-    kept = [(first, key) for first, key, _ in items if key > first]
-    if not kept or all(key == end for _, key, end in items):
-        return statement, []
-    tokens = statement.tokens
-    found = [
-        keys.read(Reader(statement, key), table, namespace, tokens[first].name if key > first else "")
-        for first, key, end in items
-        if key < end
-    ]
-    columns = ", ".join(statement.text[tokens[first].start : tokens[key - 1].end] for first, key in kept)
-    return statement.without(at, statement.closing(at) + 1, f"({columns})"), found
-
-
-def _key(statement: Statement, first: int, end: int) -> int:
-    """Return where the key of a column or constraint begins; `end` if it has none."""
-    for index in range(first, end):
-        at = index + 2 if statement.tokens[index].upper == "CONSTRAINT" else index
-        if keys.starts_at(statement, index):
-            return index
-        if statement.starts("REFERENCES", at=at) and index > first + 1:
-            return index
-    return end
 
 
 # --- table properties

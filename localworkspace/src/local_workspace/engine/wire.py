@@ -1,4 +1,4 @@
-"""Talking Spark Connect to the embedded engine with bare protocol messages: one round trip a statement.
+"""Spark Connect as bare protocol messages: sessions of the engine, and what the endpoint itself answers.
 
 The DataFrame client spends two or three round trips on what is one here (it asks for the plan of a command
 first), so it would cost more than the engine itself.
@@ -13,13 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import grpc
+import pyarrow as pa
+import pyspark.sql.connect.proto as pb
+from google.protobuf.any_pb2 import Any as AnyMessage  # type: ignore[import-untyped] # ships no types
+from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped] # ships no types
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped] # ships no types
+from grpc_status import rpc_status  # type: ignore[import-untyped] # ships no types
+from pyspark.sql.connect.proto import base_pb2_grpc
+
 from .errors import EngineError, from_engine, from_spark, operation_canceled
 from .servers import Servers
 
 # No limit: results may be large.
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
-
+_MAX_MESSAGE = 2048  # gRPC carries an error's message in a header, whose size is limited
 # An engine that does not answer such a request is none to wait for: the watch over it takes its measures.
 _END_SECONDS = 5.0
 
@@ -45,8 +54,8 @@ class ConnectClient:
         self.server = servers.enter()
         self._stub = self.server.stub
         self._left = False
-        self._session_id = session_id
-        self._user_id = user_id
+        self.user_id = user_id
+        self._who = {"session_id": session_id, "user_context": pb.UserContext(user_id=user_id)}
         self._statements: set[_Statement] = set()
         self._current = threading.local()
         self._guard = threading.Lock()
@@ -59,18 +68,13 @@ class ConnectClient:
         return self._servers.is_newest(self.server)
 
     @property
-    def user_id(self) -> str:
-        """Whose session it is."""
-        return self._user_id
-
-    @property
     def lost(self) -> bool:
         """Tell whether the session has gone with its server."""
         return self.server.lost
 
     def successor(self) -> ConnectClient:
         """Return a session of the same name on the server for new sessions."""
-        return ConnectClient(self._servers, session_id=self._session_id, user_id=self._user_id)
+        return ConnectClient(self._servers, session_id=self._who["session_id"], user_id=self.user_id)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -98,25 +102,11 @@ class ConnectClient:
 
     def sql(self, text: str) -> Any:
         """Run one statement; its result as a pyarrow.Table. Raises `EngineError`."""
-        import pyspark.sql.connect.proto as pb
+        return self.run(pb.Plan(root=pb.Relation(sql=pb.SQL(query=text))), text)
 
-        try:
-            return self.run(pb.Plan(root=pb.Relation(sql=pb.SQL(query=text))))
-        except EngineError as error:
-            error.sent = text
-            raise
-
-    def run(self, plan: Any) -> Any:
-        """Run a plan; its result as a pyarrow.Table. Raises `EngineError`."""
-        import grpc
-        import pyspark.sql.connect.proto as pb
-
-        request = pb.ExecutePlanRequest(
-            session_id=self._session_id,
-            user_context=self._user(),
-            operation_id=str(uuid.uuid4()),
-            plan=plan,
-        )
+    def run(self, plan: Any, text: str = "") -> Any:
+        """Run a plan, of the SQL `text`; return its result as a pyarrow.Table. Raises `EngineError`."""
+        request = pb.ExecutePlanRequest(operation_id=str(uuid.uuid4()), plan=plan, **self._who)
         with self.counted(), self.statement():
             statement = self._current.statement
             try:
@@ -124,7 +114,9 @@ class ConnectClient:
                 buffers = [response.arrow_batch.data for response in call if response.HasField("arrow_batch")]
             except grpc.RpcError as error:
                 statement.raise_if_cancelled()
-                raise error_of(error) from error
+                raised = error_of(error)
+                raised.sent = text
+                raise raised from error
             # An interrupted statement ends its stream early and without an error.
             statement.raise_if_cancelled()
         return _table(buffers)
@@ -141,8 +133,6 @@ class ConnectClient:
 
     def write_table(self, query: str, *, table: str, options: dict[str, str], partitions: list[str]) -> None:
         """Overwrite a Delta table by a query's rows (and schema, with `overwriteSchema` in `options`)."""
-        import pyspark.sql.connect.proto as pb
-
         write = pb.WriteOperation
         target = write.SaveTable(
             table_name=table, save_method=write.SaveTable.TABLE_SAVE_METHOD_SAVE_AS_TABLE
@@ -151,64 +141,43 @@ class ConnectClient:
             input=pb.Relation(sql=pb.SQL(query=query)), source="delta", mode=write.SAVE_MODE_OVERWRITE,
             table=target, options=options, partitioning_columns=partitions,
         )  # fmt: skip
-        try:
-            self.run(pb.Plan(command=pb.Command(write_operation=operation)))
-        except EngineError as error:
-            error.sent = query
-            raise
+        self.run(pb.Plan(command=pb.Command(write_operation=operation)), query)
 
     def columns(self, relation: Any) -> list[str]:
         """Return the names of the columns of a relation. Raises `EngineError`."""
-        import pyspark.sql.connect.proto as pb
-
         asked = pb.AnalyzePlanRequest.Schema(plan=pb.Plan(root=relation))
-        request = pb.AnalyzePlanRequest(session_id=self._session_id, user_context=self._user(), schema=asked)
-        fields = self._call("AnalyzePlan", request).schema.schema.struct.fields
+        answer = self._call("AnalyzePlan", pb.AnalyzePlanRequest(schema=asked, **self._who))
+        fields = answer.schema.schema.struct.fields
         return [field.name for field in fields]
 
     def create_view(self, name: str, table: Any) -> None:
         """Make or replace a temporary view of the rows of a pyarrow.Table. Raises `EngineError`."""
-        import pyspark.sql.connect.proto as pb
-
         relation = pb.Relation(local_relation=pb.LocalRelation(data=arrow_stream(table)))
         view = pb.CreateDataFrameViewCommand(input=relation, name=name, replace=True)
         self.run(pb.Plan(command=pb.Command(create_dataframe_view=view)))
 
     def configure(self, settings: dict[str, str]) -> None:
         """Set session configuration; an engine that does not know a key keeps it without effect."""
-        import pyspark.sql.connect.proto as pb
-
         pairs = [pb.KeyValue(key=key, value=value) for key, value in settings.items()]
         self._config(pb.ConfigRequest.Operation(set=pb.ConfigRequest.Set(pairs=pairs)))
 
     def unset(self, key: str) -> None:
         """Take a session configuration back."""
-        import pyspark.sql.connect.proto as pb
-
         self._config(pb.ConfigRequest.Operation(unset=pb.ConfigRequest.Unset(keys=[key])))
 
     def setting(self, key: str) -> str:
         """Return the value of a session configuration; empty if it has none."""
-        import pyspark.sql.connect.proto as pb
-
         get = pb.ConfigRequest.GetOption(keys=[key])
         answer = self._config(pb.ConfigRequest.Operation(get_option=get))
         return str(answer.pairs[0].value) if answer.pairs else ""
 
     def _config(self, operation: Any) -> Any:
-        import pyspark.sql.connect.proto as pb
-
-        request = pb.ConfigRequest(
-            session_id=self._session_id, user_context=self._user(), operation=operation
-        )
-        answer = self._call("Config", request)
+        answer = self._call("Config", pb.ConfigRequest(operation=operation, **self._who))
         self.server_session_id = answer.server_side_session_id or self.server_session_id
         return answer
 
     def interrupt(self) -> None:
         """Stop what runs now. The statement's own thread sees OPERATION_CANCELED."""
-        import pyspark.sql.connect.proto as pb
-
         with self._guard:
             running = [statement for statement in self._statements if not statement.cancelled]
             for statement in running:
@@ -217,27 +186,21 @@ class ConnectClient:
             if statement.call is None:
                 continue
             self.server.cancelled = True
-            request = pb.InterruptRequest(
-                session_id=self._session_id,
-                user_context=self._user(),
-                interrupt_type=pb.InterruptRequest.INTERRUPT_TYPE_OPERATION_ID,
-                operation_id=statement.operation,
-            )
+            one = pb.InterruptRequest.INTERRUPT_TYPE_OPERATION_ID
+            request = pb.InterruptRequest(interrupt_type=one, operation_id=statement.operation, **self._who)
             with suppress(EngineError):  # its own thread sees that it was cancelled, whatever the engine does
                 self._call("Interrupt", request, _END_SECONDS)
             statement.call.cancel()
 
     def release(self) -> None:
         """End the session and what runs in it; its temporary views go with it. Raises `EngineError`."""
-        import pyspark.sql.connect.proto as pb
-
-        who = {"session_id": self._session_id, "user_context": self._user()}
+        everything = pb.InterruptRequest.INTERRUPT_TYPE_ALL
         try:
-            everything = pb.InterruptRequest.INTERRUPT_TYPE_ALL
             if not self.lost:
                 self.server.cancelled = self.server.cancelled or bool(self._statements)
-                self._call("Interrupt", pb.InterruptRequest(interrupt_type=everything, **who), _END_SECONDS)
-                self._call("ReleaseSession", pb.ReleaseSessionRequest(**who), _END_SECONDS)
+                interrupt = pb.InterruptRequest(interrupt_type=everything, **self._who)
+                self._call("Interrupt", interrupt, _END_SECONDS)
+                self._call("ReleaseSession", pb.ReleaseSessionRequest(**self._who), _END_SECONDS)
         finally:
             self.leave()
 
@@ -249,19 +212,12 @@ class ConnectClient:
             self._servers.leave(self.server)
 
     def _call(self, method: str, request: Any, seconds: float | None = None) -> Any:
-        import grpc
-
         try:
             return getattr(self._stub, method)(request, timeout=seconds)
         except grpc.RpcError as error:
             raise error_of(error) from error
         except ValueError as error:
             raise _gone(error) from error
-
-    def _user(self) -> Any:
-        import pyspark.sql.connect.proto as pb
-
-        return pb.UserContext(user_id=self._user_id)
 
 
 def _gone(error: ValueError) -> EngineError:
@@ -271,8 +227,6 @@ def _gone(error: ValueError) -> EngineError:
 
 def arrow_stream(table: Any) -> bytes:
     """Return a pyarrow.Table as a stream, with one batch at least."""
-    import pyarrow as pa
-
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         for batch in table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]:
@@ -283,23 +237,17 @@ def arrow_stream(table: Any) -> bytes:
 
 def open_channel(target: str) -> Any:
     """Return a channel to an engine's server that asks for no credential."""
-    import grpc
-
     # Of a Unix socket, gRPC would make the path the authority, which is none by HTTP's rules.
     return grpc.insecure_channel(target, options=[*CHANNEL_OPTIONS, ("grpc.default_authority", "localhost")])
 
 
 def connect_stub(channel: Any) -> Any:
     """Return the service stub on a channel."""
-    from pyspark.sql.connect.proto import base_pb2_grpc
-
     return base_pb2_grpc.SparkConnectServiceStub(channel)
 
 
 def error_of(error: Any) -> EngineError:
     """Return the engine error in a gRPC failure."""
-    import grpc
-
     gone = "Channel closed" in (error.details() or "")
     if gone or error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return EngineError.of("ENGINE_UNAVAILABLE", f"The engine does not answer: {error.details()}", "08006")
@@ -313,9 +261,6 @@ def error_of(error: Any) -> EngineError:
 
 def _info(error: Any) -> tuple[str, dict[str, str]]:
     """Return reason (the exception's class) and metadata of an error (google.rpc.ErrorInfo), or nothing."""
-    from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped] # ships no types
-    from grpc_status import rpc_status  # type: ignore[import-untyped] # ships no types
-
     status, info = rpc_status.from_call(error), ErrorInfo()
     for detail in status.details if status else ():
         if detail.Unpack(info):
@@ -324,9 +269,39 @@ def _info(error: Any) -> tuple[str, dict[str, str]]:
 
 
 def _table(buffers: list[bytes]) -> Any:
-    import pyarrow as pa
-
     tables = [pa.ipc.open_stream(buffer).read_all() for buffer in buffers]
     if not tables:
         return pa.table({})
     return pa.concat_tables(tables) if len(tables) > 1 else tables[0]
+
+
+# --- what the endpoint itself answers
+
+
+def responses(request: Any, table: Any, server_session: str) -> Iterator[bytes]:
+    """Yield the answer to a SQL command carried out here: its rows as a local relation, then the end."""
+    # The engine refuses a relation without columns, so what has no result gets an empty one.
+    table = table if table.column_names else pa.table({"result": pa.array([], pa.string())})
+    relation = pb.Relation(local_relation=pb.LocalRelation(data=arrow_stream(table)))
+    rows = pb.ExecutePlanResponse.SqlCommandResult(relation=relation)
+    for part in (
+        {"sql_command_result": rows},
+        {"result_complete": pb.ExecutePlanResponse.ResultComplete()},
+    ):
+        yield pb.ExecutePlanResponse(
+            session_id=request.session_id, server_side_session_id=server_session,
+            operation_id=request.operation_id, response_id=str(uuid.uuid4()), **part,
+        ).SerializeToString()  # fmt: skip
+
+
+def abort(context: Any, error: EngineError) -> None:
+    """End a call with an error that pyspark turns into its own exception, with condition and SQLSTATE."""
+    message = error.message[:_MAX_MESSAGE]
+    metadata = {
+        "classes": json.dumps(error.classes), "errorClass": error.condition, "sqlState": error.sqlstate,
+    }  # fmt: skip
+    detail = AnyMessage()
+    detail.Pack(ErrorInfo(reason=error.java_class, domain="org.apache.spark", metadata=metadata))
+    status = Status(code=grpc.StatusCode.INTERNAL.value[0], message=message, details=[detail])
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(grpc.StatusCode.INTERNAL, message)

@@ -8,18 +8,19 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from local_workspace import keeper
 from local_workspace.errors import ApiError
-from local_workspace.jobs import libraries, model, mounts
+from local_workspace.jobs import libraries, model
 from local_workspace.jobs.model import Run, TaskRun
 from local_workspace.jobs.process import Launch, start
 from local_workspace.jobs.references import NotSetError, References, value_file
 from local_workspace.jobs.scheduler import TaskRefusedError
 from local_workspace.layout import Layout
-from local_workspace.options import WORKSPACE_ID
+from local_workspace.options import WorkspaceInfo
 
 # Nothing of the server's environment reaches a job but this; least of all the keys of whoever started it.
 INHERITED = (
@@ -48,16 +49,15 @@ function()
 
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """Prepares job processes. `host` is known once the server listens; `spark_remote` makes a task run's own
-    Spark Connect URL.
+    """Prepares job processes. `spark_remote` makes a task run's own Spark Connect URL, `trust` has variables
+    that name the authorities to trust.
     """
 
     layout: Layout
     secret: Callable[[str, str], bytes | None]
-    host: str
-    token: str
+    info: WorkspaceInfo
     spark_remote: Callable[[str], str]
-    trust: Mapping[str, str] = field(default_factory=dict)
+    trust: Mapping[str, str]
 
     def prepare(self, run: Run, task: TaskRun, cwd: Path) -> Launch:
         """The process for a task. Raises TaskRefusedError when there is nothing that could run."""
@@ -107,7 +107,7 @@ class Launcher:
 
     def _mounting(self, scratch: Path) -> list[str]:
         folders = (scratch, self.layout.volumes, self.layout.workspace, self.layout.dbfs)
-        return [sys.executable, "-I", "-S", str(mounts.__file__), *map(str, folders)]
+        return [sys.executable, "-I", "-S", str(keeper.__file__), "mount", *map(str, folders)]
 
     def _mounted(self, argv: list[str], cwd: Path) -> list[str]:
         if not self.mounts:
@@ -154,7 +154,7 @@ class Launcher:
     @property
     def references(self) -> References:
         """The dynamic value references of this workspace."""
-        return References(workspace_id=WORKSPACE_ID, host=self.host, task_value=self._task_value)
+        return References(host=self.info.host, task_value=self._task_value)
 
     def _values(self, run: Run) -> Path:
         return self.layout.runs / str(run.run_id) / "values"
@@ -176,17 +176,15 @@ class Launcher:
 
     def _environment(self, run: Run, task: TaskRun) -> dict[str, str]:
         env = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        for name, value in {**_cluster_variables(run, task), **_serverless_variables(run, task)}.items():
+        for name, value in _variables(run, task).items():
             env[name] = _REFERENCE.sub(self._secret_text, value)
-        onpath = [
-            str(Path(__file__).with_name(name))
-            for name in ("onpath", *(() if self.mounts else ("unmounted",)))
-        ]
-        env["PYTHONPATH"] = os.pathsep.join([*onpath, *filter(None, [env.get("PYTHONPATH")])])
+        onpath = ["onpath"] if self.mounts else ["onpath", "unmounted"]
+        folders = [str(Path(__file__).with_name(name)) for name in onpath]
+        env["PYTHONPATH"] = os.pathsep.join([*folders, *filter(None, [env.get("PYTHONPATH")])])
         env |= {
             "SPARK_REMOTE": self.spark_remote(str(task.run_id)),
-            "DATABRICKS_HOST": self.host,
-            "DATABRICKS_TOKEN": self.token,
+            "DATABRICKS_HOST": self.info.host,
+            "DATABRICKS_TOKEN": self.info.token,
             **self.trust,
             "RLM_VOLUMES_ROOT": str(self.layout.volumes),
             "RLM_WORKSPACE_ROOT": str(self.layout.workspace),
@@ -226,39 +224,34 @@ def _wheel_arguments(wheel: Mapping[str, Any], run: Run) -> list[str]:
 
 def _requirements(run: Run, task: TaskRun) -> list[str]:
     """The libraries that a task needs besides the server's own."""
-    key = task.spec.get("environment_key")
-    environment: Mapping[str, Any] = {}
-    if key:
-        listed = [
-            item for item in run.settings.get("environments") or [] if item.get("environment_key") == key
-        ]
-        if not listed:
-            raise _refused("INVALID_RUN_CONFIGURATION", f"No environment has the key {key!r}")
-        environment = listed[0].get("spec") or {}
+    environment = _shared(run, task, "environments", "environment_key")
     try:
-        return libraries.requirements(task.spec.get("libraries"), environment)
+        return libraries.requirements(task.spec.get("libraries"), environment.get("spec") or {})
     except libraries.LibraryError as error:
         raise _refused("LIBRARY_INSTALLATION_ERROR", str(error)) from None
 
 
-def _cluster_variables(run: Run, task: TaskRun) -> dict[str, str]:
+def _variables(run: Run, task: TaskRun) -> dict[str, str]:
+    """The variables of a task's cluster, and over them those of its serverless environment."""
     cluster: Any = task.spec.get("new_cluster")
-    key = task.spec.get("job_cluster_key")
-    if not cluster and key:
-        shared = run.settings.get("job_clusters") or []
-        cluster = next(
-            (item.get("new_cluster") for item in shared if item.get("job_cluster_key") == key), None
-        )
-        if cluster is None:
-            raise _refused("INVALID_RUN_CONFIGURATION", f"No job cluster is named {key!r}")
-    variables = (cluster or {}).get("spark_env_vars") or {}
-    return {str(name): str(value) for name, value in variables.items()}
+    if not cluster:
+        cluster = _shared(run, task, "job_clusters", "job_cluster_key").get("new_cluster") or {}
+    serverless = _shared(run, task, "environment_variables", "environment_variables_key", required=False)
+    of_both = {
+        **(cluster.get("spark_env_vars") or {}),
+        **((serverless.get("spec") or {}).get("variables") or {}),
+    }
+    return {str(name): str(value) for name, value in of_both.items()}
 
 
-def _serverless_variables(run: Run, task: TaskRun) -> dict[str, str]:
-    key = task.spec.get("environment_variables_key")
-    for item in run.settings.get("environment_variables") or []:
-        if key and item.get("environment_variables_key") == key:
-            variables = (item.get("spec") or {}).get("variables") or {}
-            return {str(name): str(value) for name, value in variables.items()}
+def _shared(
+    run: Run, task: TaskRun, setting: str, key_name: str, *, required: bool = True
+) -> Mapping[str, Any]:
+    """The item of a setting of the run that a task refers to by `key_name`; empty where it refers to none."""
+    key = task.spec.get(key_name)
+    for item in run.settings.get(setting) or []:
+        if key and item.get(key_name) == key:
+            return dict(item)
+    if key and required:
+        raise _refused("INVALID_RUN_CONFIGURATION", f"No item of {setting} has the {key_name} {key!r}")
     return {}

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 import site
 import subprocess
 import sys
+import threading
 import venv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -84,7 +84,7 @@ def is_complete(folder: Path) -> bool:
 def write_requirements(folder: Path, lines: Sequence[str]) -> None:
     """Note what the environment is to have."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{os.getpid()}"
+    temporary = folder / f".{threading.get_ident()}"  # tasks of one run begin at the same time
     temporary.write_text("\n".join(lines) + "\n")
     temporary.replace(folder / _REQUIREMENTS)
 

@@ -56,6 +56,10 @@ class TaskRun:
         """Keys of the tasks that must end first."""
         return tuple(item["task_key"] for item in self.spec.get("depends_on") or ())
 
+    def ended(self, ending: Ending, now: int) -> TaskRun:
+        """The task run after its end."""
+        return replace(self, life=ending.life, ending=ending, end_time=now)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
@@ -120,6 +124,16 @@ class Run:
         """The whole run's time limit; 0 is none."""
         return int(self.settings.get("timeout_seconds") or 0)
 
+    def ended(self, ending: Ending, now: int) -> Run:
+        """The run after its end, which is also that of the tasks that have not ended yet."""
+        tasks = tuple(task if task.life in FINAL else task.ended(ending, now) for task in self.tasks)
+        return replace(self, tasks=tasks, ending=ending, end_time=now, held=False)
+
+    def with_task(self, task: TaskRun, instead_of: int | None = None) -> Run:
+        """The run with a task run in the place of its former version, or of the task run `instead_of`."""
+        old = task.run_id if instead_of is None else instead_of
+        return replace(self, tasks=tuple(task if item.run_id == old else item for item in self.tasks))
+
     def to_json(self) -> str:
         """For the database."""
         return json.dumps(asdict(self))
@@ -163,33 +177,20 @@ LOST = Ending(
 ENGINE_LOST = replace(
     LOST, message="The engine has ended, and the run's session with it; so has the run, as with its driver."
 )
-UPSTREAM_FAILED = Ending(
-    life="SKIPPED",
-    result="UPSTREAM_FAILED",
-    code="SKIPPED",
+
+
+def _skipped(result: str, message: str, *, kind: str, code: str = "SKIPPED") -> Ending:
+    return Ending(life="SKIPPED", result=result, code=code, kind=kind, message=message)
+
+
+UPSTREAM_FAILED = _skipped("UPSTREAM_FAILED", "An upstream task failed.", kind="CLIENT_ERROR")
+EXCLUDED = _skipped("EXCLUDED", "The run_if condition of the task was not met.", kind="SUCCESS")
+DISABLED = _skipped("DISABLED", "The task is disabled.", kind="SUCCESS", code="DISABLED")
+TOO_MANY = _skipped(
+    "MAXIMUM_CONCURRENT_RUNS_REACHED",
+    "The job already has max_concurrent_runs active runs and does not queue.",
     kind="CLIENT_ERROR",
-    message="An upstream task failed.",
-)
-EXCLUDED = Ending(
-    life="SKIPPED",
-    result="EXCLUDED",
-    code="SKIPPED",
-    kind="SUCCESS",
-    message="The run_if condition of the task was not met.",
-)
-DISABLED = Ending(
-    life="SKIPPED",
-    result="DISABLED",
-    code="DISABLED",
-    kind="SUCCESS",
-    message="The task is disabled.",
-)
-TOO_MANY = Ending(
-    life="SKIPPED",
-    result="MAXIMUM_CONCURRENT_RUNS_REACHED",
     code="MAX_CONCURRENT_RUNS_EXCEEDED",
-    kind="CLIENT_ERROR",
-    message="The job already has max_concurrent_runs active runs and does not queue.",
 )
 
 
@@ -302,8 +303,7 @@ def retried(run: Run, task: TaskRun, run_id: int, now: int) -> Run:
         not_before=now + wait if wait else 0,
         life="WAITING_FOR_RETRY" if wait else "PENDING",
     )
-    tasks = tuple(again if item.run_id == task.run_id else item for item in run.tasks)
-    return replace(run, tasks=tasks, earlier=(*run.earlier, task))
+    return replace(run.with_task(again, task.run_id), earlier=(*run.earlier, task))
 
 
 def failed_keys(run: Run) -> list[str]:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -152,7 +152,7 @@ def start(launch: Launch, grace_s: float) -> subprocess.Popen[bytes]:
     What the job leaves has `grace_s` seconds to obey SIGTERM.
     """
     return subprocess.Popen(  # noqa: S603 - running what was submitted is the purpose
-        [sys.executable, "-I", "-S", str(_KEEPER), str(grace_s)],
+        [sys.executable, "-I", "-S", str(_KEEPER), "keep", str(grace_s)],
         env={**launch.env, MARK: launch.mark, keeper.COMMAND: json.dumps(list(launch.argv))},
         cwd=launch.cwd,
         stdin=subprocess.PIPE,
@@ -163,23 +163,19 @@ def start(launch: Launch, grace_s: float) -> subprocess.Popen[bytes]:
     )
 
 
-def supervise(
-    process: subprocess.Popen[bytes], log: LogWriter, switch: StopSwitch, *, timeout_s: float, grace_s: float
-) -> Finished:
-    """Drain the output of a keeper's job until it is over.
+class Supervisor:
+    """Watches a keeper's job until it is over.
 
     `timeout_s` 0 is none. A stop is SIGTERM to the job's group, `grace_s` later SIGKILL; a job that is lost
     gets no grace.
     """
-    return _Supervisor(process, log, switch, timeout_s, grace_s).run()
 
-
-class _Supervisor:
     def __init__(
         self,
         process: subprocess.Popen[bytes],
         log: LogWriter,
         switch: StopSwitch,
+        *,
         timeout_s: float,
         grace_s: float,
     ) -> None:
@@ -191,6 +187,7 @@ class _Supervisor:
         self._kill_at: float | None = None
 
     def run(self) -> Finished:
+        """Copy the output until the end, or bring it about."""
         try:
             return self._run()
         finally:  # if it failed, the end of its control makes the keeper end everything
@@ -294,7 +291,7 @@ def started_at(pid: int) -> str | None:
     return asked.stdout.strip() or None
 
 
-def end_stragglers(mark: str, grace_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+def end_stragglers(mark: str, grace_s: float) -> None:
     """Send SIGTERM to all processes that carry the mark, wait up to `grace_s` seconds, then send SIGKILL.
 
     The wait matters: the executor harness has a process that writes the result when the program was killed.
@@ -306,7 +303,7 @@ def end_stragglers(mark: str, grace_s: float, *, sleep: Callable[[float], None] 
         for pid in left if expired else left - signalled:
             _signal(pid, mark, signal.SIGKILL if expired else signal.SIGTERM)
         signalled |= left
-        sleep(_STRAGGLERS_POLL_S)
+        time.sleep(_STRAGGLERS_POLL_S)
 
 
 def _marked(mark: str) -> set[int]:

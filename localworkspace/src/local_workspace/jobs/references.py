@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from local_workspace.errors import invalid
 from local_workspace.jobs.model import Run, TaskRun
+from local_workspace.options import WORKSPACE_ID
 
 # An identifier with other characters than these stands in backquotes.
 _PART = r"(?:[\w-]+|`[^`{}]+`)"
@@ -106,7 +107,6 @@ class References:
     `task_value` returns the JSON text of a task value by the task's key and the value's, or None.
     """
 
-    workspace_id: str
     host: str
     task_value: Callable[[Run, str, str], str | None]
 
@@ -126,7 +126,7 @@ class References:
 
     def _value(self, parts: tuple[str, ...], run: Run, task: TaskRun | None) -> object | None:
         if parts[0] == "workspace":
-            return self.workspace_id if parts[1] == "id" else self.host
+            return WORKSPACE_ID if parts[1] == "id" else self.host
         if parts[0] == "job":
             return _of_job(parts[1:], run)
         if task is None:

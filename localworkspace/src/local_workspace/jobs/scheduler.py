@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,24 @@ from local_workspace.jobs.process import (
     LogWriter,
     Reason,
     StopSwitch,
+    Supervisor,
     end_stragglers,
     explain,
     read_log,
     signal_group,
     start,
     started_at,
-    supervise,
 )
 from local_workspace.jobs.store import RunStore
 from local_workspace.state import now_ms
 
 _TICK_S = 0.5  # the longest delay in noticing a whole run's time limit, or that a retry is due
+_STOPPED: Mapping[Reason, Ending] = {
+    "cancel": model.CANCELED,
+    "timeout": model.TIMED_OUT,
+    "shutdown": model.LOST,
+    "lost": model.ENGINE_LOST,
+}
 
 
 class TaskRefusedError(Exception):
@@ -187,7 +193,7 @@ class Scheduler:
             run = self._runs[run.run_id]
         for task in run.tasks:
             if run.stop is not None:
-                self._stop(run.run_id, task)
+                self._stop(run.run_id, task, run.stop)
             elif not run.held:
                 self._start_if_ready(run.run_id, task)
         run = self._runs[run.run_id]
@@ -204,22 +210,20 @@ class Scheduler:
         if running < most:
             self._put(replace(run, held=False))
 
-    def _stop(self, run_id: int, task: TaskRun) -> None:
-        run = self._runs[run_id]
+    def _stop(self, run_id: int, task: TaskRun, reason: model.Stop) -> None:
         if task.run_id in self._switches:  # its process runs, or is about to: the worker reports its end
             if task.life != "TERMINATING":
                 self._set(run_id, replace(task, life="TERMINATING"))
-            self._switches[task.run_id].throw("cancel" if run.stop == "cancel" else "timeout")
+            self._switches[task.run_id].throw(reason)
         elif task.life in WAITING:
-            ending = model.CANCELED if run.stop == "cancel" else model.TIMED_OUT
-            self._set(run_id, replace(task, life=ending.life, ending=ending, end_time=now_ms()))
+            self._set(run_id, task.ended(_STOPPED[reason], now_ms()))
 
     def _start_if_ready(self, run_id: int, task: TaskRun) -> None:
         if task.life == "BLOCKED":
             keys = {item.task_key: item for item in self._runs[run_id].tasks}
             next_state = model.unblocked(task, keys)
             if isinstance(next_state, Ending):
-                self._set(run_id, replace(task, life=next_state.life, ending=next_state, end_time=now_ms()))
+                self._set(run_id, task.ended(next_state, now_ms()))
                 self._changed.notify()  # tasks further down may depend on this one
             if next_state != "PENDING":
                 return
@@ -242,10 +246,7 @@ class Scheduler:
         self._workers.add(worker)
 
     def _set(self, run_id: int, task: TaskRun) -> None:
-        """Replace one task of a run."""
-        run = self._runs[run_id]
-        tasks = tuple(task if item.run_id == task.run_id else item for item in run.tasks)
-        self._put(replace(run, tasks=tasks))
+        self._put(self._runs[run_id].with_task(task))
 
     def _update(self, run_id: int, task_run_id: int, **changes: Any) -> TaskRun | None:
         """Change one task of a run, from a worker; None when the run is no longer ours."""
@@ -290,11 +291,12 @@ class Scheduler:
         launch = self._prepare(run, task, folder / "work")
         with contextlib.closing(LogWriter(folder)) as log:
             if launch.before is not None:
-                ending = _installed(
-                    self._supervised(run_id, task, launch.before, switch, log), launch.before, folder
-                )
-                if ending is not None:
-                    return ending
+                installed = self._supervised(run_id, task, launch.before, switch, log)
+                if installed.stopped is None and installed.exit_code:
+                    reason = failure(read_log(folder)[0], launch.before.libraries)
+                    return model.failed("LIBRARY_INSTALLATION_ERROR", reason)
+                if installed.stopped is not None:
+                    return _ending_of(installed, folder)
             return _ending_of(self._supervised(run_id, task, launch, switch, log), folder)
 
     def _supervised(
@@ -313,29 +315,15 @@ class Scheduler:
             pid_started=started_at(process.pid),
         )
         limit_s = float(task.spec.get("timeout_seconds") or 0)
-        finished = supervise(process, log, switch, timeout_s=limit_s, grace_s=self._limits.grace_s)
-        end_stragglers(launch.mark, self._limits.grace_s)
+        grace_s = self._limits.grace_s
+        finished = Supervisor(process, log, switch, timeout_s=limit_s, grace_s=grace_s).run()
+        end_stragglers(launch.mark, grace_s)
         return finished
 
 
-def _installed(finished: Finished, launch: Launch, folder: Path) -> Ending | None:
-    """The ending of a task whose libraries could not be installed; None where they were."""
-    if finished.stopped is not None:
-        return _ending_of(finished, folder)
-    if finished.exit_code == 0:
-        return None
-    return model.failed("LIBRARY_INSTALLATION_ERROR", failure(read_log(folder)[0], launch.libraries))
-
-
 def _ending_of(finished: Finished, folder: Path) -> Ending:
-    by_reason: dict[Reason | None, Ending] = {
-        "cancel": model.CANCELED,
-        "timeout": model.TIMED_OUT,
-        "shutdown": model.LOST,
-        "lost": model.ENGINE_LOST,
-    }
     if finished.stopped is not None:
-        return by_reason[finished.stopped]
+        return _STOPPED[finished.stopped]
     if finished.exit_code == 0:
         return model.SUCCESS
     error, trace = explain(finished.exit_code, read_log(folder)[0])
@@ -344,14 +332,7 @@ def _ending_of(finished: Finished, folder: Path) -> Ending:
 
 def _lost(run: Run) -> Run:
     """The run after its server has stopped. One that was being cancelled or timed out has ended that way."""
-    now = now_ms()
-    endings = {"cancel": model.CANCELED, "timeout": model.TIMED_OUT, None: model.LOST}
-    ending = endings[run.stop]
-    tasks = tuple(
-        task if task.life in FINAL else replace(task, life=ending.life, ending=ending, end_time=now)
-        for task in run.tasks
-    )
-    return replace(run, tasks=tasks, ending=ending, end_time=now, held=False)
+    return run.ended(_STOPPED[run.stop or "shutdown"], now_ms())
 
 
 @contextlib.contextmanager
@@ -365,5 +346,4 @@ def _said(what: str) -> Iterator[None]:
 
 
 def _defect(error: Exception) -> Ending:
-    message = f"{type(error).__name__}: {error}"
-    return model.failed("INTERNAL_ERROR", message, kind="INTERNAL_ERROR")
+    return model.failed("INTERNAL_ERROR", f"{type(error).__name__}: {error}", kind="INTERNAL_ERROR")

@@ -98,7 +98,7 @@ class RunStore:
             run_id,
         )
         if found is None:
-            raise ApiError(400, "INVALID_PARAMETER_VALUE", f"Run {run_id} does not exist.")
+            raise invalid(f"Run {run_id} does not exist.")
         return Run.from_json(found[0])
 
     def list(self, wanted: Filter, limit: int) -> list[Run]:
@@ -126,9 +126,8 @@ class RunStore:
     def delete(self, run: Run) -> None:
         """Forget a run. Its idempotency token stays known. Raises ApiError when it is active."""
         if run.active:
-            raise ApiError(
-                400, "INVALID_STATE", f"Run {run.run_id} is active and cannot be deleted; cancel it first"
-            )
+            message = f"Run {run.run_id} is active and cannot be deleted; cancel it first"
+            raise ApiError(400, "INVALID_STATE", message)
         with self._database.transaction():
             self._database.run("DELETE FROM runs WHERE run_id = ?", run.run_id)
             self._database.run("DELETE FROM task_runs WHERE run_id = ?", run.run_id)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
+import shutil
+from functools import partial
 
 from databricks.sdk.service import compute as shapes
 from starlette.routing import Route
 
-from local_workspace.errors import ApiError
+from local_workspace.errors import invalid
 from local_workspace.http import Call, route
 from local_workspace.options import CLUSTER_ID, USER
-from local_workspace.state import now_ms
 from local_workspace.workspace import Workspace
 
 _NODE = "local"
@@ -49,8 +49,9 @@ def _cluster(started: int) -> shapes.ClusterDetails:
 
 def _get(call: Call, started: int) -> shapes.ClusterDetails:
     if call.text("cluster_id") != CLUSTER_ID:
-        message = f"Cluster {call.text('cluster_id')} does not exist; the local workspace has {CLUSTER_ID!r}"
-        raise ApiError(400, "INVALID_PARAMETER_VALUE", message)
+        raise invalid(
+            f"Cluster {call.text('cluster_id')} does not exist; the local workspace has {CLUSTER_ID!r}"
+        )
     return _cluster(started)
 
 
@@ -59,13 +60,16 @@ def _list(call: Call, started: int) -> shapes.ListClustersResponse:
     return shapes.ListClustersResponse(clusters=[_cluster(started)] if "RUNNING" in wanted else [])
 
 
-def _spark_versions(_call: Call) -> shapes.GetSparkVersionsResponse:
-    return shapes.GetSparkVersionsResponse(
-        versions=[shapes.SparkVersion(key=key, name=name) for key, name in _VERSIONS.items()]
-    )
+def _events(call: Call, started: int) -> shapes.GetEventsResponse:
+    """The one event of the cluster: it started with the server."""
+    _get(call, started)
+    event = shapes.ClusterEvent(CLUSTER_ID, timestamp=started, type=shapes.EventType.STARTING)
+    within = call.number("start_time", 0) <= started <= (call.number("end_time", 0) or started)
+    wanted = within and "STARTING" in (call.body.get("event_types") or ["STARTING"])
+    return shapes.GetEventsResponse(events=[event] if wanted else [], total_count=int(wanted))
 
 
-def _node_types(_call: Call) -> shapes.ListNodeTypesResponse:
+def _node_types(_call: Call, disk_gb: int) -> shapes.ListNodeTypesResponse:
     node = shapes.NodeType(
         node_type_id=_NODE,
         memory_mb=_memory_mb(),
@@ -73,21 +77,22 @@ def _node_types(_call: Call) -> shapes.ListNodeTypesResponse:
         description="This machine",
         instance_type_id=_NODE,
         category="General Purpose",
+        node_instance_type=shapes.NodeInstanceType(_NODE, local_disk_size_gb=disk_gb, local_disks=1),
     )
     return shapes.ListNodeTypesResponse(node_types=[node])
 
 
-def _zones(_call: Call) -> shapes.ListAvailableZonesResponse:
-    return shapes.ListAvailableZonesResponse(default_zone=_NODE, zones=[_NODE])
-
-
-def routes(_workspace: Workspace) -> list[Route]:
+def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.x/clusters` that change nothing."""
-    base, started = "/api/2.{minor:int}/clusters", now_ms()
+    base, started = "/api/2.{minor:int}/clusters", workspace.started
+    disk_gb = shutil.disk_usage(workspace.layout.root).total >> 30
+    versions = shapes.GetSparkVersionsResponse([shapes.SparkVersion(k, v) for k, v in _VERSIONS.items()])
+    zones = shapes.ListAvailableZonesResponse(default_zone=_NODE, zones=[_NODE])
     return [
-        route("GET", f"{base}/list", functools.partial(_list, started=started), refuses="sort_by"),
-        route("GET", f"{base}/get", functools.partial(_get, started=started)),
-        route("GET", f"{base}/spark-versions", _spark_versions),
-        route("GET", f"{base}/list-node-types", _node_types),
-        route("GET", f"{base}/list-zones", _zones),
+        route("GET", f"{base}/list", partial(_list, started=started), refuses="sort_by"),
+        route("GET", f"{base}/get", partial(_get, started=started)),
+        route("POST", f"{base}/events", partial(_events, started=started), refuses="offset page_token"),
+        route("GET", f"{base}/spark-versions", lambda _call: versions),
+        route("GET", f"{base}/list-node-types", partial(_node_types, disk_gb=disk_gb)),
+        route("GET", f"{base}/list-zones", lambda _call: zones),
     ]

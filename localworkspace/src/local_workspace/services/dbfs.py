@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import itertools
-import shutil
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +13,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.http import Call, async_route, form, parse, route
-from local_workspace.layout import Layout, inside, open_regular
+from local_workspace.http import Call, async_route, is_form, route, upload
+from local_workspace.layout import Layout, inside, make_folders, open_regular, remove
 from local_workspace.workspace import Workspace
 
 _BLOCK = 1 << 20  # the most that one call carries
@@ -39,17 +36,11 @@ class Dbfs:
         self._layout = layout
         self._streams: dict[int, _Stream] = {}
         self._handles = itertools.count(1)
-        self._lock = threading.Lock()
 
     async def put(self, request: Request) -> None:
         """Write a small file, from JSON or from a form."""
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            call, parts = form(request, await request.body())
-            content = parts.get("contents", b"")
-        else:
-            call = await parse(request)
-            content = _decoded(call.body.get("contents") or "")
-        await run_in_threadpool(self._put, call, content)
+        call, content = await upload(request, "contents")
+        await run_in_threadpool(self._put, call, content if is_form(request) else _bounded(content))
 
     def _put(self, call: Call, content: bytes) -> None:
         stream = self._stream(call)
@@ -60,39 +51,32 @@ class Dbfs:
         """Begin a file; return the handle for its blocks."""
         stream = self._stream(call)
         stream.temporary.touch()
-        with self._lock:
-            handle = next(self._handles)
-            self._streams[handle] = stream
+        handle = next(self._handles)
+        self._streams[handle] = stream
         return shapes.CreateResponse(handle=handle)
 
     def add_block(self, call: Call) -> None:
         """Append a block."""
+        call.text("data")
         with self._open(call).temporary.open("ab") as file:
-            file.write(_decoded(call.text("data")))
+            file.write(_bounded(call.content("data")))
 
     def close(self, call: Call) -> None:
         """Make the blocks the file."""
         stream = self._open(call)
         stream.temporary.replace(stream.target)
-        with self._lock:
-            self._streams.pop(call.number("handle"), None)
+        self._streams.pop(call.number("handle"), None)
 
     def _stream(self, call: Call) -> _Stream:
         path = call.text("path")
         target = self._local(path)
         if target.is_dir() or (target.exists() and not call.flag("overwrite")):
             raise _taken(path)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise _taken(path.rpartition("/")[0]) from None
-        with self._lock:
-            number = next(self._handles)
-        return _Stream(target=target, temporary=self._layout.uploads / f"dbfs-{number}")
+        make_folders(target.parent, _taken(path.rpartition("/")[0]))
+        return _Stream(target=target, temporary=self._layout.uploads / f"dbfs-{next(self._handles)}")
 
     def _open(self, call: Call) -> _Stream:
-        with self._lock:
-            found = self._streams.get(call.number("handle"))
+        found = self._streams.get(call.number("handle"))
         if found is None:
             raise missing(f"No open file has the handle {call.number('handle')}")
         return found
@@ -122,32 +106,20 @@ class Dbfs:
         local, plain = self._existing(path), _plain(path)
         if not local.is_dir():
             return shapes.ListStatusResponse([_info(plain, local)])
-        base = plain.rstrip("/")
-        return shapes.ListStatusResponse(
-            [_info(f"{base}/{item.name}", item) for item in sorted(local.iterdir())]
-        )
+        found = [_info(f"{plain.rstrip('/')}/{item.name}", item) for item in sorted(local.iterdir())]
+        return shapes.ListStatusResponse(found)
 
     def mkdirs(self, call: Call) -> None:
         """Make a directory and its parents."""
-        path = call.text("path")
-        try:
-            self._local(path).mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise _taken(path) from None
+        make_folders(self._local(call.text("path")), _taken(call.text("path")))
 
     def delete(self, call: Call) -> None:
         """Remove a file or directory; one that is not there is no error, as on Databricks."""
         local = self._local(call.text("path"))
         if local == self._layout.dbfs:
             raise invalid("The root of DBFS cannot be deleted")
-        if not local.is_dir():
-            local.unlink(missing_ok=True)
-        elif any(local.iterdir()) and not call.flag("recursive"):
-            raise ApiError(
-                400, "IO_ERROR", f"The directory {call.text('path')} is not empty: delete it with recursive"
-            )
-        else:
-            shutil.rmtree(local)
+        message = f"The directory {call.text('path')} is not empty: delete it with recursive"
+        remove(local, recursive=call.flag("recursive"), full=ApiError(400, "IO_ERROR", message))
 
     def move(self, call: Call) -> None:
         """Move a file or directory."""
@@ -180,15 +152,10 @@ def _plain(path: str) -> str:
     return plain
 
 
-def _decoded(text: str) -> bytes:
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid("The data must be base64") from None
+def _bounded(content: bytes) -> bytes:
     if len(content) > _BLOCK:
-        raise ApiError(
-            400, "MAX_BLOCK_SIZE_EXCEEDED", f"A call carries at most {_BLOCK} bytes, not {len(content)}"
-        )
+        message = f"A call carries at most {_BLOCK} bytes, not {len(content)}"
+        raise ApiError(400, "MAX_BLOCK_SIZE_EXCEEDED", message)
     return content
 
 

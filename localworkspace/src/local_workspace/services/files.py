@@ -19,11 +19,13 @@ from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid
 from local_workspace.http import Call, Json, async_route, route
-from local_workspace.layout import Layout, open_regular
+from local_workspace.layout import Layout, inside, make_folders, open_regular
 from local_workspace.workspace import Workspace
 
 _BUFFER = 1 << 20
 _PAGE = 1000
+# The SDK asks for pre-signed URLs first and, where a workspace has none, falls back to the plain API.
+_PRESIGNED = ("download-url", "upload-part-urls", "resumable-upload-url", "abort-upload-url")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -97,10 +99,8 @@ class Files:
     def create_directory(self, call: Call) -> Response:
         """Make a directory and its parents."""
         path = call.text("path")
-        try:
-            self._local(path).mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise ApiError(409, "ALREADY_EXISTS", f"A file exists at the path {path} or above it") from None
+        taken = ApiError(409, "ALREADY_EXISTS", f"A file exists at the path {path} or above it")
+        make_folders(self._local(path), taken)
         return Response(status_code=204)
 
     def head_directory(self, call: Call) -> Response:
@@ -154,7 +154,7 @@ class Files:
         """
         parts = path.strip("/").split("/")
         if parts[0] == "stage" and len(parts) > 2:  # where the warehouse's PUT and GET lead
-            return self._layout.in_stage("/".join(parts[1:]))
+            return inside(self._layout.stage, "/".join(parts[1:]))
         if parts[0] != "Volumes" or len(parts) < 4:
             raise invalid(f"Invalid path {path!r}: use /Volumes/<catalog>/<schema>/<volume>/…")
         local = self._layout.in_volumes("/".join(parts[1:]))
@@ -271,9 +271,5 @@ def routes(workspace: Workspace) -> list[Route]:
         route("HEAD", directory, files.head_directory),
         route("GET", directory, files.list_directory),
         route("DELETE", directory, files.delete_directory),
-        # The SDK asks for pre-signed URLs first and, where a workspace has none, falls back to the plain API.
-        route("POST", "/api/2.0/fs/create-download-url", _no_presigned),
-        route("POST", "/api/2.0/fs/create-upload-part-urls", _no_presigned),
-        route("POST", "/api/2.0/fs/create-resumable-upload-url", _no_presigned),
-        route("POST", "/api/2.0/fs/create-abort-upload-url", _no_presigned),
+        *(route("POST", f"/api/2.0/fs/create-{name}", _no_presigned) for name in _PRESIGNED),
     ]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
 from databricks.sdk.service import jobs as shapes
 
 from local_workspace.errors import invalid
-from local_workspace.http import Json
+from local_workspace.http import Call, Json
 from local_workspace.jobs import references
 from local_workspace.jobs.model import DISABLED, RUN_IF, Ending, Life, Pass, Run, TaskRun, run_life
 from local_workspace.options import CLUSTER_ID, USER
+from local_workspace.state import Database
 
 ShownRun = TypeVar("ShownRun", "shapes.Run", "shapes.BaseRun")
+Document = TypeVar("Document", "shapes.RunTask", "shapes.JobSettings")
 
 _SINGLE_TASK = ("spark_python_task", "python_wheel_task", "notebook_task", "spark_jar_task")
 _CLUSTER = ("new_cluster", "existing_cluster_id", "libraries")
@@ -59,15 +62,20 @@ def _check(task: Any) -> None:
     dependencies = task.get("depends_on") or []
     if not all(isinstance(item, dict) and isinstance(item.get("task_key"), str) for item in dependencies):
         raise invalid(f"Task {key}: depends_on must be a list of {{task_key}}")
-    try:
-        shown = shapes.RunTask.from_dict(task)
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
-        raise invalid(f"Task {key} is malformed: {error}") from None
-    for kind in (shown.spark_python_task, shown.python_wheel_task):
+    shown = _read(shapes.RunTask, task, f"Task {key} is")
+    for name in ("spark_python_task", "python_wheel_task"):
+        kind = getattr(shown, name)
         if kind and not all(isinstance(item, str) for item in kind.parameters or []):
             raise invalid(f"Task {key}: parameters must be strings")
-    for name in ("spark_python_task", "python_wheel_task"):
         references.check(task.get(name))
+
+
+def _read(kind: type[Document], document: Json, what: str) -> Document:
+    """The SDK's reading of a document. Raises ApiError (400) when it is malformed."""
+    try:
+        return kind.from_dict(document)
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise invalid(f"{what} malformed: {error}") from None
 
 
 def _check_cluster(holder: Any) -> None:
@@ -84,11 +92,10 @@ def _check_order(tasks: Sequence[Json]) -> None:
     for key, needed in waits.items():
         if unknown := needed - waits.keys():
             raise invalid(f"Task {key} depends on unknown task {sorted(unknown)[0]!r}")
-    while waits:
-        ready = {key for key, needed in waits.items() if not needed & waits.keys()}
-        if not ready:
-            raise invalid(f"The dependencies of the tasks {sorted(waits)} form a cycle")
-        waits = {key: needed for key, needed in waits.items() if key not in ready}
+    try:
+        TopologicalSorter(waits).prepare()
+    except CycleError as error:
+        raise invalid(f"The dependencies of the tasks {sorted(set(error.args[1]))} form a cycle") from None
 
 
 def task_runs(tasks: Sequence[Json], ids: Sequence[int]) -> tuple[TaskRun, ...]:
@@ -97,7 +104,7 @@ def task_runs(tasks: Sequence[Json], ids: Sequence[int]) -> tuple[TaskRun, ...]:
     for task, number in zip(tasks, ids, strict=True):
         life: Life = "BLOCKED" if task.get("depends_on") else "PENDING"
         new = TaskRun(run_id=number, task_key=task["task_key"], spec=task, life=life)
-        made.append(replace(new, life=DISABLED.life, ending=DISABLED) if task.get("disabled") else new)
+        made.append(new.ended(DISABLED, 0) if task.get("disabled") else new)
     return tuple(made)
 
 
@@ -139,10 +146,24 @@ def job_settings(settings: Any) -> shapes.JobSettings:
     """The settings of a job as the API shows them. Raises ApiError (400) when they are malformed."""
     if not isinstance(settings, dict):
         raise invalid("new_settings must be an object")
-    try:
-        return shapes.JobSettings.from_dict({"format": "MULTI_TASK", **settings})
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
-        raise invalid(f"The settings of the job are malformed: {error}") from None
+    return _read(shapes.JobSettings, {"format": "MULTI_TASK", **settings}, "The settings of the job are")
+
+
+def saved_settings(database: Database, job_id: int) -> Json:
+    """The settings of a job. Raises ApiError (400: "Job N does not exist.")."""
+    found = database.row("SELECT settings FROM jobs WHERE job_id = ?", job_id)
+    if found is None:
+        raise invalid(f"Job {job_id} does not exist.")
+    settings: Json = json.loads(found[0])
+    return settings
+
+
+def page_limit(call: Call, default: int, most: int) -> int:
+    """The `limit` of a listing. Raises ApiError (400)."""
+    limit = call.number("limit", default) or default
+    if not 1 <= limit <= most:
+        raise invalid(f"limit must be between 1 and {most}, got {limit}")
+    return limit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,44 +5,42 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from databricks.sdk.service import jobs as shapes
+from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid
-from local_workspace.http import Call, Json
+from local_workspace.http import Call, Json, route
 from local_workspace.jobs import model
 from local_workspace.jobs.model import Run
 from local_workspace.jobs.process import read_log
-from local_workspace.jobs.references import References
-from local_workspace.jobs.scheduler import Scheduler
-from local_workspace.jobs.store import Filter, RunStore
+from local_workspace.jobs.store import Filter
 from local_workspace.services.job_documents import (
     OVERRIDES,
     RunView,
     chosen_tasks,
     job_parameters,
+    page_limit,
+    saved_settings,
     submitted_run,
     task_runs,
     tasks_of,
 )
-from local_workspace.state import Database, now_ms
+from local_workspace.state import now_ms
+from local_workspace.workspace import Workspace
 
 _RUNS_PER_PAGE, _MOST_RUNS_PER_PAGE = 20, 25
 
 
-@dataclass(frozen=True, kw_only=True)
 class Runs:
-    """The service's functions. `folder` holds the runs' logs, `host` is for links."""
+    """The service's functions."""
 
-    database: Database
-    store: RunStore
-    scheduler: Scheduler
-    references: References
-    folder: Path
-    host: str
+    def __init__(self, workspace: Workspace) -> None:
+        self.database, self.store, self.scheduler = workspace.database, workspace.runs, workspace.scheduler
+        self.references, self.host = workspace.references, workspace.info.host
+        self.folder = workspace.layout.runs  # with the logs
 
     def submit(self, call: Call) -> shapes.SubmitRunResponse:
         """Start a one-time run."""
@@ -70,7 +68,7 @@ class Runs:
                 tasks=task_runs(tasks, ids[1:]),
                 start_time=now_ms(),
                 number_in_job=self.store.count(job_id) + 1,
-                overrides={name: call.body[name] for name in OVERRIDES if call.body.get(name)},
+                overrides=_overrides(call),
             )
             filled = {name: self.references.fill(value, run) for name, value in parameters.items()}
             return self._admit(replace(run, parameters=filled), call)
@@ -88,9 +86,7 @@ class Runs:
         queue = call.body.get("queue") or run.settings.get("queue") or {"enabled": True}
         if queue.get("enabled"):
             return replace(run, held=True)
-        ending, now = model.TOO_MANY, now_ms()
-        tasks = tuple(replace(task, life=ending.life, ending=ending, end_time=now) for task in run.tasks)
-        return replace(run, tasks=tasks, ending=ending, end_time=now)
+        return run.ended(model.TOO_MANY, now_ms())
 
     def get_run(self, call: Call) -> shapes.Run:
         """A run, by its own id or by a task run's."""
@@ -124,21 +120,18 @@ class Runs:
         with self.database.transaction():
             run = self.store.get(run_id)
             if run.active:
-                raise ApiError(
-                    400, "INVALID_STATE", f"Run {run_id} is active: only a run that has ended can be repaired"
-                )
+                message = f"Run {run_id} is active: only a run that has ended can be repaired"
+                raise ApiError(400, "INVALID_STATE", message)
             if run.repair_id and call.number("latest_repair_id", 0) != run.repair_id:
                 raise invalid(f"latest_repair_id must be that of the latest repair, {run.repair_id}")
             specs = self._specs(run, _rerun_keys(run, call))
             ids = ids[: len(specs) + 1]
-            overrides = {name: call.body[name] for name in OVERRIDES if call.body.get(name)}
             given = job_parameters({}, call.body.get("job_parameters"))
             run = replace(
-                run,
-                overrides={**run.overrides, **overrides},
-                parameters={**run.parameters, **given},
+                model.repaired(run, specs, ids, now_ms()),
+                overrides=run.overrides | _overrides(call),
+                parameters=run.parameters | given,
             )
-            run = model.repaired(run, specs, ids, now_ms())
             self.store.save(run)
         self.scheduler.add(run)
         return shapes.RepairRunResponse(repair_id=ids[0])
@@ -192,15 +185,6 @@ class Runs:
         return RunView(host=self.host, now=now_ms())
 
 
-def saved_settings(database: Database, job_id: int) -> Json:
-    """The settings of a job. Raises ApiError (400: "Job N does not exist.")."""
-    found = database.row("SELECT settings FROM jobs WHERE job_id = ?", job_id)
-    if found is None:
-        raise ApiError(400, "INVALID_PARAMETER_VALUE", f"Job {job_id} does not exist.")
-    settings: Json = json.loads(found[0])
-    return settings
-
-
 def _rerun_keys(run: Run, call: Call) -> list[str]:
     """The tasks that a repair asks for. Raises ApiError (400) where there is none, or an unknown one."""
     keys, given = [task.task_key for task in run.tasks], call.body.get("rerun_tasks") or []
@@ -215,19 +199,13 @@ def _rerun_keys(run: Run, call: Call) -> list[str]:
     return [key for key in keys if key in wanted]
 
 
+def _overrides(call: Call) -> Json:
+    """The parameters of tasks that a request gives in place of the tasks' own."""
+    return {name: call.body[name] for name in OVERRIDES if call.body.get(name)}
+
+
 def _token(call: Call) -> str | None:
-    token = call.body.get("idempotency_token")
-    if token is not None and not isinstance(token, str):
-        raise invalid("idempotency_token must be a string")
-    return token or None
-
-
-def page_limit(call: Call, default: int, most: int) -> int:
-    """The `limit` of a listing. Raises ApiError (400)."""
-    limit = call.number("limit", default) or default
-    if not 1 <= limit <= most:
-        raise invalid(f"limit must be between 1 and {most}, got {limit}")
-    return limit
+    return call.text("idempotency_token") if call.body.get("idempotency_token") else None
 
 
 def _filter(call: Call) -> Filter:
@@ -250,3 +228,21 @@ def _filter(call: Call) -> Filter:
         before=int(bound) if direction == "older" else None,
         after=int(bound) if direction == "newer" else None,
     )
+
+
+def routes(workspace: Workspace) -> list[Route]:
+    """The routes of `/api/2.x/jobs` that are for runs."""
+    runs, base = Runs(workspace), "/api/2.{minor:int}/jobs"
+    # Parameters of kinds of tasks that do not run here.
+    other = "dbt_commands duration_target pipeline_params spark_submit_params sql_params"
+    return [
+        route("GET", f"{base}/runs/get", runs.get_run, refuses="include_resolved_values"),
+        route("POST", f"{base}/runs/submit", runs.submit),
+        route("GET", f"{base}/runs/list", runs.list_runs, refuses="offset"),
+        route("GET", f"{base}/runs/get-output", runs.get_run_output),
+        route("POST", f"{base}/runs/cancel", runs.cancel_run),
+        route("POST", f"{base}/runs/cancel-all", runs.cancel_all_runs),
+        route("POST", f"{base}/runs/delete", runs.delete_run),
+        route("POST", f"{base}/runs/repair", runs.repair_run, refuses=other),
+        route("POST", f"{base}/run-now", runs.run_now, refuses=other),
+    ]

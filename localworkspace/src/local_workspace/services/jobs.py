@@ -1,4 +1,4 @@
-"""The Jobs API, versions 2.0 to 2.2: jobs; the routes of jobs and runs."""
+"""The Jobs API, versions 2.0 to 2.2: jobs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from starlette.routing import Route
 from local_workspace.http import Call, Json, route
 from local_workspace.options import USER
 from local_workspace.services.identity import Permissions
-from local_workspace.services.job_documents import job_settings, tasks_of
-from local_workspace.services.job_runs import Runs, page_limit, saved_settings
+from local_workspace.services.job_documents import job_settings, page_limit, saved_settings, tasks_of
 from local_workspace.state import Database, now_ms
 from local_workspace.workspace import Workspace
 
@@ -115,29 +114,10 @@ def _checked(settings: Json) -> Json:
 
 
 def routes(workspace: Workspace) -> list[Route]:
-    """The routes of `/api/2.x/jobs`."""
+    """The routes of `/api/2.x/jobs` that are for jobs."""
     service = Jobs(database=workspace.database)
-    runs = Runs(
-        database=workspace.database,
-        store=workspace.runs,
-        scheduler=workspace.scheduler,
-        references=workspace.references,
-        folder=workspace.layout.runs,
-        host=workspace.info.host,
-    )
     base = "/api/2.{minor:int}/jobs"
-    # Parameters of kinds of tasks that do not run here.
-    other = "dbt_commands duration_target pipeline_params spark_submit_params sql_params"
     return [
-        route("GET", f"{base}/runs/get", runs.get_run, refuses="include_resolved_values"),
-        route("POST", f"{base}/runs/submit", runs.submit),
-        route("GET", f"{base}/runs/list", runs.list_runs, refuses="offset"),
-        route("GET", f"{base}/runs/get-output", runs.get_run_output),
-        route("POST", f"{base}/runs/cancel", runs.cancel_run),
-        route("POST", f"{base}/runs/cancel-all", runs.cancel_all_runs),
-        route("POST", f"{base}/runs/delete", runs.delete_run),
-        route("POST", f"{base}/runs/repair", runs.repair_run, refuses=other),
-        route("POST", f"{base}/run-now", runs.run_now, refuses=other),
         route("POST", f"{base}/create", service.create_job),
         route("GET", f"{base}/get", service.get_job),
         route("GET", f"{base}/list", service.list_jobs),

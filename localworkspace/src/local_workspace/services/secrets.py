@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 
 from databricks.sdk.service import workspace as shapes
@@ -52,17 +51,12 @@ class Secrets:
     def put(self, call: Call) -> None:
         """`put`: a string or base64-coded bytes."""
         scope, key = self._scope(call), _name(call, "key")
-        if call.body.get("bytes_value") is not None:
-            try:
-                value = base64.b64decode(call.body["bytes_value"], validate=True)
-            except (binascii.Error, TypeError, ValueError):
-                raise invalid("bytes_value must be base64") from None
-        else:
-            value = str(call.value("string_value")).encode()
+        coded = call.body.get("bytes_value") is not None
+        value = call.content("bytes_value") if coded else str(call.value("string_value")).encode()
         if len(value) > _LARGEST:
             raise invalid(f"The secret has {len(value)} bytes; the limit is {_LARGEST}")
-        coded = base64.b64encode(value).decode()
-        self._database.run("INSERT OR REPLACE INTO secrets VALUES (?, ?, ?, ?)", scope, key, coded, now_ms())
+        text = base64.b64encode(value).decode()
+        self._database.run("INSERT OR REPLACE INTO secrets VALUES (?, ?, ?, ?)", scope, key, text, now_ms())
 
     def get(self, call: Call) -> shapes.GetSecretResponse:
         """`get`: the value in base64."""

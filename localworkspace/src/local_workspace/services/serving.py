@@ -12,8 +12,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.faults import PROMPT_DIGEST
-from local_workspace.http import Call, async_route, parse, route
+from local_workspace.http import PROMPT_DIGEST, Call, async_route, parse, route
 from local_workspace.options import USER
 from local_workspace.scripted_model import ModelAnswer
 from local_workspace.workspace import Workspace

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import urlsplit
@@ -21,96 +19,14 @@ from local_workspace.engine import Engine, EngineError, EngineSession
 from local_workspace.errors import ApiError, invalid, missing
 from local_workspace.http import Call, Connection, Json, route
 from local_workspace.options import HTTP_PATH, USER, WAREHOUSE_ID
-from local_workspace.services.statement_results import Delivery, Result
-from local_workspace.services.statement_values import parameters_of
+from local_workspace.services.statement_results import Delivery, Result, parameters_of
 from local_workspace.signed import Signer
+from local_workspace.warehouse.sessions import Sessions, UnknownHandleError, WarehouseSession
 from local_workspace.workspace import Workspace
 
 _KEPT = 100
 _BASE = "/api/2.0/sql"
 _FINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "CLOSED"})
-# As long as a warehouse keeps a session of its Thrift protocol that nobody uses.
-IDLE_S = 8 * 3600.0
-
-
-@dataclass(kw_only=True)
-class _Session:
-    engine: EngineSession
-    used: float
-
-
-class StatementSessions:
-    """The open sessions. Safe for threads."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._open: dict[str, _Session] = {}
-        self._lock = threading.Lock()
-
-    def create(self, call: Call) -> Json:
-        """Open a session with settings, in a catalog and a schema. Raises ApiError (400)."""
-        require_warehouse(call.text("warehouse_id"))
-        settings = call.body.get("session_confs") or {}
-        names = {key: call.text(key) for key in ("catalog", "schema") if call.body.get(key)}
-        if not isinstance(settings, dict):
-            raise invalid("session_confs must be an object")
-        self._expire()
-        try:
-            session = self._engine.session(catalog=names.get("catalog"), schema=names.get("schema"))
-        except EngineError as error:
-            raise ApiError(400, "BAD_REQUEST", error.message) from error
-        try:
-            for key, value in settings.items():
-                session.execute(f"SET {key} = {value}")
-        except EngineError as error:
-            _close(session)
-            raise ApiError(400, "BAD_REQUEST", error.message) from error
-        identity = str(uuid.uuid4())
-        with self._lock:
-            self._open[identity] = _Session(engine=session, used=time.monotonic())
-        return {"session_id": identity}
-
-    def delete(self, call: Call) -> None:
-        """End a session, and what runs in it. Raises ApiError (404)."""
-        self.find(call.text("id"))
-        with self._lock:
-            closed = self._open.pop(call.text("id"), None)
-        if closed is not None:
-            _close(closed.engine)
-
-    def find(self, identity: str) -> EngineSession:
-        """Return a session, which is used now. Raises ApiError (404)."""
-        with self._lock:
-            found = self._open.get(identity)
-            if found is None:
-                raise missing(f"The session {identity} does not exist, or has ended")
-            found.used = time.monotonic()
-            return found.engine
-
-    def _expire(self) -> None:
-        oldest = time.monotonic() - IDLE_S
-        with self._lock:
-            idle = [identity for identity, session in self._open.items() if session.used < oldest]
-            ended = [self._open.pop(identity) for identity in idle]
-        for session in ended:
-            _close(session.engine)
-
-
-@contextlib.contextmanager
-def own_session(engine: Engine, catalog: str | None, schema: str | None) -> Iterator[EngineSession]:
-    """Open a session for one statement, and close it after it."""
-    session = engine.session(catalog=catalog, schema=schema)
-    try:
-        yield session
-    finally:
-        _close(session)
-
-
-def _close(session: EngineSession) -> None:
-    try:
-        session.close()
-    except EngineError as error:  # what ran in it has its outcome already
-        threads.say(f"A session could not be closed: {error}")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -151,17 +67,40 @@ class Statements:
 
     def __init__(self, engine: Engine, signer: Signer) -> None:
         self._engine, self._signer = engine, signer
-        self.sessions = StatementSessions(engine)
+        self._sessions = Sessions(engine)
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Statement] = OrderedDict()
 
+    def open_session(self, call: Call) -> Json:
+        """Open a session with settings, in a catalog and a schema. Raises ApiError (400)."""
+        _require_warehouse(call.text("warehouse_id"))
+        catalog, schema = (call.text(key) if call.body.get(key) else None for key in ("catalog", "schema"))
+        settings = call.body.get("session_confs") or {}
+        if not isinstance(settings, dict):
+            raise invalid("session_confs must be an object")
+        try:
+            session = self._sessions.open(catalog, schema, settings)
+        except EngineError as error:
+            raise ApiError(400, "BAD_REQUEST", error.message) from error
+        return {"session_id": str(uuid.UUID(bytes=session.id))}
+
+    def close_session(self, call: Call) -> None:
+        """End a session, and what runs in it. Raises ApiError (404)."""
+        self._sessions.close(self._session(call.text("id")))
+
+    def _session(self, identity: str) -> WarehouseSession:
+        try:
+            return self._sessions.find(uuid.UUID(identity).bytes)
+        except (ValueError, UnknownHandleError):
+            raise missing(f"The session {identity} does not exist, or has ended") from None
+
     def execute(self, call: Call) -> Json:
         """Run a statement; wait for it for the time of `wait_timeout`."""
-        require_warehouse(call.text("warehouse_id"))
+        _require_warehouse(call.text("warehouse_id"))
         call.text("statement")
         Delivery.of(call.body)
         if call.body.get("session_id"):
-            self.sessions.find(call.text("session_id"))
+            self._session(call.text("session_id"))
         wait_s = _seconds(call.body.get("wait_timeout") or "10s")
         statement = _Statement(id=str(uuid.uuid4()), request=call.body)
         with self._lock:
@@ -220,19 +159,20 @@ class Statements:
 
     def _run(self, statement: _Statement) -> None:
         request = statement.request
+        named, own = request.get("session_id"), None
         try:
-            if request.get("session_id"):
-                self._evaluate(statement, self.sessions.find(request["session_id"]))
-            else:
-                catalog, schema = request.get("catalog"), request.get("schema")
-                with own_session(self._engine, catalog, schema) as session:
-                    self._evaluate(statement, session)
-        except ApiError as error:
-            self._fail(statement, error.message, None)
+            if not named:
+                own = self._engine.session(catalog=request.get("catalog"), schema=request.get("schema"))
+            self._evaluate(statement, own or self._session(str(named)).engine)
         except Exception as error:  # noqa: BLE001 - whatever the engine reports is the statement's error
             self._fail(statement, getattr(error, "message", str(error)), getattr(error, "sqlstate", None))
         finally:
             statement.done.set()
+        try:
+            if own is not None:
+                own.close()
+        except Exception as error:  # noqa: BLE001 - the statement's outcome is decided already
+            threads.say(f"A session could not be closed: {error}")
 
     def _evaluate(self, statement: _Statement, session: EngineSession) -> None:
         with self._lock:
@@ -249,7 +189,6 @@ class Statements:
         with self._lock:
             if statement.state != "CANCELED":
                 statement.state, statement.result = "SUCCEEDED", result
-        statement.done.set()
 
     def _fail(self, statement: _Statement, message: str, sqlstate: str | None) -> None:
         with self._lock:
@@ -265,7 +204,7 @@ def _seconds(text: str) -> float:
     return float(number)
 
 
-def require_warehouse(warehouse_id: str) -> None:
+def _require_warehouse(warehouse_id: str) -> None:
     """Raise ApiError (404) unless it is our one warehouse."""
     if warehouse_id != WAREHOUSE_ID:
         raise missing(
@@ -298,17 +237,17 @@ def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.0/sql` (the Thrift service is elsewhere)."""
     host = workspace.info.host
     statements = Statements(workspace.engine, Signer(host, workspace.info.token))
-    sessions, base = statements.sessions, _BASE
+    base = _BASE
 
     def list_warehouses(_call: Call) -> shapes.ListWarehousesResponse:
         return shapes.ListWarehousesResponse(warehouses=[_warehouse(host)])
 
     def get_warehouse(call: Call) -> shapes.EndpointInfo:
-        require_warehouse(call.text("id"))
+        _require_warehouse(call.text("id"))
         return _warehouse(host)
 
     def start_or_stop(call: Call) -> None:
-        require_warehouse(call.text("id"))  # it always runs
+        _require_warehouse(call.text("id"))  # it always runs
 
     return [
         route("POST", f"{base}/statements", statements.execute),
@@ -318,8 +257,8 @@ def routes(workspace: Workspace) -> list[Route]:
         route("GET", f"{base}/statements/{{id}}/result/chunks/{{index:int}}", statements.chunk),
         route("GET", f"{base}/statements/{{id}}/result/chunks/{{index:int}}/data", statements.data),
         route("DELETE", f"{base}/statements/{{id}}", statements.close),
-        route("POST", f"{base}/sessions", sessions.create),
-        route("DELETE", f"{base}/sessions/{{id}}", sessions.delete),
+        route("POST", f"{base}/sessions", statements.open_session),
+        route("DELETE", f"{base}/sessions/{{id}}", statements.close_session),
         route("GET", f"{base}/warehouses", list_warehouses),
         route("GET", f"{base}/warehouses/{{id}}", get_warehouse),
         route("POST", f"{base}/warehouses/{{id}}/start", start_or_stop),

@@ -11,7 +11,8 @@ from starlette.routing import Route
 from local_workspace.errors import exists, invalid
 from local_workspace.http import Call, Json, route
 from local_workspace.options import USER
-from local_workspace.services.securables import (
+from local_workspace.services.unity_catalog import (
+    BASE,
     METASTORE,
     Securables,
     absent,
@@ -20,6 +21,7 @@ from local_workspace.services.securables import (
     page,
     parts,
 )
+from local_workspace.workspace import Workspace
 
 
 class Volumes:
@@ -34,17 +36,18 @@ class Volumes:
         catalog, schema = self._securables.schema_of(call)
         if kind != "MANAGED":
             raise invalid(f"volume_type {kind} is not supported by the local workspace: use MANAGED")
+        full_name = f"{catalog}.{schema}.{name}"
         try:
             self._folder(catalog, schema, name).mkdir(parents=True)
         except FileExistsError:
-            raise exists(f"Volume '{catalog}.{schema}.{name}' already exists") from None
-        self._securables.record(f"{catalog}.{schema}.{name}", comment=call.body.get("comment"))
+            raise exists(f"Volume '{full_name}' already exists") from None
+        self._securables.record(full_name, comment=call.body.get("comment"))
         return self._volume(catalog, schema, name)
 
     def list_volumes(self, call: Call) -> shapes.ListVolumesResponseContent:
         """The volumes of a schema."""
         catalog, schema = self._securables.schema_of(call)
-        parent = self._folder(catalog, schema, "")
+        parent = self._securables.volumes(catalog, schema)
         names = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
         found, token = page(call, names, lambda name: self._volume(catalog, schema, name))
         return shapes.ListVolumesResponseContent(volumes=found, next_page_token=token)
@@ -103,13 +106,13 @@ class Volumes:
         )
 
 
-def routes(securables: Securables, base: str) -> list[Route]:
-    """The routes of volumes below `base`."""
-    service = Volumes(securables)
-    one = f"{base}/volumes/{{full_name}}"
+def routes(workspace: Workspace) -> list[Route]:
+    """The routes of `/api/2.1/unity-catalog/volumes`."""
+    service, base = Volumes(Securables(workspace)), f"{BASE}/volumes"
+    one = f"{base}/{{full_name}}"
     return [
-        route("GET", f"{base}/volumes", service.list_volumes),
-        route("POST", f"{base}/volumes", service.create_volume, refuses="storage_location"),
+        route("GET", base, service.list_volumes),
+        route("POST", base, service.create_volume, refuses="storage_location"),
         route("GET", one, service.get_volume),
         route("PATCH", one, service.update_volume),
         route("DELETE", one, service.delete_volume),

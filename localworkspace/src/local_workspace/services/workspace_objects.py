@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
-import shutil
+import json
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from databricks.sdk.service import workspace as shapes
 from starlette.concurrency import run_in_threadpool
@@ -16,13 +18,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid, missing
-from local_workspace.http import Call, async_route, form, parse, route
-from local_workspace.layout import Layout, inside, open_regular
-from local_workspace.services.notebooks import MARKERS, from_jupyter, to_jupyter
+from local_workspace.http import Call, async_route, route, upload
+from local_workspace.layout import Layout, inside, make_folders, open_regular, remove
 from local_workspace.workspace import Workspace
 
 _LANGUAGES = {".py": "PYTHON", ".sql": "SQL", ".scala": "SCALA", ".r": "R", ".R": "R"}
 _LARGEST = 10 * 1024 * 1024  # the limit of import and export on Databricks
+_COMMENTS: Mapping[str, str] = {"PYTHON": "#", "SQL": "--", "SCALA": "//", "R": "#"}
+_MARKERS = {language: f"{mark} Databricks notebook source" for language, mark in _COMMENTS.items()}
+_NBFORMAT = 4
 
 
 class WorkspaceObjects:
@@ -33,23 +37,11 @@ class WorkspaceObjects:
 
     def mkdirs(self, call: Call) -> None:
         """Make a folder and its parents."""
-        try:
-            self._local(call.text("path")).mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise self._taken(call.text("path")) from None
+        make_folders(self._local(call.text("path")), _taken(call.text("path")))
 
     async def import_(self, request: Request) -> None:
         """Write a notebook or file: from JSON with base64 content, or from a form."""
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            call, parts = form(request, await request.body())
-            content = parts.pop("content", b"")
-        else:
-            call = await parse(request)
-            try:
-                content = base64.b64decode(call.body.get("content") or "", validate=True)
-            except (binascii.Error, ValueError):
-                raise invalid("content must be base64") from None
-        await run_in_threadpool(self._write, call, content)
+        await run_in_threadpool(self._write, *await upload(request, "content"))
 
     def _write(self, call: Call, content: bytes) -> None:
         path, kind = call.text("path"), call.body.get("format") or "SOURCE"
@@ -61,18 +53,18 @@ class WorkspaceObjects:
             raise ApiError(400, "MAX_NOTEBOOK_SIZE_EXCEEDED", f"The content exceeds {_LARGEST} bytes")
         if kind == "SOURCE":
             language = call.body.get("language") or _LANGUAGES.get(Path(path).suffix)
-            if language not in MARKERS:
-                raise invalid("The format SOURCE needs a language, one of " + ", ".join(MARKERS))
-            marker = MARKERS[language].encode()
+            if language not in _MARKERS:
+                raise invalid("The format SOURCE needs a language, one of " + ", ".join(_MARKERS))
+            marker = _MARKERS[language].encode()
             content = content if content.startswith(marker) else marker + b"\n" + content
         if kind == "JUPYTER":
-            _, content = from_jupyter(content)
+            _, content = _from_jupyter(content)
         local = self._local(path)
         if not local.parent.is_dir():
             raise missing(f"The parent folder ({path.rpartition('/')[0]}) does not exist.")
         if local.is_dir() or (local.exists() and not call.flag("overwrite")):
-            raise self._taken(path)
-        temporary = local.with_name(f".{local.name}.importing")
+            raise _taken(path)
+        temporary = local.with_name(f".{local.name}.{threading.get_ident()}")
         temporary.write_bytes(content)
         temporary.replace(local)
 
@@ -86,7 +78,7 @@ class WorkspaceObjects:
             content, kind = file.read(), local.suffix.lstrip(".") or "py"
         language = _info(path, local).language
         if wanted == "JUPYTER" and language is not None:
-            content, kind = to_jupyter(content.decode("utf-8", "replace"), language.value), "ipynb"
+            content, kind = _to_jupyter(content.decode("utf-8", "replace"), language.value), "ipynb"
         elif wanted not in {"SOURCE", "AUTO", "RAW"}:
             raise invalid(f"{path} cannot be exported as {wanted}: use SOURCE, or JUPYTER for a notebook")
         if call.flag("direct_download"):
@@ -116,12 +108,8 @@ class WorkspaceObjects:
         local = self._existing(path)
         if local == self._root:
             raise invalid("The root folder cannot be deleted")
-        if not local.is_dir():
-            local.unlink()
-        elif any(local.iterdir()) and not call.flag("recursive"):
-            raise ApiError(400, "DIRECTORY_NOT_EMPTY", f"Folder ({path}) is not empty")
-        else:
-            shutil.rmtree(local)
+        full = ApiError(400, "DIRECTORY_NOT_EMPTY", f"Folder ({path}) is not empty")
+        remove(local, recursive=call.flag("recursive"), full=full)
 
     def _name(self, path: str) -> str:
         if not path.startswith("/"):
@@ -137,8 +125,9 @@ class WorkspaceObjects:
             raise missing(f"Path ({path}) doesn't exist.")
         return local
 
-    def _taken(self, path: str) -> ApiError:
-        return ApiError(400, "RESOURCE_ALREADY_EXISTS", f"Path ({path}) already exists.")
+
+def _taken(path: str) -> ApiError:
+    return ApiError(400, "RESOURCE_ALREADY_EXISTS", f"Path ({path}) already exists.")
 
 
 def _info(path: str, local: Path) -> shapes.ObjectInfo:
@@ -153,12 +142,9 @@ def _info(path: str, local: Path) -> shapes.ObjectInfo:
     if local.is_dir():
         return info
     head = ""
-    with (
-        contextlib.suppress(ApiError),
-        open_regular(local) as file,
-    ):  # a link or a pipe is a file with no more
+    with contextlib.suppress(ApiError), open_regular(local) as file:  # a link or a pipe has none
         head = file.read(64).decode("utf-8", "replace")
-    language = next((name for name, marker in MARKERS.items() if head.startswith(marker)), None)
+    language = next((name for name, marker in _MARKERS.items() if head.startswith(marker)), None)
     if language == "PYTHON" and local.suffix in {".r", ".R"}:
         language = "R"
     if language is None:
@@ -166,6 +152,70 @@ def _info(path: str, local: Path) -> shapes.ObjectInfo:
     else:
         info.object_type, info.language = shapes.ObjectType.NOTEBOOK, shapes.Language(language)
     return info
+
+
+# --- notebooks between their two forms: source files with marker lines, and Jupyter documents
+
+
+def _to_jupyter(source: str, language: str) -> bytes:
+    """A notebook's source as a Jupyter document. A `%md` cell becomes Markdown."""
+    mark = _COMMENTS[language]
+    body = source.removeprefix(_MARKERS[language]).lstrip("\n")
+    cells = [
+        _cell(text.strip("\n"), f"{mark} MAGIC ") for text in body.split(f"\n{mark} COMMAND ----------\n")
+    ]
+    document = {
+        "cells": cells if body.strip() else [],
+        "metadata": {"language_info": {"name": language.lower()}},
+        "nbformat": _NBFORMAT,
+        "nbformat_minor": 0,
+    }
+    return json.dumps(document, ensure_ascii=False, indent=1).encode()
+
+
+def _cell(text: str, magic: str) -> dict[str, Any]:
+    if text.startswith(magic.rstrip()):
+        lines = text.splitlines()
+        text = "\n".join(line.removeprefix(magic.rstrip()).removeprefix(" ") for line in lines)
+    if text.startswith("%md"):
+        return {
+            "cell_type": "markdown",
+            "metadata": {},
+            "source": _lines(text.removeprefix("%md").lstrip(" \n")),
+        }
+    return {
+        "cell_type": "code",
+        "execution_count": None,
+        "metadata": {},
+        "outputs": [],
+        "source": _lines(text),
+    }
+
+
+def _lines(text: str) -> list[str]:
+    return text.splitlines(keepends=True)
+
+
+def _from_jupyter(content: bytes) -> tuple[str, bytes]:
+    """The language and the source of a Jupyter document. Raises ApiError (400)."""
+    try:
+        document = json.loads(content)
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in document["cells"]]
+        metadata = document.get("metadata") or {}
+        name = (metadata.get("language_info") or metadata.get("kernelspec") or {}).get("name") or "python"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise invalid("The content is not a Jupyter notebook of version 4") from None
+    language = next((item for item in _COMMENTS if str(name).upper().startswith(item)), "PYTHON")
+    mark = _COMMENTS[language]
+    texts = []
+    for kind, text in cells:
+        if kind == "markdown" or text.startswith("%"):
+            text = f"%md\n{text}" if kind == "markdown" else text
+            text = "\n".join(f"{mark} MAGIC {line}".rstrip() for line in text.splitlines())
+        texts.append(text.rstrip("\n"))
+    return language, f"\n\n{mark} COMMAND ----------\n\n".join(
+        [f"{_MARKERS[language]}\n{'' if not texts else texts[0]}", *texts[1:]]
+    ).encode()
 
 
 def routes(workspace: Workspace) -> list[Route]:
@@ -179,4 +229,6 @@ def routes(workspace: Workspace) -> list[Route]:
         route("GET", f"{base}/get-status", objects.status),
         route("GET", f"{base}/list", objects.list),
         route("POST", f"{base}/delete", objects.delete),
+        # Git folders: nothing makes one.
+        route("GET", "/api/2.0/repos", lambda _call: shapes.ListReposResponse()),
     ]

@@ -9,44 +9,36 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
 from databricks.sql.thrift_api.TCLIService import ttypes as t
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.engine import Engine, EngineError, StatementResult
-from local_workspace.engine.texts import presentable
 from local_workspace.http import api_error, connection_of
 from local_workspace.options import WAREHOUSE_ID
 from local_workspace.signed import Signer
 from local_workspace.workspace import Workspace
 
-from . import results
-from .calls import NoCallError, answer
-from .sessions import Operation, Sessions, UnknownHandleError
+from . import messages
+from .messages import NoCallError, answer
+from .sessions import SUCCESS, Operation, Sessions, UnknownHandleError
 from .staging import Transfers, is_transfer
 
 # A statement shorter than this comes back in the first answer; a longer one is polled for. The connector
 # polls without a pause and holds its lock meanwhile: the wait at a poll is short enough for a cancel.
 FIRST_WAIT_SECONDS = 1.0
 POLL_WAIT_SECONDS = 0.2
-_STATEMENT_THREADS = 64
 # Requests wait here for their statement (a second at most), so a cancel always finds a free thread.
 _REQUEST_THREADS = 64
 _VERSION = t.TProtocolVersion.SPARK_CLI_SERVICE_PROTOCOL_V7
-_SUCCESS = t.TStatus(statusCode=t.TStatusCode.SUCCESS_STATUS)
 
 Method = Callable[[Any, Any], Any]
-
-
-class GoneError(Exception):
-    """A session or operation to close that is not there; travels as HTTP 404."""
 
 
 def _reports_errors(response: Any) -> Callable[[Method], Method]:
@@ -61,7 +53,9 @@ def _reports_errors(response: Any) -> Callable[[Method], Method]:
                 code = t.TStatusCode.INVALID_HANDLE_STATUS
                 return response(status=t.TStatus(statusCode=code, errorMessage=str(error)))
             except EngineError as error:
-                return response(status=_failed(error))
+                code = t.TStatusCode.ERROR_STATUS
+                status = t.TStatus(statusCode=code, sqlState=error.sqlstate, errorMessage=error.message)
+                return response(status=status)
 
         return call
 
@@ -71,36 +65,27 @@ def _reports_errors(response: Any) -> Callable[[Method], Method]:
 class ThriftService:
     """The handler object that `TCLIService.Processor` calls. Safe for threads."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        transfers: Transfers | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        statements = ThreadPoolExecutor(_STATEMENT_THREADS, thread_name_prefix="warehouse-statement")
+    def __init__(self, engine: Engine, transfers: Transfers | None = None) -> None:
         self._tree = engine.catalog
         self._transfers = transfers
         # Of the thread that answers: the `connection` of its request.
         self.caller = threading.local()
-        self._sessions = Sessions(engine, statements, clock)
+        self._sessions = Sessions(engine)
 
     # --- sessions
 
+    @_reports_errors(functools.partial(t.TOpenSessionResp, serverProtocolVersion=_VERSION))
     def OpenSession(self, req: Any) -> Any:  # noqa: N802 - Thrift's name
         """Open a session with the configuration, and in the initial catalog and schema, that are given."""
         namespace = req.initialNamespace
-        try:
-            session = self._sessions.open(
-                namespace.catalogName if namespace else None,
-                namespace.schemaName if namespace else None,
-                req.configuration or {},
-            )
-        except EngineError as error:
-            return t.TOpenSessionResp(status=_failed(error), serverProtocolVersion=_VERSION)
+        session = self._sessions.open(
+            namespace.catalogName if namespace else None,
+            namespace.schemaName if namespace else None,
+            req.configuration or {},
+        )
         identifier = t.THandleIdentifier(guid=session.id, secret=session.id)
         return t.TOpenSessionResp(
-            status=_SUCCESS,
+            status=SUCCESS,
             serverProtocolVersion=_VERSION,
             sessionHandle=t.TSessionHandle(sessionId=identifier, serverProtocolVersion=_VERSION),
             configuration={},
@@ -109,12 +94,9 @@ class ThriftService:
         )
 
     def CloseSession(self, req: Any) -> Any:  # noqa: N802
-        """End a session; raises `GoneError` when there is none."""
-        try:
-            self._sessions.close(req.sessionHandle)
-        except UnknownHandleError as error:
-            raise GoneError(str(error)) from error
-        return t.TCloseSessionResp(status=_SUCCESS)
+        """End a session; raises `UnknownHandleError` when there is none."""
+        self._sessions.close(self._sessions.get(req.sessionHandle))
+        return t.TCloseSessionResp(status=SUCCESS)
 
     def GetInfo(self, req: Any) -> Any:  # noqa: N802
         """Name and version of the server."""
@@ -125,7 +107,7 @@ class ThriftService:
             kind.CLI_DBMS_VER: "4.0.0",
         }
         value = t.TGetInfoValue(stringValue=known.get(req.infoType, ""))
-        return t.TGetInfoResp(status=_SUCCESS, infoValue=value)
+        return t.TGetInfoResp(status=SUCCESS, infoValue=value)
 
     # --- statements
 
@@ -133,7 +115,7 @@ class ThriftService:
     def ExecuteStatement(self, req: Any) -> Any:  # noqa: N802
         """Run a statement; small results come with the answer."""
         session = self._sessions.get(req.sessionHandle)
-        literals = results.literals_of(req.parameters)
+        literals = messages.literals_of(req.parameters)
         transfers = self._transfers if is_transfer(req.statement) else None
 
         def run(cancelled: Callable[[], bool]) -> StatementResult:
@@ -141,9 +123,10 @@ class ThriftService:
                 return transfers.answer(req.statement)
             timeout = int(req.queryTimeout or 0)
             result = session.engine.execute(req.statement, literals, cancelled=cancelled, timeout=timeout)
-            result = _limited(result, req.resultRowLimit)
+            if (limit := req.resultRowLimit or 0) > 0:
+                result = replace(result, table=result.table.slice(0, limit))
             types = req.useArrowNativeTypes
-            return result if types is None else results.suited(result, types)
+            return result if types is None else messages.suited(result, types)
 
         operation = self._sessions.start(session, run)
         operation.staging = transfers is not None
@@ -156,26 +139,23 @@ class ThriftService:
         operation = self._sessions.operation(req.operationHandle)
         operation.asked_by(self.caller.connection)
         operation.wait(POLL_WAIT_SECONDS)
-        return _status(operation)
+        return operation.status()
 
     @_reports_errors(t.TCancelOperationResp)
     def CancelOperation(self, req: Any) -> Any:  # noqa: N802
         """Interrupt a statement. Of one that has ended, nothing is left to cancel."""
         self._sessions.operation(req.operationHandle).cancel()
-        return t.TCancelOperationResp(status=_SUCCESS)
+        return t.TCancelOperationResp(status=SUCCESS)
 
     def CloseOperation(self, req: Any) -> Any:  # noqa: N802
-        """Forget a statement and its result; raises `GoneError` when there is none."""
-        try:
-            self._sessions.close_operation(self._sessions.operation(req.operationHandle))
-        except UnknownHandleError as error:
-            raise GoneError(str(error)) from error
-        return t.TCloseOperationResp(status=_SUCCESS)
+        """Forget a statement and its result; raises `UnknownHandleError` when there is none."""
+        self._sessions.close_operation(self._sessions.operation(req.operationHandle))
+        return t.TCloseOperationResp(status=SUCCESS)
 
     @_reports_errors(t.TGetResultSetMetadataResp)
     def GetResultSetMetadata(self, req: Any) -> Any:  # noqa: N802
         """The columns of a result."""
-        return _metadata(self._sessions.operation(req.operationHandle))
+        return self._sessions.operation(req.operationHandle).metadata()
 
     @_reports_errors(t.TFetchResultsResp)
     def FetchResults(self, req: Any) -> Any:  # noqa: N802
@@ -187,9 +167,9 @@ class ThriftService:
             raise operation.error or EngineError.of(
                 "OPERATION_NOT_READY", "The statement has no result yet.", "HY010"
             )
-        page = _page(operation, req.maxRows, req.maxBytes)
+        page = operation.page(req.maxRows, req.maxBytes)
         if req.includeResultSetMetadata:
-            page.resultSetMetadata = _metadata(operation)
+            page.resultSetMetadata = operation.metadata()
         return page
 
     # --- metadata
@@ -197,30 +177,28 @@ class ThriftService:
     @_reports_errors(t.TGetCatalogsResp)
     def GetCatalogs(self, req: Any) -> Any:  # noqa: N802
         """List catalogs."""
-        return self._listing(req, t.TGetCatalogsResp, results.list_catalogs)
+        return self._listing(req, t.TGetCatalogsResp, messages.list_catalogs)
 
     @_reports_errors(t.TGetSchemasResp)
     def GetSchemas(self, req: Any) -> Any:  # noqa: N802
         """List schemas."""
-        return self._listing(req, t.TGetSchemasResp, results.list_schemas, req.catalogName, req.schemaName)
+        return self._listing(req, t.TGetSchemasResp, messages.list_schemas, req.catalogName, req.schemaName)
 
     @_reports_errors(t.TGetTablesResp)
     def GetTables(self, req: Any) -> Any:  # noqa: N802
         """List tables and views."""
         patterns = (req.catalogName, req.schemaName, req.tableName)
-        return self._listing(req, t.TGetTablesResp, results.list_tables, *patterns, req.tableTypes)
+        return self._listing(req, t.TGetTablesResp, messages.list_tables, *patterns, req.tableTypes)
 
     @_reports_errors(t.TGetColumnsResp)
     def GetColumns(self, req: Any) -> Any:  # noqa: N802
         """List columns."""
         patterns = (req.catalogName, req.schemaName, req.tableName, req.columnName)
-        return self._listing(req, t.TGetColumnsResp, results.list_columns, *patterns)
+        return self._listing(req, t.TGetColumnsResp, messages.list_columns, *patterns)
 
     def _listing(self, req: Any, response: Any, rows: Callable[..., Any], *patterns: Any) -> Any:
         session = self._sessions.get(req.sessionHandle)
-        operation = self._sessions.start(
-            session, lambda _: StatementResult(table=rows(self._tree, *patterns))
-        )
+        operation = self._sessions.start(session, lambda _: rows(self._tree, *patterns))
         return self._started(req, operation, response)
 
     def _started(self, req: Any, operation: Operation, response: Any) -> Any:
@@ -231,76 +209,24 @@ class ThriftService:
             operationType=t.TOperationType.EXECUTE_STATEMENT,
             hasResultSet=True,
         )
-        answer = response(status=_SUCCESS, operationHandle=handle)
+        answer = response(status=SUCCESS, operationHandle=handle)
         if req.getDirectResults is not None:
             operation.wait(FIRST_WAIT_SECONDS)
             answer.directResults = self._direct(operation, req.getDirectResults)
         return answer
 
     def _direct(self, operation: Operation, wanted: Any) -> Any:
-        direct = t.TSparkDirectResults(operationStatus=_status(operation))
+        direct = t.TSparkDirectResults(operationStatus=operation.status())
         if operation.result is None:
             if operation.error is not None:
                 self._sessions.close_operation(operation)
             return direct
-        direct.resultSetMetadata = _metadata(operation)
-        direct.resultSet = _page(operation, wanted.maxRows, wanted.maxBytes)
+        direct.resultSetMetadata = operation.metadata()
+        direct.resultSet = operation.page(wanted.maxRows, wanted.maxBytes)
         if not direct.resultSet.hasMoreRows:
             self._sessions.close_operation(operation)
-            direct.closeOperation = t.TCloseOperationResp(status=_SUCCESS)
+            direct.closeOperation = t.TCloseOperationResp(status=SUCCESS)
         return direct
-
-
-def _failed(error: EngineError) -> Any:
-    code = t.TStatusCode.ERROR_STATUS
-    return t.TStatus(statusCode=code, sqlState=error.sqlstate, errorMessage=error.message)
-
-
-def _status(operation: Operation) -> Any:
-    """The state of an operation; an error travels here, so that the connector raises ServerOperationError."""
-    states = t.TOperationState
-    status = t.TGetOperationStatusResp(
-        status=_SUCCESS, operationState=states.RUNNING_STATE, hasResultSet=True
-    )
-    error, result = operation.error, operation.result
-    if error is not None:
-        status.operationState = states.CANCELED_STATE if operation.cancelled else states.ERROR_STATE
-        status.sqlState = error.sqlstate
-        status.errorMessage = status.displayMessage = status.diagnosticInfo = error.message
-    elif result is not None:
-        status.operationState = states.FINISHED_STATE
-        status.numModifiedRows = result.affected_rows
-    return status
-
-
-def _metadata(operation: Operation) -> Any:
-    result = operation.result
-    schema = presentable(result.table).schema if result is not None else pa.schema([])
-    return t.TGetResultSetMetadataResp(
-        status=_SUCCESS,
-        schema=results.hive_schema(schema),
-        resultFormat=t.TSparkRowSetType.ARROW_BASED_SET,
-        lz4Compressed=operation.lz4,
-        arrowSchema=schema.serialize().to_pybytes(),
-        isStagingOperation=operation.staging,
-    )
-
-
-def _page(operation: Operation, max_rows: int | None, max_bytes: int | None) -> Any:
-    result = operation.result
-    assert result is not None  # callers have looked
-    table = presentable(result.table)
-    rows = results.page_rows(table, operation.offset, max_rows, max_bytes)
-    page = results.row_set(table, operation.offset, rows, compress=operation.lz4)
-    operation.offset += rows
-    more = operation.offset < table.num_rows
-    return t.TFetchResultsResp(status=_SUCCESS, hasMoreRows=more, results=page)
-
-
-def _limited(result: StatementResult, limit: int | None) -> StatementResult:
-    if not limit or limit <= 0:
-        return result
-    return StatementResult(table=result.table.slice(0, limit), affected_rows=result.affected_rows)
 
 
 def routes(workspace: Workspace) -> list[Route]:
@@ -312,7 +238,7 @@ def routes(workspace: Workspace) -> list[Route]:
 
 def warehouse_route(engine: Engine, warehouse_id: str, transfers: Transfers | None = None) -> Route:
     """POST /sql/1.0/warehouses/{id}. Without `transfers`, PUT and GET are unknown statements."""
-    service = ThriftService(engine, transfers=transfers)
+    service = ThriftService(engine, transfers)
     threads = ThreadPoolExecutor(_REQUEST_THREADS, thread_name_prefix="warehouse-request")
 
     async def post(request: Request) -> Response:
@@ -321,7 +247,7 @@ def warehouse_route(engine: Engine, warehouse_id: str, transfers: Transfers | No
             connection = connection_of(request.scope)
             loop = asyncio.get_running_loop()
             reply = await loop.run_in_executor(threads, answer, service, body, connection)
-        except GoneError as gone:
+        except UnknownHandleError as gone:
             # The connector takes a 404 on a close as "closed already".
             return Response(status_code=404, headers={"x-thriftserver-error-message": str(gone)})
         except NoCallError as error:

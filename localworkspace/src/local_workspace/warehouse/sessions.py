@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
+from databricks.sql.thrift_api.TCLIService import ttypes as t
+
 from local_workspace.engine import Engine, EngineError, EngineSession, StatementResult
+from local_workspace.engine.texts import presentable
 from local_workspace.http import Connection
+
+from . import messages
 
 # A Databricks SQL warehouse ends a session that nobody used for so long; nothing here is billed by the hour.
 IDLE_SECONDS = 8 * 3600.0
+STATEMENT_THREADS = 64
+
+SUCCESS = t.TStatus(statusCode=t.TStatusCode.SUCCESS_STATUS)
 
 # Settings of the protocol, which the connector sends with every session.
 _OF_THE_PROTOCOL = "spark.thriftserver."
@@ -77,6 +87,48 @@ class Operation:
             self.cancelled = True
             self.session.engine.cancel()
 
+    # --- Thrift's answers about it
+
+    def status(self) -> Any:
+        """Return its state; an error travels here, so that the connector raises ServerOperationError."""
+        states = t.TOperationState
+        status = t.TGetOperationStatusResp(
+            status=SUCCESS, operationState=states.RUNNING_STATE, hasResultSet=True
+        )
+        error, result = self.error, self.result
+        if error is not None:
+            status.operationState = states.CANCELED_STATE if self.cancelled else states.ERROR_STATE
+            status.sqlState = error.sqlstate
+            status.errorMessage = status.displayMessage = status.diagnosticInfo = error.message
+        elif result is not None:
+            status.operationState = states.FINISHED_STATE
+            status.numModifiedRows = result.affected_rows
+        return status
+
+    def metadata(self) -> Any:
+        """Return the columns of its result; none while there is none."""
+        result = self.result
+        schema = presentable(result.table).schema if result is not None else pa.schema([])
+        return t.TGetResultSetMetadataResp(
+            status=SUCCESS,
+            schema=messages.hive_schema(schema),
+            resultFormat=t.TSparkRowSetType.ARROW_BASED_SET,
+            lz4Compressed=self.lz4,
+            arrowSchema=schema.serialize().to_pybytes(),
+            isStagingOperation=self.staging,
+        )
+
+    def page(self, max_rows: int | None, max_bytes: int | None) -> Any:
+        """Return the next rows of the result that it has."""
+        result = self.result
+        assert result is not None  # callers have looked
+        table = presentable(result.table)
+        rows = messages.page_rows(table, self.offset, max_rows, max_bytes)
+        page = messages.row_set(table, self.offset, rows, compress=self.lz4)
+        self.offset += rows
+        more = self.offset < table.num_rows
+        return t.TFetchResultsResp(status=SUCCESS, hasMoreRows=more, results=page)
+
 
 class WarehouseSession:
     """One connection's session."""
@@ -89,12 +141,11 @@ class WarehouseSession:
 
 
 class Sessions:
-    """All open sessions. Safe for threads; `clock` gives seconds."""
+    """All open sessions. Safe for threads."""
 
-    def __init__(self, engine: Engine, statements: Executor, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._statements = statements
-        self._clock = clock
+        self._statements = ThreadPoolExecutor(STATEMENT_THREADS, thread_name_prefix="warehouse-statement")
         self._sessions: dict[bytes, WarehouseSession] = {}
         self._guard = threading.Lock()
 
@@ -111,23 +162,25 @@ class Sessions:
         except BaseException:
             engine.close()
             raise
-        session = WarehouseSession(engine, self._clock())
+        session = WarehouseSession(engine, time.monotonic())
         with self._guard:
             self._sessions[session.id] = session
         return session
 
     def get(self, handle: Any) -> WarehouseSession:
         """The session of a Thrift handle; raises `UnknownHandleError`."""
-        guid = handle.sessionId.guid
+        return self.find(handle.sessionId.guid)
+
+    def find(self, guid: bytes) -> WarehouseSession:
+        """Return a session, which is used now. Raises `UnknownHandleError`."""
         session = self._sessions.get(guid)
         if session is None:
             raise UnknownHandleError(f"Invalid SessionHandle: SessionHandle [{_text(guid)}]")
-        session.used = self._clock()
+        session.used = time.monotonic()
         return session
 
-    def close(self, handle: Any) -> None:
+    def close(self, session: WarehouseSession) -> None:
         """End a session and what runs in it."""
-        session = self.get(handle)
         with self._guard:
             self._sessions.pop(session.id, None)
         self._end(session)
@@ -143,7 +196,7 @@ class Sessions:
         guid = handle.operationId.guid
         for session in list(self._sessions.values()):
             if guid in session.operations:
-                session.used = self._clock()
+                session.used = time.monotonic()
                 return session.operations[guid]
         raise UnknownHandleError(f"Invalid OperationHandle: OperationHandle [{_text(guid)}]")
 
@@ -153,7 +206,7 @@ class Sessions:
         operation.session.operations.pop(operation.id, None)
 
     def _expire(self) -> None:
-        oldest = self._clock() - IDLE_SECONDS
+        oldest = time.monotonic() - IDLE_SECONDS
         with self._guard:
             idle = [session for session in self._sessions.values() if session.used < oldest]
             for session in idle:

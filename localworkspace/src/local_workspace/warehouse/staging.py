@@ -13,7 +13,7 @@ from local_workspace.engine import EngineError, StatementResult
 from local_workspace.engine.show import rows_of, strings
 from local_workspace.engine.statements import Reader, Statement
 from local_workspace.errors import ApiError
-from local_workspace.layout import Layout
+from local_workspace.layout import Layout, inside
 from local_workspace.options import USER
 from local_workspace.signed import Signer
 
@@ -78,7 +78,7 @@ class Transfers:
                 text = f"PERMISSION_DENIED: The stage of {stage[1]!r} is another user's."
                 raise EngineError.of("INSUFFICIENT_PERMISSIONS", text, "42501")
             if stage is not None:
-                path, local = f"/stage/{stage[1]}{stage[2]}", self._layout.in_stage(stage[1] + stage[2])
+                path, local = f"/stage/{stage[1]}{stage[2]}", inside(self._layout.stage, stage[1] + stage[2])
             elif volume.startswith("/Volumes/") and volume.count("/") > 4:
                 path, local = volume, self._layout.resolve(volume)
                 self._require_volume(volume)

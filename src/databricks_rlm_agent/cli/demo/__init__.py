@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from databricks_rlm_agent.app import App
-from databricks_rlm_agent.cli.output import emit, outcome_text
-from databricks_rlm_agent.cli.work import DONE, FAILED, carry_out, resolved_model
-from databricks_rlm_agent.cli.workspace import app_at, command_line, local_workspace_installed, say
+from databricks_rlm_agent.cli.inspect import DONE, FAILED, carry_out, emit, outcome_text
+from databricks_rlm_agent.cli.workspace import (
+    app_at,
+    command_line,
+    local_workspace_installed,
+    resolved_model,
+    say,
+)
 from databricks_rlm_agent.errors import ConfigError, NotFound
 from databricks_rlm_agent.runs.fsm import State
 from databricks_rlm_agent.runs.run import new_run
@@ -94,14 +99,27 @@ _ANSWER = (
 )
 
 
+# It assumes a column name that is wrong, as people do.
+_FIRST_PROGRAM = '''\
+# Average departure delay of each airline in poor and in fair weather.
+poor = "w.visibility < 3 OR w.precip > 0"
+delays = spark.sql(f"""
+    SELECT f.carrier, avg(CASE WHEN {poor} THEN f.dep_delay END) AS poor_delay
+    FROM {rlm.inputs["flights"].name} f
+    JOIN {rlm.inputs["weather"].name} w ON f.origin = w.origin AND f.time_hour = w.time_hour
+    GROUP BY f.carrier
+""")
+delays.show()
+'''
+
+
 def script() -> dict[str, Any]:
-    """A script for ``scripted:FILE``. The first program assumes a column name that is wrong, as people do."""
+    """A script for ``scripted:FILE``."""
     first = _call(
-        "run_python", purpose="Compare departure delays in poor and fair weather", code=_program("first.py")
+        "run_python", purpose="Compare departure delays in poor and fair weather", code=_FIRST_PROGRAM
     )
-    second = _call(
-        "run_python", purpose="Compare again, with the column's real name", code=_program("second.py")
-    )
+    program = (resources.files(__package__) / "program.py").read_text(encoding="utf-8")
+    second = _call("run_python", purpose="Compare again, with the column's real name", code=program)
     finish = _call(
         "finish", answer=_ANSWER, evidence="main.nycflights13.weather_delays, made in the last iteration"
     )
@@ -116,10 +134,6 @@ def script() -> dict[str, Any]:
         "sub": [],
         "latency_s": 0,
     }
-
-
-def _program(name: str) -> str:
-    return (resources.files(__package__) / "programs" / name).read_text(encoding="utf-8")
 
 
 def _call(name: str, **arguments: Any) -> dict[str, Any]:

@@ -7,11 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from databricks_rlm_agent.sqlflow.checks import TableCheck, percent
-from databricks_rlm_agent.sqlflow.model import Plan
+from databricks_rlm_agent.sqlflow.model import Plan, percent
 from databricks_rlm_agent.sqlflow.report.charts import seconds
+from databricks_rlm_agent.sqlflow.report.page import MARKS
 from databricks_rlm_agent.sqlflow.run.events import EventKind, WorkflowEvent, one_line
-from databricks_rlm_agent.sqlflow.run.outcome import Measure, Report, RunStatus, StepOutcome, StepStatus
+from databricks_rlm_agent.sqlflow.run.outcome import (
+    Measure,
+    Report,
+    RunStatus,
+    StepOutcome,
+    StepStatus,
+    TableCheck,
+)
 from databricks_rlm_agent.sqltext.errors import Problem
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -164,14 +171,6 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
-_MARKS = {
-    StepStatus.DONE: "✓",
-    StepStatus.KEPT: "✓",
-    StepStatus.FAILED: "✗",
-    StepStatus.SKIPPED: "-",
-    StepStatus.INTERRUPTED: "✗",
-    StepStatus.NOT_RUN: "-",
-}
 _REPORT_NAME_WIDTH = 56  # of names in a column, at most
 _LINE_WIDTH = 100
 
@@ -198,7 +197,7 @@ def _steps(report: Report) -> Iterator[str]:
     for step in report.steps:
         rows = f"{step.rows:,}" if step.rows is not None else ""
         unit = "" if not rows else "row" if step.rows == 1 else "rows"
-        columns = [_MARKS[step.status], f"{step.id:<{width}}", f"{times.get(step.id, ''):>{time_width}}"]
+        columns = [MARKS[step.status], f"{step.id:<{width}}", f"{times.get(step.id, ''):>{time_width}}"]
         columns += ["", f"{rows:>{row_width}} {unit:<4}"] if row_width else []
         yield f"  {' '.join([*columns, '', _state(step)])}".rstrip()
         if step.iterations:

@@ -15,9 +15,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from databricks_rlm_agent.cli.sql.lines import report_lines
-from databricks_rlm_agent.cli.sql.screen import Screen, printable, put, screen
+from databricks_rlm_agent.cli.sql.screen import PlainScreen, printable, put, screen
 from databricks_rlm_agent.cli.workspace import say, workspace_in
 from databricks_rlm_agent.errors import ConfigError, UsageError
+from databricks_rlm_agent.sqlflow.handover import read_directory
 from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.plan.order import Selection, select
 from databricks_rlm_agent.sqlflow.plan.plan import plan_of
@@ -26,8 +27,8 @@ from databricks_rlm_agent.sqlflow.report.plans import as_dot, as_mermaid, as_tab
 from databricks_rlm_agent.sqlflow.run.events import problem_lines
 from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome
 from databricks_rlm_agent.sqlflow.run.runner import Decide, FailureDecision, Options, Runner, go_on, stop
-from databricks_rlm_agent.sqlflow.run.workflow import new_id, prepared, read_directory, verify_place
-from databricks_rlm_agent.sqltext.variables import parse_variables
+from databricks_rlm_agent.sqlflow.run.workflow import new_id, prepared, verify_place
+from databricks_rlm_agent.sqltext.split import parse_variables
 
 if TYPE_CHECKING:
     from databricks_rlm_agent.databricks.sql import WarehouseEngine
@@ -99,7 +100,7 @@ class Asker:
     ``problem_shown``: the screen has shown the problem already.
     """
 
-    def __init__(self, screen: Screen, *, problem_shown: bool) -> None:
+    def __init__(self, screen: PlainScreen, *, problem_shown: bool) -> None:
         self._screen, self._problem_shown = screen, problem_shown
         self.open = False
 
@@ -194,7 +195,7 @@ def _run(options: argparse.Namespace, planned: Plan, engine: WarehouseEngine, pl
     return report.exit_code
 
 
-def _decide(options: argparse.Namespace, display: Screen) -> Decide:
+def _decide(options: argparse.Namespace, display: PlainScreen) -> Decide:
     if options.on_error == "continue":
         return go_on
     if options.on_error == "stop":
@@ -270,7 +271,7 @@ def _terminating() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupting(runner: Runner, display: Screen, decide: Decide) -> Iterator[None]:
+def _interrupting(runner: Runner, display: PlainScreen, decide: Decide) -> Iterator[None]:
     """Let SIGINT, SIGTERM and SIGHUP interrupt the run; a second one ends the process at once."""
     interrupted = False
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from databricks_rlm_agent.cli.sql.lines import Progress
 from databricks_rlm_agent.sqlflow.model import Plan
@@ -27,27 +27,11 @@ _REFRESH_HZ = 8
 _INTERRUPTED = "Interrupted: cancelling what runs (once more ends it now).\n"
 
 
-class Screen(Protocol):
-    """Observes a run, and lets a person be asked in between."""
-
-    def on(self, event: WorkflowEvent) -> None:
-        """Show an event."""
-
-    def write(self, lines: Iterable[str]) -> None:
-        """Write lines for a person."""
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Show nothing while a person is asked; events of that time are shown afterwards."""
-
-    def interrupted(self) -> None:
-        """Show that the run is being interrupted. Called in a signal handler: it takes no lock."""
-
-    def leave(self) -> None:
-        """Restore the terminal, because the process ends at once. Called in a signal handler."""
-
-
 class PlainScreen:
-    """Shows plain lines, as in a log; those of single statements only with ``statements``."""
+    """Observes a run, and lets a person be asked in between.
+
+    It shows plain lines, as in a log; those of single statements only with ``statements``.
+    """
 
     def __init__(self, write: Callable[[str], None], *, statements: bool = False) -> None:
         self._output = _PausableOutput(write)
@@ -63,16 +47,16 @@ class PlainScreen:
             self._output.write(line)
 
     def paused(self) -> AbstractContextManager[None]:
-        """Hold lines back."""
+        """Show nothing while a person is asked; lines of that time are shown afterwards."""
         return self._output.paused()
 
     def interrupted(self) -> None:
-        """Write that the run is being interrupted."""
+        """Show that the run is being interrupted. Called in a signal handler: it takes no lock."""
         with suppress(OSError):  # the terminal may be gone, which is why
             os.write(2, _INTERRUPTED.encode())
 
     def leave(self) -> None:
-        """Do nothing."""
+        """Restore the terminal, because the process ends at once. Called in a signal handler."""
 
 
 class JsonScreen(PlainScreen):
@@ -95,24 +79,18 @@ class NoScreen(PlainScreen):
         """Do nothing."""
 
 
-class LiveScreen:
+class LiveScreen(PlainScreen):
     """Shows the plain lines, and below them the progress, on a terminal. Imports rich."""
 
     def __init__(self, progress: Progress, console: Console, *, statements: bool = False) -> None:
         self._progress, self._console, self._frame = progress, console, 0
-        self._output = _PausableOutput(self._print)
-        self._lines = _line_observer(self._output, statements=statements)
+        super().__init__(self._print, statements=statements)
         self._live = self._new_display()
 
     def on(self, event: WorkflowEvent) -> None:
         """Update the progress, and write the line of an event."""
         self._progress.on(event)
         self._lines.on(event)
-
-    def write(self, lines: Iterable[str]) -> None:
-        """Write lines."""
-        for line in lines:
-            self._output.write(line)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -221,7 +199,7 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def screen(plan: Plan, *, how: str | None, statements: bool, document: bool) -> Iterator[Screen]:
+def screen(plan: Plan, *, how: str | None, statements: bool, document: bool) -> Iterator[PlainScreen]:
     """Provide the screen that the options choose: ``how`` is live, lines, json, none, or None for a default.
 
     With ``document`` standard output is for one JSON document, and progress goes to standard error.
@@ -248,7 +226,6 @@ def put(text: str, out: TextIO) -> None:
 
 
 def _live(plan: Plan, out: TextIO, *, statements: bool) -> LiveScreen | None:
-    """Return a live display, if the terminal can show one."""
     if not out.isatty() or codecs.lookup(out.encoding or "utf-8").name != "utf-8":
         return None
     from rich.console import Console

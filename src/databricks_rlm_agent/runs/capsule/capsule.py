@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import to_json
 
 from databricks_rlm_agent.runs.capsule.packing import (
@@ -28,8 +28,7 @@ from databricks_rlm_agent.runs.capsule.packing import (
     shorten,
 )
 from databricks_rlm_agent.runs.checks import Check
-from databricks_rlm_agent.runs.children import AnswerNote
-from databricks_rlm_agent.runs.parsing import parse
+from databricks_rlm_agent.runs.parsing import Document
 from databricks_rlm_agent.values import clip
 from executor_harness import protocol
 from executor_harness.protocol import KeptVariables, VariableNote
@@ -52,10 +51,8 @@ _FIRST_CONSTRAINTS = 4
 _HEADS = 12  # of constraints that were condensed: their beginnings stay
 
 
-class TableNote(BaseModel):
+class TableNote(Document):
     """A table that the run made, or (``made`` false) one that it read; ``iter_n`` says when last."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
     columns: str = ""
@@ -65,10 +62,18 @@ class TableNote(BaseModel):
     iter_n: int | None = None
 
 
-class CapsuleDelta(BaseModel):
-    """The additions of one iteration. A plain text is an item without a source of its own."""
+class AnswerNote(Document):
+    """A child's end, as its parent's prompt tells it. ``path`` is the whole answer's document."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    name: str
+    run_id: str
+    state: str
+    path: str
+    says: str = ""
+
+
+class CapsuleDelta(Document):
+    """The additions of one iteration. A plain text is an item without a source of its own."""
 
     digest: str = ""
     decisions: list[CapsuleItem | str] = Field(default_factory=list)
@@ -82,15 +87,13 @@ class CapsuleDelta(BaseModel):
         return [CapsuleItem.model_validate(item) for item in value]
 
 
-class Capsule(BaseModel):
+class Capsule(Document):
     """The knowledge of a run (``run_state.capsule``).
 
     ``constraints`` are instructions of people, oldest first; everything else comes from programs and models,
     and is marked so. ``earlier`` holds what older items of a list were condensed into, by list.
     ``input_notes`` describe inputs, by name (``with_input_notes``).
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     capsule_version: int = CAPSULE_VERSION
     objective: str
@@ -112,11 +115,6 @@ class Capsule(BaseModel):
     def begin(cls, objective: str, *, inputs: dict[str, Any] | None = None) -> Self:
         """The capsule of a new run."""
         return cls(objective=clip(objective, OBJECTIVE_CHARS), inputs=inputs or {})
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read a stored capsule; raise InvalidData if it does not parse."""
-        return parse(cls, text, what="The capsule")
 
     def with_constraint(self, text: str) -> Self:
         """The capsule with an instruction of a person; one that is repeated becomes the newest."""

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from databricks_rlm_agent.runs.parsing import Document
 from databricks_rlm_agent.values import clip
 
 T = TypeVar("T")
@@ -101,13 +102,11 @@ _FILLERS = frozenset(("a", "an", "the", "now", "then"))
 _VARYING = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+")
 
 
-class CapsuleItem(BaseModel):
+class CapsuleItem(Document):
     """One thing that a capsule holds. ``iter_n`` is the newest iteration that it comes from, ``since`` the
     first, ``count`` how often it occurred. ``kind`` is a failure's error type. Items with the same ``key``
     are one; without a key their words are compared.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     text: str
     iter_n: int | None = None
@@ -163,10 +162,8 @@ class CapsuleItem(BaseModel):
         return self.model_copy(update={"count": older.count + self.count, "since": min(first, default=None)})
 
 
-class EarlierItems(BaseModel):
+class EarlierItems(Document):
     """The older items of a list, condensed: how many, from which iterations, and the beginnings of a few."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     count: int = Field(default=0, ge=0)
     since: int | None = None

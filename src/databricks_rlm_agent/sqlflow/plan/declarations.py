@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.sqlflow.checks import CoverageRule, Expectation
-from databricks_rlm_agent.sqlflow.model import Step
+from databricks_rlm_agent.sqlflow.model import CoverageRule, Expectation, Step
 from databricks_rlm_agent.sqltext.names import Name, may_be_same, parts_of, resolved, shown
 
 FILE = "workflow.yml"
@@ -50,20 +50,6 @@ def parse_declarations(text: str, *, catalog: str | None = None, schema: str | N
     """
     top = _Node.of(text, (catalog, schema))
     return Declarations() if top is None else Declarations(**top.values(_DOCUMENT))
-
-
-def _loop(node: _Node) -> LoopDeclaration:
-    values = node.values(_LOOP)
-    if bool(values.get("files")) == bool(values.get("template")):
-        raise node.error("A loop has either files or a template")
-    return LoopDeclaration(line=node.line, **values)
-
-
-def _coverage(node: _Node) -> CoverageRule:
-    values = node.values(_COVER)
-    if not values.get("table") or not values.get("on"):
-        raise node.error("Coverage needs a table and the columns that it is looked up by", _COVER_FIX)
-    return CoverageRule(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,17 +112,16 @@ class _Node:
         """Return one text, or a list of texts."""
         return (self.text(),) if self.node.id == "scalar" else tuple(each.text() for each in self.elements())
 
-    def count(self) -> int:
-        text = self.text()
-        if not (text.isascii() and text.isdigit()) or int(text) > 10_000:
-            raise self.error(f"{self.key} is {text!r}; it must be a number up to 10,000")
+    def number(self, text: str, what: str, most: float = math.inf) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) > most:
+            raise self.error(f"{self.key} is {text!r}; it must be a number {what}")
         return int(text)
 
+    def count(self) -> int:
+        return self.number(self.text(), "up to 10,000", 10_000)
+
     def rows(self) -> int:
-        text = self.text().replace("_", "")
-        if not (text.isascii() and text.isdigit()):
-            raise self.error(f"{self.key} is {text!r}; it must be a number of rows")
-        return int(text)
+        return self.number(self.text().replace("_", ""), "of rows")
 
     def share(self) -> float:
         text = self.text()
@@ -151,8 +136,9 @@ class _Node:
             return tuple((name, name) for name in self.texts())
         return tuple((key, value.text()) for key, value in self.entries())
 
-    def name(self, text: str) -> Name:
-        """Return the full name of a table, as far as it is known."""
+    def table(self, text: str | None = None) -> Name:
+        """Return the full name of a table, this node's text or a key, as far as it is known."""
+        text = self.text() if text is None else text
         if not _NAME.fullmatch(text):
             raise self.error(
                 f"{text!r} is not the name of a table",
@@ -160,15 +146,12 @@ class _Node:
             )
         return resolved(parts_of(text), *self.place)
 
-    def table(self) -> Name:
-        return self.name(self.text())
-
     def tables(self) -> tuple[Expectation, ...]:
         found: dict[Name, Expectation] = {}
         for key, node in self.entries():
             if not (values := node.values(_TABLE)):
                 raise node.error(f"Nothing is declared of {key}", f"Known are: {', '.join(_TABLE)}.")
-            name = node.name(key)
+            name = node.table(key)
             if name in found:
                 raise node.error(f"{shown(name)} is declared twice", "Write it once.")
             found[name] = Expectation(table=name, **values)
@@ -176,10 +159,22 @@ class _Node:
 
     def covers(self) -> tuple[CoverageRule, ...]:
         """Return one rule, or a list of them."""
-        return tuple(map(_coverage, self.elements() if self.node.id == "sequence" else [self]))
+        return tuple(each.cover() for each in (self.elements() if self.node.id == "sequence" else [self]))
+
+    def cover(self) -> CoverageRule:
+        values = self.values(_COVER)
+        if not values.get("table") or not values.get("on"):
+            raise self.error("Coverage needs a table and the columns that it is looked up by", _COVER_FIX)
+        return CoverageRule(**values)
 
     def loops(self) -> tuple[LoopDeclaration, ...]:
-        return tuple(_loop(each) for each in self.elements())
+        return tuple(each.loop() for each in self.elements())
+
+    def loop(self) -> LoopDeclaration:
+        values = self.values(_LOOP)
+        if bool(values.get("files")) == bool(values.get("template")):
+            raise self.error("A loop has either files or a template")
+        return LoopDeclaration(line=self.line, **values)
 
     def limit(self) -> int:
         if (number := self.count()) < 1:

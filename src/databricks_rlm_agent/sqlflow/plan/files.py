@@ -43,6 +43,8 @@ def joined_file(
 
     Each can read the temporary views of the files before it.
     """
+    if len(files) == 1:
+        return files[0]
     statements: list[Statement] = []
     for file in files:
         if any(each.kind is StatementKind.USE for each in statements):
@@ -80,7 +82,7 @@ def _file(name: str, sha256: str, statements: Sequence[Statement], *, views: fro
         stage=stage_of(name),
         sha256=sha256,
         statements=tuple(statements),
-        reads=_reads(statements),
+        reads=reads_of(statements),
         writes=unique(name for statement in statements for name in statement.writes),
         makes=_makes(statements),
         views=tuple(sorted(views)),
@@ -88,13 +90,13 @@ def _file(name: str, sha256: str, statements: Sequence[Statement], *, views: fro
     )
 
 
-def _reads(statements: Iterable[Statement]) -> tuple[Name, ...]:
-    """Return what must exist before: all that is read and that the file has not made by then."""
+def reads_of(parts: Iterable[Statement | SqlFile]) -> tuple[Name, ...]:
+    """Return what must exist before these, in their order: what one reads and none before it has made."""
     made: set[Name] = set()
-    reads = []
-    for statement in statements:
-        reads += [name for name in statement.reads if name not in made]
-        made = (made | set(statement.makes)) - {ANYTHING}
+    reads: list[Name] = []
+    for part in parts:
+        reads += [name for name in part.reads if name not in made]
+        made = (made | set(part.makes)) - {ANYTHING}
     return unique(reads)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -26,8 +26,11 @@ def ordered(steps: Iterable[Step]) -> tuple[tuple[Step, ...], list[str]]:
         in_stage, stage_notices = _ordered_stage([step for step in steps if step.stage == stage], made)
         order += in_stage
         notices += stage_notices
-    with_needs = [replace(step, needs=tuple(_needs(step, order[:place]))) for place, step in enumerate(order)]
-    return tuple(with_needs), notices
+    for place, step in enumerate(order):
+        reasons = ((other.id, conflict(other, step)) for other in order[:place])
+        needs = tuple(Need(step=other, reason=reason) for other, reason in reasons if reason)
+        order[place] = replace(step, needs=needs)
+    return tuple(order), notices
 
 
 def conflict(earlier: Step, later: Step) -> str | None:
@@ -60,12 +63,6 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
 
 def _by_stage(step: Step) -> tuple[bool, int, tuple[tuple[int, int | str], ...], str]:
     return step.stage is None, step.stage or 0, natural_key(step.id), step.id
-
-
-def _needs(step: Step, earlier: Sequence[Step]) -> Iterable[Need]:
-    for other in earlier:
-        if reason := conflict(other, step):
-            yield Need(step=other.id, reason=reason)
 
 
 def _ordered_stage(steps: Sequence[Step], made: Sequence[Name]) -> tuple[list[Step], list[str]]:
@@ -102,14 +99,10 @@ def _makes_for(maker: Step, user: Step, made: Sequence[Name]) -> bool:
     schemas = [name for name in makes if "*" in name[-1]]
     if common(makes, required(user)) or common(schemas, user.writes):
         return True
-    inserted = [name for name in _inserted(maker) if name not in user.writes and common([name], made)]
+    statements = (each for file in maker.files for each in file.statements if each.kind in _INSERTING)
+    written = unique(name for each in statements for name in each.writes)
+    inserted = [name for name in written if name not in user.writes and common([name], made)]
     return bool(inserted and common(inserted, user.reads))
-
-
-def _inserted(step: Step) -> tuple[Name, ...]:
-    """Return the tables that a step adds rows to."""
-    statements = (each for file in step.files for each in file.statements)
-    return unique(name for each in statements if each.kind in _INSERTING for name in each.writes)
 
 
 def _without_foreign_functions(steps: Sequence[Step]) -> list[Step]:
@@ -120,6 +113,52 @@ def _without_foreign_functions(steps: Sequence[Step]) -> list[Step]:
         return name == ANYTHING or not name[-1].endswith("()") or name[-1] in made
 
     return [replace(step, reads=tuple(name for name in step.reads if ours(name))) for step in steps]
+
+
+def notices_of(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield notices about steps in their order: what they read that is not there, and what is overwritten."""
+    yield from _hidden_views(steps)
+    yield from _made_later(steps)
+    yield from _made_twice(steps)
+
+
+def _hidden_views(steps: Sequence[Step]) -> Iterator[str]:
+    made = {name[-1] for step in steps for name in step.makes}
+    views = {view: step.id for step in steps for file in step.files for view in file.views}
+    for step in steps:
+        for name in step.reads:
+            owner = views.get(name[-1])
+            if owner and owner != step.id and name[-1] not in made:
+                yield f"{step.id} reads {name[-1]}, a temporary view of {owner}: no other file can see it."
+
+
+def _made_later(steps: Sequence[Step]) -> Iterator[str]:
+    places = {stage: place for place, stage in enumerate(dict.fromkeys(step.stage for step in steps))}
+    for step in steps:
+        for name in filter(is_table, step.reads):
+            makers = [other for other in steps if name in other.makes]
+            if makers and all(places[other.stage] > places[step.stage] for other in makers):
+                yield (
+                    f"{step.id} reads {shown(name)}, which {makers[0].id} of a later stage makes: it must be "
+                    "there from before."
+                )
+
+
+def _made_twice(steps: Sequence[Step]) -> Iterator[str]:
+    makers: dict[tuple[int | None, Name], Step] = {}
+    for step in steps:
+        for name in filter(is_table, step.makes):
+            other = makers.setdefault((step.stage, name), step)
+            if other is not step and _always_makes(other, name) and _always_makes(step, name):
+                yield (
+                    f"{other.id} and {step.id} both make {shown(name)}: what is left is that of {step.id}, "
+                    "which runs later."
+                )
+
+
+def _always_makes(step: Step, name: Name) -> bool:
+    statements = [each for file in step.files for each in file.statements if name in each.makes]
+    return any("IF NOT EXISTS" not in each.words for each in statements)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +186,9 @@ def select(plan: Plan, selection: Selection) -> Plan:
     steps = [step for step in steps if step.id not in skipped]
     if not steps:
         raise UsageError("No step is left.", fix="Choose others with --only, --from and --skip.")
-    return replace(plan, steps=tuple(_without_other_needs(steps)))
+    left = {step.id for step in steps}
+    kept = [replace(step, needs=tuple(need for need in step.needs if need.step in left)) for step in steps]
+    return replace(plan, steps=tuple(kept))
 
 
 def _named(plan: Plan, pattern: str, option: str) -> list[str]:
@@ -160,10 +201,3 @@ def _named(plan: Plan, pattern: str, option: str) -> list[str]:
 
 def _names(step: Step) -> list[str]:
     return [step.id, *(name for file in step.files for name in file.names)]
-
-
-def _without_other_needs(steps: Iterable[Step]) -> list[Step]:
-    """Return the steps without needs of steps that are left out."""
-    steps = list(steps)
-    left = {step.id for step in steps}
-    return [replace(step, needs=tuple(need for need in step.needs if need.step in left)) for step in steps]

@@ -1,125 +1,40 @@
-"""Makes the plan of a run from the texts of a directory. Pure."""
+"""Makes the plan of a run from the texts of a directory: finds its loops, and orders its steps. Pure."""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any
 
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.sqlflow.model import Loop, Plan, SqlFile, Step
+from databricks_rlm_agent.sqlflow.model import Loop, Plan, SqlFile, Step, Template
 from databricks_rlm_agent.sqlflow.plan.declarations import (
+    FILE,
     LoopDeclaration,
     expectations_of,
     parse_declarations,
 )
-from databricks_rlm_agent.sqlflow.plan.files import joined_file, sql_file, stage_of
-from databricks_rlm_agent.sqlflow.plan.iterations import from_template, iteration
-from databricks_rlm_agent.sqlflow.plan.loops import (
-    LoopFiles,
+from databricks_rlm_agent.sqlflow.plan.files import joined_file, reads_of, sql_file, stage_of
+from databricks_rlm_agent.sqlflow.plan.iterations import (
+    ITERATION,
     alias_of,
-    loops_of,
+    from_template,
+    loop_notices,
     makes_of,
-    merge_parts,
-    reads_of,
+    table_of,
     writes_of,
 )
-from databricks_rlm_agent.sqlflow.plan.order import natural_key, ordered
-from databricks_rlm_agent.sqltext.names import Name, is_table, parts_of, resolved, shown
-from databricks_rlm_agent.sqltext.variables import check_all_known, substitute, used
+from databricks_rlm_agent.sqlflow.plan.order import natural_key, notices_of, ordered
+from databricks_rlm_agent.sqltext.names import Name, common, is_table, parts_of, resolved
+from databricks_rlm_agent.sqltext.split import check_all_known, substitute, used
 from databricks_rlm_agent.values import storable
 
-
-def unused(texts: Iterable[str], variables: Iterable[str]) -> list[str]:
-    """Return notices about variables that no text has."""
-    named = {name for text in texts for name in used(text)}
-    return [f"--var {name} is used by no file." for name in variables if name not in named]
-
-
-def step_notices(step: Step) -> Iterator[str]:
-    """Yield what a person should know of a step."""
-    for file in step.files:
-        if file.problem:
-            yield f"{step.id} runs alone: {file.problem}."
-        if not file.statements:
-            yield f"{file.name} has no statements."
-    if step.loop:
-        yield from _loop_notices(step.id, step.loop)
-
-
-def _loop_notices(name: str, loop: Loop) -> Iterator[str]:
-    last = iteration(loop, loop.first + len(loop.files) - 1)
-    if last.table is None and not loop.convergence:
-        yield f"{name}: its iterations write no table that could be compared: declare a convergence query."
-    elif last.table == last.before and not loop.convergence:
-        where = shown(last.table or ())
-        yield (
-            f"{name}: its iterations change {where} in place: it ends when one leaves all rows as they were. "
-            "Declare a convergence query if rows get a time or number with every iteration."
-        )
-    for number in range(loop.first, loop.first + len(loop.files)):
-        yield from _dropped(name, loop, number)
-    if loop.template is None:
-        try:
-            iteration(loop, last.number + 1)
-        except UsageError as error:
-            yield f"{name}: iterations beyond {last.file.name} cannot be made: {error.fix}"
-
-
-def _dropped(name: str, loop: Loop, number: int) -> Iterator[str]:
-    """Yield a notice about an iteration that drops the table which its own is compared with."""
-    now = iteration(loop, number)
-    gone = {each for statement in now.file.statements for each in statement.drops}
-    if now.before in gone - set(now.file.makes) and not loop.convergence:
-        yield (
-            f"{name}: {now.file.name} drops {shown(now.before or ())}, which its own table is compared with: "
-            "remove the DROP, or drop the tables in a later file."
-        )
-
-
-def hidden_views(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield notices about files that read a temporary view of another file's session."""
-    made = {name[-1] for step in steps for name in step.makes}
-    views = {view: step.id for step in steps for file in step.files for view in file.views}
-    for step in steps:
-        for name in step.reads:
-            owner = views.get(name[-1])
-            if owner and owner != step.id and name[-1] not in made:
-                yield f"{step.id} reads {name[-1]}, a temporary view of {owner}: no other file can see it."
-
-
-def made_later(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield notices about steps that read what only a later stage makes."""
-    places = {stage: place for place, stage in enumerate(dict.fromkeys(step.stage for step in steps))}
-    for step in steps:
-        for name in filter(is_table, step.reads):
-            makers = [other for other in steps if name in other.makes]
-            if makers and all(places[other.stage] > places[step.stage] for other in makers):
-                yield (
-                    f"{step.id} reads {shown(name)}, which {makers[0].id} of a later stage makes: it must be "
-                    "there from before."
-                )
-
-
-def made_twice(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield notices about steps of one stage that make the same table: that of the later one stays."""
-    makers: dict[tuple[int | None, Name], Step] = {}
-    for step in steps:
-        for name in filter(is_table, step.makes):
-            other = makers.setdefault((step.stage, name), step)
-            if other is not step and _always_makes(other, name) and _always_makes(step, name):
-                yield (
-                    f"{other.id} and {step.id} both make {shown(name)}: what is left is that of {step.id}, "
-                    "which runs later."
-                )
-
-
-def _always_makes(step: Step, name: Name) -> bool:
-    """Return whether a step makes a table even if it exists."""
-    statements = [each for file in step.files for each in file.statements if name in each.makes]
-    return any("IF NOT EXISTS" not in each.words for each in statements)
-
-
+_FIX = "Rename the files, or declare the loop in workflow.yml."
 _LISTED = 5  # problems in one message
+Files = Mapping[str, SqlFile]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +68,9 @@ def plan_of(source: SqlSource) -> Plan:
     files = _read_all({name: text for name, text in texts.items() if name not in templates}, source)
     loops, merge_notices = merge_parts(loops, files)
     steps = [_file_step(file) for name, file in files.items() if name not in in_loops]
-    steps += _with_aliases([_loop_step(loop, files, source) for loop in loops], steps)
+    made = {name for step in steps for name in step.makes}
+    wanted = sorted({name for step in steps for name in step.reads} - made)
+    steps += [_loop_step(loop, files, source, wanted) for loop in loops]
     _check_ids(steps)
     in_order, order_notices = ordered(steps)
     expectations, table_notices = expectations_of(declared.tables, in_order)
@@ -161,12 +78,10 @@ def plan_of(source: SqlSource) -> Plan:
         *source.notices,
         *loop_notices,
         *merge_notices,
-        *unused([*source.texts.values(), source.declared or ""], source.variables),
+        *_unused([*source.texts.values(), source.declared or ""], source.variables),
         *order_notices,
-        *(notice for step in in_order for notice in step_notices(step)),
-        *hidden_views(in_order),
-        *made_later(in_order),
-        *made_twice(in_order),
+        *(notice for step in in_order for notice in _step_notices(step)),
+        *notices_of(in_order),
         *table_notices,
     )
     return Plan(steps=in_order, notices=notices, expectations=expectations, name=declared.name)
@@ -202,48 +117,40 @@ def _read_all(texts: Mapping[str, str], source: SqlSource) -> dict[str, SqlFile]
 
 
 def _file_step(file: SqlFile) -> Step:
-    id_ = file.name.rpartition(".")[0] or file.name
+    id_ = _stem(file.name)
     return Step(id=id_, stage=file.stage, file=file, reads=file.reads, writes=file.writes, makes=file.makes)
 
 
-def _loop_step(loop_files: LoopFiles, files: Mapping[str, SqlFile], source: SqlSource) -> Step:
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name
+
+
+def _loop_step(loop_files: LoopFiles, files: Files, source: SqlSource, wanted: Sequence[Name]) -> Step:
+    """Return the step of a loop. ``wanted``: what the other steps read, and none of them makes."""
     declared = loop_files.declared or LoopDeclaration(line=0)
+    place: Any = {"catalog": source.catalog, "schema": source.schema}
     loop = Loop(
-        files=tuple(_iteration([files[name] for name in names], source) for names in loop_files.iterations),
+        files=tuple(joined_file([files[name] for name in names], **place) for names in loop_files.iterations),
         first=loop_files.first,
         template=loop_files.template,
         key_columns=declared.key_columns,
         convergence=declared.convergence,
         limit=declared.limit,
         alias=resolved(parts_of(declared.alias), source.catalog, source.schema) if declared.alias else None,
-        catalog=source.catalog,
-        schema=source.schema,
+        **place,
     )
     if loop_files.template:
         loop = replace(loop, files=(from_template(loop, loop_files.first),))
-    return Step(id=loop_files.id, stage=stage_of(loop_files.members[0]), loop=loop)
-
-
-def _iteration(files: Sequence[SqlFile], source: SqlSource) -> SqlFile:
-    if len(files) == 1:
-        return files[0]
-    return joined_file(files, catalog=source.catalog, schema=source.schema)
-
-
-def _with_aliases(loops: Iterable[Step], others: Sequence[Step]) -> list[Step]:
-    """Return the loop steps with their aliases, and with what they read and write."""
-    wanted = {name for step in others for name in step.reads} - {
-        name for step in others for name in step.makes
-    }
-    done = []
-    for step in loops:
-        loop = step.loop
-        assert loop is not None
-        loop = loop if loop.alias else replace(loop, alias=alias_of(loop, sorted(wanted)))
-        done.append(
-            replace(step, loop=loop, reads=reads_of(loop), writes=writes_of(loop), makes=makes_of(loop))
-        )
-    return done
+    if not loop.alias:
+        loop = replace(loop, alias=alias_of(loop, wanted))
+    return Step(
+        id=loop_files.id,
+        stage=stage_of(loop_files.members[0]),
+        loop=loop,
+        reads=reads_of(loop.files),
+        writes=writes_of(loop),
+        makes=makes_of(loop),
+    )
 
 
 def _check_ids(steps: Iterable[Step]) -> None:
@@ -253,3 +160,186 @@ def _check_ids(steps: Iterable[Step]) -> None:
         if other is not step:
             files = " and ".join(each.files[0].name for each in (other, step))
             raise UsageError(f"Two steps have the name {step.id}: {files}.", fix="Rename one of the files.")
+
+
+def _unused(texts: Iterable[str], variables: Iterable[str]) -> list[str]:
+    named = {name for text in texts for name in used(text)}
+    return [f"--var {name} is used by no file." for name in variables if name not in named]
+
+
+def _step_notices(step: Step) -> Iterator[str]:
+    for file in step.files:
+        if file.problem:
+            yield f"{step.id} runs alone: {file.problem}."
+        if not file.statements:
+            yield f"{file.name} has no statements."
+    if step.loop:
+        yield from loop_notices(step.id, step.loop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopFiles:
+    """The files of one loop, or its template, with its declaration.
+
+    ``iterations``: the names of the files that make up each iteration, mostly one.
+    """
+
+    id: str
+    first: int
+    iterations: tuple[tuple[str, ...], ...] = ()
+    template: Template | None = None
+    declared: LoopDeclaration | None = None
+    head: str = ""  # of a loop by convention: the names of its files up to the number
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of its files."""
+        if self.template:
+            return (self.template.name,)
+        return tuple(name for names in self.iterations for name in names)
+
+
+def loops_by_name(names: Iterable[str]) -> tuple[list[LoopFiles], list[str]]:
+    """Return the loops among files by convention, and notices about files that only look like one.
+
+    Files belong together if their names differ only in the number. Raise UsageError for a number that is
+    missing or there twice.
+    """
+    groups: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for name in sorted(names):
+        stem = _stem(name)
+        if found := ITERATION.search(stem):
+            groups[stem[: found.start(1)] + "#" + stem[found.end(1) :]].append((int(found[1]), name))
+    loops, notices = [], []
+    for key, group in groups.items():
+        group.sort()
+        first, one = group[0]
+        if first > 1:
+            names = one if len(group) == 1 else f"{one} and those like it"
+            notices.append(f"{names}: not a loop, because its iterations would begin at {first}.")
+            continue
+        _check_numbers([number for number, _ in group], [name for _, name in group])
+        head, _, tail = key.partition("#")
+        iterations = tuple((name,) for _, name in group)
+        loops.append(LoopFiles(id=head.rstrip("_-. ") + tail, first=first, iterations=iterations, head=head))
+    return loops, notices
+
+
+def _first_number(name: str) -> int:
+    stem = _stem(name)
+    numbers = re.findall(r"\d+", re.sub(r"^\d+", "", stem))
+    found = ITERATION.search(stem)
+    return int(found[1]) if found else int(numbers[-1]) if numbers else 1
+
+
+def _check_numbers(numbers: Sequence[int], names: Sequence[str]) -> None:
+    for place, number in enumerate(numbers[1:], 1):
+        before, name, expected = names[place - 1], names[place], numbers[place - 1] + 1
+        if number < expected:
+            raise UsageError(f"Iteration {number} is there twice: {before} and {name}.", fix=_FIX)
+        if number > expected:
+            raise UsageError(f"Iteration {expected} is missing: {name} comes after {before}.", fix=_FIX)
+
+
+def loops_of(
+    texts: Mapping[str, str], declared: Sequence[LoopDeclaration]
+) -> tuple[list[LoopFiles], list[str]]:
+    """Return the loops, declared or by convention; and notices."""
+    groups: list[LoopFiles] = []
+    for each in declared:
+        group = _declared_group(each, texts)
+        taken = {name for other in groups for name in other.members} & set(group.members)
+        if taken:
+            raise _error(each, f"{min(taken)} belongs to another loop already")
+        groups.append(group)
+    left = texts.keys() - {name for group in groups for name in group.members}
+    by_name, notices = loops_by_name(left)
+    return [*groups, *by_name], notices
+
+
+def _declared_group(declared: LoopDeclaration, texts: Mapping[str, str]) -> LoopFiles:
+    if declared.template:
+        if declared.template not in texts:
+            raise _error(declared, f"There is no file {declared.template}")
+        template = Template(name=declared.template, text=texts[declared.template])
+        first = 1 if declared.first is None else declared.first
+        name = declared.name or declared.template.rpartition(".")[0]
+        return LoopFiles(id=name, first=first, template=template, declared=declared)
+    files: list[str] = []
+    for pattern in declared.files:
+        found = [name for name in sorted(texts, key=natural_key) if fnmatchcase(name, pattern)]
+        if not found:
+            raise _error(declared, f"There is no file {pattern}")
+        files += [name for name in found if name not in files]
+    first = _first_number(files[0]) if declared.first is None else declared.first
+    name = declared.name or files[0].rpartition(".")[0]
+    return LoopFiles(id=name, first=first, iterations=tuple((file,) for file in files), declared=declared)
+
+
+def _error(declared: LoopDeclaration, what: str) -> UsageError:
+    return UsageError(f"{what}.", where=f"{FILE}:{declared.line}", fix="Correct what the loop declares.")
+
+
+def merge_parts(groups: Sequence[LoopFiles], files: Files) -> tuple[list[LoopFiles], list[str]]:
+    """Merge loops that are parts of one; return the loops, and notices."""
+    done = [group for group in groups if not group.head]
+    notices = []
+    for parts in _related([group for group in groups if group.head], files):
+        names = ", ".join(group.id for group in parts)
+        if len(parts) == 1:
+            done += parts
+        elif len({(group.first, len(group.iterations)) for group in parts}) > 1:
+            done += parts
+            notices.append(
+                f"{names} belong together, but do not have the same iterations: each runs to its end as a "
+                "loop of its own. Give them the same numbers, or put what belongs to one iteration into one "
+                "file."
+            )
+        else:
+            done.append(loop := _merged(parts, files))
+            order = ", ".join(loop.iterations[0])
+            notices.append(f"{names} run as one loop, {loop.id}: an iteration is {order}.")
+    return done, notices
+
+
+def _related(groups: Iterable[LoopFiles], files: Files) -> list[list[LoopFiles]]:
+    sets: list[list[LoopFiles]] = []
+    for group in groups:
+        linked = [each for each in sets if any(_linked(group, other, files) for other in each)]
+        sets = [each for each in sets if each not in linked]
+        sets.append([*(other for each in linked for other in each), group])
+    return sets
+
+
+def _linked(one: LoopFiles, other: LoopFiles, files: Files) -> bool:
+    if stage_of(one.members[0]) != stage_of(other.members[0]):
+        return False
+    return one.head == other.head or _feeds(one, other, files) or _feeds(other, one, files)
+
+
+def _feeds(maker: LoopFiles, reader: LoopFiles, files: Files) -> bool:
+    """Return whether one reads what the other makes, or both leave the same table."""
+    made = [name for file in maker.members for name in files[file].makes if is_table(name)]
+    read = [name for file in reader.members for name in files[file].reads if is_table(name)]
+    if common(read, made):
+        return True
+    return bool(set(_tables_left(maker, files)) & set(_tables_left(reader, files)))
+
+
+def _tables_left(group: LoopFiles, files: Files) -> list[Name]:
+    found = (table_of(files[name], n) for n, name in enumerate(group.members, group.first))
+    return [table for table in found if table is not None]
+
+
+def _merged(parts: Sequence[LoopFiles], files: Files) -> LoopFiles:
+    first = parts[0]
+    heads = {group.head for group in parts}
+    name = first.head.rstrip("_-. ") if len(heads) == 1 else first.id
+    rows = zip(*(group.members for group in parts), strict=True)
+    return replace(first, id=name, iterations=tuple(_in_order(names, files) for names in rows))
+
+
+def _in_order(names: Iterable[str], files: Files) -> tuple[str, ...]:
+    """Return the files of one iteration: makers of a table before its readers, else by name."""
+    steps = [replace(_file_step(files[name]), id=name, stage=None) for name in names]
+    return tuple(step.id for step in ordered(steps)[0])

@@ -64,20 +64,19 @@ def seconds(number: float) -> str:
     return f"{hours} h {some:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+Document = Mapping[str, Any]
+
 _HEIGHT, _BASE, _TOP, _SIDE = 190.0, 158.0, 26.0, 12.0
 _STEP, _MOST = 62.0, 920.0
 
 
-def loop_chart(step: Mapping[str, Any]) -> Markup:
+def loop_chart(step: Document) -> Markup:
     """Draw a bar for each iteration, as high as the logarithm of the rows that it changed."""
     iterations = step["iterations"]
     pitch = min(_STEP, _MOST / max(1, len(iterations)))
     width = 2 * _SIDE + pitch * len(iterations)
     most = max((each["changed"] or 0 for each in iterations), default=0)
-    bars = [
-        list(_bar(each, _SIDE + pitch * place, pitch, most, step, place))
-        for place, each in enumerate(iterations)
-    ]
+    bars = [list(_bar(step, place, pitch, most)) for place in range(len(iterations))]
     base = el("line", x1=_SIDE, y1=_BASE, x2=width - _SIDE, y2=_BASE, class_="base")
     return el(
         "svg",
@@ -91,20 +90,17 @@ def loop_chart(step: Mapping[str, Any]) -> Markup:
     )
 
 
-def _bar(
-    each: Mapping[str, Any], x: float, pitch: float, most: int, step: Mapping[str, Any], place: int
-) -> Iterator[Markup]:
+def _bar(step: Document, place: int, pitch: float, most: int) -> Iterator[Markup]:
+    each = step["iterations"][place]
     changed = each["changed"]
     share = math.log1p(changed or 0) / math.log1p(most) if most else 0.0
     height = max(1.5, (_BASE - _TOP) * share)
-    middle, before = x + pitch / 2, place < step["iterations_before"]
+    middle, before = _SIDE + pitch * (place + 0.5), place < step["iterations_before"]
     kind = "rows before" if before else "rows none" if changed == 0 else "rows"
     label = "the first: nothing to compare" if changed is None else f"{changed:,} rows changed"
     title = el("title", f"iteration {each['n']}: {label}{', in an earlier run' if before else ''}")
-    width = pitch * 0.7
-    yield el(
-        "rect", title, x=middle - width / 2, y=_BASE - height, width=width, height=height, rx=2, class_=kind
-    )
+    size: dict[str, float] = {"width": pitch * 0.7, "height": height}
+    yield el("rect", title, x=middle - pitch * 0.35, y=_BASE - height, **size, rx=2, class_=kind)
     if pitch >= 30 or changed == 0:
         value = "-" if changed is None else short(changed)
         yield el("text", value, x=middle, y=_BASE - height - 6, class_="value", text_anchor="middle")
@@ -121,10 +117,8 @@ def short(number: int) -> str:
     return f"{number:,}"
 
 
-Document = Mapping[str, Any]
-
 _WIDTH, _LEFT, _RIGHT = 1000.0, 250.0, 70.0
-_ROW, _HEAD, _TOP = 24.0, 22.0, 26.0
+_ROW, _HEAD = 24.0, 22.0
 _NAME = 34  # characters of a name that fit
 _LEAST = 2.0  # of a bar, so that it is seen
 
@@ -202,10 +196,9 @@ def _tick(tick: float) -> str:
 
 
 def _label(step: Document, y: float) -> Markup:
-    name = str(step["id"])
-    short = name if len(name) <= _NAME else name[: _NAME - 1] + "…"
-    ran = step["started_at"] is not None
-    text = el("text", el("title", name), short, x=22, y=y + 4, class_="name" if ran else "name off")
+    name, ran = str(step["id"]), step["started_at"] is not None
+    cut = name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+    text = el("text", el("title", name), cut, x=22, y=y + 4, class_="name" if ran else "name off")
     status = {"kept": "done before"}.get(step["status"], step["status"])
     return text if ran else el("g", text, el("text", status, x=_LEFT + 6, y=y + 4, class_="off"))
 
@@ -214,11 +207,11 @@ def _drawn(bar: _Bar, scale: _Scale, *, path: bool) -> Markup:
     left, right = scale.x(bar.start), scale.x(bar.end)
     width = max(_LEAST, right - left)
     kind = f"bar {str(bar.step['status']).replace(' ', '-')}{' path' if path else ''}"
-    top, height = bar.y - 8, 16.0
-    label = f"{bar.step['id']}: {bar.step['status']}, {seconds(float(bar.step['seconds']))}"
+    top, height, took = bar.y - 8, 16.0, seconds(float(bar.step["seconds"]))
+    label = f"{bar.step['id']}: {bar.step['status']}, {took}"
     shape = el("rect", el("title", label), x=left, y=top, width=width, height=height, rx=3, class_=kind)
     inside = list(_iterations(bar, scale, top, height))
-    time = el("text", seconds(float(bar.step["seconds"])), x=left + width + 5, y=bar.y + 4, class_="time")
+    time = el("text", took, x=left + width + 5, y=bar.y + 4, class_="time")
     return el("g", shape, *inside, time)
 
 

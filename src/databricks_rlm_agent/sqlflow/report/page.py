@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from importlib import resources
-from typing import Any
 
-from databricks_rlm_agent.sqlflow.checks import percent
-from databricks_rlm_agent.sqlflow.report.charts import Markup, el, joined, loop_chart, seconds, timeline
+from databricks_rlm_agent.sqlflow.model import percent
+from databricks_rlm_agent.sqlflow.report.charts import Document, Markup, el, loop_chart, seconds, timeline
 from databricks_rlm_agent.sqlflow.report.plans import stage_name
 from databricks_rlm_agent.values import clip
 
-Document = Mapping[str, Any]
-
 _MESSAGE = 4000  # characters of a message at most
 _GOOD = {"done", "kept"}
-_MARKS = {"done": "✓", "kept": "✓", "failed": "✗", "interrupted": "✗", "skipped": "-", "not run": "-"}
+MARKS = {"done": "✓", "kept": "✓", "failed": "✗", "interrupted": "✗", "skipped": "-", "not run": "-"}
+"""Of steps, by status."""
 # Nothing is loaded, and nothing runs, whatever a name or a statement may hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -71,13 +68,15 @@ def _section(title: str, *children: object) -> Markup:
 def _problems(report: Document) -> Markup | None:
     found = [(step, step["problem"], "failed") for step in report["steps"] if step["problem"]]
     found += [(step, warning, "warning") for step in report["steps"] for warning in step["warnings"]]
-    faults = [
-        el("li", f"{table['table']}: {fault}") for table in report["tables"] for fault in table["faults"]
-    ]
+    faults = [f"{table['table']}: {fault}" for table in report["tables"] for fault in table["faults"]]
     if not found and not faults:
         return None
     cards = [_problem(step, problem, kind) for step, problem, kind in found]
-    return _section("Problems", *cards, el("ul", *faults, class_="faults") if faults else None)
+    return _section(
+        "Problems",
+        *cards,
+        el("ul", [el("li", fault) for fault in faults], class_="faults") if faults else None,
+    )
 
 
 def _problem(step: Document, problem: Document, kind: str) -> Markup:
@@ -89,24 +88,17 @@ def _problem(step: Document, problem: Document, kind: str) -> Markup:
         el("span", f"{problem['severity']}, {problem['kind']}", class_="muted"),
         class_="where",
     )
+    message = el("p", clip(problem["message"], _MESSAGE), class_="message")
     statement = el("pre", problem["statement"]) if problem["statement"] else None
     hint = el("p", "→ ", problem["hint"], class_="hint")
-    return el(
-        "article",
-        head,
-        el("p", clip(problem["message"], _MESSAGE), class_="message"),
-        statement,
-        hint,
-        class_=f"problem {kind}",
-    )
+    return el("article", head, message, statement, hint, class_=f"problem {kind}")
 
 
 def _timeline(report: Document) -> Markup:
     ends = {step["status"] for step in report["steps"]}
     entries = [("bar done", "step"), ("bar done path", "on the critical path")]
-    entries += (
-        [("iteration odd", "iterations")] if any(step["iterations"] for step in report["steps"]) else []
-    )
+    if any(step["iterations"] for step in report["steps"]):
+        entries.append(("iteration odd", "iterations"))
     entries += [(f"bar {end}", end) for end in ("failed", "interrupted") if end in ends]
     legend = [el("span", el("i", class_=kind), name) for kind, name in entries]
     picture = el("div", timeline(report), class_="scroll")
@@ -147,7 +139,7 @@ def _step(step: Document, longest: float, *, on_path: bool) -> Markup:
     stage = stage_name(step["stage"]).removeprefix("Stage ") if step["stage"] is not None else "-"
     return el(
         "tr",
-        el("td", _MARKS[step["status"]], class_=f"mark {step['status'].replace(' ', '-')}"),
+        el("td", MARKS[step["status"]], class_=f"mark {step['status'].replace(' ', '-')}"),
         el("td", step["id"], class_="name"),
         el("td", stage),
         el("td", seconds(took) if ran else "", class_="number"),
@@ -193,14 +185,12 @@ def _table(heads: list[tuple[str, str]], rows: list[Markup]) -> Markup:
     return el("div", el("table", el("thead", head), el("tbody", *rows)), class_="scroll")
 
 
-def _lists(report: Document) -> Markup:
-    return joined(*_each_list(report))
-
-
-def _each_list(report: Document) -> Iterator[Markup]:
-    for title, key in (("Next", "next"), ("Notices", "notices")):
-        if report[key]:
-            yield _section(title, el("ul", *(el("li", line) for line in report[key])))
+def _lists(report: Document) -> list[Markup]:
+    return [
+        _section(title, el("ul", *(el("li", line) for line in report[key])))
+        for title, key in (("Next", "next"), ("Notices", "notices"))
+        if report[key]
+    ]
 
 
 def _footer(report: Document) -> Markup | None:

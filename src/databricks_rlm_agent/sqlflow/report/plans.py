@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from databricks_rlm_agent.sqlflow.model import Need, Plan, Step
@@ -53,7 +54,10 @@ def as_dot(plan: Plan) -> str:
     for place, (stage, steps) in enumerate(stages):
         lines.append(f"  subgraph cluster_{place} {{")
         lines.append(f"    label={_dot(stage_name(stage))};")
-        lines += [f"    {_dot(step.id)} [label={_dot(_label(step))}{_dot_style(step)}];" for step in steps]
+        for step in steps:
+            style = ', peripheries=2, fillcolor="#dce8fc"' if step.loop else ""
+            label = _dot(f"{step.id}\n{_size(step)}")
+            lines.append(f"    {_dot(step.id)} [label={label}{style}];")
         lines.append("  }")
         if place + 1 < len(stages):
             gap = _dot(f"/{place}")  # no step has such a name
@@ -87,8 +91,7 @@ def _width(steps: tuple[Step, ...]) -> int:
     level: dict[str, int] = {}
     for step in steps:
         level[step.id] = 1 + max((level[need.step] for need in step.needs if need.step in own), default=0)
-    counts = list(level.values())
-    return max(counts.count(each) for each in counts)
+    return max(Counter(level.values()).values())
 
 
 def stage_name(stage: int | None) -> str:
@@ -104,14 +107,6 @@ def _size(step: Step) -> str:
         return f"loop of {made}{alias}"
     count = len(step.files[0].statements)
     return f"{count} statement{'' if count == 1 else 's'}{', alone' if step.problem else ''}"
-
-
-def _label(step: Step) -> str:
-    return f"{step.id}\n{_size(step)}"
-
-
-def _dot_style(step: Step) -> str:
-    return ', peripheries=2, fillcolor="#dce8fc"' if step.loop else ""
 
 
 def _mermaid_box(step: Step) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
@@ -13,17 +13,18 @@ from typing import Any
 
 from databricks_rlm_agent.errors import NotFound, RlmError, Unreachable
 from databricks_rlm_agent.retry import RetryingSession
-from databricks_rlm_agent.sqlflow.checks import Coverage, CoverageRule, Expectation, TableCheck
-from databricks_rlm_agent.sqlflow.model import Plan, Step
-from databricks_rlm_agent.sqlflow.run.context import RunContext
+from databricks_rlm_agent.sqlflow.model import CoverageRule, Expectation, Plan, Step
+from databricks_rlm_agent.sqlflow.plan.iterations import iteration
 from databricks_rlm_agent.sqlflow.run.events import EventKind
-from databricks_rlm_agent.sqlflow.run.outcome import StepOutcome
+from databricks_rlm_agent.sqlflow.run.execution import RunContext
+from databricks_rlm_agent.sqlflow.run.measures import coverage_query, key_query, rows_query
+from databricks_rlm_agent.sqlflow.run.outcome import Coverage, StepOutcome, TableCheck
 from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, Interruption
-from databricks_rlm_agent.sqlflow.run.steps import tables_of
 from databricks_rlm_agent.sqltext.errors import classify
 from databricks_rlm_agent.sqltext.names import Name, quoted, shown
 
 _CANCEL_AGAIN_S = 0.5  # a statement may just be starting when it is cancelled
+_NO_TABLE = set("*(")  # in the names of schemas, and of functions
 _BATCH = 25  # tables that are counted in one statement
 
 
@@ -63,10 +64,25 @@ def planned_checks(plan: Plan, outcomes: Mapping[str, StepOutcome]) -> list[Plan
     return list(checks.values())
 
 
+def tables_of(step: Step, outcome: StepOutcome) -> tuple[Name, ...]:
+    """Return the tables that a step has left: of a loop the one that later files read."""
+    if step.loop is None:
+        views = {
+            name
+            for statement in (step.file.statements if step.file else ())
+            if statement.words.startswith("CREATE") and "VIEW" in statement.words.split()
+            for name in statement.makes
+        }
+        return tuple(name for name in step.makes if name not in views and not _NO_TABLE & set("".join(name)))
+    last = iteration(step.loop, outcome.iterations[-1].n).table if outcome.iterations else None
+    table = step.loop.alias or last
+    return (table,) if table is not None else ()
+
+
 def _made(step: Step, outcome: StepOutcome) -> Iterator[tuple[Name, PlannedCheck]]:
     tables = tables_of(step, outcome)
     views = [name for name in (step.file.tables if step.file else ()) if name not in tables]
-    for name in (*tables, *(view for view in views if not set("*(") & set("".join(view)))):
+    for name in (*tables, *(view for view in views if not _NO_TABLE & set("".join(view)))):
         key = step.loop.key_columns if step.loop else ()
         expects = Expectation(table=name, key=key, steps=(step.id,))
         yield name, PlannedCheck(expectation=expects, step=step.id, view=name in views)
@@ -78,7 +94,7 @@ def _applies(expects: Expectation, outcomes: Mapping[str, StepOutcome]) -> bool:
 
 
 def check_tables(
-    plan: Plan, outcomes: Mapping[str, StepOutcome], context: RunContext, *, parallel: int = 1
+    plan: Plan, outcomes: Mapping[str, StepOutcome], context: RunContext, *, parallel: int
 ) -> tuple[TableCheck, ...]:
     """Check the tables, ``parallel`` at once. Checks that cannot be made are in their ``errors``."""
     checks = planned_checks(plan, outcomes)
@@ -114,25 +130,29 @@ class _Checker:
     def count(self, checks: Sequence[PlannedCheck]) -> None:
         """Count the tables, many in a statement. Where that fails, ``check`` counts each and reports why."""
         tables = [each.expectation.table for each in checks if each.counted and not each.view]
-        session = self._free.get()
         try:
-            for batch in (tables[n : n + _BATCH] for n in range(0, len(tables), _BATCH)):
-                self._rows |= _count_rows(session, batch)
+            with self._session() as session:
+                for batch in (tables[n : n + _BATCH] for n in range(0, len(tables), _BATCH)):
+                    row = session.fetch(rows_query(batch))[0]
+                    self._rows |= {name: int(row[f"n{i}"]) for i, name in enumerate(batch) if f"n{i}" in row}
         except Unreachable:
             self._unreachable.set()
         except RlmError:
             pass  # one is missing, most likely
-        finally:
-            self._free.put(session)
 
     def check(self, planned: PlannedCheck) -> TableCheck:
-        session = self._free.get()
-        try:
+        with self._session() as session:
             result = self._checked(session, planned)
-        finally:
-            self._free.put(session)
         self._events.emit(EventKind.CHECKED, result.table, rows=result.rows)
         return result
+
+    @contextmanager
+    def _session(self) -> Iterator[RetryingSession]:
+        session = self._free.get()
+        try:
+            yield session
+        finally:
+            self._free.put(session)
 
     def _checked(self, session: RetryingSession, planned: PlannedCheck) -> TableCheck:
         expects = planned.expectation
@@ -171,9 +191,8 @@ class _Checker:
         except RlmError as error:
             if isinstance(error, Unreachable):
                 self._unreachable.set()
-            if self._interruption.requested:
-                return _failed(result, "the run was interrupted")
-            return _failed(result, classify(error).message)
+            interrupted = self._interruption.requested
+            return _failed(result, "the run was interrupted" if interrupted else classify(error).message)
 
 
 def _failed(result: TableCheck, reason: str) -> TableCheck:
@@ -186,12 +205,6 @@ def _probe(session: RetryingSession, table: Name, result: TableCheck) -> TableCh
     return result
 
 
-def _count_rows(session: RetryingSession, tables: Sequence[Name]) -> dict[Name, int]:
-    counts = ", ".join(f"(SELECT count(*) FROM {quoted(name)}) AS n{i}" for i, name in enumerate(tables))
-    row = session.fetch(f"SELECT {counts}")[0] if tables else {}
-    return {name: int(row[f"n{i}"]) for i, name in enumerate(tables) if f"n{i}" in row}
-
-
 def _count(session: RetryingSession, table: Name, result: TableCheck) -> TableCheck:
     if result.rows is not None:
         return result
@@ -200,9 +213,7 @@ def _count(session: RetryingSession, table: Name, result: TableCheck) -> TableCh
 
 
 def _check_key(session: RetryingSession, table: Name, result: TableCheck) -> TableCheck:
-    key = ", ".join(quoted((column,)) for column in result.key)
-    distinct = f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM {quoted(table)})) AS u"
-    row = session.fetch(f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n, {distinct}")[0]
+    row = session.fetch(key_query(table, result.key))[0]
     return replace(result, duplicates=int(row["n"]) - int(row["u"]))
 
 
@@ -218,17 +229,3 @@ def _check_coverage(
         wanted=rule.share,
     )
     return replace(result, coverage=(*result.coverage, coverage))
-
-
-def coverage_query(table: Name, rule: CoverageRule) -> str:
-    """A query of the distinct keys of the covered table, and of those that the other table has."""
-    columns = [(quoted((here,)), quoted((there,)), f"k{n}") for n, (here, there) in enumerate(rule.on)]
-    here = ", ".join(f"{name} AS {alias}" for name, _, alias in columns)
-    there = ", ".join(f"{name} AS {alias}" for _, name, alias in columns)
-    known = " AND ".join(f"{name} IS NOT NULL" for _, name, _ in columns)
-    same = " AND ".join(f"c.{alias} = t.{alias}" for _, _, alias in columns)
-    return (
-        f"SELECT count(*) AS all_keys, count(t.found) AS found_keys "
-        f"FROM (SELECT DISTINCT {there} FROM {quoted(rule.table)} WHERE {known}) c "
-        f"LEFT JOIN (SELECT DISTINCT {here}, 1 AS found FROM {quoted(table)}) t ON {same}"
-    )

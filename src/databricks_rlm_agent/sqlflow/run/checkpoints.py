@@ -23,24 +23,15 @@ from databricks_rlm_agent.sqlflow.run.versions import (
     judge_effect,
 )
 from databricks_rlm_agent.sqltext.names import ANYTHING, Name, common, is_table, quoted, shown
-from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
+from databricks_rlm_agent.sqltext.statement import REPEATABLE, ROW_CHANGES, Statement, StatementKind
 
 _TRANSACTION = re.compile(r"(BEGIN|COMMIT|ROLLBACK)\b")
 _TEMPORARY_TABLE = re.compile(r"CREATE (OR REPLACE )?TEMP(ORARY)? TABLE\b|CACHE\b")
 # Statements of kind OTHER and ALTER that may be repeated; a view has no history to read.
 _IDEMPOTENT = re.compile(r"(REFRESH|COMMENT|RESTORE|MSCK|FSCK|GRANT|REVOKE|SHOW|EXPLAIN|ALTER (\w+ )?VIEW)\b")
-_ROW_CHANGES = {StatementKind.INSERT, StatementKind.MERGE, StatementKind.UPDATE, StatementKind.DELETE}
-_ONE_TABLE = {*_ROW_CHANGES, StatementKind.ALTER, StatementKind.CREATE, StatementKind.REPLACE}
+_ONE_TABLE = {*ROW_CHANGES, StatementKind.ALTER, StatementKind.CREATE, StatementKind.REPLACE}
 # A DROP of what is gone is a warning, so it may be repeated.
-_REPEATABLE = {
-    StatementKind.USE,
-    StatementKind.SESSION,
-    StatementKind.QUERY,
-    StatementKind.REPLACE,
-    StatementKind.DELETE,
-    StatementKind.DROP,
-    StatementKind.MAINTAIN,
-}
+_REPEATABLE = REPEATABLE | {StatementKind.DROP}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +71,7 @@ class _Segment:
 
 def is_session_only(statement: Statement) -> bool:
     """Return whether all its effects belong to the file's session, as changes of temporary tables do."""
-    return statement.session_only or (statement.kind in _ROW_CHANGES and not statement.writes)
+    return statement.session_only or (statement.kind in ROW_CHANGES and not statement.writes)
 
 
 def required_checkpoints(file: SqlFile) -> dict[int, bool]:
@@ -196,10 +187,7 @@ def find_start(file: SqlFile, recorded: Sequence[Checkpoint], read_state: ReadSt
 
 def _unchanged_before(file: SqlFile, checkpoint: Checkpoint) -> bool:
     """Return whether the texts before the checkpoint are what they were."""
-    return (
-        len(file.statements) >= checkpoint.index
-        and hash_texts(each.text for each in file.statements[: checkpoint.index]) == checkpoint.before
-    )
+    return hash_texts(each.text for each in file.statements[: checkpoint.index]) == checkpoint.before
 
 
 def _continue(file: SqlFile, checkpoint: Checkpoint, verdict: EffectVerdict) -> StartPoint | None:
@@ -236,7 +224,7 @@ def _is_resolved(file: SqlFile, checkpoint: Checkpoint) -> bool:
 def _has_volatile_session(file: SqlFile, at: int) -> bool:
     """Return whether the session held values from tables that may have changed since."""
     return any(
-        each.kind in _ROW_CHANGES or each.problem is not None or _TEMPORARY_TABLE.match(each.words)
+        each.kind in ROW_CHANGES or each.problem is not None or _TEMPORARY_TABLE.match(each.words)
         for each in file.statements[:at]
         if is_session_only(each)
     )
@@ -251,13 +239,16 @@ def _start_over(
     for each in recorded:
         if each.table is not None and not (each.safe or (each is last and verdict.effect is Effect.NONE)):
             firsts.setdefault(each.table, each)
-    replaced = replaced_tables(file)
+    replaced = _replaced_tables(file)
     left = [
         each
         for name, each in firsts.items()
         if name not in replaced and not is_undone(each, read_state(name))
     ]
-    unclear = any(map(_is_unclear, recorded)) and not _is_resolved(file, last)
+    unclear = not _is_resolved(file, last) and any(
+        each.table is None and not each.safe and each.outcome is not StatementOutcome.UNDONE
+        for each in recorded
+    )
     if not left and not unclear:
         return StartPoint(notice=f"{file.name} begins at its start: nothing is left of what it did before")
     unchanged = _unchanged_before(file, last) and not last.void
@@ -265,12 +256,7 @@ def _start_over(
     return InDoubt(checkpoint=last, reason=_reason(file, last, verdict), hint=hint)
 
 
-def _is_unclear(checkpoint: Checkpoint) -> bool:
-    undone = checkpoint.outcome is StatementOutcome.UNDONE
-    return checkpoint.table is None and not checkpoint.safe and not undone
-
-
-def replaced_tables(file: SqlFile) -> set[Name]:
+def _replaced_tables(file: SqlFile) -> set[Name]:
     """Return the tables that the file makes anew before it does anything else with them."""
     replaced: set[Name] = set()
     touched: list[Name] = []

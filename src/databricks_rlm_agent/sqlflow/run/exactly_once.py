@@ -1,27 +1,11 @@
 """Makes statements that are not safe to repeat take effect once, whatever dies in between.
 
 Before such a statement a checkpoint records the version of the table that it writes (a row ``begun`` in
-``sql_workflow_steps``); a later process compares. Files that make their tables anew need no checkpoints.
-
-| the process dies | what is found | what follows |
-|---|---|---|
-| before the checkpoint | the checkpoints before it | all since the last one is safe to repeat, and is |
-| after the checkpoint, before the statement | the recorded version | set the fence, run the statement |
-| while the statement runs | the recorded version | the fence makes it fail at its commit; run it |
-| after its commit, before its answer | one more commit, of a matching kind | go on after the statement |
-| after its answer, before the next checkpoint or the step's record | the same | the same |
-| while the fence is set | the recorded version, perhaps a fence | set the fence, run the statement |
-| after the step's record | the step is done | it is kept |
-
-More commits, commits of other kinds, no history, another table of that name: the step fails "in doubt".
-``RESTORE TABLE … TO VERSION AS OF`` the recorded version counts as undone.
+``sql_workflow_steps``); a later process compares. Files that make their tables anew need no checkpoints. What
+follows from where a process has died, and what is not covered: docs/sql-resume.md.
 
 *Fence*: a table property set before a statement is run again. A metadata change makes writers that began
 before it fail. A statement that changes no row leaves no commit, and may be run again.
-
-Not covered: a statement that was sent before the crash and begins at the warehouse only after the fence; a
-process that is stopped between checking the owner of the run and sending the statement, until another process
-has sent it.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""The outcomes of iterations, loops, steps and runs, and advice for what to do next. Pure."""
+"""The outcomes of iterations, loops, steps, checks and runs, and advice for what to do next. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from databricks_rlm_agent.sqlflow.checks import TableCheck
-from databricks_rlm_agent.sqlflow.model import Plan, Step
+from databricks_rlm_agent.sqlflow.model import Plan, Step, percent
 from databricks_rlm_agent.sqltext.errors import Problem
 
 
@@ -39,10 +38,6 @@ class Measure:
     fingerprint: str | None = None
     seconds: float = 0.0
     file: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the measure for JSON."""
-        return asdict(self)
 
 
 class StepStatus(StrEnum):
@@ -100,8 +95,92 @@ class StepOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the outcome for JSON."""
-        began = self.started_at.isoformat() if self.started_at else None
-        return {**asdict(self), "started_at": began}
+        return {**asdict(self), "started_at": self.started_at.isoformat() if self.started_at else None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """The keys of ``table`` that were found. ``on``: columns of both tables, in pairs, that make a key.
+
+    Distinct keys without a NULL are counted. ``wanted`` is the least share, 0 to 1.
+    """
+
+    table: str
+    on: tuple[tuple[str, str], ...]
+    keys: int
+    found: int
+    wanted: float = 1.0
+
+    @property
+    def share(self) -> float | None:
+        """The share of keys that were found, 0 to 1; None where there are none."""
+        return self.found / self.keys if self.keys else None
+
+    @property
+    def good(self) -> bool:
+        """Return whether enough were found."""
+        return self.share is None or self.share >= self.wanted
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {**asdict(self), "on": dict(self.on), "share": self.share, "good": self.good}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCheck:
+    """The result for a table or view that the workflow makes, or that ``workflow.yml`` names.
+
+    ``rows`` None: not counted, as views are not unless something is declared of them. ``key`` empty: none was
+    declared; ``duplicates`` are the rows beyond the first of each key. ``errors`` are checks that could not
+    be made: they count as faults.
+    """
+
+    table: str
+    exists: bool
+    view: bool = False
+    step: str | None = None
+    rows: int | None = None
+    min_rows: int | None = None
+    key: tuple[str, ...] = ()
+    duplicates: int | None = None
+    coverage: tuple[Coverage, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    @property
+    def unique(self) -> bool | None:
+        """Return whether no two rows have the same key; None if that was not declared or is not known."""
+        return None if self.duplicates is None else self.duplicates == 0
+
+    @property
+    def good(self) -> bool:
+        """Return whether all checks hold."""
+        return not self.faults
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """The checks that do not hold, in words."""
+        found = [] if self.exists else ["it is not there"]
+        if self.rows is not None and self.min_rows is not None and self.rows < self.min_rows:
+            found.append(f"it has {self.rows:,} rows, and {self.min_rows:,} are the least")
+        if self.duplicates:
+            found.append(f"{self.duplicates:,} rows have the {', '.join(self.key)} of another row")
+        found += [
+            f"{each.keys - each.found:,} of {each.keys:,} keys of {each.table} are missing "
+            f"({percent(each.share)} are there, {percent(each.wanted)} are the least)"
+            for each in self.coverage
+            if each.share is not None and not each.good
+        ]
+        return (*found, *self.errors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            **asdict(self),
+            "coverage": [each.to_dict() for each in self.coverage],
+            "unique": self.unique,
+            "faults": list(self.faults),
+            "good": self.good,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +200,7 @@ class Report:
     path_seconds: float = 0.0
     tables: tuple[TableCheck, ...] = ()
     notices: tuple[str, ...] = ()
-    next: tuple[str, ...] = field(default=())
+    next: tuple[str, ...] = ()
     place: str | None = None
     optimized: bool = False
 
@@ -152,23 +231,15 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
         return {
-            "workflow_run_id": self.workflow_run_id,
-            "workflow": self.workflow,
-            "status": self.status.value,
+            **vars(self),
             "exit_code": self.exit_code,
             "started_at": self.started_at.isoformat(),
             "finished_at": self.finished_at.isoformat(),
             "seconds": round(self.seconds, 3),
             "step_seconds": round(self.step_seconds, 3),
-            "path": list(self.path),
-            "path_seconds": self.path_seconds,
             "counts": {status.value: self.count(status) for status in StepStatus if self.count(status)},
             "steps": [step.to_dict() for step in self.steps],
             "tables": [table.to_dict() for table in self.tables],
-            "notices": list(self.notices),
-            "next": list(self.next),
-            "place": self.place,
-            "optimized": self.optimized,
         }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
 
 from databricks_rlm_agent.errors import UsageError
 from databricks_rlm_agent.sqlflow.model import Loop, Plan, Step
@@ -31,6 +33,15 @@ class ResumeState:
     history: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
     checkpoints: Mapping[Key, tuple[Checkpoint, ...]] = field(default_factory=dict)
     void: tuple[tuple[str, int, str], ...] = ()
+
+    def void_rows(self, plan: Plan, *, at: datetime) -> list[StepRow]:
+        """Return the rows that record what counts no more."""
+        hashes = {step.id: step_hash(step) for step in plan.steps}
+        times: Any = {"started_at": at, "finished_at": at}
+        return [
+            StepRow(step=step, iteration=n, status=status, file=step, sha256=hashes[step], **times)
+            for step, n, status in self.void
+        ]
 
 
 def step_hash(step: Step) -> str:
@@ -126,16 +137,9 @@ def _read(rows: Sequence[StepRow]) -> tuple[dict[str, StepRow], dict[str, dict[i
 def _valid_measures(loop: Loop, done: Mapping[int, StepRow]) -> tuple[Measure, ...]:
     """Return the measures of the loop's first iterations that are done with the texts that they have now."""
     found: list[Measure] = []
-    for n in itertools.count(loop.first):
-        row = done.get(loop.ordinal(n))
-        if row is None or row.detail is None or row.sha256 != _iteration_hash(loop, n):
-            return tuple(found)
-        found.append(Measure(**row.detail))
-    raise AssertionError("unreachable")
-
-
-def _iteration_hash(loop: Loop, n: int) -> str | None:
-    try:
-        return iteration(loop, n).file.sha256
-    except UsageError:  # it cannot be made any more
-        return None
+    with suppress(UsageError):  # for an iteration that cannot be made any more
+        while (row := done.get(1 + len(found))) is not None and row.detail is not None:
+            if row.sha256 != iteration(loop, loop.first + len(found)).file.sha256:
+                break
+            found.append(Measure(**row.detail))
+    return tuple(found)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -11,25 +10,25 @@ from enum import StrEnum
 
 from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.retry import WORKFLOWS, RetryPolicy
-from databricks_rlm_agent.sqlflow.checks import TableCheck
 from databricks_rlm_agent.sqlflow.model import Plan, Step
 from databricks_rlm_agent.sqlflow.report.plans import stage_name
 from databricks_rlm_agent.sqlflow.run.checking import check_tables
-from databricks_rlm_agent.sqlflow.run.context import RunContext
 from databricks_rlm_agent.sqlflow.run.events import EventEmitter, EventKind, Observer
 from databricks_rlm_agent.sqlflow.run.exactly_once import CheckpointLog
+from databricks_rlm_agent.sqlflow.run.execution import RunContext
 from databricks_rlm_agent.sqlflow.run.outcome import (
     Report,
     RunStatus,
     StepOutcome,
     StepStatus,
+    TableCheck,
     advice,
     blocked_by,
     critical_path,
     run_status,
 )
-from databricks_rlm_agent.sqlflow.run.record import Record, RecordedRun, StepRow
-from databricks_rlm_agent.sqlflow.run.resume import ResumeState, resume_state, step_hash
+from databricks_rlm_agent.sqlflow.run.record import Record, RecordedRun
+from databricks_rlm_agent.sqlflow.run.resume import ResumeState, resume_state
 from databricks_rlm_agent.sqlflow.run.sessions import Interruption, TakenOverError
 from databricks_rlm_agent.sqlflow.run.steps import StepRunner
 from databricks_rlm_agent.values import Clock, NewId, SqlEngine
@@ -92,7 +91,6 @@ class Runner:
     observer: Observer | None = None
     decide: Decide = stop
     retry: RetryPolicy = WORKFLOWS
-    monotonic: Callable[[], float] = time.monotonic
     place: str | None = None
 
     def __post_init__(self) -> None:
@@ -106,7 +104,6 @@ class Runner:
             interruption=self._interruption,
             clock=self.clock,
             new_id=self.new_id,
-            monotonic=self.monotonic,
             retry=self.retry,
         )
         self._steps = StepRunner(
@@ -131,8 +128,7 @@ class Runner:
         try:
             for stage, steps in self.plan.stages:
                 if not (self._stopping or self._interruption.requested):
-                    count = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
-                    self._events.emit(EventKind.STAGE_STARTED, f"{stage_name(stage)}: {count}")
+                    self._events.emit(EventKind.STAGE_STARTED, f"{stage_name(stage)}: {_counted(steps)}")
                 self._run_stage(steps, resumed)
         finally:
             self._interruption.cancel()
@@ -156,7 +152,8 @@ class Runner:
                 f"Run {run_id} has none of these files on record: another directory has the same name. "
                 "Give each a name of its own in workflow.yml."
             )
-        self._record_void(resumed, started)
+        if rows := resumed.void_rows(self.plan, at=started):
+            self.record.append(rows)
         self._context.checkpoints.load(resumed.checkpoints)
         self._events.emit(EventKind.RUN_STARTED, run_id)
         return run_id, started, resumed
@@ -164,7 +161,7 @@ class Runner:
     def _earlier_run(self) -> RecordedRun | None:
         """Return the run to go on with; None for a new one."""
         chosen = self.options.run_id or self.options.resume_id
-        found = self.record.find_run(chosen) if chosen else self.record.newest_run(self.workflow)
+        found = self.record.find_run(self.workflow, chosen)
         if self.options.run_id is not None:
             return found
         if not self.options.resume:
@@ -183,23 +180,6 @@ class Runner:
             )
         self._notice("There is no unfinished run to resume: everything runs.")
         return None
-
-    def _record_void(self, resumed: ResumeState, now: datetime) -> None:
-        steps = {step.id: step for step in self.plan.steps}
-        rows = [
-            StepRow(
-                step=name,
-                iteration=n,
-                status=status,
-                file=name,
-                sha256=step_hash(steps[name]),
-                started_at=now,
-                finished_at=now,
-            )
-            for name, n, status in resumed.void
-        ]
-        if rows:
-            self.record.append(rows)
 
     def _run_stage(self, steps: Sequence[Step], resumed: ResumeState) -> None:
         pending = {step.id: step for step in steps}
@@ -223,9 +203,8 @@ class Runner:
     ) -> None:
         """Start the steps that can start; keep or skip others. In order, so that a skip reaches all below."""
         for step in list(pending.values()):
-            if self._stopping or self._interruption.requested:
-                return
-            if len(running) >= self.options.max_parallel:
+            full = len(running) >= self.options.max_parallel
+            if full or self._stopping or self._interruption.requested:
                 return
             unfinished = {*pending, *(other.id for other in running.values())}
             if any(need.step in unfinished for need in step.needs):
@@ -260,8 +239,7 @@ class Runner:
                 continue
             if self._interruption.requested:
                 if not announced:
-                    count = "1 step" if len(running) == 1 else f"{len(running)} steps"
-                    self._events.emit(EventKind.INTERRUPTING, f"cancelling {count}")
+                    self._events.emit(EventKind.INTERRUPTING, f"cancelling {_counted(running)}")
                     announced = True
                 self._interruption.cancel()
             if done:
@@ -313,3 +291,7 @@ class Runner:
     def _notice(self, text: str) -> None:
         self._notices.append(text)
         self._events.emit(EventKind.NOTICE, text)
+
+
+def _counted(steps: Sized) -> str:
+    return "1 step" if len(steps) == 1 else f"{len(steps)} steps"

@@ -24,6 +24,7 @@ _WHERE = "Spark"
 _AFFECTED = "num_affected_rows"  # of Delta's INSERT, UPDATE, DELETE and MERGE on Databricks
 _QUERY = re.compile(r"(?:select|with|values|from|table|\()\b|\(", re.IGNORECASE)
 _USE = re.compile(r"use\b", re.IGNORECASE)
+_VIEW = re.compile(r"create\s+(?:or\s+replace\s+)?temp(?:orary)?\s+view\s+(`[^`]+`|\w+)", re.IGNORECASE)
 _GONE = re.compile(r"INVALID_HANDLE\.SESSION|SESSION_(?:CLOSED|CHANGED|NOT_FOUND)|NO_ACTIVE_SESSION")
 _UNREACHABLE = re.compile(
     r"StatusCode\.(?:UNAVAILABLE|DEADLINE_EXCEEDED)|Socket closed|Connection (?:refused|reset)"
@@ -65,7 +66,6 @@ class SparkEngine:
         return session
 
     def _unused(self) -> Any:
-        """Return a session of Spark's that nobody uses yet."""
         with self._shared.lock:
             spare, self._spare = self._spare, None
         if spare is not None:
@@ -188,9 +188,6 @@ class SharedSession(SparkSession):
             super()._interrupt()
 
 
-_VIEW = re.compile(r"create\s+(?:or\s+replace\s+)?temp(?:orary)?\s+view\s+(`[^`]+`|\w+)", re.IGNORECASE)
-
-
 class _SharedState:
     """The last user of a shared session, and the temporary views of each."""
 
@@ -206,7 +203,6 @@ def _is_gone(error: Exception) -> bool:
 
 
 def _classified(error: Exception) -> RlmError:
-    """Return our error for one that Spark raises."""
     if isinstance(error, RlmError):
         return error
     text = _text(error)
@@ -219,11 +215,8 @@ def _classified(error: Exception) -> RlmError:
 
 def _text(error: Exception) -> str:
     """Return the text of an error; errors of gRPC itself say little in their first line."""
-    if callable(details := getattr(error, "details", None)) and callable(
-        code := getattr(error, "code", None)
-    ):
-        return f"{code()}: {details()}"
-    return str(error)
+    details, code = getattr(error, "details", None), getattr(error, "code", None)
+    return f"{code()}: {details()}" if callable(details) and callable(code) else str(error)
 
 
 def _new_session(spark: Any, remote: str | None) -> Any:
@@ -251,13 +244,10 @@ def _complete(frame: Any, sql: str) -> int | None:
 
 def _rows(frame: Any) -> list[Row]:
     stamps = {field.name for field in frame.schema.fields if field.dataType.typeName() == "timestamp"}
-    rows = [row.asDict(recursive=True) for row in frame.collect()]
-    return [{name: _in_utc(row[name]) if name in stamps else row[name] for name in row} for row in rows]
-
-
-def _in_utc(value: Any) -> Any:
-    # Spark gives the local time of this process, without saying so.
-    return value.astimezone(UTC) if isinstance(value, datetime) else value
+    rows: list[dict[str, Any]] = [row.asDict(recursive=True) for row in frame.collect()]
+    for row in rows:  # Spark gives the local time of this process, without saying so
+        row |= {name: row[name].astimezone(UTC) for name in stamps if isinstance(row[name], datetime)}
+    return list(rows)
 
 
 def _is_connect(spark: object) -> bool:

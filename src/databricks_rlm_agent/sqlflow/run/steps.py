@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from databricks_rlm_agent.errors import RlmError, UsageError
 from databricks_rlm_agent.retry import RetryingSession
 from databricks_rlm_agent.sqlflow.model import Iteration, Loop, Step
 from databricks_rlm_agent.sqlflow.plan.iterations import iteration
-from databricks_rlm_agent.sqlflow.run.change_count import ChangeCounter, MeasureFailedError
-from databricks_rlm_agent.sqlflow.run.context import RunContext, StepFailedError
+from databricks_rlm_agent.sqlflow.run.checking import tables_of
 from databricks_rlm_agent.sqlflow.run.events import EventKind
-from databricks_rlm_agent.sqlflow.run.files import FileResult, FileRunner
+from databricks_rlm_agent.sqlflow.run.execution import FileResult, FileRunner, RunContext, StepFailedError
+from databricks_rlm_agent.sqlflow.run.measures import ChangeCounter
 from databricks_rlm_agent.sqlflow.run.outcome import LoopEnd, Measure, StepOutcome, StepStatus
 from databricks_rlm_agent.sqlflow.run.record import DONE, StepRow
 from databricks_rlm_agent.sqlflow.run.resume import step_hash
 from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, TakenOverError
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
-from databricks_rlm_agent.sqltext.names import Name, quoted, shown
+from databricks_rlm_agent.sqltext.names import quoted, shown
 
 _STATUSES = {LoopEnd.CONVERGED: StepStatus.DONE, LoopEnd.INTERRUPTED: StepStatus.INTERRUPTED}
 _HINTS = {
@@ -64,166 +65,6 @@ def judge_loop(history: Sequence[Measure], *, limit: int) -> LoopVerdict:
     return LoopVerdict(end=None)
 
 
-class LoopRunner:
-    """Runs loops. Safe to use from several threads."""
-
-    def __init__(self, context: RunContext, files: FileRunner) -> None:
-        self._context, self._files = context, files
-
-    def run(self, step: Step, *, limit: int, earlier: Sequence[Measure]) -> StepOutcome:
-        """Run a loop to its end, from the first iteration that ``earlier`` lacks."""
-        assert step.loop is not None
-        loop, history, results = step.loop, list(earlier), list[FileResult]()
-        problem: Problem | None = None
-        try:
-            end = self._run(step, loop, history, results, limit)
-        except StepFailedError as error:
-            problem = error.problem
-            measuring = problem.kind is Cause.MEASURE
-            end = LoopEnd.MEASURE_FAILED if measuring else LoopEnd.FAILED
-        except InterruptedRunError:
-            end = LoopEnd.INTERRUPTED
-        rows = [result.rows for result in results if result.rows is not None]
-        return StepOutcome(
-            id=step.id,
-            status=_STATUSES.get(end, StepStatus.FAILED),
-            statements=sum(result.statements for result in results),
-            rows=sum(rows) if rows else None,
-            warnings=tuple(warning for result in results for warning in result.warnings),
-            iterations=tuple(history),
-            iterations_before=len(earlier),
-            end=end,
-            problem=problem or _bad_end(end, history, limit),
-        )
-
-    def _run(
-        self, step: Step, loop: Loop, history: list[Measure], results: list[FileResult], limit: int
-    ) -> LoopEnd:
-        """Run iterations and add their measures and results; return how the loop ended."""
-        with self._context.retrying_session() as session:
-            counter = ChangeCounter(
-                session,
-                key_columns=loop.key_columns,
-                notice=lambda text: self._context.events.emit(EventKind.NOTICE, text, step=step.id),
-            )
-            while (end := judge_loop(history, limit=limit).end) is None:
-                self._context.interruption.check()
-                current = _iteration(loop, loop.first + len(history))
-                result, measure = self._iterate(step, loop, current, counter, history)
-                results.append(result)
-                history.append(measure)
-            if end is LoopEnd.CONVERGED:
-                self._make_alias(loop, history[-1], session)
-            return end
-
-    def accept(self, step: Step, last: Measure) -> None:
-        """Let later files use the last iteration of a loop that has not converged; raise StepFailedError."""
-        assert step.loop is not None
-        with self._context.retrying_session() as session:
-            self._make_alias(step.loop, last, session)
-
-    def _make_alias(self, loop: Loop, last: Measure, session: RetryingSession) -> None:
-        """Make the table that later files read as the loop's result; raise StepFailedError."""
-        table = iteration(loop, last.n).table
-        if loop.alias is None or table is None or loop.alias == table:
-            return
-        try:
-            session.execute(f"CREATE OR REPLACE TABLE {quoted(loop.alias)} AS SELECT * FROM {quoted(table)}")
-        except RlmError as error:
-            self._context.interruption.check()
-            problem = classify(error, file=last.file)
-            raise StepFailedError(
-                replace(problem, message=f"{shown(loop.alias)} could not be made: {problem.message}")
-            ) from None
-
-    def _iterate(
-        self, step: Step, loop: Loop, current: Iteration, counter: ChangeCounter, history: Sequence[Measure]
-    ) -> tuple[FileResult, Measure]:
-        """Run one iteration, measure and record it."""
-        started, began = self._context.clock(), self._context.monotonic()
-        fields: dict[str, Any] = {"step": step.id, "iteration": current.number, "file": current.file.name}
-        origin = "generated" if current.generated else ""
-        self._context.events.emit(EventKind.ITERATION_STARTED, origin, **fields)
-        ordinal = loop.ordinal(current.number)
-        result = self._files.run(current.file, step=step.id, iteration=current.number, ordinal=ordinal)
-        measure = self._measure(current, result, counter, history[-1] if history else None)
-        measure = replace(measure, seconds=round(self._context.monotonic() - began, 3))
-        self._context.append(
-            StepRow(
-                step=step.id,
-                iteration=ordinal,
-                status=DONE,
-                file=current.file.name,
-                sha256=current.file.sha256,
-                started_at=started,
-                finished_at=self._context.clock(),
-                rows_affected=result.rows,
-                changed=measure.changed,
-                detail=measure.to_dict(),
-            )
-        )
-        self._context.events.emit(
-            EventKind.ITERATION_DONE,
-            rows=measure.rows,
-            changed=measure.changed,
-            seconds=measure.seconds,
-            **fields,
-        )
-        return result, measure
-
-    def _measure(
-        self, current: Iteration, result: FileResult, counter: ChangeCounter, last: Measure | None
-    ) -> Measure:
-        affected = result.by_table.get(current.table[-1]) if current.table else None
-        try:
-            return counter.measure(current, affected=affected, last=last)
-        except MeasureFailedError as failed:
-            self._context.interruption.check()
-            problem = classify(failed.error, file=current.file.name)
-            raise StepFailedError(
-                replace(
-                    problem,
-                    kind=Cause.MEASURE,
-                    severity=Severity.CRITICAL,
-                    message=f"How many rows iteration {current.number} changed is not known: "
-                    f"{problem.message}",
-                    hint=f"This is not taken for convergence. {problem.hint}",
-                    outcome_unknown=False,
-                )
-            ) from None
-
-
-def _iteration(loop: Loop, number: int) -> Iteration:
-    try:
-        return iteration(loop, number)
-    except UsageError as error:
-        raise StepFailedError(
-            Problem(
-                kind=Cause.FILE,
-                severity=Severity.CRITICAL,
-                message=f"The loop has not converged, and there is no iteration {number}: {error.what}",
-                hint=error.fix or "",
-                file=loop.files[-1].name,
-            )
-        ) from None
-
-
-def _bad_end(end: LoopEnd, history: Sequence[Measure], limit: int) -> Problem | None:
-    """Return the problem of a loop that has not converged; None for other ends."""
-    if end not in _HINTS:
-        return None
-    return Problem(
-        kind=Cause.LOOP,
-        severity=Severity.CRITICAL,
-        message=f"The loop has not converged: {judge_loop(history, limit=limit).reason}.",
-        hint=_HINTS[end],
-        file=history[-1].file,
-    )
-
-
-_NO_TABLE = set("*(")  # in the names of schemas, and of functions
-
-
 @dataclass(kw_only=True)
 class StepRunner:
     """Runs steps. Safe to use from several threads."""
@@ -234,15 +75,14 @@ class StepRunner:
 
     def __post_init__(self) -> None:
         self._files = FileRunner(self.context)
-        self._loops = LoopRunner(self.context, self._files)
 
     def run(self, step: Step, earlier: Sequence[Measure] = ()) -> StepOutcome:
         """Run a step and record it. Errors of the workspace become its outcome."""
         context = self.context
-        started, began = context.clock(), context.monotonic()
+        started, began = context.clock(), time.monotonic()
         context.events.emit(EventKind.STEP_STARTED, step=step.id)
         outcome = self._outcome(step, earlier)
-        seconds = round(context.monotonic() - began, 3)
+        seconds = round(time.monotonic() - began, 3)
         outcome = replace(outcome, stage=step.stage, started_at=started, seconds=seconds)
         row = StepRow(
             step=step.id,
@@ -273,8 +113,10 @@ class StepRunner:
         """Let later files use what a loop that has not converged has made."""
         if outcome.end is not LoopEnd.NOT_CONVERGED:
             return outcome
+        assert step.loop is not None
         try:
-            self._loops.accept(step, outcome.iterations[-1])
+            with self.context.retrying_session() as session:
+                self._make_alias(step.loop, outcome.iterations[-1], session)
         except (StepFailedError, InterruptedRunError):
             return outcome
         return replace(outcome, accepted=True)
@@ -293,7 +135,7 @@ class StepRunner:
         interrupted = StepOutcome(id=step.id, status=StepStatus.INTERRUPTED)
         try:
             self.context.record.check_owner()
-            outcome = self._file_or_loop(step, earlier)
+            outcome = self._loop(step, step.loop, earlier) if step.loop else self._file(step)
             if outcome.status is StepStatus.DONE and self.optimize:
                 outcome = replace(outcome, warnings=(*outcome.warnings, *self._optimize(step, outcome)))
             return outcome
@@ -307,10 +149,7 @@ class StepRunner:
         except InterruptedRunError:
             return interrupted
 
-    def _file_or_loop(self, step: Step, earlier: Sequence[Measure]) -> StepOutcome:
-        if step.loop is not None:
-            limit = step.loop.limit or self.max_iterations
-            return self._loops.run(step, limit=limit, earlier=earlier)
+    def _file(self, step: Step) -> StepOutcome:
         assert step.file is not None
         result = self._files.run(step.file, step=step.id)
         return StepOutcome(
@@ -326,7 +165,7 @@ class StepRunner:
         warnings = []
         with self.context.retrying_session() as session:
             for table in tables_of(step, outcome):
-                began = self.context.monotonic()
+                began = time.monotonic()
                 statement = f"OPTIMIZE {quoted(table)}"
                 try:
                     session.execute(statement)
@@ -335,21 +174,144 @@ class StepRunner:
                     warnings.append(classify(error, file=step.id, statement=statement))
                     self.context.events.emit(EventKind.WARNING, step=step.id, problem=warnings[-1])
                 else:
-                    seconds = self.context.monotonic() - began
+                    seconds = time.monotonic() - began
                     self.context.events.emit(EventKind.OPTIMIZED, shown(table), step=step.id, seconds=seconds)
         return warnings
 
+    def _loop(self, step: Step, loop: Loop, earlier: Sequence[Measure]) -> StepOutcome:
+        """Run a loop to its end, from the first iteration that ``earlier`` lacks."""
+        history, results = list(earlier), list[FileResult]()
+        limit = loop.limit or self.max_iterations
+        problem: Problem | None = None
+        try:
+            end = self._iterations(step, loop, history, results, limit)
+        except StepFailedError as error:
+            problem = error.problem
+            measuring = problem.kind is Cause.MEASURE
+            end = LoopEnd.MEASURE_FAILED if measuring else LoopEnd.FAILED
+        except InterruptedRunError:
+            end = LoopEnd.INTERRUPTED
+        rows = [result.rows for result in results if result.rows is not None]
+        return StepOutcome(
+            id=step.id,
+            status=_STATUSES.get(end, StepStatus.FAILED),
+            statements=sum(result.statements for result in results),
+            rows=sum(rows) if rows else None,
+            warnings=tuple(warning for result in results for warning in result.warnings),
+            iterations=tuple(history),
+            iterations_before=len(earlier),
+            end=end,
+            problem=problem or _bad_end(end, history, limit),
+        )
 
-def tables_of(step: Step, outcome: StepOutcome) -> tuple[Name, ...]:
-    """Return the tables that a step has left: of a loop the one that later files read."""
-    if step.loop is None:
-        views = {
-            name
-            for statement in (step.file.statements if step.file else ())
-            if statement.words.startswith("CREATE") and "VIEW" in statement.words.split()
-            for name in statement.makes
-        }
-        return tuple(name for name in step.makes if name not in views and not _NO_TABLE & set("".join(name)))
-    last = iteration(step.loop, outcome.iterations[-1].n).table if outcome.iterations else None
-    table = step.loop.alias or last
-    return (table,) if table is not None else ()
+    def _iterations(
+        self, step: Step, loop: Loop, history: list[Measure], results: list[FileResult], limit: int
+    ) -> LoopEnd:
+        """Run iterations and add their measures and results; return how the loop ended."""
+        with self.context.retrying_session() as session:
+            counter = ChangeCounter(
+                session,
+                key_columns=loop.key_columns,
+                notice=lambda text: self.context.events.emit(EventKind.NOTICE, text, step=step.id),
+            )
+            while (end := judge_loop(history, limit=limit).end) is None:
+                self.context.interruption.check()
+                current = _iteration(loop, loop.first + len(history))
+                result, measure = self._iterate(step, loop, current, counter, history)
+                results.append(result)
+                history.append(measure)
+            if end is LoopEnd.CONVERGED:
+                self._make_alias(loop, history[-1], session)
+            return end
+
+    def _make_alias(self, loop: Loop, last: Measure, session: RetryingSession) -> None:
+        """Make the table that later files read as the loop's result; raise StepFailedError."""
+        table = iteration(loop, last.n).table
+        if loop.alias is None or table is None or loop.alias == table:
+            return
+        try:
+            session.execute(f"CREATE OR REPLACE TABLE {quoted(loop.alias)} AS SELECT * FROM {quoted(table)}")
+        except RlmError as error:
+            self.context.interruption.check()
+            raise StepFailedError.of(error, last.file, f"{shown(loop.alias)} could not be made") from None
+
+    def _iterate(
+        self, step: Step, loop: Loop, current: Iteration, counter: ChangeCounter, history: Sequence[Measure]
+    ) -> tuple[FileResult, Measure]:
+        started, began = self.context.clock(), time.monotonic()
+        fields: dict[str, Any] = {"step": step.id, "iteration": current.number, "file": current.file.name}
+        origin = "generated" if current.generated else ""
+        self.context.events.emit(EventKind.ITERATION_STARTED, origin, **fields)
+        ordinal = loop.ordinal(current.number)
+        result = self._files.run(current.file, step=step.id, iteration=current.number, ordinal=ordinal)
+        measure = self._measure(current, result, counter, history[-1] if history else None)
+        measure = replace(measure, seconds=round(time.monotonic() - began, 3))
+        self.context.append(
+            StepRow(
+                step=step.id,
+                iteration=ordinal,
+                status=DONE,
+                file=current.file.name,
+                sha256=current.file.sha256,
+                started_at=started,
+                finished_at=self.context.clock(),
+                rows_affected=result.rows,
+                changed=measure.changed,
+                detail=asdict(measure),
+            )
+        )
+        self.context.events.emit(
+            EventKind.ITERATION_DONE,
+            rows=measure.rows,
+            changed=measure.changed,
+            seconds=measure.seconds,
+            **fields,
+        )
+        return result, measure
+
+    def _measure(
+        self, current: Iteration, result: FileResult, counter: ChangeCounter, last: Measure | None
+    ) -> Measure:
+        affected = result.by_table.get(current.table[-1]) if current.table else None
+        try:
+            return counter.measure(current, affected=affected, last=last)
+        except RlmError as error:
+            self.context.interruption.check()
+            hint = f"This is not taken for convergence. {classify(error).hint}"
+            raise StepFailedError.of(
+                error,
+                current.file.name,
+                f"How many rows iteration {current.number} changed is not known",
+                kind=Cause.MEASURE,
+                severity=Severity.CRITICAL,
+                hint=hint,
+                outcome_unknown=False,
+            ) from None
+
+
+def _iteration(loop: Loop, number: int) -> Iteration:
+    try:
+        return iteration(loop, number)
+    except UsageError as error:
+        raise StepFailedError(
+            Problem(
+                kind=Cause.FILE,
+                severity=Severity.CRITICAL,
+                message=f"The loop has not converged, and there is no iteration {number}: {error.what}",
+                hint=error.fix or "",
+                file=loop.files[-1].name,
+            )
+        ) from None
+
+
+def _bad_end(end: LoopEnd, history: Sequence[Measure], limit: int) -> Problem | None:
+    """Return the problem of a loop that has not converged; None for other ends."""
+    if end not in _HINTS:
+        return None
+    return Problem(
+        kind=Cause.LOOP,
+        severity=Severity.CRITICAL,
+        message=f"The loop has not converged: {judge_loop(history, limit=limit).reason}.",
+        hint=_HINTS[end],
+        file=history[-1].file,
+    )

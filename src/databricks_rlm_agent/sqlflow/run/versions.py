@@ -234,12 +234,10 @@ def _written(checkpoint: Checkpoint, now: TableState) -> EffectVerdict:
         return _doubt("the table has no history")
     since = _since(checkpoint, now)
     if since is None:
-        return _doubt(
-            f"the history of the table does not show its version {checkpoint.version} of {checkpoint.at}"
-        )
-    if checkpoint.kind is StatementKind.ALTER:
-        return _altered(since)
-    return _changed(checkpoint.kind, since, checkpoint.version)
+        shown = f"its version {checkpoint.version} of {checkpoint.at}"
+        return _doubt(f"the history of the table does not show {shown}")
+    altered = checkpoint.kind is StatementKind.ALTER
+    return _altered(since) if altered else _changed(checkpoint.kind, since, checkpoint.version)
 
 
 def is_undone(checkpoint: Checkpoint, now: TableState) -> bool:
@@ -254,37 +252,28 @@ def is_undone(checkpoint: Checkpoint, now: TableState) -> bool:
     since = _since(checkpoint, now)
     if since is None:  # another table of that name, unless its history is too long to tell
         return now.time_of(checkpoint.version) is not None or now.time_of(0) is not None
-    state, states = _State.BEFORE, {checkpoint.version: _State.BEFORE}
+    left: bool | None = None
+    states = {checkpoint.version: left}
     for commit in since:
-        state = _after(commit, state, states, checkpoint.version)
-        states[commit.version] = state
-    return state is not _State.LEFT
+        left = states[commit.version] = _left(commit, left, states, checkpoint.version)
+    return not left
 
 
-class _State(StrEnum):
-    """The state of a table: nothing done yet, something left, or undone since."""
-
-    BEFORE = "before"
-    LEFT = "left"
-    UNDONE = "undone"
-
-
-def _after(commit: Commit, state: _State, states: Mapping[int, _State], base: int) -> _State:
+def _left(commit: Commit, left: bool | None, states: Mapping[int, bool | None], base: int) -> bool | None:
+    """Return whether something is left after a commit: True or False; None if nothing was done yet."""
     if commit.replaces_all:
-        return _State.UNDONE
+        return False
     if commit.restored is not None:
-        left = states.get(commit.restored, _State.BEFORE if commit.restored < base else _State.LEFT)
-        return _State.LEFT if left is _State.LEFT else _State.UNDONE
-    return _State.LEFT if state is _State.BEFORE and commit.changes_rows else state
+        return states.get(commit.restored, None if commit.restored < base else True) or False
+    return True if left is None and commit.changes_rows else left
 
 
 def _since(checkpoint: Checkpoint, now: TableState) -> list[Commit] | None:
     """Return the commits after the checkpoint, oldest first; None if its version is not in the history."""
     if checkpoint.version is None or now.time_of(checkpoint.version) != checkpoint.at:
         return None
-    return sorted(
-        (c for c in now.commits if c.version > checkpoint.version), key=lambda commit: commit.version
-    )
+    later = (commit for commit in now.commits if commit.version > checkpoint.version)
+    return sorted(later, key=lambda commit: commit.version)
 
 
 def _changed(kind: StatementKind, since: Sequence[Commit], base: int) -> EffectVerdict:

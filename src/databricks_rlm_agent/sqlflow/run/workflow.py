@@ -1,105 +1,53 @@
-"""SQL workflows as a library: read a directory, check the place that it runs in, and run its plan."""
+"""Runs workflows: a directory of SQL for the command line and as a library, published files in Job B."""
 
 from __future__ import annotations
 
+import re
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from databricks_rlm_agent.errors import Forbidden, NotFound, Rejected, RlmError, Unauthorized, UsageError
+from databricks_rlm_agent.errors import (
+    Forbidden,
+    InvalidData,
+    NotFound,
+    Rejected,
+    RlmError,
+    Unauthorized,
+    UsageError,
+)
 from databricks_rlm_agent.logs import keep_off_root
 from databricks_rlm_agent.retry import RetryingSession
+from databricks_rlm_agent.sqlflow.handover import Order, content_hash, for_agent, read_directory, source_of
 from databricks_rlm_agent.sqlflow.model import Plan
-from databricks_rlm_agent.sqlflow.plan.declarations import FILE
-from databricks_rlm_agent.sqlflow.plan.plan import SqlSource, plan_of
-from databricks_rlm_agent.sqlflow.run.events import Observer
-from databricks_rlm_agent.sqlflow.run.outcome import Report
-from databricks_rlm_agent.sqlflow.run.record import DeltaRecord
-from databricks_rlm_agent.sqlflow.run.runner import Decide, Options, Runner, stop
+from databricks_rlm_agent.sqlflow.plan.plan import plan_of
+from databricks_rlm_agent.sqlflow.run.delta_record import DeltaRecord, run_ids
+from databricks_rlm_agent.sqlflow.run.events import (
+    NOTICES,
+    LineObserver,
+    Observer,
+    problem_line,
+    report_value,
+    summary,
+)
+from databricks_rlm_agent.sqlflow.run.outcome import Report, RunStatus, StepStatus
+from databricks_rlm_agent.sqlflow.run.record import WriteBehindRecord, deferrable_rows
+from databricks_rlm_agent.sqlflow.run.runner import Decide, Options, Runner, go_on, stop
 from databricks_rlm_agent.sqlflow.run.sessions import SessionPool
-from databricks_rlm_agent.sqlflow.run.write_behind import WriteBehindRecord, deferrable_rows
 from databricks_rlm_agent.sqltext.names import Name, quoted
 from databricks_rlm_agent.values import NewId, SqlEngine, SqlSession
 
-MAX_FILES = 2_000
-MAX_BYTES = 16 << 20  # of one file; what a warehouse takes in a request is less
-SUFFIX = ".sql"
+if TYPE_CHECKING:
+    from executor_harness.rlm.api import Rlm
 
-
-def read_directory(
-    directory: Path,
-    *,
-    variables: Mapping[str, str] | None = None,
-    catalog: str | None = None,
-    schema: str | None = None,
-) -> SqlSource:
-    """Read the ``*.sql`` files of a directory and its ``workflow.yml``, but no directories below it.
-
-    Raise UsageError for a directory that does not exist or has no such file, and for unreadable files.
-    """
-    keep_off_root("sqlglot")  # it warns about statements that it does not know; so do our notices
-    entries = _entries(directory)
-    paths = [path for path in entries if path.suffix.lower() == SUFFIX and not path.is_dir()]
-    if not paths:
-        raise UsageError(
-            f"There is no {SUFFIX} file.", where=str(directory), fix="Give the directory that has them."
-        )
-    if len(paths) > MAX_FILES:
-        raise UsageError(
-            f"{len(paths)} files are more than {MAX_FILES}.", where=str(directory), fix="Split the directory."
-        )
-    declared = next((path for path in entries if path.name in {FILE, "workflow.yaml"}), None)
-    return SqlSource(
-        texts={path.name: _text(path) for path in paths},
-        declared=_text(declared) if declared else None,
-        variables=dict(variables or {}),
-        catalog=catalog,
-        schema=schema,
-        notices=tuple(
-            f"{path.name}/ is not looked into."
-            for path in entries
-            if path.is_dir() and (path.suffix.lower() == SUFFIX or any(path.glob(f"*{SUFFIX}")))
-        ),
-    )
-
-
-def _entries(directory: Path) -> list[Path]:
-    """Return the entries of the directory by name, without hidden ones."""
-    where = str(directory)[:200]
-    try:
-        return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-    except FileNotFoundError:
-        raise UsageError("There is no such directory.", where=where, fix="Check the path.") from None
-    except NotADirectoryError:
-        raise UsageError("It is a file.", where=where, fix="Give the directory that it is in.") from None
-    except (OSError, ValueError) as error:  # the latter for a NUL in the name
-        what = f"The directory cannot be read: {_reason(error)}."
-        raise UsageError(what, where=where, fix="Check it.") from None
-
-
-def _text(path: Path) -> str:
-    """Return a file's text, without a byte order mark."""
-    where = str(path)
-    try:
-        if not path.is_file():  # reading a pipe would wait for ever
-            link = "a link to what is not there" if path.is_symlink() else "no regular file"
-            raise UsageError(f"It is {link}.", where=where, fix="Remove it, or put the file there.")
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise UsageError(f"It has {size:,} bytes, more than {MAX_BYTES:,}.", where=where, fix="Split it.")
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = 1 + error.object[: error.start].count(b"\n")
-        raise UsageError("It is not valid UTF-8.", where=f"{where}:{line}", fix="Save it as UTF-8.") from None
-    except OSError as error:
-        what = f"It cannot be read: {_reason(error)}."
-        raise UsageError(what, where=where, fix="Check it and its permissions.") from None
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return getattr(error, "strerror", None) or str(error)
+# After a time-out or a cancel the harness waits five seconds for what it runs (protocol.DEFAULT_GRACE_S).
+END_TIMEOUT_S = 3.5
 
 
 def verify_place(engine: SqlEngine, place: Name, new_id: NewId) -> None:
@@ -150,8 +98,6 @@ def run_workflow(
     schema: str,
     variables: Mapping[str, str] | None = None,
     options: Options | None = None,
-    observer: Observer | None = None,
-    decide: Decide = stop,
 ) -> Report:
     """Run a directory of SQL in a catalog and schema, which its record is in too; return the report.
 
@@ -160,15 +106,7 @@ def run_workflow(
     """
     plan = plan_of(read_directory(directory, variables=variables, catalog=catalog, schema=schema))
     name = plan.name or directory.resolve().name
-    with prepared(
-        plan,
-        engine,
-        workflow=name,
-        place=(catalog, schema),
-        options=options,
-        observer=observer,
-        decide=decide,
-    ) as runner:
+    with prepared(plan, engine, workflow=name, place=(catalog, schema), options=options) as runner:
         return runner.run()
 
 
@@ -216,3 +154,127 @@ def now() -> datetime:
 def new_id(prefix: str) -> str:
     """Return a new id that begins with ``prefix``."""
     return f"{prefix}{uuid.uuid4().hex[:16]}"
+
+
+def run_task(rlm: Rlm, order: Order, engine: SqlEngine, *, alone: str | None = None) -> str | None:
+    """Run the order and report on ``rlm``; return why it did not succeed, None if it did.
+
+    ``alone`` says why the engine has only one session: files then run one at a time.
+    """
+    keep_off_root("sqlglot")  # it warns about statements that it does not know; so do our notices
+    try:
+        texts = _published(Path(rlm.path(order.folder)), order)
+        source = source_of(texts, variables=order.variables, catalog=order.catalog, schema=order.schema)
+        if alone is not None:
+            source = replace(source, notices=(f"Files run one at a time: {alone}",))
+        options = Options(
+            run_id=_run_id(engine, order),
+            max_iterations=order.max_iterations,
+            max_parallel=1 if alone is not None else order.max_parallel,
+        )
+        with prepared(
+            plan_of(source),
+            engine,
+            workflow=order.name,
+            place=(order.catalog, order.schema),
+            options=options,
+            observer=LineObserver(_print_line),
+            decide=go_on if order.on_error == "continue" else stop,
+        ) as runner:
+            report = _run_interruptibly(runner, rlm, order)
+    except RlmError as error:
+        return f"{order.name}: {for_agent(str(error))}"
+    _publish(rlm, order, report)
+    return None if report.status is RunStatus.SUCCEEDED else summary(report)
+
+
+def _print_line(line: str) -> None:
+    print(for_agent(line))  # noqa: T201 - standard output is the log of the job
+
+
+def _published(folder: Path, order: Order) -> dict[str, str]:
+    """Return the files as they were published; raise InvalidData if they were changed."""
+    try:
+        texts = {name: (folder / name).read_bytes().decode() for name in order.files}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidData(f"The published files cannot be read: {error}.", where=order.folder) from None
+    if content_hash(texts) != order.sha256:
+        raise InvalidData(
+            "The files were changed after publishing; nothing was run.",
+            where=order.folder,
+            fix="Run it again.",
+        )
+    return texts
+
+
+def _run_id(engine: SqlEngine, order: Order) -> str:
+    """Return the id of the run to resume or to begin: the newest of those that this workflow began."""
+    if order.restart is not None:
+        return f"{order.run_id}-{order.restart}"
+    session = RetryingSession(engine.session, time.sleep)
+    try:
+        found = run_ids(session, (order.catalog, order.schema), workflow=order.name, prefix=order.run_id)
+    finally:
+        session.close()
+    ours = re.compile(re.escape(order.run_id) + r"(-\d+)?")
+    return next((id_ for id_ in found if ours.fullmatch(id_)), order.run_id)
+
+
+def _run_interruptibly(runner: Runner, rlm: Rlm, order: Order) -> Report:
+    """Run in another thread: a time-out or a cancel is raised in this one, and interrupts the run.
+
+    What is known of the run then is reported before the exception is raised again.
+    """
+    reports: list[Report] = []
+    failures: list[BaseException] = []
+    ended = threading.Event()  # Thread.join takes a thread for ended once it was interrupted (Python 3.11)
+
+    def run() -> None:
+        try:
+            reports.append(runner.run())
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            failures.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=run, name="sql-workflow", daemon=True).start()
+    try:
+        while not ended.is_set():
+            ended.wait(0.5)
+    except BaseException:
+        runner.interrupt()
+        _wait(ended, END_TIMEOUT_S)
+        if reports:
+            _publish(rlm, order, reports[0])
+        else:
+            reason = for_agent(str(failures[0])) if failures else f"no answer within {END_TIMEOUT_S:g} s"
+            rlm.log(f"{order.name} did not end in order ({reason}); another call resumes it.")
+        raise
+    if failures:
+        raise failures[0]
+    return reports[0]
+
+
+def _wait(ended: threading.Event, seconds: float) -> None:
+    """Wait, whatever is raised meanwhile: the harness interrupts more than once."""
+    until = time.monotonic() + seconds
+    while not ended.is_set() and time.monotonic() < until:
+        with suppress(BaseException):
+            ended.wait(0.1)
+
+
+def _publish(rlm: Rlm, order: Order, report: Report) -> None:
+    rlm.finish(report_value(report, folder=order.folder))
+    rlm.metric("steps_done", report.count(StepStatus.DONE))
+    rlm.metric("steps_kept", report.count(StepStatus.KEPT))
+    rlm.metric("steps", len(report.steps))
+    for step in report.steps:
+        if step.problem is not None:
+            rlm.log(f"{step.id}: {problem_line(step.problem)}")
+    for notice in report.notices[:NOTICES]:
+        rlm.log(for_agent(notice))
+    for table in report.tables:
+        if table.exists:
+            # A name that cannot be reported, or too many: they are in the value.
+            with suppress(ValueError):
+                rlm.table(table.table)

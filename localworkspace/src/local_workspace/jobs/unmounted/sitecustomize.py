@@ -1,4 +1,4 @@
-"""`/Volumes` and `/Workspace` for Python's own file functions, where the system allows no mounts (mounts.py).
+"""`/Volumes` and `/Workspace` for Python's own file functions, where the system allows no mounts (keeper.py).
 
 Libraries that open files by other means (pyarrow, DuckDB) need the real path there: `$RLM_VOLUMES_ROOT`.
 """

@@ -1,28 +1,103 @@
-"""Runs the statements of a file in order, in a session of their own; repeats them where that is safe."""
+"""Executes SQL in a run: the context that its parts share, and the statements of a file in order.
+
+Each file has a session of its own. Statements are repeated where that is safe.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from databricks_rlm_agent.errors import RlmError
-from databricks_rlm_agent.retry import RetryPolicy
+from databricks_rlm_agent.retry import RetryingSession, RetryPolicy
 from databricks_rlm_agent.sqlflow.model import SqlFile
 from databricks_rlm_agent.sqlflow.run.checkpoints import InDoubt, StartPoint, is_session_only
-from databricks_rlm_agent.sqlflow.run.context import ProblemError, RunContext, StepFailedError
-from databricks_rlm_agent.sqlflow.run.events import EventKind
-from databricks_rlm_agent.sqlflow.run.exactly_once import ExactlyOnce, in_doubt_problem
-from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError
+from databricks_rlm_agent.sqlflow.run.events import EventEmitter, EventKind
+from databricks_rlm_agent.sqlflow.run.exactly_once import CheckpointLog, ExactlyOnce, in_doubt_problem
+from databricks_rlm_agent.sqlflow.run.record import Record, StepRow
+from databricks_rlm_agent.sqlflow.run.sessions import InterruptedRunError, Interruption
 from databricks_rlm_agent.sqltext.errors import Cause, Problem, Severity, classify
 from databricks_rlm_agent.sqltext.statement import Statement, StatementKind
-from databricks_rlm_agent.values import SqlSession
+from databricks_rlm_agent.values import Clock, NewId, SqlEngine, SqlSession
+
+if TYPE_CHECKING:
+    from tenacity import Retrying
 
 T = TypeVar("T")
 RESTARTS = 2  # of a file in a new session
 # When these fail, they may have been carried out in part, whatever the reason.
 _NOT_ATOMIC = {StatementKind.BLOCK, StatementKind.OTHER}
+
+
+class ProblemError(Exception):
+    """Base of the errors that carry a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class StepFailedError(ProblemError):
+    """A step cannot go on; ``problem`` says why."""
+
+    @classmethod
+    def of(cls, error: RlmError, file: str, what: str, **changes: Any) -> StepFailedError:
+        """Return it for an error, whose message comes after ``what``."""
+        problem = classify(error, file=file)
+        return cls(replace(problem, message=f"{what}: {problem.message}", **changes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """One per run; safe to use from several threads. ``retry``: the policy for statements of files."""
+
+    engine: SqlEngine
+    record: Record
+    checkpoints: CheckpointLog
+    events: EventEmitter
+    interruption: Interruption
+    clock: Clock
+    new_id: NewId
+    retry: RetryPolicy
+
+    @contextmanager
+    def retrying_session(self) -> Iterator[RetryingSession]:
+        """Provide a session for statements of ours; it is cancelled when the run is interrupted."""
+        session = RetryingSession(self.engine.session, self.interruption.wait)
+        with self.interruption.cancelling(session):
+            yield session
+
+    def retrying(
+        self, kind: type[ProblemError], what: str, fields: Mapping[str, Any], *, attempts: int | None = None
+    ) -> Retrying:
+        """Repeat a call while it raises errors of this kind, each time with an event; raise the last one."""
+
+        def emit(error: BaseException) -> None:
+            assert isinstance(error, ProblemError)
+            self.events.emit(
+                EventKind.RETRY, what, problem=error.problem, **{"line": error.problem.line, **fields}
+            )
+
+        policy = replace(self.retry, attempts=attempts or self.retry.attempts)
+        return policy.retrying(
+            self.interruption.wait, repeats=lambda error: isinstance(error, kind), on_retry=emit
+        )
+
+    def append(self, row: StepRow) -> None:
+        """Record what is done; raise StepFailedError, because without a row it would run again."""
+        try:
+            self.record.append([row])
+        except RlmError as error:
+            raise StepFailedError.of(
+                error,
+                row.file,
+                "It is done, but could not be recorded",
+                severity=Severity.CRITICAL,
+                hint="Run again with --resume when the cause is removed; it will be repeated.",
+            ) from None
 
 
 class _LostError(ProblemError):
@@ -68,14 +143,11 @@ class FileRunner:
             with self._context.interruption.cancelling(self._open(file)) as session:
                 return _FileRun(self._context, session, file, (step, ordinal), fields).run()
 
-        def emit(problem: Problem) -> None:
-            self._context.events.emit(
-                EventKind.RETRY, "in a new session", problem=problem, line=problem.line, **fields
-            )
-
-        restarts = replace(self._context.retry, attempts=1 + RESTARTS)
         try:
-            return _repeated(self._context, restarts, _LostError, once, emit)
+            result: FileResult = self._context.retrying(
+                _LostError, "in a new session", fields, attempts=1 + RESTARTS
+            )(once)
+            return result
         except _LostError as lost:
             problem = replace(
                 lost.problem,
@@ -105,26 +177,6 @@ def _own(context: RunContext, call: Callable[[], T]) -> T:
         return isinstance(error, RlmError) and classify(error).severity is Severity.TRANSIENT
 
     answer: T = context.retry.retrying(context.interruption.wait, repeats=transient)(once)
-    return answer
-
-
-def _repeated(
-    context: RunContext,
-    policy: RetryPolicy,
-    kind: type[ProblemError],
-    call: Callable[[], T],
-    on_retry: Callable[[Problem], None],
-) -> T:
-    """Repeat a call while it raises errors of this kind; raise the last error."""
-
-    def emit(error: BaseException) -> None:
-        assert isinstance(error, ProblemError)
-        on_retry(error.problem)
-
-    retrying = policy.retrying(
-        context.interruption.wait, repeats=lambda error: isinstance(error, kind), on_retry=emit
-    )
-    answer: T = retrying(call)
     return answer
 
 
@@ -186,8 +238,7 @@ class _FileRun:
         return found
 
     def _observed(self, index: int, statement: Statement, progress: _Progress) -> None:
-        """Run a statement between its events, and count its rows."""
-        started = self._context.monotonic()
+        started = time.monotonic()
         where = {"line": statement.line, "statement": index + 1, "statements": len(self._file.statements)}
         emit, kind = self._context.events.emit, statement.kind.value
         emit(EventKind.STATEMENT_STARTED, kind, **where, **self._fields)
@@ -195,25 +246,16 @@ class _FileRun:
         if changed is not None:
             table = statement.writes[0][-1] if statement.writes else ""
             progress.rows[table] = progress.rows.get(table, 0) + changed
-        seconds = self._context.monotonic() - started
+        seconds = time.monotonic() - started
         emit(EventKind.STATEMENT_DONE, kind, rows=changed, seconds=seconds, **where, **self._fields)
 
     def _execute(self, index: int, statement: Statement, progress: _Progress) -> int | None:
         """Run a statement, repeated while that is safe and helps; return how many rows it affected."""
         emit = self._context.events.emit
         fields: dict[str, Any] = {"line": statement.line, **self._fields}
-
-        def on_retry(problem: Problem) -> None:
-            emit(EventKind.RETRY, "the statement again", problem=problem, **fields)
-
+        retrying = self._context.retrying(_TransientError, "the statement again", fields)
         try:
-            changed = _repeated(
-                self._context,
-                self._context.retry,
-                _TransientError,
-                lambda: self._execute_once(index, statement, progress),
-                on_retry,
-            )
+            changed: int | None = retrying(self._execute_once, index, statement, progress)
         except _WarningError as warning:
             emit(EventKind.WARNING, problem=warning.problem, **fields)
             progress.warnings.append(warning.problem)

@@ -1,138 +1,54 @@
-"""The default engine: Sail, a Spark Connect server (package `pysail`), over Delta tables.
+"""Sessions of Sail, which are taught each table and view that a statement names.
 
-It runs in a process of its own: that way it can be replaced (see `servers`), and a Python function of a query
-that crashes does not take the workspace along. Its catalogs live and die with a session, so each session
-learns a table the first time a statement names it, and again when the table's shape has changed meanwhile.
+Sail's catalogs live and die with a session, so each session learns a table the first time a statement names
+it, and again when the table's shape has changed meanwhile.
+
+Small files are put together after a write, where the table asks for it (`delta.autoOptimize.autoCompact`).
+Databricks does so in the statement that wrote, after its commit, once there are 50 small files (in its
+documentation: "Configure Delta Lake to control data file size"; the number is the default of
+`spark.databricks.delta.autoCompact.minNumFiles`). Sail does not, and makes a file per commit: reading a table
+would cost more with every commit that ever was. Nothing is vacuumed: readers of an older snapshot find their
+files.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import itertools
 import json
-import os
-import select
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from local_workspace import threads
+from deltalake import DeltaTable
 
-from . import commands, dataframes, rewrite, sailprocess
+from . import commands, plans, rewrite
 from .catalog import CatalogTree
-from .compaction import AutoCompaction
-from .errors import EngineError, unsupported
+from .deltalog import TableShape
 from .literals import LARGE_INSERT, bind, rows_in_a_file, string_literal
 from .names import TableName, quote
-from .servers import EngineServer
 from .session import CatalogSession, Parameters, StatementResult
 from .statements import Statement, chains, tokenize
 from .tables import LEFT_OUT_ON_SAIL, Create
-from .wire import ConnectClient, connect_stub, open_channel
-
-# A job may compute for hours in pandas between two statements; its session must still be there.
-_SESSION_SECONDS = 30 * 24 * 3600
-_START_SECONDS = 60
-_STOP_SECONDS = 3
-# A query computes on two threads a core and does not pause: with no further ones the server would answer
-# nobody meanwhile, not even a cancel (measured: pysail 0.7.2, a cross join).
-_WORKERS = max(16, 4 * (os.cpu_count() or 1))
-# Up to 450 MB of what Sail does not give back, and a new server takes a third of a second.
-RENEW_AFTER = 3_000
+from .wire import ConnectClient
 
 # Sail makes parquet tables unless told otherwise; Databricks makes Delta ones and runs in UTC.
 _SESSION_CONF = {"spark.sql.sources.default": "delta", "spark.sql.session.timeZone": "UTC"}
-
-
-class SailBackend:
-    """Starts Sail servers for one workspace."""
-
-    def __init__(self, tree: CatalogTree, renew_after: int = RENEW_AFTER) -> None:
-        self._tree = tree
-        self._compaction = AutoCompaction(tree)
-        self.renew_after: int | None = renew_after
-        self._launches, self._said = itertools.count(1), False
-
-    def launch(self) -> EngineServer:
-        """Start a server. Raises `EngineError` when it does not start."""
-        for package in ("grpc", "pysail"):
-            if importlib.util.find_spec(package) is None:
-                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-        folder = self._tree.root / ".workspace"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        name = f"sail-{os.getpid()}-{next(self._launches)}.sock"
-        process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-P", sailprocess.__file__, str(folder / name)],
-            env=os.environ | self._settings(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            start_new_session=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        ready = select.select([process.stdout], [], [], _START_SECONDS)[0]
-        line = process.stdout.readline() if ready else b""
-        if not line:
-            process.kill()
-            _end(process)
-            raise EngineError.of("ENGINE_UNAVAILABLE", "Sail did not start; see standard error.", "08006")
-        address = json.loads(line)
-        held = os.open(folder, os.O_RDONLY)
-        if address is not None and not self._said:
-            self._said = True
-            threads.say(
-                "The engine's own port is open to other users of this machine: docs/workspace-security.md"
-            )
-        target = f"unix:/proc/self/fd/{held}/{name}" if address is None else ":".join(map(str, address))
-        channel = open_channel(target)
-
-        def stop() -> None:
-            channel.close()
-            _end(process)
-            with contextlib.suppress(OSError):  # the second time
-                os.close(held)
-            (folder / name).unlink(missing_ok=True)
-
-        return EngineServer(channel=channel, stub=connect_stub(channel), stop=stop, popen=process)
-
-    def session(self, client: ConnectClient) -> CatalogSession:
-        """Return the session of a client."""
-        return SailSession(self._tree, client, self._compaction)
-
-    def _settings(self) -> dict[str, str]:
-        catalogs = self._tree.catalogs()
-        listed = ", ".join(
-            f'{{type="memory", name="{name}", initial_database=["default"]}}' for name in catalogs
-        )
-        return {
-            "SAIL_CATALOG__LIST": f"[{listed}]",
-            "SAIL_CATALOG__DEFAULT_CATALOG": f'"{catalogs[0]}"' if not catalogs[0].isalpha() else catalogs[0],
-            "SAIL_SPARK__SESSION_TIMEOUT_SECS": str(_SESSION_SECONDS),
-            "TOKIO_WORKER_THREADS": str(_WORKERS),
-            "RUST_LOG": os.environ.get("RUST_LOG", "error"),
-        }
-
-
-def _end(process: subprocess.Popen[Any]) -> None:
-    """End a server process and wait for it."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()
+_PROPERTY = "delta.autooptimize.autocompact"
+MIN_FILES = 50
+# Files to wait for after a compaction that lost to a concurrent writer, so that not every statement tries.
+_AGAIN = 10
+_log = logging.getLogger(__name__)
 
 
 class SailSession(CatalogSession):
-    """A session of Sail, which is taught each table and view that a statement names."""
+    """One session of Sail."""
 
     knows_absent = True
     left_out = LEFT_OUT_ON_SAIL
     handlers = commands.HANDLERS
+    creation = Create
 
     def __init__(self, tree: CatalogTree, client: ConnectClient, compaction: AutoCompaction) -> None:
         super().__init__(tree, client)
@@ -172,30 +88,9 @@ class SailSession(CatalogSession):
     def _columns(self, query: str) -> list[str]:
         return list(self.client.sql(query).column_names)
 
-    def create(self, statement: Statement, name: TableName, after_name: int) -> Create:
-        """Return the making of a table."""
-        return Create(self, statement, name, after_name)
-
-    def check_overwrite(self, name: TableName, options: Mapping[str, str]) -> None:
-        """Refuse a dynamic partition overwrite: Sail deletes the other partitions as well."""
-        shape = self.tree.shape(name)
-        if shape is None or not shape.partition_columns:
-            return
-        modes = [value for key, value in options.items() if key.lower() == "partitionoverwritemode"]
-        if "dynamic" in (modes or [self._overwrite_mode()])[-1].lower():
-            raise unsupported("Dynamic partition overwrite")
-
-    def _overwrite_mode(self) -> str:
-        return self.client.setting("spark.sql.sources.partitionOverwriteMode")
-
     def adapt_write(self, command: Any, name: TableName | None) -> None:
         """Bring a DataFrame's write into the form that Sail takes; refuse what it would write wrongly."""
-        write = command.write_operation
-        if name is None:
-            dataframes.check_path(write, self.tree, self._overwrite_mode())
-        elif write.mode == write.SAVE_MODE_OVERWRITE:
-            self.check_overwrite(name, write.options)
-        dataframes.adapt(command, name, self.tree, self.client.columns)
+        plans.adapt(self, command, name)
 
     def prepare(self, names: Iterable[tuple[str, ...]]) -> None:
         """Teach Sail every table that `names` may mean. Names that mean none do no harm."""
@@ -290,3 +185,68 @@ class SailSession(CatalogSession):
             if (catalog, schema) in self._schemas:
                 self._schemas.discard((catalog, schema))
                 self.client.sql(f"DROP SCHEMA IF EXISTS {quote(catalog)}.{quote(schema)}")
+
+
+class AutoCompaction:
+    """Compacts the tables of one catalog tree after writes. Safe for threads."""
+
+    def __init__(self, tree: CatalogTree) -> None:
+        self._tree = tree
+        self._due: dict[TableName, int] = {}
+        self._busy: set[TableName] = set()
+        self._guard = threading.Lock()
+
+    def after_write(self, name: TableName) -> None:
+        """Compact a table that has just been written, if it is time. Never raises: the next write can."""
+        try:
+            shape = self._tree.shape(name)
+            wanted = shape is not None and _wanted(shape)
+            files = _files_of(self._tree.location(name), shape.version) if shape and wanted else None
+            if files is not None and self._begin(name, files):
+                self._attempt(name, files)
+        except Exception as error:  # noqa: BLE001 - recorded; most likely a concurrent writer was first
+            _log.debug("compaction of %s dropped: %s", name.sql, error)
+
+    def _attempt(self, name: TableName, files: int) -> None:
+        due = files + _AGAIN
+        try:
+            with self._tree.lock(name):  # nobody may drop or rename the table meanwhile
+                self._tree.require(name)
+                delta = DeltaTable(str(self._tree.location(name)))
+                delta.optimize.compact()
+                due = len(delta.file_uris()) + MIN_FILES
+        finally:
+            with self._guard:
+                self._due[name] = due
+                self._busy.discard(name)
+
+    def _begin(self, name: TableName, files: int) -> bool:
+        """Tell whether the caller should compact now.
+
+        Files that the last compaction left apart (of several partitions, large ones) do not count again.
+        """
+        with self._guard:
+            due = min(self._due.get(name, MIN_FILES), files + MIN_FILES)
+            self._due[name] = due
+            if files < due or name in self._busy:
+                return False
+            self._busy.add(name)
+            return True
+
+
+def _wanted(shape: TableShape) -> bool:
+    """Tell whether a table asks for compaction: `true`, `auto`, `legacy` or a size do, `false` does not."""
+    values = [value.lower() for key, value in shape.properties.items() if key.lower() == _PROPERTY]
+    return bool(values) and values[-1] not in {"false", "disabled", ""}
+
+
+def _files_of(table: Path, version: int) -> int | None:
+    """Return how many files a version has, by its checksum file (Delta protocol, "Version Checksum File").
+
+    Sail writes one with each commit. None where there is none, such as after a commit by another writer.
+    """
+    try:
+        text = (table / "_delta_log" / f"{version:020d}.crc").read_text(encoding="utf-8")
+        return int(json.loads(text)["numFiles"])
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,8 +1,9 @@
-"""Values of the Thrift service: parameters as SQL literals, results as Arrow, listings as tables."""
+"""Thrift's calls and values: calls as bytes, parameters as SQL literals, results as Arrow, listings."""
 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,13 +11,21 @@ from typing import Any
 import lz4.frame  # type: ignore[import-untyped] # ships no types
 import pyarrow as pa
 import pyarrow.types as is_a
-from databricks.sql.thrift_api.TCLIService import ttypes
+from databricks.sql.thrift_api.TCLIService import TCLIService, ttypes
+from thrift.protocol.TBinaryProtocol import TBinaryProtocol
+from thrift.Thrift import TApplicationException, TMessageType
+from thrift.transport.TTransport import TMemoryBuffer
 
 from local_workspace.engine import CatalogTree, ColumnInfo, EngineError, StatementResult, TableInfo
-from local_workspace.engine.intervals import readable
+from local_workspace.engine.deltalog import arrow_sql_type
 from local_workspace.engine.literals import RawLiteral, string_literal
-from local_workspace.engine.texts import is_variant, text_of
+from local_workspace.engine.show import rows_of
+from local_workspace.engine.texts import is_variant, readable, text_of
+from local_workspace.http import Connection
 
+# Of the strict binary protocol: version 1, message type call (Thrift binary protocol specification).
+_CALL = 0x80010001
+_EXECUTE = b"ExecuteStatement"
 _TYPE = re.compile(r"[A-Za-z_ ]+(\(\s*\d+\s*(,\s*\d+\s*)?\))?")
 _INTEGER = re.compile(r"[+-]?\d+")
 # java.sql.Types, by SQL type name.
@@ -31,12 +40,11 @@ _TABLES = (
 )
 # The columns of GetColumns, with their types where those are not STRING (JDBC's DatabaseMetaData.getColumns).
 _COLUMNS = (
-    "TABLE_CAT TABLE_SCHEM TABLE_NAME COLUMN_NAME DATA_TYPE:int TYPE_NAME COLUMN_SIZE:int "
-    "BUFFER_LENGTH:tinyint DECIMAL_DIGITS:int NUM_PREC_RADIX:int NULLABLE:int REMARKS COLUMN_DEF "
-    "SQL_DATA_TYPE:int SQL_DATETIME_SUB:int CHAR_OCTET_LENGTH:int ORDINAL_POSITION:int IS_NULLABLE "
-    "SCOPE_CATALOG SCOPE_SCHEMA SCOPE_TABLE SOURCE_DATA_TYPE:smallint IS_AUTO_INCREMENT"
+    "TABLE_CAT TABLE_SCHEM TABLE_NAME COLUMN_NAME DATA_TYPE:int32 TYPE_NAME COLUMN_SIZE:int32 "
+    "BUFFER_LENGTH:int8 DECIMAL_DIGITS:int32 NUM_PREC_RADIX:int32 NULLABLE:int32 REMARKS COLUMN_DEF "
+    "SQL_DATA_TYPE:int32 SQL_DATETIME_SUB:int32 CHAR_OCTET_LENGTH:int32 ORDINAL_POSITION:int32 IS_NULLABLE "
+    "SCOPE_CATALOG SCOPE_SCHEMA SCOPE_TABLE SOURCE_DATA_TYPE:int16 IS_AUTO_INCREMENT"
 )
-_ARROW = {"int": pa.int32(), "tinyint": pa.int8(), "smallint": pa.int16(), "": pa.string()}
 # Bytes of a value, and decimal digits, as Spark's own Thrift server says them.
 _SIZES = {
     "tinyint": 1, "smallint": 2, "int": 4, "bigint": 8, "float": 4, "double": 8, "boolean": 1, "date": 4,
@@ -50,11 +58,81 @@ _NUMBERS = frozenset({"tinyint", "smallint", "int", "bigint", "float", "double",
 _PIECE = re.compile(
     r"(?P<field>`[^`]*`|[^\s<>,:()`]+)\s*:\s*|(?P<comma>,\s*)|(?P<rest>\([^)]*\)|[^<>,:`()]+|[<>])"
 )
-_HIVE = {
-    "bool": "BOOLEAN_TYPE", "int8": "TINYINT_TYPE", "int16": "SMALLINT_TYPE", "int32": "INT_TYPE",
-    "int64": "BIGINT_TYPE", "float": "FLOAT_TYPE", "double": "DOUBLE_TYPE", "string": "STRING_TYPE",
-    "binary": "BINARY_TYPE", "date32[day]": "DATE_TYPE", "null": "NULL_TYPE",
-}  # fmt: skip
+
+
+class NoCallError(Exception):
+    """The bytes are no call of the service; the message is one line."""
+
+
+def answer(service: Any, body: bytes, connection: Connection | None = None) -> bytes:
+    """Let `service` answer the Thrift call in `body`. Raises `NoCallError` when it is none.
+
+    A call that the service does not know gets Thrift's own answer to that.
+    """
+    outgoing = TMemoryBuffer()
+    protocol = _protocol(outgoing)
+    name, sequence, arguments = _read_call(body)
+    handler = getattr(service, name, None)
+    if arguments is None or handler is None:
+        kind: int = TMessageType.EXCEPTION
+        result: Any = TApplicationException(TApplicationException.UNKNOWN_METHOD, f"Unknown function {name}")
+    else:
+        kind, result = TMessageType.REPLY, getattr(TCLIService, f"{name}_result")()
+        service.caller.connection = connection
+        result.success = handler(arguments.req)
+    protocol.writeMessageBegin(name, kind, sequence)
+    result.write(protocol)
+    protocol.writeMessageEnd()
+    return bytes(outgoing.getvalue())
+
+
+def _read_call(body: bytes) -> tuple[str, int, Any]:
+    """Return name, sequence number and arguments of a call; no arguments for one that is not known."""
+    protocol = _protocol(TMemoryBuffer(body))
+    try:
+        name, _, sequence = protocol.readMessageBegin()
+        made = getattr(TCLIService, f"{name}_args", None)
+        arguments = made() if name.isalpha() and made is not None else None
+        if arguments is not None:
+            arguments.read(protocol)
+            if arguments.req is None:
+                raise ValueError(f"{name} has no request")
+            _require(arguments.req)
+    except Exception as error:
+        text = " ".join(f"{error}".split()) or "it ends too early"
+        raise NoCallError(f"{type(error).__name__}: {text[:200]}") from error
+    return name, sequence, arguments
+
+
+def _require(value: Any) -> None:
+    """Raise TProtocolException unless all required fields are there, in structs within as well."""
+    value.validate()
+    for field in vars(value).values():
+        for each in field if isinstance(field, list) else [field]:
+            if hasattr(each, "validate"):
+                _require(each)
+
+
+def sql_of(body: bytes) -> str | None:
+    """The SQL text in the body of an ExecuteStatement call; None for anything else."""
+    if len(body) < 8 or not body.startswith(struct.pack("!I", _CALL)):
+        return None
+    if body[4:8] != struct.pack("!I", len(_EXECUTE)) or not body.startswith(_EXECUTE, 8):
+        return None
+
+    try:
+        statement: str = _read_call(body)[2].req.statement
+    except NoCallError:  # it will be refused when it is answered
+        return None
+    return statement
+
+
+def _protocol(transport: Any) -> Any:
+    # thrift 0.25 caps strings at 16 MB; a statement or a result batch may be larger, and we are on loopback.
+    return TBinaryProtocol(transport, string_length_limit=None, container_length_limit=None)
+
+
+# --- parameters and results
 
 
 def literals_of(parameters: Sequence[Any] | None) -> Mapping[str, RawLiteral] | list[RawLiteral] | None:
@@ -132,17 +210,9 @@ def _type_desc(kind: Any) -> Any:
 
 
 def hive_type(kind: Any) -> str:
-    """The name of the Thrift type id for an Arrow type."""
-    for test, name in (
-        (is_a.is_timestamp, "TIMESTAMP_TYPE"),
-        (is_a.is_decimal, "DECIMAL_TYPE"),
-        (is_a.is_map, "MAP_TYPE"),
-        (is_a.is_struct, "STRUCT_TYPE"),
-        (is_a.is_nested, "ARRAY_TYPE"),
-    ):
-        if test(kind):
-            return name
-    return _HIVE.get(str(kind), "STRING_TYPE")
+    """Return the name of the Thrift type id for an Arrow type that is `presentable`."""
+    name = re.split(r"[(<]", arrow_sql_type(kind))[0].upper()
+    return {"TIMESTAMP_NTZ": "TIMESTAMP_TYPE", "VOID": "NULL_TYPE"}.get(name, f"{name}_TYPE")
 
 
 def page_rows(table: Any, offset: int, max_rows: int | None, max_bytes: int | None) -> int:
@@ -166,41 +236,43 @@ def row_set(table: Any, offset: int, rows: int, *, compress: bool) -> Any:
     return ttypes.TRowSet(startRowOffset=offset, rows=[], arrowBatches=batches)
 
 
-def list_catalogs(tree: CatalogTree) -> Any:
-    """One row a catalog."""
-    return _table("TABLE_CAT", [(name,) for name in sorted(tree.catalogs())])
+# --- listings
 
 
-def list_schemas(tree: CatalogTree, catalog: str | None, schema: str | None) -> Any:
-    """One row a schema that matches the patterns."""
+def list_catalogs(tree: CatalogTree) -> StatementResult:
+    """Return a row for each catalog."""
+    return _listing("TABLE_CAT", [(name,) for name in sorted(tree.catalogs())])
+
+
+def list_schemas(tree: CatalogTree, catalog: str | None, schema: str | None) -> StatementResult:
+    """Return a row for each schema that matches the patterns."""
     rows = [(name, each) for each, name in _schemas(tree, catalog, schema)]
-    return _table("TABLE_SCHEM TABLE_CATALOG", rows)
+    return _listing("TABLE_SCHEM TABLE_CATALOG", rows)
 
 
 def list_tables(
     tree: CatalogTree, catalog: str | None, schema: str | None, table: str | None, kinds: list[str] | None
-) -> Any:
-    """One row a table or view."""
+) -> StatementResult:
+    """Return a row for each table or view that matches the patterns."""
     rows = [
         (info.name.catalog, info.name.schema, info.name.name, info.kind, info.comment or "", *[None] * 5)
         for info in _tables(tree, catalog, schema, table)
         if not kinds or info.kind in kinds
     ]
-    return _table(_TABLES, rows)
+    return _listing(_TABLES, rows)
 
 
 def list_columns(
     tree: CatalogTree, catalog: str | None, schema: str | None, table: str | None, column: str | None
-) -> Any:
-    """One row a column."""
-    rows: list[tuple[Any, ...]] = []
-    for info in _tables(tree, catalog, schema, table):
-        rows += [
-            (info.name.catalog, info.name.schema, info.name.name, *_column(each, position))
-            for position, each in enumerate(info.columns)
-            if _matches(each.name, column)
-        ]
-    return _table(_COLUMNS, rows)
+) -> StatementResult:
+    """Return a row for each column that matches the patterns."""
+    rows = [
+        (info.name.catalog, info.name.schema, info.name.name, *_column(each, position))
+        for info in _tables(tree, catalog, schema, table)
+        for position, each in enumerate(info.columns)
+        if _matches(each.name, column)
+    ]
+    return _listing(_COLUMNS, rows)
 
 
 def _column(column: ColumnInfo, position: int) -> tuple[Any, ...]:
@@ -247,8 +319,7 @@ def _matches(name: str, pattern: str | None) -> bool:
     return re.fullmatch(spelled, name, re.IGNORECASE) is not None
 
 
-def _table(header: str, rows: list[tuple[Any, ...]]) -> Any:
-    fields = [name.partition(":") for name in header.split()]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(fields)
-    arrays = [pa.array(column, _ARROW[kind]) for column, (_, _, kind) in zip(columns, fields, strict=True)]
-    return pa.Table.from_arrays(arrays, names=[name for name, _, _ in fields])
+def _listing(header: str, rows: list[tuple[Any, ...]]) -> StatementResult:
+    """Return rows under names that are strings, or of the type after the colon."""
+    columns = (name.partition(":") for name in header.split())
+    return rows_of({name: kind or "string" for name, _, kind in columns}, rows)

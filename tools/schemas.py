@@ -1,6 +1,6 @@
 """The JSON schemas of ``manifest.json`` and ``result.json``, generated from ``executor_harness.protocol``.
 
-``python -m databricks_rlm_agent.attempts.schemas docs/schemas`` writes them; a test holds the files in step.
+``python -m tools.schemas docs/schemas`` writes them; a test holds the files in step.
 """
 
 from __future__ import annotations

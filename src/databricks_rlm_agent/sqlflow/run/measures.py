@@ -1,6 +1,7 @@
-"""Counts the rows that an iteration changed. A failure to count is an error, never a zero.
+"""Measures tables by queries: their rows, keys and coverage, and the rows that an iteration changed.
 
-Rows are compared as a multiset, by every column that both tables have.
+Changed rows are counted of a multiset, by every column that both tables have. A failure to count is an error,
+never a zero.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from databricks_rlm_agent.errors import InvalidData, RlmError
 from databricks_rlm_agent.retry import RetryingSession
-from databricks_rlm_agent.sqlflow.model import Iteration
+from databricks_rlm_agent.sqlflow.model import CoverageRule, Iteration
 from databricks_rlm_agent.sqlflow.run.outcome import Measure
 from databricks_rlm_agent.sqltext.errors import classify
 from databricks_rlm_agent.sqltext.names import Name, common, quoted, shown
@@ -60,17 +61,6 @@ def columns(described: Iterable[Row]) -> tuple[Column, ...]:
     return tuple(Column(name=row["col_name"], type=row["data_type"]) for row in rows)
 
 
-def common_columns(one: Sequence[Column], other: Sequence[Column]) -> tuple[Column, ...]:
-    """Return the columns that both tables have."""
-    names = {column.name.lower() for column in other}
-    return tuple(column for column in one if column.name.lower() in names)
-
-
-def stamp_columns(compared: Sequence[Column]) -> tuple[Column, ...]:
-    """Return columns that may only record when, or in which iteration, a row was written."""
-    return tuple(column for column in compared if _STAMP.fullmatch(column.name) and column.may_be_key)
-
-
 def range_query(table: Name, some: Sequence[Column]) -> str:
     """A query of one row: ``n`` rows, and every column's least and greatest value, ``lo<i>``, ``hi<i>``."""
     parts = (
@@ -105,7 +95,8 @@ def _distinct(table: Name, key: Sequence[Column]) -> str:
 
 def state_query(table: Name, compared: Sequence[Column]) -> str:
     """A query of one row: ``n`` rows and ``h``, the sum of their hashes, which is the same in any order."""
-    return f"SELECT count(*) AS n, {_HASHES.format(_values(compared))} AS h FROM {quoted(table)}"
+    values = ", ".join(column.comparable for column in compared)
+    return f"SELECT count(*) AS n, {_HASHES.format(values)} AS h FROM {quoted(table)}"
 
 
 def difference_query(table: Name, before: Name, compared: Sequence[Column], key: Sequence[Column]) -> str:
@@ -138,19 +129,34 @@ def difference_query(table: Name, before: Name, compared: Sequence[Column], key:
 _HASHES = "sum(CAST(xxhash64({}) AS DECIMAL(38,0)))"
 
 
-def _values(compared: Sequence[Column]) -> str:
-    return ", ".join(column.comparable for column in compared)
-
-
 _DECLARE = "Declare `convergence` or `key_columns` for the loop in workflow.yml."
 
 
-class MeasureFailedError(Exception):
-    """The number of changed rows could not be found; ``error`` says why."""
+def rows_query(tables: Sequence[Name]) -> str:
+    """A query of one row: the rows of each table, ``n<i>``."""
+    counts = (f"(SELECT count(*) FROM {quoted(name)}) AS n{i}" for i, name in enumerate(tables))
+    return f"SELECT {', '.join(counts)}"
 
-    def __init__(self, error: RlmError) -> None:
-        super().__init__(str(error))
-        self.error = error
+
+def key_query(table: Name, key: Sequence[str]) -> str:
+    """A query of one row: ``n`` rows, and ``u`` distinct values of the key."""
+    names = ", ".join(quoted((column,)) for column in key)
+    distinct = f"(SELECT count(*) FROM (SELECT DISTINCT {names} FROM {quoted(table)})) AS u"
+    return f"SELECT (SELECT count(*) FROM {quoted(table)}) AS n, {distinct}"
+
+
+def coverage_query(table: Name, rule: CoverageRule) -> str:
+    """A query of the distinct keys of the covered table, and of those that the other table has."""
+    columns = [(quoted((here,)), quoted((there,)), f"k{n}") for n, (here, there) in enumerate(rule.on)]
+    here = ", ".join(f"{name} AS {alias}" for name, _, alias in columns)
+    there = ", ".join(f"{name} AS {alias}" for _, name, alias in columns)
+    known = " AND ".join(f"{name} IS NOT NULL" for _, name, _ in columns)
+    same = " AND ".join(f"c.{alias} = t.{alias}" for _, _, alias in columns)
+    return (
+        f"SELECT count(*) AS all_keys, count(t.found) AS found_keys "
+        f"FROM (SELECT DISTINCT {there} FROM {quoted(rule.table)} WHERE {known}) c "
+        f"LEFT JOIN (SELECT DISTINCT {here}, 1 AS found FROM {quoted(table)}) t ON {same}"
+    )
 
 
 class ChangeCounter:
@@ -170,15 +176,12 @@ class ChangeCounter:
         self._notices: set[str] = set()
 
     def measure(self, iteration: Iteration, *, affected: int | None, last: Measure | None = None) -> Measure:
-        """Compare an iteration's table with the one before; raise MeasureFailedError.
+        """Compare an iteration's table with the one before; raise RlmError.
 
         ``affected`` is how many rows its statements changed, and ``last`` the measure before: both are for a
         loop that changes one table in place.
         """
-        try:
-            changed, state = self._changed(iteration, affected, last)
-        except RlmError as error:
-            raise MeasureFailedError(error) from None
+        changed, state = self._changed(iteration, affected, last)
         return Measure(
             n=iteration.number,
             changed=changed,
@@ -234,8 +237,10 @@ class ChangeCounter:
             return None
 
     def _compared(self, table: Name, before: Name) -> Row:
-        both = common_columns(self._columns(table), self._columns(before))
-        stamps = self._stamps(table, before, stamp_columns(both))
+        here, there = self._columns(table), self._columns(before)
+        names = {column.name.lower() for column in there}
+        both = [column for column in here if column.name.lower() in names]
+        stamps = self._stamps(table, before, both)
         compared = [column for column in both if column not in stamps]
         if not compared:
             raise InvalidData(
@@ -247,16 +252,18 @@ class ChangeCounter:
         return self._session.fetch(difference_query(table, before, compared, key))[0]
 
     def _columns(self, table: Name) -> tuple[Column, ...]:
-        known = self._described.get(table)
-        if known is None:
-            known = columns(self._session.fetch(f"DESCRIBE TABLE {quoted(table)}"))
-            self._described[table] = known
-        return known
+        if table not in self._described:
+            self._described[table] = columns(self._session.fetch(f"DESCRIBE TABLE {quoted(table)}"))
+        return self._described[table]
 
-    def _stamps(self, table: Name, before: Name, candidates: Sequence[Column]) -> list[Column]:
+    def _stamps(self, table: Name, before: Name, both: Sequence[Column]) -> list[Column]:
         """Return the columns to leave out: stamps by their names, which have one value in all rows."""
         declared = {name.lower() for name in self._declared}
-        candidates = [column for column in candidates if column.name.lower() not in declared]
+        candidates = [
+            column
+            for column in both
+            if _STAMP.fullmatch(column.name) and column.may_be_key and column.name.lower() not in declared
+        ]
         if not candidates:
             return []
         now, then = (self._session.fetch(range_query(name, candidates))[0] for name in (table, before))

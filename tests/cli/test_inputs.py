@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from databricks_rlm_agent.cli.work import InputSpec, parse_input, parse_inputs, upload_path
 from databricks_rlm_agent.errors import UsageError
-from databricks_rlm_agent.runs.inputs import InputSpec, parse_input, parse_inputs, upload_path
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,34 @@
-"""Unity Catalog: what the planner may look up, what ``rlm-agent init`` creates, and files in Volumes."""
+"""The services of a workspace that we use: Unity Catalog, files in Volumes, jobs and secrets."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from databricks_rlm_agent.attempts.result import JobVerdict
 from databricks_rlm_agent.databricks.workspace import Workspace
-from databricks_rlm_agent.errors import AlreadyExists, NotFound, Rejected
+from databricks_rlm_agent.errors import AlreadyExists, NotFound, Rejected, Unreachable
 from databricks_rlm_agent.layout import Namespace
 from databricks_rlm_agent.ports import FileEntry
+from databricks_rlm_agent.runs.run import DELETED
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
+    from databricks.sdk.service.jobs import Run
 
+
+# The Jobs API has no error code of its own for it ("If a run with the provided token already exists but is
+# deleted, an error is returned", databricks-sdk 0.156, jobs.submit).
+_DELETED = re.compile(r"idempotency.token.*\bdeleted\b|\bdeleted\b.*idempotency.token", re.IGNORECASE)
 _HIDDEN_SCHEMAS = frozenset({"information_schema"})
 
 
@@ -127,14 +138,6 @@ class WorkspaceVolume:
                 return b""
             raise
 
-    def exists(self, path: str) -> bool:
-        """Return whether there is a file."""
-        try:
-            self._workspace.call(path, lambda client: client.files.get_metadata(path))
-        except NotFound:
-            return False
-        return True
-
     def look(self, path: str) -> FileEntry | None:
         """Return the entry at a path; None where there is nothing."""
         try:
@@ -185,3 +188,103 @@ class WorkspaceVolume:
             folder = path.rpartition("/")[0]
             self._workspace.call(folder, lambda client: client.files.create_directory(folder))
             put()
+
+
+class WorkspaceJobs:
+    """Implements ports.Jobs."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def submit(self, payload: Mapping[str, Any]) -> int:
+        """Send ``runs/submit``. The payload is sent as it was frozen in the manifest, not rebuilt.
+
+        Returns DELETED where the token's job run has been deleted.
+        """
+        path = "/api/2.2/jobs/runs/submit"
+        try:
+            reply: Any = self._workspace.call(
+                f"POST {path}", lambda client: client.api_client.do("POST", path, body=dict(payload))
+            )
+        except Rejected as error:
+            if not _DELETED.search(error.what):
+                raise
+            return DELETED
+        try:
+            return int(reply["run_id"])
+        except (KeyError, TypeError, ValueError):
+            raise Unreachable(
+                "The answer names no run.",
+                where=f"POST {path} at {self._workspace.host}",
+                fix="The outcome is unknown; asking again with the same token is safe.",
+            ) from None
+
+    def verdict(self, databricks_run_id: int) -> JobVerdict:
+        """How a run stands, by ``status`` (the run-level ``state`` alone misreports failures)."""
+        try:
+            return _verdict(databricks_run_id, self._get(databricks_run_id))
+        except (AttributeError, KeyError, TypeError) as error:  # from the SDK's parser: no fault of the run
+            raise Unreachable(
+                f"The answer cannot be read: {error!r}.",
+                where=f"job run {databricks_run_id} at {self._workspace.host}",
+            ) from None
+
+    def url(self, databricks_run_id: int) -> str | None:
+        """The run's page."""
+        return self.verdict(databricks_run_id).run_page_url
+
+    def cancel(self, databricks_run_id: int) -> None:
+        """Ask for a run's cancellation."""
+        self._workspace.call(
+            f"job run {databricks_run_id}", lambda client: client.jobs.cancel_run(databricks_run_id)
+        )
+
+    def probe(self) -> str:
+        """Return a line that says that job runs can be listed; raise RemoteError where they cannot."""
+        self._workspace.call("job runs", lambda client: next(iter(client.jobs.list_runs(limit=1)), None))
+        return "runs can be listed; whether they may be submitted shows at the first one"
+
+    def _get(self, databricks_run_id: int) -> Run:
+        if databricks_run_id == DELETED:
+            raise NotFound("The job run was deleted before it was recorded.", where=self._workspace.host)
+        return self._workspace.call(
+            f"job run {databricks_run_id}", lambda client: client.jobs.get_run(databricks_run_id)
+        )
+
+
+def _verdict(databricks_run_id: int, run: Run) -> JobVerdict:
+    status, details = run.status, run.status.termination_details if run.status else None
+    return JobVerdict(
+        run_id=databricks_run_id,
+        state=_value(status.state) if status else None,
+        code=_value(details.code) if details else None,
+        type=_value(details.type) if details else None,
+        message=(details.message if details else None)
+        or (run.state.state_message if run.state else None)
+        or "",
+        run_page_url=run.run_page_url,
+    )
+
+
+def _value(member: Enum | None) -> str | None:
+    return None if member is None else str(member.value)
+
+
+class WorkspaceSecrets:
+    """Reads secrets by scope and key."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def fetch(self, scope: str, key: str) -> str | None:
+        """The value of a secret, or None if there is no such scope or key."""
+        try:
+            value = self._workspace.call(
+                f"secret scope {scope}", lambda client: client.secrets.get_secret(scope, key).value
+            )
+        except NotFound:
+            return None
+        try:
+            return base64.b64decode(value or "", validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return value

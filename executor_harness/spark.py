@@ -1,16 +1,29 @@
-"""The Spark session: made when first needed, never ended by the program, interrupted at a time-out.
+"""Spark: its session, and SQL that no parser can read differently.
 
-Works over Py4J (classic clusters) and over Spark Connect (serverless, the local workspace) alike.
+The session is made when first needed, never ended by the program, and interrupted at a time-out; over Py4J
+(classic clusters) and over Spark Connect (serverless, the local workspace) alike.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 _IGNORED = "rlm: spark.stop() was ignored: the session belongs to the job, which still has to report\n"
 _RELEASE_S = 2.0
+_PLAIN = re.compile(r"[A-Za-z0-9 _.,:;/=()+-]*")
+_CONFLICT = re.compile(
+    # Delta on Databricks (conditions and JVM class names), then the wording of delta-rs and of Sail
+    r"DELTA_CONCURRENT|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED|Concurrent\w*Exception|MetadataChangedException"
+    r"|ProtocolChangedException|[Cc]ommit conflict|[Ff]ailed to commit transaction|version already exists"
+)
+_TRIES = 8
+_FIRST_WAIT_S = 0.2
+_LONGEST_WAIT_S = 5.0
 
 
 def get_or_create() -> Any:
@@ -51,7 +64,7 @@ class Session:
             self._ours = not _is_active()
             self._spark = get_or_create()
             self.guard()
-            if not _is_connect(self._spark):
+            if not is_connect(self._spark):
                 # What runs under this group is ours to cancel; a cluster's other jobs are not.
                 self._spark.sparkContext.setJobGroup(self._group, self._group, True)
         return self._spark
@@ -87,7 +100,7 @@ class Session:
         if spark is None:
             return
         try:
-            if _is_connect(spark):
+            if is_connect(spark):
                 spark.interruptAll()
             else:
                 spark.sparkContext.cancelJobGroup(self._group)
@@ -97,7 +110,7 @@ class Session:
     def release(self) -> None:
         """Let go of a session that we made; a server elsewhere keeps it otherwise. Bounded in time."""
         spark = self._spark
-        if spark is not None and self._ours and _is_connect(spark):
+        if spark is not None and self._ours and is_connect(spark):
             stopper = threading.Thread(target=spark.stop, name="rlm-release", daemon=True)
             stopper.start()
             stopper.join(_RELEASE_S)
@@ -107,7 +120,8 @@ def _ignored(_session: object) -> None:
     sys.stderr.write(_IGNORED)
 
 
-def _is_connect(spark: object) -> bool:
+def is_connect(spark: object) -> bool:
+    """Return whether a session is one of Spark Connect, and not classic."""
     return ".connect." in type(spark).__module__
 
 
@@ -119,3 +133,51 @@ def _is_active() -> bool:
         return module.SparkSession.getActiveSession() is not None
     except Exception:  # noqa: BLE001 -- a version that cannot tell: then nobody made one before us
         return False
+
+
+def literal(value: str | int | None) -> str:
+    """A value as a SQL literal.
+
+    Text beyond a plain alphabet goes as hexadecimal digits: escapes in quotes depend on the engine's settings
+    (`spark.sql.parser.escapedStringLiterals`), and Spark substitutes `${…}` even inside of quotes. What
+    UTF-8 cannot express (lone surrogates) becomes a question mark.
+    """
+    if value is None:
+        return "NULL"
+    if isinstance(value, int):
+        return str(int(value))
+    if _PLAIN.fullmatch(value) and "--" not in value:
+        return f"'{value}'"
+    return f"CAST(X'{value.encode('utf-8', 'replace').hex().upper()}' AS STRING)"
+
+
+def quoted(name: str) -> str:
+    """A dotted table name with each part in backticks."""
+    return ".".join(f"`{part.replace('`', '``')}`" for part in name.split("."))
+
+
+def opened(spark: Any, table: str, label: str) -> Any:
+    """A table as a DataFrame. Raises LookupError that names the label and the table."""
+    try:
+        frame = spark.table(quoted(table))
+        frame.schema  # noqa: B018 -- Spark Connect looks the table up only now
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise LookupError(f"{label}: table {table} cannot be read: {reason}") from error
+    return frame
+
+
+def commit(
+    execute: Callable[[str], object], text: str, *, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Execute a statement, again while others commit to the same table. Raises what the engine raises."""
+    wait = _FIRST_WAIT_S
+    for left in range(_TRIES - 1, -1, -1):
+        try:
+            execute(text)
+            return
+        except Exception as error:
+            if not left or not _CONFLICT.search(f"{type(error).__name__}: {error}"):
+                raise
+        sleep(wait)
+        wait = min(2 * wait, _LONGEST_WAIT_S)
