@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 import requests
 from local_workspace import WorkspaceInfo
+from local_workspace.services import statement_results
 from local_workspace.signed import LIFETIME_S, Signer
 
 BASE = "/api/2.0/sql"
@@ -84,16 +86,41 @@ def test_arrow_comes_by_links_in_chunks(driver: Driver) -> None:
     manifest = done["manifest"]
     assert manifest["total_chunk_count"] > 1
     assert manifest["result_compression"] == "LZ4_FRAME"
-    links, index = [], 0
-    while index is not None:
-        path = f"/statements/{done['statement_id']}/result/chunks/{index}"
-        [link] = driver.ask("GET", path)["external_links"]
-        links.append(link)
-        index = link.get("next_chunk_index")
-    assert len(links) == manifest["total_chunk_count"]
+    links = done["result"]["external_links"]
+    assert [link["chunk_index"] for link in links] == list(range(manifest["total_chunk_count"]))
+    assert [link.get("next_chunk_index") for link in links] == [*range(1, len(links)), None]
     tables = [table_of(lz4.frame.decompress(fetched(link["external_link"]))) for link in links]
     assert [table.num_rows for table in tables] == [link["row_count"] for link in links]
     assert pa.concat_tables(tables).column("id").to_pylist() == list(range(200000))
+
+
+@pytest.mark.parametrize("wanted", ["ARROW_STREAM", "JSON_ARRAY", "CSV"])
+def test_links_come_in_batches_that_leave_out_nothing(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_LINKS": 3, "_CHUNK_ROWS": 100, "_CHUNK_BYTES": 800}.items():
+        monkeypatch.setattr(statement_results, name, value)
+    request = {"format": wanted, "disposition": "EXTERNAL_LINKS"}
+    table = pa.table({"n": pa.array(range(1001), pa.int64())})
+    result = statement_results.Result(table, request, "/chunks", Signer("", "token"))
+    described = result.describe()
+    answers = [described["result"]["external_links"]]
+    while (index := answers[-1][-1].get("next_chunk_index")) is not None:
+        answers.append(result.chunk(index).as_dict()["external_links"])
+    assert [len(links) for links in answers] == [3, 3, 3, 2]
+    links = [link for batch in answers for link in batch]
+    assert [link["chunk_index"] for link in links] == list(range(described["manifest"]["total_chunk_count"]))
+    files = [result.file(index) for index in range(11)]
+    if wanted == "ARROW_STREAM":
+        counts = [table_of(file).num_rows for file in files]
+    else:
+        counts = [len(json.loads(f) if wanted == "JSON_ARRAY" else f.split()[1:]) for f in files]
+    assert [100] * 10 + [1] == counts == [link["row_count"] for link in links]
+
+
+def test_a_chunk_has_its_length_by_which_one_cut_short_is_known(driver: Driver) -> None:
+    done = driver.run("SELECT id FROM range(300000)", format="ARROW_STREAM", disposition="EXTERNAL_LINKS")
+    answer = requests.get(done["result"]["external_links"][0]["external_link"], timeout=60)
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert table_of(answer.content).num_rows == 300000
 
 
 def test_a_small_result_is_attached_where_links_are_not_needed(driver: Driver) -> None:

@@ -30,6 +30,9 @@ _CHUNK_ROWS = 10_000
 # Of Arrow, which clients fetch by several threads; Databricks' chunks are of some megabytes as well.
 _CHUNK_BYTES = 8 << 20
 _ATTACHED_BYTES = 1 << 20
+# An answer links to so many chunks. Given them one by one, Databricks' SQL kernel (0.2.0) may lose the last:
+# of its two requests for links at a time, the end that one finds ends the stream for the other.
+_LINKS = 32
 _FORMATS = ("JSON_ARRAY", "ARROW_STREAM", "CSV")
 _DISPOSITIONS = ("INLINE", "EXTERNAL_LINKS", "INLINE_OR_EXTERNAL_LINKS")
 
@@ -139,14 +142,15 @@ class Result:
         return sum(len(value) for row in rows for value in row if value is not None)
 
     def chunk(self, index: int) -> shapes.ResultData:
-        """Return one chunk, or the link to it. Raises ApiError (400)."""
+        """Return one chunk, or the links to it and the next ones. Raises ApiError (400)."""
         known = len(self._starts)
         if not 0 <= index < max(1, known):
             raise invalid(f"chunk_index {index} does not exist: the result has {max(1, known)} chunks")
         if index >= known and self._linked:
             return shapes.ResultData()
         if self._linked:
-            return shapes.ResultData(external_links=[self._linked_chunk(index)])
+            linked = range(index, min(index + _LINKS, known))
+            return shapes.ResultData(external_links=[self._linked_chunk(each) for each in linked])
         # The SDK's type leaves out that a value may be NULL.
         values: Any = self._texts[index * self._chunk_rows :][: self._chunk_rows]
         found = shapes.ResultData(

@@ -48,12 +48,13 @@ class _Statement:
 
     def response(self) -> Json:
         """The reply; result data is in it once the statement has succeeded."""
-        status = shapes.StatementStatus(state=shapes.StatementState(self.state), sql_state=self.sqlstate)
-        if self.error is not None:
+        state = self.state  # which is set last: what belongs to it is there
+        status = shapes.StatementStatus(state=shapes.StatementState(state), sql_state=self.sqlstate)
+        if state == "FAILED":
             code = shapes.ServiceErrorCode.BAD_REQUEST
             status.error = shapes.ServiceError(error_code=code, message=self.error)
         response = shapes.StatementResponse(statement_id=self.id, status=status).as_dict()
-        return {**response, **self.result.describe()} if self.result is not None else response
+        return {**response, **self.finished().describe()} if state == "SUCCEEDED" else response
 
     def finished(self) -> Result:
         """Its result. Raises ApiError (404) where there is none."""
@@ -188,12 +189,12 @@ class Statements:
         result = Result(table, request, f"{_BASE}/statements/{statement.id}/result/chunks", self._signer)
         with self._lock:
             if statement.state != "CANCELED":
-                statement.state, statement.result = "SUCCEEDED", result
+                statement.result, statement.state = result, "SUCCEEDED"
 
     def _fail(self, statement: _Statement, message: str, sqlstate: str | None) -> None:
         with self._lock:
             if statement.state not in _FINAL:
-                statement.state, statement.sqlstate, statement.error = "FAILED", sqlstate, message
+                statement.sqlstate, statement.error, statement.state = sqlstate, message, "FAILED"
 
 
 def _seconds(text: str) -> float:
