@@ -12,7 +12,7 @@ from databricks import sql
 from local_workspace import WorkspaceInfo
 from local_workspace.engine import EngineError
 from local_workspace.options import USER
-from local_workspace.warehouse.staging import Transfer, is_transfer, read
+from local_workspace.warehouse.service import Transfer, is_transfer, read
 
 VOLUME = "/Volumes/main/default/files"
 

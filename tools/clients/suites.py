@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import requests
 from local_workspace import WorkspaceInfo, WorkspaceOptions, spawn
 from local_workspace.options import USER, installed_engine
 
@@ -33,9 +34,9 @@ _OTHERS = re.compile(r"DATABRICKS_|RLM_|ADK_|SUITE_|PYTEST_")
 class Suite:
     """A suite: its test files below the checkout, and how its tests are told where the workspace is.
 
-    `variables` are patterns with {host} (a URL), {name}, {port}, {token}, {http_path}, {ca_file}, {user}.
-    `plugin` is a module of this folder that pytest loads, in the client's environment. `volumes` are made
-    first.
+    `variables` are patterns with {host} (a URL), {name}, {port}, {token}, {http_path}, {ca_file}, {user}, and
+    {ca_bundle}: the usual authorities too. `plugin` is a module of this folder that pytest loads, in the
+    client's environment. `marks` selects tests, as pytest's -m. `volumes` and `jobs` are made first.
     """
 
     title: str
@@ -43,7 +44,9 @@ class Suite:
     variables: Mapping[str, str]
     tls: bool = False
     plugin: str = ""
+    marks: str = ""
     volumes: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
 
 
 SUITES: Mapping[str, Suite] = {
@@ -65,6 +68,30 @@ SUITES: Mapping[str, Suite] = {
         tls=True,
         plugin="suite_connector",
         volumes=("main/default/e2etests",),
+    ),
+    "sdk": Suite(
+        title="databricks-sdk-py, tests/integration",
+        files="tests/integration/test_*.py",
+        variables={
+            "CLOUD_ENV": "local",
+            "DATABRICKS_HOST": "{host}",
+            "DATABRICKS_TOKEN": "{token}",
+            "REQUESTS_CA_BUNDLE": "{ca_bundle}",
+            "TEST_ACCOUNT_ID": "00000000-0000-4000-8000-000000000001",
+            "TEST_DATABRICKS_CLIENT_ID": "{user}",
+            "TEST_DATABRICKS_CLIENT_SECRET": "{token}",
+            "TEST_DEFAULT_CLUSTER_ID": "local",
+            "TEST_DEFAULT_WAREHOUSE_ID": "local",
+            "TEST_ENVIRONMENT_TYPE": "UC_WORKSPACE",
+            "TEST_INSTANCE_POOL_ID": "local",
+            "TEST_METASTORE_ID": "local",
+            "TEST_WORKSPACE_ID": "1",
+            "THIS_WORKSPACE_ID": "1",
+            "UNIFIED_HOST": "{host}",
+        },
+        tls=True,
+        marks="not benchmark",
+        jobs=("a job to be listed",),
     ),
 }
 
@@ -90,6 +117,7 @@ def environment(suite: Suite, info: WorkspaceInfo, ours: Mapping[str, str]) -> d
         "token": info.token,
         "http_path": info.http_path,
         "ca_file": info.ca_file,
+        "ca_bundle": str(Path(info.ca_file).with_name("ca-bundle.pem")),
         "user": USER,
     }
     env = {name: value for name, value in ours.items() if not _OTHERS.match(name)}
@@ -145,6 +173,8 @@ def run(
         with spawn(WorkspaceOptions(root=folder / "ws", tls=suite.tls)) as workspace:
             env = environment(suite, workspace.info, os.environ)
             env["PYTHONPATH"] = str(_HERE)
+            for name in suite.jobs:
+                _make_job(workspace.info, name)
             for file in files:
                 print(f"== {file.name}", file=sys.stderr, flush=True)
                 found[file.name] = _run_file(
@@ -158,13 +188,24 @@ def run(
     return found
 
 
+def _make_job(info: WorkspaceInfo, name: str) -> None:
+    answer = requests.post(
+        f"{info.host}/api/2.2/jobs/create",
+        json={"name": name},
+        headers={"Authorization": f"Bearer {info.token}"},
+        verify=info.ca_file or True,
+        timeout=60,
+    )
+    answer.raise_for_status()
+
+
 def _run_file(
     suite: Suite, checkout: Path, file: Path, pytest: list[str], env: dict[str, str], folder: Path
 ) -> Outcome:
     report = folder / f"{file.stem}.xml"
     plugins = ["-p", "no:cacheprovider", *(["-p", suite.plugin] if suite.plugin else [])]
     command = [*pytest, *plugins, "-q", "--tb=line", "--show-capture=no"]
-    command += [f"--rootdir={checkout}", f"--junitxml={report}", str(file)]
+    command += ["-m", suite.marks, f"--rootdir={checkout}", f"--junitxml={report}", str(file)]
     # From a folder of its own: some suites write logs where they run.
     try:
         done = subprocess.run(

@@ -7,7 +7,6 @@ kernel among them; the names of columns are those that they read.
 from __future__ import annotations
 
 import datetime
-import fnmatch
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from . import information_schema
 from .catalog import CatalogTree, ColumnInfo, TableInfo
 from .errors import EngineError, catalog_not_found
 from .session import CatalogSession, StatementResult
-from .show import rows_of, strings
+from .show import fits, rows_of, strings
 from .statements import Reader, Statement
 
 _SYSTEM = "system"
@@ -62,7 +61,7 @@ def schemas(session: CatalogSession, statement: Statement) -> StatementResult:
     catalogs, reader = _catalogs(session.tree, statement)
     _, _, pattern = _patterns(reader)
     found = [(name, catalog) for catalog in catalogs for name in _schemas(session.tree, catalog)]
-    rows = [row for row in found if _fits(row[0], pattern)]
+    rows = [row for row in found if fits(row[0], pattern)]
     return rows_of(strings("databaseName", "catalog"), rows)
 
 
@@ -85,7 +84,7 @@ def columns(session: CatalogSession, statement: Statement) -> StatementResult:
         _column(info, column, position)
         for info in _infos(session.tree, catalogs, schema, table)
         for position, column in enumerate(info.columns, start=1)
-        if _fits(column.name, pattern)
+        if fits(column.name, pattern)
     ]
     return rows_of(_COLUMNS, rows)
 
@@ -130,15 +129,7 @@ def _infos(
 ) -> Iterator[TableInfo]:
     for catalog in catalogs:
         for name in _schemas(tree, catalog):
-            if _fits(name, schema):
+            if fits(name, schema):
                 inner = name == information_schema.SCHEMA
                 found = information_schema.infos(catalog) if inner else tree.infos(catalog, name)
-                yield from (info for info in found if _fits(info.name.name, table))
-
-
-def _fits(name: str, pattern: str | None) -> bool:
-    """Tell whether a name fits a pattern: `*` or `%` any text, `.` a character, `|` or."""
-    if pattern is None:
-        return True
-    parts = [part.strip().lower().replace("%", "*").replace(".", "?") for part in pattern.split("|")]
-    return any(fnmatch.fnmatchcase(name.lower(), part) for part in parts)
+                yield from (info for info in found if fits(info.name.name, table))
