@@ -11,9 +11,9 @@ from tools.house import House, count
 ROOT = Path(__file__).parents[1]
 # A figure may fall, and then its limit falls with it; it may not rise.
 LIMITS = {
-    "lines": 49_700,
-    "modules": 253,
-    "one_importer": 62,
+    "lines": 48_300,
+    "modules": 203,
+    "one_importer": 26,
     "over_400": 0,
     "classes_twice": 0,
     "import_circles": 0,

@@ -41,6 +41,10 @@ NO_SHAPE = {
     ("GET", "/api/2.0/workspace-conf"),  # names and values
     ("PATCH", "/api/2.0/workspace-conf"),
     ("POST", "/api/2.0/sql/statements/"),  # the same as without the slash
+    ("GET", "/api/2.0/sql/statements/{id}/result/chunks/{index:int}/data"),
+    ("DELETE", "/api/2.0/sql/statements/{id}"),  # these are for drivers; the SDK has no sessions
+    ("POST", "/api/2.0/sql/sessions"),
+    ("DELETE", "/api/2.0/sql/sessions/{id}"),
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from cryptography import x509
 from databricks import sql
 from databricks.sdk.service import jobs
 from local_workspace import Spawned, WorkspaceOptions, running, spawn
@@ -79,7 +80,7 @@ def test_the_certificate_is_kept_and_its_key_is_private(tmp_path: Path) -> None:
     made.file.write_text("damaged")
     assert certificate(tmp_path).file.read_bytes() not in {before, b"damaged"}
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(made.file, made.key)
+    context.load_cert_chain(made.served, made.key)
 
 
 def test_the_command_prints_the_path(tmp_path: Path) -> None:
@@ -104,3 +105,12 @@ def test_the_command_prints_the_path(tmp_path: Path) -> None:
     path = tmp_path / "w" / ".workspace" / "certificate.pem"
     assert f"  REQUESTS_CA_BUNDLE={path}\n" in lines
     assert path.exists()
+
+
+def test_the_server_shows_no_certificate_of_an_authority(tmp_path: Path) -> None:
+    """Clients in Rust refuse one: Databricks' SQL kernel, uv, polars."""
+    made = certificate(tmp_path)
+    shown, authority = (x509.load_pem_x509_certificate(p.read_bytes()) for p in (made.served, made.file))
+    assert not shown.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    shown.verify_directly_issued_by(authority)

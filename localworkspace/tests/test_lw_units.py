@@ -25,7 +25,9 @@ from local_workspace.jobs.model import Ending, Run, TaskRun
 from local_workspace.jobs.process import LogWriter, explain, read_log, started_at
 from local_workspace.layout import inside
 from local_workspace.server import _listen
+from local_workspace.services import statements
 from local_workspace.services.statements import Statements
+from local_workspace.signed import Signer
 
 
 @settings(deadline=None)
@@ -166,15 +168,40 @@ def test_a_session_that_cannot_be_closed_does_not_change_the_outcome(
     error: Exception | None, state: str
 ) -> None:
     engine: Any = SimpleNamespace(session=lambda catalog, schema: Session(error))
-    statements = Statements(engine)
+    served = Statements(engine, Signer("", "token"))
     body = {"warehouse_id": "local", "statement": "SELECT 1"}
-    started = statements.execute(Call(body={**body, "wait_timeout": "5s"}))
-    found = statements.get(Call(path={"id": started.statement_id})).as_dict()
+    started = served.execute(Call(body={**body, "wait_timeout": "5s"}))
+    found = served.get(Call(path={"id": started["statement_id"]}))
     assert found["status"]["state"] == state
     if error:
         assert found["status"]["error"]["message"] == "no such table"
     else:
         assert found["result"]["data_array"] == [["1"]]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no such table")], ids=str)
+def test_a_statement_that_has_ended_says_with_what(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll may come between any two assignments of the thread that runs the statement."""
+    polled = []
+
+    class Polled(statements._Statement):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if "give_up" in vars(self):  # the last field: all are there
+                polled.append(self.response())
+
+    monkeypatch.setattr(statements, "_Statement", Polled)
+    engine: Any = SimpleNamespace(session=lambda catalog, schema: Session(error))
+    served = Statements(engine, Signer("", "token"))
+    served.execute(Call(body={"warehouse_id": "local", "statement": "SELECT 1", "wait_timeout": "5s"}))
+    states = [answer["status"]["state"] for answer in polled]
+    assert {"PENDING", "RUNNING", "FAILED" if error else "SUCCEEDED"} == set(states)
+    for answer in polled:
+        state = answer["status"]["state"]
+        assert ("manifest" in answer, "result" in answer) == (state == "SUCCEEDED",) * 2
+        assert ("error" in answer["status"]) == (state == "FAILED")
 
 
 def test_the_sdk_is_imported_in_part_and_whole_when_asked_for() -> None:

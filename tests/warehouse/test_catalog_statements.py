@@ -207,3 +207,55 @@ def test_a_table_that_cannot_be_read_is_listed_and_can_be_dropped(
     assert rows(session, listed) == [{"table_name": "t"}]
     session.execute("DROP TABLE odd")
     assert [row["tableName"] for row in rows(session, "SHOW TABLES")] == ["t"]
+
+
+def test_drivers_list_whole_catalogs(session: EngineSession, schema: str) -> None:
+    name = schema.removeprefix("main.")
+    session.execute("CREATE TABLE made (id BIGINT NOT NULL, d DECIMAL(10,2)) COMMENT 'about'")
+    session.execute("CREATE VIEW seen AS SELECT id FROM made")
+    found = rows(session, f"SHOW TABLES IN CATALOG `main` SCHEMA LIKE '{name}' LIKE '*'")
+    assert [(row["tableName"], row["tableType"], row["remarks"]) for row in found] == [
+        ("made", "TABLE", "about"),
+        ("seen", "VIEW", None),
+    ]
+    assert rows(session, f"SHOW TABLES IN CATALOG main SCHEMA LIKE '{name}' LIKE 's%'") == [found[1]]
+    assert found[1] in rows(session, "SHOW TABLES IN ALL CATALOGS LIKE 'seen'")
+    columns = rows(session, f"SHOW COLUMNS IN CATALOG main SCHEMA LIKE '{name}' TABLE LIKE 'made' LIKE '*'")
+    assert [
+        (row["col_name"], row["columnType"], row["isNullable"], row["columnSize"]) for row in columns
+    ] == [
+        ("id", "BIGINT", "false", None),
+        ("d", "DECIMAL(10,2)", "true", 10),
+    ]
+    assert {"databaseName": name, "catalog": "main"} in rows(session, "SHOW SCHEMAS IN ALL CATALOGS")
+    described = rows(
+        session, "SHOW COLUMNS IN CATALOG system SCHEMA LIKE 'information_schema' TABLE LIKE 'tables'"
+    )
+    assert described[0]["col_name"] == "table_catalog"
+    with pytest.raises(EngineError, match="NO_SUCH_CATALOG"):
+        session.execute("SHOW TABLES IN CATALOG nope")
+
+
+def test_list_shows_a_folder_of_a_volume(session: EngineSession, engine: Engine, schema: str) -> None:
+    folder = engine.catalog.root / "Volumes/main/listed/v"
+    (folder / "deeper").mkdir(parents=True, exist_ok=True)
+    (folder / "a.csv").write_text("1,2")
+    found = rows(session, "LIST '/Volumes/main/listed/v'")
+    assert [(row["path"], row["name"], row["size"]) for row in found] == [
+        ("/Volumes/main/listed/v/a.csv", "a.csv", 3),
+        ("/Volumes/main/listed/v/deeper/", "deeper/", 0),
+    ]
+    assert rows(session, "LIST '/Volumes/main/listed/v/' LIMIT 1") == found[:1]
+    with pytest.raises(EngineError, match="PATH_NOT_FOUND"):
+        session.execute("LIST '/Volumes/main/listed/v/none'")
+    with pytest.raises(EngineError, match="INSUFFICIENT_PERMISSIONS"):
+        session.execute("LIST '/etc'")
+
+
+def test_there_are_no_transactions_of_several_statements(session: EngineSession) -> None:
+    assert rows(session, "SET AUTOCOMMIT") == [{"key": "AUTOCOMMIT", "value": "true"}]
+    session.execute("SET AUTOCOMMIT = TRUE")
+    with pytest.raises(EngineError, match=r"UNSUPPORTED_FEATURE.*AUTOCOMMIT"):
+        session.execute("SET AUTOCOMMIT = FALSE")
+    with pytest.raises(EngineError, match="NO_ACTIVE_TRANSACTION"):
+        session.execute("COMMIT")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from databricks.sql import exc
 from local_workspace.engine import Engine
+from local_workspace.warehouse.messages import type_name
 
 Connect = Callable[..., Any]
 
@@ -36,7 +37,7 @@ def test_rows_types_and_description(connect: Connect) -> None:
             "a": "array",
             "st": "struct",
             "mp": "map",
-            "n": "null",
+            "n": "string",
             "iv": "string",
         }
         row = cursor.fetchone().asDict()
@@ -146,26 +147,26 @@ def test_cancel_from_another_thread(connect: Connect) -> None:
         assert cursor.fetchone()[0] == 1
 
 
-def test_cancel_before_the_statement_has_begun(engine: Engine) -> None:
+def test_cancel_before_the_statement_has_begun(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """All threads are busy: the statement begins after it has been cancelled."""
-    from concurrent.futures import ThreadPoolExecutor
+    from local_workspace.warehouse import sessions
 
-    from local_workspace.warehouse.sessions import Sessions
+    monkeypatch.setattr(sessions, "STATEMENT_THREADS", 1)
+    opened, free = sessions.Sessions(engine), threading.Event()
+    session = opened.open(None, None)
 
-    with ThreadPoolExecutor(1) as threads:
-        sessions, free = Sessions(engine, threads), threading.Event()
-        threads.submit(free.wait)
-        session = sessions.open(None, None)
-        text = "SELECT count(*) FROM range(0, 100000000000) WHERE hash(id) = 3"
-        operation = sessions.start(
-            session, lambda cancelled: session.engine.execute(text, cancelled=cancelled)
-        )
-        operation.cancel()
-        free.set()
-        assert operation.wait(60)
-        assert operation.error is not None
-        assert operation.error.condition == "OPERATION_CANCELED"
-        session.engine.close()
+    def busy(_cancelled: Any) -> Any:
+        free.wait()
+
+    opened.start(session, busy)
+    text = "SELECT count(*) FROM range(0, 100000000000) WHERE hash(id) = 3"
+    operation = opened.start(session, lambda cancelled: session.engine.execute(text, cancelled=cancelled))
+    operation.cancel()
+    free.set()
+    assert operation.wait(60)
+    assert operation.error is not None
+    assert operation.error.condition == "OPERATION_CANCELED"
+    opened.close(session)
 
 
 def test_statement_longer_than_the_first_wait(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +195,34 @@ def test_metadata(connect: Connect, schema: str) -> None:
             ("id", "BIGINT", "NO", ""),
             ("n", "STRING", "YES", "a name"),
         ]
+        assert [(c.COLUMN_SIZE, c.NUM_PREC_RADIX, c.ORDINAL_POSITION) for c in columns] == [
+            (8, 10, 0),
+            (None, None, 1),
+        ]
+        kinds = {column[0]: column[1] for column in cursor.description}
+        assert len(kinds) == 23
+        assert (kinds["BUFFER_LENGTH"], kinds["SOURCE_DATA_TYPE"]) == ("tinyint", "smallint")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("struct<Name:string,age:int>", "STRUCT<Name: STRING, age: INT>"),
+        ("array<struct<`a b`:decimal(3,1),c:map<string,int>>>",
+         "ARRAY<STRUCT<`a b`: DECIMAL(3,1), c: MAP<STRING, INT>>>"),
+    ],
+)  # fmt: skip
+def test_names_of_complex_types(kind: str, name: str) -> None:
+    assert type_name(kind) == name
+
+
+def test_a_schema_that_is_not_there_yet_is_the_current_one(connect: Connect) -> None:
+    with connect(catalog="main", schema="to_come") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_schema()")
+        assert [column[0] for column in cursor.description] == ["current_schema()"]
+        assert cursor.fetchall() == [("to_come",)]
+        cursor.execute("SELECT upper(current_database()) AS s")
+        assert cursor.fetchall() == [("TO_COME",)]
 
 
 def test_initial_catalog_that_is_not_there(connect: Connect) -> None:

@@ -287,3 +287,14 @@ def test_what_it_cannot_do_is_refused_by_name(cursor: Any, statement: str) -> No
         exc.ServerOperationError, match=r"not supported by the local workspace|UNRESOLVED_ROUTINE"
     ):
         cursor.execute(statement)
+
+
+def test_a_variant_is_sent_as_json_with_its_name(cursor: Any) -> None:
+    cursor.execute("SELECT parse_json('{\"a\": [1, 2.5]}') AS v, array(parse_json('1')) AS nested")
+    assert [column[1] for column in cursor.description] == ["variant", "array"]
+    assert cursor.fetchone()[0] == '{"a":[1,2.5]}'
+
+
+def test_timestamps_have_the_time_zone_of_a_warehouse(cursor: Any) -> None:
+    cursor.execute("SELECT current_timestamp() AS t")
+    assert str(cursor.fetchall_arrow().schema.field("t").type) == "timestamp[us, tz=Etc/UTC]"

@@ -2,7 +2,7 @@
 
 Each client runs in its own environment, `.venv-clients/NAME`, unmodified, against a workspace of its own. The
 figures are compared with `docs/coverage.md`: the exit code is 1 where one is lower. ``--write`` renews
-that paper, for the clients that ran.
+that paper, for the clients that ran. `suite` runs a client's own tests (`suites.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local_workspace import Spawned, WorkspaceOptions, spawn
+
+from tools.clients import suites
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "docs" / "coverage.md"
@@ -159,11 +161,14 @@ _HEAD = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run clients and compare, or write the paper."""
+    """Run clients and compare, or write the paper; or, after `suite`, a client's own tests."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["suite"]:
+        return suites.main(given[1:])
     parser = argparse.ArgumentParser(prog="python -m tools.clients", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CLIENTS)}; default all")
     parser.add_argument("--write", action="store_true", help="write docs/coverage.md, for these clients")
-    options = parser.parse_args(argv)
+    options = parser.parse_args(given)
     if unknown := sorted(set(options.names) - set(CLIENTS)):
         parser.error(f"there is no client {', '.join(unknown)}; there are {', '.join(CLIENTS)}")
     results = {}

@@ -304,7 +304,7 @@ class WorkspaceServer(uvicorn.Server):
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_SHUTDOWN_S,
-                ssl_certfile=trusted.file if trusted else None,
+                ssl_certfile=trusted.served if trusted else None,
                 ssl_keyfile=trusted.key if trusted else None,
             )
         )

@@ -27,6 +27,7 @@ class Layout:
         self.environments = self.private / "environments"  # with the libraries of jobs
         # Bodies that are still arriving: on the file system of the volumes, so that a rename is atomic.
         self.uploads = self.private / "uploads"
+        self.stage = self.private / "stage"  # files that PUT has brought to `stage://tmp/<user>/…`
         self.server_file = self.private / "server.json"  # describes the server that runs now
 
     def create(self) -> None:
@@ -36,7 +37,7 @@ class Layout:
             self.private.mkdir(mode=0o700, exist_ok=True)
             self.private.chmod(0o700)
             new = (self.root / "tables", self.dbfs / "FileStore", self.dbfs / "tmp")  # as on Databricks
-            for folder in (self.volumes, self.workspace, self.runs, self.uploads, *new):
+            for folder in (self.volumes, self.workspace, self.runs, self.uploads, self.stage, *new):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WorkspaceError(

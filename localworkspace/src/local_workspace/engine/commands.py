@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from . import alter, ddl, dml, inserts, show, tables
+from . import alter, ddl, dml, inserts, listing, show, tables
 from .alter import with_delta
 from .errors import EngineError, only_on_databricks, unsupported
 from .session import OVERWRITE_MODE, STATEMENT_TIMEOUT, CatalogSession, Handlers, StatementResult
@@ -16,9 +16,11 @@ from .show import rows_of, strings
 from .statements import Reader, Statement
 from .tables import done
 
+_AUTOCOMMIT = "AUTOCOMMIT"
 # The parameters and their defaults; those of `_OF_THE_ENGINE` are settings of the engine.
 _DEFAULTS = {
     "ANSI_MODE": "true",
+    _AUTOCOMMIT: "true",
     "ENABLE_PHOTON": "true",
     "LEGACY_TIME_PARSER_POLICY": "EXCEPTION",
     "MAX_FILE_PARTITION_BYTES": "128m",
@@ -102,6 +104,8 @@ def _set(session: CatalogSession, key: str, value: str) -> StatementResult:
     if name == STATEMENT_TIMEOUT and not value.isdecimal():
         text = f"STATEMENT_TIMEOUT is a number of seconds, not {value!r}."
         raise EngineError.of("INVALID_CONF_VALUE.TYPE_MISMATCH", text, "22022")
+    if name == _AUTOCOMMIT and value.lower() != "true":
+        raise only_on_databricks("A transaction of several statements (SET AUTOCOMMIT = FALSE)")
     if name in _DEFAULTS:
         session.parameters[name] = value
     elif "." not in key:
@@ -131,6 +135,12 @@ def _named(statement: Statement) -> str:
     return " ".join([token.upper for token in statement.tokens[:5] if token.upper not in fill][:2])
 
 
+def end_transaction(_session: CatalogSession, statement: Statement) -> StatementResult:
+    """COMMIT, ROLLBACK: there is never anything to end."""
+    text = f"There is no active transaction to {statement.tokens[0].text.lower()}."
+    raise EngineError.of("NO_ACTIVE_TRANSACTION", text, "25000")
+
+
 HANDLERS: Handlers = (
     (r"(USE|SET CATALOG) ", ddl.use),
     (r"CREATE (SCHEMA|DATABASE) ", ddl.create_schema),
@@ -141,11 +151,16 @@ HANDLERS: Handlers = (
     (r"CREATE (OR REPLACE )?VIEW ", ddl.create_view),
     (r"DROP VIEW ", ddl.drop_view),
     (r"SET [A-Z_]+(\W|$)", set_configuration),
+    (r"(COMMIT|ROLLBACK)( |$)", end_transaction),
     (r"UPDATE ", dml.update),
     (r"DELETE FROM ", dml.delete),
     (r"MERGE ", dml.merge),
     (r"TRUNCATE TABLE ", dml.truncate),
     (r"INSERT ", inserts.insert),
+    (r"LIST ", listing.list_folder),
+    (r"SHOW (SCHEMAS|DATABASES) (IN|FROM) ALL CATALOGS( |$)", listing.schemas),
+    (r"SHOW TABLES (IN|FROM) (CATALOG|ALL CATALOGS)( |$)", listing.tables),
+    (r"SHOW COLUMNS (IN|FROM) (CATALOG|ALL CATALOGS)( |$)", listing.columns),
     (r"SHOW CATALOGS", show.catalogs),
     (r"SHOW (SCHEMAS|DATABASES)", show.schemas),
     (r"SHOW TABLES", show.tables),
@@ -163,7 +178,7 @@ HANDLERS: Handlers = (
     (r"(REFRESH|ANALYZE|CACHE|UNCACHE) (LAZY )?TABLE |CLEAR CACHE", refresh),
     (r"(DECLARE|EXECUTE IMMEDIATE|BEGIN|RESET|COPY INTO)( |$)", refuse),
     (r"(CREATE|DROP) (OR REPLACE )?(TEMP(ORARY)? )?FUNCTION |SHOW USER FUNCTIONS", refuse),
-    (r"(GRANT|REVOKE|SHOW GRANTS|LIST|CLONE|CONVERT|FSCK|REORG|MSCK|CALL)( |$)", refuse_everywhere),
+    (r"(GRANT|REVOKE|SHOW GRANTS|CLONE|CONVERT|FSCK|REORG|MSCK|CALL)( |$)", refuse_everywhere),
     (r"(ALTER (SCHEMA|CATALOG|VIEW)|CREATE VOLUME|SHOW (PARTITIONS|VOLUMES)) ", refuse_everywhere),
     (r"CREATE (OR (REPLACE|REFRESH) )?(PROCEDURE|MATERIALIZED|STREAMING) ", refuse_everywhere),
 )

@@ -75,6 +75,7 @@ _VIEWS: Mapping[str, str] = {
     "volume_privileges": f"grantor grantee {_VOLUME} {_GRANT}",
     "routine_privileges": f"grantor grantee {_ROUTINE} {_GRANT}",
 }
+_SQL_TYPES = {"": "string", "int": "int", "time": "timestamp"}
 Row = Mapping[str, Any]
 
 
@@ -108,6 +109,20 @@ def _refuse_change(root: Any, table: Any) -> None:
         raise only_on_databricks("A view over information_schema")
     if table.arg_key == "this" and isinstance(table.parent, (exp.DML, exp.Create, exp.Drop, exp.Alter)):
         raise EngineError.of("INSUFFICIENT_PERMISSIONS", "information_schema can only be read.", "42501")
+
+
+def infos(catalog: str) -> Iterator[TableInfo]:
+    """Yield the views of a catalog's information schema, as tables are described."""
+    for view, columns in _VIEWS.items():
+        named = [column.partition(":") for column in columns.split()]
+        yield TableInfo(
+            name=TableName(catalog, SCHEMA, view),
+            kind="VIEW",
+            columns=tuple(ColumnInfo(name=name, type=_SQL_TYPES[kind]) for name, _, kind in named),
+            location="",
+            created_at_ms=0,
+            properties={},
+        )
 
 
 def is_view(parts: tuple[str, ...]) -> bool:

@@ -260,3 +260,18 @@ def _write(columns: Sequence[tuple[str, list[Any]]], file: Path) -> list[str]:
         items.append(f"CAST({name} AS {kind}) AS {name}" if kind in {"DATE", "TIMESTAMP"} else name)
     pq.write_table(pa.table(arrays), str(file))
     return items
+
+
+def with_current_schema(statement: Statement, schema: str) -> Statement:
+    """Return a statement with the current schema's name in place of the functions that tell it.
+
+    For an engine that cannot have a schema as its current one that is not there yet.
+    """
+    for at in range(len(statement.tokens) - 3, -1, -1):
+        name = statement.tokens[at].upper
+        called = statement.starts("(", ")", at=at + 1) and name in {"CURRENT_SCHEMA", "CURRENT_DATABASE"}
+        if called and (at == 0 or statement.tokens[at - 1].text != "."):
+            alone = statement.starts("SELECT", at=at - 1) and len(statement.tokens) == at + 3
+            alias = f" AS `{statement.tokens[at].text.lower()}()`" if alone else ""
+            statement = statement.without(at, at + 3, f"{string_literal(schema)}{alias}")
+    return statement

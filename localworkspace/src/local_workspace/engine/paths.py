@@ -25,6 +25,7 @@ FORMATS = frozenset({
 # Words, functions and options after which a text is a path.
 _WORDS = frozenset({
     "LOCATION", "DIRECTORY", "INPATH", "VACUUM", "OPTIMIZE", "DETAIL", "HISTORY", "JAR", "FILE", "ARCHIVE",
+    "LIST",
 })  # fmt: skip
 _CALLS = frozenset({"READ_FILES", "PATH", "LIST", *(name.upper() for name in FORMATS)})
 _OPTIONS = frozenset({"path", "paths", "location", "checkpointlocation"})

@@ -24,7 +24,7 @@ from .errors import (
     statement_timed_out,
     table_not_found,
 )
-from .literals import bind
+from .literals import bind, with_current_schema
 from .names import Namespace, TableName, folded, quote
 from .paths import map_paths
 from .statements import Statement
@@ -157,6 +157,8 @@ class CatalogSession:
         """Do what `translate` does, for a statement whose parameters are bound."""
         self.tree.paths.require_all(statement)
         self.prepare([] if statement.starts("DROP") else statement.names())  # of a broken table, too
+        if self._awaits_schema:
+            statement = with_current_schema(statement, self.namespace.schema)
         statement = information_schema.served(statement, self.tree, self.client, self.namespace.catalog)
         rewritten = self.rewritten(statement)
         if rewritten is not statement:  # IDENTIFIER('…') may have become a name

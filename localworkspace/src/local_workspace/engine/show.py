@@ -34,13 +34,18 @@ def strings(*names: str) -> dict[str, Any]:
 
 
 def _matching(names: list[str], reader: Reader) -> list[str]:
-    """Return the names that a trailing [LIKE] 'pattern' lets through (`*` any text, `|` or)."""
+    """Return the names that a trailing [LIKE] 'pattern' lets through (see `fits`)."""
     reader.accept("LIKE")
     pattern = reader.string()
     if pattern is None:
         return names
-    parts = [part.strip().lower().replace("%", "*") for part in pattern.split("|")]
-    return [name for name in names if any(fnmatch.fnmatchcase(name, part) for part in parts)]
+    return [name for name in names if fits(name, pattern)]
+
+
+def fits(name: str, pattern: str | None) -> bool:
+    """Tell whether a name fits a pattern: `*` or `%` any text, `.` a character, `|` or."""
+    parts = (part.strip().lower().replace("%", "*").replace(".", "?") for part in (pattern or "*").split("|"))
+    return any(fnmatch.fnmatchcase(name.lower(), part) for part in parts)
 
 
 def catalogs(session: CatalogSession, statement: Statement) -> StatementResult:

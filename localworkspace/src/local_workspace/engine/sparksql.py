@@ -287,8 +287,8 @@ class SparkCatalogSession(CatalogSession):
     creation = CreateByPath
 
     def configure(self) -> None:
-        """Databricks runs in UTC; the rest is set at the server's start."""
-        self.client.configure({"spark.sql.session.timeZone": "UTC"})
+        """Databricks runs in UTC, by this name; the rest is set at the server's start."""
+        self.client.configure({"spark.sql.session.timeZone": "Etc/UTC"})
 
     def switch(self, catalog: str, schema: str) -> None:
         """Spark has no USE CATALOG, and takes both at once."""

@@ -1,4 +1,4 @@
-"""Values of a result as texts: arrays, maps and structs as JSON, intervals as Databricks writes them."""
+"""Values of a result as Databricks sends them: as texts (of arrays, maps, structs: JSON), and in Arrow."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ import pyarrow as pa
 import pyarrow.types as is_a
 
 _MONTH_TYPE = "month_interval"  # which pyarrow's own test leaves out
+
+
+def is_variant(kind: Any) -> bool:
+    """Return whether an Arrow type is that of Spark's VARIANT: two binaries, of which one says so."""
+    if not is_a.is_struct(kind) or [item.name for item in kind] != ["value", "metadata"]:
+        return False
+    return b"variant" in (kind.field(1).metadata or {})
 
 
 def text_of(value: Any, kind: Any) -> str | None:
@@ -42,6 +49,10 @@ def _json(value: Any, kind: Any) -> str:
     """A value as JSON, with all digits of a decimal; what JSON has no type for (dates, NaN) as a text."""
     if value is None:
         return "null"
+    if is_variant(kind):
+        from pyspark.sql.variant_utils import VariantUtils
+
+        return str(VariantUtils.to_json(value["value"], value["metadata"]))
     if is_a.is_map(kind):
         pairs = (
             f"{_quoted(text_of(key, kind.key_type))}:{_json(item, kind.item_type)}" for key, item in value
@@ -79,6 +90,43 @@ def _float(value: float, *, single: bool) -> str:
     assert isinstance(exponent, int)
     first, rest = figures[0], "".join(map(str, figures[1:])) or "0"
     return f"{'-' if sign else ''}{first}.{rest}E{exponent + len(figures) - 1}"
+
+
+def presentable(table: Any) -> Any:
+    """`table` in the Arrow types that Databricks sends: no large and view types, intervals as text."""
+    fields = [_marked(field).with_type(_plain(field.type)) for field in table.schema]
+    schema = pa.schema(fields)
+    if schema.types == table.schema.types:
+        return table
+    columns = [
+        _cast(column, was.type, field.type)
+        for column, was, field in zip(readable(table).itercolumns(), table.schema, fields, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _marked(field: Any) -> Any:
+    """Return a field with the name of its SQL type where Arrow's does not tell it."""
+    return field.with_metadata({"Spark:DataType:SqlName": "VARIANT"}) if is_variant(field.type) else field
+
+
+def _cast(column: Any, was: Any, kind: Any) -> Any:
+    if is_interval(was) or is_variant(was):
+        texts = [text_of(value, was) for value in column.to_pylist()]
+        return pa.chunked_array([pa.array(texts, kind)])
+    return column if column.type == kind else column.cast(kind)
+
+
+def _plain(kind: Any) -> Any:
+    if is_a.is_large_string(kind) or str(kind) == "string_view":
+        return pa.string()
+    if is_a.is_large_binary(kind) or str(kind) == "binary_view":
+        return pa.binary()
+    if is_interval(kind) or is_variant(kind):
+        return pa.string()
+    if is_a.is_unsigned_integer(kind):
+        return {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}.get(kind.bit_width, pa.decimal128(20, 0))
+    return kind
 
 
 # --- intervals: `1-2`, and `1 02:03:04.500000000`

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from local_workspace.errors import ApiError
 from local_workspace.faults import FaultControl, FaultInjection, control_routes
 from local_workspace.http import api_error, error_reply
+from local_workspace.signed import Signer, is_signed
 from local_workspace.workspace import Workspace
 
 # The services by the first part of their paths: modules with `routes(workspace)`.
@@ -135,11 +136,12 @@ def access_token(token: str, expires: int) -> str:
 
 
 class Authentication:
-    """Admits requests that carry the token, or one for a while. Discovery is open, as on Databricks."""
+    """Admits requests that carry the token, one for a while, or a signature. Discovery is open."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app = app
         self._token = token
+        self._signer = Signer("", token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -165,6 +167,11 @@ class Authentication:
         if scope["path"].startswith(("/.well-known/", "/oidc/")):
             return None
         given = dict(scope["headers"]).get(b"authorization", b"")
+        query = scope["query_string"]
+        if not given and is_signed(query):
+            if self._signer.admits(scope["method"], scope["path"], query):
+                return None
+            return ApiError(403, "PERMISSION_DENIED", "The link has expired, or is for another request.")
         kind, _, value = given.partition(b" ")
         if kind.lower() != b"bearer" or not value:
             message = "Credential was not sent or was of an unsupported type for this API."

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from local_workspace.errors import ApiError, invalid
 from local_workspace.http import Call, Json, async_route, route
-from local_workspace.layout import Layout, make_folders, open_regular
+from local_workspace.layout import Layout, inside, make_folders, open_regular
 from local_workspace.workspace import Workspace
 
 _BUFFER = 1 << 20
@@ -153,6 +153,8 @@ class Files:
         Raises ApiError: 400 for a path of another form, 404 when the volume does not exist.
         """
         parts = path.strip("/").split("/")
+        if parts[0] == "stage" and len(parts) > 2:  # where the warehouse's PUT and GET lead
+            return inside(self._layout.stage, "/".join(parts[1:]))
         if parts[0] != "Volumes" or len(parts) < 4:
             raise invalid(f"Invalid path {path!r}: use /Volumes/<catalog>/<schema>/<volume>/…")
         local = self._layout.in_volumes("/".join(parts[1:]))
@@ -234,7 +236,8 @@ def _entry(path: str, entry: os.DirEntry[str]) -> shapes.DirectoryEntry:
 
 
 def _is_volume(path: str) -> bool:
-    return len(path.strip("/").split("/")) == 4
+    parts = path.strip("/").split("/")
+    return parts[0] == "Volumes" and len(parts) == 4
 
 
 def _exists(path: str) -> ApiError:

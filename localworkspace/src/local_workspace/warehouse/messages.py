@@ -16,11 +16,11 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.Thrift import TApplicationException, TMessageType
 from thrift.transport.TTransport import TMemoryBuffer
 
-from local_workspace.engine import CatalogTree, EngineError, StatementResult, TableInfo
+from local_workspace.engine import CatalogTree, ColumnInfo, EngineError, StatementResult, TableInfo
 from local_workspace.engine.deltalog import arrow_sql_type
 from local_workspace.engine.literals import RawLiteral, string_literal
 from local_workspace.engine.show import rows_of
-from local_workspace.engine.texts import interval_text, is_interval, readable, text_of
+from local_workspace.engine.texts import is_variant, readable, text_of
 from local_workspace.http import Connection
 
 # Of the strict binary protocol: version 1, message type call (Thrift binary protocol specification).
@@ -38,9 +38,25 @@ _TABLES = (
     "TABLE_CAT TABLE_SCHEM TABLE_NAME TABLE_TYPE REMARKS TYPE_CAT TYPE_SCHEM TYPE_NAME "
     "SELF_REFERENCING_COL_NAME REF_GENERATION"
 )
+# The columns of GetColumns, with their types where those are not STRING (JDBC's DatabaseMetaData.getColumns).
 _COLUMNS = (
-    "TABLE_CAT TABLE_SCHEM TABLE_NAME COLUMN_NAME DATA_TYPE:int32 TYPE_NAME NULLABLE:int32 REMARKS "
-    "COLUMN_DEF ORDINAL_POSITION:int32 IS_NULLABLE"
+    "TABLE_CAT TABLE_SCHEM TABLE_NAME COLUMN_NAME DATA_TYPE:int32 TYPE_NAME COLUMN_SIZE:int32 "
+    "BUFFER_LENGTH:int8 DECIMAL_DIGITS:int32 NUM_PREC_RADIX:int32 NULLABLE:int32 REMARKS COLUMN_DEF "
+    "SQL_DATA_TYPE:int32 SQL_DATETIME_SUB:int32 CHAR_OCTET_LENGTH:int32 ORDINAL_POSITION:int32 IS_NULLABLE "
+    "SCOPE_CATALOG SCOPE_SCHEMA SCOPE_TABLE SOURCE_DATA_TYPE:int16 IS_AUTO_INCREMENT"
+)
+# Bytes of a value, and decimal digits, as Spark's own Thrift server says them.
+_SIZES = {
+    "tinyint": 1, "smallint": 2, "int": 4, "bigint": 8, "float": 4, "double": 8, "boolean": 1, "date": 4,
+    "timestamp": 8, "timestamp_ntz": 8,
+}  # fmt: skip
+_DIGITS = {
+    "tinyint": 0, "smallint": 0, "int": 0, "bigint": 0, "boolean": 0, "float": 7, "double": 15,
+    "timestamp": 6, "timestamp_ntz": 6,
+}  # fmt: skip
+_NUMBERS = frozenset({"tinyint", "smallint", "int", "bigint", "float", "double", "decimal"})
+_PIECE = re.compile(
+    r"(?P<field>`[^`]*`|[^\s<>,:()`]+)\s*:\s*|(?P<comma>,\s*)|(?P<rest>\([^)]*\)|[^<>,:`()]+|[<>])"
 )
 
 
@@ -158,47 +174,19 @@ def _text(value: Any) -> str | None:
     return None if value.doubleValue is None else repr(value.doubleValue)
 
 
-def presentable(table: Any) -> Any:
-    """`table` in the Arrow types that Databricks sends: no large or view types, intervals as text."""
-    fields = [field.with_type(_plain(field.type)) for field in table.schema]
-    schema = pa.schema(fields)
-    if schema.types == table.schema.types:
-        return table
-    columns = [
-        _cast(column, was.type, field.type)
-        for column, was, field in zip(readable(table).itercolumns(), table.schema, fields, strict=True)
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+def suited(result: StatementResult, native: Any) -> StatementResult:
+    """Return a result in the types that a client takes (TSparkArrowTypes): the others' values as texts.
 
-
-def complex_as_text(result: StatementResult) -> StatementResult:
-    """Return a result with arrays, maps and structs as JSON texts, for clients that do not want Arrow's."""
+    These are arrays, maps and structs, as JSON, and the type of NULL.
+    """
     table = result.table
     for index, field in enumerate(table.schema):
-        if is_a.is_nested(field.type):
+        nested = is_a.is_nested(field.type) and not native.complexTypesAsArrow and not is_variant(field.type)
+        if nested or (is_a.is_null(field.type) and not native.nullTypeAsArrow):
             values = readable(table.select([index])).column(0).to_pylist()
             texts = pa.array([text_of(value, field.type) for value in values], pa.string())
             table = table.set_column(index, pa.field(field.name, pa.string()), texts)
     return replace(result, table=table)
-
-
-def _cast(column: Any, was: Any, kind: Any) -> Any:
-    if is_interval(was):
-        texts = [None if value is None else interval_text(value, was) for value in column.to_pylist()]
-        return pa.chunked_array([pa.array(texts, kind)])
-    return column if column.type == kind else column.cast(kind)
-
-
-def _plain(kind: Any) -> Any:
-    if is_a.is_large_string(kind) or str(kind) == "string_view":
-        return pa.string()
-    if is_a.is_large_binary(kind) or str(kind) == "binary_view":
-        return pa.binary()
-    if is_interval(kind):
-        return pa.string()
-    if is_a.is_unsigned_integer(kind):
-        return {8: pa.int16(), 16: pa.int32(), 32: pa.int64()}.get(kind.bit_width, pa.decimal128(20, 0))
-    return kind
 
 
 def hive_schema(schema: Any) -> Any:
@@ -278,17 +266,35 @@ def list_columns(
     tree: CatalogTree, catalog: str | None, schema: str | None, table: str | None, column: str | None
 ) -> StatementResult:
     """Return a row for each column that matches the patterns."""
-    rows: list[tuple[Any, ...]] = []
-    for info in _tables(tree, catalog, schema, table):
-        for position, each in enumerate(info.columns):
-            if _matches(each.name, column):
-                code = _JDBC.get(re.split(r"[(<]", each.type)[0], 1111)
-                rows.append(
-                    (info.name.catalog, info.name.schema, info.name.name, each.name, code, each.type.upper(),
-                     int(each.nullable), each.comment or "", each.default, position,
-                     "YES" if each.nullable else "NO")
-                )  # fmt: skip
+    rows = [
+        (info.name.catalog, info.name.schema, info.name.name, *_column(each, position))
+        for info in _tables(tree, catalog, schema, table)
+        for position, each in enumerate(info.columns)
+        if _matches(each.name, column)
+    ]
     return _listing(_COLUMNS, rows)
+
+
+def _column(column: ColumnInfo, position: int) -> tuple[Any, ...]:
+    """Return what GetColumns says of a column, after the table's name."""
+    kind = re.split(r"[(<]", column.type)[0].lower()
+    precision = re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", column.type, re.IGNORECASE)
+    size, digits = _SIZES.get(kind), _DIGITS.get(kind)
+    if precision:
+        size, digits = (8 if int(precision[1]) <= 18 else 16), int(precision[2])
+    return (
+        column.name, _JDBC.get(kind, 1111), type_name(column.type), size, None, digits,
+        10 if kind in _NUMBERS else None, int(column.nullable), column.comment or "", column.default,
+        *[None] * 3, position, "YES" if column.nullable else "NO", *[None] * 4, "NO",
+    )  # fmt: skip
+
+
+def type_name(text: str) -> str:
+    """Return a type as GetColumns spells it: in capitals, but for the names of fields."""
+    return "".join(
+        f"{piece['field']}: " if piece["field"] else ", " if piece["comma"] else piece["rest"].upper()
+        for piece in _PIECE.finditer(text)
+    )
 
 
 def _schemas(tree: CatalogTree, catalog: str | None, schema: str | None) -> Iterator[tuple[str, str]]:
@@ -314,6 +320,6 @@ def _matches(name: str, pattern: str | None) -> bool:
 
 
 def _listing(header: str, rows: list[tuple[Any, ...]]) -> StatementResult:
-    """Return rows under names that are strings, or `:int32`."""
+    """Return rows under names that are strings, or of the type after the colon."""
     columns = (name.partition(":") for name in header.split())
     return rows_of({name: kind or "string" for name, _, kind in columns}, rows)

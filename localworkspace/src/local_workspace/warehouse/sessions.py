@@ -6,19 +6,21 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 from databricks.sql.thrift_api.TCLIService import ttypes as t
 
 from local_workspace.engine import Engine, EngineError, EngineSession, StatementResult
+from local_workspace.engine.texts import presentable
 from local_workspace.http import Connection
 
 from . import messages
 
 # A Databricks SQL warehouse ends a session that nobody used for so long; nothing here is billed by the hour.
 IDLE_SECONDS = 8 * 3600.0
+STATEMENT_THREADS = 64
 
 SUCCESS = t.TStatus(statusCode=t.TStatusCode.SUCCESS_STATUS)
 
@@ -41,6 +43,7 @@ class Operation:
         self.session = session
         self.offset = 0
         self.lz4 = False
+        self.staging = False  # whether its row tells the client to move a file
         self.cancelled = False
         self._connection: Connection | None = None
         self._future: Future[StatementResult] = executor.submit(run, lambda: self.cancelled)
@@ -105,21 +108,21 @@ class Operation:
     def metadata(self) -> Any:
         """Return the columns of its result; none while there is none."""
         result = self.result
-        schema = messages.presentable(result.table).schema if result is not None else pa.schema([])
+        schema = presentable(result.table).schema if result is not None else pa.schema([])
         return t.TGetResultSetMetadataResp(
             status=SUCCESS,
             schema=messages.hive_schema(schema),
             resultFormat=t.TSparkRowSetType.ARROW_BASED_SET,
             lz4Compressed=self.lz4,
             arrowSchema=schema.serialize().to_pybytes(),
-            isStagingOperation=False,
+            isStagingOperation=self.staging,
         )
 
     def page(self, max_rows: int | None, max_bytes: int | None) -> Any:
         """Return the next rows of the result that it has."""
         result = self.result
         assert result is not None  # callers have looked
-        table = messages.presentable(result.table)
+        table = presentable(result.table)
         rows = messages.page_rows(table, self.offset, max_rows, max_bytes)
         page = messages.row_set(table, self.offset, rows, compress=self.lz4)
         self.offset += rows
@@ -140,9 +143,9 @@ class WarehouseSession:
 class Sessions:
     """All open sessions. Safe for threads."""
 
-    def __init__(self, engine: Engine, statements: Executor) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._statements = statements
+        self._statements = ThreadPoolExecutor(STATEMENT_THREADS, thread_name_prefix="warehouse-statement")
         self._sessions: dict[bytes, WarehouseSession] = {}
         self._guard = threading.Lock()
 
@@ -166,16 +169,18 @@ class Sessions:
 
     def get(self, handle: Any) -> WarehouseSession:
         """The session of a Thrift handle; raises `UnknownHandleError`."""
-        guid = handle.sessionId.guid
+        return self.find(handle.sessionId.guid)
+
+    def find(self, guid: bytes) -> WarehouseSession:
+        """Return a session, which is used now. Raises `UnknownHandleError`."""
         session = self._sessions.get(guid)
         if session is None:
             raise UnknownHandleError(f"Invalid SessionHandle: SessionHandle [{_text(guid)}]")
         session.used = time.monotonic()
         return session
 
-    def close(self, handle: Any) -> None:
+    def close(self, session: WarehouseSession) -> None:
         """End a session and what runs in it."""
-        session = self.get(handle)
         with self._guard:
             self._sessions.pop(session.id, None)
         self._end(session)
