@@ -65,6 +65,8 @@ def test_a_stream_is_put(cursor: Any, info: WorkspaceInfo) -> None:
         ("REMOVE '/Volumes/nope/a/b/x'", "NOT_FOUND: Catalog 'nope'"),
         ("REMOVE '/Volumes/main/nope/b/x'", "NOT_FOUND: Schema 'main.nope'"),
         ("REMOVE '/Volumes/main/default/nope/x'", "NOT_FOUND: Volume 'main.default.nope'"),
+        (rf"PUT 'x' INTO '{VOLUME}/\ud800'", "INVALID_STAGING_PATH_IN_STAGING_ACCESS_QUERY"),
+        (f"PUT 'x' INTO '{VOLUME}/{'x' * 300}'", "INVALID_STAGING_PATH_IN_STAGING_ACCESS_QUERY"),
         (f"PUT 'x' '{VOLUME}/x'", "PARSE_SYNTAX_ERROR"),
     ],
 )
@@ -76,6 +78,12 @@ def test_what_is_wrong_is_said(cursor: Any, statement: str, problem: str) -> Non
 def test_reading() -> None:
     assert is_transfer("/* x */ put 'a' into 'b'")
     assert not is_transfer("SELECT 'PUT a'")
+    for start in (
+        " ",
+        "/**/",
+        "--\n",
+    ):  # a statement may begin with many, and the server answers others meanwhile
+        assert not is_transfer(start * 2000 + "SELECT 1")
     wanted = Transfer(operation="PUT", remote="b", local="it's", overwrite=True)
     assert read(r"put 'it\'s' into 'b' overwrite") == wanted
     with pytest.raises(EngineError):

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.engine import Engine, EngineError, StatementResult
+from local_workspace.engine.literals import GAP
 from local_workspace.engine.show import rows_of, strings
 from local_workspace.engine.statements import Reader, Statement
 from local_workspace.errors import ApiError
@@ -42,7 +43,7 @@ POLL_WAIT_SECONDS = 0.2
 _REQUEST_THREADS = 64
 _VERSION = t.TProtocolVersion.SPARK_CLI_SERVICE_PROTOCOL_V7
 
-_TRANSFER = re.compile(r"(?:\s+|--[^\n]*\n|/\*.*?\*/)*(?:PUT|GET|REMOVE)\s", re.DOTALL | re.IGNORECASE)
+_TRANSFER = re.compile(rf"{GAP}(?:PUT|GET|REMOVE)\s", re.DOTALL | re.IGNORECASE)
 _METHODS = {"PUT": "PUT", "GET": "GET", "REMOVE": "DELETE"}
 _KINDS = ("Catalog", "Schema", "Volume")
 
@@ -297,6 +298,7 @@ class Transfers:
             if stage is not None and stage[1] != USER:
                 text = f"PERMISSION_DENIED: The stage of {stage[1]!r} is another user's."
                 raise EngineError.of("INSUFFICIENT_PERMISSIONS", text, "42501")
+            asked.remote.encode()
             if stage is not None:
                 path, local = f"/stage/{stage[1]}{stage[2]}", inside(self._layout.stage, stage[1] + stage[2])
             elif volume.startswith("/Volumes/") and volume.count("/") > 4:
@@ -304,9 +306,10 @@ class Transfers:
                 self._require_volume(volume)
             else:
                 raise _invalid(asked)
-        except ApiError as error:
+            taken = asked.operation == "PUT" and not asked.overwrite and local.exists()
+        except (ApiError, UnicodeError, OSError) as error:  # no text, or too long for a name
             raise _invalid(asked) from error
-        if asked.operation == "PUT" and not asked.overwrite and local.exists():
+        if taken:
             text = f"File in staging path {asked.remote} already exists but OVERWRITE is not set."
             raise EngineError.of("FILE_IN_STAGING_PATH_ALREADY_EXISTS", text, "42K04")
         return path
@@ -322,7 +325,8 @@ class Transfers:
 
 
 def _invalid(asked: Transfer) -> EngineError:
-    text = f"Invalid staging path in staging {asked.operation} query: {asked.remote}"
+    remote = asked.remote.encode("utf-8", "backslashreplace").decode()
+    text = f"Invalid staging path in staging {asked.operation} query: {remote}"
     return EngineError.of("INVALID_STAGING_PATH_IN_STAGING_ACCESS_QUERY", text, "42604")
 
 
