@@ -280,6 +280,10 @@ def test_the_cluster_has_a_disk_and_has_started(client: WorkspaceClient) -> None
     assert list(client.clusters.events("local", end_time=event.timestamp - 1)) == []
     with pytest.raises(InvalidParameterValue, match="does not exist"):
         list(client.clusters.events("other"))
+    with pytest.raises(InvalidParameterValue, match="event_types must be a list"):
+        client.api_client.do(
+            "POST", "/api/2.1/clusters/events", body={"cluster_id": "local", "event_types": 5}
+        )
 
 
 @pytest.mark.fault("C14")

@@ -88,6 +88,7 @@ def test_one_of_many_writers_wins_when_none_may_overwrite(
         ("bytes=-2", 206, b"89"),
         ("bytes=8-99", 206, b"89"),
         ("bytes=10-", 416, None),
+        ("bytes=0-" + "9" * 5000, 206, b"0123456789"),
         (None, 200, b"0123456789"),
     ],
 )

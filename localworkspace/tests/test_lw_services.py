@@ -249,6 +249,15 @@ def test_a_machine_gets_a_token_for_a_while_by_oauth(
     assert requests.post(url, in_body | {"client_secret": ""}, timeout=10).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/oidc/v1/token"), ("GET", "/.well-known/databricks-config")]
+)
+def test_nobody_sends_much_without_a_credential(info: WorkspaceInfo, method: str, path: str) -> None:
+    pieces = iter([b"a=b&" * 1000] * 1000)  # in chunks: no length says how much it is
+    refused = requests.request(method, info.host + path, data=pieces, timeout=60)
+    assert (refused.status_code, refused.json()["error_code"]) == (413, "REQUEST_TOO_LARGE")
+
+
 def test_an_access_token_ends_and_cannot_be_made_longer(info: WorkspaceInfo) -> None:
     now, me = int(time.time()), f"{info.host}/api/2.0/preview/scim/v2/Me"
 

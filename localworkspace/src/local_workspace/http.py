@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import anyio.to_thread
 import uvicorn
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import IntegerConvertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -37,6 +38,8 @@ _KEEP_ALIVE_S = 600
 _SHUTDOWN_S = 1
 # So many seconds after a client's connection was closed, what it waited for is given up.
 GONE_S = 5.0
+# In paths: Python takes thousands of digits for no number, which would be a 500.
+IntegerConvertor.regex = "[0-9]{1,18}"
 # Long statements occupy a thread each; short requests must still find one.
 _THREADS = 200
 
@@ -200,6 +203,8 @@ def async_route(method: str, path: str, handler: Callable[[Request], Awaitable[R
 def api_error(error: Exception) -> ApiError:
     """Return what a client is told of an exception: request, disk or workspace is at fault."""
     text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ApiError):
+        return error
     if isinstance(error, RecursionError | UnicodeError | OverflowError):
         return invalid(f"A value in the request is nested too deep, no text, or too large ({text[:200]})")
     if isinstance(error, OSError) and error.errno in {errno.ENAMETOOLONG, errno.EINVAL}:
@@ -293,21 +298,12 @@ class WorkspaceServer(uvicorn.Server):
         on_end: Callable[[], None],
         trusted: Certificate | None = None,
     ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=WorkspaceProtocol,
-                ws="none",
-                lifespan="off",
-                log_level="error",
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=_SHUTDOWN_S,
-                ssl_certfile=trusted.served if trusted else None,
-                ssl_keyfile=trusted.key if trusted else None,
-            )
-        )
+        configuration = uvicorn.Config(
+            app, http=WorkspaceProtocol, ws="none", lifespan="off", log_level="error", access_log=False,
+            server_header=False, timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=_SHUTDOWN_S,
+            ssl_certfile=trusted.served if trusted else None, ssl_keyfile=trusted.key if trusted else None,
+        )  # fmt: skip
+        super().__init__(configuration)
         self._on_ready, self._on_end = on_ready, on_end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

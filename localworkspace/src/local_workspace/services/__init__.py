@@ -50,6 +50,8 @@ SERVICES: Mapping[str, Sequence[str]] = {
 }
 _THRIFT = "/sql/1.0/warehouses/"
 _STATEMENTS = "/api/2.0/sql/statements"
+_OPEN = ("/.well-known/", "/oidc/")  # admitted without a credential, with so large a body
+_OPEN_BYTES = 1 << 16
 
 
 def build(workspace: Workspace) -> ASGIApp:
@@ -150,6 +152,7 @@ class Authentication:
             await error_reply(error)(scope, receive, send)
             return
         started = False
+        receive = _bounded(receive) if scope.get("path", "").startswith(_OPEN) else receive
 
         async def observed(message: Message) -> None:
             nonlocal started
@@ -164,7 +167,7 @@ class Authentication:
                 await reply(scope, receive, send)
 
     def _check(self, scope: Scope) -> ApiError | None:
-        if scope["path"].startswith(("/.well-known/", "/oidc/")):
+        if scope["path"].startswith(_OPEN):
             return None
         given = dict(scope["headers"]).get(b"authorization", b"")
         query = scope["query_string"]
@@ -183,6 +186,21 @@ class Authentication:
         if not compare_digest(value, expected.encode()):
             return ApiError(403, "PERMISSION_DENIED", "Invalid access token.")
         return None
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Return a receive that raises ApiError (413) for the large body of somebody unknown."""
+    left = _OPEN_BYTES
+
+    async def bounded() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise ApiError(413, "REQUEST_TOO_LARGE", f"This takes at most {_OPEN_BYTES} bytes.")
+        return message
+
+    return bounded
 
 
 def defer_sdk_package() -> None:

@@ -30,21 +30,13 @@ def _memory_mb() -> int:
 
 def _cluster(started: int) -> shapes.ClusterDetails:
     return shapes.ClusterDetails(
-        cluster_id=CLUSTER_ID,
-        cluster_name=f"This machine ({platform.node()})",
-        cluster_source=shapes.ClusterSource.API,
-        creator_user_name=USER,
-        spark_version=list(_VERSIONS)[-1],
-        node_type_id=_NODE,
-        driver_node_type_id=_NODE,
-        num_workers=0,
-        cluster_cores=float(os.cpu_count() or 1),
-        cluster_memory_mb=_memory_mb(),
+        cluster_id=CLUSTER_ID, cluster_name=f"This machine ({platform.node()})",
+        cluster_source=shapes.ClusterSource.API, creator_user_name=USER, spark_version=list(_VERSIONS)[-1],
+        node_type_id=_NODE, driver_node_type_id=_NODE, num_workers=0,
+        cluster_cores=float(os.cpu_count() or 1), cluster_memory_mb=_memory_mb(),
         data_security_mode=shapes.DataSecurityMode.SINGLE_USER,
-        start_time=started,
-        state=shapes.State.RUNNING,
-        state_message="",
-    )
+        start_time=started, state=shapes.State.RUNNING, state_message="",
+    )  # fmt: skip
 
 
 def _get(call: Call, started: int) -> shapes.ClusterDetails:
@@ -64,8 +56,11 @@ def _events(call: Call, started: int) -> shapes.GetEventsResponse:
     """The one event of the cluster: it started with the server."""
     _get(call, started)
     event = shapes.ClusterEvent(CLUSTER_ID, timestamp=started, type=shapes.EventType.STARTING)
+    types = call.body.get("event_types") or ["STARTING"]
+    if not isinstance(types, list):
+        raise invalid("event_types must be a list")
     within = call.number("start_time", 0) <= started <= (call.number("end_time", 0) or started)
-    wanted = within and "STARTING" in (call.body.get("event_types") or ["STARTING"])
+    wanted = within and "STARTING" in types
     return shapes.GetEventsResponse(events=[event] if wanted else [], total_count=int(wanted))
 
 

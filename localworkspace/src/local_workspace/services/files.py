@@ -26,7 +26,7 @@ _BUFFER = 1 << 20
 _PAGE = 1000
 # The SDK asks for pre-signed URLs first and, where a workspace has none, falls back to the plain API.
 _PRESIGNED = ("download-url", "upload-part-urls", "resumable-upload-url", "abort-upload-url")
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class Files:
