@@ -6,6 +6,8 @@ import base64
 import csv
 import io
 import json
+import threading
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +16,12 @@ import pyarrow as pa
 import pytest
 import requests
 from local_workspace import WorkspaceInfo
+from local_workspace.errors import ApiError
+from local_workspace.http import Call
 from local_workspace.services import statement_results
+from local_workspace.services.statements import Statements
 from local_workspace.signed import LIFETIME_S, Signer
+from lw_support import eventually
 
 BASE = "/api/2.0/sql"
 
@@ -196,3 +202,106 @@ def test_a_link_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signer.admits("GET", "/a b/ü", query)
     monkeypatch.setattr("local_workspace.signed.time.time", lambda: float(ends))
     assert not signer.admits("GET", "/a b/ü", query)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: value} for name in ("row_limit", "byte_limit") for value in (-1, 1.5, "x", [1], True)),
+        *({"wait_timeout": value} for value in (5, ["5s"], "²s", "51s", "9" * 5000 + "s")),
+        *({"parameters": value} for value in ("x", ["x"], {"a": 1}, 5)),
+        {"parameters": [{"name": "a", "value": "x", "type": "INT"}]},
+        {"on_wait_timeout": "STOP"},
+        {"catalog": 5},
+        {"schema": ["x"]},
+    ],
+    ids=lambda wrong: str(wrong)[:40],
+)
+def test_what_cannot_be_read_is_refused_before_it_runs(driver: Driver, wrong: dict[str, Any]) -> None:
+    refused = driver.run("CREATE TABLE main.default.never (n INT)", status=400, **wrong)
+    assert refused["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert driver.run("SHOW TABLES IN main.default LIKE 'never'")["manifest"]["total_row_count"] == 0
+
+
+@pytest.mark.parametrize("path", ["chunks/{}", "chunks/{}/data"])
+def test_a_number_of_thousands_of_digits_is_of_no_chunk(driver: Driver, path: str) -> None:
+    done = driver.run("SELECT 1")
+    driver.ask("GET", f"/statements/{done['statement_id']}/result/{path.format('9' * 5000)}", status=404)
+
+
+def test_what_is_not_compressed_or_not_inline_is_not_called_so(driver: Driver) -> None:
+    either = {"disposition": "INLINE_OR_EXTERNAL_LINKS", "result_compression": "LZ4_FRAME"}
+    done = driver.run("SELECT 1 AS n", **either)
+    assert done["result"]["data_array"] == [["1"]]
+    assert "result_compression" not in done["manifest"]
+    done = driver.run("SELECT 1 AS n", format="CSV", **either)
+    link = done["result"]["external_links"][0]["external_link"]
+    assert lz4.frame.decompress(fetched(link)) == b"n\r\n1\r\n"
+
+
+def waited(driver: Driver, statement: str) -> str:
+    """The state of a statement that has ended."""
+    path = f"/statements/{statement}"
+    done = eventually(
+        lambda: driver.ask("GET", path), lambda it: it["status"]["state"] not in {"PENDING", "RUNNING"}
+    )
+    return str(done["status"]["state"])
+
+
+SLOW = "SELECT count(*) FROM range(100000000) AS a WHERE hash(id) % 7 = {}"
+
+
+def test_a_cancel_is_of_one_statement_of_a_session(driver: Driver) -> None:
+    first, second = (driver.run(SLOW.format(n), wait_timeout="0s")["statement_id"] for n in (3, 4))
+    for each in (first, second):
+        eventually(
+            lambda each=each: driver.ask("GET", f"/statements/{each}")["status"]["state"], "RUNNING".__eq__
+        )
+    driver.ask("POST", f"/statements/{second}/cancel")
+    assert [waited(driver, second), waited(driver, first)] == ["CANCELED", "SUCCEEDED"]
+
+
+def test_what_ran_in_a_session_that_ends_has_no_result(driver: Driver) -> None:
+    slow = driver.run(SLOW.format(3) + " AND length(repeat(CAST(id AS STRING), 9)) > 5", wait_timeout="0s")[
+        "statement_id"
+    ]
+    eventually(lambda: driver.ask("GET", f"/statements/{slow}")["status"]["state"], "RUNNING".__eq__)
+    time.sleep(0.3)  # until the engine has it
+    driver.ask("DELETE", f"/sessions/{driver.session['session_id']}")
+    assert waited(driver, slow) == "FAILED"
+
+
+def test_statements_that_have_ended_are_forgotten_behind_one_that_runs() -> None:
+    class Ran:
+        def __init__(self) -> None:
+            self.table = pa.table({"n": [1]})
+
+    release = threading.Event()
+
+    class Session:
+        def execute(self, sql: str, *_: Any, **__: Any) -> Ran:
+            assert sql != "slow" or release.wait(60)
+            return Ran()
+
+        def close(self) -> None:
+            pass
+
+    class Engine:
+        def session(self, **_: Any) -> Session:
+            return Session()
+
+    statements = Statements(Engine(), Signer("", "token"))  # type: ignore[arg-type] # of it, this much
+
+    def run(sql: str, wait: str = "50s") -> Any:
+        body = {"warehouse_id": "local", "statement": sql, "wait_timeout": wait}
+        return statements.execute(Call(body=body))["statement_id"]
+
+    slow = run("slow", "0s")
+    try:
+        quick = [run("quick") for _ in range(101)]
+        with pytest.raises(ApiError, match="was not found"):
+            statements.get(Call(path={"id": quick[0]}))
+        for kept in (slow, quick[-1]):
+            assert statements.get(Call(path={"id": kept}))["statement_id"] == kept
+    finally:
+        release.set()

@@ -260,13 +260,13 @@ class EngineSession:
         sql: str,
         parameters: Parameters = None,
         *,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] | None = None,
         timeout: int | None = None,
     ) -> StatementResult:
         """Run one statement with `parameters` (`:name` or `?`) bound. Raises `EngineError`.
 
-        `cancelled` tells whether the caller has cancelled it already; later, `cancel` interrupts it, and so
-        does the end of `timeout` seconds or of the session's STATEMENT_TIMEOUT.
+        `cancelled` tells whether the caller has cancelled it, of all that run in the session: `cancel`
+        interrupts those (any without it), and so does the end of `timeout` seconds or of STATEMENT_TIMEOUT.
         """
         if not sql.strip().rstrip(";").strip():
             raise EngineError.of(
@@ -279,9 +279,15 @@ class EngineSession:
             self._running += 1
             # What lives in the engine's session only, such as a temporary view, keeps it where it is.
             self._movable = self._movable and _LEAVES_NOTHING.match(sql) is not None
+        over = threading.Event()
+
+        def wanted() -> bool:
+            return over.is_set() or cancelled is None or cancelled()
+
         try:
-            with self._limited(timeout), self._session.client.statement():
-                if cancelled():  # asked after `cancel` can find the statement, so that no cancel gets lost
+            with self._limited(timeout, over), self._session.client.statement(wanted):
+                # Asked after `cancel` can find the statement, so that no cancel gets lost.
+                if cancelled is not None and wanted():
                     raise operation_canceled()
                 return self._session.run(sql, parameters)
         finally:
@@ -290,11 +296,11 @@ class EngineSession:
             self.follow()  # it may be the last statement for a long time
 
     @contextmanager
-    def _limited(self, timeout: int | None) -> Iterator[None]:
-        """Interrupt what runs within when its time is over."""
+    def _limited(self, timeout: int | None, over: threading.Event) -> Iterator[None]:
+        """Set `over` and interrupt what runs within when its time is over."""
         limits = [timeout or 0, int(self._session.parameters.get(STATEMENT_TIMEOUT, 0))]
         seconds = min((limit for limit in limits if limit > 0), default=0)
-        done, over = threading.Event(), threading.Event()
+        done = threading.Event()
 
         def watch() -> None:
             if not done.wait(seconds):
@@ -321,7 +327,7 @@ class EngineSession:
                 self._session.move()
 
     def cancel(self) -> None:
-        """Interrupt the statement that runs now; it raises OPERATION_CANCELED in its own thread."""
+        """Interrupt what was cancelled; it raises OPERATION_CANCELED in its own thread."""
         self._session.client.interrupt()
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -34,9 +34,10 @@ _END_SECONDS = 5.0
 
 
 class _Statement:
-    """A statement on its way, and whether somebody wants it stopped."""
+    """A statement on its way: whether an interrupt is meant for it (`wanted`), and whether one has come."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Callable[[], bool]) -> None:
+        self.wanted = wanted
         self.cancelled = False
         self.operation = ""
         self.call: Any = None
@@ -84,12 +85,12 @@ class ConnectClient:
             yield
 
     @contextmanager
-    def statement(self) -> Iterator[None]:
-        """Make everything that this thread runs inside one statement: `interrupt` stops all of it."""
+    def statement(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Make everything that this thread runs one statement: `interrupt` stops all of it if `wanted`."""
         if getattr(self._current, "statement", None) is not None:
             yield
             return
-        statement = _Statement()
+        statement = _Statement(wanted)
         self._current.statement = statement
         with self._guard:
             self._statements.add(statement)
@@ -177,9 +178,9 @@ class ConnectClient:
         return answer
 
     def interrupt(self) -> None:
-        """Stop what runs now. The statement's own thread sees OPERATION_CANCELED."""
+        """Stop what runs now and is meant. The statement's own thread sees OPERATION_CANCELED."""
         with self._guard:
-            running = [statement for statement in self._statements if not statement.cancelled]
+            running = [each for each in self._statements if not each.cancelled and each.wanted()]
             for statement in running:
                 statement.cancelled = True
         for statement in running:
@@ -195,6 +196,9 @@ class ConnectClient:
     def release(self) -> None:
         """End the session and what runs in it; its temporary views go with it. Raises `EngineError`."""
         everything = pb.InterruptRequest.INTERRUPT_TYPE_ALL
+        with self._guard:  # their streams end early and without an error, as if there were no more rows
+            for statement in self._statements:
+                statement.cancelled = True
         try:
             if not self.lost:
                 self.server.cancelled = self.server.cancelled or bool(self._statements)

@@ -8,6 +8,7 @@ import datetime
 import decimal
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +34,12 @@ _ATTACHED_BYTES = 1 << 20
 # An answer links to so many chunks. Given them one by one, Databricks' SQL kernel (0.2.0) may lose the last:
 # of its two requests for links at a time, the end that one finds ends the stream for the other.
 _LINKS = 32
-_FORMATS = ("JSON_ARRAY", "ARROW_STREAM", "CSV")
-_DISPOSITIONS = ("INLINE", "EXTERNAL_LINKS", "INLINE_OR_EXTERNAL_LINKS")
+_CHOICES = {
+    "format": ("JSON_ARRAY", "ARROW_STREAM", "CSV"),
+    "disposition": ("INLINE", "EXTERNAL_LINKS", "INLINE_OR_EXTERNAL_LINKS"),
+    "result_compression": ("NONE", "LZ4_FRAME"),
+    "on_wait_timeout": ("CONTINUE", "CANCEL"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +49,32 @@ class Delivery:
     format: str = "JSON_ARRAY"
     disposition: str = "INLINE"
     lz4: bool = False
+    row_limit: int = 0  # 0: none
+    byte_limit: int = 0
 
     @staticmethod
     def of(body: Json) -> Delivery:
         """Return what a request asks for. Raises ApiError (400) for what there is not."""
+        for name, known in _CHOICES.items():
+            if body.get(name) not in (None, "", *known):
+                raise invalid(f"{name} is one of {', '.join(known)}, not {body[name]!r}")
         wanted = Delivery(
             format=body.get("format") or "JSON_ARRAY",
             disposition=body.get("disposition") or "INLINE",
             lz4=body.get("result_compression") == "LZ4_FRAME",
+            row_limit=_limit(body, "row_limit"),
+            byte_limit=_limit(body, "byte_limit"),
         )
-        if wanted.format not in _FORMATS:
-            raise invalid(f"format is one of {', '.join(_FORMATS)}, not {wanted.format!r}")
-        if wanted.disposition not in _DISPOSITIONS:
-            raise invalid(f"disposition is one of {', '.join(_DISPOSITIONS)}, not {wanted.disposition!r}")
-        if body.get("result_compression") not in (None, "", "NONE", "LZ4_FRAME"):
-            raise invalid(f"result_compression is LZ4_FRAME or NONE, not {body['result_compression']!r}")
         if wanted.format != "JSON_ARRAY" and wanted.disposition == "INLINE":
             raise invalid(f"The format {wanted.format} needs the disposition EXTERNAL_LINKS")
         return wanted
+
+
+def _limit(body: Json, name: str) -> int:
+    value = body.get(name)
+    if value is not None and not re.fullmatch("[0-9]{1,18}", str(value)):
+        raise invalid(f"{name} must be an integer that is not negative, not {value!r}")
+    return int(value or 0)
 
 
 class Result:
@@ -69,12 +82,11 @@ class Result:
 
     def __init__(self, table: Any, request: Json, path: str, signer: Signer) -> None:
         self._wanted, self._path, self._signer = Delivery.of(request), path, signer
-        limit = int(request.get("row_limit") or 0)
+        limit, most = self._wanted.row_limit, self._wanted.byte_limit
         limited = table.slice(0, limit) if limit else table
         self._columns = _columns_of(table.schema)
         self._texts: list[list[str | None]] = []
         self._table: Any = None
-        most = int(request.get("byte_limit") or 0)
         if self._wanted.format == "ARROW_STREAM":
             self._take_arrow(limited, most)
         else:
@@ -94,13 +106,13 @@ class Result:
         """Whether the rows are behind links."""
         if self._wanted.disposition == "INLINE_OR_EXTERNAL_LINKS" and self._table is not None:
             return len(self._starts) > 1 or self._table.nbytes > _ATTACHED_BYTES
-        return self._wanted.disposition == "EXTERNAL_LINKS"
+        return self._wanted.disposition == "EXTERNAL_LINKS" or self._wanted.format == "CSV"
 
     def describe(self) -> Json:
         """Return the answer's `manifest` and `result`, the latter with the first chunk."""
         # Databricks' drivers read two fields that the SDK's types leave out.
         manifest = self._manifest().as_dict()
-        if self._wanted.lz4:
+        if self._wanted.lz4 and (self._linked or self._table is not None):
             manifest["result_compression"] = "LZ4_FRAME"
         if self._table is not None and not self._linked:
             attached = base64.b64encode(self.file(0)).decode()
@@ -118,12 +130,7 @@ class Result:
             total_byte_count=sum(sizes) if self._linked else None,
             truncated=self._truncated,
             chunks=[
-                shapes.BaseChunkInfo(
-                    chunk_index=index,
-                    row_offset=at,
-                    row_count=self._count(index),
-                    byte_count=sizes[index] if sizes else None,
-                )
+                shapes.BaseChunkInfo(sizes[index] if sizes else None, index, self._count(index), at)
                 for index, at in enumerate(self._starts)
             ]
             or [shapes.BaseChunkInfo(chunk_index=0, row_offset=0, row_count=0)],
@@ -170,13 +177,9 @@ class Result:
         return shapes.ExternalLink(
             external_link=url,
             expiration=datetime.datetime.fromtimestamp(ends, datetime.UTC).isoformat().replace("+00:00", "Z"),
-            chunk_index=index,
-            row_offset=self._starts[index],
-            row_count=self._count(index),
-            byte_count=self._size(index),
-            next_chunk_index=following,
-            next_chunk_internal_link=path,
-        )
+            chunk_index=index, row_offset=self._starts[index], row_count=self._count(index),
+            byte_count=self._size(index), next_chunk_index=following, next_chunk_internal_link=path,
+        )  # fmt: skip
 
     def file(self, index: int) -> bytes:
         """Return what the link to a chunk gives. Raises ApiError (404)."""
@@ -254,6 +257,8 @@ def parameters_of(parameters: Any) -> dict[str, Any] | list[Any] | None:
     """
     if not parameters:
         return None
+    if not isinstance(parameters, list) or not all(isinstance(item, dict) for item in parameters):
+        raise invalid("parameters must be a list of objects")
     values: dict[str, Any] = {}
     for position, item in enumerate(parameters):
         kind = str(item.get("type") or "STRING").upper()
@@ -284,17 +289,13 @@ def _columns_of(schema: Any) -> list[shapes.ColumnInfo]:
     for position, column in enumerate(schema):
         text, name = _type(column.type)
         exact = name == "DECIMAL"
-        columns.append(
-            shapes.ColumnInfo(
-                name=column.name,
-                position=position,
-                type_text=text,
-                type_name=shapes.ColumnInfoTypeName(name),
-                type_precision=column.type.precision if exact else None,
-                type_scale=column.type.scale if exact else None,
-                type_interval_type=interval_name(column.type) if name == "INTERVAL" else None,
-            )
-        )
+        described = shapes.ColumnInfo(
+            name=column.name, position=position, type_text=text, type_name=shapes.ColumnInfoTypeName(name),
+            type_precision=column.type.precision if exact else None,
+            type_scale=column.type.scale if exact else None,
+            type_interval_type=interval_name(column.type) if name == "INTERVAL" else None,
+        )  # fmt: skip
+        columns.append(described)
     return columns
 
 

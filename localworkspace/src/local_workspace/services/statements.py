@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
 from collections import OrderedDict
@@ -75,12 +76,11 @@ class Statements:
     def open_session(self, call: Call) -> Json:
         """Open a session with settings, in a catalog and a schema. Raises ApiError (400)."""
         _require_warehouse(call.text("warehouse_id"))
-        catalog, schema = (call.text(key) if call.body.get(key) else None for key in ("catalog", "schema"))
         settings = call.body.get("session_confs") or {}
         if not isinstance(settings, dict):
             raise invalid("session_confs must be an object")
         try:
-            session = self._sessions.open(catalog, schema, settings)
+            session = self._sessions.open(*_place(call), settings)
         except EngineError as error:
             raise ApiError(400, "BAD_REQUEST", error.message) from error
         return {"session_id": str(uuid.UUID(bytes=session.id))}
@@ -100,14 +100,17 @@ class Statements:
         _require_warehouse(call.text("warehouse_id"))
         call.text("statement")
         Delivery.of(call.body)
+        parameters_of(call.body.get("parameters"))
+        _place(call)
         if call.body.get("session_id"):
             self._session(call.text("session_id"))
         wait_s = _seconds(call.body.get("wait_timeout") or "10s")
         statement = _Statement(id=str(uuid.uuid4()), request=call.body)
         with self._lock:
             self._known[statement.id] = statement
-            while len(self._known) > _KEPT and next(iter(self._known.values())).done.is_set():
-                self._known.popitem(last=False)
+            ended = [each.id for each in self._known.values() if each.done.is_set()]
+            for old in ended[: max(0, len(self._known) - _KEPT)]:
+                del self._known[old]
         statement.give_up = partial(self._cancel, statement)
         if call.connection is not None:
             call.connection.work.add(statement)
@@ -197,12 +200,17 @@ class Statements:
                 statement.sqlstate, statement.error, statement.state = sqlstate, message, "FAILED"
 
 
-def _seconds(text: str) -> float:
+def _place(call: Call) -> tuple[str | None, str | None]:
+    """Return catalog and schema, if there are any. Raises ApiError."""
+    catalog, schema = (call.text(key) if call.body.get(key) else None for key in ("catalog", "schema"))
+    return catalog, schema
+
+
+def _seconds(text: object) -> float:
     """`0s`, or `5s` to `50s`. Raises ApiError."""
-    number = text.removesuffix("s")
-    if not text.endswith("s") or not number.isdigit() or not (number == "0" or 5 <= int(number) <= 50):
+    if not re.fullmatch(r"0s|[5-9]s|[1-4][0-9]s|50s", str(text)):
         raise invalid(f"wait_timeout must be 0s or from 5s to 50s, got {text!r}")
-    return float(number)
+    return float(str(text)[:-1])
 
 
 def _require_warehouse(warehouse_id: str) -> None:
@@ -216,32 +224,21 @@ def _require_warehouse(warehouse_id: str) -> None:
 def _warehouse(host: str) -> shapes.EndpointInfo:
     address = urlsplit(host)
     return shapes.EndpointInfo(
-        id=WAREHOUSE_ID,
-        name="Local warehouse",
-        state=shapes.State.RUNNING,
-        cluster_size="2X-Small",
-        warehouse_type=shapes.EndpointInfoWarehouseType.PRO,
-        enable_serverless_compute=True,
-        auto_stop_mins=0,
-        min_num_clusters=1,
-        max_num_clusters=1,
-        num_clusters=1,
-        creator_name=USER,
+        id=WAREHOUSE_ID, name="Local warehouse", state=shapes.State.RUNNING, cluster_size="2X-Small",
+        warehouse_type=shapes.EndpointInfoWarehouseType.PRO, enable_serverless_compute=True, auto_stop_mins=0,
+        min_num_clusters=1, max_num_clusters=1, num_clusters=1, creator_name=USER,
         health=shapes.EndpointHealth(status=shapes.Status.HEALTHY),
         odbc_params=shapes.OdbcParams(
             hostname=address.hostname, port=address.port, path=HTTP_PATH, protocol=address.scheme
         ),
-    )
+    )  # fmt: skip
 
 
 def routes(workspace: Workspace) -> list[Route]:
     """The routes of `/api/2.0/sql` (the Thrift service is elsewhere)."""
     host = workspace.info.host
     statements = Statements(workspace.engine, Signer(host, workspace.info.token))
-    base = _BASE
-
-    def list_warehouses(_call: Call) -> shapes.ListWarehousesResponse:
-        return shapes.ListWarehousesResponse(warehouses=[_warehouse(host)])
+    base, all_warehouses = _BASE, shapes.ListWarehousesResponse(warehouses=[_warehouse(host)])
 
     def get_warehouse(call: Call) -> shapes.EndpointInfo:
         _require_warehouse(call.text("id"))
@@ -260,7 +257,7 @@ def routes(workspace: Workspace) -> list[Route]:
         route("DELETE", f"{base}/statements/{{id}}", statements.close),
         route("POST", f"{base}/sessions", statements.open_session),
         route("DELETE", f"{base}/sessions/{{id}}", statements.close_session),
-        route("GET", f"{base}/warehouses", list_warehouses),
+        route("GET", f"{base}/warehouses", lambda _call: all_warehouses),
         route("GET", f"{base}/warehouses/{{id}}", get_warehouse),
         route("POST", f"{base}/warehouses/{{id}}/start", start_or_stop),
         route("POST", f"{base}/warehouses/{{id}}/stop", start_or_stop),
