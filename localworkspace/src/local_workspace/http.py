@@ -299,10 +299,18 @@ class WorkspaceServer(uvicorn.Server):
         trusted: Certificate | None = None,
     ) -> None:
         configuration = uvicorn.Config(
-            app, http=WorkspaceProtocol, ws="none", lifespan="off", log_level="error", access_log=False,
-            server_header=False, timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=_SHUTDOWN_S,
-            ssl_certfile=trusted.served if trusted else None, ssl_keyfile=trusted.key if trusted else None,
-        )  # fmt: skip
+            app,
+            http=WorkspaceProtocol,
+            ws="none",
+            lifespan="off",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+            ssl_certfile=trusted.served if trusted else None,
+            ssl_keyfile=trusted.key if trusted else None,
+        )
         super().__init__(configuration)
         self._on_ready, self._on_end = on_ready, on_end
 

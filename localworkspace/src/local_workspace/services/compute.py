@@ -30,13 +30,21 @@ def _memory_mb() -> int:
 
 def _cluster(started: int) -> shapes.ClusterDetails:
     return shapes.ClusterDetails(
-        cluster_id=CLUSTER_ID, cluster_name=f"This machine ({platform.node()})",
-        cluster_source=shapes.ClusterSource.API, creator_user_name=USER, spark_version=list(_VERSIONS)[-1],
-        node_type_id=_NODE, driver_node_type_id=_NODE, num_workers=0,
-        cluster_cores=float(os.cpu_count() or 1), cluster_memory_mb=_memory_mb(),
+        cluster_id=CLUSTER_ID,
+        cluster_name=f"This machine ({platform.node()})",
+        cluster_source=shapes.ClusterSource.API,
+        creator_user_name=USER,
+        spark_version=list(_VERSIONS)[-1],
+        node_type_id=_NODE,
+        driver_node_type_id=_NODE,
+        num_workers=0,
+        cluster_cores=float(os.cpu_count() or 1),
+        cluster_memory_mb=_memory_mb(),
         data_security_mode=shapes.DataSecurityMode.SINGLE_USER,
-        start_time=started, state=shapes.State.RUNNING, state_message="",
-    )  # fmt: skip
+        start_time=started,
+        state=shapes.State.RUNNING,
+        state_message="",
+    )
 
 
 def _get(call: Call, started: int) -> shapes.ClusterDetails:

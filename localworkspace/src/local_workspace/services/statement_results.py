@@ -177,9 +177,13 @@ class Result:
         return shapes.ExternalLink(
             external_link=url,
             expiration=datetime.datetime.fromtimestamp(ends, datetime.UTC).isoformat().replace("+00:00", "Z"),
-            chunk_index=index, row_offset=self._starts[index], row_count=self._count(index),
-            byte_count=self._size(index), next_chunk_index=following, next_chunk_internal_link=path,
-        )  # fmt: skip
+            chunk_index=index,
+            row_offset=self._starts[index],
+            row_count=self._count(index),
+            byte_count=self._size(index),
+            next_chunk_index=following,
+            next_chunk_internal_link=path,
+        )
 
     def file(self, index: int) -> bytes:
         """Return what the link to a chunk gives. Raises ApiError (404)."""
@@ -290,11 +294,14 @@ def _columns_of(schema: Any) -> list[shapes.ColumnInfo]:
         text, name = _type(column.type)
         exact = name == "DECIMAL"
         described = shapes.ColumnInfo(
-            name=column.name, position=position, type_text=text, type_name=shapes.ColumnInfoTypeName(name),
+            name=column.name,
+            position=position,
+            type_text=text,
+            type_name=shapes.ColumnInfoTypeName(name),
             type_precision=column.type.precision if exact else None,
             type_scale=column.type.scale if exact else None,
             type_interval_type=interval_name(column.type) if name == "INTERVAL" else None,
-        )  # fmt: skip
+        )
         columns.append(described)
     return columns
 

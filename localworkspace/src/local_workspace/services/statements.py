@@ -224,14 +224,22 @@ def _require_warehouse(warehouse_id: str) -> None:
 def _warehouse(host: str) -> shapes.EndpointInfo:
     address = urlsplit(host)
     return shapes.EndpointInfo(
-        id=WAREHOUSE_ID, name="Local warehouse", state=shapes.State.RUNNING, cluster_size="2X-Small",
-        warehouse_type=shapes.EndpointInfoWarehouseType.PRO, enable_serverless_compute=True, auto_stop_mins=0,
-        min_num_clusters=1, max_num_clusters=1, num_clusters=1, creator_name=USER,
+        id=WAREHOUSE_ID,
+        name="Local warehouse",
+        state=shapes.State.RUNNING,
+        cluster_size="2X-Small",
+        warehouse_type=shapes.EndpointInfoWarehouseType.PRO,
+        enable_serverless_compute=True,
+        auto_stop_mins=0,
+        min_num_clusters=1,
+        max_num_clusters=1,
+        num_clusters=1,
+        creator_name=USER,
         health=shapes.EndpointHealth(status=shapes.Status.HEALTHY),
         odbc_params=shapes.OdbcParams(
             hostname=address.hostname, port=address.port, path=HTTP_PATH, protocol=address.scheme
         ),
-    )  # fmt: skip
+    )
 
 
 def routes(workspace: Workspace) -> list[Route]:
