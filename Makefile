@@ -144,9 +144,10 @@ $(SPARK_VENV)/.installed: constraints.txt constraints-build.txt constraints-spar
 
 setup-spark: $(SPARK_VENV)/.installed ## Environment of its own for --engine spark, with a Java of its own
 
-SPARK_QUICK := $(addprefix tests/warehouse/test_,spark_statements.py spark_engine.py) tests/acceptance/test_demo.py \
-	tests/storage/test_stores_on_delta.py
-SPARK_REST := tests/intake/test_intake_feed.py tests/sqlflow/test_sqlflow_spark.py \
+SPARK_QUICK := $(addprefix tests/warehouse/test_,spark_statements.py spark_engine.py \
+	rewrite.py::test_an_overflow_of_integers_is_an_error engine_loss.py::test_a_dead_reference_engine_is_replaced) \
+	tests/acceptance/test_demo.py tests/storage/test_stores_on_delta.py tests/intake/test_intake_feed.py
+SPARK_REST := tests/sqlflow/test_sqlflow_spark.py \
 	tests/examples/test_identity_unification.py::test_the_workflow_finds_every_person \
 	$(addprefix tests/sqlflow/test_sqlflow_,on_workspace.py command.py agent.py checking.py owner.py) \
 	$(addprefix tests/harness/test_,harness_spark.py harness_workflow.py handles_inputs.py llm_table.py map_spark.py \

@@ -50,7 +50,7 @@ PARTS = (
         command=("make", "test-spark"),
         minutes=25,
         quick=("make", "test-spark-quick"),
-        quick_minutes=12,
+        quick_minutes=14,
     ),
     Part(name="faults", command=("make", "faults"), minutes=12),
     Part(name="release-check", command=("make", "release-check"), minutes=5),

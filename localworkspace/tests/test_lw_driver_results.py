@@ -1,4 +1,4 @@
-"""What Databricks' drivers ask of the Statement Execution API: sessions, Arrow, links, compression."""
+"""The Statement Execution API as Databricks' drivers use it: sessions, Arrow, links, compression."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import threading
-import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -104,9 +103,9 @@ def test_arrow_comes_by_links_in_chunks(driver: Driver) -> None:
 def test_links_come_in_batches_that_leave_out_nothing(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"_LINKS": 3, "_CHUNK_ROWS": 100, "_CHUNK_BYTES": 800}.items():
         monkeypatch.setattr(statement_results, name, value)
-    request = {"format": wanted, "disposition": "EXTERNAL_LINKS"}
+    delivery = statement_results.Delivery(format=wanted, disposition="EXTERNAL_LINKS")
     table = pa.table({"n": pa.array(range(1001), pa.int64())})
-    result = statement_results.Result(table, request, "/chunks", Signer("", "token"))
+    result = statement_results.Result(table, delivery, "/chunks", Signer("", "token"))
     described = result.describe()
     answers = [described["result"]["external_links"]]
     while (index := answers[-1][-1].get("next_chunk_index")) is not None:
@@ -211,6 +210,8 @@ def test_a_link_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         *({"wait_timeout": value} for value in (5, ["5s"], "²s", "51s", "9" * 5000 + "s")),
         *({"parameters": value} for value in ("x", ["x"], {"a": 1}, 5)),
         {"parameters": [{"name": "a", "value": "x", "type": "INT"}]},
+        {"parameters": [{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]},
+        {"parameters": [{"name": "a", "value": "1"}, {"value": "2"}]},
         {"on_wait_timeout": "STOP"},
         {"catalog": 5},
         {"schema": ["x"]},
@@ -248,27 +249,27 @@ def waited(driver: Driver, statement: str) -> str:
     return str(done["status"]["state"])
 
 
-SLOW = "SELECT count(*) FROM range(100000000) AS a WHERE hash(id) % 7 = {}"
+COUNT = "SELECT count(*) FROM range({}) WHERE hash(id) % 7 = 3"
+ENDLESS = COUNT.format(10**13)
+
+
+def begun(driver: Driver, statement: str) -> str:
+    """The id of a statement that has left the queue."""
+    made: str = driver.run(statement, wait_timeout="0s")["statement_id"]
+    eventually(lambda: driver.ask("GET", f"/statements/{made}")["status"]["state"], "PENDING".__ne__)
+    return made
 
 
 def test_a_cancel_is_of_one_statement_of_a_session(driver: Driver) -> None:
-    first, second = (driver.run(SLOW.format(n), wait_timeout="0s")["statement_id"] for n in (3, 4))
-    for each in (first, second):
-        eventually(
-            lambda each=each: driver.ask("GET", f"/statements/{each}")["status"]["state"], "RUNNING".__eq__
-        )
-    driver.ask("POST", f"/statements/{second}/cancel")
-    assert [waited(driver, second), waited(driver, first)] == ["CANCELED", "SUCCEEDED"]
+    endless, other = begun(driver, ENDLESS), begun(driver, COUNT.format(10**9))
+    driver.ask("POST", f"/statements/{endless}/cancel")
+    assert [waited(driver, endless), waited(driver, other)] == ["CANCELED", "SUCCEEDED"]
 
 
 def test_what_ran_in_a_session_that_ends_has_no_result(driver: Driver) -> None:
-    slow = driver.run(SLOW.format(3) + " AND length(repeat(CAST(id AS STRING), 9)) > 5", wait_timeout="0s")[
-        "statement_id"
-    ]
-    eventually(lambda: driver.ask("GET", f"/statements/{slow}")["status"]["state"], "RUNNING".__eq__)
-    time.sleep(0.3)  # until the engine has it
+    endless = begun(driver, ENDLESS)
     driver.ask("DELETE", f"/sessions/{driver.session['session_id']}")
-    assert waited(driver, slow) == "FAILED"
+    assert waited(driver, endless) == "FAILED"
 
 
 def test_statements_that_have_ended_are_forgotten_behind_one_that_runs() -> None:

@@ -240,7 +240,7 @@ def test_a_stop_is_bounded_and_says_what_it_waits_for(
     from local_workspace import server
 
     codes: list[int] = []
-    monkeypatch.setattr(server, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(server, "_QUIET_END_S", 0.0)
     monkeypatch.setattr(server, "END_S", 0.0)
     monkeypatch.setattr(server.os, "_exit", codes.append)
     server._End().begin()

@@ -13,7 +13,7 @@ import requests
 from cryptography import x509
 from databricks import sql
 from databricks.sdk.service import jobs
-from local_workspace import Spawned, WorkspaceOptions, running, spawn
+from local_workspace import Spawned, WorkspaceOptions, running, spawn, tls
 from local_workspace.tls import certificate
 from lw_support import eventually, sdk
 
@@ -114,3 +114,24 @@ def test_the_server_shows_no_certificate_of_an_authority(tmp_path: Path) -> None
     assert not shown.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     shown.verify_directly_issued_by(authority)
+
+
+@pytest.mark.parametrize("written", range(4))
+def test_a_death_between_two_files_leaves_a_pair_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    certificate(tmp_path)
+    real, left = tls.write_private, iter(range(written))
+
+    def dies(path: Path, text: str) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        real(path, text)
+
+    monkeypatch.setattr(tls, "write_private", dies)
+    monkeypatch.setattr(tls, "_RENEW_DAYS", 10**5)  # it is time for new ones
+    with pytest.raises(KeyboardInterrupt):
+        certificate(tmp_path)
+    monkeypatch.undo()
+    made = certificate(tmp_path)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(made.served, made.key)

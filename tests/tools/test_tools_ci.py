@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,12 @@ def test_ci_calls_the_same_targets_on_every_python() -> None:
     assert check["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     assert commands == ["make test PYTHON=python", ".ci/run"]
+
+
+def test_ci_runs_what_needs_the_reference_engine() -> None:
+    """Such tests are skipped everywhere else."""
+    quick = (ROOT / "Makefile").read_text().partition("SPARK_QUICK :=")[2].partition("SPARK_REST")[0]
+    others = (path for path in ROOT.glob("tests/*/test_*.py") if path != Path(__file__))
+    marked = [path for path in others if "pytest.mark.reference_engine" in path.read_text()]
+    assert len(marked) > 3
+    assert [path for path in marked if f"{path.stem.removeprefix('test_')}.py" not in quick] == []

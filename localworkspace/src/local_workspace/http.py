@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import anyio.to_thread
 import uvicorn
 from starlette.concurrency import run_in_threadpool
-from starlette.convertors import IntegerConvertor
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -38,8 +38,6 @@ _KEEP_ALIVE_S = 600
 _SHUTDOWN_S = 1
 # So many seconds after a client's connection was closed, what it waited for is given up.
 GONE_S = 5.0
-# In paths: Python takes thousands of digits for no number, which would be a 500.
-IntegerConvertor.regex = "[0-9]{1,18}"
 # Long statements occupy a thread each; short requests must still find one.
 _THREADS = 200
 
@@ -94,15 +92,29 @@ class Call:
 
     def content(self, name: str) -> bytes:
         """The bytes of a field of the body that is in base64; none without it. Raises ApiError (400)."""
-        try:
-            return base64.b64decode(self.body.get(name) or "", validate=True)
-        except (TypeError, ValueError):
-            raise invalid(f"{name} must be base64") from None
+        return decoded(self.body.get(name) or "", name)
 
     def flag(self, name: str) -> bool:
         """A boolean of the query or the body; false without it."""
         found = self.body.get(name, self.query.get(name))
         return str(found).lower() == "true"
+
+
+def decoded(text: Any, name: str) -> bytes:
+    """Return the bytes of a base64 text, which `name` calls. Raises ApiError (400)."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError):
+        raise invalid(f"{name} must be base64") from None
+
+
+class _ShortInteger(IntegerConvertor):
+    """An `int` of a path. Python takes thousands of digits for no number, which would be a 500."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_url_convertor("int", _ShortInteger())
 
 
 def reply(document: Reply, status: int = 200) -> Response:

@@ -1,4 +1,4 @@
-"""What stands between the system and a job's process: its parent, and the root folder that it sees.
+"""The keeper of a job's process: its parent, and the root folder that it sees.
 
 It is run by the file's path with `python -I -S`, for every job, so it is one file of the standard library.
 

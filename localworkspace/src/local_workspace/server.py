@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # A stop takes no longer; after the first seconds it says what it waits for.
 END_S = 12.0
-_PATIENCE_S = 3.0
+_QUIET_END_S = 3.0
 
 
 def run(namespace: argparse.Namespace) -> int:
@@ -124,7 +124,7 @@ class _End:
             threads.begin("end", self._watch)
 
     def _watch(self) -> None:
-        for wait_s in (_PATIENCE_S, END_S - _PATIENCE_S):
+        for wait_s in (_QUIET_END_S, END_S - _QUIET_END_S):
             time.sleep(wait_s)
             names = {thread.name for thread in threading.enumerate()} - {"MainThread", "end"}
             threads.say(f"Stopping the local workspace; it waits for: {', '.join(sorted(names))[:500]}")

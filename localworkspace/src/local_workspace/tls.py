@@ -52,8 +52,9 @@ def certificate(folder: Path) -> Certificate:
     )
     if not (_lasts(made) and made.key.exists()):
         authority, text, key = _make()
-        write_private(made.key, key)
+        # In this order a death between two of them leaves a pair that does not fit, which is made anew.
         write_private(made.served, text)
+        write_private(made.key, key)
         write_private(made.file, authority)
     write_private(made.bundle, _authorities() + made.file.read_text())
     return made

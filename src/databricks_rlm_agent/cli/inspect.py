@@ -114,7 +114,7 @@ def outcome_text(document: Mapping[str, Any], options: argparse.Namespace) -> st
 
 
 def waiting(run: Mapping[str, Any]) -> str:
-    """What a run waits for, after a transient error; empty if for nothing."""
+    """Return what a run waits for, after a transient error; empty if for nothing."""
     if not run["waits_for"]:
         return ""
     due = f", tries again at {run['due_at']:.19}" if run["due_at"] else ""

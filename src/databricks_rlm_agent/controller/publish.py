@@ -149,7 +149,7 @@ class Publisher:
 
     @property
     def workflows(self) -> Workflows:
-        """What puts the files of SQL workflows."""
+        """The writer of SQL workflows' files."""
         settings = self.settings
         return Workflows(
             volume=self.volume, namespace=settings.namespace, http_path=settings.warehouse_http_path

@@ -52,7 +52,7 @@ class Conversation:
 
     ``role`` names the agent, ``opening`` is the first message. ``before_call`` is called before each
     question; it may raise PlannerError (the model's failure) or Conflict (nobody's). In ``mode`` the tools of
-    ``gated`` are refused, registered or not (policy/rules.py).
+    ``gated`` are refused, registered or not (policy/judge.py).
     """
 
     role: str

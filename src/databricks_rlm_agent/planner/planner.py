@@ -64,7 +64,7 @@ class AdkPlanner:
     """A Planner on google-adk. Safe to call from several threads at once.
 
     ``policy`` may refuse an action with a reason, which goes back to the model; ``gated`` names, by mode,
-    tools and actions that are not offered and not answered (policy/rules.py). At most
+    tools and actions that are not offered and not answered (policy/judge.py). At most
     ``max_model_calls`` questions are asked in an iteration, each within ``timeout_s`` seconds; ``clock``
     counts seconds. What is left of the iteration's budget is checked before every call: an iteration that
     would exceed it ends with a failure that begins with ``budget:``, and with the calls it has made.

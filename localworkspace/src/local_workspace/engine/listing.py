@@ -1,4 +1,4 @@
-"""What drivers list with: LIST of files, and SHOW SCHEMAS, TABLES and COLUMNS of whole catalogs.
+"""Listings as drivers ask for them: LIST of files, and SHOW SCHEMAS, TABLES and COLUMNS of whole catalogs.
 
 The latter are how clients of the Statement Execution API ask for metadata, Databricks' JDBC driver and SQL
 kernel among them; the names of columns are those that they read.

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local_workspace.errors import invalid, missing
-from local_workspace.http import Call, Json, Reply, async_route, reply, route
+from local_workspace.http import Call, Json, Reply, async_route, decoded, reply, route
 from local_workspace.options import ACCOUNT_ID, USER, WAREHOUSE_ID, WORKSPACE_ID
 from local_workspace.services import access_token
 from local_workspace.state import Database
@@ -105,7 +105,7 @@ async def _access_token(request: Request, token: str) -> Reply:
     given = dict(parse_qsl((await request.body()).decode("latin-1")))
     kind, _, coded = request.headers.get("authorization", "").partition(" ")
     if kind.lower() == "basic":
-        text = Call(body={"authorization": coded}).content("authorization").decode()
+        text = decoded(coded, "authorization").decode()
         given["client_id"], _, given["client_secret"] = text.partition(":")
     if given.get("grant_type") != "client_credentials":
         return reply({"error": "unsupported_grant_type", "error_description": "Use client_credentials."}, 400)

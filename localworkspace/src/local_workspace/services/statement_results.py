@@ -78,10 +78,10 @@ def _limit(body: Json, name: str) -> int:
 
 
 class Result:
-    """The rows of a statement that succeeded, within the limits of its request, as chunks below `path`."""
+    """The rows of a statement that succeeded, within the limits of its delivery, as chunks below `path`."""
 
-    def __init__(self, table: Any, request: Json, path: str, signer: Signer) -> None:
-        self._wanted, self._path, self._signer = Delivery.of(request), path, signer
+    def __init__(self, table: Any, wanted: Delivery, path: str, signer: Signer) -> None:
+        self._wanted, self._path, self._signer = wanted, path, signer
         limit, most = self._wanted.row_limit, self._wanted.byte_limit
         limited = table.slice(0, limit) if limit else table
         self._columns = _columns_of(table.schema)
@@ -103,7 +103,7 @@ class Result:
 
     @property
     def _linked(self) -> bool:
-        """Whether the rows are behind links."""
+        """Return whether the rows are behind links."""
         if self._wanted.disposition == "INLINE_OR_EXTERNAL_LINKS" and self._table is not None:
             return len(self._starts) > 1 or self._table.nbytes > _ATTACHED_BYTES
         return self._wanted.disposition == "EXTERNAL_LINKS" or self._wanted.format == "CSV"
@@ -186,7 +186,7 @@ class Result:
         )
 
     def file(self, index: int) -> bytes:
-        """Return what the link to a chunk gives. Raises ApiError (404)."""
+        """Return the bytes behind the link to a chunk. Raises ApiError (404)."""
         if not 0 <= index < max(1, len(self._starts)):
             raise missing(f"There is no chunk {index}")
         at = index * self._chunk_rows
@@ -270,11 +270,14 @@ def parameters_of(parameters: Any) -> dict[str, Any] | list[Any] | None:
         if reader is None:
             raise invalid(f"Parameter {item.get('name')}: unknown type {kind}")
         text = item.get("value")
+        name = str(item.get("name") or position)
+        if name in values or bool(item.get("name")) != bool(parameters[0].get("name")):
+            raise invalid(f"Parameter {name}: give each a name of its own, or none at all")
         try:
-            values[str(item.get("name") or position)] = None if text is None else reader(str(text))
+            values[name] = None if text is None else reader(str(text))
         except (KeyError, ValueError, ArithmeticError):
             raise invalid(f"Parameter {item.get('name')}: {text!r} is not a {kind}") from None
-    return values if any(item.get("name") for item in parameters) else list(values.values())
+    return values if parameters[0].get("name") else list(values.values())
 
 
 # By Arrow's name: the type's text in SQL, and the API's name where that is another.

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 from databricks.sdk.service import sql as shapes
@@ -34,6 +35,8 @@ _FINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "CLOSED"})
 class _Statement:
     id: str
     request: Json
+    wanted: Delivery
+    parameters: dict[str, Any] | list[Any] | None
     state: str = "PENDING"
     error: str | None = None
     sqlstate: str | None = None
@@ -99,13 +102,12 @@ class Statements:
         """Run a statement; wait for it for the time of `wait_timeout`."""
         _require_warehouse(call.text("warehouse_id"))
         call.text("statement")
-        Delivery.of(call.body)
-        parameters_of(call.body.get("parameters"))
+        wanted, parameters = Delivery.of(call.body), parameters_of(call.body.get("parameters"))
         _place(call)
         if call.body.get("session_id"):
             self._session(call.text("session_id"))
         wait_s = _seconds(call.body.get("wait_timeout") or "10s")
-        statement = _Statement(id=str(uuid.uuid4()), request=call.body)
+        statement = _Statement(id=str(uuid.uuid4()), request=call.body, wanted=wanted, parameters=parameters)
         with self._lock:
             self._known[statement.id] = statement
             ended = [each.id for each in self._known.values() if each.done.is_set()]
@@ -129,7 +131,7 @@ class Statements:
         return self._find(call).finished().chunk(call.number("index"))
 
     def data(self, call: Call) -> Response:
-        """What the link to a chunk gives."""
+        """Return the bytes behind the link to a chunk."""
         data = self._find(call).finished().file(call.number("index"))
         return Response(data, media_type="application/octet-stream")
 
@@ -186,10 +188,11 @@ class Statements:
         request = statement.request
         table = session.execute(
             request["statement"],
-            parameters_of(request.get("parameters")),
+            statement.parameters,
             cancelled=lambda: statement.state == "CANCELED",
         ).table
-        result = Result(table, request, f"{_BASE}/statements/{statement.id}/result/chunks", self._signer)
+        path = f"{_BASE}/statements/{statement.id}/result/chunks"
+        result = Result(table, statement.wanted, path, self._signer)
         with self._lock:
             if statement.state != "CANCELED":
                 statement.result, statement.state = result, "SUCCEEDED"
