@@ -49,7 +49,8 @@ class WarehouseEngine:
             raise ConfigError(
                 "No SQL warehouse is configured.",
                 where="RLM_WAREHOUSE_HTTP_PATH",
-                fix="Set it to the warehouse's HTTP path, such as /sql/1.0/warehouses/<id>.",
+                fix="Set it to the warehouse's HTTP path, such as /sql/1.0/warehouses/<id>, or name a local "
+                "workspace by --root DIR.",
             )
         where = f"warehouse {http_path} at {self._workspace.host}"
 
